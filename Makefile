@@ -1,0 +1,34 @@
+# Everything a newcomer needs: `make demo` and `make test`. Both do the whole set-up first.
+PYTHON ?= python3
+UV := .local/uv/bin/uv
+RUN := .venv/bin/
+
+.PHONY: setup demo test lint bench clean
+
+setup: .venv/.installed
+
+# uv itself comes from the package index into a virtual environment of its own, so that only Python is needed beforehand.
+$(UV):
+	$(PYTHON) -m venv .local/uv
+	.local/uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
+
+.venv/.installed: pyproject.toml uv.lock | $(UV)
+	UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --frozen --python $(PYTHON)
+	touch $@
+
+demo: setup
+	$(RUN)usage-pipeline demo
+
+test: setup lint
+	$(RUN)pytest
+
+lint: setup
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+
+bench: setup
+	$(RUN)python -m benchmarks.drain
+
+clean:
+	rm -rf .venv .local

@@ -1,0 +1,103 @@
+"""Names of Redis keys: the API servers' (contracts §1.1–1.8) and ours under `usage_pipeline:`. Pure; no I/O."""
+
+from datetime import date
+from functools import lru_cache
+
+from redis.crc import key_slot
+
+NAMESPACE = "usage_pipeline:"
+CLAIMS = b"usage_pipeline:claim:"
+EVENT_QUEUE = b"event_queue"
+
+
+def api_key_metrics(api_key_id: str) -> str:
+    return f"apikey:{api_key_id}:metrics"
+
+
+def api_key_timeline(api_key_id: str) -> str:
+    return f"apikey:{api_key_id}:timeline"
+
+
+def provider_metrics(api_key_id: str, provider: str) -> str:
+    return f"provider:{api_key_id}:{provider}:metrics"
+
+
+def token_usage(token_id: str, instance_id: str) -> str:
+    return f"token_usage:{token_id}:{instance_id}"
+
+
+def merchant_counter(merchant_id: str, day: date, metric_type: str) -> str:
+    return f"usage:{merchant_id}:{day.isoformat()}:{metric_type}"
+
+
+def token_cache(token_prefix: str) -> str:
+    return f"api_token:{token_prefix}"
+
+
+def touched(family: str) -> str:
+    """Set of the keys written since they were last claimed; kept by the recorder, emptied by the drain."""
+    return f"{NAMESPACE}touched:{family}"
+
+
+def recorded(family: str, day: date) -> str:
+    """The odometer: a hash of what our recorder wrote for that family and day (contracts §1.6)."""
+    return f"{NAMESPACE}recorded:{family}:{day.isoformat()}"
+
+
+def quota(api_key_id: str) -> str:
+    """Hash with `requests_per_day` and `requests_per_minute`, published from `usage.api_key_quotas`."""
+    return f"{NAMESPACE}quota:{api_key_id}"
+
+
+def quota_used(api_key_id: str, day: date) -> str:
+    """Requests recorded for that API key on that day; the drain leaves it alone."""
+    return f"{NAMESPACE}quota_used:{day.isoformat()}:{api_key_id}"
+
+
+def open_batches(family: str) -> str:
+    """Hash batch id -> identity of the Redis server that it was claimed from; written before the first rename."""
+    return f"{NAMESPACE}open:{family}"
+
+
+def scan_pause(what: str) -> str:
+    """Exists while a scan of the whole keyspace for `what` is not due yet; its value is the drainer that scanned last."""
+    return f"{NAMESPACE}scanned:{what}"
+
+
+def claim(batch_id: str, key: bytes) -> bytes:
+    """The name under which `batch_id` holds `key`; both names share a Redis Cluster slot."""
+    return CLAIMS + batch_id.encode() + b":" + _tagged(key)
+
+
+def parse_claim(claimed: bytes) -> tuple[str, bytes]:
+    """Batch id and live key of a claimed key: the inverse of `claim`.
+
+    Raises ValueError if the name was not made by `claim`.
+    """
+    batch_id, separator, tagged = claimed.removeprefix(CLAIMS).partition(b":")
+    if not claimed.startswith(CLAIMS) or not separator or not tagged:
+        raise ValueError(f"expected usage_pipeline:claim:<batch_id>:<tagged key>, came {claimed!r}")
+    if not tagged.startswith(b"{"):
+        return batch_id.decode(), tagged
+    inner, _, rest = tagged[1:].partition(b"}")
+    return batch_id.decode(), rest[1:] if rest else inner
+
+
+def _tagged(key: bytes) -> bytes:
+    """The key in braces; as it is when it has a hash tag of its own (wrapping it again would change its slot).
+
+    A key with a `}` but no hash tag (`a}b`, `a{}b`) cannot be wrapped, since its own `}` would end the tag early: it gets a
+    number in front that hashes to its slot, `{number}=key`. No live key begins with `{`, so the forms cannot be confused.
+    """
+    opening = key.find(b"{")
+    if opening >= 0 and key.find(b"}", opening + 1) > opening + 1:
+        return key
+    if b"}" not in key:
+        return b"{" + key + b"}"
+    return b"{%d}=%s" % (_number_in_slot(key_slot(key)), key)
+
+
+@lru_cache(maxsize=1024)
+def _number_in_slot(slot: int) -> int:
+    """The smallest number whose decimal digits hash to that slot; the first 109,758 cover all 16,384 slots."""
+    return next(number for number in range(109_758) if key_slot(b"%d" % number) == slot)

@@ -1,0 +1,129 @@
+"""Every environment variable and tunable, once (contracts §5). Nothing here does I/O; `load_settings` reads the environment."""
+
+from datetime import date
+from typing import Literal
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SettingsError(ValueError):
+    """A setting is missing or wrong; the message is one line that names the variable."""
+
+
+Barrier = Literal["auto", "none", "wait", "waitaof", "age"]
+
+
+class Settings(BaseSettings):
+    """The settings of the whole pipeline. Field names are the environment variables in lower case.
+
+    Connection URLs are secrets: they print as `**********`, and only `.get_secret_value()` reveals them.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    database_url: SecretStr = Field(
+        default=SecretStr("postgresql://postgres@127.0.0.1:5432/usage"),
+        validation_alias=AliasChoices("DATABASE_URL", "DB_URL"),
+        description="PostgreSQL of the usage tables, as a postgresql:// URL",
+    )
+    db_pool_size: int = Field(default=10, ge=1, le=1000, description="connections kept open per process")
+    redis_url: SecretStr | None = Field(
+        default=None, description="Redis that the API servers write to, as a redis:// URL"
+    )
+    redis_host: str = Field(default="127.0.0.1", description="used when REDIS_URL is not set")
+    redis_port: int = Field(default=6379, ge=1, le=65535, description="used when REDIS_URL is not set")
+    redis_password: SecretStr | None = Field(default=None, description="used when REDIS_URL is not set")
+    dagster_postgres_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL of Dagster's own storage: a database of its own"
+    )
+
+    metrics_sync_interval_ms: int = Field(
+        default=5_000,
+        ge=1_000,
+        description="drain of API keys, providers and request events, every so many milliseconds",
+    )
+    api_token_sync_interval_ms: int = Field(
+        default=60_000, ge=1_000, description="drain of API tokens, every so many milliseconds"
+    )
+    usage_aggregation_interval: int = Field(
+        default=3_600_000, ge=60_000, description="aggregation of merchant counters, every so many milliseconds"
+    )
+    enable_usage_aggregation: bool = Field(
+        default=True, description="whether merchant counters are aggregated on their own"
+    )
+    enable_job_scheduler: bool = Field(default=True, description="whether schedules and sensors run on their own")
+    stats_cron_schedule: str = Field(default="0 3 * * *", description="when yesterday's issue statistics are made")
+
+    usage_timezone: str = Field(default="UTC", description="IANA name of the time zone that bounds a day")
+    usage_start_date: date = Field(default=date(2025, 1, 1), description="first daily partition")
+    retention_days: int = Field(
+        default=180, ge=1, le=3_650, description="older raw partitions are dropped; older timestamps are refused"
+    )
+
+    drain_barrier: Barrier = Field(
+        default="auto", description="what makes a claim durable in Redis before it is applied"
+    )
+    drain_chunk_keys: int = Field(default=5_000, ge=1, le=100_000, description="keys claimed and applied as one batch")
+    drain_budget_seconds: float = Field(
+        default=20.0, gt=0, le=600, description="how long one drain in a sensor tick may take"
+    )
+    connect_timeout_seconds: float = Field(
+        default=3.0, gt=0, le=60, description="for connections to PostgreSQL and Redis"
+    )
+    redis_timeout_seconds: float = Field(
+        default=30.0, gt=0, le=600, description="for one answer from Redis to the drain"
+    )
+
+    @field_validator("usage_timezone")
+    @classmethod
+    def _is_a_time_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError("expected an IANA time zone such as UTC or Europe/Vienna") from error
+        return name
+
+    @field_validator("database_url", "dagster_postgres_url")
+    @classmethod
+    def _is_a_postgresql_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
+        scheme, separator, rest = url.get_secret_value().partition("://")
+        if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
+            raise ValueError("expected a URL that begins with postgresql://")
+        return SecretStr(f"postgresql://{rest}")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_a_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("expected a URL that begins with redis://, rediss:// or unix://")
+        return url
+
+    @property
+    def redis_dsn(self) -> SecretStr:
+        """REDIS_URL, or what REDIS_HOST, REDIS_PORT and REDIS_PASSWORD add up to."""
+        if self.redis_url is not None:
+            return self.redis_url
+        password = f":{quote(self.redis_password.get_secret_value(), safe='')}@" if self.redis_password else ""
+        return SecretStr(f"redis://{password}{self.redis_host}:{self.redis_port}/0")
+
+    @property
+    def timezone(self) -> ZoneInfo:
+        return ZoneInfo(self.usage_timezone)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings from the environment, with `overrides` (field names) on top.
+
+    Raises SettingsError: one line, naming each wrong variable and what was expected. Values are not repeated, since
+    some are secrets.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        problems = [f"{str(p['loc'][0]).upper()}: {p['msg'].removeprefix('Value error, ')}" for p in error.errors()]
+        raise SettingsError("; ".join(problems)) from None
