@@ -1,0 +1,41 @@
+"""Brings the schema to the newest version. Forward only; safe to run twice, and from two processes at once."""
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+
+from usage_pipeline.storage.partitions import ensure_partitions_ahead
+from usage_pipeline.storage.postgres import engine
+from usage_pipeline.storage.sql import sql_folder
+
+# Any number will do, as long as nothing else in the database locks the same one.
+_MIGRATION_LOCK = 7_120_001
+
+
+def migrate(database_url: str) -> str:
+    """Applies the missing migrations of `sql/migrations`, creates partitions ahead, and returns the schema's version.
+
+    A second process waits for the first to finish and then finds nothing to do.
+    Raises sqlalchemy.exc.OperationalError when PostgreSQL does not answer.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(sql_folder() / "migrations"))
+    pool = engine(database_url, pool_size=1)
+    try:
+        with pool.connect() as connection:
+            connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+            connection.commit()
+            try:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                version = MigrationContext.configure(connection).get_current_revision()
+                connection.commit()
+            finally:
+                connection.rollback()
+                connection.execute(text("select pg_advisory_unlock(:lock)"), {"lock": _MIGRATION_LOCK})
+                connection.commit()
+    finally:
+        pool.dispose()
+    ensure_partitions_ahead(database_url)
+    return version or "none"

@@ -1,0 +1,41 @@
+"""Connections to PostgreSQL: one pool per process for short work, and single connections for the drain."""
+
+import psycopg
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.engine import make_url
+
+from usage_pipeline.settings import Settings
+
+APPLICATION_NAME = "usage_pipeline"
+
+
+class PostgresUnavailable(Exception):
+    """PostgreSQL does not answer; nothing was changed. The message is one line without secrets."""
+
+
+def connect(settings: Settings) -> psycopg.Connection:
+    """A new autocommit connection with the session time zone UTC; the caller closes it.
+
+    Raises PostgresUnavailable when the server cannot be reached within `connect_timeout_seconds`.
+    """
+    try:
+        return psycopg.connect(
+            settings.database_url.get_secret_value(),
+            autocommit=True,
+            connect_timeout=max(2, round(settings.connect_timeout_seconds)),
+            application_name=APPLICATION_NAME,
+            options="-c timezone=UTC",
+            keepalives_idle=30,
+        )
+    except psycopg.OperationalError as error:
+        raise PostgresUnavailable(f"PostgreSQL does not answer: {_first_line(error)}") from None
+
+
+def engine(database_url: str, pool_size: int = 10) -> Engine:
+    """A pool of `pool_size` connections through psycopg 3; checks a connection before use."""
+    url = make_url(database_url).set(drivername="postgresql+psycopg")
+    return create_engine(url, pool_size=pool_size, pool_pre_ping=True, connect_args={"application_name": APPLICATION_NAME})
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
