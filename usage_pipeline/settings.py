@@ -46,7 +46,7 @@ class Settings(BaseSettings):
         description="drain of API keys, providers and request events, every so many milliseconds",
     )
     api_token_sync_interval_ms: int = Field(
-        default=60_000, ge=1_000, description="drain of API tokens, every so many milliseconds"
+        default=60_000, ge=100, description="drain of API tokens, every so many milliseconds"
     )
     usage_aggregation_interval: int = Field(
         default=3_600_000, ge=60_000, description="aggregation of merchant counters, every so many milliseconds"

@@ -8,6 +8,8 @@ from redis.crc import key_slot
 NAMESPACE = "usage_pipeline:"
 CLAIMS = b"usage_pipeline:claim:"
 EVENT_QUEUE = b"event_queue"
+# Written before a barrier, so that it has something to wait for.
+BARRIER = "usage_pipeline:barrier"
 
 
 def api_key_metrics(api_key_id: str) -> str:
@@ -60,7 +62,7 @@ def open_batches(family: str) -> str:
 
 
 def scan_pause(what: str) -> str:
-    """Exists while a scan of the whole keyspace for `what` is not due yet; its value is the drainer that scanned last."""
+    """Exists while a scan of the whole keyspace for `what` is not due yet; its value is who scanned last."""
     return f"{NAMESPACE}scanned:{what}"
 
 
@@ -86,8 +88,8 @@ def parse_claim(claimed: bytes) -> tuple[str, bytes]:
 def _tagged(key: bytes) -> bytes:
     """The key in braces; as it is when it has a hash tag of its own (wrapping it again would change its slot).
 
-    A key with a `}` but no hash tag (`a}b`, `a{}b`) cannot be wrapped, since its own `}` would end the tag early: it gets a
-    number in front that hashes to its slot, `{number}=key`. No live key begins with `{`, so the forms cannot be confused.
+    A key with a `}` but no hash tag (`a}b`, `a{}b`) cannot be wrapped, since its own `}` would end the tag early: it gets
+    a number in front that hashes to its slot, `{number}=key`. No live key begins with `{`: the forms cannot be confused.
     """
     opening = key.find(b"{")
     if opening >= 0 and key.find(b"}", opening + 1) > opening + 1:

@@ -28,14 +28,17 @@ def connect(settings: Settings) -> psycopg.Connection:
             keepalives_idle=30,
         )
     except psycopg.OperationalError as error:
-        raise PostgresUnavailable(f"PostgreSQL does not answer: {_first_line(error)}") from None
+        raise PostgresUnavailable(f"PostgreSQL does not answer: {first_line(error)}") from None
 
 
 def engine(database_url: str, pool_size: int = 10) -> Engine:
     """A pool of `pool_size` connections through psycopg 3; checks a connection before use."""
     url = make_url(database_url).set(drivername="postgresql+psycopg")
-    return create_engine(url, pool_size=pool_size, pool_pre_ping=True, connect_args={"application_name": APPLICATION_NAME})
+    return create_engine(
+        url, pool_size=pool_size, pool_pre_ping=True, connect_args={"application_name": APPLICATION_NAME}
+    )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line for a log."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

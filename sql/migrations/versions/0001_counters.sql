@@ -15,6 +15,11 @@ comment on schema reporting is 'Views for analysts';
 create schema ops;
 comment on schema ops is 'How the pipeline did its work: ledger of batches, dead letters, late data, regressions';
 
+create function usage.day_of(used_at timestamptz, claimed_at timestamptz, time_zone text) returns date
+language sql immutable parallel safe
+return (least(used_at, claimed_at) at time zone time_zone)::date;
+comment on function usage.day_of is 'The day that a delta counts for: that of the earlier of its last use and its claim';
+
 -- raw: no unique index, since the ledger row is what makes a batch count once. BRIN suits batch_id: ids ascend with time.
 
 create table raw.api_key_deltas (

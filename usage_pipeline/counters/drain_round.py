@@ -1,0 +1,225 @@
+"""One round of drains over several families, and the loop of the worker that repeats it. Owns the connections."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+import redis
+
+from usage_pipeline.counters import keys as names
+from usage_pipeline.counters.drain import BarrierFellShort, DrainLimits, DrainReport, drain_family
+from usage_pipeline.counters.families import FAMILIES
+from usage_pipeline.counters.quota import publish_quotas
+from usage_pipeline.counters.redis_source import RedisSource, drainer_name
+from usage_pipeline.counters.request_events import EVENT, drain_events
+from usage_pipeline.counters.usage_store import UsageStore
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
+from usage_pipeline.storage.redis import RedisUnavailable, client
+
+log = logging.getLogger(__name__)
+
+# In the order in which they are drained; the two cadences of contracts §5.
+METRICS_FAMILIES = ("api_key", "provider", "event")
+TOKEN_FAMILIES = ("token",)
+ALL_FAMILIES = METRICS_FAMILIES + TOKEN_FAMILIES
+
+_BY_NAME = {family.name: family for family in FAMILIES}
+_PUBLISH_QUOTAS_SECONDS = 60
+_RETRY_SECONDS = 2.0
+
+
+class DrainImpossible(Exception):
+    """A server does not answer, or cannot promise durability. Nothing is lost; one line that says what and what follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """What one round did. `busy` are families that another drainer held the lock of."""
+
+    families: list[DrainReport] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def keys(self) -> int:
+        return sum(report.keys for report in self.families)
+
+    @property
+    def dead_letters(self) -> int:
+        return sum(report.dead_letters for report in self.families)
+
+    @property
+    def left_claimed(self) -> int:
+        return sum(report.left_claimed for report in self.families)
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.busy and all(report.is_complete for report in self.families)
+
+
+def drain_once(
+    settings: Settings,
+    families: Sequence[str] = ALL_FAMILIES,
+    *,
+    budget_seconds: float = float("inf"),
+    wait_for_lock_seconds: float = 0.0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RoundReport:
+    """Drains each family once, within the budget. Idempotent; safe with any number of drainers at once.
+
+    PostgreSQL is asked first: when it does not answer, nothing is claimed, since Redis is the safest place for what is not
+    stored yet. Raises DrainImpossible.
+    """
+    limits = _limits(settings, should_stop, time.monotonic() + budget_seconds)
+    with _translated_errors(), ExitStack() as stack:
+        drains = stack.enter_context(_open_drains(settings))
+        started = time.monotonic()
+        reports, busy = [], []
+        for name in families:
+            with drains.store.lock(name, wait_seconds=wait_for_lock_seconds) as is_ours:
+                if is_ours:
+                    reports.append(drains.run(name, limits))
+                else:
+                    busy.append(name)
+        drains.publish_quotas_when_due()
+        return RoundReport(reports, busy, time.monotonic() - started)
+
+
+def drain_until_empty(
+    settings: Settings,
+    families: Sequence[str] = ALL_FAMILIES,
+    *,
+    wait_for_lock_seconds: float = 30.0,
+    should_stop: threading.Event,
+) -> RoundReport:
+    """`drain_once`, and once more for claims that were too young for the barrier by age. Raises DrainImpossible."""
+    report = drain_once(settings, families, wait_for_lock_seconds=wait_for_lock_seconds, should_stop=should_stop.is_set)
+    if report.left_claimed and not should_stop.wait(_RETRY_SECONDS + 0.1):
+        again = drain_once(
+            settings, families, wait_for_lock_seconds=wait_for_lock_seconds, should_stop=should_stop.is_set
+        )
+        return RoundReport(report.families + again.families, again.busy, report.seconds + again.seconds)
+    return report
+
+
+def watch(
+    settings: Settings,
+    families: Sequence[str],
+    *,
+    should_stop: threading.Event,
+    on_round: Callable[[RoundReport], None],
+) -> None:
+    """Drains again and again, each family at its interval, until `should_stop` is set; the batch in hand is finished.
+
+    Holds the families' locks all the time, so that the sensor of the code location stands down. A server that is away is
+    logged once, and tried again until it is back.
+    """
+    complaint = ""
+    while not should_stop.is_set():
+        try:
+            with _translated_errors(), _open_drains(settings) as drains, ExitStack() as locks:
+                for name in families:
+                    if not locks.enter_context(drains.store.lock(name, wait_seconds=_RETRY_SECONDS)):
+                        raise DrainImpossible(f"another drainer works on {name}; waiting for it")
+                if complaint:
+                    log.info("drain: goes on")
+                    complaint = ""
+                _watch_connected(settings, drains, families, should_stop, on_round)
+        except DrainImpossible as problem:
+            if str(problem) != complaint:
+                complaint = str(problem)
+                log.warning("drain: %s", complaint)
+            should_stop.wait(_RETRY_SECONDS)
+
+
+def _watch_connected(
+    settings: Settings,
+    drains: "_Drains",
+    families: Sequence[str],
+    should_stop: threading.Event,
+    on_round: Callable[[RoundReport], None],
+) -> None:
+    due = dict.fromkeys(families, 0.0)
+    while not should_stop.is_set():
+        started = time.monotonic()
+        ready = [name for name in families if due[name] <= started]
+        limits = _limits(settings, should_stop.is_set, started + settings.drain_budget_seconds)
+        drains.check()
+        reports = [drains.run(name, limits) for name in ready]
+        drains.publish_quotas_when_due()
+        on_round(RoundReport(reports, [], time.monotonic() - started))
+        for name in ready:
+            interval = (
+                settings.api_token_sync_interval_ms if name in TOKEN_FAMILIES else settings.metrics_sync_interval_ms
+            )
+            due[name] = started + interval / 1000
+        should_stop.wait(max(0.0, min(due.values()) - time.monotonic()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Drains:
+    """The open connections of a round: one to PostgreSQL, two to Redis (see drain_family), one for single commands."""
+
+    postgres: psycopg.Connection
+    redis: redis.Redis
+    claiming: RedisSource
+    releasing: RedisSource
+    store: UsageStore
+
+    def run(self, name: str, limits: DrainLimits) -> DrainReport:
+        if name == EVENT.name:
+            report = drain_events(self.releasing, self.store, limits)
+        else:
+            report = drain_family(self.claiming, self.releasing, self.store, _BY_NAME[name], limits)
+        if report.keys:
+            log.info("drain: %s: %d keys, %d dead letters", name, report.keys, report.dead_letters)
+        return report
+
+    def check(self) -> None:
+        """Before each round on kept connections: nothing is claimed unless PostgreSQL answers."""
+        self.postgres.execute("select 1")
+
+    def publish_quotas_when_due(self) -> None:
+        if self.redis.set(names.scan_pause("quotas"), drainer_name(), nx=True, ex=_PUBLISH_QUOTAS_SECONDS):
+            publish_quotas(self.postgres, self.redis)
+
+
+@contextmanager
+def _open_drains(settings: Settings) -> Iterator[_Drains]:
+    with ExitStack() as stack:
+        # PostgreSQL first: without it nothing may be claimed.
+        connection = stack.enter_context(closing(connect(settings)))
+        pooled = stack.enter_context(closing(client(settings)))
+        claiming, releasing = (
+            stack.enter_context(closing(RedisSource(pooled, settings.drain_barrier))) for _ in range(2)
+        )
+        if claiming.plan.warning:
+            log.warning("%s", claiming.plan.warning)
+        store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=drainer_name())
+        yield _Drains(connection, pooled, claiming, releasing, store)
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except PostgresUnavailable as error:
+        raise DrainImpossible(f"{error}; nothing is claimed, the counters wait in Redis") from None
+    except psycopg.OperationalError as error:
+        message = f"PostgreSQL went away: {first_line(error)}; what is claimed is recovered by the next drain"
+        raise DrainImpossible(message) from None
+    except (RedisUnavailable, BarrierFellShort) as error:
+        raise DrainImpossible(f"{error}; what is claimed is recovered by the next drain") from None
+    except redis.RedisError as error:
+        raise DrainImpossible(
+            f"Redis refused: {first_line(error)}; what is claimed is recovered by the next drain"
+        ) from None
+
+
+def _limits(settings: Settings, should_stop: Callable[[], bool], deadline: float) -> DrainLimits:
+    return DrainLimits(settings.drain_chunk_keys, settings.retention_days, should_stop, deadline)

@@ -1,0 +1,200 @@
+"""The families of delta counters (contracts §1.1–1.3): their keys, and how a key becomes a row.
+
+Pure. The request event queue (§1.5) is in request_events.py, merchant counters (§1.4) in merchants.py.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from usage_pipeline.counters import values
+from usage_pipeline.counters.values import Malformed, TimeWindow
+
+Row = tuple[Any, ...]
+# What Redis answers to the family's read command: fields and values in turn (HGETALL), or a string (GET).
+Value = Sequence[bytes] | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of delta counter.
+
+    `pattern` and `read_command` find and read its keys in Redis; `parse(key, value, window)` gives the row to stage, in
+    the column order of `sql/counters/stage_<name>.sql`, or raises Malformed.
+    """
+
+    name: str
+    prefix: bytes
+    pattern: bytes
+    redis_type: bytes
+    read_command: bytes
+    raw_table: str
+    parse: Callable[[bytes, Value, TimeWindow], Row]
+
+
+def parse_api_key(key: bytes, value: Value, window: TimeWindow) -> Row:
+    """`apikey:{api_key_id}:metrics` and its hash -> (api_key_id, five counts, last_used_at, extra)."""
+    api_key_id = values.identifier("api_key_id", _middle(key, b"apikey:"))
+    requests = successful = failed = file_size = files = 0
+    last_used_at: datetime | None = None
+    unknown: dict[bytes, bytes] | None = None
+    for field, content in _pairs(value):
+        if field == b"total_requests":
+            requests = values.count("total_requests", content)
+        elif field == b"successful_requests":
+            successful = values.count("successful_requests", content)
+        elif field == b"failed_requests":
+            failed = values.count("failed_requests", content)
+        elif field == b"total_file_size":
+            file_size = values.count("total_file_size", content)
+        elif field == b"total_files_uploaded":
+            files = values.count("total_files_uploaded", content)
+        elif field == b"last_used_at":
+            last_used_at = values.epoch_ms("last_used_at", content, window)
+        else:
+            unknown = {**(unknown or {}), field: content}
+    return (api_key_id, requests, successful, failed, file_size, files, last_used_at, _extra(unknown))
+
+
+def parse_provider(key: bytes, value: Value, window: TimeWindow) -> Row:
+    """`provider:{api_key_id}:{provider}:metrics` and its hash -> (both ids, user_id, two counts, last_used_at, extra)."""
+    uploads = file_size = 0
+    named: bytes | None = None
+    user_id: str | None = None
+    last_used_at: datetime | None = None
+    unknown: dict[bytes, bytes] | None = None
+    for field, content in _pairs(value):
+        if field == b"upload_count":
+            uploads = values.count("upload_count", content)
+        elif field == b"total_file_size":
+            file_size = values.count("total_file_size", content)
+        elif field == b"user_id":
+            user_id = values.identifier("user_id", content)
+        elif field == b"provider":
+            named = content
+        elif field == b"last_used_at":
+            last_used_at = values.epoch_ms("last_used_at", content, window)
+        else:
+            unknown = {**(unknown or {}), field: content}
+    api_key_id, provider = _split_provider(_middle(key, b"provider:"), named)
+    return (
+        values.identifier("api_key_id", api_key_id),
+        values.identifier("provider", provider),
+        user_id,
+        uploads,
+        file_size,
+        last_used_at,
+        _extra(unknown),
+    )
+
+
+class _TokenUsage(msgspec.Struct, rename="camel"):
+    usage_count: int
+    instance_id: str | None = None
+    last_used_at: datetime | None = None
+
+
+_decode_token_usage = msgspec.json.Decoder(_TokenUsage).decode
+_TOKEN_MEMBERS = frozenset(("usageCount", "instanceId", "lastUsedAt"))
+
+
+def parse_token(key: bytes, value: Value, window: TimeWindow) -> Row:
+    """`token_usage:{token_id}:{instance_id}` and its JSON -> (token_id, instance_id, usage_count, last_used_at, extra)."""
+    if not isinstance(value, bytes):
+        raise Malformed("value: expected a JSON string")
+    try:
+        usage = _decode_token_usage(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed(
+            f"value: expected {{usageCount, lastUsedAt, instanceId}} as JSON, came {values.shown(value)}: {error}"
+        ) from None
+    if not 0 <= usage.usage_count <= values.MAX_COUNT:
+        raise Malformed(f"usageCount: expected 0 to {values.MAX_COUNT} (bigint), came {usage.usage_count}")
+    last_used_at = usage.last_used_at and values.moment("lastUsedAt", usage.last_used_at, window)
+    token_id, instance_id = _split_token(key.removeprefix(b"token_usage:"), usage.instance_id)
+    return (
+        values.identifier("token_id", token_id),
+        values.identifier("instance_id", instance_id),
+        usage.usage_count,
+        last_used_at,
+        unknown_members(value, _TOKEN_MEMBERS),
+    )
+
+
+def unknown_members(document: bytes, known: frozenset[str]) -> str | None:
+    """The members of a JSON object that are not known, as JSON; None when there are none.
+
+    Raises Malformed when they hold a NUL, which jsonb refuses.
+    """
+    members = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
+    unknown = {name: content for name, content in members.items() if name not in known}
+    if not unknown:
+        return None
+    text = msgspec.json.encode(unknown).decode()
+    if "\\u0000" in text:
+        raise Malformed("value: expected no NUL character in a JSON member, came one")
+    return text
+
+
+API_KEY = Family("api_key", b"apikey:", b"apikey:*:metrics", b"hash", b"HGETALL", "raw.api_key_deltas", parse_api_key)
+PROVIDER = Family(
+    "provider", b"provider:", b"provider:*:metrics", b"hash", b"HGETALL", "raw.provider_deltas", parse_provider
+)
+TOKEN = Family("token", b"token_usage:", b"token_usage:*", b"string", b"GET", "raw.token_deltas", parse_token)
+FAMILIES = (API_KEY, PROVIDER, TOKEN)
+
+
+def _pairs(value: Value) -> Iterator[tuple[bytes, bytes]]:
+    if isinstance(value, bytes):
+        raise Malformed("value: expected a hash")
+    fields = iter(value)
+    return zip(fields, fields, strict=True)
+
+
+def _middle(key: bytes, prefix: bytes) -> bytes:
+    return key[len(prefix) : -len(b":metrics")]
+
+
+def _split_provider(middle: bytes, named: bytes | None) -> tuple[bytes, bytes]:
+    """The `provider` field settles the split where it is present (§1.2); otherwise the last `:` does."""
+    if named is None:
+        api_key_id, separator, provider = middle.rpartition(b":")
+        if not separator:
+            raise Malformed(
+                f"key: expected provider:<api_key_id>:<provider>:metrics, came no provider in {values.shown(middle)}"
+            )
+        return api_key_id, provider
+    if not middle.endswith(b":" + named):
+        raise Malformed(f"provider: expected the end of the key's {values.shown(middle)}, came {values.shown(named)}")
+    return middle[: -len(named) - 1], named
+
+
+def _split_token(rest: bytes, named: str | None) -> tuple[bytes, bytes]:
+    """The JSON's `instanceId` settles the split where it is present (§1.3); otherwise the first `:` does."""
+    if named is None:
+        token_id, separator, instance_id = rest.partition(b":")
+        if not separator:
+            raise Malformed(f"key: expected token_usage:<token_id>:<instance_id>, came {values.shown(rest)}")
+        return token_id, instance_id
+    instance = named.encode(errors="surrogatepass")
+    if not rest.endswith(b":" + instance):
+        raise Malformed(
+            f"instanceId: expected the end of the key's {values.shown(rest)}, came {values.shown(instance)}"
+        )
+    return rest[: -len(instance) - 1], instance
+
+
+def _extra(unknown: dict[bytes, bytes] | None) -> str | None:
+    """Unknown hash fields as JSON, so that `raw` keeps them; they must be text."""
+    if unknown is None:
+        return None
+    try:
+        text = msgspec.json.encode({name.decode(): content.decode() for name, content in unknown.items()}).decode()
+    except UnicodeDecodeError:
+        raise Malformed(f"unknown field: expected UTF-8, came {values.shown(next(iter(unknown)))}") from None
+    if "\\u0000" in text:
+        raise Malformed("unknown field: expected no NUL character, came one")
+    return text

@@ -1,0 +1,240 @@
+"""The Redis side of the drain: finding, claiming, reading and releasing keys. It does not decide what counts."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+import redis
+
+from usage_pipeline.counters import keys as names
+from usage_pipeline.counters.barrier import BarrierPlan, ServerFacts, pass_barrier, plan_barrier, read_facts
+from usage_pipeline.counters.batch import Claimed, WrongType, claimed_ms
+from usage_pipeline.counters.families import Family
+from usage_pipeline.settings import Barrier
+from usage_pipeline.storage.redis import PinnedConnection
+
+# Keys in one send: large enough to hide the round trip, small enough that writers are served in between.
+_KEYS_PER_SEND = 500
+_SCAN_COUNT = 10_000
+# A scan of the keyspace may take this share of the time; what it costs decides how long the next one waits.
+_SCAN_SHARE = 0.05
+_LONGEST_SCAN_PAUSE_SECONDS = 300
+
+
+def drainer_name() -> str:
+    """Host and process id: who drained, in the ledger and in logs."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBatch:
+    """A batch that was begun and not settled, and the server that it was claimed from."""
+
+    batch_id: str
+    server: str
+
+
+class RedisSource:
+    """One Redis primary as the drain sees it, through one pinned connection. Close it after use.
+
+    Writes and their barrier belong on one connection, so a drain that overlaps reading with storing uses two sources.
+    """
+
+    def __init__(self, client: redis.Redis, barrier: Barrier) -> None:
+        self._connection = PinnedConnection(client)
+        self.facts: ServerFacts = read_facts(self._connection)
+        self.plan: BarrierPlan = plan_barrier(self.facts, barrier)
+
+    def now_ms(self) -> int:
+        """Redis's clock in epoch milliseconds, so that all drainers stamp claims by one clock."""
+        seconds, microseconds = self._connection.call("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    # finding keys
+
+    def live_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
+        """Chunks of keys that may be there to drain: first those the recorder announced, then, when due, a scan.
+
+        A key may come twice, in different chunks only. Keys announced meanwhile are left to the next call, so that busy
+        writers cannot keep it going forever.
+        """
+        announced = int(self._connection.call("SCARD", names.touched(family.name)))
+        for first in range(0, announced, chunk_keys):
+            some = self._connection.call("SPOP", names.touched(family.name), min(chunk_keys, announced - first))
+            if some:
+                yield some
+        if self._is_scan_due(family.name):
+            yield from self._scan(family.name, family.pattern, chunk_keys)
+
+    def claimed_keys(self, family: Family) -> dict[str, list[bytes]]:
+        """All claimed keys of a family in the keyspace by batch id, as live names. A name that is not ours is left out."""
+        found: dict[str, list[bytes]] = {}
+        for chunk in self._scan(f"claim:{family.name}", names.CLAIMS + b"*" + family.prefix + b"*", _SCAN_COUNT):
+            for claimed in chunk:
+                try:
+                    batch_id, key = names.parse_claim(claimed)
+                except ValueError:
+                    continue
+                if key.startswith(family.prefix):
+                    found.setdefault(batch_id, []).append(key)
+        return found
+
+    def is_claim_scan_due(self, family: Family) -> bool:
+        return self._is_scan_due(f"claim:{family.name}")
+
+    # batches
+
+    def open_batch(self, family: str, batch_id: str) -> None:
+        """Must come before the first rename of the batch: it is how the next drain finds what a crash left behind."""
+        self._connection.call("HSET", names.open_batches(family), batch_id, self.facts.identity)
+
+    def settle_batch(self, family: str, batch_id: str) -> None:
+        """Forgets an open batch: nothing of it is left to do."""
+        self._connection.call("HDEL", names.open_batches(family), batch_id)
+
+    def open_batches(self, family: str) -> list[OpenBatch]:
+        flat = self._connection.call("HGETALL", names.open_batches(family))
+        return sorted(
+            (OpenBatch(batch.decode(), server.decode()) for batch, server in zip(flat[::2], flat[1::2], strict=True)),
+            key=lambda batch: batch.batch_id,
+        )
+
+    def claim(self, family: Family, batch_id: str, live: Sequence[bytes]) -> list[Claimed]:
+        """Moves live keys under the batch and reads them; one that is gone already is left out."""
+        return self._rename_and_read(family, [(key, names.claim(batch_id, key), key) for key in dict.fromkeys(live)])
+
+    def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> list[Claimed]:
+        """Moves keys that `from_batch` holds under another batch and reads them."""
+        return self._rename_and_read(
+            family, [(names.claim(from_batch, key), names.claim(to_batch, key), key) for key in held]
+        )
+
+    def read(self, family: Family, batch_id: str, held: Sequence[bytes]) -> list[Claimed]:
+        """Reads keys that the batch holds; one that is gone is left out."""
+        claims = []
+        for some in _chunks(held, _KEYS_PER_SEND):
+            claimed = [names.claim(batch_id, key) for key in some]
+            replies = self._connection.pipeline([(family.read_command, name) for name in claimed])
+            claims += self._claims(zip(some, claimed, replies, strict=True))
+        return claims
+
+    # the request event queue: one list, renamed as a whole
+
+    def claim_queue(self, batch_id: str) -> bool:
+        """Moves the live event queue under the batch; False when there is none."""
+        claimed = names.claim(batch_id, names.EVENT_QUEUE)
+        renamed, _ = self._connection.pipeline([(b"RENAMENX", names.EVENT_QUEUE, claimed), (b"PERSIST", claimed)])
+        return _was_renamed(renamed)
+
+    def queue_length(self, batch_id: str) -> int | WrongType:
+        """How many items the claimed queue has; 0 when it is gone."""
+        claimed = names.claim(batch_id, names.EVENT_QUEUE)
+        [length] = self._connection.pipeline([(b"LLEN", claimed)])
+        if isinstance(length, redis.ResponseError):
+            return self._dump(claimed, length) or 0
+        return int(length)
+
+    def read_page(self, batch_id: str, first: int, items: int) -> list[bytes]:
+        """Up to `items` items of the claimed queue from position `first` on."""
+        claimed = names.claim(batch_id, names.EVENT_QUEUE)
+        page: list[bytes] = self._connection.call("LRANGE", claimed, first, first + items - 1)
+        return page
+
+    def barrier(self) -> bool:
+        """Whether all that was written or read on this connection is durable in Redis now."""
+        return pass_barrier(self._connection, self.plan)
+
+    def age_ms(self, batch_id: str) -> int:
+        """How long ago the batch was claimed, by Redis's clock."""
+        return self.now_ms() - claimed_ms(batch_id)
+
+    def release(self, batch_id: str, held: Sequence[bytes]) -> bool:
+        """Deletes exactly these claimed keys of the batch; True when that is durable."""
+        for some in _chunks(held, _KEYS_PER_SEND):
+            self._connection.call("UNLINK", *(names.claim(batch_id, key) for key in some))
+        return self.barrier()
+
+    def delete_token_caches(self, token_prefixes: Sequence[str]) -> None:
+        """Deletes the cached copies of tokens whose totals changed (contracts §1.3, §1.7)."""
+        for some in _chunks(token_prefixes, _KEYS_PER_SEND):
+            self._connection.call("UNLINK", *(names.token_cache(prefix) for prefix in some))
+
+    def close(self) -> None:
+        self._connection.close()
+
+    # inside
+
+    def _rename_and_read(self, family: Family, moves: Sequence[tuple[bytes, bytes, bytes]]) -> list[Claimed]:
+        pack = hiredis.pack_command
+        claims: list[Claimed] = []
+        for some in _chunks(moves, _KEYS_PER_SEND):
+            packed = [
+                # RENAMENX never overwrites a claim; PERSIST because RENAME carries the TTL along.
+                pack((b"RENAMENX", source, claimed))  # type: ignore[arg-type]  # its stub means `tuple[..., ...]`
+                + pack((b"PERSIST", claimed))  # type: ignore[arg-type]
+                + pack((family.read_command, claimed))  # type: ignore[arg-type]
+                for source, claimed, _ in some
+            ]
+            replies = self._connection.replies(b"".join(packed), 3 * len(some))
+            claims += self._claims(
+                (key, claimed, content)
+                for (_, claimed, key), renamed, content in zip(some, replies[::3], replies[2::3], strict=True)
+                if _was_renamed(renamed)
+            )
+        return claims
+
+    def _claims(self, contents: Any) -> list[Claimed]:
+        """Contents of claimed keys; a key of another type is dumped, one without content is gone."""
+        claims = []
+        for key, claimed, content in contents:
+            if isinstance(content, redis.ResponseError):
+                if dumped := self._dump(claimed, content):
+                    claims.append(Claimed(key, dumped))
+            elif content or content == b"":
+                claims.append(Claimed(key, content))
+        return claims
+
+    def _dump(self, claimed: bytes, error: redis.ResponseError) -> WrongType | None:
+        """A claimed key of another type; None when it is gone. Any other error of Redis is raised."""
+        if not str(error).startswith("WRONGTYPE"):
+            raise error
+        dump, redis_type = self._connection.pipeline([(b"DUMP", claimed), (b"TYPE", claimed)])
+        return None if dump is None else WrongType(redis_type.decode(), dump)
+
+    def _scan(self, what: str, pattern: bytes, chunk_keys: int) -> Iterator[list[bytes]]:
+        cursor, pending, spent = b"0", dict[bytes, None](), 0.0
+        while True:
+            started = time.monotonic()
+            cursor, found = self._connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
+            spent += time.monotonic() - started
+            pending.update(dict.fromkeys(found))
+            while len(pending) >= chunk_keys or (cursor == b"0" and pending):
+                chunk = list(pending)[:chunk_keys]
+                for key in chunk:
+                    del pending[key]
+                yield chunk
+            if cursor == b"0":
+                break
+        pause_ms = min(int(spent / _SCAN_SHARE * 1000), _LONGEST_SCAN_PAUSE_SECONDS * 1000)
+        self._connection.call("SET", names.scan_pause(what), drainer_name(), "PX", max(pause_ms, 1))
+
+    def _is_scan_due(self, what: str) -> bool:
+        """A drainer always makes the first scan of its life; after that a scan waits for its share of the time."""
+        return bool(self._connection.call("GET", names.scan_pause(what)) != drainer_name().encode())
+
+
+def _was_renamed(reply: Any) -> bool:
+    """False when the key is gone (drained by another, or expired); any other error means the batch must stop."""
+    if isinstance(reply, redis.ResponseError):
+        if "no such key" in str(reply):
+            return False
+        raise reply
+    return bool(reply == 1)
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

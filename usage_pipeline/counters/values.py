@@ -1,0 +1,99 @@
+"""Rules for single values out of Redis: ids, counts and times. Pure; a broken rule raises Malformed with its reason."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+MAX_COUNT = 2**63 - 1
+MAX_ID_CHARACTERS = 200
+_SHOWN_CHARACTERS = 60
+
+
+class Malformed(Exception):
+    """A key or value that cannot be stored; the message says what was expected and what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWindow:
+    """Which timestamps are believable for a batch: epoch milliseconds, both ends included."""
+
+    claimed_ms: int
+    oldest_ms: int
+    newest_ms: int
+
+    @classmethod
+    def around(cls, claimed_ms: int, retention_days: int) -> "TimeWindow":
+        """From `retention_days` before the claim to one day after it (writers' clocks may be ahead)."""
+        day_ms = 86_400_000
+        return cls(claimed_ms, claimed_ms - retention_days * day_ms, claimed_ms + day_ms)
+
+
+def identifier(name: str, value: bytes) -> str:
+    """An opaque id: UTF-8, 1 to 200 characters, no NUL (PostgreSQL's text cannot hold it)."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise Malformed(f"{name}: expected UTF-8, came {shown(value)}") from None
+    return identifier_text(name, text)
+
+
+def identifier_text(name: str, text: str) -> str:
+    """Same rule as `identifier`, for text that is decoded already."""
+    if not 0 < len(text) <= MAX_ID_CHARACTERS:
+        raise Malformed(f"{name}: expected 1 to {MAX_ID_CHARACTERS} characters, came {len(text)}")
+    if "\0" in text:
+        raise Malformed(f"{name}: expected no NUL character, came one at position {text.index(chr(0))}")
+    return text
+
+
+def count(name: str, value: bytes) -> int:
+    """A counter: decimal digits, 0 to 2**63 - 1 (bigint)."""
+    if value.isdigit():
+        if len(value) < 19:
+            return int(value)
+        if len(value.lstrip(b"0")) <= 19 and (number := int(value)) <= MAX_COUNT:
+            return number
+        raise Malformed(f"{name}: expected at most {MAX_COUNT} (bigint), came {shown(value)}")
+    if value[:1] == b"-" and value[1:].isdigit():
+        raise Malformed(f"{name}: expected a count of 0 or more, came {shown(value)}")
+    raise Malformed(f"{name}: expected an integer, came {shown(value)}")
+
+
+def epoch_ms(name: str, value: bytes, window: TimeWindow) -> datetime:
+    """A time in epoch milliseconds within the window."""
+    if not value.isdigit() or len(value) > 18:
+        raise Malformed(f"{name}: expected epoch milliseconds, came {shown(value)}")
+    return _within(name, int(value), shown(value), window)
+
+
+def moment(name: str, at: datetime, window: TimeWindow) -> datetime:
+    """A parsed ISO-8601 time within the window; without an offset it is taken as UTC."""
+    aware = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    try:
+        ms = int(aware.timestamp() * 1000)
+    except (OverflowError, ValueError):
+        raise Malformed(f"{name}: expected a time within the retention, came {at.isoformat()}") from None
+    _within(name, ms, at.isoformat(), window)
+    return aware
+
+
+def from_ms(ms: int) -> datetime:
+    """The UTC time of epoch milliseconds, exactly."""
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def shown(value: bytes) -> str:
+    """A short printable form of raw bytes for a reason text."""
+    text = value[: _SHOWN_CHARACTERS + 1].decode(errors="backslashreplace").replace("\0", "\\x00")
+    return repr(text) if len(value) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]!r}… ({len(value)} bytes)"
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _within(name: str, ms: int, came: str, window: TimeWindow) -> datetime:
+    if not window.oldest_ms <= ms <= window.newest_ms:
+        oldest, newest = from_ms(window.oldest_ms), from_ms(window.newest_ms)
+        raise Malformed(
+            f"{name}: expected a time from {oldest:%Y-%m-%d} (RETENTION_DAYS) to {newest:%Y-%m-%d}, came {came}"
+        )
+    return from_ms(ms)

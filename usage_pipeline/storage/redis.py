@@ -1,0 +1,99 @@
+"""Connections to Redis: a pooled client for single commands, and pinned connections for the drain's protocol."""
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+import hiredis
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from usage_pipeline.settings import Settings
+
+Command = Sequence[bytes | str | int]
+
+
+class RedisUnavailable(Exception):
+    """Redis does not answer. The message is one line without secrets."""
+
+
+def client(settings: Settings) -> redis.Redis:
+    """A pooled client that answers in bytes; each command is tried once, within `redis_timeout_seconds`."""
+    return redis.Redis.from_url(
+        settings.redis_dsn.get_secret_value(),
+        protocol=2,
+        decode_responses=False,
+        socket_timeout=settings.redis_timeout_seconds,
+        socket_connect_timeout=settings.connect_timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+class PinnedConnection:
+    """One connection to one Redis server that is never silently replaced.
+
+    The drain's barrier is a promise about what was written on this very connection; a fresh one has nothing to wait for
+    and answers at once. So after the first failure every further use raises RedisUnavailable.
+    """
+
+    def __init__(self, pooled: redis.Redis) -> None:
+        pool = pooled.connection_pool
+        self._connection = pool.connection_class(
+            **{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0), "health_check_interval": 0}
+        )
+        self._is_usable = True
+        try:
+            self._connection.connect()
+        except (redis.RedisError, OSError) as error:
+            self._is_usable = False
+            raise RedisUnavailable(f"Redis does not answer: {error}") from None
+
+    def pipeline(self, commands: Iterable[Command]) -> list[Any]:
+        """Sends the commands in one piece and returns one reply each; a command's own error is returned, not raised.
+
+        Raises RedisUnavailable when the connection fails; nothing is then known about what was carried out.
+        """
+        packed = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]  # its stub means `...`
+        return self.replies(b"".join(packed), len(packed))
+
+    def replies(self, packed: bytes, count: int) -> list[Any]:
+        """Like `pipeline`, for `count` commands that are packed already."""
+        if not self._is_usable:
+            raise RedisUnavailable("Redis: the connection was lost before, and a barrier needs the one that wrote")
+        connection, replies = self._connection, []
+        read = connection.read_response
+        try:
+            connection.send_packed_command([packed], check_health=False)
+            for _ in range(count):
+                try:
+                    replies.append(read(disable_decoding=True))
+                except redis.ResponseError as error:
+                    replies.append(error)
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self.close()
+            raise RedisUnavailable(f"Redis: the connection was lost: {error}") from None
+        except BaseException:
+            # Interrupted between replies: what comes next on this connection would answer the wrong command.
+            self.close()
+            raise
+        return replies
+
+    def call(self, *command: bytes | str | int) -> Any:
+        """One command; raises redis.ResponseError where `pipeline` would return it."""
+        [reply] = self.pipeline([command])
+        if isinstance(reply, redis.ResponseError):
+            raise reply
+        return reply
+
+    def close(self) -> None:
+        self._is_usable = False
+        self._connection.disconnect()
+
+    def __enter__(self) -> "PinnedConnection":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
