@@ -103,6 +103,22 @@ class Settings(BaseSettings):
             raise ValueError("expected a URL that begins with redis://, rediss:// or unix://")
         return url
 
+    @field_validator("usage_aggregation_interval")
+    @classmethod
+    def _divides_an_hour_or_a_day(cls, interval_ms: int) -> int:
+        minutes, rest = divmod(interval_ms, 60_000)
+        if rest or not (60 % minutes == 0 or (minutes % 60 == 0 and 24 % (minutes // 60) == 0)):
+            raise ValueError("expected milliseconds of whole minutes that divide an hour, or whole hours that divide a day")
+        return interval_ms
+
+    @property
+    def aggregation_cron(self) -> str:
+        """USAGE_AGGREGATION_INTERVAL as a cron expression."""
+        minutes = self.usage_aggregation_interval // 60_000
+        if minutes < 60:
+            return f"*/{minutes} * * * *"
+        return "0 * * * *" if minutes == 60 else f"0 */{minutes // 60} * * *"
+
     @property
     def redis_dsn(self) -> SecretStr:
         """REDIS_URL, or what REDIS_HOST, REDIS_PORT and REDIS_PASSWORD add up to."""

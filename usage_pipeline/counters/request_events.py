@@ -23,7 +23,7 @@ from usage_pipeline.counters.drain import (
     DrainLimits,
     DrainReport,
 )
-from usage_pipeline.counters.families import Family, Row, unknown_members
+from usage_pipeline.counters.families import UNREADABLE_JSON, Family, Row, unknown_members
 from usage_pipeline.counters.keys import EVENT_QUEUE
 from usage_pipeline.counters.usage_store import Applied
 from usage_pipeline.counters.values import Malformed, TimeWindow
@@ -58,7 +58,7 @@ def parse_event(item: bytes, window: TimeWindow) -> Row:
     """
     try:
         event = _decode(item)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE_JSON as error:
         raise Malformed(f"item: expected a request event as JSON, came {values.shown(item)}: {error}") from None
     texts = tuple(
         values.identifier_text(name, getattr(event, name))
@@ -166,7 +166,9 @@ def _load_queue(
             if not items:
                 # Released by another drainer, which had stored every page before.
                 break
-            page = _parse_page(page_id(batch_id, number), at, first, items, source, is_uncertain, limits)
+            page = parse_page(
+                page_id(batch_id, number), at, first, items, source.facts.identity, is_uncertain, limits.retention_days
+            )
             report.add(len(items), store.apply_events(page, dict(enumerate(items, first))))
     _release(source, store, batch_id)
 
@@ -177,17 +179,12 @@ def _release(source: QueueSource, store: EventStore, batch_id: str) -> None:
         source.settle_batch(EVENT.name, batch_id)
 
 
-def _parse_page(
-    page: str,
-    at: datetime,
-    first: int,
-    items: Sequence[bytes],
-    source: QueueSource,
-    is_uncertain: bool,
-    limits: DrainLimits,
+def parse_page(
+    page: str, at: datetime, first: int, items: Sequence[bytes], server: str, is_uncertain: bool, retention_days: int
 ) -> Batch:
-    window = TimeWindow.around(int(at.timestamp() * 1000), limits.retention_days)
-    batch = Batch(page, at, source.facts.identity, is_uncertain, keys=[EVENT_QUEUE] * len(items))
+    """Sorts the items of a page, whose first one has position `first`, into rows and dead letters."""
+    window = TimeWindow.around(round(at.timestamp() * 1000), retention_days)
+    batch = Batch(page, at, server, is_uncertain, keys=[EVENT_QUEUE] * len(items))
     for position, item in enumerate(items, first):
         try:
             row: tuple[Any, ...] = (position, *parse_event(item, window))

@@ -1,0 +1,30 @@
+-- Staged counters that are not what is stored after the upsert (lower, or too large to add), or whose regression is open.
+-- Lateral with a limit: one index look-up per staged row, whatever the planner thinks of a table without statistics.
+select
+    s.merchant_id,
+    s.date,
+    s.metric_type,
+    s.counter,
+    t.metric_value,
+    t.reset_offset
+from staged_merchant as s
+cross join lateral (
+    select u.metric_value, u.reset_offset
+    from usage.merchant_usage as u
+    where u.merchant_id = s.merchant_id
+      and u.date = s.date
+      and u.metric_type = s.metric_type
+    limit 1
+) as t
+left join lateral (
+    select o.regression_id
+    from ops.counter_regressions as o
+    where o.merchant_id = s.merchant_id
+      and o.date = s.date
+      and o.metric_type = s.metric_type
+      and o.accepted_at is null
+    limit 1
+) as r on true
+where s.counter <> t.metric_value - t.reset_offset
+   or r.regression_id is not null
+order by s.merchant_id, s.date, s.metric_type;

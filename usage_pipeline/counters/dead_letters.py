@@ -1,0 +1,127 @@
+"""Dead letters: listing them, and replaying them through the same path as a drain, once, however often it is asked for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+from psycopg.rows import class_row
+
+from usage_pipeline.counters.batch import Batch, Claimed, RawFormat, parse_batch, raw_value
+from usage_pipeline.counters.families import FAMILIES
+from usage_pipeline.counters.request_events import EVENT, parse_page
+from usage_pipeline.counters.usage_store import Applied, UsageStore
+from usage_pipeline.storage.sql import load
+
+_PAGE = 500
+_BY_NAME = {family.name: family for family in FAMILIES}
+_REREAD = "merchant counters are not replayed: each aggregation reads them again, and clears this once they are mended"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDeadLetter:
+    """A row of ops.dead_letters."""
+
+    dead_letter_id: int
+    family: str
+    batch_id: str | None
+    source_key: bytes
+    position: int | None
+    reason: str
+    raw: bytes
+    raw_format: RawFormat
+    claimed_at: datetime
+    created_at: datetime
+    replayed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What became of one dead letter: counted now, or still refused and why."""
+
+    dead_letter_id: int
+    family: str
+    is_counted: bool
+    reason: str
+
+
+def list_dead_letters(
+    connection: psycopg.Connection,
+    *,
+    ids: Sequence[int] = (),
+    families: Sequence[str] = (),
+    with_replayed: bool = False,
+    after: int = 0,
+    limit: int = _PAGE,
+) -> list[StoredDeadLetter]:
+    """Dead letters in the order of their numbers, from after number `after` on."""
+    arguments = {
+        "ids": list(ids),
+        "families": list(families),
+        "with_replayed": with_replayed,
+        "after": after,
+        "limit": limit,
+    }
+    with connection.cursor(row_factory=class_row(StoredDeadLetter)) as cursor:
+        return cursor.execute(load("counters/select_dead_letters"), arguments).fetchall()
+
+
+def replay(
+    connection: psycopg.Connection,
+    store: UsageStore,
+    *,
+    retention_days: int,
+    ids: Sequence[int] = (),
+    families: Sequence[str] = (),
+) -> Iterator[ReplayResult]:
+    """Tries open dead letters again, each in a transaction of its own, for the day that it belonged to when claimed.
+
+    A letter that is refused again stays open. Its batch id is made from its number, so the ledger lets it count only once.
+    """
+    after = 0
+    while letters := list_dead_letters(connection, ids=ids, families=families, after=after):
+        for letter in letters:
+            yield _replay_one(connection, store, letter, retention_days)
+        after = letters[-1].dead_letter_id
+
+
+def _replay_one(
+    connection: psycopg.Connection, store: UsageStore, letter: StoredDeadLetter, retention_days: int
+) -> ReplayResult:
+    if letter.family == "merchant":
+        return ReplayResult(letter.dead_letter_id, letter.family, False, _REREAD)
+    batch, item = _batch_of(letter, retention_days)
+    if batch.dead_letters:
+        return ReplayResult(letter.dead_letter_id, letter.family, False, batch.dead_letters[0].reason)
+    with connection.transaction() as transaction:
+        if letter.family == EVENT.name:
+            applied = store.apply_events(batch, {letter.position or 0: item})
+        else:
+            applied = store.apply(_BY_NAME[letter.family], batch)
+        if applied.dead_letters:
+            # Refused by what is stored (a total over bigint, a conflicting event): it stays the letter that it is.
+            raise psycopg.Rollback(transaction)
+        store.mark_released([batch.batch_id])
+        connection.execute(
+            "update ops.dead_letters set replayed_at = clock_timestamp() where dead_letter_id = %s",
+            (letter.dead_letter_id,),
+        )
+    return _result(letter, applied)
+
+
+def _batch_of(letter: StoredDeadLetter, retention_days: int) -> tuple[Batch, bytes]:
+    claimed_ms = round(letter.claimed_at.timestamp() * 1000)
+    batch_id = f"{claimed_ms:013d}-replay-{letter.dead_letter_id}"
+    if letter.family == EVENT.name and letter.raw_format == "string":
+        first = letter.position or 0
+        return parse_page(batch_id, letter.claimed_at, first, [letter.raw], "replay", False, retention_days), letter.raw
+    claims = [Claimed(letter.source_key, raw_value(letter.raw, letter.raw_format))]
+    family = _BY_NAME.get(letter.family, EVENT)
+    batch = parse_batch(family, batch_id, claims, retention_days=retention_days, server="replay", is_uncertain=False)
+    return batch, letter.raw
+
+
+def _result(letter: StoredDeadLetter, applied: Applied) -> ReplayResult:
+    if applied.dead_letters:
+        return ReplayResult(letter.dead_letter_id, letter.family, False, letter.reason)
+    return ReplayResult(letter.dead_letter_id, letter.family, True, "")

@@ -1,0 +1,65 @@
+"""Quotas of API keys: the decision, and their way from `usage.api_key_quotas` into Redis (contracts §1.6, §2)."""
+
+from dataclasses import dataclass
+
+import psycopg
+import redis
+
+from usage_pipeline.counters import keys
+from usage_pipeline.storage import sql
+
+PUBLISHED_IDS = f"{keys.NAMESPACE}quota_ids"
+LIMITS = ("requests_per_day", "requests_per_minute")
+_IDS_PER_TRANSACTION = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaDecision:
+    """Whether one more request is within the quota, and how many are left before it; None means without a limit.
+
+    `is_known` is False when Redis did not answer: the request is then allowed.
+    """
+
+    allowed: bool
+    remaining_today: int | None
+    remaining_this_minute: int | None
+    is_known: bool
+
+
+UNKNOWN = QuotaDecision(allowed=True, remaining_today=None, remaining_this_minute=None, is_known=False)
+
+
+def decide(per_day: int | None, per_minute: int | None, *, used_today: int, used_this_minute: int) -> QuotaDecision:
+    """Allowed while both limits have room for one more; an absent limit (None) always has."""
+    today = None if per_day is None else max(0, per_day - used_today)
+    this_minute = None if per_minute is None else max(0, per_minute - used_this_minute)
+    return QuotaDecision(0 not in (today, this_minute), today, this_minute, is_known=True)
+
+
+def publish_quotas(connection: psycopg.Connection, client: redis.Redis) -> int:
+    """Makes the quota hashes in Redis equal to `usage.api_key_quotas`, and returns how many there are. Idempotent.
+
+    A hash is replaced in one step, so a check never sees half of it. Raises psycopg.Error and redis.RedisError: what
+    was published by then stays, and the next call completes it.
+    """
+    rows = connection.execute(sql.load("counters/select_api_key_quotas")).fetchall()
+    stale = {_text(published) for published in client.smembers(PUBLISHED_IDS)} - {row[0] for row in rows}
+    for first in range(0, len(rows), _IDS_PER_TRANSACTION):
+        pipeline = client.pipeline(transaction=True)
+        for api_key_id, *limits in rows[first : first + _IDS_PER_TRANSACTION]:
+            pipeline.delete(keys.quota(api_key_id))
+            for name, limit in zip(LIMITS, limits, strict=True):
+                if limit is not None:
+                    pipeline.hset(keys.quota(api_key_id), name, limit)
+            pipeline.sadd(PUBLISHED_IDS, api_key_id)
+        pipeline.execute()
+    if stale:
+        pipeline = client.pipeline(transaction=True)
+        pipeline.delete(*(keys.quota(api_key_id) for api_key_id in stale))
+        pipeline.srem(PUBLISHED_IDS, *stale)
+        pipeline.execute()
+    return len(rows)
+
+
+def _text(member: bytes | str) -> str:
+    return member.decode() if isinstance(member, bytes) else member

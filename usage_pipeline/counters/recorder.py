@@ -1,0 +1,154 @@
+"""The recorder of the API servers, sync and asyncio (contracts §1.6): each call is one round trip and never raises.
+
+The calls themselves are in recording.py, their Redis commands in record_commands.py.
+"""
+
+from collections.abc import Awaitable, Iterable
+from contextlib import suppress
+from typing import Any, Self, Unpack
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from usage_pipeline.counters import record_commands
+from usage_pipeline.counters.quota import QuotaDecision
+from usage_pipeline.counters.record_commands import Command, Family
+from usage_pipeline.counters.record_failures import redis_reason
+from usage_pipeline.counters.recording import Build, Options, Recording
+
+TIMEOUT_SECONDS = 0.25
+_REDIS_ERRORS = (redis.RedisError, OSError)
+
+
+class Recorder(Recording[bool, str | None]):
+    """Records usage in Redis from threads; safe to share between them.
+
+    Make it with `Recorder.connect`, or give it a client of your own. Such a client should not retry: a command that is
+    sent again after its answer was lost counts twice. With a RedisCluster the commands of a record are not one
+    transaction, and one that was interrupted may be recorded in part.
+    """
+
+    def __init__(self, client: redis.Redis | redis.RedisCluster, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
+        self._client = client
+
+    @classmethod
+    def connect(cls, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS, **options: Unpack[Options]) -> Self:
+        """A recorder with a connection pool of its own; nothing is sent yet.
+
+        While Redis is stalled a call takes `timeout_seconds`; at worst twice that, if connecting took as long as
+        it may. On top come name resolution, and the steps of a login that are each answered just in time. Nothing is
+        retried, see above; a connection that was closed while idle is noticed and replaced before it is used.
+        Time-outs in the URL win over the argument. Raises ValueError if the URL is not one of Redis.
+        """
+        return cls(redis.Redis.from_url(url, **_bounded(timeout_seconds), retry=Retry(NoBackoff(), 0)), **options)
+
+    def check_quota(self, api_key_id: str) -> QuotaDecision:
+        """Whether this API key may make one more request now, from Redis alone (§1.6), in one round trip.
+
+        Counts what `record_api_key` recorded today, and what `record_event` recorded in the last 60 s. If Redis does
+        not answer, the request is allowed and `is_known` is False.
+        """
+        commands = self._built("quota", lambda: record_commands.quota_question(self._moment(), api_key_id))
+        return self._decision(commands and self._send("quota", commands, is_atomic=False))
+
+    def pending(self, api_key_id: str) -> dict[str, int] | None:
+        """The five counts of §1.1 that are not drained yet, by field; zeros if there are none, None if Redis failed.
+
+        Stored totals plus these are what a reader wants. A batch in flight is in neither for some milliseconds: from
+        its claim until its commit.
+        """
+        commands = self._built("pending", lambda: record_commands.pending_question(api_key_id))
+        return self._pending_counts(commands and self._send("pending", commands, is_atomic=False))
+
+    def close(self) -> None:
+        """Closes the pool's connections. Raises nothing."""
+        with suppress(*_REDIS_ERRORS):
+            self._client.close()
+
+    def _record(self, family: Family, at_ms: int | None, build: Build) -> bool:
+        record = self._built(family, lambda: build(self._moment(at_ms)))
+        if record is None or (answers := self._send(family, record.commands())) is None:
+            return False
+        correction = self._settle(record, answers)
+        if correction:
+            self._send(family, correction, is_correction=True)
+        return correction is None
+
+    def _event_outcome(self, event_id: str, recorded: bool) -> str | None:
+        return event_id if recorded else None
+
+    def _send(
+        self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_correction: bool = False
+    ) -> list[Any] | None:
+        try:
+            is_cluster = isinstance(self._client, redis.RedisCluster)
+            pipeline = self._client.pipeline(transaction=is_atomic and not is_cluster)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return pipeline.execute(raise_on_error=False)
+        except _REDIS_ERRORS as error:
+            self._failures.count(what, "bookkeeping" if is_correction else redis_reason(error), type(error).__name__)
+            return None
+
+
+class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
+    """The same for asyncio, on one event loop: every call is awaited. See Recorder for clients, retries and clusters."""
+
+    def __init__(self, client: redis.asyncio.Redis | redis.asyncio.RedisCluster, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
+        self._client = client
+
+    @classmethod
+    def connect(cls, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS, **options: Unpack[Options]) -> Self:
+        """As `Recorder.connect`."""
+        client = redis.asyncio.Redis.from_url(url, **_bounded(timeout_seconds), retry=AsyncRetry(NoBackoff(), 0))
+        return cls(client, **options)
+
+    async def check_quota(self, api_key_id: str) -> QuotaDecision:
+        """As `Recorder.check_quota`."""
+        commands = self._built("quota", lambda: record_commands.quota_question(self._moment(), api_key_id))
+        return self._decision(commands and await self._send("quota", commands, is_atomic=False))
+
+    async def pending(self, api_key_id: str) -> dict[str, int] | None:
+        """As `Recorder.pending`."""
+        commands = self._built("pending", lambda: record_commands.pending_question(api_key_id))
+        return self._pending_counts(commands and await self._send("pending", commands, is_atomic=False))
+
+    async def close(self) -> None:
+        """Closes the pool's connections. Raises nothing."""
+        with suppress(*_REDIS_ERRORS):
+            await self._client.aclose()
+
+    async def _record(self, family: Family, at_ms: int | None, build: Build) -> bool:
+        record = self._built(family, lambda: build(self._moment(at_ms)))
+        if record is None or (answers := await self._send(family, record.commands())) is None:
+            return False
+        correction = self._settle(record, answers)
+        if correction:
+            await self._send(family, correction, is_correction=True)
+        return correction is None
+
+    async def _event_outcome(self, event_id: str, recorded: Awaitable[bool]) -> str | None:
+        return event_id if await recorded else None
+
+    async def _send(
+        self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_correction: bool = False
+    ) -> list[Any] | None:
+        try:
+            is_cluster = isinstance(self._client, redis.asyncio.RedisCluster)
+            pipeline = self._client.pipeline(transaction=is_atomic and not is_cluster)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute(raise_on_error=False)
+        except _REDIS_ERRORS as error:
+            self._failures.count(what, "bookkeeping" if is_correction else redis_reason(error), type(error).__name__)
+            return None
+
+
+def _bounded(timeout_seconds: float) -> dict[str, Any]:
+    # Protocol 2 leaves out HELLO, and with it a round trip that an old server answers with an error.
+    return {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds, "protocol": 2}
