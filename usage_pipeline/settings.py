@@ -108,7 +108,9 @@ class Settings(BaseSettings):
     def _divides_an_hour_or_a_day(cls, interval_ms: int) -> int:
         minutes, rest = divmod(interval_ms, 60_000)
         if rest or not (60 % minutes == 0 or (minutes % 60 == 0 and 24 % (minutes // 60) == 0)):
-            raise ValueError("expected milliseconds of whole minutes that divide an hour, or whole hours that divide a day")
+            raise ValueError(
+                "expected milliseconds of whole minutes that divide an hour, or whole hours that divide a day"
+            )
         return interval_ms
 
     @property

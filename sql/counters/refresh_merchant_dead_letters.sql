@@ -5,15 +5,18 @@ set raw = s.raw,
     raw_format = s.raw_format,
     claimed_at = %(claimed_at)s
 from staged_merchant_dead_letter as s
-where d.batch_id is null
-  and d.replayed_at is null
-  and d.family = 'merchant'
-  and d.source_key = s.source_key
-  and d.reason = s.reason
-  and not exists (
-      select
-      from ops.dead_letters as same
-      where same.batch_id is null
-        and same.source_key = s.source_key
-        and md5(same.raw) = md5(s.raw)
-  );
+where d.dead_letter_id = (
+    select min(known.dead_letter_id)
+    from ops.dead_letters as known
+    where known.batch_id is null
+      and known.replayed_at is null
+      and known.source_key = s.source_key
+      and known.reason = s.reason
+)
+and not exists (
+    select
+    from ops.dead_letters as same
+    where same.batch_id is null
+      and same.source_key = s.source_key
+      and md5(same.raw) = md5(s.raw)
+);

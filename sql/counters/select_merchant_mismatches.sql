@@ -6,7 +6,8 @@ select
     s.metric_type,
     s.counter,
     t.metric_value,
-    t.reset_offset
+    t.reset_offset,
+    r.regression_id is not null as has_open_regression
 from staged_merchant as s
 cross join lateral (
     select u.metric_value, u.reset_offset

@@ -138,7 +138,7 @@ def recover(source: CounterSource, store: DeltaStore, family: Family, limits: Dr
         held, row = claimed.get(batch_id, []), ledger.get(batch_id)
         is_uncertain = servers.get(batch_id) != source.facts.identity
         if row is not None:
-            _finish_release(source, store, family, row, held, report, limits)
+            _finish_release(source, store, family, row, held, is_uncertain, report, limits)
         elif held:
             _load_left_behind(source, store, family, batch_id, held, is_uncertain, report, limits)
         elif source.age_ms(batch_id) > FORGET_EMPTY_BATCH_MS:
@@ -228,6 +228,7 @@ def _finish_release(
     family: Family,
     row: LedgerRow,
     held: Sequence[bytes],
+    is_uncertain: bool,
     report: DrainReport,
     limits: DrainLimits,
 ) -> None:
@@ -239,5 +240,9 @@ def _finish_release(
         batch_id = new_batch_id(source.now_ms())
         source.open_batch(family.name, batch_id)
         claims = source.move(family, row.batch_id, batch_id, late)
-        if claims:
-            _load_left_behind(source, store, family, batch_id, [claim.key for claim in claims], False, report, limits)
+        if not claims:
+            # Another drainer was faster.
+            source.settle_batch(family.name, batch_id)
+            return
+        held = [claim.key for claim in claims]
+        _load_left_behind(source, store, family, batch_id, held, is_uncertain, report, limits)

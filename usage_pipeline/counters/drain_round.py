@@ -181,8 +181,10 @@ class _Drains:
         return report
 
     def check(self) -> None:
-        """Before each round on kept connections: nothing is claimed unless PostgreSQL answers."""
+        """Before each round on kept connections: nothing is claimed unless PostgreSQL answers, and the barrier still fits."""
         self.postgres.execute("select 1")
+        self.claiming.plan_anew()
+        self.releasing.plan_anew()
 
     def publish_quotas_when_due(self) -> None:
         if self.redis.set(names.scan_pause("quotas"), drainer_name(), nx=True, ex=_PUBLISH_QUOTAS_SECONDS):
@@ -213,6 +215,10 @@ def _translated_errors() -> Iterator[None]:
     except psycopg.OperationalError as error:
         message = f"PostgreSQL went away: {first_line(error)}; what is claimed is recovered by the next drain"
         raise DrainImpossible(message) from None
+    except psycopg.ProgrammingError as error:
+        raise DrainImpossible(
+            f"the schema is missing or old: {first_line(error)}; run: usage-pipeline migrate"
+        ) from None
     except (RedisUnavailable, BarrierFellShort) as error:
         raise DrainImpossible(f"{error}; what is claimed is recovered by the next drain") from None
     except redis.RedisError as error:

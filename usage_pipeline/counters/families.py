@@ -55,7 +55,8 @@ def parse_api_key(key: bytes, value: Value, window: TimeWindow) -> Row:
         elif field == b"last_used_at":
             last_used_at = values.epoch_ms("last_used_at", content, window)
         else:
-            unknown = {**(unknown or {}), field: content}
+            unknown = unknown or {}
+            unknown[field] = content
     return (api_key_id, requests, successful, failed, file_size, files, last_used_at, _extra(unknown))
 
 
@@ -78,7 +79,8 @@ def parse_provider(key: bytes, value: Value, window: TimeWindow) -> Row:
         elif field == b"last_used_at":
             last_used_at = values.epoch_ms("last_used_at", content, window)
         else:
-            unknown = {**(unknown or {}), field: content}
+            unknown = unknown or {}
+            unknown[field] = content
     api_key_id, provider = _split_provider(_middle(key, b"provider:"), named)
     return (
         values.identifier("api_key_id", api_key_id),
@@ -97,6 +99,10 @@ class _TokenUsage(msgspec.Struct, rename="camel"):
     last_used_at: datetime | None = None
 
 
+# What decoding foreign JSON may raise: bad UTF-8 and deep nesting are not DecodeErrors.
+UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_token_usage = msgspec.json.Decoder(_TokenUsage).decode
 _TOKEN_MEMBERS = frozenset(("usageCount", "instanceId", "lastUsedAt"))
 
@@ -107,7 +113,7 @@ def parse_token(key: bytes, value: Value, window: TimeWindow) -> Row:
         raise Malformed("value: expected a JSON string")
     try:
         usage = _decode_token_usage(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE_JSON as error:
         raise Malformed(
             f"value: expected {{usageCount, lastUsedAt, instanceId}} as JSON, came {values.shown(value)}: {error}"
         ) from None
@@ -125,18 +131,19 @@ def parse_token(key: bytes, value: Value, window: TimeWindow) -> Row:
 
 
 def unknown_members(document: bytes, known: frozenset[str]) -> str | None:
-    """The members of a JSON object that are not known, as JSON; None when there are none.
+    """The members of a JSON object that are not known, as JSON in key order; None when there are none.
 
-    Raises Malformed when they hold a NUL, which jsonb refuses.
+    They are decoded and written anew: a typed decoder skips them unseen, and jsonb refuses some of what it skips (bad
+    UTF-8, 1e400000, NUL). Raises Malformed for those.
     """
-    members = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
-    unknown = {name: content for name, content in members.items() if name not in known}
-    if not unknown:
-        return None
-    text = msgspec.json.encode(unknown).decode()
-    if "\\u0000" in text:
-        raise Malformed("value: expected no NUL character in a JSON member, came one")
-    return text
+    try:
+        unknown = {name: raw for name, raw in _decode_members(document).items() if name not in known}
+        if not unknown:
+            return None
+        decoded = {name: msgspec.json.decode(raw) for name, raw in unknown.items()}
+    except UNREADABLE_JSON as error:
+        raise Malformed(f"value: expected JSON members that can be stored, came {error}") from None
+    return _storable(decoded, "JSON member")
 
 
 API_KEY = Family("api_key", b"apikey:", b"apikey:*:metrics", b"hash", b"HGETALL", "raw.api_key_deltas", parse_api_key)
@@ -192,9 +199,15 @@ def _extra(unknown: dict[bytes, bytes] | None) -> str | None:
     if unknown is None:
         return None
     try:
-        text = msgspec.json.encode({name.decode(): content.decode() for name, content in unknown.items()}).decode()
+        fields = {name.decode(): content.decode() for name, content in unknown.items()}
     except UnicodeDecodeError:
         raise Malformed(f"unknown field: expected UTF-8, came {values.shown(next(iter(unknown)))}") from None
-    if "\\u0000" in text:
-        raise Malformed("unknown field: expected no NUL character, came one")
+    return _storable(fields, "unknown field")
+
+
+def _storable(members: dict[str, Any], name: str) -> str:
+    """The members as JSON that jsonb takes: it has no NUL, though a backslash before `u0000` is only text."""
+    text = msgspec.json.encode(members, order="sorted").decode()
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise Malformed(f"{name}: expected no NUL character, came one")
     return text

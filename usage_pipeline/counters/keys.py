@@ -66,6 +66,11 @@ def scan_pause(what: str) -> str:
     return f"{NAMESPACE}scanned:{what}"
 
 
+def unlinked(batch_id: str) -> str:
+    """Exists while the deletion of a batch's claims is younger than the barrier by age asks for."""
+    return f"{NAMESPACE}unlinked:{batch_id}"
+
+
 def claim(batch_id: str, key: bytes) -> bytes:
     """The name under which `batch_id` holds `key`; both names share a Redis Cluster slot."""
     return CLAIMS + batch_id.encode() + b":" + _tagged(key)

@@ -46,8 +46,15 @@ class RedisSource:
 
     def __init__(self, client: redis.Redis, barrier: Barrier) -> None:
         self._connection = PinnedConnection(client)
-        self.facts: ServerFacts = read_facts(self._connection)
-        self.plan: BarrierPlan = plan_barrier(self.facts, barrier)
+        self._barrier: Barrier = barrier
+        self.facts: ServerFacts
+        self.plan: BarrierPlan
+        self.plan_anew()
+
+    def plan_anew(self) -> None:
+        """Chooses the barrier for what the server is now: a replica may have come since."""
+        self.facts = read_facts(self._connection)
+        self.plan = plan_barrier(self.facts, self._barrier)
 
     def now_ms(self) -> int:
         """Redis's clock in epoch milliseconds, so that all drainers stamp claims by one clock."""
@@ -60,28 +67,34 @@ class RedisSource:
         """Chunks of keys that may be there to drain: first those the recorder announced, then, when due, a scan.
 
         A key may come twice, in different chunks only. Keys announced meanwhile are left to the next call, so that busy
-        writers cannot keep it going forever.
+        writers cannot keep it going forever. A name that is not of the family is dropped: it could not be told apart later.
         """
+        suffix = family.pattern.rpartition(b"*")[2]
         announced = int(self._connection.call("SCARD", names.touched(family.name)))
         for first in range(0, announced, chunk_keys):
             some = self._connection.call("SPOP", names.touched(family.name), min(chunk_keys, announced - first))
-            if some:
-                yield some
+            ours = [key for key in some if key.startswith(family.prefix) and key.endswith(suffix)]
+            if ours:
+                yield ours
         if self._is_scan_due(family.name):
             yield from self._scan(family.name, family.pattern, chunk_keys)
 
     def claimed_keys(self, family: Family) -> dict[str, list[bytes]]:
-        """All claimed keys of a family in the keyspace by batch id, as live names. A name that is not ours is left out."""
-        found: dict[str, list[bytes]] = {}
+        """All claimed keys of a family in the keyspace by batch id, as live names. A name that is not ours is left out.
+
+        Each comes once, though SCAN may repeat itself: a batch with a key twice would count it twice.
+        """
+        found: dict[str, dict[bytes, None]] = {}
         for chunk in self._scan(f"claim:{family.name}", names.CLAIMS + b"*" + family.prefix + b"*", _SCAN_COUNT):
             for claimed in chunk:
                 try:
                     batch_id, key = names.parse_claim(claimed)
+                    claimed_ms(batch_id)
                 except ValueError:
                     continue
                 if key.startswith(family.prefix):
-                    found.setdefault(batch_id, []).append(key)
-        return found
+                    found.setdefault(batch_id, {})[key] = None
+        return {batch_id: list(held) for batch_id, held in found.items()}
 
     def is_claim_scan_due(self, family: Family) -> bool:
         return self._is_scan_due(f"claim:{family.name}")
@@ -153,9 +166,20 @@ class RedisSource:
         return self.now_ms() - claimed_ms(batch_id)
 
     def release(self, batch_id: str, held: Sequence[bytes]) -> bool:
-        """Deletes exactly these claimed keys of the batch; True when that is durable."""
-        for some in _chunks(held, _KEYS_PER_SEND):
-            self._connection.call("UNLINK", *(names.claim(batch_id, key) for key in some))
+        """Deletes exactly these claimed keys of the batch; True when that is durable.
+
+        Under the barrier by age the answer is False until a later call, with nothing left to delete, finds the deletion old
+        enough. If a crash undoes the deletion meanwhile, the batch is not marked released and its keys go again.
+        """
+        deleted = sum(
+            int(self._connection.call("UNLINK", *(names.claim(batch_id, key) for key in some)))
+            for some in _chunks(held, _KEYS_PER_SEND)
+        )
+        if self.plan.minimum_age_ms:
+            if deleted:
+                self._connection.call("SET", names.unlinked(batch_id), "1", "PX", self.plan.minimum_age_ms)
+            if self._connection.call("EXISTS", names.unlinked(batch_id)):
+                return False
         return self.barrier()
 
     def delete_token_caches(self, token_prefixes: Sequence[str]) -> None:

@@ -168,7 +168,8 @@ class UsageStore:
                         batch.batch_id,
                         letter.source_key,
                         letter.position,
-                        letter.reason,
+                        # It may quote a parser that quotes its input.
+                        letter.reason.replace("\0", "\\x00"),
                         letter.raw,
                         letter.raw_format,
                         batch.claimed_at,

@@ -3,10 +3,11 @@
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
 from usage_pipeline.storage.partitions import ensure_partitions_ahead
-from usage_pipeline.storage.postgres import engine
+from usage_pipeline.storage.postgres import PostgresUnavailable, engine, first_line
 from usage_pipeline.storage.sql import sql_folder
 
 # Any number will do, as long as nothing else in the database locks the same one.
@@ -17,13 +18,13 @@ def migrate(database_url: str) -> str:
     """Applies the missing migrations of `sql/migrations`, creates partitions ahead, and returns the schema's version.
 
     A second process waits for the first to finish and then finds nothing to do.
-    Raises sqlalchemy.exc.OperationalError when PostgreSQL does not answer.
+    Raises PostgresUnavailable when the server does not answer.
     """
     config = Config()
     config.set_main_option("script_location", str(sql_folder() / "migrations"))
     pool = engine(database_url, pool_size=1)
     try:
-        with pool.connect() as connection:
+        with _connected(pool) as connection:
             connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             connection.commit()
             try:
@@ -39,3 +40,10 @@ def migrate(database_url: str) -> str:
         pool.dispose()
     ensure_partitions_ahead(database_url)
     return version or "none"
+
+
+def _connected(pool: Engine) -> Connection:
+    try:
+        return pool.connect()
+    except OperationalError as error:
+        raise PostgresUnavailable(f"PostgreSQL does not answer: {first_line(error.orig or error)}") from None

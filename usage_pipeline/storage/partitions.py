@@ -37,6 +37,11 @@ def ensure_partitions(connection: psycopg.Connection, table: str, days: Iterable
     return missing
 
 
+def has_partition(connection: psycopg.Connection, table: str, day: date) -> bool:
+    """Whether `table` (schema.name) has a partition for that day."""
+    return not _missing(connection, table, [day])
+
+
 def ensure_partitions_ahead(database_url: str) -> None:
     """Yesterday, today and the next `DAYS_AHEAD` days, for each raw table."""
     today = datetime.now(UTC).date()

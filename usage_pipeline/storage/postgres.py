@@ -16,7 +16,8 @@ class PostgresUnavailable(Exception):
 def connect(settings: Settings) -> psycopg.Connection:
     """A new autocommit connection with the session time zone UTC; the caller closes it.
 
-    Raises PostgresUnavailable when the server cannot be reached within `connect_timeout_seconds`.
+    Raises PostgresUnavailable when no server that can be written to is reached within `connect_timeout_seconds`, or the
+    URL cannot be read.
     """
     try:
         return psycopg.connect(
@@ -26,8 +27,10 @@ def connect(settings: Settings) -> psycopg.Connection:
             application_name=APPLICATION_NAME,
             options="-c timezone=UTC",
             keepalives_idle=30,
+            # A standby answers too, but stores nothing: what is claimed would only wait.
+            target_session_attrs="read-write",
         )
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise PostgresUnavailable(f"PostgreSQL does not answer: {first_line(error)}") from None
 
 

@@ -19,15 +19,21 @@ class RedisUnavailable(Exception):
 
 
 def client(settings: Settings) -> redis.Redis:
-    """A pooled client that answers in bytes; each command is tried once, within `redis_timeout_seconds`."""
-    return redis.Redis.from_url(
-        settings.redis_dsn.get_secret_value(),
-        protocol=2,
-        decode_responses=False,
-        socket_timeout=settings.redis_timeout_seconds,
-        socket_connect_timeout=settings.connect_timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-    )
+    """A pooled client that answers in bytes; each command is tried once, within `redis_timeout_seconds`.
+
+    Raises RedisUnavailable when the URL cannot be read; nothing is sent yet.
+    """
+    try:
+        return redis.Redis.from_url(
+            settings.redis_dsn.get_secret_value(),
+            protocol=2,
+            decode_responses=False,
+            socket_timeout=settings.redis_timeout_seconds,
+            socket_connect_timeout=settings.connect_timeout_seconds,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise RedisUnavailable(f"Redis: REDIS_URL cannot be read: {error}") from None
 
 
 class PinnedConnection:
@@ -40,7 +46,8 @@ class PinnedConnection:
     def __init__(self, pooled: redis.Redis) -> None:
         pool = pooled.connection_pool
         self._connection = pool.connection_class(
-            **{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0), "health_check_interval": 0}
+            # RESP2 whatever the pool speaks: the drain reads hashes as flat lists.
+            **{**pool.connection_kwargs, "protocol": 2, "retry": Retry(NoBackoff(), 0), "health_check_interval": 0}
         )
         self._is_usable = True
         try:

@@ -1,0 +1,10 @@
+-- Open dead letters of keys that now read as counters are settled: the aggregation that reads them is their replay.
+update ops.dead_letters
+set replayed_at = clock_timestamp()
+where family = 'merchant'
+  and batch_id is null
+  and replayed_at is null
+  and source_key in (
+      select convert_to('usage:' || merchant_id || ':' || date::text || ':' || metric_type, 'UTF8')
+      from staged_merchant
+  );

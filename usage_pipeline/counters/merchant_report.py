@@ -1,0 +1,124 @@
+"""What an aggregation of merchant counters found and did, as values and as the JSON of contracts §6. No I/O."""
+
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+# Of what a report lists, so that a lost Redis does not make a report of a million lines.
+MOST_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DayReport:
+    """One aggregated day. `keys_found` = `records_aggregated` + `regressions` + `dead_letters`.
+
+    `regressions` and `dead_letters` count what is wrong with the day's keys now, known before or not; `errors` lists them,
+    the first MOST_LISTED.
+    """
+
+    day: date
+    keys_found: int
+    inserted: int
+    raised: int
+    unchanged: int
+    regressions: int
+    dead_letters: int
+    rows_stored_before: int
+    errors: tuple[str, ...] = ()
+
+    @property
+    def records_aggregated(self) -> int:
+        """Counters that were read and are accounted for in `usage.merchant_usage`."""
+        return self.inserted + self.raised + self.unchanged
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether Redis has nothing of the day any more, while rows are stored: they are left as they are."""
+        return self.keys_found == 0 and self.rows_stored_before > 0
+
+    @property
+    def note(self) -> str | None:
+        """One line for a reader where nothing was found."""
+        if self.keys_found:
+            return None
+        if self.has_expired:
+            return f"{self.day}: no counters in Redis any more; the {self.rows_stored_before} stored rows stay"
+        return f"{self.day}: no counters in Redis, and none stored"
+
+    def as_json(self) -> dict[str, Any]:
+        """Contracts §6, with what else is known after its five members."""
+        return _document(self.day.isoformat(), self.keys_found, self.records_aggregated, self.errors) | {
+            "inserted": self.inserted,
+            "raised": self.raised,
+            "unchanged": self.unchanged,
+            "regressions": self.regressions,
+            "dead_letters": self.dead_letters,
+            "rows_stored_before": self.rows_stored_before,
+            "has_expired": self.has_expired,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationReport:
+    """All days of one aggregation, ascending. `malformed_dates` are keys that belong to no day; `errors` lists them only."""
+
+    days: tuple[DayReport, ...]
+    merchant_id: str | None
+    malformed_dates: int
+    errors: tuple[str, ...]
+    seconds: float
+
+    @property
+    def keys_found(self) -> int:
+        return sum(day.keys_found for day in self.days)
+
+    @property
+    def records_aggregated(self) -> int:
+        return sum(day.records_aggregated for day in self.days)
+
+    @property
+    def all_errors(self) -> tuple[str, ...]:
+        """Errors of the days, then of keys without one."""
+        return tuple(error for day in self.days for error in day.errors) + self.errors
+
+    @property
+    def is_success(self) -> bool:
+        """Whether every key found is stored as it reads."""
+        return not self.all_errors
+
+    def as_json(self) -> dict[str, Any]:
+        """Contracts §6: one document; for several days with their sums, `date` as first/last, and each under `days`."""
+        if len(self.days) == 1:
+            document = self.days[0].as_json()
+            return document | {"success": self.is_success, "errors": list(self.all_errors)}
+        span = f"{self.days[0].day}/{self.days[-1].day}"
+        return _document(span, self.keys_found, self.records_aggregated, self.all_errors) | {
+            "days": [day.as_json() for day in self.days]
+        }
+
+
+@dataclass(slots=True)
+class ErrorList:
+    """Collects readable errors: all are counted, the first MOST_LISTED are kept."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, error: str) -> None:
+        self.count += 1
+        if len(self.first) < MOST_LISTED:
+            self.first.append(error)
+
+    def listed(self) -> tuple[str, ...]:
+        more = self.count - len(self.first)
+        return (*self.first, *([f"… and {more} more"] if more else []))
+
+
+def _document(span: str, keys_found: int, records_aggregated: int, errors: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "success": not errors,
+        "date": span,
+        "keys_found": keys_found,
+        "records_aggregated": records_aggregated,
+        "errors": list(errors),
+    }

@@ -1,0 +1,57 @@
+"""`usage/*_daily`: per-day partitions that replace themselves from the snapshots. A re-run or a backfill is always safe."""
+
+from contextlib import closing
+from datetime import date
+
+import dagster as dg
+
+from usage_pipeline.defs.assets.snapshots import snapshot_key
+from usage_pipeline.defs.metadata import OWNERS, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.partitions import BACKFILL_POLICY
+from usage_pipeline.rollups.daily import DAILY_TABLES, DailyTable, current_day, replace_day
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.catalog import columns
+from usage_pipeline.storage.postgres import connect
+
+_DESCRIPTIONS = {
+    "api_key": "Usage per API key and day.",
+    "provider": "Usage per API key, storage provider and day.",
+    "token": "Usage per API token and day, summed over all server instances.",
+}
+
+
+def daily_key(family: str) -> dg.AssetKey:
+    """The daily asset of a family."""
+    return dg.AssetKey(["usage", next(daily.name for daily in DAILY_TABLES if daily.family == family)])
+
+
+def daily_assets(partitions: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
+    """One asset per daily table."""
+    return [_daily_asset(daily, partitions) for daily in DAILY_TABLES]
+
+
+def _daily_asset(daily: DailyTable, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=daily_key(daily.family),
+        deps=[snapshot_key(daily.family)],
+        partitions_def=partitions,
+        backfill_policy=BACKFILL_POLICY,
+        group_name="usage",
+        owners=OWNERS,
+        kinds={"postgres"},
+        description=f"{_DESCRIPTIONS[daily.family]} Table `{daily.table}`; each day is replaced by the sums of "
+        f"`{daily.raw_table}`, so a re-run changes nothing and a backfill is safe at any time.",
+        metadata=table_metadata(daily.table),
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL),
+    )
+    def daily_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
+        with closing(connect(settings)) as connection:
+            schema = column_schema(columns(connection, daily.table))
+            for partition in context.partition_keys:
+                report = replace_day(
+                    connection, daily, date.fromisoformat(partition), today=current_day(settings.timezone)
+                )
+                metadata = {**row_counts(report.rows, report.changed_rows, report.sums), **schema}
+                context.add_asset_metadata({**metadata, "late_data": report.is_late}, partition_key=partition)
+
+    return daily_asset

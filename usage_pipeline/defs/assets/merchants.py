@@ -1,0 +1,51 @@
+"""`usage/merchant_usage`: absolute daily counters, read from Redis and never removed there."""
+
+from contextlib import closing
+from datetime import date
+
+import dagster as dg
+
+from usage_pipeline.counters.merchants import aggregate
+from usage_pipeline.defs.assets.redis_sources import source_key
+from usage_pipeline.defs.metadata import OWNERS, column_schema, table_metadata
+from usage_pipeline.defs.partitions import BACKFILL_POLICY
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.catalog import columns
+from usage_pipeline.storage.postgres import connect
+
+
+def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    """The daily asset of merchant counters; several days of a run share one scan of Redis."""
+
+    @dg.asset(
+        key=["usage", "merchant_usage"],
+        deps=[source_key("merchant")],
+        partitions_def=partitions,
+        backfill_policy=BACKFILL_POLICY,
+        group_name="usage",
+        owners=OWNERS,
+        kinds={"postgres"},
+        description="Usage per merchant, metric and day. Table `usage.merchant_usage`; the stored value is the counter's, and "
+        "never lowered. A day whose counters have expired in Redis keeps its rows.",
+        metadata=table_metadata("usage.merchant_usage"),
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL),
+    )
+    def merchant_usage(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
+        report = aggregate(settings, [date.fromisoformat(partition) for partition in context.partition_keys])
+        with closing(connect(settings)) as connection:
+            schema = column_schema(columns(connection, "usage.merchant_usage"))
+        for day in report.days:
+            context.add_asset_metadata(
+                {
+                    "keys_found": day.keys_found,
+                    "records_aggregated": day.records_aggregated,
+                    "changed_rows": day.inserted + day.raised,
+                    "regressions": day.regressions,
+                    "dead_letters": day.dead_letters,
+                    "has_expired": day.has_expired,
+                    **schema,
+                },
+                partition_key=day.day.isoformat(),
+            )
+
+    return merchant_usage

@@ -1,0 +1,59 @@
+"""What runs by the clock. Each schedule is on by default unless ENABLE_JOB_SCHEDULER is false."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import dagster as dg
+
+from usage_pipeline.defs.jobs import daily_tables, merchant_usage, observe_sources
+from usage_pipeline.rollups.daily import current_day
+from usage_pipeline.settings import Settings
+
+
+def default_status(is_enabled: bool) -> dg.DefaultScheduleStatus:
+    return dg.DefaultScheduleStatus.RUNNING if is_enabled else dg.DefaultScheduleStatus.STOPPED
+
+
+def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """Merchant aggregation and daily tables for today and yesterday, and a look at the sources."""
+    cron, timezone = settings.aggregation_cron, settings.usage_timezone
+    is_on = settings.enable_job_scheduler
+
+    @dg.schedule(
+        name="merchant_usage_hourly",
+        job=merchant_usage,
+        default_status=default_status(is_on and settings.enable_usage_aggregation),
+        description="Aggregates merchant counters of today and yesterday (USAGE_AGGREGATION_INTERVAL).",
+        cron_schedule=cron,
+        execution_timezone=timezone,
+    )
+    def merchant_usage_hourly() -> Iterator[dg.RunRequest]:
+        yield from _today_and_yesterday(settings)
+
+    @dg.schedule(
+        name="daily_tables_hourly",
+        job=daily_tables,
+        default_status=default_status(is_on),
+        description="Replaces today and yesterday in usage/*_daily; closed days that change later are the late-day sensor's.",
+        cron_schedule=cron,
+        execution_timezone=timezone,
+    )
+    def daily_tables_hourly() -> Iterator[dg.RunRequest]:
+        yield from _today_and_yesterday(settings)
+
+    observe = dg.ScheduleDefinition(
+        name="observe_sources_hourly",
+        job=observe_sources,
+        default_status=default_status(is_on),
+        description="Counts what waits in Redis.",
+        cron_schedule=cron,
+        execution_timezone=timezone,
+    )
+    return [merchant_usage_hourly, daily_tables_hourly, observe]
+
+
+def _today_and_yesterday(settings: Settings) -> Iterator[dg.RunRequest]:
+    today = current_day(settings.timezone)
+    for day in (today - timedelta(days=1), today):
+        if day >= settings.usage_start_date:
+            yield dg.RunRequest(partition_key=day.isoformat())

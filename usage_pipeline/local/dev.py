@@ -1,0 +1,171 @@
+"""`usage-pipeline dev`: servers where none are named, migrations, and Dagster, until Ctrl-C.
+
+Everything that was started here is stopped here, and nothing else.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from usage_pipeline.local.children import Child, stop_children, stop_left_overs
+from usage_pipeline.local.dagster_processes import (
+    UNREACHABLE,
+    DagsterProcesses,
+    child_environment,
+    location_problem,
+    prepare_home,
+    project_folder,
+    with_driver,
+)
+from usage_pipeline.local.ports import LOOPBACK, first_free_port, free_port, is_listening
+from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.stop_signals import StopRequestedError, StopSignals
+from usage_pipeline.settings import Settings, load_settings
+
+DEFAULT_PORT = 3000
+_POLL_SECONDS = 0.1
+_UI_TIMEOUT_SECONDS = 180.0
+
+
+class StartError(RuntimeError):
+    """A process ended by itself or did not get ready in time; the message ends with the tail of its log."""
+
+
+def run_dev(
+    *,
+    port: int = DEFAULT_PORT,
+    folder: Path = Path(".local"),
+    module: str = "usage_pipeline.definitions",
+    **settings_overrides: object,
+) -> int:
+    """Run everything on this machine until SIGINT, SIGTERM or a closed terminal. Returns the exit status, 0 or 1.
+
+    PostgreSQL and Redis are those of DATABASE_URL and REDIS_URL (or of `settings_overrides`) when set, each on its own;
+    otherwise embedded ones with their data in `folder`. Dagster's storage is DAGSTER_POSTGRES_URL or embedded. The UI
+    gets `port`, or the next one that is free. `module` holds the definitions. Needs the main thread.
+
+    Raises SettingsError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError when the start
+    is not possible, after stopping what had been started.
+    """
+    with StopSignals() as signals:
+        try:
+            _run(load_settings(**settings_overrides), port, folder.resolve(), module, signals)
+        except StopRequestedError:
+            pass
+        except StartError as error:
+            _say(str(error), to_errors=True)
+            return 1
+        except Exception:
+            # A start that was cut short by the signal fails in its own way.
+            if not signals.requested:
+                raise
+        _say("Stopped.")
+        return 0
+
+
+def _run(settings: Settings, port: int, folder: Path, module: str, signals: StopSignals) -> None:
+    project = project_folder()
+    given = settings.model_fields_set
+    with ExitStack() as stack:
+        servers = stack.enter_context(
+            LocalServers(
+                folder,
+                postgres=not {"database_url", "dagster_postgres_url"} <= given,
+                redis=not {"redis_url", "redis_host"} & given,
+            )
+        )
+        signals.check()
+        mark = str(folder)
+        if stop_left_overs(mark):
+            _say("Stopped what an earlier start had left running.")
+        database_url = settings.database_url.get_secret_value() if "database_url" in given else servers.database_url
+        _migrate(database_url, signals)
+
+        home = folder / "dagster"
+        code_port = free_port()
+        prepare_home(home, project, code_server_port=code_port)
+        storage = settings.dagster_postgres_url
+        environment = child_environment(
+            home,
+            database_url=database_url,
+            redis_url=servers.redis_url if servers.has_redis else settings.redis_dsn.get_secret_value(),
+            dagster_postgres_url=with_driver(storage.get_secret_value()) if storage else servers.dagster_postgres_url,
+        )
+        dagster = DagsterProcesses(project, home, folder / "logs", environment, mark)
+        children: list[Child] = []
+
+        def stop() -> None:
+            if signals.requested:
+                _say("Stopping…")
+            stop_children(children)
+            stop_left_overs(mark)  # whatever left its group
+
+        stack.callback(stop)
+        _start(dagster, children, code_port, port, module, servers, signals)
+        _say(f"Logs are in {dagster.logs}. Ctrl-C stops everything.")
+        while not signals.wait(_POLL_SECONDS):
+            _expect_all_alive(children, servers)
+
+
+def _migrate(database_url: str, signals: StopSignals) -> None:
+    from usage_pipeline.storage.migrations import migrate
+
+    # Each migration is a transaction, and a server that does not answer may take minutes to fail.
+    with signals.interruptible():
+        migrate(database_url)
+
+
+def _start(
+    dagster: DagsterProcesses,
+    children: list[Child],
+    code_port: int,
+    wanted_port: int,
+    module: str,
+    servers: LocalServers,
+    signals: StopSignals,
+) -> None:
+    """Start the three processes and return once the UI answers; each is in `children` as soon as it exists."""
+    children.append(dagster.start_code_server(module, code_port))
+    port = first_free_port(wanted_port)
+    if port != wanted_port:
+        _say(f"Port {wanted_port} is taken; using {port}.")
+    children.append(dagster.start_webserver(port, code_server_port=code_port))
+    url = f"http://{LOOPBACK}:{port}"
+    deadline = time.monotonic() + _UI_TIMEOUT_SECONDS
+
+    def wait_until(is_ready: Callable[[], bool]) -> None:
+        while not is_ready():
+            signals.check()
+            _expect_all_alive(children, servers)
+            if time.monotonic() > deadline:
+                raise StartError(f"no answer within {_UI_TIMEOUT_SECONDS:.0f} s; see the logs in {dagster.logs}")
+            signals.wait(_POLL_SECONDS)
+
+    # On two cores a third process that imports would only delay the UI.
+    wait_until(lambda: is_listening(code_port))
+    children.append(dagster.start_daemon(webserver_port=port))
+    wait_until(lambda: location_problem(url) != UNREACHABLE)
+    if problem := location_problem(url):
+        _say(f"The definitions do not load: {problem}", to_errors=True)
+    _say(f"Dagster is at {url}")
+
+
+def _expect_all_alive(children: Sequence[Child], servers: LocalServers) -> None:
+    for child in children:
+        if child.has_ended:
+            raise StartError(
+                f"{child.name} ended by itself with status {child.process.returncode}."
+                f" The end of {child.log}:\n{child.log_tail()}"
+            )
+    if servers.has_redis and servers.redis.has_ended:
+        raise StartError(f"Redis ended by itself; its log is in {servers.redis.data_folder}")
+    if servers.has_postgres and servers.postgres.has_ended:
+        raise StartError(f"PostgreSQL ended by itself; its log is in {servers.postgres.data_folder}")
+
+
+def _say(text: str, *, to_errors: bool = False) -> None:
+    # The terminal may be gone, and that must not keep anything from being stopped.
+    with suppress(OSError):
+        print(text, file=sys.stderr if to_errors else sys.stdout, flush=True)

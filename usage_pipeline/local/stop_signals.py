@@ -1,0 +1,63 @@
+"""Ctrl-C, SIGTERM and a closed terminal as a flag to look at, so that no signal cuts a start or a clean-up in half."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class StopRequestedError(Exception):
+    """Someone asked this process to stop while it was in `StopSignals.interruptible()`, or called `check()` after."""
+
+
+class StopSignals:
+    """Notes SIGINT, SIGTERM and SIGHUP from entry to exit. Works in the main thread only (ValueError elsewhere)."""
+
+    def __init__(self) -> None:
+        self._requested = threading.Event()
+        self._raises = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # `nohup` ignores SIGHUP on purpose.
+            if signal.getsignal(number) is not signal.SIG_IGN or number is signal.SIGTERM:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._requested.set()
+        if self._raises:
+            self._raises = False
+            raise StopRequestedError
+
+    @property
+    def requested(self) -> bool:
+        return self._requested.is_set()
+
+    def check(self) -> None:
+        """Raise StopRequestedError when a stop was asked for."""
+        if self.requested:
+            raise StopRequestedError
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for so long or until a stop is asked for; whether it was."""
+        return self._requested.wait(seconds)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a signal raise StopRequestedError inside: for what may take long and leaves nothing half done."""
+        self._raises = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._raises = False

@@ -1,0 +1,111 @@
+"""Daily tables of the delta counters: each day is replaced as a whole from raw, so a re-run changes nothing."""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from usage_pipeline.storage.partitions import has_partition
+from usage_pipeline.storage.sql import load
+
+
+@dataclass(frozen=True, slots=True)
+class DailyTable:
+    """A daily table: `sql/rollups/replace_<name>.sql` makes it from the family's raw table."""
+
+    name: str
+    family: str
+    raw_table: str
+
+    @property
+    def table(self) -> str:
+        return f"usage.{self.name}"
+
+
+DAILY_TABLES = (
+    DailyTable("api_key_daily", "api_key", "raw.api_key_deltas"),
+    DailyTable("provider_daily", "provider", "raw.provider_deltas"),
+    DailyTable("token_daily", "token", "raw.token_deltas"),
+)
+
+
+class SourceGoneError(Exception):
+    """The day's raw rows are gone (archived or dropped) while its daily rows are there: they are not replaced by less."""
+
+
+@dataclass(frozen=True, slots=True)
+class DayReport:
+    """What replacing a day did. `sums` has `rows` and the total of each count; `is_late` means a closed day changed."""
+
+    usage_date: date
+    rows: int
+    changed_rows: int
+    sums: dict[str, int]
+    is_late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StaleDay:
+    """A closed day whose daily table misses something; `version` goes up with each batch that touches the day."""
+
+    family: str
+    usage_date: date
+    version: int
+
+
+def current_day(time_zone: ZoneInfo) -> date:
+    """The current day in the time zone that bounds days."""
+    return datetime.now(UTC).astimezone(time_zone).date()
+
+
+def replace_day(connection: psycopg.Connection, daily: DailyTable, day: date, *, today: date) -> DayReport:
+    """Replaces one day of a daily table by the sums of raw, in one transaction on an autocommit connection.
+
+    Days before `today` are closed; a closed day that was rolled up before and changes leaves a row in ops.late_data.
+    Raises SourceGoneError when raw has no partition for the day any more while the daily table has rows of it.
+    """
+    day_of = {"usage_date": day}
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(hashtext(%s), %s)", (daily.table, day.toordinal()))
+        # Read before the roll-up's own snapshot: a batch that commits in between is contained and still counts as unseen.
+        version, was_rolled = _version(connection, daily.family, day)
+        before = _sums(connection, daily, day)
+        if before["rows"] and not has_partition(connection, daily.raw_table, day):
+            raise SourceGoneError(
+                f"{daily.table}: expected {daily.raw_table} to have a partition for {day}, came none, while "
+                f"{before['rows']} daily rows are stored. They stay as they are; bring the source back with "
+                f"`usage-pipeline archive restore {day}`"
+            )
+        row = connection.execute(load(f"rollups/replace_{daily.name}"), day_of).fetchone()
+        rows, changed_rows = row or (0, 0)
+        after = _sums(connection, daily, day)
+        is_late = day < today and was_rolled and before != after
+        if is_late:
+            late = {"table_name": daily.table, "usage_date": day, "before": Jsonb(before), "after": Jsonb(after)}
+            connection.execute(load("rollups/insert_late_data"), late)
+        connection.execute(
+            load("rollups/mark_day_rolled"), {"family": daily.family, "usage_date": day, "version": version}
+        )
+    return DayReport(day, rows, changed_rows, after, is_late)
+
+
+def stale_days(connection: psycopg.Connection, *, today: date) -> list[StaleDay]:
+    """Closed days (before `today`) that are to be replaced, oldest first."""
+    rows = connection.execute(load("rollups/select_stale_days"), {"today": today})
+    return [StaleDay(family, day, version) for family, day, version in rows]
+
+
+def _version(connection: psycopg.Connection, family: str, day: date) -> tuple[int, bool]:
+    row = connection.execute(
+        "select version, rolled_at is not null from ops.touched_days where family = %s and usage_date = %s",
+        (family, day),
+    ).fetchone()
+    return row or (0, False)
+
+
+def _sums(connection: psycopg.Connection, daily: DailyTable, day: date) -> dict[str, int]:
+    row: tuple[Any, ...] | None = connection.execute(load(f"rollups/sum_{daily.name}"), {"usage_date": day}).fetchone()
+    return {name: int(value) for name, value in row[0].items()} if row else {"rows": 0}

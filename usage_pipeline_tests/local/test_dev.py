@@ -1,0 +1,139 @@
+"""`usage-pipeline dev` as a user meets it: real processes, signals, and the UI over HTTP."""
+
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import pytest
+
+from usage_pipeline.local.children import MARK
+from usage_pipeline.local.dagster_processes import with_driver
+from usage_pipeline.local.ports import free_port
+from usage_pipeline.local.servers import LocalServers
+
+DEFINITIONS = """
+import dagster as dg
+
+@dg.asset
+def one() -> int:
+    return 1
+
+defs = dg.Definitions(assets=[one])
+"""
+DEV = """
+import sys
+from pathlib import Path
+from usage_pipeline.local.dev import run_dev
+sys.exit(run_dev(folder=Path({folder!r}), module={module!r}, port={port}))
+"""
+DAEMON_IS_UP = "Instance is configured with the following daemons"
+LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
+    name locationOrLoadError { __typename ... on RepositoryLocation { repositories { assetNodes { id } } } } } } } }"""
+
+
+@pytest.fixture
+def start_dev(folder: Path, tmp_path: Path, launch: Callable[..., Any]) -> Callable[..., Any]:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "tiny_definitions.py").write_text(DEFINITIONS)
+
+    def start(*, port: int | None = None, module: str = "tiny_definitions", **environment: str) -> Any:
+        code = DEV.format(folder=str(folder), module=module, port=port or free_port())
+        return launch(code, PYTHONPATH=str(modules), **environment)
+
+    return start
+
+
+def _children(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            pass
+    return found
+
+
+def test_ui_answers_then_ctrl_c_stops_everything_and_a_killed_dev_is_cleaned_up(
+    folder: Path, start_dev: Callable[..., Any]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        first = start_dev(port=port)
+        url = first.wait_for(r"Dagster is at (\S+)")[1]
+        assert f"Port {port} is taken" in first.output
+    (location,) = httpx.post(f"{url}/graphql", json={"query": LOCATIONS}).json()["data"]["workspaceOrError"][
+        "locationEntries"
+    ]
+    assert location["name"] == "usage_pipeline"
+    assert len(location["locationOrLoadError"]["repositories"][0]["assetNodes"]) == 1
+
+    first.kill()
+    left_over = _children(folder)
+    assert len(left_over) >= 4
+
+    second = start_dev()
+    url = second.wait_for(r"Dagster is at (\S+)")[1]
+    assert "earlier start had left running" in second.output
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in left_over)
+    assert httpx.get(f"{url}/server_info").is_success
+    second.process.send_signal(signal.SIGINT)
+    assert second.wait() == 0, second.output
+    assert "Traceback" not in second.output
+    assert _children(folder) == []
+    assert not (folder / "postgres" / "postmaster.pid").exists()
+
+
+def test_a_child_that_ends_by_itself_is_reported_and_the_rest_is_stopped(
+    folder: Path, servers: LocalServers, database_url: str, start_dev: Callable[..., Any]
+) -> None:
+    urls = {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": servers.redis_url,
+        "DAGSTER_POSTGRES_URL": servers.postgres.url("dagster"),
+    }
+    dev = start_dev(**urls)
+    dev.wait_for("Dagster is at")
+    assert not (folder / "postgres").exists(), "servers that are named are used instead of embedded ones"
+    assert not (folder / "redis").exists()
+    daemon = next(process for process in _children(folder) if "dagster-daemon" in process.cmdline())
+    log = folder / "logs" / "daemon.log"
+    dev.wait_until(lambda: DAEMON_IS_UP in log.read_text())
+    daemon.kill()
+    assert dev.wait() == 1
+    assert "daemon ended by itself with status -9" in dev.output
+    assert DAEMON_IS_UP in dev.output, "the end of its log"
+    assert _children(folder) == []
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("select 1").fetchone() == (1,), "servers that are not ours are left alone"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_of_the_start_leaves_nothing(
+    folder: Path, start_dev: Callable[..., Any], number: signal.Signals
+) -> None:
+    dev = start_dev()
+    code_server_log = folder / "logs" / "code-server.log"
+    dev.wait_until(code_server_log.exists)
+    dev.process.send_signal(number)
+    assert dev.wait() == 0, dev.output
+    assert _children(folder) == []
+    assert not (folder / "postgres" / "postmaster.pid").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://u:p@h/d?x=1", "postgresql+psycopg2://u:p@h/d?x=1"),
+        ("postgres://h/d", "postgresql+psycopg2://h/d"),
+        ("postgresql+psycopg2://h/d", "postgresql+psycopg2://h/d"),
+    ],
+)
+def test_dagster_storage_gets_a_driver(url: str, expected: str) -> None:
+    assert with_driver(url) == expected
