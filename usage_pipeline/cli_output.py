@@ -27,9 +27,12 @@ def print_json(document: Any) -> None:
 
 def print_table(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
     """A table with numbers to the right; without rows, its title alone."""
+    if not rows:
+        Console().print(f"{title}.", markup=False)
+        return
     table = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
-        is_number = bool(rows) and all(isinstance(row[position], int) for row in rows)
+        is_number = all(isinstance(row[position], int) for row in rows)
         table.add_column(column, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))

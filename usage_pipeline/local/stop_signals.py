@@ -22,8 +22,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # `nohup` ignores SIGHUP on purpose.
-            if signal.getsignal(number) is not signal.SIG_IGN or number is signal.SIGTERM:
+            # `nohup` ignores SIGHUP on purpose; a script's `&` ignores SIGINT by default, and may send it all the same.
+            if signal.getsignal(number) is not signal.SIG_IGN or number is not signal.SIGHUP:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
