@@ -6,7 +6,6 @@ from datetime import timedelta
 import dagster as dg
 
 from usage_pipeline.defs.jobs import daily_tables, merchant_usage, observe_sources
-from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 
 
@@ -27,8 +26,8 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         cron_schedule=cron,
         execution_timezone=timezone,
     )
-    def merchant_usage_hourly() -> Iterator[dg.RunRequest]:
-        yield from _today_and_yesterday(settings)
+    def merchant_usage_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        yield from _today_and_yesterday(context, settings)
 
     @dg.schedule(
         name="daily_tables_hourly",
@@ -38,8 +37,8 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         cron_schedule=cron,
         execution_timezone=timezone,
     )
-    def daily_tables_hourly() -> Iterator[dg.RunRequest]:
-        yield from _today_and_yesterday(settings)
+    def daily_tables_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        yield from _today_and_yesterday(context, settings)
 
     observe = dg.ScheduleDefinition(
         name="observe_sources_hourly",
@@ -52,8 +51,10 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     return [merchant_usage_hourly, daily_tables_hourly, observe]
 
 
-def _today_and_yesterday(settings: Settings) -> Iterator[dg.RunRequest]:
-    today = current_day(settings.timezone)
+def _today_and_yesterday(context: dg.ScheduleEvaluationContext, settings: Settings) -> Iterator[dg.RunRequest]:
+    """The two days as of the scheduled time, which a late tick may have passed; one run each per scheduled time."""
+    scheduled = context.scheduled_execution_time
+    today = scheduled.astimezone(settings.timezone).date()
     for day in (today - timedelta(days=1), today):
         if day >= settings.usage_start_date:
-            yield dg.RunRequest(partition_key=day.isoformat())
+            yield dg.RunRequest(run_key=f"{scheduled:%Y-%m-%dT%H:%M}:{day}", partition_key=day.isoformat())

@@ -1,0 +1,109 @@
+"""The asset graph: what feeds what, and that every asset says what it is. Loading it gives no warning."""
+
+import subprocess
+import sys
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from usage_pipeline.definitions import build_definitions
+from usage_pipeline.settings import Settings, SettingsError, load_settings
+
+EDGES = {
+    "redis/api_key_metrics": [],
+    "redis/event_queue": [],
+    "redis/merchant_counters": [],
+    "redis/provider_metrics": [],
+    "redis/token_usage": [],
+    "snapshots/api_key_deltas": ["redis/api_key_metrics"],
+    "snapshots/provider_deltas": ["redis/provider_metrics"],
+    "snapshots/request_events": ["redis/event_queue"],
+    "snapshots/token_deltas": ["redis/token_usage"],
+    "usage/api_access_tokens": ["snapshots/token_deltas"],
+    "usage/api_key_daily": ["snapshots/api_key_deltas"],
+    "usage/api_keys": ["snapshots/api_key_deltas"],
+    "usage/merchant_usage": ["redis/merchant_counters"],
+    "usage/provider_daily": ["snapshots/provider_deltas"],
+    "usage/provider_usage": ["snapshots/provider_deltas"],
+    "usage/token_daily": ["snapshots/token_deltas"],
+}
+PARTITIONED = {"usage/api_key_daily", "usage/merchant_usage", "usage/provider_daily", "usage/token_daily"}
+
+
+@pytest.fixture
+def graph() -> Any:
+    return build_definitions({"settings": load_settings()}).resolve_asset_graph()
+
+
+def test_data_flows_from_redis_through_snapshots_to_totals_and_days(graph: Any) -> None:
+    found = {
+        key.to_user_string(): sorted(parent.to_user_string() for parent in graph.get(key).parent_keys)
+        for key in graph.get_all_asset_keys()
+    }
+    assert found == EDGES
+
+
+@pytest.mark.parametrize("name", sorted(EDGES))
+def test_every_asset_says_what_it_is_and_whose(graph: Any, name: str) -> None:
+    node = graph.get(dg.AssetKey(name.split("/")))
+    assert node.description
+    assert node.owners
+    assert node.kinds
+    assert node.group_name == name.split("/")[0]
+    if node.is_materializable:
+        table = node.metadata["dagster/table_name"]
+        assert f"`{table}`" in node.description
+    assert (node.partitions_def is not None) == (name in PARTITIONED)
+
+
+def test_days_begin_and_end_in_the_configured_time_zone() -> None:
+    definitions = build_definitions({"settings": load_settings(usage_timezone="Europe/Vienna")})
+    partitions = definitions.resolve_asset_graph().get(dg.AssetKey(["usage", "token_daily"])).partitions_def
+    assert isinstance(partitions, dg.DailyPartitionsDefinition)
+    assert partitions.timezone == "Europe/Vienna"
+
+
+def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRAIN_BARRIER", "maybe")
+    with pytest.raises(SettingsError, match=r"^DRAIN_BARRIER: ") as raised:
+        build_definitions()
+    assert "\n" not in str(raised.value)
+
+
+def test_another_object_than_settings_is_refused() -> None:
+    with pytest.raises(TypeError, match="expected resource `settings` to be Settings"):
+        build_definitions({"settings": "nothing"})
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_schedules_and_sensors_run_on_their_own_unless_switched_off(is_enabled: bool) -> None:
+    repository = build_definitions({"settings": load_settings(enable_job_scheduler=is_enabled)}).get_repository_def()
+    found = {sensor.default_status.value for sensor in repository.sensor_defs}
+    found |= {schedule.default_status.value for schedule in repository.schedule_defs}
+    assert found == {"RUNNING" if is_enabled else "STOPPED"}
+
+
+def test_merchant_aggregation_has_a_switch_of_its_own() -> None:
+    repository = build_definitions(
+        {"settings": load_settings(enable_usage_aggregation=False, usage_aggregation_interval=1_800_000)}
+    ).get_repository_def()
+    schedules = {schedule.name: schedule for schedule in repository.schedule_defs}
+    assert schedules["merchant_usage_hourly"].default_status is dg.DefaultScheduleStatus.STOPPED
+    assert schedules["daily_tables_hourly"].default_status is dg.DefaultScheduleStatus.RUNNING
+    assert schedules["daily_tables_hourly"].cron_schedule == "*/30 * * * *"
+
+
+def test_dagster_loads_the_location_without_a_warning() -> None:
+    loading = "from usage_pipeline.definitions import build_definitions; build_definitions().get_repository_def()"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", loading], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_secret_is_in_the_definitions(settings: Settings) -> None:
+    secret = load_settings(database_url="postgresql://u:hunter2@127.0.0.1/db", redis_url="redis://:hunter2@127.0.0.1")
+    repository = build_definitions({"settings": secret}).get_repository_def()
+    assert "hunter2" not in repr(repository.get_top_level_resources())
+    assert "hunter2" not in repr(secret)
