@@ -147,7 +147,9 @@ def test_schedules_ask_for_yesterday_and_today_as_of_the_scheduled_time(
     keys = set()
     for hour in (0, 1):
         at = datetime(2026, 3, 1, hour, tzinfo=UTC)
-        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=at)
+        context = dg.build_schedule_context(
+            instance=instance, scheduled_execution_time=at, repository_def=definitions.get_repository_def()
+        )
         requests = definitions.resolve_schedule_def(name).evaluate_tick(context).run_requests
         assert [request.partition_key for request in requests] == ["2026-02-28", "2026-03-01"]
         keys |= {request.run_key for request in requests}
