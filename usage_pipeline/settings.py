@@ -42,7 +42,7 @@ class Settings(BaseSettings):
 
     metrics_sync_interval_ms: int = Field(
         default=5_000,
-        ge=1_000,
+        ge=100,
         description="drain of API keys, providers and request events, every so many milliseconds",
     )
     api_token_sync_interval_ms: int = Field(

@@ -1,0 +1,116 @@
+"""The whole of it: `usage-pipeline dev`, counters written to Redis, rows without a click, a backfill as the UI starts it."""
+
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import redis
+
+from usage_pipeline.local.ports import free_port
+
+DEV = """
+import sys
+from pathlib import Path
+from usage_pipeline.local.dev import run_dev
+sys.exit(run_dev(folder=Path({folder!r}), port={port}))
+"""
+LAUNCH = """mutation ($parameters: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $parameters) {
+    __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+BACKFILL = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill {
+    status assetBackfillData { assetBackfillStatuses { ... on AssetPartitionsStatusCounts {
+        numPartitionsTargeted numPartitionsMaterialized } } } } } }"""
+MATERIALIZATIONS = """{ assetsOrError { ... on AssetConnection { nodes { key { path }
+    assetMaterializations(limit: 1) { timestamp } } } } }"""
+TODAY = datetime.now(UTC).date()
+TIMEOUT_SECONDS = 150
+
+
+class Ui:
+    """The web server's GraphQL, as the UI calls it."""
+
+    def __init__(self, port: int) -> None:
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
+
+    def ask(self, query: str, **variables: object) -> Any:
+        answer = self._client.post("/graphql", json={"query": query, "variables": variables}).raise_for_status().json()
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+
+@pytest.fixture
+def dev(folder: Path, launch: Callable[..., Any]) -> Iterator[tuple[Ui, redis.Redis, psycopg.Connection]]:
+    port = free_port()
+    launcher = launch(DEV.format(folder=str(folder), port=port))
+    launcher.wait_for("Dagster is at", TIMEOUT_SECONDS)
+    with (
+        redis.Redis(port=int((folder / "redis" / "port").read_text())) as client,
+        psycopg.connect(f"postgresql://postgres:@/usage?host={folder / 'postgres'}", autocommit=True) as postgres,
+    ):
+        yield Ui(port), client, postgres
+    launcher.process.send_signal(signal.SIGINT)
+    assert launcher.wait() == 0
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
+    return found
+
+
+def test_counters_become_rows_without_a_click_and_a_backfill_equals_the_sums_of_raw(
+    dev: tuple[Ui, redis.Redis, psycopg.Connection],
+) -> None:
+    ui, client, postgres = dev
+
+    def stored(key: str) -> Any:
+        return postgres.execute("select total_requests from usage.api_keys where api_key_id = %s", (key,)).fetchone()
+
+    seconds = []
+    for number in range(4):
+        client.hset(f"apikey:fresh-{number}:metrics", "total_requests", 3)
+        started = time.monotonic()
+        assert wait_until(lambda number=number: stored(f"fresh-{number}"), "a stored counter") == (3,)
+        seconds.append(time.monotonic() - started)
+    # The interval is 5 s; generous, since other tests may keep the machine busy.
+    assert statistics.median(seconds) < 20
+
+    days = [TODAY - timedelta(days=ago) for ago in range(30, 0, -1)]
+    for day in days:
+        at_ms = int(datetime(day.year, day.month, day.day, 12, tzinfo=UTC).timestamp() * 1000)
+        for number in range(5):
+            key = f"apikey:{day}-{number}:metrics"
+            client.hset(key, mapping={"total_requests": number + 1, "last_used_at": at_ms})
+    wait_until(lambda: not client.keys("apikey:*"), "an empty Redis")
+
+    parameters = {
+        "assetSelection": [{"path": ["usage", "api_key_daily"]}],
+        "partitionNames": [day.isoformat() for day in days],
+    }
+    launched = ui.ask(LAUNCH, parameters=parameters)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+
+    def finished() -> Any:
+        found = ui.ask(BACKFILL, id=launched["backfillId"])["partitionBackfillOrError"]
+        return found if found["status"] not in ("REQUESTED", "COMPLETING") else None
+
+    backfill = wait_until(finished, "the backfill")
+    assert backfill["status"] == "COMPLETED_SUCCESS"
+    [counts] = backfill["assetBackfillData"]["assetBackfillStatuses"]
+    assert counts == {"numPartitionsTargeted": 30, "numPartitionsMaterialized": 30}
+    sums = "select usage_date, sum(total_requests) from {} where usage_date < %s group by 1 order by 1"
+    daily = postgres.execute(sums.format("usage.api_key_daily"), (TODAY,)).fetchall()
+    assert daily == postgres.execute(sums.format("raw.api_key_deltas"), (TODAY,)).fetchall()
+    assert daily == [(day, 15) for day in days]
+
+    nodes = ui.ask(MATERIALIZATIONS)["assetsOrError"]["nodes"]
+    reported = {"/".join(node["key"]["path"]) for node in nodes if node["assetMaterializations"]}
+    assert {"snapshots/api_key_deltas", "usage/api_keys", "usage/api_key_daily"} <= reported

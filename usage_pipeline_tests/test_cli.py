@@ -1,0 +1,165 @@
+"""The commands as a person or a script calls them: their output, their exit status, their one-line errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from usage_pipeline.settings import Settings
+
+TODAY = datetime.now(UTC).date()
+YESTERDAY = TODAY - timedelta(days=1)
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def environment(settings: Settings) -> dict[str, str]:
+    return {
+        **os.environ,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_dsn.get_secret_value(),
+        "COLUMNS": "160",
+    }
+
+
+@pytest.fixture
+def run(environment: dict[str, str]) -> Run:
+    def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from usage_pipeline.cli import main; main()", *arguments],
+            env=environment | variables,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return call
+
+
+def test_drain_prints_a_table_or_one_json_document(run: Run, redis_client: redis.Redis) -> None:
+    redis_client.hset("apikey:a:metrics", "total_requests", 3)
+    done = run("drain", "--once")
+    assert done.returncode == 0, done.stderr
+    assert "api_key" in done.stdout
+    again = run("drain", "--json")
+    assert again.returncode == 0
+    document = json.loads(again.stdout)
+    assert document["success"]
+    assert sum(family["keys"] for family in document["families"]) == 0
+
+
+def test_a_drain_that_met_malformed_input_ends_with_1(run: Run, redis_client: redis.Redis) -> None:
+    redis_client.hset("apikey:a:metrics", "total_requests", "many")
+    done = run("drain", "--json")
+    assert done.returncode == 1
+    listed = json.loads(run("dead-letters", "list", "--json").stdout)["dead_letters"]
+    assert [letter["source_key"] for letter in listed] == ["apikey:a:metrics"]
+    replayed = run("dead-letters", "replay", "--json")
+    assert replayed.returncode == 1
+    assert "expected an integer" in json.loads(replayed.stdout)["refused"][0]["reason"]
+    assert "[bold]" not in run("dead-letters", "list").stdout
+
+
+def test_watch_drains_until_it_is_told_to_stop(
+    environment: dict[str, str], redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "from usage_pipeline.cli import main; main()", "drain", "--watch"],
+        env=environment | {"METRICS_SYNC_INTERVAL_MS": "100"},
+    )
+    try:
+        for number in (1, 2):
+            redis_client.hset(f"apikey:{number}:metrics", "total_requests", number)
+            deadline = time.monotonic() + 30
+            while not postgres.execute("select 1 from usage.api_keys where api_key_id = %s", (str(number),)).fetchone():
+                assert time.monotonic() < deadline
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert redis_client.keys("usage_pipeline:claim:*") == []
+    assert postgres.execute("select count(*) from ops.sync_batches where released_at is null").fetchone() == (0,)
+
+
+def test_aggregate_answers_as_the_contract_says(run: Run, redis_client: redis.Redis) -> None:
+    redis_client.incrby(f"usage:m:{YESTERDAY}:orders", 7)
+    redis_client.incrby(f"usage:n:{TODAY}:orders", 8)
+    document = json.loads(run("aggregate", "--json").stdout)
+    assert {name: document[name] for name in ("success", "date", "keys_found", "records_aggregated", "errors")} == {
+        "success": True,
+        "date": YESTERDAY.isoformat(),
+        "keys_found": 1,
+        "records_aggregated": 1,
+        "errors": [],
+    }
+    span = json.loads(run("aggregate", "--from", str(YESTERDAY), "--to", str(TODAY), "--json").stdout)
+    assert [day["keys_found"] for day in span["days"]] == [1, 1]
+    alone = json.loads(run("aggregate", "--date", str(TODAY), "--merchant", "m", "--json").stdout)
+    assert alone["keys_found"] == 0
+    redis_client.set(f"usage:n:{TODAY}:returns", "some")
+    failed = run("aggregate", "--date", str(TODAY))
+    assert failed.returncode == 1
+    assert "returns" in failed.stderr
+
+
+def test_status_and_accept_reset(run: Run, redis_client: redis.Redis) -> None:
+    key = f"usage:m:{TODAY}:orders"
+    redis_client.incrby(key, 7)
+    assert json.loads(run("status", "--json").stdout)["missing_count"] == 1
+    run("aggregate", "--date", str(TODAY))
+    shown = run("status", str(TODAY)).stdout
+    assert "last aggregated" in shown
+    assert "0 counters not stored" in shown
+    redis_client.set(key, 2)
+    assert run("aggregate", "--date", str(TODAY)).returncode == 1
+    [reset] = json.loads(run("counters", "accept-reset", "--json").stdout)["resets"]
+    assert (reset["stored_before"], reset["stored_after"]) == (7, 9)
+    assert run("aggregate", "--date", str(TODAY)).returncode == 0
+
+
+def test_migrate_says_the_version(run: Run) -> None:
+    assert json.loads(run("migrate", "--json").stdout) == {"success": True, "version": "0001"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "expected"),
+    [
+        (["aggregate", "--date", "yesterday"], {}, "--date: expected a date YYYY-MM-DD, came 'yesterday'"),
+        (["aggregate", "--from", "2026-01-02"], {}, "--from and --to together"),
+        (["aggregate", "--from", "2026-01-02", "--to", "2026-01-01"], {}, "--to: expected a date from 2026-01-02 on"),
+        (["aggregate", "--merchant", ""], {}, "merchant_id: expected 1 to 200 characters"),
+        (["drain", "--once", "--watch"], {}, "expected --once or --watch"),
+        (["drain"], {"METRICS_SYNC_INTERVAL_MS": "soon"}, "METRICS_SYNC_INTERVAL_MS: "),
+        (["drain"], {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, "nothing is claimed"),
+        (["drain"], {"REDIS_URL": "redis://:hunter2@127.0.0.1:1"}, "Redis does not answer"),
+        (["migrate"], {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, "PostgreSQL does not answer"),
+        (["demo", "--trace", "no-such-file.csv"], {}, "--trace: expected a file"),
+    ],
+)
+def test_what_the_caller_must_mend_is_one_line_and_status_2(
+    run: Run, arguments: list[str], variables: dict[str, str], expected: str
+) -> None:
+    done = run(*arguments, **variables)
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    assert expected in line
+    assert "hunter2" not in line
+
+
+def test_a_trace_that_is_not_one_is_refused_with_its_line(run: Run, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\nnoon,1,2\n")
+    done = run("demo", "--trace", str(trace), "--folder", str(tmp_path / "data"))
+    assert done.returncode == 2
+    assert "line 3: expected TIMESTAMP, ContextTokens, GeneratedTokens" in done.stderr
