@@ -3,6 +3,7 @@
 Everything that was started here is stopped here, and nothing else.
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -104,9 +105,21 @@ def _run(settings: Settings, port: int, folder: Path, module: str, signals: Stop
 
         stack.callback(stop)
         _start(dagster, children, code_port, port, module, servers, signals)
+        if exports := _embedded_urls(servers, is_database_given="database_url" in given):
+            _say(f"In other terminals: export {exports}")
         _say(f"Logs are in {dagster.logs}. Ctrl-C stops everything.")
         while not signals.wait(_POLL_SECONDS):
             _expect_all_alive(children, servers)
+
+
+def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> str:
+    """Settings by which other commands reach the servers started here; they have no password. Given ones are not repeated."""
+    urls = {}
+    if servers.has_postgres and not is_database_given:
+        urls["DATABASE_URL"] = servers.database_url
+    if servers.has_redis:
+        urls["REDIS_URL"] = servers.redis_url
+    return " ".join(f"{name}={shlex.quote(url)}" for name, url in urls.items())
 
 
 def _migrate(database_url: str, signals: StopSignals) -> None:
