@@ -1,13 +1,16 @@
 """The asset graph: what feeds what, and that every asset says what it is. Loading it gives no warning."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from usage_pipeline.definitions import build_definitions
+from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 
 EDGES = {
@@ -94,12 +97,27 @@ def test_merchant_aggregation_has_a_switch_of_its_own() -> None:
     assert schedules["daily_tables_hourly"].cron_schedule == "*/30 * * * *"
 
 
-def test_dagster_loads_the_location_without_a_warning() -> None:
+def test_loading_the_location_gives_no_warning() -> None:
     loading = "from usage_pipeline.definitions import build_definitions; build_definitions().get_repository_def()"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", loading], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_dagster_validates_the_definitions_with_the_projects_own_instance_and_workspace(servers: LocalServers) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", "definitions", "validate"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "DAGSTER_POSTGRES_URL": servers.dagster_postgres_url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Validation successful for code location usage_pipeline" in done.stdout + done.stderr
+    assert "BetaWarning" not in done.stderr
 
 
 def test_no_secret_is_in_the_definitions(settings: Settings) -> None:
