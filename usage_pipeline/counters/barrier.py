@@ -28,6 +28,7 @@ class ServerFacts:
     has_aof: bool
     fsyncs_always: bool
     has_snapshots: bool
+    is_cluster: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ def read_facts(connection: PinnedConnection) -> ServerFacts:
         has_aof=info.get("aof_enabled") == "1",
         fsyncs_always=settings.get(b"appendfsync") == b"always",
         has_snapshots=settings.get(b"save", b"unknown") != b"",
+        is_cluster=info.get("redis_mode") == "cluster",
     )
 
 

@@ -3,7 +3,7 @@
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import hiredis
 
@@ -22,9 +22,8 @@ class WrongType:
     dump: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A key that a batch holds, and what it contains."""
+class Claimed(NamedTuple):
+    """A key that a batch holds, and what it contains. A tuple: one is made for every key."""
 
     key: bytes
     value: Value | WrongType

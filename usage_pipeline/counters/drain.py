@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 FORGET_EMPTY_BATCH_MS = 60_000
 
 
+# A batch id and the keys that were claimed under it.
+Claim = tuple[str, list[Claimed]]
+
+
 class CounterSource(Protocol):
     """What the drain needs of Redis; RedisSource is the real one."""
 
@@ -105,22 +109,35 @@ def drain_family(
 ) -> DrainReport:
     """Recovers what others left claimed, then claims and stores what is live, batch by batch until nothing is left.
 
-    Two sources, since the next batch is claimed and read on one connection while PostgreSQL stores this one and its keys
-    are released on the other.
+    Three batches are under way at once: the next one is claimed and read on one connection while PostgreSQL stores this one,
+    and the keys of the one before are deleted on the other.
     Raises RedisUnavailable, psycopg.Error or BarrierFellShort: what is claimed by then stays claimed, for the next drain.
     """
     report = DrainReport(family.name)
     recover(releasing, store, family, limits, report)
     chunks = claiming.live_keys(family, limits.chunk_keys)
-    with ThreadPoolExecutor(1, thread_name_prefix=f"claim-{family.name}") as reader:
-        ahead: Future[Batch | None] | None = reader.submit(_claim_next, claiming, family, chunks, limits, report)
-        while ahead is not None and (batch := ahead.result()) is not None:
+    deleting: tuple[str, Future[bool]] | None = None
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix=f"claim-{family.name}") as reader,
+        ThreadPoolExecutor(1, thread_name_prefix=f"release-{family.name}") as releaser,
+    ):
+        ahead: Future[Claim | None] | None = reader.submit(_claim_next, claiming, family, chunks, limits, report)
+        while ahead is not None and (claim := ahead.result()) is not None:
             ahead = None
             if limits.is_reached():
                 report.is_complete = False
             else:
                 ahead = reader.submit(_claim_next, claiming, family, chunks, limits, report)
-            _load(releasing, store, family, batch, report)
+            batch = _parse(claiming, family, claim, False, limits)
+            applied = store.apply(family, batch)
+            report.add(len(batch.keys), applied)
+            _note_deleted(releasing, store, family, deleting)
+            deleting = None
+            if applied.is_ours:
+                deleting = (batch.batch_id, releaser.submit(_delete_applied, releasing, batch, applied))
+            else:
+                _announce_again(releasing, family, batch)
+        _note_deleted(releasing, store, family, deleting)
     return report
 
 
@@ -147,8 +164,8 @@ def recover(source: CounterSource, store: DeltaStore, family: Family, limits: Dr
 
 def _claim_next(
     source: CounterSource, family: Family, chunks: Iterator[list[bytes]], limits: DrainLimits, report: DrainReport
-) -> Batch | None:
-    """The next batch, claimed, durable and parsed; None when no live key is left."""
+) -> Claim | None:
+    """The next batch, claimed and durable; None when no live key is left."""
     for live in chunks:
         batch_id = new_batch_id(source.now_ms())
         source.open_batch(family.name, batch_id)
@@ -159,18 +176,21 @@ def _claim_next(
             # Too young to apply: the server has not synced it yet, and has no way to say when it has.
             report.left_claimed += len(claims)
         else:
-            return _parse_durable(source, family, batch_id, claims, False, limits)
+            _pass_barrier(source, family, batch_id)
+            return batch_id, claims
         if limits.is_reached():
             report.is_complete = False
             return None
     return None
 
 
-def _parse_durable(
-    source: CounterSource, family: Family, batch_id: str, claims: list[Claimed], is_uncertain: bool, limits: DrainLimits
-) -> Batch:
+def _pass_barrier(source: CounterSource, family: Family, batch_id: str) -> None:
     if not source.barrier():
         raise BarrierFellShort(f"{family.name}: batch {batch_id} stays claimed until Redis confirms it")
+
+
+def _parse(source: CounterSource, family: Family, claim: Claim, is_uncertain: bool, limits: DrainLimits) -> Batch:
+    batch_id, claims = claim
     return parse_batch(
         family,
         batch_id,
@@ -185,19 +205,44 @@ def _load(source: CounterSource, store: DeltaStore, family: Family, batch: Batch
     applied = store.apply(family, batch)
     report.add(len(batch.keys), applied)
     if not applied.is_ours:
-        # Another drainer stored this batch from what was claimed by then. Keys that we claimed after that are not known
-        # to be stored, so nothing is deleted here; announcing the batch again makes the next drain sort it out.
-        source.open_batch(family.name, batch.batch_id)
+        _announce_again(source, family, batch)
         return
     source.delete_token_caches(applied.token_prefixes)
     _release(source, store, family, batch.batch_id, batch.keys)
 
 
+def _announce_again(source: CounterSource, family: Family, batch: Batch) -> None:
+    """Another drainer stored this batch from what was claimed by then.
+
+    Keys that we claimed after that are not known to be stored, so nothing is deleted here: the next drain sorts it out.
+    """
+    source.open_batch(family.name, batch.batch_id)
+
+
+def _delete_applied(source: CounterSource, batch: Batch, applied: Applied) -> bool:
+    source.delete_token_caches(applied.token_prefixes)
+    return source.release(batch.batch_id, batch.keys)
+
+
+def _note_deleted(
+    source: CounterSource, store: DeltaStore, family: Family, deleting: tuple[str, Future[bool]] | None
+) -> None:
+    """Waits for the deletion of a stored batch, between two transactions of the store, and settles the batch."""
+    if deleting is not None:
+        batch_id, is_durable = deleting
+        if is_durable.result():
+            _settle(source, store, family, batch_id)
+
+
 def _release(source: CounterSource, store: DeltaStore, family: Family, batch_id: str, held: Sequence[bytes]) -> None:
     """Deletes applied keys. Where that is not durable yet, ledger and open batch stay as they are, for recovery."""
     if source.release(batch_id, held):
-        store.mark_released([batch_id])
-        source.settle_batch(family.name, batch_id)
+        _settle(source, store, family, batch_id)
+
+
+def _settle(source: CounterSource, store: DeltaStore, family: Family, batch_id: str) -> None:
+    store.mark_released([batch_id])
+    source.settle_batch(family.name, batch_id)
 
 
 def _load_left_behind(
@@ -217,7 +262,8 @@ def _load_left_behind(
     claims = source.read(family, batch_id, held)
     if claims:
         log.info("%s: batch %s was left behind with %d keys; loading it", family.name, batch_id, len(claims))
-        batch = _parse_durable(source, family, batch_id, claims, is_uncertain, limits)
+        _pass_barrier(source, family, batch_id)
+        batch = _parse(source, family, (batch_id, claims), is_uncertain, limits)
         report.recovered_batches += 1
         _load(source, store, family, batch, report)
 

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psycopg
@@ -187,8 +187,10 @@ class _Drains:
         self.releasing.plan_anew()
 
     def publish_quotas_when_due(self) -> None:
-        if self.redis.set(names.scan_pause("quotas"), drainer_name(), nx=True, ex=_PUBLISH_QUOTAS_SECONDS):
-            publish_quotas(self.postgres, self.redis)
+        # A full Redis has room again soon, and the drain before this one was not in vain.
+        with suppress(redis.OutOfMemoryError):
+            if self.redis.set(names.scan_pause("quotas"), drainer_name(), nx=True, ex=_PUBLISH_QUOTAS_SECONDS):
+                publish_quotas(self.postgres, self.redis)
 
 
 @contextmanager

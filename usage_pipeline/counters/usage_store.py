@@ -168,8 +168,7 @@ class UsageStore:
                         batch.batch_id,
                         letter.source_key,
                         letter.position,
-                        # It may quote a parser that quotes its input.
-                        letter.reason.replace("\0", "\\x00"),
+                        letter.reason,
                         letter.raw,
                         letter.raw_format,
                         batch.claimed_at,

@@ -62,7 +62,10 @@ def epoch_ms(name: str, value: bytes, window: TimeWindow) -> datetime:
     """A time in epoch milliseconds within the window."""
     if not value.isdigit() or len(value) > 18:
         raise Malformed(f"{name}: expected epoch milliseconds, came {shown(value)}")
-    return _within(name, int(value), shown(value), window)
+    ms = int(value)
+    if not window.oldest_ms <= ms <= window.newest_ms:
+        raise _outside(name, shown(value), window)
+    return from_ms(ms)
 
 
 def moment(name: str, at: datetime, window: TimeWindow) -> datetime:
@@ -72,7 +75,8 @@ def moment(name: str, at: datetime, window: TimeWindow) -> datetime:
         ms = int(aware.timestamp() * 1000)
     except (OverflowError, ValueError):
         raise Malformed(f"{name}: expected a time within the retention, came {at.isoformat()}") from None
-    _within(name, ms, at.isoformat(), window)
+    if not window.oldest_ms <= ms <= window.newest_ms:
+        raise _outside(name, at.isoformat(), window)
     return aware
 
 
@@ -90,10 +94,8 @@ def shown(value: bytes) -> str:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _within(name: str, ms: int, came: str, window: TimeWindow) -> datetime:
-    if not window.oldest_ms <= ms <= window.newest_ms:
-        oldest, newest = from_ms(window.oldest_ms), from_ms(window.newest_ms)
-        raise Malformed(
-            f"{name}: expected a time from {oldest:%Y-%m-%d} (RETENTION_DAYS) to {newest:%Y-%m-%d}, came {came}"
-        )
-    return from_ms(ms)
+def _outside(name: str, came: str, window: TimeWindow) -> Malformed:
+    oldest, newest = from_ms(window.oldest_ms), from_ms(window.newest_ms)
+    return Malformed(
+        f"{name}: expected a time from {oldest:%Y-%m-%d} (RETENTION_DAYS) to {newest:%Y-%m-%d}, came {came}"
+    )

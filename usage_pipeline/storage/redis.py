@@ -1,6 +1,7 @@
 """Connections to Redis: a pooled client for single commands, and pinned connections for the drain's protocol."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -66,17 +67,33 @@ class PinnedConnection:
 
     def replies(self, packed: bytes, count: int) -> list[Any]:
         """Like `pipeline`, for `count` commands that are packed already."""
+        self.send(packed)
+        return self.receive(count)
+
+    def send(self, packed: bytes) -> None:
+        """Sends packed commands; their replies must be received in the same order. More may be sent before that."""
         if not self._is_usable:
             raise RedisUnavailable("Redis: the connection was lost before, and a barrier needs the one that wrote")
-        connection, replies = self._connection, []
-        read = connection.read_response
-        try:
-            connection.send_packed_command([packed], check_health=False)
+        with self._ending_on_failure():
+            self._connection.send_packed_command([packed], check_health=False)
+
+    def receive(self, count: int) -> list[Any]:
+        """The next `count` replies to what was sent, as `pipeline` returns them."""
+        if not self._is_usable:
+            raise RedisUnavailable("Redis: the connection was lost before")
+        replies, read = [], self._connection.read_response
+        with self._ending_on_failure():
             for _ in range(count):
                 try:
                     replies.append(read(disable_decoding=True))
                 except redis.ResponseError as error:
                     replies.append(error)
+        return replies
+
+    @contextmanager
+    def _ending_on_failure(self) -> Iterator[None]:
+        try:
+            yield
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             self.close()
             raise RedisUnavailable(f"Redis: the connection was lost: {error}") from None
@@ -84,7 +101,6 @@ class PinnedConnection:
             # Interrupted between replies: what comes next on this connection would answer the wrong command.
             self.close()
             raise
-        return replies
 
     def call(self, *command: bytes | str | int) -> Any:
         """One command; raises redis.ResponseError where `pipeline` would return it."""

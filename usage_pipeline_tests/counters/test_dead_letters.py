@@ -73,9 +73,7 @@ def test_a_letter_counts_once_the_code_knows_its_form(
     drain_once(settings)
     assert [result.is_counted for result in replay(settings)] == [False]
     count = families.values.count
-    monkeypatch.setattr(
-        families.values, "count", lambda name, value: 1000 if value == b"1e3" else count(name, value)
-    )
+    monkeypatch.setattr(families.values, "count", lambda name, value: 1000 if value == b"1e3" else count(name, value))
     assert [result.is_counted for result in replay(settings, families=["token"])] == []
     assert [result.is_counted for result in replay(settings, families=["api_key"])] == [True]
     assert total(postgres, "a") == 1000

@@ -25,7 +25,8 @@ def record(client: redis.Redis, key: str, day: date, requests: int) -> None:
 
 def daily_rows(postgres: psycopg.Connection, day: date) -> list[tuple[object, ...]]:
     return postgres.execute(
-        "select api_key_id, total_requests, updated_at from usage.api_key_daily where usage_date = %s order by 1", (day,)
+        "select api_key_id, total_requests, updated_at from usage.api_key_daily where usage_date = %s order by 1",
+        (day,),
     ).fetchall()
 
 
@@ -129,5 +130,8 @@ def test_an_empty_day_without_a_partition_is_an_empty_day(postgres: psycopg.Conn
 
 
 def test_the_current_day_is_that_of_the_time_zone(settings: Settings) -> None:
-    days = {current_day(settings.model_copy(update={"usage_timezone": name}).timezone) for name in ("Etc/GMT+12", "Etc/GMT-14")}
+    days = {
+        current_day(settings.model_copy(update={"usage_timezone": name}).timezone)
+        for name in ("Etc/GMT+12", "Etc/GMT-14")
+    }
     assert len(days) == 2

@@ -1,0 +1,418 @@
+"""The drain end to end: keys as foreign writers write them, through `drain_once`, into tables."""
+
+import json
+import threading
+from datetime import UTC, date, datetime, timedelta
+
+import psycopg
+import pytest
+import redis
+from drain_rig import BY_NAME, Life, Writer, assert_at_rest, stored
+
+from usage_pipeline.counters import keys as names
+from usage_pipeline.counters import redis_source
+from usage_pipeline.counters.batch import WrongType, raw_value
+from usage_pipeline.counters.drain_round import drain_once
+from usage_pipeline.counters.families import API_KEY
+from usage_pipeline.settings import Settings, load_settings
+
+BIGINT = 2**63 - 1
+DAY = timedelta(days=1)
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
+
+
+@pytest.mark.parametrize("api_key_id", ["plain", "a:b", "{tag}", "}odd{", "naïve-🔑", "metrics", "x" * 200])
+def test_an_api_key_written_as_in_the_contracts_ends_in_the_tables(
+    api_key_id: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    used_at = now()
+    key = f"apikey:{api_key_id}:metrics"
+    for field, amount in (("total_requests", 3), ("successful_requests", 2), ("failed_requests", 1)):
+        redis_client.execute_command("HINCRBY", key, field, amount)
+    redis_client.execute_command("HINCRBY", key, "total_file_size", 2048)
+    redis_client.execute_command("HINCRBY", key, "total_files_uploaded", 4)
+    redis_client.execute_command("HSET", key, "last_used_at", ms(used_at), "region", "eu")
+    redis_client.execute_command("EXPIRE", key, 604800)
+
+    report = drain_once(settings)
+
+    assert (report.keys, report.dead_letters, report.is_complete) == (1, 0, True)
+    totals = "api_key_id, total_requests, successful_requests, failed_requests, total_file_size, total_files_uploaded"
+    row = (api_key_id, 3, 2, 1, 2048, 4, used_at)
+    assert postgres.execute(f"select {totals}, last_used_at from usage.api_keys").fetchall() == [row]
+    raw = postgres.execute(f"select {totals}, last_used_at, source_key, extra from raw.api_key_deltas").fetchall()
+    assert raw == [(*row, key, {"region": "eu"})]
+    touched = postgres.execute("select family, usage_date, version from ops.touched_days").fetchall()
+    assert touched == [("api_key", used_at.date(), 1)]
+    assert_at_rest(redis_client, postgres, "api_key")
+
+
+def test_a_provider_written_as_in_the_contracts_ends_in_the_tables(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    used_at = now()
+    key = "provider:a:b:s3:eu:metrics"
+    redis_client.hset(key, mapping={"user_id": "ü:1", "provider": "s3:eu", "upload_count": 2, "total_file_size": 9})
+    redis_client.hset(key, "last_used_at", ms(used_at))
+    drain_once(settings)
+    redis_client.hset(key, mapping={"provider": "s3:eu", "upload_count": 1, "last_used_at": ms(used_at - DAY)})
+    drain_once(settings)
+    columns = "api_key_id, provider, user_id, upload_count, total_file_size, last_used_at"
+    assert postgres.execute(f"select {columns} from usage.provider_usage").fetchall() == [
+        ("a:b", "s3:eu", "ü:1", 3, 9, used_at)
+    ]
+    assert postgres.execute("select source_key from raw.provider_deltas").fetchall() == [(key,)] * 2
+    assert_at_rest(redis_client, postgres, "provider")
+
+
+def test_a_token_is_summed_over_its_instances(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    used_at = now()
+    for instance, count, age in (("host:80", 2, 5), ("host:81", 3, 0), ("solo", 4, 9)):
+        usage = {
+            "usageCount": count,
+            "lastUsedAt": (used_at - timedelta(seconds=age)).isoformat(),
+            "instanceId": instance,
+        }
+        redis_client.set(f"token_usage:t:1:{instance}", json.dumps(usage), ex=120)
+    drain_once(settings)
+    columns = "token_id, usage_count, last_used_at"
+    assert postgres.execute(f"select {columns} from usage.api_access_tokens").fetchall() == [("t:1", 9, used_at)]
+    assert postgres.execute("select instances from ops.sync_batches").fetchall() == [(["host:80", "host:81", "solo"],)]
+    assert_at_rest(redis_client, postgres, "token")
+
+
+def test_the_cached_copy_of_a_token_goes_after_the_commit_and_no_other(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    for number in (1, 2):
+        redis_client.set(f"api_token:up_{number}", "{}", ex=300)
+        postgres.execute(
+            "insert into usage.api_access_tokens (token_id, token_prefix, token_hash) values (%s, %s, 'hash')",
+            (f"t{number}", f"up_{number}"),
+        )
+    redis_client.set("token_usage:t1:i", '{"usageCount": 1, "instanceId": "i"}', ex=120)
+    seen_at: list[str] = []
+
+    def look(number: int, label: str) -> None:
+        if redis_client.exists("api_token:up_1"):
+            seen_at.append(label)
+
+    with Life(settings, at_step=look) as life:
+        life.drain("token")
+    assert not redis_client.exists("api_token:up_1")
+    assert redis_client.exists("api_token:up_2")
+    assert "after commit" in seen_at
+
+
+@pytest.mark.parametrize("family", ["api_key", "provider", "token", "event"])
+def test_a_second_drain_changes_nothing_and_later_counts_are_added(
+    family: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    writer = Writer(redis_client)
+    writer.write(family, ["a", "b", "c"], 2)
+    assert drain_once(settings).keys == (6 if family == "event" else 3)
+    assert stored(postgres, family) == writer.written
+    assert drain_once(settings).keys == 0
+    assert stored(postgres, family) == writer.written
+    writer.write(family, ["b", "d"], 5)
+    drain_once(settings)
+    assert stored(postgres, family) == writer.written
+    assert_at_rest(redis_client, postgres, family)
+
+
+def test_last_used_at_keeps_the_later(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    used_at = now()
+    for at in (used_at - DAY, used_at, used_at - 2 * DAY, None):
+        redis_client.hset("apikey:k:metrics", "total_requests", 1)
+        if at:
+            redis_client.hset("apikey:k:metrics", "last_used_at", ms(at))
+        drain_once(settings)
+    assert postgres.execute("select total_requests, last_used_at from usage.api_keys").fetchall() == [(4, used_at)]
+
+
+def test_a_claim_does_not_expire_with_its_key(settings: Settings, redis_client: redis.Redis) -> None:
+    redis_client.hset("apikey:k:metrics", "total_requests", 1)
+    redis_client.expire("apikey:k:metrics", 1)
+    redis_client.rpush("event_queue", b"{}")
+    redis_client.expire("event_queue", 1)
+    with Life(settings) as life:
+        life.claiming.claim(API_KEY, "1735689600000-00", [b"apikey:k:metrics"])
+        life.claiming.claim_queue("1735689600000-01")
+    claims = [*redis_client.scan_iter("usage_pipeline:claim:*")]
+    assert [redis_client.ttl(claim) for claim in claims] == [-1, -1]
+
+
+@pytest.mark.parametrize("time_zone", ["UTC", "America/Los_Angeles", "Pacific/Kiritimati"])
+@pytest.mark.parametrize("offset", [-DAY, timedelta(0), timedelta(hours=23), None], ids=str)
+def test_the_day_is_that_of_the_earlier_of_last_use_and_claim(
+    time_zone: str,
+    offset: timedelta | None,
+    database_url: str,
+    redis_url: str,
+    redis_client: redis.Redis,
+    postgres: psycopg.Connection,
+) -> None:
+    settings = load_settings(database_url=database_url, redis_url=redis_url, usage_timezone=time_zone)
+    redis_client.hset("apikey:k:metrics", "total_requests", 1)
+    if offset is not None:
+        redis_client.hset("apikey:k:metrics", "last_used_at", ms(now() + offset))
+    before = datetime.now(settings.timezone)
+    drain_once(settings)
+    after = datetime.now(settings.timezone)
+    earlier = min(offset or timedelta(0), timedelta(0))
+    [(day,)] = postgres.execute("select usage_date from raw.api_key_deltas").fetchall()
+    assert day in {(before + earlier).date(), (after + earlier).date()}
+    assert postgres.execute("select usage_dates from ops.sync_batches").fetchall() == [([day],)]
+
+
+def test_a_day_without_a_partition_gets_one(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    long_ago = now() - 90 * DAY
+    redis_client.hset("apikey:k:metrics", mapping={"total_requests": 1, "last_used_at": ms(long_ago)})
+    drain_once(settings)
+    assert postgres.execute("select usage_date from raw.api_key_deltas").fetchall() == [(long_ago.date(),)]
+
+
+# finding keys
+
+
+def test_announced_keys_are_found_without_a_scan_and_others_when_it_is_due(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_source, "drainer_name", lambda: "me")
+    monkeypatch.setattr(redis_source, "_SCAN_SHARE", 1e-9)
+    redis_client.set(names.scan_pause("api_key"), "me")
+    announcing, foreign = Writer(redis_client, announces=True), Writer(redis_client, "foreign/")
+    announcing.write("api_key", ["a", "b"])
+    foreign.write("api_key", ["c"])
+    drain_once(settings, ["api_key"])
+    assert stored(postgres, "api_key") == announcing.written
+    assert redis_client.scard(names.touched("api_key")) == 0
+    redis_client.delete(names.scan_pause("api_key"))
+    drain_once(settings, ["api_key"])
+    assert stored(postgres, "api_key", prefix="foreign/") == foreign.written
+    assert redis_client.get(names.scan_pause("api_key")) == b"me"
+    assert 0 < redis_client.pttl(names.scan_pause("api_key")) <= 300_000, "five minutes at the longest"
+
+
+def test_a_new_drainer_scans_though_another_has_just_done_so(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    redis_client.set(names.scan_pause("api_key"), "another:1")
+    writer = Writer(redis_client)
+    writer.write("api_key", ["a"])
+    drain_once(settings, ["api_key"])
+    assert stored(postgres, "api_key") == writer.written
+
+
+def test_the_scan_finds_foreign_keys_among_others(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    writer = Writer(redis_client)
+    writer.write("api_key", [str(number) for number in range(25)])
+    redis_client.mset({f"session:{number}": "x" for number in range(3_000)})
+    redis_client.zadd("apikey:a:timeline", {"event": 1})
+    redis_client.set("api_token:up_1", "{}")
+    with Life(settings, chunk_keys=10) as life:
+        report = life.drain("api_key")
+    assert (report.keys, report.batches) == (25, 3)
+    assert stored(postgres, "api_key") == writer.written
+    assert redis_client.dbsize() >= 3_002
+    assert redis_client.exists("apikey:a:timeline", "api_token:up_1") == 2
+
+
+def test_a_stranger_in_the_set_of_touched_keys_is_left_alone(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    redis_client.zadd("apikey:a:timeline", {"event": 1})
+    redis_client.sadd(names.touched("api_key"), "apikey:a:timeline", "session:1", "apikey:b:metrics")
+    redis_client.set("session:1", "x")
+    redis_client.hset("apikey:b:metrics", "total_requests", 1)
+    report = drain_once(settings)
+    assert (report.keys, report.dead_letters) == (1, 0)
+    assert redis_client.exists("apikey:a:timeline", "session:1") == 2
+
+
+def test_a_reached_limit_leaves_the_rest_live_for_the_next_drain(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    writer = Writer(redis_client)
+    writer.write("api_key", [str(number) for number in range(20)])
+    with Life(settings, chunk_keys=5) as life:
+        life.limits = type(life.limits)(chunk_keys=5, should_stop=lambda: life.steps > 20)
+        report = life.drain("api_key")
+    assert not report.is_complete
+    assert 0 < report.keys < 20
+    assert [*redis_client.scan_iter("usage_pipeline:claim:*")] == [], "a batch in hand is finished"
+    drain_once(settings)
+    assert stored(postgres, "api_key") == writer.written
+    assert_at_rest(redis_client, postgres, "api_key")
+
+
+# dead letters
+
+MALFORMED = {
+    "non-integer": ("apikey:bad:metrics", {"total_requests": "1.5"}, "total_requests: expected an integer, came '1.5'"),
+    "negative": ("apikey:bad:metrics", {"failed_requests": "-1"}, "failed_requests: expected a count of 0 or more"),
+    "over bigint": ("apikey:bad:metrics", {"total_file_size": BIGINT + 1}, "total_file_size: expected at most 92233"),
+    "absurd time": ("apikey:bad:metrics", {"last_used_at": "17"}, "last_used_at: expected a time from"),
+    "NUL": (b"apikey:b\0d:metrics", {"total_requests": 1}, "api_key_id: expected no NUL character, came one at"),
+    "invalid UTF-8": (b"apikey:\xff:metrics", {"total_requests": 1}, r"api_key_id: expected UTF-8, came '\\xff'"),
+    "over-long id": (f"apikey:{'x' * 201}:metrics", {"total_requests": 1}, "api_key_id: expected 1 to 200 characters"),
+    "no id": ("apikey::metrics", {"total_requests": 1}, "api_key_id: expected 1 to 200 characters, came 0"),
+    "broken JSON": ("token_usage:bad:i", b'{"usageCount": 1', "value: expected {usageCount, lastUsedAt, instanceId}"),
+    "empty JSON": ("token_usage:bad:i", b"", "value: expected {usageCount, lastUsedAt, instanceId} as JSON, came ''"),
+    "bad UTF-8 in JSON": ("token_usage:bad:i", b'{"usageCount":1,"x":"\xff"}', "value: expected JSON members that"),
+    "number for no numeric": ("token_usage:bad:i", b'{"usageCount":1,"x":1e400000}', "value: expected JSON members"),
+    "NUL in JSON": ("token_usage:bad:i", rb'{"usageCount":1,"x":"\u0000"}', "JSON member: expected no NUL character"),
+    "provider that is not in the key": ("provider:a:b:metrics", {"provider": "c"}, "provider: expected the end of"),
+}
+
+
+@pytest.mark.parametrize(("key", "value", "reason"), MALFORMED.values(), ids=MALFORMED)
+def test_what_is_malformed_becomes_a_dead_letter_and_the_rest_goes_on(
+    key: str | bytes,
+    value: dict[str, object] | bytes,
+    reason: str,
+    settings: Settings,
+    redis_client: redis.Redis,
+    postgres: psycopg.Connection,
+) -> None:
+    key = key.encode() if isinstance(key, str) else key
+    family = next(family for family in BY_NAME.values() if key.startswith(family.prefix))
+    if isinstance(value, bytes):
+        redis_client.set(key, value)
+        raw: object = value
+    else:
+        redis_client.hset(key, mapping=value)
+        raw = [part for pair in redis_client.hgetall(key).items() for part in pair]
+    writer = Writer(redis_client)
+    writer.write(family.name, ["before", "zz-after"])
+
+    report = drain_once(settings)
+
+    assert (report.keys, report.dead_letters) == (3, 1)
+    [letter] = postgres.execute(
+        "select family, source_key, reason, raw, raw_format, claimed_at, batch_id from ops.dead_letters"
+    ).fetchall()
+    assert letter[:2] == (family.name, key)
+    assert letter[2].startswith(reason)
+    assert raw_value(letter[3], letter[4]) == raw
+    ledger = "select claimed_at, batch_id, keys, stored_rows, dead_letters from ops.sync_batches"
+    assert postgres.execute(ledger).fetchall() == [(*letter[5:], 3, 2, 1)]
+    assert stored(postgres, family.name) == writer.written
+    assert drain_once(settings).keys == 0
+    assert_at_rest(redis_client, postgres, family.name)
+
+
+@pytest.mark.parametrize("family", ["api_key", "token"])
+@pytest.mark.parametrize("redis_type", ["string", "list", "set", "zset", "stream", "hash"])
+def test_a_key_of_another_type_is_kept_as_a_dump(
+    family: str, redis_type: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    if redis_type == BY_NAME[family].redis_type.decode():
+        return
+    key = {"api_key": "apikey:bad:metrics", "token": "token_usage:bad:i"}[family]
+    writes = {
+        "string": lambda: redis_client.set(key, "x"),
+        "list": lambda: redis_client.rpush(key, "x"),
+        "set": lambda: redis_client.sadd(key, "x"),
+        "zset": lambda: redis_client.zadd(key, {"x": 1}),
+        "stream": lambda: redis_client.xadd(key, {"x": 1}),
+        "hash": lambda: redis_client.hset(key, "x", 1),
+    }
+    writes[redis_type]()
+    dumped = redis_client.dump(key)
+    Writer(redis_client).write(family, ["good"])
+    drain_once(settings)
+    [(reason, raw, raw_format)] = postgres.execute("select reason, raw, raw_format from ops.dead_letters").fetchall()
+    assert reason == f"key: expected a Redis {BY_NAME[family].redis_type.decode()}, came a {redis_type}"
+    value = raw_value(raw, raw_format)
+    assert isinstance(value, WrongType)
+    redis_client.restore(key, 0, value.dump)
+    assert redis_client.dump(key) == dumped
+    redis_client.delete(key)
+    assert len(stored(postgres, family)) == 1
+    assert_at_rest(redis_client, postgres, family)
+
+
+@pytest.mark.parametrize("family", ["api_key", "provider", "token"])
+def test_what_would_overflow_a_total_is_refused_and_the_rest_goes_in(
+    family: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    writer = Writer(redis_client)
+    writer.write(family, ["full", "other"])
+    drain_once(settings)
+    column = {"api_key": "total_requests", "provider": "upload_count", "token": "usage_count"}[family]
+    key = {"api_key": "apikey:full:metrics", "provider": "provider:full:s3:metrics", "token": "token_usage:full:i"}
+    if family == "token":
+        redis_client.set(key[family], json.dumps({"usageCount": BIGINT, "instanceId": "i"}))
+    else:
+        redis_client.hset(key[family], column, BIGINT)
+    writer.write(family, ["other", "new"], 2)
+
+    report = drain_once(settings)
+
+    assert report.dead_letters == 1
+    assert stored(postgres, family) == writer.written
+    [(source_key, reason, raw)] = postgres.execute("select source_key, reason, raw from ops.dead_letters").fetchall()
+    assert source_key.decode() == key[family]
+    assert reason == "total: expected at most 9223372036854775807 (bigint) after adding this"
+    assert str(BIGINT).encode() in raw
+    assert_at_rest(redis_client, postgres, family)
+
+
+def test_two_instances_that_overflow_a_token_together_are_both_refused(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    for instance in ("i", "j"):
+        redis_client.set(f"token_usage:t:{instance}", json.dumps({"usageCount": BIGINT, "instanceId": instance}))
+    redis_client.set("token_usage:u:i", '{"usageCount": 1}')
+    drain_once(settings)
+    assert stored(postgres, "token") == {"u": {"usage_count": 1}}
+    letters = postgres.execute("select source_key from ops.dead_letters order by 1").fetchall()
+    assert letters == [(b"token_usage:t:i",), (b"token_usage:t:j",)]
+    assert_at_rest(redis_client, postgres, "token")
+
+
+def test_drains_of_many_processes_wait_for_no_one(settings: Settings, redis_client: redis.Redis) -> None:
+    """The lock saves double work: who does not get it says so and goes away."""
+    with Life(settings) as life, life.store.lock("api_key") as got:
+        assert got
+        report = drain_once(settings)
+        assert report.busy == ["api_key"]
+        assert {drained.family for drained in report.families} == {"provider", "event", "token"}
+        waited = threading.Thread(
+            target=drain_once, args=(settings, ["api_key"]), kwargs={"wait_for_lock_seconds": 0.01}
+        )
+        waited.start()
+        waited.join(10)
+        assert not waited.is_alive()
+    assert drain_once(settings).busy == []
+
+
+def test_the_ledger_says_who_drained_what_from_where(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    Writer(redis_client).write("api_key", ["a"])
+    drain_once(settings)
+    [(server, drained_by, is_uncertain, day)] = postgres.execute(
+        "select redis_server, drained_by, is_uncertain, claimed_at::date from ops.sync_batches"
+    ).fetchall()
+    info = redis_client.info()
+    assert server == f"{info['run_id']} {info['master_replid']}"
+    assert drained_by == redis_source.drainer_name()
+    assert not is_uncertain
+    assert abs(day - date.today()) <= DAY  # noqa: DTZ011

@@ -1,0 +1,101 @@
+"""Migrations: safe to repeat and to run at once; every table and column is explained."""
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from usage_pipeline.local.postgres_server import create_database
+from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.storage.migrations import migrate
+
+SCHEMAS = ["app", "raw", "usage", "analytics", "stats", "reporting", "ops"]
+
+
+@pytest.fixture
+def empty_database_url(servers: LocalServers) -> Iterator[str]:
+    name = f"empty_{uuid.uuid4().hex}"
+    create_database(servers.postgres, name)
+    yield servers.postgres.url(name)
+    with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+def tables(url: str) -> list[tuple[str, ...]]:
+    with psycopg.connect(url) as connection:
+        return connection.execute(
+            "select schemaname, tablename from pg_tables where schemaname = any(%s) order by 1, 2", (SCHEMAS,)
+        ).fetchall()
+
+
+def test_a_second_migration_changes_nothing(empty_database_url: str) -> None:
+    version = migrate(empty_database_url)
+    first = tables(empty_database_url)
+    assert ("usage", "api_keys") in first
+    assert migrate(empty_database_url) == version != "none"
+    assert tables(empty_database_url) == first
+
+
+def test_two_processes_at_once_migrate_once(empty_database_url: str) -> None:
+    code = "import sys; from usage_pipeline.storage.migrations import migrate; print(migrate(sys.argv[1]))"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, empty_database_url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ),
+        )
+        for _ in range(2)
+    ]
+    answers = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    assert len({version for version, _ in answers}) == 1
+    assert ("ops", "sync_batches") in tables(empty_database_url)
+
+
+def test_every_schema_table_and_column_is_explained(postgres: psycopg.Connection) -> None:
+    silent = """
+        select nspname, null, null from pg_namespace
+        where nspname = any(%(schemas)s) and obj_description(oid, 'pg_namespace') is null
+        union all
+        select nspname, relname, attname
+        from pg_class
+        join pg_namespace on pg_namespace.oid = relnamespace
+        left join pg_attribute on attrelid = pg_class.oid and attnum > 0 and not attisdropped
+        where nspname = any(%(schemas)s)
+          and relkind in ('r', 'p', 'v', 'm')
+          and not relispartition
+          and (obj_description(pg_class.oid, 'pg_class') is null or col_description(attrelid, attnum) is null)
+    """
+    assert postgres.execute(silent, {"schemas": SCHEMAS}).fetchall() == []
+    assert {row[0] for row in postgres.execute("select nspname from pg_namespace")} >= set(SCHEMAS)
+
+
+@pytest.mark.parametrize(
+    "table", ["usage.api_keys", "usage.provider_usage", "usage.api_access_tokens", "usage.merchant_usage"]
+)
+def test_running_totals_leave_room_to_be_updated_in_place(table: str, postgres: psycopg.Connection) -> None:
+    [(options,)] = postgres.execute(
+        "select reloptions from pg_class where oid = %s::text::regclass", (table,)
+    ).fetchall()
+    assert options == ["fillfactor=70"]
+
+
+def test_totals_are_updated_in_place(postgres: psycopg.Connection) -> None:
+    """HOT needs room on the page and no index on what changes."""
+    counts = "pg_stat_get_xact_tuples_updated(oid), pg_stat_get_xact_tuples_hot_updated(oid)"
+    postgres.execute("insert into usage.api_keys (api_key_id) select n::text from generate_series(1, 2000) n")
+    with postgres.transaction():
+        postgres.execute(
+            "update usage.api_keys set total_requests = 1, updated_at = now() where api_key_id like %s", ("%7",)
+        )
+        [(updated, hot)] = postgres.execute(
+            f"select {counts} from pg_class where oid = 'usage.api_keys'::regclass"
+        ).fetchall()
+    assert (updated, hot) == (200, 200)

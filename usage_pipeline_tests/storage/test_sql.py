@@ -1,0 +1,42 @@
+"""The queries of the sql/ folder: each is explained, each is used, and there is no other way to load one."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import usage_pipeline
+from usage_pipeline.storage.sql import load, sql_folder
+
+FILES = sorted(sql_folder().rglob("*.sql"))
+NAMES = [str(path.relative_to(sql_folder()).with_suffix("")) for path in FILES]
+SOURCE = "\n".join(path.read_text() for path in Path(usage_pipeline.__file__).parent.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_a_query_begins_with_what_it_is_for(path: Path) -> None:
+    first, *rest = path.read_text(encoding="utf-8").splitlines()
+    assert re.match(r"-- \S.{15,}", first), first
+    assert any(not line.startswith("--") and line for line in rest)
+
+
+# `counters/insert_raw_{family.name}` loads each file that fits.
+TEMPLATES = [
+    re.sub(r"\\{[^{}]+\\}", "[a-z_]+", re.escape(text))
+    for text in re.findall(r"""["']([\w.{}]+/[\w.{}]+)["']""", SOURCE)
+]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("migrations/")])
+def test_a_query_is_used(name: str) -> None:
+    assert [template for template in TEMPLATES if re.fullmatch(template, name)], f"no load(...) of {name}"
+
+
+def test_a_query_is_read_by_its_name() -> None:
+    assert load("counters/insert_sync_batch").startswith("-- The ledger row")
+    assert load("counters/insert_sync_batch") is load("counters/insert_sync_batch")
+
+
+def test_a_query_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(FileNotFoundError):
+        load("counters/no_such_query")

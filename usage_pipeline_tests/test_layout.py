@@ -1,0 +1,141 @@
+"""The layout's rules (architecture.md): who may import dagster, where SQL is, and that an import does nothing."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import usage_pipeline
+
+PACKAGE = Path(usage_pipeline.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+DEFS = [path for path in MODULES if path.is_relative_to(PACKAGE / "defs") or path.name == "definitions.py"]
+DOMAIN = [path for path in MODULES if path not in DEFS]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top packages that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("path", DOMAIN, ids=named)
+def test_domain_packages_do_not_know_dagster(path: Path) -> None:
+    assert not [name for name in imported(path) if name.startswith("dagster")]
+    local = re.findall(r"usage_pipeline\.(?:defs|definitions)\b", path.read_text(encoding="utf-8"))
+    assert path.is_relative_to(PACKAGE / "local") or not local, "the domain does not know the definitions either"
+
+
+@pytest.mark.parametrize("path", DEFS, ids=named)
+def test_definitions_hold_no_sql_and_no_redis_commands(path: Path) -> None:
+    assert not {"redis", "hiredis", "psycopg", "sqlalchemy"} & set(imported(path))
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    statement = re.compile(
+        r"\s*(select|insert\s+into|update|delete\s+from|with|create|truncate)\s+\S+\s", re.IGNORECASE
+    )
+    queries = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose
+        if statement.match(node.value) and re.search(r"\b(from|into|set|table|as)\b", node.value, re.IGNORECASE)
+    ]
+    assert queries == []
+
+
+# Bytecode is the only thing that an import may write.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
+IMPORT_EVERYTHING = """
+import importlib, json, os, pkgutil, sys
+
+package = sys.argv[1]
+folder = importlib.import_module(package).__path__
+names = [module.name for module in pkgutil.walk_packages(folder, package + ".")]
+names.sort(key=lambda name: (name == package + ".definitions", name))
+
+
+def import_all():
+    global importing
+    for importing in names:
+        importlib.import_module(importing)
+
+
+# Once unwatched: what libraries do at their import is theirs. Then ours alone is imported anew.
+import_all()
+for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+    del sys.modules[name]
+
+seen = []
+
+
+class Environment(type(os.environ)):
+    def __getitem__(self, name):
+        # Libraries ask for their own; definitions.py is what Dagster starts, and reads the settings.
+        if not name.startswith(("PYDANTIC_", "DAGSTER_")) and importing != f"{package}.definitions":
+            seen.append(f"environment: {name} in {importing}")
+        return super().__getitem__(name)
+
+
+os.environ.__class__ = Environment
+
+
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec"):
+        seen.append(f"{event}: {arguments[-1]!r}")
+    elif event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        seen.append(f"write: {arguments[0]!r}")
+
+
+sys.addaudithook(watch)
+import_all()
+print(json.dumps({"imported": names, "seen": seen}))
+"""
+
+
+def test_an_import_does_no_io_and_reads_no_environment(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT_EVERYTHING, "usage_pipeline"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONPATH": str(PACKAGE.parent)},
+    )
+    assert result.returncode == 0, result.stderr[-2_000:]
+    answer = json.loads(result.stdout.splitlines()[-1])
+    assert "usage_pipeline.counters.drain_round" in answer["imported"]
+    assert len(answer["imported"]) > 15
+    assert answer["seen"] == []
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_the_watch_over_imports_sees_what_it_is_for(tmp_path: Path) -> None:
+    package = tmp_path / "naughty"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "reads.py").write_text("import os\nos.environ.get('DATABASE_URL')\n")
+    (package / "writes.py").write_text("open('left_behind', 'w').close()\n")
+    (package / "connects.py").write_text("import socket\nsocket.socket().connect_ex(('127.0.0.1', 9))\n")
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT_EVERYTHING, "naughty"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert result.returncode == 0, result.stderr[-2_000:]
+    seen = json.loads(result.stdout)["seen"]
+    assert [what.partition(":")[0] for what in seen] == ["socket.connect", "environment", "write"]

@@ -1,0 +1,115 @@
+"""Settings: one line for each wrong variable, aliases, and secrets that stay secret."""
+
+import pytest
+
+from usage_pipeline.settings import Settings, SettingsError, load_settings
+
+
+def test_the_defaults_are_those_of_the_contracts() -> None:
+    settings = load_settings()
+    assert settings.metrics_sync_interval_ms == 5_000
+    assert settings.api_token_sync_interval_ms == 60_000
+    assert settings.usage_aggregation_interval == 3_600_000
+    assert settings.enable_usage_aggregation
+    assert settings.enable_job_scheduler
+    assert settings.stats_cron_schedule == "0 3 * * *"
+    assert settings.db_pool_size == 10
+    assert settings.usage_timezone == "UTC"
+    assert settings.retention_days == 180
+    assert settings.drain_barrier == "auto"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DATABASE_URL", "mysql://u:s3cret@host/db"),
+        ("DATABASE_URL", "s3cret"),
+        ("DAGSTER_POSTGRES_URL", "s3cret"),
+        ("REDIS_URL", "http://:s3cret@host"),
+        ("REDIS_PORT", "s3cret"),
+        ("REDIS_PORT", "0"),
+        ("REDIS_PORT", "65536"),
+        ("DB_POOL_SIZE", "0"),
+        ("DB_POOL_SIZE", "many"),
+        ("METRICS_SYNC_INTERVAL_MS", "0"),
+        ("METRICS_SYNC_INTERVAL_MS", "5s"),
+        ("API_TOKEN_SYNC_INTERVAL_MS", "-1"),
+        ("USAGE_AGGREGATION_INTERVAL", "1"),
+        ("ENABLE_USAGE_AGGREGATION", "perhaps"),
+        ("ENABLE_JOB_SCHEDULER", "2"),
+        ("USAGE_TIMEZONE", "Mars/Olympus"),
+        ("USAGE_TIMEZONE", "../etc/passwd"),
+        ("USAGE_TIMEZONE", ""),
+        ("USAGE_START_DATE", "yesterday"),
+        ("RETENTION_DAYS", "0"),
+        ("DRAIN_BARRIER", "maybe"),
+        ("DRAIN_CHUNK_KEYS", "0"),
+        ("DRAIN_BUDGET_SECONDS", "0"),
+        ("CONNECT_TIMEOUT_SECONDS", "nan"),
+        ("REDIS_TIMEOUT_SECONDS", "-1"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_variable(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as wrong:
+        load_settings()
+    message = str(wrong.value)
+    assert message.startswith(f"{variable}: ")
+    assert "\n" not in message
+    assert "s3cret" not in message
+    assert wrong.value.__cause__ is None
+    assert wrong.value.__suppress_context__, "the traceback would show the value"
+
+
+def test_several_wrong_values_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_POOL_SIZE", "0")
+    monkeypatch.setenv("REDIS_PORT", "x")
+    with pytest.raises(SettingsError, match=r"^DB_POOL_SIZE: .+; REDIS_PORT: .+$"):
+        load_settings()
+
+
+def test_db_url_is_another_name_of_database_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_URL", "postgres://u:p@host/alias")
+    assert load_settings().database_url.get_secret_value() == "postgresql://u:p@host/alias"
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://u:p@host/first")
+    assert load_settings().database_url.get_secret_value() == "postgresql://u:p@host/first"
+
+
+def test_redis_is_one_url_or_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().redis_dsn.get_secret_value() == "redis://127.0.0.1:6379/0"
+    monkeypatch.setenv("REDIS_HOST", "cache")
+    monkeypatch.setenv("REDIS_PORT", "6380")
+    monkeypatch.setenv("REDIS_PASSWORD", "p@ss/word:")
+    assert load_settings().redis_dsn.get_secret_value() == "redis://:p%40ss%2Fword%3A@cache:6380/0"
+    monkeypatch.setenv("REDIS_URL", "rediss://other/1")
+    assert load_settings().redis_dsn.get_secret_value() == "rediss://other/1"
+
+
+def test_a_password_survives_the_way_into_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    import redis
+
+    monkeypatch.setenv("REDIS_PASSWORD", "p@ss/word: %41")
+    pool = redis.ConnectionPool.from_url(load_settings().redis_dsn.get_secret_value())
+    assert pool.connection_kwargs["password"] == "p@ss/word: %41"
+
+
+def test_secrets_are_in_no_text_of_the_settings() -> None:
+    settings = load_settings(
+        database_url="postgresql://u:s3cret@host/db",
+        redis_url="redis://:s3cret@host",
+        redis_password="s3cret",
+        dagster_postgres_url="postgresql://u:s3cret@host/dagster",
+    )
+    for text in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.redis_dsn)):
+        assert "s3cret" not in text
+
+
+def test_settings_cannot_be_changed_later() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().db_pool_size = 3  # type: ignore[misc]
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
