@@ -37,6 +37,7 @@ def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsD
         for day in report.days:
             context.add_asset_metadata(
                 {
+                    "dagster/partition_row_count": day.rows_stored_before + day.inserted,
                     "keys_found": day.keys_found,
                     "records_aggregated": day.records_aggregated,
                     "changed_rows": day.inserted + day.raised,
