@@ -1,6 +1,6 @@
-"""Takes the pictures of README.md from a running UI: `usage-pipeline dev`, then this with Debian's chromium and chromium-driver.
+"""Takes the pictures of README.md from the UI of `usage-pipeline dev`, with Debian's chromium and chromium-driver.
 
-    uv run --with selenium python docs/take_screenshots.py [http://127.0.0.1:3000]
+uv run --with selenium python docs/take_screenshots.py [http://127.0.0.1:3000]
 """
 
 import sys

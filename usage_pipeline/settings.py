@@ -94,6 +94,7 @@ class Settings(BaseSettings):
         scheme, separator, rest = url.get_secret_value().partition("://")
         if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
             raise ValueError("expected a URL that begins with postgresql://")
+        _expect_an_encoded_password(rest)
         return SecretStr(f"postgresql://{rest}")
 
     @field_validator("redis_url")
@@ -101,6 +102,8 @@ class Settings(BaseSettings):
     def _is_a_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("expected a URL that begins with redis://, rediss:// or unix://")
+        if url is not None:
+            _expect_an_encoded_password(url.get_secret_value().partition("://")[2])
         return url
 
     @field_validator("usage_aggregation_interval")
@@ -132,6 +135,12 @@ class Settings(BaseSettings):
     @property
     def timezone(self) -> ZoneInfo:
         return ZoneInfo(self.usage_timezone)
+
+
+def _expect_an_encoded_password(rest: str) -> None:
+    """A second `@` would make the end of the password part of the host, which clients name in their errors."""
+    if rest.partition("/")[0].count("@") > 1:
+        raise ValueError("expected one @, before the host; write an @ of the password as %40")
 
 
 def load_settings(**overrides: object) -> Settings:

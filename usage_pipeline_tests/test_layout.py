@@ -63,7 +63,6 @@ import importlib, json, os, pkgutil, sys
 package = sys.argv[1]
 folder = importlib.import_module(package).__path__
 names = [module.name for module in pkgutil.walk_packages(folder, package + ".")]
-names.sort(key=lambda name: (name == package + ".definitions", name))
 
 
 def import_all():
@@ -82,8 +81,8 @@ seen = []
 
 class Environment(type(os.environ)):
     def __getitem__(self, name):
-        # Libraries ask for their own; definitions.py is what Dagster starts, and reads the settings.
-        if not name.startswith(("PYDANTIC_", "DAGSTER_")) and importing != f"{package}.definitions":
+        # Libraries ask for their own.
+        if not name.startswith(("PYDANTIC_", "DAGSTER_")):
             seen.append(f"environment: {name} in {importing}")
         return super().__getitem__(name)
 

@@ -113,3 +113,12 @@ def test_settings_cannot_be_changed_later() -> None:
 
 def test_every_setting_says_what_it_means() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+def test_a_password_that_would_spill_into_the_host_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    scheme = "redis" if name == "REDIS_URL" else "postgresql"
+    monkeypatch.setenv(name, f"{scheme}://user:hun@ter2@host/db")
+    with pytest.raises(SettingsError, match=f"^{name}: .*%40") as raised:
+        load_settings()
+    assert "ter2" not in str(raised.value)

@@ -133,10 +133,11 @@ class UsageStore:
 
     def applied_keys(self, family: Family, row: LedgerRow) -> set[bytes]:
         """The live names of the keys that the batch applied: stored or refused."""
+        query = compose.SQL(load("counters/select_applied_keys")).format(
+            raw_table=compose.Identifier(*family.raw_table.split("."))
+        )
         arguments = {"batch_id": row.batch_id, "usage_dates": list(row.usage_dates)}
-        return {
-            key for (key,) in self._connection.execute(load(f"counters/select_applied_keys_{family.name}"), arguments)
-        }
+        return {key for (key,) in self._connection.execute(query, arguments)}
 
     def mark_released(self, batch_ids: Sequence[str]) -> None:
         """Notes that the keys of these batches are durably gone from Redis."""

@@ -46,10 +46,13 @@ class PinnedConnection:
 
     def __init__(self, pooled: redis.Redis) -> None:
         pool = pooled.connection_pool
-        self._connection = pool.connection_class(
-            # RESP2 whatever the pool speaks: the drain reads hashes as flat lists.
-            **{**pool.connection_kwargs, "protocol": 2, "retry": Retry(NoBackoff(), 0), "health_check_interval": 0}
-        )
+        # RESP2 whatever the pool speaks: the drain reads hashes as flat lists.
+        ours = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "health_check_interval": 0}
+        try:
+            self._connection = pool.connection_class(**{**pool.connection_kwargs, **ours})
+        except TypeError as error:
+            # redis-py takes any parameter of a URL, and passes it on.
+            raise RedisUnavailable(f"Redis: REDIS_URL has an unknown parameter: {error}") from None
         self._is_usable = True
         try:
             self._connection.connect()
