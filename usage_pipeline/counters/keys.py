@@ -1,5 +1,6 @@
 """Names of Redis keys: the API servers' (contracts §1.1–1.8) and ours under `usage_pipeline:`. Pure; no I/O."""
 
+from collections.abc import Iterable
 from datetime import date
 from functools import lru_cache
 
@@ -73,7 +74,13 @@ def unlinked(batch_id: str) -> str:
 
 def claim(batch_id: str, key: bytes) -> bytes:
     """The name under which `batch_id` holds `key`; both names share a Redis Cluster slot."""
-    return CLAIMS + batch_id.encode() + b":" + _tagged(key)
+    return claims(batch_id, [key])[0]
+
+
+def claims(batch_id: str, live: Iterable[bytes]) -> list[bytes]:
+    """`claim` for many keys of one batch."""
+    prefix = CLAIMS + batch_id.encode() + b":"
+    return [prefix + (b"{" + key + b"}" if b"{" not in key and b"}" not in key else _tagged(key)) for key in live]
 
 
 def parse_claim(claimed: bytes) -> tuple[str, bytes]:

@@ -148,19 +148,19 @@ class RedisSource:
 
     def claim(self, family: Family, batch_id: str, live: Sequence[bytes]) -> list[Claimed]:
         """Moves live keys under the batch and reads them; one that is gone already is left out."""
-        return self._rename_and_read(family, [(key, names.claim(batch_id, key), key) for key in dict.fromkeys(live)])
+        keys = list(dict.fromkeys(live))
+        return self._rename_and_read(family, list(zip(keys, names.claims(batch_id, keys), keys, strict=True)))
 
     def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> list[Claimed]:
         """Moves keys that `from_batch` holds under another batch and reads them."""
-        return self._rename_and_read(
-            family, [(names.claim(from_batch, key), names.claim(to_batch, key), key) for key in held]
-        )
+        moves = zip(names.claims(from_batch, held), names.claims(to_batch, held), held, strict=True)
+        return self._rename_and_read(family, list(moves))
 
     def read(self, family: Family, batch_id: str, held: Sequence[bytes]) -> list[Claimed]:
         """Reads keys that the batch holds; one that is gone is left out."""
         claims = []
         for some in _chunks(held, _KEYS_PER_SEND):
-            claimed = [names.claim(batch_id, key) for key in some]
+            claimed = names.claims(batch_id, some)
             replies = self._connection.pipeline([(family.read_command, name) for name in claimed])
             claims += self._claims(zip(some, claimed, replies, strict=True))
         return claims
@@ -202,7 +202,7 @@ class RedisSource:
         enough. If a crash undoes the deletion meanwhile, the batch is not marked released and its keys go again.
         """
         deleted = sum(
-            int(self._connection.call("UNLINK", *(names.claim(batch_id, key) for key in some)))
+            int(self._connection.call("UNLINK", *names.claims(batch_id, some)))
             for some in _chunks(held, _KEYS_PER_UNLINK)
         )
         if self.plan.minimum_age_ms:

@@ -8,6 +8,7 @@ from typing import Any
 import hiredis
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import DefaultParser
 from redis.retry import Retry
 
 from usage_pipeline.settings import Settings
@@ -37,6 +38,19 @@ def client(settings: Settings) -> redis.Redis:
         raise RedisUnavailable(f"Redis: REDIS_URL cannot be read: {error}") from None
 
 
+class _ParserOfMany(DefaultParser):  # type: ignore[misc, valid-type]  # a variable: the parser with or without hiredis
+    """Answers `replies_at_once` replies in one list, errors included, where redis-py's connection asks for each alone.
+
+    That costs more than parsing it: with hundreds of thousands of replies in a drain, a tenth of its time.
+    """
+
+    replies_at_once: int | None = None
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        read, count = super().read_response, self.replies_at_once
+        return read(*arguments, **options) if count is None else [read(*arguments, **options) for _ in range(count)]
+
+
 class PinnedConnection:
     """One connection to one Redis server that is never silently replaced.
 
@@ -47,7 +61,12 @@ class PinnedConnection:
     def __init__(self, pooled: redis.Redis) -> None:
         pool = pooled.connection_pool
         # RESP2 whatever the pool speaks: the drain reads hashes as flat lists.
-        ours = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "health_check_interval": 0}
+        ours = {
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "health_check_interval": 0,
+            "parser_class": self._make_parser,
+        }
         try:
             self._connection = pool.connection_class(**{**pool.connection_kwargs, **ours})
         except TypeError as error:
@@ -84,14 +103,14 @@ class PinnedConnection:
         """The next `count` replies to what was sent, as `pipeline` returns them."""
         if not self._is_usable:
             raise RedisUnavailable("Redis: the connection was lost before")
-        replies, read = [], self._connection.read_response
         with self._ending_on_failure():
-            for _ in range(count):
-                try:
-                    replies.append(read(disable_decoding=True))
-                except redis.ResponseError as error:
-                    replies.append(error)
+            self._parser.replies_at_once = count
+            replies: list[Any] = self._connection.read_response(disable_decoding=True)
         return replies
+
+    def _make_parser(self, **options: Any) -> "_ParserOfMany":
+        self._parser = _ParserOfMany(**options)
+        return self._parser
 
     @contextmanager
     def _ending_on_failure(self) -> Iterator[None]:
