@@ -58,6 +58,7 @@ class DeltaStore(Protocol):
     def ledger(self, batch_ids: Sequence[str]) -> dict[str, LedgerRow]: ...
     def unreleased(self, family: str) -> list[str]: ...
     def applied_keys(self, family: Family, row: LedgerRow) -> set[bytes]: ...
+    def token_prefixes(self, family: Family, row: LedgerRow) -> Sequence[str]: ...
     def mark_released(self, batch_ids: Sequence[str]) -> None: ...
 
 
@@ -281,6 +282,8 @@ def _finish_release(
     """A batch that was applied: its applied keys go; keys that were claimed too late for it get a batch of their own."""
     applied = set() if row.is_released else store.applied_keys(family, row)
     late = [key for key in held if key not in applied]
+    if not row.is_released:
+        source.delete_token_caches(store.token_prefixes(family, row))
     _release(source, store, family, row.batch_id, [key for key in held if key in applied])
     if late:
         batch_id = new_batch_id(source.now_ms())

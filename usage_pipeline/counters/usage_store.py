@@ -88,7 +88,7 @@ class UsageStore:
                 usage_dates=days,
                 instances=sorted({row[1] for row in batch.rows}) if family.name == "token" else [],
             )
-            prefixes = self._token_prefixes([row[0] for row in batch.rows]) if family.name == "token" else ()
+            prefixes = self._cached_prefixes([row[0] for row in batch.rows]) if family.name == "token" else ()
         return Applied(True, stored_rows, len(dead_letters), 0, tuple(days), prefixes)
 
     def apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied:
@@ -138,6 +138,14 @@ class UsageStore:
         )
         arguments = {"batch_id": row.batch_id, "usage_dates": list(row.usage_dates)}
         return {key for (key,) in self._connection.execute(query, arguments)}
+
+    def token_prefixes(self, family: Family, row: LedgerRow) -> tuple[str, ...]:
+        """Prefixes under which tokens of an applied batch may be cached; none for other families."""
+        if family.name != "token":
+            return ()
+        arguments = {"batch_id": row.batch_id, "usage_dates": list(row.usage_dates)}
+        rows = self._connection.execute(load("counters/select_token_prefixes_of_batch"), arguments)
+        return tuple(prefix for (prefix,) in rows)
 
     def mark_released(self, batch_ids: Sequence[str]) -> None:
         """Notes that the keys of these batches are durably gone from Redis."""
@@ -249,7 +257,7 @@ class UsageStore:
                 ]
         raise RuntimeError(f"batch {batch.batch_id}: totals still overflow after {_OVERFLOW_ROUNDS} rounds")
 
-    def _token_prefixes(self, token_ids: Sequence[str]) -> tuple[str, ...]:
+    def _cached_prefixes(self, token_ids: Sequence[str]) -> tuple[str, ...]:
         rows = self._connection.execute(load("counters/select_token_prefixes"), {"token_ids": list(token_ids)})
         return tuple(prefix for (prefix,) in rows)
 

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import psycopg
 import pytest
 import redis
-from drain_rig import BY_NAME, Life, Writer, assert_at_rest, stored
+from drain_rig import BY_NAME, Crash, Life, Writer, assert_at_rest, stored
 
 from usage_pipeline.counters import keys as names
 from usage_pipeline.counters import redis_source
@@ -111,6 +111,27 @@ def test_the_cached_copy_of_a_token_goes_after_the_commit_and_no_other(
     assert not redis_client.exists("api_token:up_1")
     assert redis_client.exists("api_token:up_2")
     assert "after commit" in seen_at
+
+
+def test_a_recovery_deletes_the_cached_copy_that_a_crash_after_the_commit_left(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    redis_client.set("api_token:up_1", "{}", ex=300)
+    postgres.execute(
+        "insert into usage.api_access_tokens (token_id, token_prefix, token_hash) values ('t1', 'up_1', 'hash')"
+    )
+    redis_client.set("token_usage:t1:i", '{"usageCount": 1, "instanceId": "i"}', ex=120)
+
+    def crash(number: int, label: str) -> None:
+        if label == "after commit":
+            raise Crash
+
+    with Life(settings, at_step=crash) as life, pytest.raises(Crash):
+        life.drain("token")
+    assert redis_client.exists("api_token:up_1")
+    drain_once(settings)
+    assert not redis_client.exists("api_token:up_1")
+    assert postgres.execute("select usage_count from usage.api_access_tokens").fetchall() == [(1,)]
 
 
 @pytest.mark.parametrize("family", ["api_key", "provider", "token", "event"])
