@@ -4,6 +4,7 @@ uv run --with selenium python docs/take_screenshots.py [http://127.0.0.1:3000]
 """
 
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
@@ -13,10 +14,16 @@ from selenium.webdriver.support.ui import WebDriverWait
 FOLDER = Path(__file__).parent
 TIMEOUT_SECONDS = 60
 _GROUPS = "%2C".join(f"global%40global%3A{group}" for group in ("redis", "snapshots", "usage"))
+_YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 # Picture -> (page, a text that is there once the page is drawn, width, height in pixels).
 PICTURES = {
     "lineage.png": (f"/asset-groups?expanded={_GROUPS}", "merchant_counters", 1500, 1640),
-    "partitions.png": ("/assets/usage/api_key_daily?view=partitions", "Materialized", 1500, 800),
+    "partitions.png": (
+        f"/assets/usage/api_key_daily?view=partitions&partition={_YESTERDAY}",
+        "sum_total_requests",
+        1500,
+        1100,
+    ),
 }
 
 

@@ -12,13 +12,18 @@ from importlib.metadata import entry_points
 from usage_pipeline.local.ports import is_listening
 
 _POLL_SECONDS = 0.05
+# Longer than `dev` waits for the UI, so that its own message comes first.
+_TIMEOUT_SECONDS = 300
 
 
 def main() -> None:
     port, script, *arguments = sys.argv[1:]
     (entry_point,) = entry_points(group="console_scripts", name=script)
     run = entry_point.load()
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     while not is_listening(int(port)):
+        if time.monotonic() > deadline:
+            sys.exit(f"{script}: nothing listens on port {port} after {_TIMEOUT_SECONDS} s")
         time.sleep(_POLL_SECONDS)
     sys.argv = [script, *arguments]
     run()
