@@ -67,7 +67,7 @@ def print_demo(result: "DemoResult") -> None:
     console.print(f"Difference {result.difference} over all counts of all keys: {verdict}.")
     console.print(
         f"{result.requests:,} requests (5 records each), {result.drains} drains ({result.drains_while_writing} while "
-        f"writing), the last one at {result.keys_per_second:,.0f} keys a second; {result.seconds:.0f} s in all."
+        f"writing), the largest one at {result.keys_per_second:,.0f} keys a second; {result.seconds:.0f} s in all."
     )
     days = f"{result.days[0]} to {result.days[-1]}" if result.days else "none"
     outcome = "materialized" if result.are_days_materialized else "NOT all materialized"
