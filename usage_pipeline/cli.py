@@ -35,7 +35,6 @@ app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Day = Annotated[str | None, typer.Option(metavar="YYYY-MM-DD")]
 
 
 class UsageError(Exception):

@@ -8,13 +8,12 @@ import psycopg
 from psycopg.rows import class_row
 
 from usage_pipeline.counters.batch import Batch, Claimed, RawFormat, parse_batch, raw_value
-from usage_pipeline.counters.families import FAMILIES
+from usage_pipeline.counters.families import BY_NAME
 from usage_pipeline.counters.request_events import EVENT, parse_page
 from usage_pipeline.counters.usage_store import Applied, UsageStore
 from usage_pipeline.storage.sql import load
 
 _PAGE = 500
-_BY_NAME = {family.name: family for family in FAMILIES}
 _REREAD = "merchant counters are not replayed: each aggregation reads them again, and clears this once they are mended"
 
 
@@ -97,7 +96,7 @@ def _replay_one(
         if letter.family == EVENT.name:
             applied = store.apply_events(batch, {letter.position or 0: item})
         else:
-            applied = store.apply(_BY_NAME[letter.family], batch)
+            applied = store.apply(BY_NAME[letter.family], batch)
         if applied.dead_letters:
             # Refused by what is stored (a total over bigint, a conflicting event): it stays the letter that it is.
             raise psycopg.Rollback(transaction)
@@ -116,7 +115,7 @@ def _batch_of(letter: StoredDeadLetter, retention_days: int) -> tuple[Batch, byt
         first = letter.position or 0
         return parse_page(batch_id, letter.claimed_at, first, [letter.raw], "replay", False, retention_days), letter.raw
     claims = [Claimed(letter.source_key, raw_value(letter.raw, letter.raw_format))]
-    family = _BY_NAME.get(letter.family, EVENT)
+    family = BY_NAME.get(letter.family, EVENT)
     batch = parse_batch(family, batch_id, claims, retention_days=retention_days, server="replay", is_uncertain=False)
     return batch, letter.raw
 

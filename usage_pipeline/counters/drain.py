@@ -208,8 +208,8 @@ def _load(source: CounterSource, store: DeltaStore, family: Family, batch: Batch
     if not applied.is_ours:
         _announce_again(source, family, batch)
         return
-    source.delete_token_caches(applied.token_prefixes)
-    _release(source, store, family, batch.batch_id, batch.keys)
+    if _delete_applied(source, batch, applied):
+        _settle(source, store, family, batch.batch_id)
 
 
 def _announce_again(source: CounterSource, family: Family, batch: Batch) -> None:

@@ -12,7 +12,7 @@ import redis
 
 from usage_pipeline.counters import keys as names
 from usage_pipeline.counters.drain import BarrierFellShort, DrainLimits, DrainReport, drain_family
-from usage_pipeline.counters.families import FAMILIES
+from usage_pipeline.counters.families import BY_NAME
 from usage_pipeline.counters.quota import publish_quotas
 from usage_pipeline.counters.redis_source import RedisSource, drainer_name
 from usage_pipeline.counters.request_events import EVENT, drain_events
@@ -28,7 +28,6 @@ METRICS_FAMILIES = ("api_key", "provider", "event")
 TOKEN_FAMILIES = ("token",)
 ALL_FAMILIES = METRICS_FAMILIES + TOKEN_FAMILIES
 
-_BY_NAME = {family.name: family for family in FAMILIES}
 _PUBLISH_QUOTAS_SECONDS = 60
 _RETRY_SECONDS = 2.0
 
@@ -175,7 +174,7 @@ class _Drains:
         if name == EVENT.name:
             report = drain_events(self.releasing, self.store, limits)
         else:
-            report = drain_family(self.claiming, self.releasing, self.store, _BY_NAME[name], limits)
+            report = drain_family(self.claiming, self.releasing, self.store, BY_NAME[name], limits)
         if report.keys:
             log.info("drain: %s: %d keys, %d dead letters", name, report.keys, report.dead_letters)
         return report

@@ -22,17 +22,26 @@ Value = Sequence[bytes] | bytes
 class Family:
     """One kind of delta counter.
 
-    `pattern` and `read_command` find and read its keys in Redis; `parse(key, value, window)` gives the row to stage, in
-    the column order of `sql/counters/stage_<name>.sql`, or raises Malformed.
+    `prefix` and `suffix` bound its keys in Redis, `read_command` reads one; `parse(key, value, window)` gives the row to
+    stage, in the column order of `sql/counters/stage_<name>.sql`, or raises Malformed.
     """
 
     name: str
     prefix: bytes
-    pattern: bytes
+    suffix: bytes
     redis_type: bytes
     read_command: bytes
     raw_table: str
     parse: Callable[[bytes, Value, TimeWindow], Row]
+
+    @property
+    def pattern(self) -> bytes:
+        """The keys as SCAN's MATCH takes them."""
+        return self.prefix + b"*" + self.suffix
+
+    def owns(self, key: bytes) -> bool:
+        """Whether a live name is one of this family's."""
+        return key.startswith(self.prefix) and key.endswith(self.suffix)
 
 
 def parse_api_key(key: bytes, value: Value, window: TimeWindow) -> Row:
@@ -146,12 +155,11 @@ def unknown_members(document: bytes, known: frozenset[str]) -> str | None:
     return _storable(decoded, "JSON member")
 
 
-API_KEY = Family("api_key", b"apikey:", b"apikey:*:metrics", b"hash", b"HGETALL", "raw.api_key_deltas", parse_api_key)
-PROVIDER = Family(
-    "provider", b"provider:", b"provider:*:metrics", b"hash", b"HGETALL", "raw.provider_deltas", parse_provider
-)
-TOKEN = Family("token", b"token_usage:", b"token_usage:*", b"string", b"GET", "raw.token_deltas", parse_token)
+API_KEY = Family("api_key", b"apikey:", b":metrics", b"hash", b"HGETALL", "raw.api_key_deltas", parse_api_key)
+PROVIDER = Family("provider", b"provider:", b":metrics", b"hash", b"HGETALL", "raw.provider_deltas", parse_provider)
+TOKEN = Family("token", b"token_usage:", b"", b"string", b"GET", "raw.token_deltas", parse_token)
 FAMILIES = (API_KEY, PROVIDER, TOKEN)
+BY_NAME = {family.name: family for family in FAMILIES}
 
 
 def _pairs(value: Value) -> Iterator[tuple[bytes, bytes]]:

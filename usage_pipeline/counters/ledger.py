@@ -69,7 +69,9 @@ def read_sources(settings: Settings) -> list[SourceReading]:
                 (claimed if is_claim else live)[family] += 1
         live["event"] = int(pooled.llen("event_queue")) if pooled.type("event_queue") == b"list" else live["event"]
         memory = int(pooled.info("memory")["used_memory"])
-        return [_reading(pooled, family, live[family], claimed[family], memory) for family in live]
+        seconds, microseconds = pooled.time()
+        now_ms = seconds * 1000 + microseconds // 1000
+        return [_reading(pooled, family, live[family], claimed[family], memory, now_ms) for family in live]
 
 
 def _family_of(key: bytes) -> str | None:
@@ -77,15 +79,10 @@ def _family_of(key: bytes) -> str | None:
         return "event"
     if key.startswith(b"usage:"):
         return "merchant"
-    for family in FAMILIES:
-        if key.startswith(family.prefix) and key.endswith(family.pattern.rpartition(b"*")[2]):
-            return family.name
-    return None
+    return next((family.name for family in FAMILIES if family.owns(key)), None)
 
 
-def _reading(pooled: redis.Redis, family: str, live: int, claimed: int, memory: int) -> SourceReading:
-    seconds, microseconds = pooled.time()
-    now_ms = seconds * 1000 + microseconds // 1000
+def _reading(pooled: redis.Redis, family: str, live: int, claimed: int, memory: int, now_ms: int) -> SourceReading:
     open_batches: list[bytes] = pooled.hkeys(names.open_batches(family))  # type: ignore[assignment]  # bytes client
     ages = [now_ms - claimed_ms(batch_id.decode()) for batch_id in open_batches]
     return SourceReading(family, live, claimed, len(ages), max(ages, default=0) / 1000, memory)

@@ -109,12 +109,6 @@ def open_servers(settings: Settings) -> Iterator[tuple[psycopg.Connection, Pinne
         raise RedisUnavailable(f"Redis refused: {first_line(error)}") from None
 
 
-def now_ms(connection: PinnedConnection) -> int:
-    """Redis's clock in epoch milliseconds."""
-    seconds, microseconds = connection.call("TIME")
-    return int(seconds) * 1000 + int(microseconds) // 1000
-
-
 def find_keys(
     connection: PinnedConnection, days: Collection[date], merchant_id: str | None = None
 ) -> Iterator[list[FoundKey]]:

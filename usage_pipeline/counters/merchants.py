@@ -20,7 +20,6 @@ from usage_pipeline.counters.merchant_counters import (
     Reading,
     RefusedKey,
     find_keys,
-    now_ms,
     open_servers,
     parse_counter_key,
     read_counters,
@@ -97,7 +96,7 @@ def aggregate(settings: Settings, days: Collection[date], *, merchant_id: str | 
     with open_servers(settings) as (postgres, redis):
         stored_before = _rows_stored(postgres, wanted, merchant_id)
         redis_server = read_facts(redis).identity
-        at_ms = now_ms(redis)
+        at_ms = redis.now_ms()
         has_open_letters = _has_open_letters(postgres)
         run = _Run(postgres, redis, new_batch_id(at_ms), values.from_ms(at_ms), has_open_letters, tallies)
         postgres.execute(load("counters/stage_merchant"))

@@ -15,6 +15,7 @@ import msgspec
 from usage_pipeline.counters import keys
 from usage_pipeline.counters.quota import LIMITS
 from usage_pipeline.counters.token_script import ADD_TOKEN_USAGE, LARGEST_TOKEN_COUNT
+from usage_pipeline.counters.values import MAX_COUNT, MAX_ID_CHARACTERS
 
 Family = Literal["api_key", "provider", "token", "merchant", "event"]
 Command = tuple[str | bytes | int, ...]
@@ -24,8 +25,6 @@ ODOMETER_TTL_SECONDS = 35 * 86_400
 QUOTA_USED_TTL_SECONDS = 2 * 86_400
 WINDOW_MS = 60_000
 API_KEY_COUNTS = ("total_requests", "successful_requests", "failed_requests", "total_file_size", "total_files_uploaded")
-LARGEST_BIGINT = 2**63 - 1
-LONGEST_ID = 200
 UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 DAY_MS = 86_400_000
 # The drain refuses a last_used_at of more than a day ahead, and with it everything else in that key: an hour of margin
@@ -220,8 +219,8 @@ def identifier(name: str, value: str) -> None:
     """Raises WrongArgumentError unless the value is text that PostgreSQL stores: 1–200 characters, no NUL, valid UTF-8."""
     if not isinstance(value, str):
         raise WrongArgumentError(f"{name} must be a string, came {type(value).__name__}")
-    if not 1 <= len(value) <= LONGEST_ID:
-        raise WrongArgumentError(f"{name} must have 1 to {LONGEST_ID} characters, has {len(value)}")
+    if not 1 <= len(value) <= MAX_ID_CHARACTERS:
+        raise WrongArgumentError(f"{name} must have 1 to {MAX_ID_CHARACTERS} characters, has {len(value)}")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise WrongArgumentError(f"{name} must not contain NUL or lone surrogates")
 
@@ -238,7 +237,7 @@ def _hash_writes(key: str, at: Moment, counts: dict[str, int]) -> list[Write]:
     ]
 
 
-def _integer(name: str, value: int, largest: int = LARGEST_BIGINT) -> None:
+def _integer(name: str, value: int, largest: int = MAX_COUNT) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise WrongArgumentError(f"{name} must be an integer, came {type(value).__name__}")
     if not 0 <= value <= largest:

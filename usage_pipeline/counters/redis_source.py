@@ -82,8 +82,7 @@ class RedisSource:
 
     def now_ms(self) -> int:
         """Redis's clock in epoch milliseconds, so that all drainers stamp claims by one clock."""
-        seconds, microseconds = self._connection.call("TIME")
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return self._connection.now_ms()
 
     # finding keys
 
@@ -93,11 +92,10 @@ class RedisSource:
         A key may come twice, in different chunks only. Keys announced meanwhile are left to the next call, so that busy
         writers cannot keep it going forever. A name that is not of the family is dropped: it could not be told apart later.
         """
-        suffix = family.pattern.rpartition(b"*")[2]
         announced = int(self._connection.call("SCARD", names.touched(family.name)))
         for first in range(0, announced, chunk_keys):
             some = self._connection.call("SPOP", names.touched(family.name), min(chunk_keys, announced - first))
-            ours = [key for key in some if key.startswith(family.prefix) and key.endswith(suffix)]
+            ours = [key for key in some if family.owns(key)]
             if ours:
                 yield ours
         if self._is_scan_due(family.name):

@@ -4,9 +4,7 @@ Once renamed, the list never changes: writers push to the live name only. So a p
 row of its own, and is stored by one drainer, once. The list is deleted when every page is stored.
 """
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
@@ -27,8 +25,6 @@ from usage_pipeline.counters.families import UNREADABLE_JSON, Family, Row, unkno
 from usage_pipeline.counters.keys import EVENT_QUEUE
 from usage_pipeline.counters.usage_store import Applied
 from usage_pipeline.counters.values import Malformed, TimeWindow
-
-log = logging.getLogger(__name__)
 
 # Part of the protocol: a page's position is its identity, so two versions that page differently must not meet.
 PAGE_ITEMS = 5_000
@@ -72,16 +68,7 @@ def parse_event(item: bytes, window: TimeWindow) -> Row:
     return (blake2b(payload, digest_size=16).digest(), event.event_id, *texts, event.file_size, event.status, at, extra)
 
 
-EVENT = Family("event", EVENT_QUEUE, EVENT_QUEUE, b"list", b"LRANGE", "raw.request_events", lambda *_: ())
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some consecutive items of a claimed queue. `batch_id` names the page in the ledger."""
-
-    batch_id: str
-    first: int
-    items: Sequence[bytes]
+EVENT = Family("event", EVENT_QUEUE, b"", b"list", b"LRANGE", "raw.request_events", lambda *_: ())
 
 
 def page_id(queue_batch: str, number: int) -> str:
@@ -142,8 +129,7 @@ def _load_queue(
     """Stores the pages that are not stored yet, then deletes the claimed list and settles the batch."""
     length = source.queue_length(batch_id)
     if length == 0:
-        stored = [page for page in store.unreleased(EVENT.name) if page.startswith(f"{batch_id}/")]
-        if stored or source.age_ms(batch_id) > FORGET_EMPTY_BATCH_MS:
+        if _unreleased_pages(store, batch_id) or source.age_ms(batch_id) > FORGET_EMPTY_BATCH_MS:
             _release(source, store, batch_id)
         return
     if source.age_ms(batch_id) < source.plan.minimum_age_ms:
@@ -175,8 +161,12 @@ def _load_queue(
 
 def _release(source: QueueSource, store: EventStore, batch_id: str) -> None:
     if source.release(batch_id, [EVENT_QUEUE]):
-        store.mark_released([page for page in store.unreleased(EVENT.name) if page.startswith(f"{batch_id}/")])
+        store.mark_released(_unreleased_pages(store, batch_id))
         source.settle_batch(EVENT.name, batch_id)
+
+
+def _unreleased_pages(store: EventStore, batch_id: str) -> list[str]:
+    return [page for page in store.unreleased(EVENT.name) if page.startswith(f"{batch_id}/")]
 
 
 def parse_page(

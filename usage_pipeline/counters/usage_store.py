@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg import sql as compose
@@ -12,6 +12,7 @@ from psycopg import sql as compose
 from usage_pipeline.counters.batch import Batch, DeadLetter, dead_letter
 from usage_pipeline.counters.families import Family, Value
 from usage_pipeline.counters.keys import EVENT_QUEUE
+from usage_pipeline.counters.values import MAX_COUNT
 from usage_pipeline.storage.partitions import ensure_partitions
 from usage_pipeline.storage.sql import load
 
@@ -69,7 +70,7 @@ class UsageStore:
         """
         connection = self._connection
         with connection.transaction():
-            if not self._insert_ledger_row(family.name, batch, len(batch.keys)):
+            if not self._insert_ledger_row(family.name, batch):
                 return Applied(is_ours=False)
             dead_letters = list(batch.dead_letters)
             days: list[date] = []
@@ -97,7 +98,7 @@ class UsageStore:
         `items` are the raw queue items by position. Raises psycopg.Error, like `apply`.
         """
         with self._connection.transaction():
-            if not self._insert_ledger_row("event", batch, len(batch.keys)):
+            if not self._insert_ledger_row("event", batch):
                 return Applied(is_ours=False)
             dead_letters, days, stored_rows = list(batch.dead_letters), list[date](), 0
             if batch.rows:
@@ -155,7 +156,8 @@ class UsageStore:
 
     def _take_lock(self, family: str, wait_seconds: float) -> bool:
         if wait_seconds <= 0:
-            [got] = self._one("select pg_try_advisory_lock(hashtext('drain'), hashtext(%s))", (family,))
+            try_lock = "select pg_try_advisory_lock(hashtext('drain'), hashtext(%s))"
+            [[got]] = self._connection.execute(try_lock, (family,)).fetchall()
             return bool(got)
         self._connection.execute(f"set lock_timeout = {int(wait_seconds * 1000)}")
         try:
@@ -184,12 +186,12 @@ class UsageStore:
                     )
                 )
 
-    def _insert_ledger_row(self, family: str, batch: Batch, keys: int) -> bool:
+    def _insert_ledger_row(self, family: str, batch: Batch) -> bool:
         arguments = {
             "batch_id": batch.batch_id,
             "family": family,
             "claimed_at": batch.claimed_at,
-            "keys": keys,
+            "keys": len(batch.keys),
             "redis_server": batch.server,
             "is_uncertain": batch.is_uncertain,
             "drained_by": self._drained_by,
@@ -250,9 +252,7 @@ class UsageStore:
                 values = values or dict(batch.row_values)
                 rows = self._connection.execute(load(f"counters/refuse_overflowing_{family.name}")).fetchall()
                 refused += [
-                    dead_letter(
-                        key, values[key], "total: expected at most 9223372036854775807 (bigint) after adding this"
-                    )
+                    dead_letter(key, values[key], f"total: expected at most {MAX_COUNT} (bigint) after adding this")
                     for key in (source_key.encode() for (source_key,) in rows)
                 ]
         raise RuntimeError(f"batch {batch.batch_id}: totals still overflow after {_OVERFLOW_ROUNDS} rounds")
@@ -260,12 +260,6 @@ class UsageStore:
     def _cached_prefixes(self, token_ids: Sequence[str]) -> tuple[str, ...]:
         rows = self._connection.execute(load("counters/select_token_prefixes"), {"token_ids": list(token_ids)})
         return tuple(prefix for (prefix,) in rows)
-
-    def _one(self, query: LiteralString, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        row: tuple[Any, ...] | None = self._connection.execute(query, arguments).fetchone()
-        if row is None:
-            raise RuntimeError(f"expected a row from: {query}")
-        return row
 
 
 def _staging(staged: str) -> compose.Identifier:

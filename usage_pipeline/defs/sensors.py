@@ -24,6 +24,8 @@ from usage_pipeline.storage.postgres import PostgresUnavailable, connect
 # multiple itself gives one or two loops in turn.
 _LESS_THAN_A_LOOP_SECONDS = 1
 _REPORT_SECONDS = 60
+# In the cursor, so that a day is reported at once only when it is new.
+_DAYS_REMEMBERED = 60
 _LATE_DAYS_PER_TICK = 25
 
 
@@ -77,7 +79,7 @@ def _drain_sensor(
         if not (is_new_day or is_due):
             kept = {"reported": since.timestamp(), "days": cursor.get("days", [])}
             return dg.SensorResult(skip_reason=_said(report), cursor=json.dumps(kept))
-        days = sorted({*cursor.get("days", []), *touched})[-_REPORT_SECONDS:]
+        days = sorted({*cursor.get("days", []), *touched})[-_DAYS_REMEMBERED:]
         found = drained_metadata(settings, since, list(families))
         events = [
             dg.AssetMaterialization(asset_key=key, metadata=metadata)

@@ -131,6 +131,11 @@ class PinnedConnection:
             raise reply
         return reply
 
+    def now_ms(self) -> int:
+        """The server's clock in epoch milliseconds."""
+        seconds, microseconds = self.call("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
     def close(self) -> None:
         self._is_usable = False
         self._connection.disconnect()

@@ -8,6 +8,7 @@ import dagster as dg
 from usage_pipeline.defs.assets.snapshots import snapshot_key
 from usage_pipeline.defs.metadata import OWNERS, column_schema, row_counts, table_metadata
 from usage_pipeline.defs.partitions import BACKFILL_POLICY
+from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.daily import DAILY_TABLES, DailyTable, current_day, replace_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.catalog import columns
@@ -42,7 +43,7 @@ def _daily_asset(daily: DailyTable, partitions: dg.PartitionsDefinition[str]) ->
         description=f"{_DESCRIPTIONS[daily.family]} Table `{daily.table}`; each day is replaced by the sums of "
         f"`{daily.raw_table}`, so a re-run changes nothing and a backfill is safe at any time.",
         metadata=table_metadata(daily.table),
-        retry_policy=dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL),
+        retry_policy=IO_RETRY,
     )
     def daily_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
         with closing(connect(settings)) as connection:

@@ -9,6 +9,7 @@ from usage_pipeline.counters.merchants import aggregate
 from usage_pipeline.defs.assets.redis_sources import source_key
 from usage_pipeline.defs.metadata import OWNERS, column_schema, table_metadata
 from usage_pipeline.defs.partitions import BACKFILL_POLICY
+from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
@@ -28,7 +29,7 @@ def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsD
         description="Usage per merchant, metric and day. Table `usage.merchant_usage`; the stored value is the counter's, and "
         "never lowered. A day whose counters have expired in Redis keeps its rows.",
         metadata=table_metadata("usage.merchant_usage"),
-        retry_policy=dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL),
+        retry_policy=IO_RETRY,
     )
     def merchant_usage(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
         report = aggregate(settings, [date.fromisoformat(partition) for partition in context.partition_keys])
