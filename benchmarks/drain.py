@@ -185,11 +185,11 @@ class Bench:
         return [names.api_key_metrics(f"{number * 2654435761 % 2**32:08x}-{number}") for number in range(first, end)]
 
     def _copy_buffers(self) -> Iterator[bytes]:
-        used_at = time.strftime("%Y-%m-%d %H:%M:%S+00", time.gmtime(self._now_ms / 1000))
+        used_us = self._now_ms * 1000
         chunk = self._settings.drain_chunk_keys
         for first in range(0, self._keys, chunk):
             ids = (name.split(":")[1] for name in self._key_names(first, min(first + chunk, self._keys)))
-            yield "".join(f"{api_key_id}\t1\t1\t0\t1024\t1\t{used_at}\t\\N\n" for api_key_id in ids).encode()
+            yield "".join(f"{api_key_id}\t1\t1\t0\t1024\t1\t{used_us}\t\\N\n" for api_key_id in ids).encode()
 
 
 class _timed:  # noqa: N801  # a context manager that reads as a word

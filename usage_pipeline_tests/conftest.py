@@ -19,6 +19,8 @@ import psutil
 import psycopg
 import pytest
 import redis
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 from pydantic import AliasChoices
 
@@ -29,6 +31,10 @@ from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.settings import Settings, load_settings
 
 _TEMPLATE = "usage_template"
+
+# How long an example takes says more about the machine than about the code.
+hypothesis_settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("any-machine")
 
 
 def _setting_variables() -> set[str]:

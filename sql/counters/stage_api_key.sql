@@ -6,6 +6,7 @@ create temporary table if not exists staged_api_key (
     failed_requests bigint,
     total_file_size bigint,
     total_files_uploaded bigint,
-    last_used_at timestamptz,
-    extra jsonb
+    last_used_us bigint,
+    extra jsonb,
+    last_used_at timestamptz generated always as (to_timestamp(last_used_us::float8 / 1000000)) stored
 ) on commit delete rows;

@@ -9,6 +9,7 @@ create temporary table if not exists staged_event (
     event_type text,
     file_size bigint,
     status text,
-    last_used_at timestamptz,
-    extra jsonb
+    last_used_us bigint,
+    extra jsonb,
+    last_used_at timestamptz generated always as (to_timestamp(last_used_us::float8 / 1000000)) stored
 ) on commit delete rows;

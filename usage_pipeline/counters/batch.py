@@ -3,12 +3,12 @@
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import hiredis
 
 from usage_pipeline.counters import values
-from usage_pipeline.counters.families import Family, Row, Value
+from usage_pipeline.counters.families import Family, Value
 from usage_pipeline.counters.values import Malformed, TimeWindow
 
 RawFormat = Literal["string", "hash", "dump"]
@@ -22,11 +22,8 @@ class WrongType:
     dump: bytes
 
 
-class Claimed(NamedTuple):
-    """A key that a batch holds, and what it contains. A tuple: one is made for every key."""
-
-    key: bytes
-    value: Value | WrongType
+# A key that a batch holds, and what it contains. A tuple: there is one for every key.
+Claimed = tuple[bytes, Value | WrongType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +39,18 @@ class DeadLetter:
 
 @dataclass(slots=True)
 class Batch:
-    """Keys claimed together: what each became, a row to store or a dead letter."""
+    """Keys claimed together: what each became, a line to stage (COPY text) or a dead letter.
+
+    `claims` is what they contained, for rows that only PostgreSQL finds it has to refuse.
+    """
 
     batch_id: str
     claimed_at: datetime
     server: str
     is_uncertain: bool
     keys: list[bytes] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    row_values: list[tuple[bytes, Value]] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
+    claims: list[Claimed] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
@@ -76,16 +76,15 @@ def parse_batch(
     """Sorts the claimed keys of a batch into rows and dead letters; never fails for one of them."""
     at_ms = claimed_ms(batch_id)
     window = TimeWindow.around(at_ms, retention_days)
-    batch = Batch(batch_id, values.from_ms(at_ms), server, is_uncertain)
-    for claim in claims:
-        batch.keys.append(claim.key)
+    batch = Batch(batch_id, values.from_ms(at_ms), server, is_uncertain, claims=claims)
+    for key, value in claims:
+        batch.keys.append(key)
         try:
-            if isinstance(claim.value, WrongType):
-                raise Malformed(f"key: expected a Redis {family.redis_type.decode()}, came a {claim.value.redis_type}")
-            batch.rows.append(family.parse(claim.key, claim.value, window))
-            batch.row_values.append((claim.key, claim.value))
+            if isinstance(value, WrongType):
+                raise Malformed(f"key: expected a Redis {family.redis_type.decode()}, came a {value.redis_type}")
+            batch.lines.append(family.staged_line(key, value, window))
         except Malformed as malformed:
-            batch.dead_letters.append(dead_letter(claim.key, claim.value, str(malformed)))
+            batch.dead_letters.append(dead_letter(key, value, str(malformed)))
     return batch
 
 

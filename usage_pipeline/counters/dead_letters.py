@@ -7,7 +7,7 @@ from datetime import datetime
 import psycopg
 from psycopg.rows import class_row
 
-from usage_pipeline.counters.batch import Batch, Claimed, RawFormat, parse_batch, raw_value
+from usage_pipeline.counters.batch import Batch, RawFormat, parse_batch, raw_value
 from usage_pipeline.counters.families import BY_NAME
 from usage_pipeline.counters.request_events import EVENT, parse_page
 from usage_pipeline.counters.usage_store import Applied, UsageStore
@@ -114,7 +114,7 @@ def _batch_of(letter: StoredDeadLetter, retention_days: int) -> tuple[Batch, byt
     if letter.family == EVENT.name and letter.raw_format == "string":
         first = letter.position or 0
         return parse_page(batch_id, letter.claimed_at, first, [letter.raw], "replay", False, retention_days), letter.raw
-    claims = [Claimed(letter.source_key, raw_value(letter.raw, letter.raw_format))]
+    claims = [(letter.source_key, raw_value(letter.raw, letter.raw_format))]
     family = BY_NAME.get(letter.family, EVENT)
     batch = parse_batch(family, batch_id, claims, retention_days=retention_days, server="replay", is_uncertain=False)
     return batch, letter.raw

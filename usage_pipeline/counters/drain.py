@@ -293,5 +293,5 @@ def _finish_release(
             # Another drainer was faster.
             source.settle_batch(family.name, batch_id)
             return
-        held = [claim.key for claim in claims]
+        held = [key for key, _ in claims]
         _load_left_behind(source, store, family, batch_id, held, is_uncertain, report, limits)

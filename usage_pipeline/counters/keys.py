@@ -1,6 +1,6 @@
 """Names of Redis keys: the API servers' (contracts §1.1–1.8) and ours under `usage_pipeline:`. Pure; no I/O."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
 
@@ -38,8 +38,13 @@ def token_cache(token_prefix: str) -> str:
 
 
 def touched(family: str) -> str:
-    """Set of the keys written since they were last claimed; kept by the recorder, emptied by the drain."""
+    """Set of the keys written since a drain last took it; kept by the recorder."""
     return f"{NAMESPACE}touched:{family}"
+
+
+def taken(family: str) -> str:
+    """A set of touched keys that a drain works on; it shares its Redis Cluster slot with `touched`."""
+    return f"{NAMESPACE}taken:{{{touched(family)}}}"
 
 
 def recorded(family: str, day: date) -> str:
@@ -77,10 +82,14 @@ def claim(batch_id: str, key: bytes) -> bytes:
     return claims(batch_id, [key])[0]
 
 
-def claims(batch_id: str, live: Iterable[bytes]) -> list[bytes]:
+def claims(batch_id: str, live: Sequence[bytes]) -> list[bytes]:
     """`claim` for many keys of one batch."""
     prefix = CLAIMS + batch_id.encode() + b":"
-    return [prefix + (b"{" + key + b"}" if b"{" not in key and b"}" not in key else _tagged(key)) for key in live]
+    together = b"".join(live)
+    if b"{" not in together and b"}" not in together:
+        # One look for all of them: a drain makes the names of hundreds of thousands.
+        return [b"%b{%b}" % (prefix, key) for key in live]
+    return [prefix + _tagged(key) for key in live]
 
 
 def parse_claim(claimed: bytes) -> tuple[str, bytes]:
@@ -107,7 +116,7 @@ def _tagged(key: bytes) -> bytes:
     if opening >= 0 and key.find(b"}", opening + 1) > opening + 1:
         return key
     if b"}" not in key:
-        return b"{" + key + b"}"
+        return b"{%b}" % key
     return b"{%d}=%s" % (_number_in_slot(key_slot(key)), key)
 
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import hiredis
 import redis
 
 from usage_pipeline.counters import keys as names
@@ -17,7 +16,7 @@ from usage_pipeline.counters.barrier import BarrierPlan, ServerFacts, pass_barri
 from usage_pipeline.counters.batch import Claimed, WrongType, claimed_ms
 from usage_pipeline.counters.families import Family
 from usage_pipeline.settings import Barrier
-from usage_pipeline.storage.redis import PinnedConnection
+from usage_pipeline.storage.redis import PinnedConnection, bulk_strings, command, one_by_one
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ for i = 1, #KEYS, 2 do
 end
 return table.concat(renamed)
 """
-_WAS_RENAMED = ord("1")
+_NOT_RENAMED = b"0"
 
 
 def drainer_name() -> str:
@@ -92,10 +91,8 @@ class RedisSource:
         A key may come twice, in different chunks only. Keys announced meanwhile are left to the next call, so that busy
         writers cannot keep it going forever. A name that is not of the family is dropped: it could not be told apart later.
         """
-        announced = int(self._connection.call("SCARD", names.touched(family.name)))
-        for first in range(0, announced, chunk_keys):
-            some = self._connection.call("SPOP", names.touched(family.name), min(chunk_keys, announced - first))
-            ours = [key for key in some if family.owns(key)]
+        for announced in self._announced_keys(family.name, chunk_keys):
+            ours = [key for key in announced if family.owns(key)]
             if ours:
                 yield ours
         if self._is_scan_due(family.name):
@@ -147,20 +144,19 @@ class RedisSource:
     def claim(self, family: Family, batch_id: str, live: Sequence[bytes]) -> list[Claimed]:
         """Moves live keys under the batch and reads them; one that is gone already is left out."""
         keys = list(dict.fromkeys(live))
-        return self._rename_and_read(family, list(zip(keys, names.claims(batch_id, keys), keys, strict=True)))
+        return self._rename_and_read(family, keys, names.claims(batch_id, keys), keys)
 
     def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> list[Claimed]:
         """Moves keys that `from_batch` holds under another batch and reads them."""
-        moves = zip(names.claims(from_batch, held), names.claims(to_batch, held), held, strict=True)
-        return self._rename_and_read(family, list(moves))
+        return self._rename_and_read(family, names.claims(from_batch, held), names.claims(to_batch, held), held)
 
     def read(self, family: Family, batch_id: str, held: Sequence[bytes]) -> list[Claimed]:
         """Reads keys that the batch holds; one that is gone is left out."""
         claims = []
         for some in _chunks(held, _KEYS_PER_SEND):
             claimed = names.claims(batch_id, some)
-            replies = self._connection.pipeline([(family.read_command, name) for name in claimed])
-            claims += self._claims(zip(some, claimed, replies, strict=True))
+            replies = self._connection.replies(one_by_one(family.read_command, bulk_strings(claimed)), len(claimed))
+            claims += self._claims(some, claimed, replies)
         return claims
 
     # the request event queue: one list, renamed as a whole
@@ -220,55 +216,86 @@ class RedisSource:
 
     # inside
 
-    def _rename_and_read(self, family: Family, moves: Sequence[tuple[bytes, bytes, bytes]]) -> list[Claimed]:
-        """Claims and reads keys of (name, claimed name, live name); the next send is under way while one is read."""
-        contents: list[tuple[bytes, bytes, Any]] = []
-        sent: Sequence[tuple[bytes, bytes, bytes]] = ()
-        for some in (*_chunks(moves, _KEYS_PER_SEND), ()):
-            if some:
-                self._connection.send(b"".join((*self._rename_scripts(some), *self._reads(family, some))))
+    def _announced_keys(self, family: str, chunk_keys: int) -> Iterator[list[bytes]]:
+        """The set of touched keys, taken as a whole; a drain that does not come to its end leaves it to the next one.
+
+        Keys that were claimed already come again, then, and are simply not there. SPOP would spare that, and take as much
+        of Redis's time as the renaming.
+        """
+        taken = names.taken(family)
+        yield from self._members(taken, chunk_keys)
+        [renamed] = self._connection.pipeline([("RENAMENX", names.touched(family), taken)])
+        if _was_renamed(renamed):
+            yield from self._members(taken, chunk_keys)
+
+    def _members(self, name: str, chunk_keys: int) -> Iterator[list[bytes]]:
+        """The members of a set, which is deleted after the last."""
+        cursor, members = self._connection.call("SSCAN", name, 0, "COUNT", chunk_keys)
+        while members or cursor != b"0":
+            yield members
+            if cursor == b"0":
+                self._connection.call("UNLINK", name)
+                return
+            cursor, members = self._connection.call("SSCAN", name, cursor, "COUNT", chunk_keys)
+
+    def _rename_and_read(
+        self, family: Family, current: Sequence[bytes], claimed: Sequence[bytes], live: Sequence[bytes]
+    ) -> list[Claimed]:
+        """Renames keys from `current` to `claimed` names and reads them; the next send is under way while one is read."""
+        replies: list[Any] = []
+        sent = 0
+        for first in range(0, len(live), _KEYS_PER_SEND):
+            some = slice(first, first + _KEYS_PER_SEND)
+            self._connection.send(self._rename_and_read_commands(family, current[some], claimed[some]))
             if sent:
-                contents += self._renamed(sent)
-            sent = some
+                replies += self._receive_renamed(sent)
+            sent = len(live[some])
+        if sent:
+            replies += self._receive_renamed(sent)
         # Not before all is received: a key of another type takes a command of its own.
-        return self._claims(contents)
+        return self._claims(live, claimed, replies)
 
     def _keys_per_script(self) -> int:
         """In a cluster the keys of one script must share a slot, as a key and its claim do."""
         return 1 if self.facts.is_cluster else _KEYS_PER_SEND
 
-    def _rename_scripts(self, moves: Sequence[tuple[bytes, bytes, bytes]]) -> Iterator[bytes]:
-        for some in _chunks(moves, self._keys_per_script()):
-            yield hiredis.pack_command((b"EVAL", _RENAME, 2 * len(some), *(name for move in some for name in move[:2])))
+    def _rename_and_read_commands(self, family: Family, current: Sequence[bytes], claimed: Sequence[bytes]) -> bytes:
+        claims = bulk_strings(claimed)
+        pairs = [name for pair in zip(bulk_strings(current), claims, strict=True) for name in pair]
+        scripts = (
+            command(b"EVAL", _RENAME, b"%d" % len(some), arguments=some)
+            for some in _chunks(pairs, 2 * self._keys_per_script())
+        )
+        return b"".join((*scripts, one_by_one(family.read_command, claims)))
 
-    def _reads(self, family: Family, moves: Sequence[tuple[bytes, bytes, bytes]]) -> Iterator[bytes]:
-        pack, read = hiredis.pack_command, family.read_command
-        return (pack((read, claimed)) for _, claimed, _ in moves)  # type: ignore[arg-type]  # its stub means `...`
-
-    def _renamed(self, moves: Sequence[tuple[bytes, bytes, bytes]]) -> Iterator[tuple[bytes, bytes, Any]]:
-        scripts = -(-len(moves) // self._keys_per_script())
-        replies = self._connection.receive(scripts + len(moves))
+    def _receive_renamed(self, keys: int) -> list[Any]:
+        """The contents of a send's keys; None for one that was not renamed."""
+        scripts = -(-keys // self._keys_per_script())
+        replies = self._connection.receive(scripts + keys)
         for reply in replies[:scripts]:
             if isinstance(reply, redis.ResponseError):
                 # Replies to the next send may be under way: nothing else can be asked on this connection.
                 self._connection.close()
                 raise reply
-        renamed = b"".join(replies[:scripts])
-        return (
-            (key, claimed, content)
-            for (_, claimed, key), was_renamed, content in zip(moves, renamed, replies[scripts:], strict=True)
-            if was_renamed == _WAS_RENAMED
-        )
+        renamed, contents = b"".join(replies[:scripts]), replies[scripts:]
+        if _NOT_RENAMED in renamed:
+            return [
+                None if was_renamed == ord(_NOT_RENAMED) else content
+                for was_renamed, content in zip(renamed, contents, strict=True)
+            ]
+        return contents
 
-    def _claims(self, contents: Any) -> list[Claimed]:
-        """Contents of claimed keys; a key of another type is dumped, one without content is gone."""
-        claims = []
-        for key, claimed, content in contents:
-            if content or content == b"":
-                if not isinstance(content, redis.ResponseError):
-                    claims.append(Claimed(key, content))
-                elif dumped := self._dump(claimed, content):
-                    claims.append(Claimed(key, dumped))
+    def _claims(self, keys: Sequence[bytes], claimed: Sequence[bytes], contents: Sequence[Any]) -> list[Claimed]:
+        """Claimed keys and what they contain; a key of another type is dumped, one without content is gone."""
+        if all(contents) and not any(isinstance(content, redis.ResponseError) for content in contents):
+            return list(zip(keys, contents, strict=True))
+        claims: list[Claimed] = []
+        for key, name, content in zip(keys, claimed, contents, strict=True):
+            if isinstance(content, redis.ResponseError):
+                if dumped := self._dump(name, content):
+                    claims.append((key, dumped))
+            elif content or content == b"":
+                claims.append((key, content))
         return claims
 
     def _dump(self, claimed: bytes, error: redis.ResponseError) -> WrongType | None:

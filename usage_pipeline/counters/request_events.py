@@ -7,7 +7,7 @@ row of its own, and is stored by one drainer, once. The list is deleted when eve
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import blake2b
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
 import msgspec
@@ -25,6 +25,7 @@ from usage_pipeline.counters.families import UNREADABLE_JSON, Family, Row, unkno
 from usage_pipeline.counters.keys import EVENT_QUEUE
 from usage_pipeline.counters.usage_store import Applied
 from usage_pipeline.counters.values import Malformed, TimeWindow
+from usage_pipeline.storage.copy_text import copy_line
 
 # Part of the protocol: a page's position is its identity, so two versions that page differently must not meet.
 PAGE_ITEMS = 5_000
@@ -172,13 +173,12 @@ def _unreleased_pages(store: EventStore, batch_id: str) -> list[str]:
 def parse_page(
     page: str, at: datetime, first: int, items: Sequence[bytes], server: str, is_uncertain: bool, retention_days: int
 ) -> Batch:
-    """Sorts the items of a page, whose first one has position `first`, into rows and dead letters."""
+    """Sorts the items of a page, whose first one has position `first`, into lines and dead letters."""
     window = TimeWindow.around(round(at.timestamp() * 1000), retention_days)
     batch = Batch(page, at, server, is_uncertain, keys=[EVENT_QUEUE] * len(items))
     for position, item in enumerate(items, first):
         try:
-            row: tuple[Any, ...] = (position, *parse_event(item, window))
-            batch.rows.append(row)
+            batch.lines.append(copy_line((position, *parse_event(item, window))))
         except Malformed as malformed:
             batch.dead_letters.append(DeadLetter(EVENT_QUEUE, str(malformed), item, "string", position))
     return batch

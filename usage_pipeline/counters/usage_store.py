@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 import psycopg
 from psycopg import sql as compose
 
-from usage_pipeline.counters.batch import Batch, DeadLetter, dead_letter
+from usage_pipeline.counters.batch import Batch, DeadLetter, WrongType, dead_letter
 from usage_pipeline.counters.families import Family, Value
 from usage_pipeline.counters.keys import EVENT_QUEUE
 from usage_pipeline.counters.values import MAX_COUNT
@@ -75,21 +74,21 @@ class UsageStore:
             dead_letters = list(batch.dead_letters)
             days: list[date] = []
             stored_rows = 0
-            if batch.rows:
-                self._stage(family.name, batch.rows)
+            if batch.lines:
+                self._stage(family.name, batch.lines)
                 days = self._prepare_days(family.name, family.raw_table, batch)
                 refused = self._store_staged(family, batch, days)
                 dead_letters += refused
-                stored_rows = len(batch.rows) - len(refused)
+                stored_rows = len(batch.lines) - len(refused)
             self._insert_dead_letters(family.name, batch, dead_letters)
             self._complete_ledger_row(
                 batch.batch_id,
                 stored_rows=stored_rows,
                 dead_letters=len(dead_letters),
                 usage_dates=days,
-                instances=sorted({row[1] for row in batch.rows}) if family.name == "token" else [],
+                instances=self._staged_instances() if family.name == "token" else (),
             )
-            prefixes = self._cached_prefixes([row[0] for row in batch.rows]) if family.name == "token" else ()
+            prefixes = self._staged_prefixes() if family.name == "token" else ()
         return Applied(True, stored_rows, len(dead_letters), 0, tuple(days), prefixes)
 
     def apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied:
@@ -101,8 +100,8 @@ class UsageStore:
             if not self._insert_ledger_row("event", batch):
                 return Applied(is_ours=False)
             dead_letters, days, stored_rows = list(batch.dead_letters), list[date](), 0
-            if batch.rows:
-                self._stage("event", batch.rows)
+            if batch.lines:
+                self._stage("event", batch.lines)
                 days = self._prepare_days("event", "raw.request_events", batch)
                 arguments = {"batch_id": batch.batch_id, "claimed_at": batch.claimed_at, "timezone": self._timezone}
                 stored_rows = self._connection.execute(load("counters/insert_request_events"), arguments).rowcount
@@ -218,12 +217,11 @@ class UsageStore:
         }
         self._connection.execute(load("counters/complete_sync_batch"), arguments)
 
-    def _stage(self, staged: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    def _stage(self, staged: str, lines: Sequence[bytes]) -> None:
         self._connection.execute(load(f"counters/stage_{staged}"))
-        copy_in = compose.SQL("copy {} from stdin").format(_staging(staged))
+        copy_in = compose.SQL("copy {} from stdin (encoding 'utf8')").format(_staging(staged))
         with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
-            for row in rows:
-                copy.write_row(row)
+            copy.write(b"\n".join((*lines, b"")))
 
     def _prepare_days(self, staged: str, raw_table: str, batch: Batch) -> list[date]:
         """The days that the staged rows fall on, with their partitions made."""
@@ -237,7 +235,7 @@ class UsageStore:
     def _store_staged(self, family: Family, batch: Batch, days: list[date]) -> list[DeadLetter]:
         """Staged rows into raw and totals; returns those that were refused since a total would overflow."""
         refused: list[DeadLetter] = []
-        values: dict[bytes, Value] = {}
+        values: dict[bytes, Value | WrongType] = {}
         for _ in range(_OVERFLOW_ROUNDS):
             try:
                 with self._connection.transaction():
@@ -249,7 +247,7 @@ class UsageStore:
                     self._connection.execute(load(f"counters/upsert_totals_{family.name}"))
                 return refused
             except psycopg.errors.NumericValueOutOfRange:
-                values = values or dict(batch.row_values)
+                values = values or dict(batch.claims)
                 rows = self._connection.execute(load(f"counters/refuse_overflowing_{family.name}")).fetchall()
                 refused += [
                     dead_letter(key, values[key], f"total: expected at most {MAX_COUNT} (bigint) after adding this")
@@ -257,8 +255,12 @@ class UsageStore:
                 ]
         raise RuntimeError(f"batch {batch.batch_id}: totals still overflow after {_OVERFLOW_ROUNDS} rounds")
 
-    def _cached_prefixes(self, token_ids: Sequence[str]) -> tuple[str, ...]:
-        rows = self._connection.execute(load("counters/select_token_prefixes"), {"token_ids": list(token_ids)})
+    def _staged_instances(self) -> list[str]:
+        rows = self._connection.execute("select distinct instance_id from staged_token order by 1")
+        return [instance_id for (instance_id,) in rows]
+
+    def _staged_prefixes(self) -> tuple[str, ...]:
+        rows = self._connection.execute(load("counters/select_staged_token_prefixes"))
         return tuple(prefix for (prefix,) in rows)
 
 

@@ -61,12 +61,12 @@ def test_a_refused_string_or_dump_is_kept_exactly(value: bytes) -> None:
 def test_one_malformed_key_leaves_the_rest_of_the_batch() -> None:
     batch = parsed(
         API_KEY,
-        Claimed(b"apikey:a:metrics", [b"total_requests", b"1"]),
-        Claimed(b"apikey:b:metrics", [b"total_requests", b"-1"]),
-        Claimed(b"apikey:c:metrics", WrongType("list", b"dump")),
-        Claimed(b"apikey:d:metrics", [b"total_requests", b"2"]),
+        (b"apikey:a:metrics", [b"total_requests", b"1"]),
+        (b"apikey:b:metrics", [b"total_requests", b"-1"]),
+        (b"apikey:c:metrics", WrongType("list", b"dump")),
+        (b"apikey:d:metrics", [b"total_requests", b"2"]),
     )
-    assert [row[0] for row in batch.rows] == ["a", "d"]
+    assert [line.split(b"\t")[0] for line in batch.lines] == [b"a", b"d"]
     assert [letter.source_key for letter in batch.dead_letters] == [b"apikey:b:metrics", b"apikey:c:metrics"]
     assert batch.dead_letters[1].reason == "key: expected a Redis hash, came a list"
     assert len(batch.keys) == 4
@@ -74,5 +74,5 @@ def test_one_malformed_key_leaves_the_rest_of_the_batch() -> None:
 
 
 def test_a_token_of_another_type_is_named_so() -> None:
-    batch = parsed(TOKEN, Claimed(b"token_usage:t:i", WrongType("hash", b"dump")))
+    batch = parsed(TOKEN, (b"token_usage:t:i", WrongType("hash", b"dump")))
     assert batch.dead_letters[0].reason == "key: expected a Redis string, came a hash"

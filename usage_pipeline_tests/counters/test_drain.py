@@ -229,6 +229,21 @@ def test_announced_keys_are_found_without_a_scan_and_others_when_it_is_due(
     assert 0 < redis_client.pttl(names.scan_pause("api_key")) <= 300_000, "five minutes at the longest"
 
 
+def test_announced_keys_outlive_the_drain_that_took_them(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_source, "drainer_name", lambda: "me")
+    redis_client.set(names.scan_pause("api_key"), "me")
+    writer = Writer(redis_client, announces=True)
+    writer.write("api_key", ["a", "b"])
+    redis_client.rename(names.touched("api_key"), names.taken("api_key"))
+    writer.write("api_key", ["b", "c"])
+    with Life(settings) as life:
+        life.drain("api_key")
+    assert stored(postgres, "api_key") == writer.written
+    assert redis_client.exists(names.touched("api_key"), names.taken("api_key")) == 0
+
+
 def test_a_new_drainer_scans_though_another_has_just_done_so(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:

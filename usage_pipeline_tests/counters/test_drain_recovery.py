@@ -2,7 +2,8 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -12,7 +13,7 @@ from redis.crc import key_slot
 
 from usage_pipeline.counters import keys as names
 from usage_pipeline.counters import redis_source
-from usage_pipeline.counters.batch import Claimed, new_batch_id, parse_batch
+from usage_pipeline.counters.batch import new_batch_id, parse_batch
 from usage_pipeline.counters.drain import BarrierFellShort, DrainReport, recover
 from usage_pipeline.counters.families import API_KEY
 from usage_pipeline.counters.redis_source import RedisSource
@@ -414,7 +415,7 @@ def test_a_claim_is_never_overwritten(settings: Settings, redis_client: redis.Re
         redis_client.hset("apikey:a:metrics", "total_requests", 2)
         assert life.claiming.claim(API_KEY, batch_id, [b"apikey:a:metrics"]) == []
         assert life.claiming.read(API_KEY, batch_id, [b"apikey:a:metrics"]) == first
-        assert first == [Claimed(b"apikey:a:metrics", [b"total_requests", b"1"])]
+        assert first == [(b"apikey:a:metrics", [b"total_requests", b"1"])]
         assert redis_client.hget("apikey:a:metrics", "total_requests") == b"2"
 
 
@@ -539,10 +540,17 @@ def test_a_refused_rename_ends_the_connection_and_keeps_what_is_claimed(
     writer = Writer(redis_client)
     writer.write("api_key", NAMES, 2)
     with Life(settings, chunk_keys=100) as life, monkeypatch.context() as patch:
-        script = redis_source._RENAME
         # The second send is refused, as by a server that has become a replica.
-        sends = iter([script, b"return redis.error_reply('READONLY no')", script])
-        patch.setattr(life.claiming, "_rename_scripts", _scripts_of(life.claiming, sends, patch))
+        scripts = iter([redis_source._RENAME, b"return redis.error_reply('READONLY no')", redis_source._RENAME])
+        make = life.claiming._rename_and_read_commands
+
+        def make_with_next_script(*arguments: Any) -> bytes:
+            redis_source._RENAME = next(scripts)
+            return make(*arguments)
+
+        patch.setattr(redis_source, "_RENAME", redis_source._RENAME)
+
+        patch.setattr(life.claiming, "_rename_and_read_commands", make_with_next_script)
         with pytest.raises(redis.ResponseError):
             life.drain("api_key")
         with pytest.raises(RedisUnavailable):
@@ -552,15 +560,3 @@ def test_a_refused_rename_ends_the_connection_and_keeps_what_is_claimed(
         quiet.drain("api_key")
     assert stored(postgres, "api_key") == writer.written
     assert_at_rest(redis_client, postgres, "api_key")
-
-
-def _scripts_of(
-    source: RedisSource, texts: Iterator[bytes], patch: pytest.MonkeyPatch
-) -> Callable[[Sequence[tuple[bytes, bytes, bytes]]], list[bytes]]:
-    make = source._rename_scripts
-
-    def scripts(moves: Sequence[tuple[bytes, bytes, bytes]]) -> list[bytes]:
-        patch.setattr(redis_source, "_RENAME", next(texts))
-        return list(make(moves))
-
-    return scripts

@@ -2,13 +2,23 @@
 
 import json
 from datetime import UTC, datetime
+from random import Random
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from usage_pipeline.counters.families import API_KEY, PROVIDER, TOKEN, parse_api_key, parse_provider, parse_token
+from usage_pipeline.counters.families import (
+    API_KEY,
+    PROVIDER,
+    TOKEN,
+    Family,
+    parse_api_key,
+    parse_provider,
+    parse_token,
+)
 from usage_pipeline.counters.values import Malformed, TimeWindow
+from usage_pipeline.storage.copy_text import copy_line
 
 CLAIMED_MS = 1_735_732_800_000  # 2025-01-01 12:00 UTC
 NOON = datetime(2025, 1, 1, 12, tzinfo=UTC)
@@ -198,6 +208,57 @@ def test_no_hash_is_worse_than_malformed(middle: bytes, value: list[bytes]) -> N
             str(malformed).encode()
         else:
             assert "\0" not in repr([text for text in row if isinstance(text, str)])
+
+
+PLAIN_IDS = st.text("ab:-_.{}", max_size=8) | st.text("a\\ \t\0é", max_size=4) | st.just("x" * 201)
+COUNTS = st.sampled_from(["0", "12", "007", "-1", "", "1.5", "9" * 18, "9" * 19, str(2**63)])
+MOMENTS = st.sampled_from([MS.decode()] * 5 + ["17", "1" + MS.decode(), str(CLAIMED_MS - 200 * 86_400_000)])
+API_KEY_HASHES = st.fixed_dictionaries(
+    {"last_used_at": MOMENTS},
+    optional={
+        "total_requests": COUNTS,
+        "successful_requests": st.just("3"),
+        "failed_requests": st.just("2"),
+        "total_file_size": COUNTS,
+        "total_files_uploaded": st.just("1"),
+        "region": PLAIN_IDS,
+    },
+)
+PROVIDER_HASHES = st.fixed_dictionaries(
+    {"upload_count": COUNTS},
+    optional={
+        "provider": st.just("s3") | PLAIN_IDS,
+        "user_id": st.just("u") | PLAIN_IDS,
+        "total_file_size": st.just("10"),
+        "last_used_at": MOMENTS,
+        "region": st.just("eu"),
+    },
+)
+
+
+@given(
+    st.tuples(st.just(API_KEY), st.just("k") | PLAIN_IDS, API_KEY_HASHES)
+    | st.tuples(st.just(PROVIDER), st.just("k:s3") | PLAIN_IDS, PROVIDER_HASHES),
+    st.randoms(use_true_random=False),
+)
+def test_a_plain_line_is_what_the_full_parser_gives(case: tuple[Family, str, dict[str, str]], random: Random) -> None:
+    family, middle, fields = case
+    key = family.prefix + middle.encode() + family.suffix
+    pairs = list(fields.items())
+    random.shuffle(pairs)
+    value = [text.encode() for pair in pairs for text in pair]
+    line = family.plain(key, value, WINDOW)
+    if line is not None:
+        assert line == copy_line(family.parse(key, value, WINDOW))
+
+
+def test_ordinary_hashes_are_plain() -> None:
+    counts = [b"total_requests", b"12", b"last_used_at", MS, b"failed_requests", b"0"]
+    assert API_KEY.plain(b"apikey:a:b-{c}:metrics", counts, WINDOW) == b"a:b-{c}\t12\t0\t0\t0\t0\t%b000\t\\N" % MS
+    uploads = [b"provider", b"s3", b"user_id", b"u", b"upload_count", b"2", b"last_used_at", MS]
+    assert PROVIDER.plain(b"provider:a:b:s3:metrics", uploads, WINDOW) == b"a:b\ts3\tu\t2\t0\t%b000\t\\N" % MS
+    assert PROVIDER.plain(b"provider:a:b:metrics", uploads, WINDOW) is None, "the field contradicts the key"
+    assert API_KEY.plain(b"apikey:k:metrics", [*counts, b"region", b"eu"], WINDOW) is None, "raw keeps unknown fields"
 
 
 @given(st.binary(), VALUES)

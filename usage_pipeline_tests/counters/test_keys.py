@@ -72,6 +72,7 @@ def test_names_are_those_of_the_contracts() -> None:
     "name",
     [
         keys.touched("api_key"),
+        keys.taken("api_key"),
         keys.open_batches("api_key"),
         keys.scan_pause("api_key"),
         keys.quota_used("a", date(2025, 3, 9)),

@@ -1,5 +1,5 @@
 -- Prefixes under which the staged tokens may be cached (contracts §1.7).
 select token_prefix
 from usage.api_access_tokens
-where token_id = any(%(token_ids)s)
+where token_id in (select token_id from staged_token)
   and token_prefix is not null;
