@@ -1,7 +1,7 @@
-"""How fast API key hashes get from Redis into PostgreSQL, against the one-key loop and against PostgreSQL's own floor.
+"""How fast API key hashes get from Redis into PostgreSQL, against the one-key loop and against each server's own floor.
 
 Everything is measured in turns within one run, on embedded servers in a temporary folder, so that the ratios hold
-although the machine's own speed comes and goes. Run: python -m benchmarks.drain [--keys N] [--repeats N] [--json]
+although the machine's own speed comes and goes. Run: python -m benchmarks.drain [--keys N ...] [--repeats N] [--json]
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -28,11 +29,14 @@ from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.postgres import connect
-from usage_pipeline.storage.redis import PinnedConnection, client
+from usage_pipeline.storage.redis import PinnedConnection, bulk_strings, client, one_by_one
 from usage_pipeline.storage.sql import load
 
+SIZES = (10_000, 100_000, 1_000_000)
 LOOP_SAMPLE_KEYS = 2_000
 LARGEST_MEMORY_MB = 120
+_KEYS_PER_SEND = 500
+_LATENCY_KEYS = 100_000
 _FIELDS = ("total_requests", "successful_requests", "failed_requests", "total_file_size", "total_files_uploaded")
 _UPSERT = """
 insert into usage.api_keys as t (
@@ -57,23 +61,49 @@ report = drain_once(load_settings(database_url=sys.argv[1], redis_url=sys.argv[2
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps({"keys": report.keys, "peak_kb": int(status["VmHWM"].split()[0])}))
 """
+# An API server's side: one request after the other, 500 a second at most, until its standard input is closed.
+_WRITER = """
+import json, sys, threading, time
+import redis
+
+client = redis.Redis.from_url(sys.argv[1])
+is_over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), is_over.set()), daemon=True).start()
+print("ready", flush=True)
+milliseconds = []
+while not is_over.wait(0.002):
+    started = time.perf_counter()
+    with client.pipeline(transaction=True) as pipe:
+        pipe.hincrby("writer:metrics", "total_requests", 1).expire("writer:metrics", 604_800).execute()
+    milliseconds.append((time.perf_counter() - started) * 1000)
+print(json.dumps(milliseconds))
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Medians over the repeats: rates in keys a second, ratios paired within a repeat. Memory in MB, None off Linux."""
+    """Medians over the repeats: rates in keys a second, ratios paired within a repeat."""
 
     keys: int
+    rows: str
     repeats: int
     loop_per_second: float
-    drain_announced_per_second: float
-    drain_scanned_per_second: float
+    drain_per_second: float
     write_floor_per_second: float
-    announced_to_loop: float
-    scanned_to_loop: float
-    announced_to_floor: float
-    scanned_to_floor: float
-    drain_peak_mb: float | None
+    read_floor_per_second: float
+    drain_to_loop: float
+    drain_to_write_floor: float
+    drain_to_read_floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """What a writer waits for one record, in milliseconds, with nothing else going on and while a drain runs."""
+
+    idle_p50: float
+    idle_p99: float
+    draining_p50: float
+    draining_p99: float
 
 
 class Bench:
@@ -85,14 +115,13 @@ class Bench:
         self._postgres = connect(settings)
         self._redis = client(settings)
         self._now_ms = int(time.time() * 1000)
-        self._written = 0
 
     def loop(self) -> float:
         """Keys a second of HGETALL, upsert and commit, DEL, one key at a time."""
         sample = min(LOOP_SAMPLE_KEYS, self._keys)
-        self._write_keys(sample)
+        self.write_keys(sample)
         live = list(self._redis.scan_iter("apikey:*:metrics", count=10_000))
-        with _timed(sample) as rate:
+        with self._all_stored(sample), _timed(sample) as rate:
             for key in live:
                 fields = self._redis.hgetall(key)
                 api_key_id = key.decode().split(":", 1)[1].removesuffix(":metrics")
@@ -101,19 +130,34 @@ class Bench:
                 self._redis.delete(key)
         return rate.per_second
 
-    def drain(self, *, announced: bool) -> float:
+    def read_floor(self) -> float:
+        """Keys a second of HGETALL alone: packed, the next send under way while one is read; nothing is changed."""
+        self.write_keys()
+        live = [name.encode() for name in self._key_names(0, self._keys)]
+        with PinnedConnection(self._redis) as connection, _timed(self._keys) as rate:
+            sent = 0
+            for first in range(0, len(live), _KEYS_PER_SEND):
+                some = live[first : first + _KEYS_PER_SEND]
+                connection.send(one_by_one(b"HGETALL", bulk_strings(some)))
+                if sent:
+                    connection.receive(sent)
+                sent = len(some)
+            connection.receive(sent)
+        self._redis.flushall()
+        return rate.per_second
+
+    def drain(self, *, announced: bool = True) -> float:
         """Keys a second of `drain_once`, connections included, over keys that were announced or must be scanned for."""
-        self._write_keys(self._keys)
+        self.write_keys()
+        pauses = names.scan_pause("api_key"), names.scan_pause("claim:api_key")
         if announced:
             self._announce()
-            self._redis.set(names.scan_pause("api_key"), drainer_name(), px=300_000)
-            self._redis.set(names.scan_pause("claim:api_key"), drainer_name(), px=300_000)
+            for pause in pauses:
+                self._redis.set(pause, drainer_name(), px=300_000)
         else:
-            self._redis.delete(names.scan_pause("api_key"), names.scan_pause("claim:api_key"))
-        with _timed(self._keys) as rate:
-            report = drain_once(self._settings, ["api_key"])
-        if report.keys != self._keys or report.dead_letters:
-            raise RuntimeError(f"expected {self._keys} keys drained, came {report.keys}")
+            self._redis.delete(*pauses)
+        with self._all_stored(self._keys), _timed(self._keys) as rate:
+            drain_once(self._settings, ["api_key"])
         return rate.per_second
 
     def write_floor(self) -> float:
@@ -121,30 +165,52 @@ class Bench:
         buffers = list(self._copy_buffers())
         postgres = self._postgres
         stage, upsert = load("counters/stage_api_key"), load("counters/upsert_totals_api_key")
-        with _timed(self._keys) as rate:
+        with self._all_stored(self._keys), _timed(self._keys) as rate:
             for buffer in buffers:
                 with postgres.transaction():
                     postgres.execute(stage)
                     with postgres.cursor() as cursor, cursor.copy("copy staged_api_key from stdin") as copy:
                         copy.write(buffer)
                     postgres.execute(upsert)
-        self._written += self._keys
         return rate.per_second
 
     def peak_mb(self) -> float | None:
-        """Peak memory of a process that drains all keys and imports nothing but the counters."""
-        self._write_keys(self._keys)
+        """Peak memory of a process that drains all keys and imports nothing but the counters; None off Linux."""
         if not Path("/proc/self/status").exists():
-            drain_once(self._settings, ["api_key"])
             return None
+        self.write_keys()
         dsn, redis_dsn = self._settings.database_url.get_secret_value(), self._settings.redis_dsn.get_secret_value()
-        done = subprocess.run(
-            [sys.executable, "-c", _DRAIN_ALONE, dsn, redis_dsn], check=True, capture_output=True, text=True
+        with self._all_stored(self._keys):
+            done = subprocess.run(
+                [sys.executable, "-c", _DRAIN_ALONE, dsn, redis_dsn], check=True, capture_output=True, text=True
+            )
+        return float(json.loads(done.stdout)["peak_kb"]) / 1024
+
+    def latencies(self, *, draining: bool) -> list[float]:
+        """What a writer waits for each of its records, in milliseconds, during a drain or the time of one."""
+        self.write_keys()
+        writer = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, self._settings.redis_dsn.get_secret_value()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        answer = json.loads(done.stdout)
-        if answer["keys"] != self._keys:
-            raise RuntimeError(f"expected {self._keys} keys drained, came {answer['keys']}")
-        return float(answer["peak_kb"]) / 1024
+        with writer:
+            assert writer.stdin is not None
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            if draining:
+                drain_once(self._settings, ["api_key"])
+            else:
+                time.sleep(2)
+            writer.stdin.close()
+            measured: list[float] = json.loads(writer.stdout.read())
+        self._redis.flushall()
+        return measured
+
+    def forget_rows(self) -> None:
+        """Makes every row new to the next subject."""
+        self._postgres.execute("truncate usage.api_keys")
 
     def settle(self) -> None:
         """Between two measurements: nothing of the last one is left to be cleaned up during the next."""
@@ -153,28 +219,32 @@ class Bench:
         self._postgres.execute("checkpoint")
         gc.collect()
 
-    def check(self) -> None:
-        """Everything that was written is stored, once. Raises RuntimeError."""
-        [stored] = self._postgres.execute("select sum(total_requests)::bigint from usage.api_keys").fetchone() or (0,)
-        if stored != self._written:
-            raise RuntimeError(f"expected {self._written} requests stored, came {stored}")
-
     def close(self) -> None:
         self._postgres.close()
         self._redis.close()
 
-    def _write_keys(self, keys: int) -> None:
-        pack = hiredis.pack_command
+    def write_keys(self, keys: int | None = None) -> None:
+        """Puts that many hashes (by default all) into Redis, as writers do."""
+        pack, wanted = hiredis.pack_command, self._keys if keys is None else keys
         counts = ("total_requests", 1, "successful_requests", 1, "failed_requests", 0, "total_file_size", 1024)
         fields = (*counts, "total_files_uploaded", 1, "last_used_at", self._now_ms)
         with PinnedConnection(self._redis) as connection:
-            for first in range(0, keys, 1_000):
+            for first in range(0, wanted, 1_000):
                 packed = [
                     pack(("HSET", key, *fields)) + pack(("EXPIRE", key, 604_800))
-                    for key in self._key_names(first, min(first + 1_000, keys))
+                    for key in self._key_names(first, min(first + 1_000, wanted))
                 ]
                 connection.replies(b"".join(packed), 2 * len(packed))
-        self._written += keys
+
+    @contextmanager
+    def _all_stored(self, keys: int) -> Iterator[None]:
+        """Everything that was written is stored, once. Raises RuntimeError."""
+        query = "select coalesce(sum(total_requests), 0)::bigint from usage.api_keys"
+        [[before]] = self._postgres.execute(query).fetchall()
+        yield
+        [[after]] = self._postgres.execute(query).fetchall()
+        if after - before != keys:
+            raise RuntimeError(f"expected {keys} requests stored, came {after - before}")
 
     def _announce(self) -> None:
         for first in range(0, self._keys, 1_000):
@@ -206,94 +276,129 @@ class _timed:  # noqa: N801  # a context manager that reads as a word
         self.per_second = self._keys / (time.perf_counter() - self._started)
 
 
-def measure(settings: Settings, *, keys: int, repeats: int, say: Callable[[str], None]) -> Result:
-    """All measurements in turns, `repeats` times after a warm-up that fills the tables and is not counted."""
-    bench = Bench(settings, keys)
+def measure(bench: Bench, *, keys: int, rows: str, repeats: int, say: Callable[[str], None]) -> Result:
+    """All measurements in turns, `repeats` times after a warm-up that is not counted. `rows` is new or existing."""
     subjects: dict[str, Callable[[], float]] = {
         "loop": bench.loop,
-        "floor": bench.write_floor,
-        "announced": lambda: bench.drain(announced=True),
-        "scanned": lambda: bench.drain(announced=False),
+        "write floor": bench.write_floor,
+        "drain": bench.drain,
+        "read floor": bench.read_floor,
     }
     rates: dict[str, list[float]] = {name: [] for name in subjects}
-    try:
-        for repeat in range(repeats + 1):
-            order = list(subjects)[repeat % len(subjects) :] + list(subjects)[: repeat % len(subjects)]
-            for name in order:
-                bench.settle()
-                rate = subjects[name]()
-                if repeat:
-                    rates[name].append(rate)
-                say(f"{'warm-up' if not repeat else f'repeat {repeat}'}: {name} {rate:,.0f} keys/s")
-        bench.settle()
-        peak_mb = bench.peak_mb()
-        bench.check()
-    finally:
-        bench.close()
+    for repeat in range(repeats + 1):
+        order = list(subjects)[repeat % len(subjects) :] + list(subjects)[: repeat % len(subjects)]
+        for name in order:
+            if rows == "new":
+                bench.forget_rows()
+            bench.settle()
+            rate = subjects[name]()
+            if repeat:
+                rates[name].append(rate)
+            say(f"{keys:,} {rows}, {f'repeat {repeat}' if repeat else 'warm-up'}: {name} {rate:,.0f} keys/s")
 
-    def ratio(one: str, other: str) -> float:
-        return median(a / b for a, b in zip(rates[one], rates[other], strict=True))
+    def ratio(other: str) -> float:
+        return median(drained / floor for drained, floor in zip(rates["drain"], rates[other], strict=True))
 
     return Result(
         keys=keys,
+        rows=rows,
         repeats=repeats,
         loop_per_second=median(rates["loop"]),
-        drain_announced_per_second=median(rates["announced"]),
-        drain_scanned_per_second=median(rates["scanned"]),
-        write_floor_per_second=median(rates["floor"]),
-        announced_to_loop=ratio("announced", "loop"),
-        scanned_to_loop=ratio("scanned", "loop"),
-        announced_to_floor=ratio("announced", "floor"),
-        scanned_to_floor=ratio("scanned", "floor"),
-        drain_peak_mb=peak_mb,
+        drain_per_second=median(rates["drain"]),
+        write_floor_per_second=median(rates["write floor"]),
+        read_floor_per_second=median(rates["read floor"]),
+        drain_to_loop=ratio("loop"),
+        drain_to_write_floor=ratio("write floor"),
+        drain_to_read_floor=ratio("read floor"),
     )
 
 
-def table(result: Result) -> Table:
-    shown = Table(title=f"{result.keys:,} API key hashes, medians of {result.repeats}")
-    for column in ("", "keys/s", "to the loop", "to the write floor"):
-        shown.add_column(column, justify="left" if not column else "right")
-    loop, floor = result.loop_per_second, result.write_floor_per_second
-    shown.add_row("loop: HGETALL, upsert, DEL", f"{loop:,.0f}", "1.0", f"{loop / floor:.3f}")
-    for name, rate, to_loop, to_floor in (
-        (
-            "drain, keys announced",
-            result.drain_announced_per_second,
-            result.announced_to_loop,
-            result.announced_to_floor,
-        ),
-        ("drain, keys scanned for", result.drain_scanned_per_second, result.scanned_to_loop, result.scanned_to_floor),
-    ):
-        shown.add_row(name, f"{rate:,.0f}", f"{to_loop:.1f}", f"{to_floor:.2f}")
-    shown.add_row("write floor: COPY, upsert", f"{floor:,.0f}", f"{floor / loop:.1f}", "1.00")
-    if result.drain_peak_mb is not None:
-        shown.caption = f"peak memory of a drain: {result.drain_peak_mb:.0f} MB (limit {LARGEST_MEMORY_MB})"
+def measure_latency(bench: Bench, *, repeats: int, say: Callable[[str], None]) -> Latency:
+    """Of all records of all repeats, with and without a drain in turns."""
+    waits: dict[bool, list[float]] = {False: [], True: []}
+    for repeat in range(1, repeats + 1):
+        for draining in waits:
+            bench.settle()
+            waits[draining] += bench.latencies(draining=draining)
+        say(f"writers, repeat {repeat}: {len(waits[False]):,} records idle, {len(waits[True]):,} during a drain")
+
+    def share(draining: bool, fraction: float) -> float:
+        return sorted(waits[draining])[int(fraction * (len(waits[draining]) - 1))]
+
+    return Latency(share(False, 0.5), share(False, 0.99), share(True, 0.5), share(True, 0.99))
+
+
+def table(results: list[Result], latency: Latency, peaks_mb: dict[int, float | None]) -> Table:
+    """What was measured, as a person reads it."""
+    shown = Table(title=f"API key hashes: thousands a second, and the drain's ratios; medians of {results[0].repeats}")
+    shown.add_column("keys", justify="right")
+    shown.add_column("rows")
+    for column in ("loop", "drain", "write floor", "read floor", "to loop", "to write", "to read", "peak MB"):
+        shown.add_column(column, justify="right")
+    for result in results:
+        peak = peaks_mb[result.keys]
+        shown.add_row(
+            f"{result.keys:,}",
+            result.rows,
+            f"{result.loop_per_second / 1000:,.1f}",
+            f"{result.drain_per_second / 1000:,.1f}",
+            f"{result.write_floor_per_second / 1000:,.1f}",
+            f"{result.read_floor_per_second / 1000:,.1f}",
+            f"{result.drain_to_loop:.1f}",
+            f"{result.drain_to_write_floor:.2f}",
+            f"{result.drain_to_read_floor:.2f}",
+            "" if peak is None else f"{peak:.0f}",
+        )
+    shown.caption = (
+        f"peak: memory of a process that drains alone (limit {LARGEST_MEMORY_MB} MB). A writer waits for a record "
+        f"{latency.idle_p50:.2f} ms (p99 {latency.idle_p99:.2f}), during a drain of {_LATENCY_KEYS:,} keys "
+        f"{latency.draining_p50:.2f} ms (p99 {latency.draining_p99:.2f})"
+    )
     return shown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keys", type=int, default=100_000, help="API key hashes in one drain")
+    parser.add_argument("--keys", type=int, nargs="+", default=list(SIZES), help="API key hashes in one drain")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind; medians are shown")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     chosen = parser.parse_args()
-    if chosen.keys < 1 or chosen.repeats < 1:
+    if min(chosen.keys) < 1 or chosen.repeats < 1:
         parser.error("--keys and --repeats must be at least 1")
     progress = Console(stderr=True)
+
+    def say(line: str) -> None:
+        progress.print(line, style="dim")
+
     folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-bench-"))
+    results: list[Result] = []
+    peaks_mb: dict[int, float | None] = {}
     try:
         with LocalServers(folder) as servers:
             migrate(servers.database_url)
             settings = load_settings(database_url=servers.database_url, redis_url=servers.redis_url)
-            result = measure(
-                settings, keys=chosen.keys, repeats=chosen.repeats, say=lambda line: progress.print(line, style="dim")
-            )
+            for keys in chosen.keys:
+                bench = Bench(settings, keys)
+                results += [
+                    measure(bench, keys=keys, rows=rows, repeats=chosen.repeats, say=say)
+                    for rows in ("new", "existing")
+                ]
+                bench.settle()
+                peaks_mb[keys] = bench.peak_mb()
+                bench.close()
+            bench = Bench(settings, _LATENCY_KEYS)
+            latency = measure_latency(bench, repeats=chosen.repeats, say=say)
+            bench.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if chosen.json:
-        print(json.dumps(asdict(result)))
+        print(
+            json.dumps(
+                {"results": [asdict(result) for result in results], "latency": asdict(latency), "peaks_mb": peaks_mb}
+            )
+        )
     else:
-        Console().print(table(result))
+        Console().print(table(results, latency, peaks_mb))
 
 
 if __name__ == "__main__":
