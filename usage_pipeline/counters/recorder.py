@@ -15,7 +15,6 @@ from redis.retry import Retry
 
 from usage_pipeline.counters import record_cluster, record_commands
 from usage_pipeline.counters.quota import QuotaDecision
-from usage_pipeline.counters.record_cluster import KeyCommand
 from usage_pipeline.counters.record_commands import Command, Family
 from usage_pipeline.counters.record_failures import redis_reason
 from usage_pipeline.counters.recording import Build, Options, Recording
@@ -89,8 +88,7 @@ class Recorder(Recording[bool, str | None]):
     ) -> list[Any] | None:
         try:
             if isinstance(self._client, redis.RedisCluster):
-                sent = record_cluster.by_key(commands)
-                return record_cluster.answers_of(sent, record_cluster.send(self._client, [key.command for key in sent]))
+                return record_cluster.send(self._client, commands)
             pipeline = self._client.pipeline(transaction=is_atomic)
             for command in commands:
                 pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
@@ -144,12 +142,12 @@ class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
         self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_correction: bool = False
     ) -> list[Any] | None:
         try:
-            is_cluster = isinstance(self._client, redis.asyncio.RedisCluster)
-            sent = record_cluster.by_key(commands) if is_cluster else [KeyCommand(command, 1) for command in commands]
-            pipeline = self._client.pipeline(transaction=is_atomic and not is_cluster)
-            for command, _ in sent:
+            if isinstance(self._client, redis.asyncio.RedisCluster):
+                return await record_cluster.send_async(self._client, commands)
+            pipeline = self._client.pipeline(transaction=is_atomic)
+            for command in commands:
                 pipeline.execute_command(*command)
-            return record_cluster.answers_of(sent, await pipeline.execute(raise_on_error=False))
+            return await pipeline.execute(raise_on_error=False)
         except _REDIS_ERRORS as error:
             self._failures.count(what, "bookkeeping" if is_correction else redis_reason(error), type(error).__name__)
             return None

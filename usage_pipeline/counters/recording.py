@@ -170,7 +170,7 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
             # In a cluster one node may not answer while the others do.
             reason = redis_reason(refused[0][1])
             self._failures.count(record.family, reason, f"the write was {reason}")
-            return record.take_back([write for write, _ in refused])
+            return [] if _is_error(answers[-1]) else record.take_back([write for write, _ in refused])
         if any(map(_is_error, answers)):
             self._failures.count(record.family, "bookkeeping", "recorded, but not announced or not in the odometer")
         return None

@@ -47,15 +47,18 @@ def cluster_client(settings: Settings) -> redis.RedisCluster:
 
     Commands go to the owner of their key and follow it when its slot moves. Raises RedisUnavailable.
     """
-    with translated_cluster_errors():
-        return redis.RedisCluster.from_url(
-            settings.redis_dsn.get_secret_value(),
-            protocol=2,
-            decode_responses=False,
-            socket_timeout=settings.redis_timeout_seconds,
-            socket_connect_timeout=settings.connect_timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-        )
+    try:
+        with translated_cluster_errors():
+            return redis.RedisCluster.from_url(
+                settings.redis_dsn.get_secret_value(),
+                protocol=2,
+                decode_responses=False,
+                socket_timeout=settings.redis_timeout_seconds,
+                socket_connect_timeout=settings.connect_timeout_seconds,
+                retry=Retry(NoBackoff(), 0),
+            )
+    except (redis.RedisError, OSError) as error:
+        raise RedisUnavailable(f"Redis Cluster: one of its servers does not answer: {error}") from None
 
 
 def primaries(cluster: redis.RedisCluster) -> list[redis.Redis]:

@@ -36,6 +36,7 @@ class Node:
         self.client = redis.Redis(host=LOOPBACK, port=self.port, socket_timeout=_TIMEOUT_SECONDS)
         self.start()
         self.node_id = self.ask("CLUSTER", "MYID").decode()
+        self.first_slots = range(0)
 
     def start(self) -> None:
         options = {
@@ -46,6 +47,8 @@ class Node:
             "cluster-announce-ip": LOOPBACK,
             # A test that stops a server for a moment is no fail-over.
             "cluster-node-timeout": 60_000,
+            # A primary that gave its last slot away stays one.
+            "cluster-allow-replica-migration": "no",
             "appendonly": "yes",
             "appendfsync": "always",
             "save": "",
@@ -88,7 +91,9 @@ class Cluster:
         try:
             for number in range(3):
                 node = self._start(f"node{number}")
-                node.ask("CLUSTER", "ADDSLOTSRANGE", SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1)
+                first, last = SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1
+                node.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
+                node.first_slots = range(first, last + 1)
             self._meet()
         except BaseException:
             self.close()
@@ -103,7 +108,7 @@ class Cluster:
     @property
     def url(self) -> str:
         """Of any one node."""
-        return self.nodes[-1].url
+        return self.nodes[2].url
 
     def add_primary(self) -> Node:
         """A further primary, without slots."""
@@ -133,6 +138,12 @@ class Cluster:
         self.move_keys(slot, target)
         for node in (target, source, *(other for other in self.nodes if other not in (target, source))):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", target.node_id)
+
+    def move_back(self) -> None:
+        """Every slot to the primary that it had at the start."""
+        for node in self.nodes:
+            for slot in node.slots().difference(node.first_slots):
+                self.move(slot, next(home for home in self.nodes if slot in home.first_slots))
 
     def move(self, slot: int, target: Node) -> None:
         self.begin_move(slot, target)
