@@ -129,6 +129,9 @@ class ClusterSource:
     def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> list[Claimed]:
         owned = self._by_owner(held)
         claims = self._on_each(owned, lambda source, keys: source.move(family, from_batch, to_batch, keys))
+        for source in owned:
+            # They stay in their batch, for recovery.
+            source.take_refused()
         return list(chain.from_iterable(claims))
 
     def read(self, family: Family, batch_id: str, held: Sequence[bytes]) -> list[Claimed]:

@@ -20,7 +20,7 @@ from usage_pipeline.counters.request_events import EVENT, drain_events
 from usage_pipeline.counters.usage_store import UsageStore
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
-from usage_pipeline.storage.redis import RedisUnavailable, translated_cluster_errors
+from usage_pipeline.storage.redis import SLOT_ELSEWHERE, RedisUnavailable, translated_cluster_errors
 
 log = logging.getLogger(__name__)
 
@@ -221,6 +221,10 @@ def _translated_errors() -> Iterator[None]:
         ) from None
     except (RedisUnavailable, BarrierFellShort) as error:
         raise DrainImpossible(f"{error}; what is claimed is recovered by the next drain") from None
+    except SLOT_ELSEWHERE as error:
+        raise DrainImpossible(
+            f"Redis Cluster: a slot is on the move ({first_line(error)}); what is claimed is recovered by the next drain"
+        ) from None
     except redis.RedisError as error:
         raise DrainImpossible(
             f"Redis refused: {first_line(error)}; what is claimed is recovered by the next drain"

@@ -243,7 +243,7 @@ class RedisSource:
         self._connection.call("SADD", names.touched(family.name), *live)
 
     def take_refused(self) -> list[bytes]:
-        """Live keys that a claim since the last call has left where they are, since their slot is on the move."""
+        """Keys that were not renamed since the last call, because their slot was on the move."""
         refused, self._refused = self._refused, []
         return refused
 

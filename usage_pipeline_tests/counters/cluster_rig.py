@@ -1,9 +1,13 @@
 """A Redis Cluster of real servers on loopback ports, whose slots can be moved and whose nodes can be killed."""
 
+import select
+import socket
+import socketserver
 import subprocess
+import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import redis
@@ -184,6 +188,39 @@ class Cluster:
             and info["cluster_known_nodes"] == str(len(self.nodes))
             and not any(flag in nodes for flag in ("handshake", "fail", "disconnected"))
         )
+
+
+class _LosesAnswers(socketserver.BaseRequestHandler):
+    """Passes everything on to a node, but no answer once a command with a certain word was asked on the connection."""
+
+    port: int
+    word: bytes
+
+    def handle(self) -> None:
+        with socket.create_connection((LOOPBACK, self.port)) as node:
+            answers_pass = True
+            while True:
+                for ready in select.select([self.request, node], [], [])[0]:
+                    data = ready.recv(65_536)
+                    if not data:
+                        return
+                    if ready is self.request:
+                        answers_pass = answers_pass and self.word not in data
+                        node.sendall(data)
+                    elif answers_pass:
+                        self.request.sendall(data)
+
+
+@contextmanager
+def losing_answers(node: Node, word: bytes) -> Iterator[int]:
+    """The port of a way to the node on which answers to commands with the word are lost."""
+    handler = type("Handler", (_LosesAnswers,), {"port": node.port, "word": word})
+    with socketserver.ThreadingTCPServer((LOOPBACK, 0), handler) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        try:
+            yield proxy.server_address[1]
+        finally:
+            proxy.shutdown()
 
 
 def slot_of(key: str | bytes) -> int:

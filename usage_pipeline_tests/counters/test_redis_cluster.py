@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import psycopg
 import pytest
 import redis
 import redis.asyncio
-from cluster_rig import Cluster, Node, slot_of
+from cluster_rig import Cluster, Node, losing_answers, slot_of
 from drain_rig import Crash, Life, Writer, assert_at_rest, event_item, lives, run_until_crash, stored
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -595,8 +594,7 @@ def test_the_commands_work_with_the_address_of_one_node(settings: Settings, clus
         return json.loads(done.stdout)
 
     assert sum(family["keys"] for family in run("drain", "--once")["families"]) == len(NAMES)
-    assert run("aggregate", "--date", today)["keys_found"] == 1
-    assert run("status", today)["keys_in_redis"] == 1
+    assert run("status", today)["missing_count"] == 1
 
 
 # the recorder
@@ -687,32 +685,27 @@ def test_records_follow_a_slot_that_moves(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_a_record_whose_answer_was_lost_is_not_sent_again(kind: str, cluster: Cluster) -> None:
-    """redis-py's own pipeline would: the stalled node carries both out once it goes on."""
+    """redis-py's own pipeline of the sync client would, whatever it is told about retries."""
     name, _, source, _ = moved_name(cluster)
-    impatient = {"protocol": 2, "socket_timeout": 0.2, "socket_connect_timeout": 5}
     url = next(node for node in cluster.nodes if node is not source).url
-    if kind == "sync":
-        client = redis.RedisCluster.from_url(url, retry=Retry(NoBackoff(), 0), **impatient)
-        recorder = Recorder(client)
-        assert recorder.record_api_key(name)
-    else:
-        client = redis.asyncio.RedisCluster.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **impatient)
-        recorder = AsyncRecorder(client)
-        assert await recorder.record_api_key(name)
-    os.kill(source.process.pid, signal.SIGSTOP)
-    try:
-        recorded = recorder.record_api_key(name)
-        assert (recorded if kind == "sync" else await recorded) is False
-    finally:
-        os.kill(source.process.pid, signal.SIGCONT)
+    with losing_answers(source, b"total_requests") as port:
+        options = {
+            "protocol": 2,
+            "socket_timeout": 0.5,
+            "address_remap": lambda address: (address[0], port if address[1] == source.port else address[1]),
+        }
+        if kind == "sync":
+            with redis.RedisCluster.from_url(url, retry=Retry(NoBackoff(), 0), **options) as client:
+                recorder: Recorder | AsyncRecorder = Recorder(client)
+                assert recorder.record_api_key(name) is False
+        else:
+            async with redis.asyncio.RedisCluster.from_url(
+                url, retry=AsyncRetry(NoBackoff(), 0), **options
+            ) as async_client:
+                recorder = AsyncRecorder(async_client)
+                assert await recorder.record_api_key(name) is False
     assert recorder.failures == {("api_key", "unreachable"): 1}
-    assert recorder.dropped["api_key"] == 1
-    for _ in range(3):
-        # What waited on other connections is carried out before a new one is answered for the second time.
-        source.client.connection_pool.disconnect()
-        counted = source.client.hget(names.api_key_metrics(name), "total_requests")
-    assert counted == b"2"
-    recorder.close() if kind == "sync" else await recorder.close()
+    assert source.client.hget(names.api_key_metrics(name), "total_requests") == b"1"
 
 
 def test_a_cluster_that_is_gone_raises_nothing_into_a_request() -> None:
