@@ -21,11 +21,12 @@ from usage_pipeline.counters.batch import Claimed, WrongType, claimed_ms
 from usage_pipeline.counters.families import Family
 from usage_pipeline.counters.redis_source import OpenBatch, RedisSource
 from usage_pipeline.settings import Barrier, Settings
-from usage_pipeline.storage.redis import (
+from usage_pipeline.storage.redis import PinnedConnection, client
+from usage_pipeline.storage.redis_cluster import (
     ClusterReader,
-    PinnedConnection,
-    client,
+    KeyCommand,
     cluster_client,
+    send_to_owners,
     translated_cluster_errors,
 )
 
@@ -164,11 +165,12 @@ class ClusterSource:
 
     def delete_token_caches(self, token_prefixes: Sequence[str]) -> None:
         """As RedisSource does, without a promise of durability, so that the client may follow a slot that moves."""
-        pipeline = self._cluster.pipeline()  # type: ignore[no-untyped-call]  # redis-py's
-        for prefix in token_prefixes:
-            pipeline.unlink(names.token_cache(prefix))
+        cached = [names.token_cache(prefix) for prefix in token_prefixes]
         with translated_cluster_errors():
-            pipeline.execute()
+            answers = send_to_owners(self._cluster, [KeyCommand(name, ("UNLINK", name)) for name in cached])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
 
     def close(self) -> None:
         self._threads.shutdown()

@@ -20,7 +20,8 @@ from usage_pipeline.counters.request_events import EVENT, drain_events
 from usage_pipeline.counters.usage_store import UsageStore
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
-from usage_pipeline.storage.redis import SLOT_ELSEWHERE, RedisUnavailable, translated_cluster_errors
+from usage_pipeline.storage.redis import SLOT_ELSEWHERE, RedisUnavailable
+from usage_pipeline.storage.redis_cluster import translated_cluster_errors
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from usage_pipeline.counters import keys as names
 from usage_pipeline.counters.batch import claimed_ms
 from usage_pipeline.counters.families import FAMILIES
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.redis import client, cluster_client, is_cluster_node, primaries, translated_cluster_errors
+from usage_pipeline.storage.redis import client, is_cluster_node
+from usage_pipeline.storage.redis_cluster import cluster_client, primaries, translated_cluster_errors
 from usage_pipeline.storage.sql import load
 
 _SCAN_COUNT = 10_000

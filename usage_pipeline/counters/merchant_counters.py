@@ -17,16 +17,8 @@ from usage_pipeline.counters.batch import DeadLetter
 from usage_pipeline.counters.values import Malformed
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
-from usage_pipeline.storage.redis import (
-    ClusterReader,
-    Command,
-    PinnedConnection,
-    RedisUnavailable,
-    client,
-    cluster_client,
-    is_cluster_node,
-    translated_cluster_errors,
-)
+from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client, is_cluster_node
+from usage_pipeline.storage.redis_cluster import ClusterReader, cluster_client, translated_cluster_errors
 
 # A server, or a whole cluster.
 Reader = PinnedConnection | ClusterReader

@@ -1,13 +1,14 @@
 """Quotas of API keys: the decision, and their way from `usage.api_key_quotas` into Redis (contracts §1.6, §2)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import psycopg
 import redis
 
 from usage_pipeline.counters import keys
 from usage_pipeline.storage import sql
+from usage_pipeline.storage.redis_cluster import KeyCommand, send_to_owners
 
 PUBLISHED_IDS = f"{keys.NAMESPACE}quota_ids"
 LIMITS = ("requests_per_day", "requests_per_minute")
@@ -54,18 +55,30 @@ def publish_quotas(connection: psycopg.Connection, client: redis.Redis | redis.R
     for first in range(0, len(rows), _IDS_PER_SEND):
         some = rows[first : first + _IDS_PER_SEND]
         client.sadd(PUBLISHED_IDS, *(api_key_id for api_key_id, *_ in some))
-        pipeline = client.pipeline(transaction=False)
-        for api_key_id, *limits in some:
-            known = [(name, limit) for name, limit in zip(LIMITS, limits, strict=True) if limit is not None]
-            pipeline.execute_command("EVAL", _REPLACE, 1, keys.quota(api_key_id), *chain.from_iterable(known))
-        pipeline.execute()
+        _send(client, [_replacement(keys.quota(api_key_id), limits) for api_key_id, *limits in some])
     if stale:
-        pipeline = client.pipeline(transaction=False)
-        for api_key_id in stale:
-            pipeline.unlink(keys.quota(api_key_id))
-        pipeline.execute()
+        _send(client, [KeyCommand(name, ("UNLINK", name)) for name in map(keys.quota, stale)])
         client.srem(PUBLISHED_IDS, *stale)
     return len(rows)
+
+
+def _replacement(key: str, limits: Sequence[int | None]) -> KeyCommand:
+    known = ((name, limit) for name, limit in zip(LIMITS, limits, strict=True) if limit is not None)
+    fields: list[str | int] = [word for pair in known for word in pair]
+    return KeyCommand(key, ("EVAL", _REPLACE, 1, key, *fields))
+
+
+def _send(client: redis.Redis | redis.RedisCluster, commands: Sequence[KeyCommand]) -> None:
+    if isinstance(client, redis.RedisCluster):
+        answers = send_to_owners(client, commands)
+    else:
+        pipeline = client.pipeline(transaction=False)
+        for _, command in commands:
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
+        answers = pipeline.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
 
 
 def _text(member: bytes | str) -> str:

@@ -42,39 +42,6 @@ def client(settings: Settings) -> redis.Redis:
         raise RedisUnavailable(f"Redis: REDIS_URL cannot be read: {error}") from None
 
 
-def cluster_client(settings: Settings) -> redis.RedisCluster:
-    """Like `client`, for all of the Redis Cluster that the server of REDIS_URL belongs to; it asks that server at once.
-
-    Commands go to the owner of their key and follow it when its slot moves. Raises RedisUnavailable.
-    """
-    try:
-        with translated_cluster_errors():
-            return redis.RedisCluster.from_url(
-                settings.redis_dsn.get_secret_value(),
-                protocol=2,
-                decode_responses=False,
-                socket_timeout=settings.redis_timeout_seconds,
-                socket_connect_timeout=settings.connect_timeout_seconds,
-                retry=Retry(NoBackoff(), 0),
-            )
-    except (redis.RedisError, OSError) as error:
-        raise RedisUnavailable(f"Redis Cluster: one of its servers does not answer: {error}") from None
-
-
-def primaries(cluster: redis.RedisCluster) -> list[redis.Redis]:
-    """A pooled client of each primary that owns slots."""
-    return [node.redis_connection for node in cluster.get_primaries()]  # type: ignore[no-untyped-call]  # redis-py's
-
-
-@contextmanager
-def translated_cluster_errors() -> Iterator[None]:
-    """Raises RedisUnavailable when a cluster cannot be read; redis-py's error for that is no RedisError."""
-    try:
-        yield
-    except redis.exceptions.RedisClusterException as error:
-        raise RedisUnavailable(f"Redis Cluster: {error}") from None
-
-
 class _ParserOfMany(DefaultParser):  # type: ignore[misc, valid-type]  # a variable: the parser with or without hiredis
     """Answers `replies_at_once` replies in one list, errors included, where redis-py's connection asks for each alone.
 
@@ -200,35 +167,3 @@ class PinnedConnection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class ClusterReader:
-    """All primaries of a Redis Cluster for reading, with the methods of a PinnedConnection but no promise of a barrier."""
-
-    def __init__(self, cluster: redis.RedisCluster) -> None:
-        self._cluster = cluster
-        self.primaries = [PinnedConnection(primary) for primary in primaries(cluster)]
-
-    def pipeline(self, commands: Iterable[Command]) -> list[Any]:
-        """Each command goes to the owner of its key, wherever that moves; a command's own error is returned, not raised."""
-        pipeline = self._cluster.pipeline()  # type: ignore[no-untyped-call]  # redis-py's
-        for name, *arguments in commands:
-            if name == b"MEMORY":
-                # redis-py finds the key of a command of two words only when they come as one.
-                name, arguments = b"MEMORY USAGE", arguments[1:]
-            pipeline.execute_command(name.decode() if isinstance(name, bytes) else name, *arguments)
-        replies: list[Any] = pipeline.execute(raise_on_error=False)
-        return replies
-
-    def scan(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
-        """Keys of all primaries that match, page by page; one whose slot moves meanwhile may come twice, or not at all."""
-        for primary in self.primaries:
-            yield from primary.scan(pattern, count)
-
-    def now_ms(self) -> int:
-        """One primary's clock in epoch milliseconds."""
-        return self.primaries[0].now_ms()
-
-    def close(self) -> None:
-        for primary in self.primaries:
-            primary.close()

@@ -5,7 +5,6 @@ from datetime import date
 
 import pytest
 import redis
-from redis.crc import key_slot
 
 from usage_pipeline.counters import record_commands
 from usage_pipeline.counters.record_cluster import answers_of, by_key
@@ -38,10 +37,10 @@ def test_each_key_of_a_record_is_written_by_one_command_in_its_slot(family: str)
     commands = RECORDS[family]().commands()
     sent = by_key(commands)
     assert sum(one.commands for one in sent) == len(commands)
-    assert len({one.key for one in sent}) == len(sent)
+    assert len({one.sent.key for one in sent}) == len(sent)
     for one in sent:
-        key = one.command[3] if one.command[0] == "EVAL" else one.command[1]
-        assert key_slot(key if isinstance(key, bytes) else str(key).encode()) == key_slot(one.key.encode())
+        command = one.sent.command
+        assert one.sent.key == (command[3] if command[0] == "EVAL" else command[1])
 
 
 @pytest.mark.parametrize("family", RECORDS)
@@ -51,7 +50,7 @@ def test_one_command_per_key_does_what_the_commands_do(family: str, redis_client
     expected = {key: redis_client.dump(key) for key in redis_client.scan_iter()}
     redis_client.flushall()
     sent = by_key(commands)
-    assert answers_of(sent, [redis_client.execute_command(*one.command) for one in sent]) == singly
+    assert answers_of(sent, [redis_client.execute_command(*one.sent.command) for one in sent]) == singly
     assert {key: redis_client.dump(key) for key in redis_client.scan_iter()} == expected
     assert all(redis_client.ttl(key) > 0 for key in expected if b"touched" not in key and key != b"event_queue")
 
@@ -59,7 +58,7 @@ def test_one_command_per_key_does_what_the_commands_do(family: str, redis_client
 def test_an_error_of_one_command_is_its_own_and_an_error_of_the_whole_is_everyones(redis_client: redis.Redis) -> None:
     redis_client.hset("k", "f", "no number")
     sent = by_key([("HINCRBY", "k", "f", 1), ("HINCRBY", "k", "g", 2), ("SADD", "s", "x")])
-    answers = answers_of(sent, [redis_client.execute_command(*one.command) for one in sent])
+    answers = answers_of(sent, [redis_client.execute_command(*one.sent.command) for one in sent])
     assert isinstance(answers[0], redis.ResponseError)
     assert answers[1:] == [2, 1]
     lost = redis.TimeoutError()

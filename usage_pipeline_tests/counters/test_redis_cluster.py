@@ -356,29 +356,38 @@ def test_a_worker_goes_on_while_a_primary_is_added_and_takes_over_slots(
     fast = settings.model_copy(update={"metrics_sync_interval_ms": 10, "api_token_sync_interval_ms": 10})
     families = ["api_key", "token", "event"]
     writers = {family: Writer(cluster.client, announces=family == "api_key") for family in families}
-    is_rebalanced = threading.Event()
+    is_rebalanced, failures = threading.Event(), list[BaseException]()
 
     def write() -> None:
         number = 0
-        while not is_rebalanced.is_set() or number < 10:
-            number += 1
-            for family, writer in writers.items():
-                writer.write(family, NAMES, 1 + number % 3)
+        try:
+            while not is_rebalanced.is_set() or number < 10:
+                number += 1
+                for family, writer in writers.items():
+                    writer.write(family, NAMES, 1 + number % 3)
+        except BaseException as error:
+            failures.append(error)
+            raise
 
     slots = {slot_of(f"apikey:{name}:metrics") for name in NAMES}
     slots |= {slot_of(names.EVENT_QUEUE), slot_of(names.open_batches("token")), slot_of(names.touched("api_key"))}
     writing = threading.Thread(target=write)
+    added = cluster.fourth_primary()
     with watching(fast, families) as rounds:
+        wait_for_rounds(rounds, 1)
+        # redis-py, which the foreign writer uses, cannot follow a move to a primary that it has never heard of.
+        cluster.move(16_000, added)
+        cluster.client.nodes_manager.initialize()
         writing.start()
-        added = cluster.add_primary()
         for slot in sorted(slots):
             cluster.move(slot, added)
-        at_rest, seen = len(rounds), sum(report.keys for report in rounds)
+        before = len(rounds)
         is_rebalanced.set()
         writing.join(60)
         assert not writing.is_alive()
-        wait_for_rounds(rounds, at_rest + 2)
-    assert seen > 0
+        assert failures == []
+        wait_for_rounds(rounds, before + 3)
+    assert sum(report.keys for report in rounds) > 0
     for family, writer in writers.items():
         drain_twice(settings, family)
         assert stored(postgres, family) == writer.written
@@ -549,7 +558,7 @@ def test_merchant_counters_are_read_while_their_slot_moves(
     for number, name in enumerate(NAMES):
         cluster.client.set(merchant_key(name), number)
     slot = slot_of(merchant_key(NAMES[0]))
-    target = next(node for node in cluster.nodes if node is not cluster.owner(slot))
+    target = next(node for node in cluster.nodes if node.slots() and node is not cluster.owner(slot))
     cluster.begin_move(slot, target)
     assert cluster.move_keys(slot, target) == 1
     report = aggregate(settings, [datetime.now(UTC).date()])
@@ -669,18 +678,29 @@ async def test_the_async_recorder_writes_to_a_cluster(
     assert_all_is_recorded(cluster, settings, postgres)
 
 
-def test_records_follow_a_slot_that_moves(cluster: Cluster) -> None:
-    name, slot, _, target = moved_name(cluster)
-    with redis.RedisCluster.from_url(cluster.url, retry=Retry(NoBackoff(), 0), **UNRETRIED) as client:
-        recorder = Recorder(client)
-        assert recorder.record_api_key(name)
-        cluster.begin_move(slot, target)
-        cluster.move_keys(slot, target)
-        assert recorder.record_api_key(name)
-        cluster.end_move(slot, target)
-        assert recorder.record_api_key(name)
-        assert (recorder.pending(name) or {})["total_requests"] == 3
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_records_follow_a_slot_even_to_a_primary_that_had_none(kind: str, cluster: Cluster) -> None:
+    target = cluster.fourth_primary()
+    name, slot, _, _ = moved_name(cluster)
+
+    async def record(recorder: Recorder | AsyncRecorder) -> None:
+        for step in (cluster.begin_move, cluster.move_keys, cluster.end_move):
+            step(slot, target)
+            recorded = recorder.record_api_key(name)
+            assert (recorded if isinstance(recorded, bool) else await recorded) is True
         assert recorder.failures == {}
+
+    if kind == "sync":
+        with redis.RedisCluster.from_url(cluster.url, retry=Retry(NoBackoff(), 0), **UNRETRIED) as client:
+            assert Recorder(client).record_api_key(name)
+            await record(Recorder(client))
+    else:
+        async with redis.asyncio.RedisCluster.from_url(
+            cluster.url, retry=AsyncRetry(NoBackoff(), 0), **UNRETRIED
+        ) as async_client:
+            assert await AsyncRecorder(async_client).record_api_key(name)
+            await record(AsyncRecorder(async_client))
+    assert target.client.hget(names.api_key_metrics(name), "total_requests") == b"4"
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
