@@ -303,10 +303,10 @@ class RedisSource:
         """
         claims = []
         for key, claimed, content in contents:
-            if (content or content == b"") and not isinstance(content, SLOT_ELSEWHERE):
+            if content or content == b"":
                 if not isinstance(content, redis.ResponseError):
                     claims.append(Claimed(key, content))
-                elif dumped := self._dump(claimed, content):
+                elif not isinstance(content, SLOT_ELSEWHERE) and (dumped := self._dump(claimed, content)):
                     claims.append(Claimed(key, dumped))
         return claims
 
