@@ -58,7 +58,7 @@ def read_facts(connection: PinnedConnection) -> ServerFacts:
         has_aof=info.get("aof_enabled") == "1",
         fsyncs_always=settings.get(b"appendfsync") == b"always",
         has_snapshots=settings.get(b"save", b"unknown") != b"",
-        is_cluster=info.get("redis_mode") == "cluster",
+        is_cluster=info.get("cluster_enabled") == "1",
     )
 
 
@@ -84,14 +84,14 @@ def plan_barrier(facts: ServerFacts, chosen: Barrier) -> BarrierPlan:
     )
 
 
-def pass_barrier(connection: PinnedConnection, plan: BarrierPlan) -> bool:
+def pass_barrier(connection: PinnedConnection, plan: BarrierPlan, key: str = BARRIER) -> bool:
     """Waits until all that was written on this connection is durable; False when it fell short of the plan.
 
-    Writes once itself: a recovery has only read the claims of others, and a connection that wrote nothing does not wait.
+    Writes `key` itself: a recovery has only read the claims of others, and a connection that wrote nothing does not wait.
     The age of a claim (`minimum_age_ms`) is not waited for: the drain leaves young claims to its next round.
     """
     if plan.replicas or plan.local_fsyncs:
-        connection.call("SET", BARRIER, "1")
+        connection.call("SET", key, "1")
     if plan.replicas and int(connection.call("WAIT", plan.replicas, _TIMEOUT_MS)) < plan.replicas:
         log.warning("Redis: fewer than %d replicas confirmed within %d ms", plan.replicas, _TIMEOUT_MS)
         return False

@@ -279,12 +279,16 @@ def _finish_release(
     report: DrainReport,
     limits: DrainLimits,
 ) -> None:
-    """A batch that was applied: its applied keys go; keys that were claimed too late for it get a batch of their own."""
+    """A batch that was applied: its applied keys go; keys that were claimed too late for it get a batch of their own.
+
+    Applied keys go by name, seen by the scan or not: it may miss one whose slot moves between two primaries meanwhile, and
+    once the batch counts as released that one would be claimed again and doubled.
+    """
     applied = set() if row.is_released else store.applied_keys(family, row)
     late = [key for key in held if key not in applied]
     if not row.is_released:
         source.delete_token_caches(store.token_prefixes(family, row))
-    _release(source, store, family, row.batch_id, [key for key in held if key in applied])
+    _release(source, store, family, row.batch_id, sorted(applied))
     if late:
         batch_id = new_batch_id(source.now_ms())
         source.open_batch(family.name, batch_id)

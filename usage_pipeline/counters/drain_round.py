@@ -11,6 +11,7 @@ import psycopg
 import redis
 
 from usage_pipeline.counters import keys as names
+from usage_pipeline.counters.cluster_source import ClusterSource, open_sources
 from usage_pipeline.counters.drain import BarrierFellShort, DrainLimits, DrainReport, drain_family
 from usage_pipeline.counters.families import BY_NAME
 from usage_pipeline.counters.quota import publish_quotas
@@ -19,7 +20,8 @@ from usage_pipeline.counters.request_events import EVENT, drain_events
 from usage_pipeline.counters.usage_store import UsageStore
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
-from usage_pipeline.storage.redis import RedisUnavailable, client
+from usage_pipeline.storage.redis import SLOT_ELSEWHERE, RedisUnavailable
+from usage_pipeline.storage.redis_cluster import translated_cluster_errors
 
 log = logging.getLogger(__name__)
 
@@ -165,9 +167,9 @@ class _Drains:
     """The open connections of a round: one to PostgreSQL, two to Redis (see drain_family), one for single commands."""
 
     postgres: psycopg.Connection
-    redis: redis.Redis
-    claiming: RedisSource
-    releasing: RedisSource
+    redis: redis.Redis | redis.RedisCluster
+    claiming: RedisSource | ClusterSource
+    releasing: RedisSource | ClusterSource
     store: UsageStore
 
     def run(self, name: str, limits: DrainLimits) -> DrainReport:
@@ -197,10 +199,7 @@ def _open_drains(settings: Settings) -> Iterator[_Drains]:
     with ExitStack() as stack:
         # PostgreSQL first: without it nothing may be claimed.
         connection = stack.enter_context(closing(connect(settings)))
-        pooled = stack.enter_context(closing(client(settings)))
-        claiming, releasing = (
-            stack.enter_context(closing(RedisSource(pooled, settings.drain_barrier))) for _ in range(2)
-        )
+        pooled, claiming, releasing = stack.enter_context(open_sources(settings, settings.drain_barrier))
         if claiming.plan.warning:
             log.warning("%s", claiming.plan.warning)
         store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=drainer_name())
@@ -210,7 +209,8 @@ def _open_drains(settings: Settings) -> Iterator[_Drains]:
 @contextmanager
 def _translated_errors() -> Iterator[None]:
     try:
-        yield
+        with translated_cluster_errors():
+            yield
     except PostgresUnavailable as error:
         raise DrainImpossible(f"{error}; nothing is claimed, the counters wait in Redis") from None
     except psycopg.OperationalError as error:
@@ -222,6 +222,10 @@ def _translated_errors() -> Iterator[None]:
         ) from None
     except (RedisUnavailable, BarrierFellShort) as error:
         raise DrainImpossible(f"{error}; what is claimed is recovered by the next drain") from None
+    except SLOT_ELSEWHERE as error:
+        raise DrainImpossible(
+            f"Redis Cluster: a slot is on the move ({first_line(error)}); what is claimed is recovered by the next drain"
+        ) from None
     except redis.RedisError as error:
         raise DrainImpossible(
             f"Redis refused: {first_line(error)}; what is claimed is recovered by the next drain"

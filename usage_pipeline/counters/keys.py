@@ -117,10 +117,10 @@ def _tagged(key: bytes) -> bytes:
         return key
     if b"}" not in key:
         return b"{%b}" % key
-    return b"{%d}=%s" % (_number_in_slot(key_slot(key)), key)
+    return b"{%d}=%s" % (number_in_slot(key_slot(key)), key)
 
 
 @lru_cache(maxsize=1024)
-def _number_in_slot(slot: int) -> int:
+def number_in_slot(slot: int) -> int:
     """The smallest number whose decimal digits hash to that slot; the first 109,758 cover all 16,384 slots."""
     return next(number for number in range(109_758) if key_slot(b"%d" % number) == slot)

@@ -1,8 +1,9 @@
 """Readings from the ledger of batches, and from Redis, for people and for Dagster's metadata. Nothing here changes anything."""
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import chain
 
 import psycopg
 import redis
@@ -12,7 +13,8 @@ from usage_pipeline.counters import keys as names
 from usage_pipeline.counters.batch import claimed_ms
 from usage_pipeline.counters.families import FAMILIES
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.redis import client
+from usage_pipeline.storage.redis import client, is_cluster_node
+from usage_pipeline.storage.redis_cluster import cluster_client, primaries, translated_cluster_errors
 from usage_pipeline.storage.sql import load
 
 _SCAN_COUNT = 10_000
@@ -52,14 +54,21 @@ def summarize(connection: psycopg.Connection, since: datetime, until: datetime) 
 
 
 def read_sources(settings: Settings) -> list[SourceReading]:
-    """Counts what waits in Redis, by scanning the keyspace once (about a second per million keys).
+    """Counts what waits in Redis or the whole cluster, by scanning the keyspace once (about a second per million keys).
 
-    Raises redis.RedisError when Redis does not answer.
+    Raises redis.RedisError or RedisUnavailable when Redis does not answer.
     """
-    with closing(client(settings)) as pooled:
+    with ExitStack() as stack:
+        stack.enter_context(translated_cluster_errors())
+        named = stack.enter_context(closing(client(settings)))
+        pooled: redis.Redis | redis.RedisCluster = named
+        servers = [named]
+        if is_cluster_node(named):
+            pooled = stack.enter_context(closing(cluster_client(settings)))
+            servers = primaries(pooled)
         live = dict.fromkeys([*(family.name for family in FAMILIES), "event", "merchant"], 0)
         claimed = dict(live)
-        for key in pooled.scan_iter(count=_SCAN_COUNT):
+        for key in chain.from_iterable(server.scan_iter(count=_SCAN_COUNT) for server in servers):
             is_claim = key.startswith(names.CLAIMS)
             try:
                 name = names.parse_claim(key)[1] if is_claim else key
@@ -68,8 +77,8 @@ def read_sources(settings: Settings) -> list[SourceReading]:
             if family := _family_of(name):
                 (claimed if is_claim else live)[family] += 1
         live["event"] = int(pooled.llen("event_queue")) if pooled.type("event_queue") == b"list" else live["event"]
-        memory = int(pooled.info("memory")["used_memory"])
-        seconds, microseconds = pooled.time()
+        memory = sum(int(server.info("memory")["used_memory"]) for server in servers)
+        seconds, microseconds = servers[0].time()
         now_ms = seconds * 1000 + microseconds // 1000
         return [_reading(pooled, family, live[family], claimed[family], memory, now_ms) for family in live]
 
@@ -82,7 +91,9 @@ def _family_of(key: bytes) -> str | None:
     return next((family.name for family in FAMILIES if family.owns(key)), None)
 
 
-def _reading(pooled: redis.Redis, family: str, live: int, claimed: int, memory: int, now_ms: int) -> SourceReading:
+def _reading(
+    pooled: redis.Redis | redis.RedisCluster, family: str, live: int, claimed: int, memory: int, now_ms: int
+) -> SourceReading:
     open_batches: list[bytes] = pooled.hkeys(names.open_batches(family))  # type: ignore[assignment]  # bytes client
     ages = [now_ms - claimed_ms(batch_id.decode()) for batch_id in open_batches]
     return SourceReading(family, live, claimed, len(ages), max(ages, default=0) / 1000, memory)

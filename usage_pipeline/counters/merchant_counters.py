@@ -17,7 +17,11 @@ from usage_pipeline.counters.batch import DeadLetter
 from usage_pipeline.counters.values import Malformed
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
-from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client
+from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client, is_cluster_node
+from usage_pipeline.storage.redis_cluster import ClusterReader, cluster_client, translated_cluster_errors
+
+# A server, or a whole cluster.
+Reader = PinnedConnection | ClusterReader
 
 # Keys that are read and stored in one transaction: it bounds the memory, not the number of counters.
 CHUNK_KEYS = 10_000
@@ -91,36 +95,39 @@ def split_key(key: bytes) -> FoundKey | None:
 
 
 @contextmanager
-def open_servers(settings: Settings) -> Iterator[tuple[psycopg.Connection, PinnedConnection]]:
-    """PostgreSQL, asked first, and Redis. Whatever they fail with becomes PostgresUnavailable or RedisUnavailable.
+def open_servers(settings: Settings) -> Iterator[tuple[psycopg.Connection, Reader]]:
+    """PostgreSQL, asked first, and Redis or the whole Redis Cluster.
 
+    Whatever they fail with becomes PostgresUnavailable or RedisUnavailable.
     Counters are absolute and stay in Redis, so after either the remedy is the same: run again.
     """
     try:
         with (
+            translated_cluster_errors(),
             closing(connect(settings)) as postgres,
             closing(client(settings)) as pooled,
             PinnedConnection(pooled) as connection,
         ):
-            yield postgres, connection
+            if is_cluster_node(connection):
+                with closing(cluster_client(settings)) as cluster, closing(ClusterReader(cluster)) as reader:
+                    yield postgres, reader
+            else:
+                yield postgres, connection
     except psycopg.OperationalError as error:
         raise PostgresUnavailable(f"PostgreSQL went away: {first_line(error)}; run again, nothing is lost") from None
     except redis.RedisError as error:
         raise RedisUnavailable(f"Redis refused: {first_line(error)}") from None
 
 
-def find_keys(
-    connection: PinnedConnection, days: Collection[date], merchant_id: str | None = None
-) -> Iterator[list[FoundKey]]:
+def find_keys(connection: Reader, days: Collection[date], merchant_id: str | None = None) -> Iterator[list[FoundKey]]:
     """One scan of the keyspace for the keys of all those days, and those with a malformed date, in chunks.
 
     A chunk holds no key twice. Two chunks may hold the same one when Redis resizes its table during the scan; storing it
     again changes nothing.
     """
     wanted_id = None if merchant_id is None else merchant_id.encode()
-    pattern, cursor, pending = _pattern(wanted_id), b"0", dict[bytes, FoundKey]()
-    while True:
-        cursor, scanned = connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
+    pending = dict[bytes, FoundKey]()
+    for scanned in connection.scan(_pattern(wanted_id), _SCAN_COUNT):
         for key in scanned:
             found = split_key(key)
             if (
@@ -129,14 +136,13 @@ def find_keys(
                 and (wanted_id is None or found.merchant_id == wanted_id)
             ):
                 pending[key] = found
-        if len(pending) >= CHUNK_KEYS or cursor == b"0":
-            ready, pending = list(pending.values()), {}
-            yield from (ready[first : first + CHUNK_KEYS] for first in range(0, len(ready), CHUNK_KEYS))
-        if cursor == b"0":
-            return
+        if len(pending) >= CHUNK_KEYS:
+            yield from _chunks(pending)
+            pending = {}
+    yield from _chunks(pending)
 
 
-def read_counters(connection: PinnedConnection, found: Sequence[FoundKey]) -> Reading:
+def read_counters(connection: Reader, found: Sequence[FoundKey]) -> Reading:
     """Reads the keys as they are now. Raises redis.ResponseError when Redis refuses to read at all."""
     reading = Reading()
     for first in range(0, len(found), _KEYS_PER_SEND):
@@ -157,6 +163,11 @@ def read_counters(connection: PinnedConnection, found: Sequence[FoundKey]) -> Re
         if wrong_types:
             reading.refused += _refuse_types(connection, wrong_types)
     return reading
+
+
+def _chunks(found: dict[bytes, FoundKey]) -> Iterator[list[FoundKey]]:
+    ready = list(found.values())
+    return (ready[first : first + CHUNK_KEYS] for first in range(0, len(ready), CHUNK_KEYS))
 
 
 @lru_cache(maxsize=4096)
@@ -199,7 +210,7 @@ def _wrong_type(found: FoundKey, error: redis.ResponseError) -> FoundKey:
     return found
 
 
-def _answers(connection: PinnedConnection, commands: Sequence[Command]) -> list[Any]:
+def _answers(connection: Reader, commands: Sequence[Command]) -> list[Any]:
     answers = connection.pipeline(commands) if commands else []
     for answer in answers:
         if isinstance(answer, redis.ResponseError):
@@ -207,7 +218,7 @@ def _answers(connection: PinnedConnection, commands: Sequence[Command]) -> list[
     return answers
 
 
-def _refuse_types(connection: PinnedConnection, found: Sequence[FoundKey]) -> list[RefusedKey]:
+def _refuse_types(connection: Reader, found: Sequence[FoundKey]) -> list[RefusedKey]:
     """Dead letters with the DUMP of keys that are no strings; without it where that would be large."""
     types = _answers(connection, [(b"TYPE", one.key) for one in found])
     # MEMORY and DUMP may be forbidden to us: their errors are answers like "too large".

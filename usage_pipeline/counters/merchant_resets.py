@@ -7,10 +7,9 @@ from typing import Literal
 import psycopg
 
 from usage_pipeline.counters import values
-from usage_pipeline.counters.merchant_counters import CounterKey, open_servers, read_counters, split_key
+from usage_pipeline.counters.merchant_counters import CounterKey, Reader, open_servers, read_counters, split_key
 from usage_pipeline.counters.merchant_status import OpenRegression, open_regressions
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.redis import PinnedConnection
 from usage_pipeline.storage.sql import load
 
 # folded: added on top of what is stored. closed: no reset (any more), nothing added. left_open: not possible now.
@@ -45,7 +44,7 @@ def accept_resets(
         return [one for one in accepted if one is not None]
 
 
-def _accept(postgres: psycopg.Connection, redis: PinnedConnection, regression: OpenRegression) -> AcceptedReset | None:
+def _accept(postgres: psycopg.Connection, redis: Reader, regression: OpenRegression) -> AcceptedReset | None:
     """None when another process has settled it meanwhile."""
     key = CounterKey(regression.merchant_id, regression.date, regression.metric_type)
     with postgres.transaction():
@@ -82,7 +81,7 @@ def _accept(postgres: psycopg.Connection, redis: PinnedConnection, regression: O
     return AcceptedReset(key, "folded", stored, stored + since_reset, counter, f"added {came}")
 
 
-def _read(redis: PinnedConnection, key: CounterKey) -> tuple[int | None, str]:
+def _read(redis: Reader, key: CounterKey) -> tuple[int | None, str]:
     """The counter now (None: not there), or what is wrong with it."""
     found = split_key(key.redis_key)
     if found is None:

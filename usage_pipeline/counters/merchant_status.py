@@ -6,11 +6,10 @@ from datetime import date, datetime
 import psycopg
 from psycopg.rows import class_row, tuple_row
 
-from usage_pipeline.counters.merchant_counters import CounterKey, find_keys, open_servers, read_counters
+from usage_pipeline.counters.merchant_counters import CounterKey, Reader, find_keys, open_servers, read_counters
 from usage_pipeline.counters.merchant_report import MOST_LISTED
 from usage_pipeline.counters.merchants import stage_counters
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.redis import PinnedConnection
 from usage_pipeline.storage.sql import load
 
 
@@ -127,7 +126,7 @@ def open_regressions(
 
 
 def _compare(
-    postgres: psycopg.Connection, redis: PinnedConnection, day: date
+    postgres: psycopg.Connection, redis: Reader, day: date
 ) -> tuple[int, int, int, tuple[MissingCounter, ...]]:
     keys = refused = missing_count = 0
     missing: list[MissingCounter] = []

@@ -12,11 +12,12 @@ from datetime import date, datetime
 import psycopg
 
 from usage_pipeline.counters import values
-from usage_pipeline.counters.barrier import read_facts
 from usage_pipeline.counters.batch import DeadLetter, new_batch_id
+from usage_pipeline.counters.cluster_source import server_identity
 from usage_pipeline.counters.merchant_counters import (
     CounterKey,
     FoundKey,
+    Reader,
     Reading,
     RefusedKey,
     find_keys,
@@ -28,7 +29,6 @@ from usage_pipeline.counters.merchant_counters import (
 from usage_pipeline.counters.merchant_report import AggregationReport, DayReport, ErrorList
 from usage_pipeline.counters.redis_source import drainer_name
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.redis import PinnedConnection
 from usage_pipeline.storage.sql import load
 
 __all__ = ["AggregationReport", "CounterKey", "DayReport", "aggregate", "parse_counter_key"]
@@ -95,7 +95,7 @@ def aggregate(settings: Settings, days: Collection[date], *, merchant_id: str | 
     tallies: dict[date | None, _Tally] = {day: _Tally() for day in (*wanted, None)}
     with open_servers(settings) as (postgres, redis):
         stored_before = _rows_stored(postgres, wanted, merchant_id)
-        redis_server = read_facts(redis).identity
+        redis_server = server_identity(redis)
         at_ms = redis.now_ms()
         has_open_letters = _has_open_letters(postgres)
         run = _Run(postgres, redis, new_batch_id(at_ms), values.from_ms(at_ms), has_open_letters, tallies)
@@ -124,7 +124,7 @@ class _Run:
     """What all chunks of one aggregation share."""
 
     postgres: psycopg.Connection
-    redis: PinnedConnection
+    redis: Reader
     batch_id: str
     at: datetime
     has_open_letters: bool
@@ -167,7 +167,7 @@ def _store_chunk(run: _Run, chunk: Sequence[FoundKey]) -> None:
         run.tallies[key.day].errors.add(f"{values.shown(key.letter.source_key)}: {key.letter.reason}")
 
 
-def _confirm(connection: PinnedConnection, mismatches: Sequence[_Mismatch]) -> list[_Mismatch]:
+def _confirm(connection: Reader, mismatches: Sequence[_Mismatch]) -> list[_Mismatch]:
     """Reads the counters again: what is stored may come from an aggregation that read later than this one did.
 
     A counter that is gone by now, or no counter any more, is left to the next aggregation.

@@ -13,6 +13,7 @@ from usage_pipeline.counters.record_commands import Family
 Reason = Literal["unreachable", "refused", "wrong argument", "bookkeeping"]
 
 LOG_INTERVAL_SECONDS = 5.0
+_UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.RedisClusterException, OSError)
 _log = logging.getLogger(__name__)
 
 
@@ -56,4 +57,4 @@ class RecordFailures:
 
 def redis_reason(error: Exception) -> Reason:
     """Whether Redis could not be reached, or answered that it will not."""
-    return "unreachable" if isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)) else "refused"
+    return "unreachable" if isinstance(error, _UNREACHABLE) else "refused"

@@ -13,22 +13,24 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from usage_pipeline.counters import record_commands
+from usage_pipeline.counters import record_cluster, record_commands
 from usage_pipeline.counters.quota import QuotaDecision
 from usage_pipeline.counters.record_commands import Command, Family
 from usage_pipeline.counters.record_failures import redis_reason
 from usage_pipeline.counters.recording import Build, Options, Recording
 
 TIMEOUT_SECONDS = 0.25
-_REDIS_ERRORS = (redis.RedisError, OSError)
+# RedisClusterException is no RedisError: a whole cluster that does not answer, or a slot that nobody owns.
+_REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 
 
 class Recorder(Recording[bool, str | None]):
     """Records usage in Redis from threads; safe to share between them.
 
     Make it with `Recorder.connect`, or give it a client of your own. Such a client should not retry: a command that is
-    sent again after its answer was lost counts twice. With a RedisCluster the commands of a record are not one
-    transaction, and one that was interrupted may be recorded in part.
+    sent again after its answer was lost counts twice. With a RedisCluster each key of a record is written in one step, but
+    the record is not: while a node is away the counter may be written without its announcement (then the next scan finds
+    it, within five minutes), its odometer or its quota, or the other way round.
     """
 
     def __init__(self, client: redis.Redis | redis.RedisCluster, **options: Unpack[Options]) -> None:
@@ -85,10 +87,11 @@ class Recorder(Recording[bool, str | None]):
         self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_correction: bool = False
     ) -> list[Any] | None:
         try:
-            is_cluster = isinstance(self._client, redis.RedisCluster)
-            pipeline = self._client.pipeline(transaction=is_atomic and not is_cluster)
+            if isinstance(self._client, redis.RedisCluster):
+                return record_cluster.send(self._client, commands)
+            pipeline = self._client.pipeline(transaction=is_atomic)
             for command in commands:
-                pipeline.execute_command(*command)
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
             return pipeline.execute(raise_on_error=False)
         except _REDIS_ERRORS as error:
             self._failures.count(what, "bookkeeping" if is_correction else redis_reason(error), type(error).__name__)
@@ -139,8 +142,9 @@ class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
         self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_correction: bool = False
     ) -> list[Any] | None:
         try:
-            is_cluster = isinstance(self._client, redis.asyncio.RedisCluster)
-            pipeline = self._client.pipeline(transaction=is_atomic and not is_cluster)
+            if isinstance(self._client, redis.asyncio.RedisCluster):
+                return await record_cluster.send_async(self._client, commands)
+            pipeline = self._client.pipeline(transaction=is_atomic)
             for command in commands:
                 pipeline.execute_command(*command)
             return await pipeline.execute(raise_on_error=False)

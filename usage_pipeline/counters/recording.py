@@ -18,7 +18,7 @@ from usage_pipeline.counters.record_commands import (
     Record,
     WrongArgumentError,
 )
-from usage_pipeline.counters.record_failures import Reason, RecordFailures
+from usage_pipeline.counters.record_failures import Reason, RecordFailures, redis_reason
 
 Outcome = TypeVar("Outcome")
 EventOutcome = TypeVar("EventOutcome")
@@ -165,16 +165,18 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
 
     def _settle(self, record: Record, answers: list[Any]) -> list[Command] | None:
         """None when the record stands; otherwise it is counted as dropped, and these commands correct the odometer."""
-        refused = [write for write, answer in zip(record.writes, answers, strict=False) if _is_error(answer)]
+        refused = [(write, answer) for write, answer in zip(record.writes, answers, strict=False) if _is_error(answer)]
         if refused:
-            self._failures.count(record.family, "refused", "Redis refused the write")
-            return record.take_back(refused)
+            # In a cluster one node may not answer while the others do.
+            reason = redis_reason(refused[0][1])
+            self._failures.count(record.family, reason, f"the write was {reason}")
+            return [] if _is_error(answers[-1]) else record.take_back([write for write, _ in refused])
         if any(map(_is_error, answers)):
             self._failures.count(record.family, "bookkeeping", "recorded, but not announced or not in the odometer")
         return None
 
     def _decision(self, answers: list[Any] | None) -> QuotaDecision:
-        if answers is None:
+        if answers is None or self._has_no_answer("quota", answers):
             return UNKNOWN
         try:
             (per_day, per_minute), used_today, used_this_minute = answers
@@ -189,13 +191,19 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
             return UNKNOWN
 
     def _pending_counts(self, answers: list[Any] | None) -> dict[str, int] | None:
-        if answers is None:
+        if answers is None or self._has_no_answer("pending", answers):
             return None
         try:
             return {name: int(count or 0) for name, count in zip(API_KEY_COUNTS, answers[0], strict=True)}
         except (TypeError, ValueError):
             self._failures.count("pending", "refused", "Redis answered something else than numbers")
             return None
+
+    def _has_no_answer(self, what: str, answers: list[Any]) -> bool:
+        error = next(filter(_is_error, answers), None)
+        if error is not None:
+            self._failures.count(what, redis_reason(error), type(error).__name__)
+        return error is not None
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

@@ -16,7 +16,7 @@ from usage_pipeline.counters.barrier import BarrierPlan, ServerFacts, pass_barri
 from usage_pipeline.counters.batch import Claimed, WrongType, claimed_ms
 from usage_pipeline.counters.families import Family
 from usage_pipeline.settings import Barrier
-from usage_pipeline.storage.redis import PinnedConnection, bulk_strings, command, one_by_one
+from usage_pipeline.storage.redis import SLOT_ELSEWHERE, PinnedConnection, bulk_strings, command, one_by_one
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +65,14 @@ class RedisSource:
     """One Redis primary as the drain sees it, through one pinned connection. Close it after use.
 
     Writes and their barrier belong on one connection, so a drain that overlaps reading with storing uses two sources.
+    In a cluster, `tag` is a hash tag of this primary's: it ends the names of what is kept for this primary alone.
     """
 
-    def __init__(self, client: redis.Redis, barrier: Barrier) -> None:
+    def __init__(self, client: redis.Redis, barrier: Barrier, tag: str = "") -> None:
         self._connection = PinnedConnection(client)
         self._barrier: Barrier = barrier
+        self._tag = tag
+        self._refused: list[bytes] = []
         self.facts: ServerFacts
         self.plan: BarrierPlan
         self.plan_anew()
@@ -91,10 +94,22 @@ class RedisSource:
         A key may come twice, in different chunks only. Keys announced meanwhile are left to the next call, so that busy
         writers cannot keep it going forever. A name that is not of the family is dropped: it could not be told apart later.
         """
-        for announced in self._announced_keys(family.name, chunk_keys):
-            ours = [key for key in announced if family.owns(key)]
+        yield from self.announced_keys(family, chunk_keys)
+        yield from self.scanned_keys(family, chunk_keys)
+
+    def announced_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
+        """The first part of `live_keys`: the set of touched keys, taken as a whole.
+
+        A drain that does not come to its end leaves it to the next one. Keys that were claimed already come again, then, and
+        are simply not there. SPOP would spare that, and take as much of Redis's time as the renaming.
+        """
+        for members in self._taken_keys(names.touched(family.name), names.taken(family.name), chunk_keys):
+            ours = [key for key in members if family.owns(key)]
             if ours:
                 yield ours
+
+    def scanned_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
+        """The second part of `live_keys`."""
         if self._is_scan_due(family.name):
             yield from self._scan(family.name, family.pattern, chunk_keys)
 
@@ -164,8 +179,12 @@ class RedisSource:
     def claim_queue(self, batch_id: str) -> bool:
         """Moves the live event queue under the batch; False when there is none."""
         claimed = names.claim(batch_id, names.EVENT_QUEUE)
-        renamed, _ = self._connection.pipeline([(b"RENAMENX", names.EVENT_QUEUE, claimed), (b"PERSIST", claimed)])
-        return _was_renamed(renamed)
+        # Both in one step: in a cluster the slot may leave between two commands, and the claim would expire.
+        try:
+            renamed: bytes = self._connection.call("EVAL", _RENAME, 2, names.EVENT_QUEUE, claimed)
+        except SLOT_ELSEWHERE:
+            return False
+        return renamed != _NOT_RENAMED
 
     def queue_length(self, batch_id: str) -> int | WrongType:
         """How many items the claimed queue has; 0 when it is gone."""
@@ -183,7 +202,7 @@ class RedisSource:
 
     def barrier(self) -> bool:
         """Whether all that was written or read on this connection is durable in Redis now."""
-        return pass_barrier(self._connection, self.plan)
+        return pass_barrier(self._connection, self.plan, names.BARRIER + self._tag)
 
     def age_ms(self, batch_id: str) -> int:
         """How long ago the batch was claimed, by Redis's clock."""
@@ -195,38 +214,53 @@ class RedisSource:
         Under the barrier by age the answer is False until a later call, with nothing left to delete, finds the deletion old
         enough. If a crash undoes the deletion meanwhile, the batch is not marked released and its keys go again.
         """
-        deleted = sum(
-            int(self._connection.call("UNLINK", *names.claims(batch_id, some)))
-            for some in _chunks(held, _KEYS_PER_UNLINK)
-        )
+        deleted, is_refused = 0, False
+        for some in _chunks(names.claims(batch_id, held), _KEYS_PER_UNLINK):
+            # In a cluster the keys of one command must share a slot.
+            commands = [(b"UNLINK", name) for name in some] if self.facts.is_cluster else [(b"UNLINK", *some)]
+            for reply in self._connection.pipeline(commands):
+                if isinstance(reply, SLOT_ELSEWHERE):
+                    is_refused = True
+                elif isinstance(reply, redis.ResponseError):
+                    raise reply
+                else:
+                    deleted += reply
         if self.plan.minimum_age_ms:
+            unlinked = names.unlinked(batch_id) + self._tag
             if deleted:
-                self._connection.call("SET", names.unlinked(batch_id), "1", "PX", self.plan.minimum_age_ms)
-            if self._connection.call("EXISTS", names.unlinked(batch_id)):
+                self._connection.call("SET", unlinked, "1", "PX", self.plan.minimum_age_ms)
+            if self._connection.call("EXISTS", unlinked):
                 return False
-        return self.barrier()
+        return not is_refused and self.barrier()
 
     def delete_token_caches(self, token_prefixes: Sequence[str]) -> None:
         """Deletes the cached copies of tokens whose totals changed (contracts §1.3, §1.7)."""
         for some in _chunks(token_prefixes, _KEYS_PER_SEND):
             self._connection.call("UNLINK", *(names.token_cache(prefix) for prefix in some))
 
+    def announce(self, family: Family, live: Sequence[bytes]) -> None:
+        """Puts keys back into the set that `announced_keys` empties."""
+        self._connection.call("SADD", names.touched(family.name), *live)
+
+    def take_refused(self) -> list[bytes]:
+        """Keys that were not renamed since the last call, because their slot was on the move."""
+        refused, self._refused = self._refused, []
+        return refused
+
     def close(self) -> None:
         self._connection.close()
 
     # inside
 
-    def _announced_keys(self, family: str, chunk_keys: int) -> Iterator[list[bytes]]:
-        """The set of touched keys, taken as a whole; a drain that does not come to its end leaves it to the next one.
-
-        Keys that were claimed already come again, then, and are simply not there. SPOP would spare that, and take as much
-        of Redis's time as the renaming.
-        """
-        taken = names.taken(family)
+    def _taken_keys(self, touched: str, taken: str, chunk_keys: int) -> Iterator[list[bytes]]:
         yield from self._members(taken, chunk_keys)
-        [renamed] = self._connection.pipeline([("RENAMENX", names.touched(family), taken)])
-        if _was_renamed(renamed):
-            yield from self._members(taken, chunk_keys)
+        try:
+            self._connection.call("RENAMENX", touched, taken)
+        except redis.ResponseError as error:
+            if "no such key" in str(error):
+                return
+            raise
+        yield from self._members(taken, chunk_keys)
 
     def _members(self, name: str, chunk_keys: int) -> Iterator[list[bytes]]:
         """The members of a set, which is deleted after the last."""
@@ -243,13 +277,13 @@ class RedisSource:
     ) -> list[Claimed]:
         """Renames keys from `current` to `claimed` names and reads them; the next send is under way while one is read."""
         replies: list[Any] = []
-        sent = 0
+        sent: Sequence[bytes] = ()
         for first in range(0, len(live), _KEYS_PER_SEND):
             some = slice(first, first + _KEYS_PER_SEND)
             self._connection.send(self._rename_and_read_commands(family, current[some], claimed[some]))
             if sent:
                 replies += self._receive_renamed(sent)
-            sent = len(live[some])
+            sent = live[some]
         if sent:
             replies += self._receive_renamed(sent)
         # Not before all is received: a key of another type takes a command of its own.
@@ -268,12 +302,16 @@ class RedisSource:
         )
         return b"".join((*scripts, one_by_one(family.read_command, claims)))
 
-    def _receive_renamed(self, keys: int) -> list[Any]:
+    def _receive_renamed(self, live: Sequence[bytes]) -> list[Any]:
         """The contents of a send's keys; None for one that was not renamed."""
-        scripts = -(-keys // self._keys_per_script())
-        replies = self._connection.receive(scripts + keys)
-        for reply in replies[:scripts]:
-            if isinstance(reply, redis.ResponseError):
+        scripts = -(-len(live) // self._keys_per_script())
+        replies = self._connection.receive(scripts + len(live))
+        for number, reply in enumerate(replies[:scripts]):
+            if isinstance(reply, SLOT_ELSEWHERE):
+                # Of one key: see _keys_per_script.
+                replies[number] = _NOT_RENAMED
+                self._refused.append(live[number])
+            elif isinstance(reply, redis.ResponseError):
                 # Replies to the next send may be under way: nothing else can be asked on this connection.
                 self._connection.close()
                 raise reply
@@ -286,11 +324,16 @@ class RedisSource:
         return contents
 
     def _claims(self, keys: Sequence[bytes], claimed: Sequence[bytes], contents: Sequence[Any]) -> list[Claimed]:
-        """Claimed keys and what they contain; a key of another type is dumped, one without content is gone."""
+        """Claimed keys and what they contain; a key of another type is dumped, one without content is gone.
+
+        One whose slot is on the move is left out: it stays claimed, and recovery takes it up in a batch of its own.
+        """
         if all(contents) and not any(isinstance(content, redis.ResponseError) for content in contents):
             return list(zip(keys, contents, strict=True))
         claims: list[Claimed] = []
         for key, name, content in zip(keys, claimed, contents, strict=True):
+            if isinstance(content, SLOT_ELSEWHERE):
+                continue
             if isinstance(content, redis.ResponseError):
                 if dumped := self._dump(name, content):
                     claims.append((key, dumped))
@@ -303,6 +346,9 @@ class RedisSource:
         if not str(error).startswith("WRONGTYPE"):
             raise error
         dump, redis_type = self._connection.pipeline([(b"DUMP", claimed), (b"TYPE", claimed)])
+        for reply in (dump, redis_type):
+            if isinstance(reply, redis.ResponseError):
+                raise reply
         return None if dump is None else WrongType(redis_type.decode(), dump)
 
     def _scan(self, what: str, pattern: bytes, chunk_keys: int) -> Iterator[list[bytes]]:
@@ -321,20 +367,11 @@ class RedisSource:
                 break
         pause_ms = min(int(spent / _SCAN_SHARE * 1000), _LONGEST_SCAN_PAUSE_SECONDS * 1000)
         with suppress(redis.OutOfMemoryError):
-            self._connection.call("SET", names.scan_pause(what), drainer_name(), "PX", max(pause_ms, 1))
+            self._connection.call("SET", names.scan_pause(what) + self._tag, drainer_name(), "PX", max(pause_ms, 1))
 
     def _is_scan_due(self, what: str) -> bool:
         """A drainer always makes the first scan of its life; after that a scan waits for its share of the time."""
-        return bool(self._connection.call("GET", names.scan_pause(what)) != drainer_name().encode())
-
-
-def _was_renamed(reply: Any) -> bool:
-    """False when the key is gone (drained by another, or expired); any other error means the batch must stop."""
-    if isinstance(reply, redis.ResponseError):
-        if "no such key" in str(reply):
-            return False
-        raise reply
-    return bool(reply == 1)
+        return bool(self._connection.call("GET", names.scan_pause(what) + self._tag) != drainer_name().encode())
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -1,4 +1,4 @@
-"""Connections to Redis: a pooled client for single commands, and pinned connections for the drain's protocol."""
+"""Connections to Redis: pooled clients for single commands, and pinned connections for the drain's protocol."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +14,10 @@ from redis.retry import Retry
 from usage_pipeline.settings import Settings
 
 Command = Sequence[bytes | str | int]
+
+# What a node of a Redis Cluster answers when it does not serve the key's slot, or not at the moment: MOVED, ASK, TRYAGAIN,
+# CLUSTERDOWN. The command was not carried out.
+SLOT_ELSEWHERE = (redis.exceptions.AskError, redis.exceptions.TryAgainError, redis.exceptions.ClusterDownError)
 
 
 class RedisUnavailable(Exception):
@@ -74,6 +78,13 @@ class _ParserOfMany(_HiredisParser):
                 raise reply
             replies.append(reply)
         return replies
+
+
+def is_cluster_node(server: "redis.Redis | PinnedConnection") -> bool:
+    """Whether the server is part of a Redis Cluster, by its own account."""
+    if isinstance(server, PinnedConnection):
+        return b"cluster_enabled:1" in server.call("INFO", "cluster")
+    return bool(server.info("cluster")["cluster_enabled"])
 
 
 class PinnedConnection:
@@ -155,6 +166,15 @@ class PinnedConnection:
         if isinstance(reply, redis.ResponseError):
             raise reply
         return reply
+
+    def scan(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
+        """Keys of the server that match, page by page; one may come twice."""
+        cursor = b"0"
+        while True:
+            cursor, found = self.call("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+            yield found
+            if cursor == b"0":
+                return
 
     def now_ms(self) -> int:
         """The server's clock in epoch milliseconds."""

@@ -17,6 +17,7 @@ import psycopg
 import redis
 
 from usage_pipeline.counters import redis_source
+from usage_pipeline.counters.cluster_source import open_sources
 from usage_pipeline.counters.drain import DrainLimits, DrainReport, drain_family
 from usage_pipeline.counters.families import FAMILIES
 from usage_pipeline.counters.redis_source import RedisSource
@@ -24,7 +25,6 @@ from usage_pipeline.counters.request_events import drain_events
 from usage_pipeline.counters.usage_store import UsageStore
 from usage_pipeline.settings import Barrier, Settings
 from usage_pipeline.storage.postgres import connect
-from usage_pipeline.storage.redis import client
 
 BY_NAME = {family.name: family for family in FAMILIES}
 DAY_MS = 86_400_000
@@ -54,12 +54,10 @@ class Life:
         self._lock = threading.RLock()
         self._stack = ExitStack()
         self.postgres = self._stack.enter_context(closing(connect(settings)))
-        pooled = self._stack.enter_context(closing(client(settings)))
-        self.claiming, self.releasing = (
-            self._stack.enter_context(closing(RedisSource(pooled, barrier))) for _ in range(2)
-        )
+        _, self.claiming, self.releasing = self._stack.enter_context(open_sources(settings, barrier))
         for source in (self.claiming, self.releasing):
-            self._count_round_trips(source)
+            for primary in getattr(source, "primaries", [source]):
+                self._count_round_trips(primary)
         self.store = UsageStore(CountedConnection(self.postgres, self.step), usage_timezone="UTC", drained_by=self.name)
 
     def step(self, label: str) -> None:
