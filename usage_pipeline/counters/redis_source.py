@@ -104,9 +104,10 @@ class RedisSource:
         are simply not there. SPOP would spare that, and take as much of Redis's time as the renaming.
         """
         for members in self._taken_keys(names.touched(family.name), names.taken(family.name), chunk_keys):
+            # SSCAN answers with a few more than it was asked for, and with a small set as a whole.
             ours = [key for key in members if family.owns(key)]
-            if ours:
-                yield ours
+            for first in range(0, len(ours), chunk_keys):
+                yield ours[first : first + chunk_keys]
 
     def scanned_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
         """The second part of `live_keys`."""

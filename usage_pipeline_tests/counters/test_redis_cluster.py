@@ -84,7 +84,7 @@ def crash_before(label: str, *, times: int = 1) -> Callable[[int, str], None]:
 
 
 AFTER_CLAIM = "before sql -- The ledger row"
-AFTER_COMMIT = "before UNLINK"
+AFTER_COMMIT = "before UNLINK usage_pipeline:claim"
 
 
 def claims_on(node: Node) -> list[bytes]:
@@ -146,8 +146,8 @@ CRASHES = [
     (AFTER_CLAIM, 2),
     ("before commit", 1),
     (AFTER_COMMIT, 1),
-    ("after UNLINK", 1),
-    ("after UNLINK", 2),
+    ("after UNLINK usage_pipeline:claim", 1),
+    ("after UNLINK usage_pipeline:claim", 2),
     ("before HDEL", 1),
 ]
 
