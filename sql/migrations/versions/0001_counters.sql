@@ -329,7 +329,7 @@ comment on column ops.sync_batches.duplicates is 'Events that were stored alread
 comment on column ops.sync_batches.usage_dates is 'Days that the batch touched';
 comment on column ops.sync_batches.instances is 'API server instances that wrote it (tokens only)';
 comment on column ops.sync_batches.redis_server is 'run_id and replication id of the Redis server at the time of applying';
-comment on column ops.sync_batches.is_uncertain is 'Whether Redis was restarted or failed over between claim and apply, or the claim''s server is not known';
+comment on column ops.sync_batches.is_uncertain is 'Whether it may have been counted twice: Redis was restarted or failed over during it, in the minute after it or just before it, or its server is not known';
 comment on column ops.sync_batches.drained_by is 'Host and process id of the drainer';
 
 create table ops.dead_letters (
