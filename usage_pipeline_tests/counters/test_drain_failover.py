@@ -4,7 +4,6 @@ Nothing is left to chance: the link between the two holds back, from a chosen st
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -17,7 +16,8 @@ from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.redis import RedisUnavailable
 from usage_pipeline_tests.torture.failover import Pair
-from usage_pipeline_tests.torture.servers import NO_PERSISTENCE, Stage, wait_until
+from usage_pipeline_tests.torture.servers import NO_PERSISTENCE, Stage
+from usage_pipeline_tests.torture.waiting import wait_until
 
 FAMILIES = ["api_key", "token", "event"]
 NAMES = ["a", "b:c", "{d}e", "f}", "g"]
@@ -115,9 +115,8 @@ def test_a_barrier_never_speaks_for_renames_of_a_connection_that_was_lost(
         change(number, label)
 
     hold, change = before(BEFORE_RENAME[family], pair.link.hold), before("before SET usage_pipeline:barrier", fail_over)
-    with Life(settings, barrier="wait", at_step=at_step) as life:
-        with pytest.raises(RedisUnavailable):
-            life.drain(family)
+    with Life(settings, barrier="wait", at_step=at_step) as life, pytest.raises(RedisUnavailable):
+        life.drain(family)
     assert stored(postgres, family) == {}
     with Life(settings, barrier="wait") as quiet:
         quiet.drain(family)
@@ -250,7 +249,6 @@ def test_a_commit_is_durable_before_redis_forgets_even_where_the_database_says_o
     database_url: str, settings: Settings, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    mark_released = usage_store.UsageStore.mark_released
     apply = usage_store.UsageStore.apply
 
     def look_and_apply(store: usage_store.UsageStore, *arguments: object) -> usage_store.Applied:

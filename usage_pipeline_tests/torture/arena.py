@@ -9,8 +9,9 @@ import psycopg
 import redis
 
 from usage_pipeline.local.ports import LOOPBACK
-from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.settings import Settings
 from usage_pipeline_tests.torture import balance
+from usage_pipeline_tests.torture.drainer_process import settings_of
 from usage_pipeline_tests.torture.drainers import Drainers
 from usage_pipeline_tests.torture.load import Load, LoadPlan
 from usage_pipeline_tests.torture.servers import Stage
@@ -100,7 +101,7 @@ def arena(
             "usage_timezone": usage_timezone,
         }
         load = Load(redis_port, seed, plan)
-        drainers = stack.enter_context(Drainers(stage.folder, given))
+        drainers = stack.enter_context(Drainers(stage.drainer_parent, given))
         server = stack.enter_context(closing(redis.Redis(host=LOOPBACK, port=redis_port, socket_timeout=10)))
         stack.callback(load.stop)
-        yield Arena(stage, database_url, load_settings(**given), load, drainers, server)
+        yield Arena(stage, database_url, settings_of(given), load, drainers, server)

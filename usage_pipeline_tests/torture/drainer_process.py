@@ -138,9 +138,15 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
+def settings_of(given: dict[str, Any]) -> Settings:
+    """Settings by name. The time zone may be one that only PostgreSQL knows, so it goes in unchecked."""
+    checked = {name: value for name, value in given.items() if name != "usage_timezone"}
+    return load_settings(**checked).model_copy(update={"usage_timezone": given["usage_timezone"]})
+
+
 def _drain_for_ever(order: Order, notes: Notes) -> None:
     parent = os.getppid()
-    settings = load_settings(**order.settings)
+    settings = settings_of(order.settings)
     _note_batches(notes)
     if not order.asks_for_lock:
         UsageStore.lock = _no_lock  # type: ignore[method-assign]

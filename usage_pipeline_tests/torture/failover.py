@@ -2,7 +2,6 @@
 the replica by a link that can hold back what it has not received yet.
 """
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Self
 
 from usage_pipeline.local.ports import LOOPBACK
 from usage_pipeline_tests.torture.proxy import Proxy
-from usage_pipeline_tests.torture.servers import RedisServer, Stage, wait_until
+from usage_pipeline_tests.torture.servers import RedisServer, Stage
+from usage_pipeline_tests.torture.waiting import wait_until
 
 # A replica is there a moment after it has asked, not at the primary's next second.
 _SYNC_AT_ONCE = ("repl-diskless-sync yes", "repl-diskless-sync-delay 0", "repl-ping-replica-period 1")

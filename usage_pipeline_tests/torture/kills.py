@@ -13,7 +13,8 @@ import psycopg
 
 from usage_pipeline_tests.torture import balance
 from usage_pipeline_tests.torture.arena import Arena, Outcome, arena
-from usage_pipeline_tests.torture.servers import RedisServer, Stage, wait_until
+from usage_pipeline_tests.torture.servers import RedisServer, Stage
+from usage_pipeline_tests.torture.waiting import wait_until
 
 _LONGEST_LIFE_SECONDS = 0.5
 _LONGEST_LIFE_OF_COMMAND_SECONDS = 1.0

