@@ -31,8 +31,8 @@ class Fault:
 
 FAULTS = {
     # These two add up to the number of kills.
-    "kill": Fault(kill_drainers, 0.96, 2),
-    "kill-command": Fault(kill_commands, 0.04, 1),
+    "kill": Fault(kill_drainers, 0.98, 2),
+    "kill-command": Fault(kill_commands, 0.02, 1),
     "terminate": Fault(terminate_in_apply, 0.2, 6),
     "terminate-commit": Fault(terminate_at_commit, 0.1, 8),
     "restart-postgres": Fault(restart_postgres, 0.03, 1),

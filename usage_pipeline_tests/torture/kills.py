@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,7 +47,7 @@ def kill_drainers(stage: Stage, times: int, seed: int) -> Outcome:
 
 
 def kill_commands(stage: Stage, times: int, seed: int) -> Outcome:
-    """The same with the command itself, `usage-pipeline drain --watch`: one works, and the next one waits for its lock."""
+    """The same with the command itself, `usage-pipeline drain --watch`, one after the other."""
     chance, left = random.Random(seed), Counter[str]()
     server = stage.redis()
     with ExitStack() as stack:
@@ -55,23 +56,19 @@ def kill_commands(stage: Stage, times: int, seed: int) -> Outcome:
         here = stack.enter_context(arena(stage, server.port, seed))
         postgres = stack.enter_context(here.postgres())
         here.load.start()
-        commands = [_start_command(here, server, stack) for _ in range(2)]
         for _ in range(times):
-            victim = commands.pop(0)
-            _wait_for_batch(postgres, victim)
+            victim = _start_command(here, server, stack)
+            name = f"{socket.gethostname()}:{victim.pid}"
+            _wait_for_batch(postgres, name)
             time.sleep(chance.uniform(0, _LONGEST_LIFE_OF_COMMAND_SECONDS))
             if victim.poll() is not None:
                 raise RuntimeError(f"drain --watch ended by itself with status {victim.returncode}")
             victim.send_signal(signal.SIGKILL)
             victim.wait()
             [(unreleased,)] = postgres.execute(
-                "select count(*) from ops.sync_batches where released_at is null and drained_by like '%%:' || %s",
-                (str(victim.pid),),
+                "select count(*) from ops.sync_batches where released_at is null and drained_by = %s", (name,)
             ).fetchall()
-            left["applied and not released"] += bool(unreleased)
-            commands.append(_start_command(here, server, stack))
-        for command in commands:
-            _end(command)
+            left["applied and not released" if unreleased else "nothing, or claimed and not applied"] += 1
         return here.outcome("SIGKILL of `usage-pipeline drain --watch`", times, _note(left))
 
 
@@ -93,9 +90,9 @@ def _start_command(here: Arena, server: RedisServer, stack: ExitStack) -> "subpr
     return process
 
 
-def _wait_for_batch(postgres: psycopg.Connection, command: "subprocess.Popen[bytes]") -> None:
-    query = "select 1 from ops.sync_batches where drained_by like '%%:' || %s limit 1"
-    wait_until(lambda: postgres.execute(query, (str(command.pid),)).fetchone(), "drain --watch stores a batch")
+def _wait_for_batch(postgres: psycopg.Connection, drained_by: str) -> None:
+    query = "select from ops.sync_batches where drained_by = %s limit 1"
+    wait_until(lambda: postgres.execute(query, (drained_by,)).rowcount, "drain --watch stores a batch")
 
 
 def _end(command: "subprocess.Popen[bytes]") -> None:
