@@ -16,8 +16,8 @@ from usage_pipeline.counters.values import MAX_COUNT
 from usage_pipeline.storage.partitions import ensure_partitions
 from usage_pipeline.storage.sql import load
 
-# A fail-over forgets what its replica had not received yet. Redis drops a replica that is silent for `repl-timeout` (60 s),
-# so no batch that was stored longer before the former server's last one can come back.
+# A fail-over forgets what its replica had not received yet. One that is silent for `repl-timeout` (60 s) is not connected any
+# more, so this covers a replica that was in step; whoever promotes an older one restores an old snapshot by hand.
 FORGETFUL_SECONDS = 60
 # How often a batch may meet totals that overflow: each round takes the culprits out; only a concurrent drain adds more.
 _OVERFLOW_ROUNDS = 3
