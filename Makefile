@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := .local/uv/bin/uv
 RUN := .venv/bin/
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test torture lint bench clean
 
 setup: .venv/.installed
 
@@ -21,6 +21,9 @@ demo: setup
 
 test: setup lint
 	$(RUN)pytest
+
+torture: setup
+	$(RUN)python -m usage_pipeline_tests.torture
 
 lint: setup
 	$(RUN)ruff check .

@@ -106,9 +106,17 @@ class DrainLimits:
 
 
 def drain_family(
-    claiming: CounterSource, releasing: CounterSource, store: DeltaStore, family: Family, limits: DrainLimits
+    claiming: CounterSource,
+    releasing: CounterSource,
+    store: DeltaStore,
+    family: Family,
+    limits: DrainLimits,
+    *,
+    is_uncertain: bool = False,
 ) -> DrainReport:
     """Recovers what others left claimed, then claims and stores what is live, batch by batch until nothing is left.
+
+    `is_uncertain` flags what is claimed now: a server that has just taken over may show again what is stored already.
 
     Three batches are under way at once: the next one is claimed and read on one connection while PostgreSQL stores this one,
     and the keys of the one before are deleted on the other.
@@ -129,7 +137,7 @@ def drain_family(
                 report.is_complete = False
             else:
                 ahead = reader.submit(_claim_next, claiming, family, chunks, limits, report)
-            batch = _parse(claiming, family, claim, False, limits)
+            batch = _parse(claiming, family, claim, is_uncertain, limits)
             applied = store.apply(family, batch)
             report.add(len(batch.keys), applied)
             _note_deleted(releasing, store, family, deleting)

@@ -32,6 +32,11 @@ ALL_FAMILIES = METRICS_FAMILIES + TOKEN_FAMILIES
 
 _PUBLISH_QUOTAS_SECONDS = 60
 _RETRY_SECONDS = 2.0
+# What is committed is deleted from Redis next. Where an administrator turned synchronous_commit off, a crash of PostgreSQL
+# would forget it; a stricter setting than `on` stays.
+_DURABLE_COMMITS = """
+select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'
+"""
 
 
 class DrainImpossible(Exception):
@@ -171,12 +176,20 @@ class _Drains:
     claiming: RedisSource | ClusterSource
     releasing: RedisSource | ClusterSource
     store: UsageStore
+    # Family -> the Redis server that it was last drained from on these connections.
+    servers: dict[str, str] = field(default_factory=dict)
 
     def run(self, name: str, limits: DrainLimits) -> DrainReport:
+        server = self.claiming.facts.identity
+        is_uncertain = self.servers.get(name) != server and self.store.flag_forgettable(name, server)
+        self.servers[name] = server
+        if is_uncertain:
+            log.warning("drain: %s: Redis is another server than before; batches about the change are uncertain", name)
         if name == EVENT.name:
-            report = drain_events(self.releasing, self.store, limits)
+            report = drain_events(self.releasing, self.store, limits, is_uncertain=is_uncertain)
         else:
-            report = drain_family(self.claiming, self.releasing, self.store, BY_NAME[name], limits)
+            family = BY_NAME[name]
+            report = drain_family(self.claiming, self.releasing, self.store, family, limits, is_uncertain=is_uncertain)
         if report.keys:
             log.info("drain: %s: %d keys, %d dead letters", name, report.keys, report.dead_letters)
         return report
@@ -199,6 +212,7 @@ def _open_drains(settings: Settings) -> Iterator[_Drains]:
     with ExitStack() as stack:
         # PostgreSQL first: without it nothing may be claimed.
         connection = stack.enter_context(closing(connect(settings)))
+        connection.execute(_DURABLE_COMMITS)
         pooled, claiming, releasing = stack.enter_context(open_sources(settings, settings.drain_barrier))
         if claiming.plan.warning:
             log.warning("%s", claiming.plan.warning)

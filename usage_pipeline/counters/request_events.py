@@ -93,10 +93,12 @@ class QueueSource(CounterSource, Protocol):
     def read_page(self, batch_id: str, first: int, items: int) -> list[bytes]: ...
 
 
-def drain_events(source: QueueSource, store: EventStore, limits: DrainLimits) -> DrainReport:
+def drain_events(
+    source: QueueSource, store: EventStore, limits: DrainLimits, *, is_uncertain: bool = False
+) -> DrainReport:
     """Recovers queues that others left claimed, then claims the live one and stores all its pages.
 
-    A reached limit leaves the rest of the pages claimed, for the next drain.
+    A reached limit leaves the rest of the pages claimed, for the next drain. `is_uncertain` flags what is claimed now.
     """
     report = DrainReport(EVENT.name)
     _recover(source, store, limits, report)
@@ -108,7 +110,7 @@ def drain_events(source: QueueSource, store: EventStore, limits: DrainLimits) ->
     if not source.claim_queue(batch_id):
         source.settle_batch(EVENT.name, batch_id)
     else:
-        _load_queue(source, store, batch_id, False, limits, report)
+        _load_queue(source, store, batch_id, is_uncertain, limits, report)
     return report
 
 

@@ -15,6 +15,9 @@ from usage_pipeline.counters.values import MAX_COUNT
 from usage_pipeline.storage.partitions import ensure_partitions
 from usage_pipeline.storage.sql import load
 
+# A fail-over forgets what its replica had not received yet. One that is silent for `repl-timeout` (60 s) is not connected any
+# more, so this covers a replica that was in step; whoever promotes an older one restores an old snapshot by hand.
+FORGETFUL_SECONDS = 60
 # How often a batch may meet totals that overflow: each round takes the culprits out; only a concurrent drain adds more.
 _OVERFLOW_ROUNDS = 3
 
@@ -150,6 +153,15 @@ class UsageStore:
     def mark_released(self, batch_ids: Sequence[str]) -> None:
         """Notes that the keys of these batches are durably gone from Redis."""
         self._connection.execute(load("counters/release_sync_batches"), {"batch_ids": list(batch_ids)})
+
+    def flag_forgettable(self, family: str, server: str) -> bool:
+        """Whether the family was last drained from another Redis server than this one; False when it never was.
+
+        Flags the other one's last batches as uncertain: if a fail-over forgot their claims, their counters are live again and
+        will be counted twice.
+        """
+        arguments = {"family": family, "redis_server": server, "seconds": FORGETFUL_SECONDS}
+        return self._connection.execute(load("counters/flag_sync_batches"), arguments).fetchone() is not None
 
     # inside
 

@@ -36,7 +36,7 @@ _SETTINGS = {
     "timezone": "'UTC'",
     "log_timezone": "'UTC'",
 }
-# For tests only: a power cut may lose everything, a crash of the server alone nothing.
+# For tests only: a power cut may lose everything, a crash of the server alone its last commits.
 _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
