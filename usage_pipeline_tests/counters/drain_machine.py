@@ -29,8 +29,18 @@ from typing import Any
 import psycopg
 import pytest
 import redis
-from drain_books import QUEUE, WRONG_TYPE, Amounts, Books, InPostgres, InRedis, Part, event_part
-from drain_books import look_into_postgres, look_into_redis
+from drain_books import (
+    QUEUE,
+    WRONG_TYPE,
+    Amounts,
+    Books,
+    InPostgres,
+    InRedis,
+    Part,
+    event_part,
+    look_into_postgres,
+    look_into_redis,
+)
 from drain_rig import Crash, Life, event_item, lives
 from hypothesis import HealthCheck, Phase, note, seed
 from hypothesis import settings as hypothesis_settings
@@ -58,6 +68,7 @@ SECONDS_OF_SKEW = (0, 0, 0, 300, -300)
 # A last drain finds what drainers with a fast clock have begun, and old enough to be settled.
 SKEW_OF_THE_LAST_SECONDS = 600
 MOST_DRAINERS = 4
+STEPS = 25
 HUGE = 2**62
 MAX_COUNT = 2**63 - 1
 
@@ -171,6 +182,9 @@ class Ground:
         self.tally = Tally()
         self.batches = itertools.count(1)
         self._spare: list[Life] = []
+        # No schedule ends the server, so nobody needs to wait for its disk.
+        self._appendfsync = client.config_get("appendfsync")["appendfsync"]
+        client.config_set("appendfsync", "no")
         # Days are not what is tested, and a partition that is made on demand would make a schedule differ from its replay.
         ensure_partitions_ahead(settings.database_url.get_secret_value())
 
@@ -209,6 +223,10 @@ class Ground:
         self.batches = itertools.count(1)
         self.redis.flushall()
         self.postgres.execute(_EMPTY_TABLES if self.tally.counts["schedules"] % 100 == 0 else _DELETE_ROWS)
+
+    def close(self) -> None:
+        self.drop_lives()
+        self.redis.config_set("appendfsync", self._appendfsync)
 
     def drop_lives(self) -> None:
         while self._spare:
@@ -379,7 +397,7 @@ class DrainMachine(RuleBasedStateMachine):
         at=which,
         family=which,
         skew_seconds=st.sampled_from(SECONDS_OF_SKEW),
-        flaws=st.one_of(st.just(FLAWLESS), flaws),
+        flaws=flaws,
         stretch=stretches,
     )
     def start(self, at: int, family: int, skew_seconds: int, flaws: Flaws, stretch: Stretch) -> None:
@@ -571,7 +589,7 @@ class DrainMachine(RuleBasedStateMachine):
         source._connection.call("SET", names.BARRIER, "1")
         drainer.barriers += 1
         if drainer.barriers == drainer.flaws.short_barrier:
-            self._count("barrier_fell_short")
+            self._count("barriers_fell_short")
             return False
         self.earlier = [self._copy()]
         return True
@@ -777,22 +795,6 @@ def _pick(some: Sequence[Drainer], at: int) -> Drainer:
     return some[at % len(some)]
 
 
-def machine_on(ground: Ground) -> type[DrainMachine]:
-    return type("DrainMachine", (DrainMachine,), {"ground": ground})
-
-
-def profile(schedules: int, **changes: Any) -> hypothesis_settings:
-    return hypothesis_settings(
-        max_examples=schedules,
-        stateful_step_count=25,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=False,
-        **changes,
-    )
-
-
 # Hypothesis remembers every schedule of a run, and what it draws next gets slower with them.
 _SCHEDULES_A_RUN = 500
 
@@ -811,22 +813,28 @@ def run_schedules(count: int, seed_number: int | None = None) -> Tally:
                 closing(redis.Redis.from_url(servers.redis_url, single_connection_client=True)) as client,
                 psycopg.connect(servers.database_url, autocommit=True) as postgres,
             ):
-                return _run(Ground(settings, client, postgres), count, seed_number)
+                return run_schedules_on(Ground(settings, client, postgres), count, seed_number)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(ground: Ground, count: int, seed_number: int | None) -> Tally:
+def run_schedules_on(ground: Ground, count: int, seed_number: int | None = None) -> Tally:
+    """`run_schedules` on servers that are there, and are emptied. Only one at a time can use them."""
     phases = (Phase.generate, Phase.shrink)
-    # An answer after a sync to disk is slower, and nothing here ends the server.
-    ground.redis.config_set("appendonly", "no")
-    with repeatable_drains(ground):
+    with repeatable_drains(ground), closing(ground):
         for number, first in enumerate(range(0, count, _SCHEDULES_A_RUN)):
-            machine = machine_on(ground)
+            machine = type("DrainMachine", (DrainMachine,), {"ground": ground})
             if seed_number is not None:
                 machine = seed(seed_number * 1_000_003 + number)(machine)
-            run_state_machine_as_test(machine, settings=profile(min(_SCHEDULES_A_RUN, count - first), phases=phases))
-    ground.drop_lives()
+            profile = hypothesis_settings(
+                max_examples=min(_SCHEDULES_A_RUN, count - first),
+                stateful_step_count=STEPS,
+                phases=phases,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            )
+            run_state_machine_as_test(machine, settings=profile)
     return ground.tally
 
 
