@@ -49,7 +49,7 @@ class Life:
         self.limits = DrainLimits(chunk_keys=chunk_keys)
         self.steps = 0
         self.last_step = "start"
-        self._at_step = at_step
+        self.at_step = at_step
         self._is_dead = False
         self._lock = threading.RLock()
         self._stack = ExitStack()
@@ -67,7 +67,7 @@ class Life:
             self.steps += 1
             self.last_step, number = label, self.steps
         try:
-            self._at_step(number, label)
+            self.at_step(number, label)
         except Crash:
             self._is_dead = True
             raise
@@ -83,7 +83,8 @@ class Life:
         labels: deque[str] = deque()
 
         def counted_send(packed: bytes) -> None:
-            label = b" ".join(packed[:400].split(b"\r\n")[2:5:2]).decode(errors="replace")
+            command = b" ".join(packed[:400].split(b"\r\n")[2:5:2]).decode(errors="replace")
+            label = command.partition("\n")[0]
             labels.append(label)
             self.step(f"before {label}")
             send(packed)
