@@ -172,6 +172,8 @@ class UsageStore:
         if not letters:
             return
         with self._connection.cursor() as cursor, cursor.copy(load("counters/copy_dead_letters")) as copy:
+            # Binary: as text, bytes are twice as long, and a raw value of 512 MB would be over PostgreSQL's 1 GB a row.
+            copy.set_types(["text", "text", "bytea", "int4", "text", "bytea", "text", "timestamptz"])
             for letter in letters:
                 copy.write_row(
                     (
