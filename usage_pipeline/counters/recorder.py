@@ -41,10 +41,10 @@ class Recorder(Recording[bool, str | None]):
 
         While Redis is stalled a call takes `timeout_seconds`; at worst three times that, if waiting for a connection of
         the pool and connecting took as long as they may. On top come name resolution, and the steps of a login that are
-        each answered just in time. Once ten calls in a row had no answer, the others return at once, and one in 0.25 s
-        asks whether Redis is back. Nothing is retried, see above; a connection that was closed while idle is noticed
-        and replaced before it is used. Options in the URL win over these. Raises ValueError if the URL is not one of
-        Redis.
+        each answered just in time. Once ten calls in a row and a second had no answer, the others return at once, and
+        one in 0.1 s asks whether Redis is back. Nothing is retried, see above; a connection that was closed while idle
+        is noticed and replaced before it is used. Options in the URL win over these. Raises ValueError if the URL is not
+        one of Redis.
         """
         retry = Retry(NoBackoff(), 0)
         pool = redis.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)

@@ -20,7 +20,7 @@ import redis.asyncio
 
 from usage_pipeline.counters import keys, record_failures
 from usage_pipeline.counters.quota import UNKNOWN
-from usage_pipeline.counters.record_outage import FAILURES_OF_AN_OUTAGE, PROBE_SECONDS, Outage
+from usage_pipeline.counters.record_outage import FAILURES_OF_AN_OUTAGE, PROBE_SECONDS, SECONDS_OF_AN_OUTAGE, Outage
 from usage_pipeline.counters.recorder import AsyncRecorder, Recorder
 from usage_pipeline.local.ports import first_free_port, free_port
 from usage_pipeline.local.redis_server import redis_executable
@@ -158,7 +158,7 @@ def test_a_stall_makes_few_of_many_callers_wait_and_ends_by_itself(own_redis: Ow
     assert len(outcomes) == 50 * 201
     before = sum(outcomes)
     assert before <= 50
-    assert recorder.failures[("merchant", "unreachable")] < 1_000, "nearly every caller waited for nothing"
+    assert recorder.failures[("merchant", "unreachable")] < 5_000, "nearly every caller waited for nothing"
     own_redis.resume()
     deadline = time.monotonic() + 30
     while not outcomes[-1]:
@@ -181,7 +181,7 @@ async def test_a_stall_makes_few_of_many_tasks_wait_and_ends_by_itself(own_redis
     async with asyncio.timeout(60):
         outcomes = [outcome for some in await asyncio.gather(*(call(50) for _ in range(200))) for outcome in some]
     assert not any(outcomes)
-    assert recorder.failures[("merchant", "unreachable")] < 1_000
+    assert recorder.failures[("merchant", "unreachable")] < 5_000
     own_redis.resume()
     async with asyncio.timeout(30):
         while not outcomes[-1]:
@@ -217,23 +217,31 @@ def test_more_callers_at_once_than_connections_wait_for_one(own_redis: OwnRedis)
     assert asyncio.run(call_at_once()) == ([True] * 300, {})
 
 
-def test_an_outage_begins_after_ten_calls_in_a_row_and_one_answer_ends_it() -> None:
+def test_an_outage_begins_after_ten_calls_and_a_second_without_an_answer_and_one_answer_ends_it() -> None:
     now = [100.0]
     outage = Outage(clock=lambda: now[0])
     early = outage.begin()
     assert early is not None
     for _ in range(FAILURES_OF_AN_OUTAGE - 1):
         outage.failed(now[0])
-    assert outage.begin() is not None
+    now[0] += SECONDS_OF_AN_OUTAGE
+    assert outage.begin() is not None, "few calls may have lost their connection"
+    outage.answered()
+    for _ in range(FAILURES_OF_AN_OUTAGE):
+        outage.failed(now[0])
+    now[0] += SECONDS_OF_AN_OUTAGE / 2
+    assert outage.begin() is not None, "a busy server may pause"
     outage.failed(now[0])
-    assert outage.begin() is None
-    now[0] += PROBE_SECONDS
+    now[0] += SECONDS_OF_AN_OUTAGE / 2
     assert outage.begin() is not None, "one call asks whether Redis is back"
     assert outage.begin() is None, "and only one"
     now[0] += PROBE_SECONDS
+    assert outage.begin() is not None
     outage.answered()
     for _ in range(FAILURES_OF_AN_OUTAGE):
         outage.failed(early)
+    now[0] += SECONDS_OF_AN_OUTAGE
+    assert outage.begin() is not None
     assert outage.begin() is not None, "calls that began before the answer say nothing about now"
 
 
@@ -299,10 +307,7 @@ def test_an_address_where_nobody_listens_is_logged_once_in_a_while(caplog: pytes
         for _ in range(20):
             assert recorder.record_token("a-private-token", "host:80") is False
     assert recorder.dropped["token"] == 20
-    assert [record.args[:2] for record in caplog.records if isinstance(record.args, tuple)] == [
-        ("token", "unreachable"),
-        ("token", "not tried"),
-    ]
+    assert len(caplog.records) == 1
     assert "token" in caplog.text
     assert "secret" not in caplog.text
     assert "private" not in caplog.text
