@@ -200,7 +200,9 @@ def list_dead_letters(
     from usage_pipeline.storage.postgres import connect
 
     with closing(connect(load_settings())) as connection:
-        letters = dead_letters.list_dead_letters(connection, families=family or [], with_replayed=replayed, limit=limit)
+        letters = dead_letters.list_dead_letters(
+            connection, families=family or [], with_replayed=replayed, limit=limit, with_raw=as_json
+        )
     if as_json:
         texts = ({"source_key": _text(letter.source_key), "raw": _text(letter.raw)} for letter in letters)
         print_json({"dead_letters": [asdict(letter) | text for letter, text in zip(letters, texts, strict=True)]})

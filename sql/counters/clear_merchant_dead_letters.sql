@@ -4,7 +4,7 @@ set replayed_at = clock_timestamp()
 where family = 'merchant'
   and batch_id is null
   and replayed_at is null
-  and source_key in (
-      select convert_to('usage:' || merchant_id || ':' || date::text || ':' || metric_type, 'UTF8')
+  and md5(source_key) in (
+      select md5(convert_to('usage:' || merchant_id || ':' || date::text || ':' || metric_type, 'UTF8'))
       from staged_merchant
   );

@@ -4,7 +4,7 @@ insert into ops.dead_letters as d (family, source_key, reason, raw, raw_format, 
 select 'merchant', source_key, reason, raw, raw_format, %(claimed_at)s
 from staged_merchant_dead_letter
 order by source_key
-on conflict (source_key, md5(raw)) where batch_id is null do update
+on conflict (md5(source_key), md5(raw)) where batch_id is null do update
 set reason = excluded.reason,
     raw_format = excluded.raw_format,
     claimed_at = excluded.claimed_at,

@@ -10,13 +10,13 @@ where d.dead_letter_id = (
     from ops.dead_letters as known
     where known.batch_id is null
       and known.replayed_at is null
-      and known.source_key = s.source_key
+      and md5(known.source_key) = md5(s.source_key)
       and known.reason = s.reason
 )
 and not exists (
     select
     from ops.dead_letters as same
     where same.batch_id is null
-      and same.source_key = s.source_key
+      and md5(same.source_key) = md5(s.source_key)
       and md5(same.raw) = md5(s.raw)
 );

@@ -1,6 +1,16 @@
 -- Dead letters, oldest first; an empty list of ids or families means all of them.
 select
-    dead_letter_id, family, batch_id, source_key, position, reason, raw, raw_format, claimed_at, created_at, replayed_at
+    dead_letter_id,
+    family,
+    batch_id,
+    source_key,
+    position,
+    reason,
+    case when %(with_raw)s then raw else ''::bytea end as raw,
+    raw_format,
+    claimed_at,
+    created_at,
+    replayed_at
 from ops.dead_letters
 where (cardinality(%(ids)s::bigint[]) = 0 or dead_letter_id = any(%(ids)s))
   and (cardinality(%(families)s::text[]) = 0 or family = any(%(families)s))

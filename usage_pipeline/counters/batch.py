@@ -1,6 +1,7 @@
 """What travels between the steps of the drain: batches, claimed keys, dead letters. Values only; no I/O."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -12,6 +13,9 @@ from usage_pipeline.counters.families import Family, Value
 from usage_pipeline.counters.values import Malformed, TimeWindow
 
 RawFormat = Literal["string", "hash", "dump"]
+
+# As long as a string of Redis may be. PostgreSQL takes no row of 1 GB, and a hash or a DUMP may be longer than that.
+LARGEST_RAW_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +93,16 @@ def parse_batch(
 
 
 def dead_letter(key: bytes, value: Value | WrongType, reason: str) -> DeadLetter:
-    """The dead letter of a whole key, in a form that `raw_value` reads back exactly."""
-    if isinstance(value, WrongType):
-        return DeadLetter(key, reason, value.dump, "dump")
+    """The dead letter of a whole key, in a form that `raw_value` reads back exactly up to LARGEST_RAW_BYTES."""
     if isinstance(value, bytes):
-        return DeadLetter(key, reason, value, "string")
-    packed = hiredis.pack_command(tuple(value))  # type: ignore[arg-type]  # its stub means `tuple[..., ...]`
+        return DeadLetter(key, *_cut(reason, value), "string")
+    if isinstance(value, WrongType):
+        return DeadLetter(key, *_cut(reason, value.dump), "dump")
+    kept = _shortest_fields(value)
+    if len(kept) < len(value):
+        left_out = (len(value) - len(kept)) // 2
+        reason += f"; its {left_out} longest fields are not kept, since it is larger than {LARGEST_RAW_BYTES} bytes"
+    packed = hiredis.pack_command(tuple(kept))  # type: ignore[arg-type]  # its stub means `tuple[..., ...]`
     return DeadLetter(key, reason, packed, "hash")
 
 
@@ -108,3 +116,25 @@ def raw_value(raw: bytes, raw_format: RawFormat) -> Value | WrongType:
     reader.feed(raw)
     fields: list[bytes] = reader.gets()
     return fields
+
+
+def _cut(reason: str, raw: bytes) -> tuple[str, bytes]:
+    if len(raw) <= LARGEST_RAW_BYTES:
+        return reason, raw
+    return f"{reason}; only the first {LARGEST_RAW_BYTES} of its {len(raw)} bytes are kept", raw[:LARGEST_RAW_BYTES]
+
+
+def _shortest_fields(fields: Sequence[bytes]) -> Sequence[bytes]:
+    """All fields of a hash with their values where they fit, otherwise the shortest: counters are short."""
+    room = LARGEST_RAW_BYTES - sum(map(_packed_bytes, fields))
+    if room >= 0:
+        return fields
+    pairs = sorted(zip(fields[::2], fields[1::2], strict=True), key=lambda pair: len(pair[0]) + len(pair[1]))
+    while room < 0:
+        room += sum(map(_packed_bytes, pairs.pop()))
+    return [text for pair in pairs for text in pair]
+
+
+def _packed_bytes(text: bytes) -> int:
+    """At most what RESP makes of it: `$<length>\\r\\n<text>\\r\\n`."""
+    return len(text) + 32

@@ -52,16 +52,22 @@ def list_dead_letters(
     with_replayed: bool = False,
     after: int = 0,
     limit: int = _PAGE,
+    with_raw: bool = True,
 ) -> list[StoredDeadLetter]:
-    """Dead letters in the order of their numbers, from after number `after` on."""
+    """Dead letters in the order of their numbers, from after number `after` on.
+
+    A raw value may be 512 MB; without `with_raw` all are empty.
+    """
     arguments = {
         "ids": list(ids),
         "families": list(families),
         "with_replayed": with_replayed,
         "after": after,
         "limit": limit,
+        "with_raw": with_raw,
     }
-    with connection.cursor(row_factory=class_row(StoredDeadLetter)) as cursor:
+    # Binary: as text, bytes are twice as long, and PostgreSQL sends no row of 1 GB.
+    with connection.cursor(row_factory=class_row(StoredDeadLetter), binary=True) as cursor:
         return cursor.execute(load("counters/select_dead_letters"), arguments).fetchall()
 
 
@@ -78,10 +84,12 @@ def replay(
     A letter that is refused again stays open. Its batch id is made from its number, so the ledger lets it count only once.
     """
     after = 0
-    while letters := list_dead_letters(connection, ids=ids, families=families, after=after):
-        for letter in letters:
-            yield _replay_one(connection, store, letter, retention_days)
-        after = letters[-1].dead_letter_id
+    while page := list_dead_letters(connection, ids=ids, families=families, after=after, with_raw=False):
+        for listed in page:
+            # With its raw value one at a time: a page of them may be larger than the memory.
+            for letter in list_dead_letters(connection, ids=[listed.dead_letter_id], with_replayed=True):
+                yield _replay_one(connection, store, letter, retention_days)
+        after = page[-1].dead_letter_id
 
 
 def _replay_one(

@@ -163,9 +163,8 @@ def parse_token(key: bytes, value: Value, window: TimeWindow) -> Row:
     try:
         usage = _decode_token_usage(value)
     except UNREADABLE_JSON as error:
-        raise Malformed(
-            f"value: expected {{usageCount, lastUsedAt, instanceId}} as JSON, came {values.shown(value)}: {error}"
-        ) from None
+        came = f"{values.shown(value)}: {values.described(error)}"
+        raise Malformed(f"value: expected {{usageCount, lastUsedAt, instanceId}} as JSON, came {came}") from None
     if not 0 <= usage.usage_count <= values.MAX_COUNT:
         raise Malformed(f"usageCount: expected 0 to {values.MAX_COUNT} (bigint), came {usage.usage_count}")
     last_used_at = usage.last_used_at and values.moment("lastUsedAt", usage.last_used_at, window)
@@ -183,15 +182,16 @@ def unknown_members(document: bytes, known: frozenset[str]) -> str | None:
     """The members of a JSON object that are not known, as JSON in key order; None when there are none.
 
     They are decoded and written anew: a typed decoder skips them unseen, and jsonb refuses some of what it skips (bad
-    UTF-8, 1e400000, NUL). Raises Malformed for those.
+    UTF-8, 1e400000, NUL). Raises Malformed for those, and for more than MAX_UNKNOWN_BYTES.
     """
     try:
         unknown = {name: raw for name, raw in _decode_members(document).items() if name not in known}
         if not unknown:
             return None
+        values.within_unknown_limit("unknown members", sum(memoryview(raw).nbytes for raw in unknown.values()))
         decoded = {name: msgspec.json.decode(raw) for name, raw in unknown.items()}
     except UNREADABLE_JSON as error:
-        raise Malformed(f"value: expected JSON members that can be stored, came {error}") from None
+        raise Malformed(f"value: expected JSON members that can be stored, came {values.described(error)}") from None
     return _storable(decoded, "JSON member")
 
 
@@ -289,6 +289,7 @@ def _extra(unknown: dict[bytes, bytes] | None) -> str | None:
     """Unknown hash fields as JSON, so that `raw` keeps them; they must be text."""
     if unknown is None:
         return None
+    values.within_unknown_limit("unknown fields", sum(len(name) + len(content) for name, content in unknown.items()))
     try:
         fields = {name.decode(): content.decode() for name, content in unknown.items()}
     except UnicodeDecodeError:

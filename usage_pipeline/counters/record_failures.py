@@ -10,7 +10,7 @@ import redis
 
 from usage_pipeline.counters.record_commands import Family
 
-Reason = Literal["unreachable", "refused", "wrong argument", "bookkeeping"]
+Reason = Literal["unreachable", "not tried", "refused", "wrong argument", "bookkeeping"]
 
 LOG_INTERVAL_SECONDS = 5.0
 _UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.RedisClusterException, OSError)
@@ -20,9 +20,9 @@ _log = logging.getLogger(__name__)
 class RecordFailures:
     """Failures per (what, reason), from any thread. What is a family, or "quota" and "pending" for the two reads.
 
-    Reasons: "unreachable" (no connection or no answer: the record may have been written all the same), "refused" (Redis
-    answered with an error), "wrong argument", and "bookkeeping" (the counter was written, but not its announcement or
-    odometer: not a dropped record).
+    Reasons: "unreachable" (no connection or no answer: the record may have been written all the same), "not tried" (Redis
+    had not answered the calls before: surely not written), "refused" (Redis answered with an error), "wrong argument",
+    and "bookkeeping" (the counter was written, but not its announcement or odometer: not a dropped record).
     """
 
     def __init__(self) -> None:

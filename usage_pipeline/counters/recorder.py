@@ -16,10 +16,10 @@ from redis.retry import Retry
 from usage_pipeline.counters import record_cluster, record_commands
 from usage_pipeline.counters.quota import QuotaDecision
 from usage_pipeline.counters.record_commands import Command, Family
-from usage_pipeline.counters.record_failures import redis_reason
 from usage_pipeline.counters.recording import Build, Options, Recording
 
 TIMEOUT_SECONDS = 0.25
+MAX_CONNECTIONS = 50
 # RedisClusterException is no RedisError: a whole cluster that does not answer, or a slot that nobody owns.
 _REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 
@@ -39,14 +39,18 @@ class Recorder(Recording[bool, str | None]):
 
     @classmethod
     def connect(cls, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS, **options: Unpack[Options]) -> Self:
-        """A recorder with a connection pool of its own; nothing is sent yet.
+        """A recorder with a pool of MAX_CONNECTIONS connections of its own; nothing is sent yet.
 
-        While Redis is stalled a call takes `timeout_seconds`; at worst twice that, if connecting took as long as
-        it may. On top come name resolution, and the steps of a login that are each answered just in time. Nothing is
-        retried, see above; a connection that was closed while idle is noticed and replaced before it is used.
-        Time-outs in the URL win over the argument. Raises ValueError if the URL is not one of Redis.
+        While Redis is stalled a call takes `timeout_seconds`; at worst three times that, if waiting for a connection of
+        the pool and connecting took as long as they may. On top come name resolution, and the steps of a login that are
+        each answered just in time. Once ten calls in a row and a second had no answer, the others return at once, and
+        one in 0.1 s asks whether Redis is back. Nothing is retried, see above; a connection that was closed while idle
+        is noticed and replaced before it is used. Options in the URL win over these. Raises ValueError if the URL is not
+        one of Redis.
         """
-        return cls(redis.Redis.from_url(url, **_bounded(timeout_seconds), retry=Retry(NoBackoff(), 0)), **options)
+        retry = Retry(NoBackoff(), 0)
+        pool = redis.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)
+        return cls(redis.Redis.from_pool(pool), **options)
 
     def check_quota(self, api_key_id: str) -> QuotaDecision:
         """Whether this API key may make one more request now, from Redis alone (§1.6), in one round trip.
@@ -86,16 +90,21 @@ class Recorder(Recording[bool, str | None]):
     def _send(
         self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_correction: bool = False
     ) -> list[Any] | None:
+        if (began_at := self._begin(what, is_correction)) is None:
+            return None
         try:
             if isinstance(self._client, redis.RedisCluster):
-                return record_cluster.send(self._client, commands)
-            pipeline = self._client.pipeline(transaction=is_atomic)
-            for command in commands:
-                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
-            return pipeline.execute(raise_on_error=False)
+                answers = record_cluster.send(self._client, commands)
+            else:
+                pipeline = self._client.pipeline(transaction=is_atomic)
+                for command in commands:
+                    pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
+                answers = pipeline.execute(raise_on_error=False)
         except _REDIS_ERRORS as error:
-            self._failures.count(what, "bookkeeping" if is_correction else redis_reason(error), type(error).__name__)
+            self._no_answers(what, error, began_at, is_correction)
             return None
+        self._outage.answered()
+        return answers
 
 
 class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
@@ -108,8 +117,9 @@ class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
     @classmethod
     def connect(cls, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS, **options: Unpack[Options]) -> Self:
         """As `Recorder.connect`."""
-        client = redis.asyncio.Redis.from_url(url, **_bounded(timeout_seconds), retry=AsyncRetry(NoBackoff(), 0))
-        return cls(client, **options)
+        retry = AsyncRetry(NoBackoff(), 0)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)
+        return cls(redis.asyncio.Redis.from_pool(pool), **options)
 
     async def check_quota(self, api_key_id: str) -> QuotaDecision:
         """As `Recorder.check_quota`."""
@@ -141,18 +151,30 @@ class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
     async def _send(
         self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_correction: bool = False
     ) -> list[Any] | None:
+        if (began_at := self._begin(what, is_correction)) is None:
+            return None
         try:
             if isinstance(self._client, redis.asyncio.RedisCluster):
-                return await record_cluster.send_async(self._client, commands)
-            pipeline = self._client.pipeline(transaction=is_atomic)
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute(raise_on_error=False)
+                answers = await record_cluster.send_async(self._client, commands)
+            else:
+                pipeline = self._client.pipeline(transaction=is_atomic)
+                for command in commands:
+                    pipeline.execute_command(*command)
+                answers = await pipeline.execute(raise_on_error=False)
         except _REDIS_ERRORS as error:
-            self._failures.count(what, "bookkeeping" if is_correction else redis_reason(error), type(error).__name__)
+            self._no_answers(what, error, began_at, is_correction)
             return None
+        self._outage.answered()
+        return answers
 
 
 def _bounded(timeout_seconds: float) -> dict[str, Any]:
-    # Protocol 2 leaves out HELLO, and with it a round trip that an old server answers with an error.
-    return {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds, "protocol": 2}
+    """Options of a pool whose callers wait for a connection; others turn the 101st caller at a time away."""
+    return {
+        "max_connections": MAX_CONNECTIONS,
+        "timeout": timeout_seconds,
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        # 2 leaves out HELLO, and with it a round trip that an old server answers with an error.
+        "protocol": 2,
+    }

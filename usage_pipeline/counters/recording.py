@@ -19,6 +19,7 @@ from usage_pipeline.counters.record_commands import (
     WrongArgumentError,
 )
 from usage_pipeline.counters.record_failures import Reason, RecordFailures, redis_reason
+from usage_pipeline.counters.record_outage import Outage
 
 Outcome = TypeVar("Outcome")
 EventOutcome = TypeVar("EventOutcome")
@@ -39,8 +40,9 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
     """The records themselves; how they are sent is the subclass's. `Outcome` is bool, or an awaitable of it.
 
     Every `record_*` answers True when Redis confirmed the record and False when it was dropped: Redis failed (after a
-    time-out it may still have been written), or an argument was wrong. Ids are 1–200 characters; counts 0 to
-    2**63 - 1; `at_ms` is epoch milliseconds, by default the clock's now, at most `retention_days` old.
+    time-out it may still have been written: what Redis holds lies between the confirmed records, and those together with
+    the "unreachable" ones), or an argument was wrong. Ids are 1–200 characters; counts 0 to 2**63 - 1; `at_ms` is epoch
+    milliseconds, by default the clock's now, at most `retention_days` old.
     """
 
     def __init__(self, **options: Unpack[Options]) -> None:
@@ -48,6 +50,7 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
         self._clock = options.get("clock", time.time)
         self._retention_days = options.get("retention_days", 180)
         self._failures = RecordFailures()
+        self._outage = Outage()
 
     @property
     def dropped(self) -> Mapping[Family, int]:
@@ -174,6 +177,21 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
         if any(map(_is_error, answers)):
             self._failures.count(record.family, "bookkeeping", "recorded, but not announced or not in the odometer")
         return None
+
+    def _begin(self, what: str, is_correction: bool) -> float | None:
+        """When the call begins, or None after counting one that is not tried."""
+        began_at = self._outage.begin()
+        if began_at is None:
+            self._failures.count(what, "bookkeeping" if is_correction else "not tried", "Redis does not answer")
+        return began_at
+
+    def _no_answers(self, what: str, error: Exception, began_at: float, is_correction: bool) -> None:
+        reason = redis_reason(error)
+        if reason == "unreachable":
+            self._outage.failed(began_at)
+        else:
+            self._outage.answered()
+        self._failures.count(what, "bookkeeping" if is_correction else reason, type(error).__name__)
 
     def _decision(self, answers: list[Any] | None) -> QuotaDecision:
         if answers is None or self._has_no_answer("quota", answers):

@@ -5,6 +5,7 @@ row of its own, and is stored by one drainer, once. The list is deleted when eve
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from hashlib import blake2b
 from typing import Literal, Protocol
@@ -13,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from usage_pipeline.counters import values
-from usage_pipeline.counters.batch import Batch, DeadLetter, WrongType, claimed_ms, new_batch_id
+from usage_pipeline.counters.batch import Batch, DeadLetter, WrongType, claimed_ms, dead_letter, new_batch_id
 from usage_pipeline.counters.drain import (
     FORGET_EMPTY_BATCH_MS,
     BarrierFellShort,
@@ -56,7 +57,8 @@ def parse_event(item: bytes, window: TimeWindow) -> Row:
     try:
         event = _decode(item)
     except UNREADABLE_JSON as error:
-        raise Malformed(f"item: expected a request event as JSON, came {values.shown(item)}: {error}") from None
+        came = f"{values.shown(item)}: {values.described(error)}"
+        raise Malformed(f"item: expected a request event as JSON, came {came}") from None
     texts = tuple(
         values.identifier_text(name, getattr(event, name))
         for name in ("api_key_id", "user_id", "provider", "event_type")
@@ -144,7 +146,7 @@ def _load_queue(
     if isinstance(length, WrongType):
         reason = f"key: expected a Redis list, came a {length.redis_type}"
         page = Batch(page_id(batch_id, 0), at, source.facts.identity, is_uncertain, keys=[EVENT_QUEUE])
-        page.dead_letters.append(DeadLetter(EVENT_QUEUE, reason, length.dump, "dump", 0))
+        page.dead_letters.append(replace(dead_letter(EVENT_QUEUE, length, reason), position=0))
         report.add(1, store.apply_events(page, {}))
     else:
         for number, first in enumerate(range(0, length, PAGE_ITEMS)):

@@ -5,7 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 MAX_COUNT = 2**63 - 1
 MAX_ID_CHARACTERS = 200
+# What a key may hold beyond the known fields. jsonb refuses strings and arrays of 256 MB, and arrays of 16 million numbers
+# (34 MB of text): one such value would fail its whole batch, again and again.
+MAX_UNKNOWN_BYTES = 16 * 2**20
 _SHOWN_CHARACTERS = 60
+_DESCRIBED_CHARACTERS = 200
 
 
 class Malformed(Exception):
@@ -89,6 +93,18 @@ def shown(value: bytes) -> str:
     """A short printable form of raw bytes for a reason text."""
     text = value[: _SHOWN_CHARACTERS + 1].decode(errors="backslashreplace").replace("\0", "\\x00")
     return repr(text) if len(value) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]!r}… ({len(value)} bytes)"
+
+
+def described(error: Exception) -> str:
+    """What an error says, for a reason text: some repeat the whole value that they complain of."""
+    text = str(error)
+    return text if len(text) <= _DESCRIBED_CHARACTERS else f"{text[:_DESCRIBED_CHARACTERS]}…"
+
+
+def within_unknown_limit(what: str, size: int) -> None:
+    """Raises Malformed when unknown fields or members are larger than MAX_UNKNOWN_BYTES together."""
+    if size > MAX_UNKNOWN_BYTES:
+        raise Malformed(f"{what}: expected at most {MAX_UNKNOWN_BYTES} bytes of them, came {size}")
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

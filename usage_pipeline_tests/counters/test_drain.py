@@ -7,11 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 import psycopg
 import pytest
 import redis
-from drain_rig import BY_NAME, Crash, Life, Writer, assert_at_rest, stored
+from drain_rig import Crash, Life, Writer, assert_at_rest, stored
 
 from usage_pipeline.counters import keys as names
 from usage_pipeline.counters import redis_source
-from usage_pipeline.counters.batch import WrongType, raw_value
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.counters.families import API_KEY
 from usage_pipeline.settings import Settings, load_settings
@@ -298,91 +297,7 @@ def test_a_reached_limit_leaves_the_rest_live_for_the_next_drain(
     assert_at_rest(redis_client, postgres, "api_key")
 
 
-# dead letters
-
-MALFORMED = {
-    "non-integer": ("apikey:bad:metrics", {"total_requests": "1.5"}, "total_requests: expected an integer, came '1.5'"),
-    "negative": ("apikey:bad:metrics", {"failed_requests": "-1"}, "failed_requests: expected a count of 0 or more"),
-    "over bigint": ("apikey:bad:metrics", {"total_file_size": BIGINT + 1}, "total_file_size: expected at most 92233"),
-    "absurd time": ("apikey:bad:metrics", {"last_used_at": "17"}, "last_used_at: expected a time from"),
-    "NUL": (b"apikey:b\0d:metrics", {"total_requests": 1}, "api_key_id: expected no NUL character, came one at"),
-    "invalid UTF-8": (b"apikey:\xff:metrics", {"total_requests": 1}, r"api_key_id: expected UTF-8, came '\\xff'"),
-    "over-long id": (f"apikey:{'x' * 201}:metrics", {"total_requests": 1}, "api_key_id: expected 1 to 200 characters"),
-    "no id": ("apikey::metrics", {"total_requests": 1}, "api_key_id: expected 1 to 200 characters, came 0"),
-    "broken JSON": ("token_usage:bad:i", b'{"usageCount": 1', "value: expected {usageCount, lastUsedAt, instanceId}"),
-    "empty JSON": ("token_usage:bad:i", b"", "value: expected {usageCount, lastUsedAt, instanceId} as JSON, came ''"),
-    "bad UTF-8 in JSON": ("token_usage:bad:i", b'{"usageCount":1,"x":"\xff"}', "value: expected JSON members that"),
-    "number for no numeric": ("token_usage:bad:i", b'{"usageCount":1,"x":1e400000}', "value: expected JSON members"),
-    "NUL in JSON": ("token_usage:bad:i", rb'{"usageCount":1,"x":"\u0000"}', "JSON member: expected no NUL character"),
-    "provider that is not in the key": ("provider:a:b:metrics", {"provider": "c"}, "provider: expected the end of"),
-}
-
-
-@pytest.mark.parametrize(("key", "value", "reason"), MALFORMED.values(), ids=MALFORMED)
-def test_what_is_malformed_becomes_a_dead_letter_and_the_rest_goes_on(
-    key: str | bytes,
-    value: dict[str, object] | bytes,
-    reason: str,
-    settings: Settings,
-    redis_client: redis.Redis,
-    postgres: psycopg.Connection,
-) -> None:
-    key = key.encode() if isinstance(key, str) else key
-    family = next(family for family in BY_NAME.values() if key.startswith(family.prefix))
-    if isinstance(value, bytes):
-        redis_client.set(key, value)
-        raw: object = value
-    else:
-        redis_client.hset(key, mapping=value)
-        raw = [part for pair in redis_client.hgetall(key).items() for part in pair]
-    writer = Writer(redis_client)
-    writer.write(family.name, ["before", "zz-after"])
-
-    report = drain_once(settings)
-
-    assert (report.keys, report.dead_letters) == (3, 1)
-    [letter] = postgres.execute(
-        "select family, source_key, reason, raw, raw_format, claimed_at, batch_id from ops.dead_letters"
-    ).fetchall()
-    assert letter[:2] == (family.name, key)
-    assert letter[2].startswith(reason)
-    assert raw_value(letter[3], letter[4]) == raw
-    ledger = "select claimed_at, batch_id, keys, stored_rows, dead_letters from ops.sync_batches"
-    assert postgres.execute(ledger).fetchall() == [(*letter[5:], 3, 2, 1)]
-    assert stored(postgres, family.name) == writer.written
-    assert drain_once(settings).keys == 0
-    assert_at_rest(redis_client, postgres, family.name)
-
-
-@pytest.mark.parametrize("family", ["api_key", "token"])
-@pytest.mark.parametrize("redis_type", ["string", "list", "set", "zset", "stream", "hash"])
-def test_a_key_of_another_type_is_kept_as_a_dump(
-    family: str, redis_type: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
-) -> None:
-    if redis_type == BY_NAME[family].redis_type.decode():
-        return
-    key = {"api_key": "apikey:bad:metrics", "token": "token_usage:bad:i"}[family]
-    writes = {
-        "string": lambda: redis_client.set(key, "x"),
-        "list": lambda: redis_client.rpush(key, "x"),
-        "set": lambda: redis_client.sadd(key, "x"),
-        "zset": lambda: redis_client.zadd(key, {"x": 1}),
-        "stream": lambda: redis_client.xadd(key, {"x": 1}),
-        "hash": lambda: redis_client.hset(key, "x", 1),
-    }
-    writes[redis_type]()
-    dumped = redis_client.dump(key)
-    Writer(redis_client).write(family, ["good"])
-    drain_once(settings)
-    [(reason, raw, raw_format)] = postgres.execute("select reason, raw, raw_format from ops.dead_letters").fetchall()
-    assert reason == f"key: expected a Redis {BY_NAME[family].redis_type.decode()}, came a {redis_type}"
-    value = raw_value(raw, raw_format)
-    assert isinstance(value, WrongType)
-    redis_client.restore(key, 0, value.dump)
-    assert redis_client.dump(key) == dumped
-    redis_client.delete(key)
-    assert len(stored(postgres, family)) == 1
-    assert_at_rest(redis_client, postgres, family)
+# dead letters (what is malformed, and how it is refused, is in test_hostile_input.py)
 
 
 @pytest.mark.parametrize("family", ["api_key", "provider", "token"])

@@ -20,6 +20,7 @@ import redis.asyncio
 
 from usage_pipeline.counters import keys, record_failures
 from usage_pipeline.counters.quota import UNKNOWN
+from usage_pipeline.counters.record_outage import FAILURES_OF_AN_OUTAGE, PROBE_SECONDS, SECONDS_OF_AN_OUTAGE, Outage
 from usage_pipeline.counters.recorder import AsyncRecorder, Recorder
 from usage_pipeline.local.ports import first_free_port, free_port
 from usage_pipeline.local.redis_server import redis_executable
@@ -61,6 +62,10 @@ class OwnRedis:
     def stall(self) -> None:
         assert self.process
         self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self.process:
@@ -117,6 +122,127 @@ async def test_without_redis_the_async_recorder_does_the_same(
         assert await recorder.pending("key-1") is None
     assert recorder.dropped == dict.fromkeys(ONE_OF_EACH, 1)
     await recorder.close()
+
+
+def reconcile(url: str, recorder: Recorder | AsyncRecorder, calls: int, confirmed: int) -> None:
+    """Every call is confirmed or counted, and only those without an answer leave open whether they were written."""
+    unreachable = recorder.failures[("merchant", "unreachable")]
+    not_tried = recorder.failures[("merchant", "not tried")]
+    assert recorder.dropped["merchant"] == unreachable + not_tried == calls - confirmed
+    with redis.Redis.from_url(url) as client:
+        [written] = [int(client.get(key) or 0) for key in client.scan_iter("usage:*")]
+    assert confirmed <= written <= confirmed + unreachable
+
+
+def test_a_stall_makes_few_of_many_callers_wait_and_ends_by_itself(own_redis: OwnRedis) -> None:
+    recorder = Recorder.connect(own_redis.url)
+    outcomes: list[bool] = []
+    are_connected = threading.Barrier(51)
+    is_stalled = threading.Event()
+
+    def call() -> None:
+        outcomes.append(recorder.record_merchant("shop-1", "api_calls"))
+        are_connected.wait(30)
+        is_stalled.wait(30)
+        outcomes.extend(recorder.record_merchant("shop-1", "api_calls") for _ in range(200))
+
+    callers = [threading.Thread(target=call, daemon=True) for _ in range(50)]
+    for caller in callers:
+        caller.start()
+    are_connected.wait(30)
+    own_redis.stall()
+    is_stalled.set()
+    for caller in callers:
+        caller.join(60)
+        assert not caller.is_alive(), "a caller hangs"
+    assert len(outcomes) == 50 * 201
+    before = sum(outcomes)
+    assert before <= 50
+    assert recorder.failures[("merchant", "unreachable")] < 5_000, "nearly every caller waited for nothing"
+    own_redis.resume()
+    deadline = time.monotonic() + 30
+    while not outcomes[-1]:
+        assert time.monotonic() < deadline, "the outage does not end"
+        outcomes.append(recorder.record_merchant("shop-1", "api_calls"))
+    outcomes.extend(recorder.record_merchant("shop-1", "api_calls") for _ in range(50))
+    assert all(outcomes[-51:])
+    recorder.close()
+    reconcile(own_redis.url, recorder, len(outcomes), sum(outcomes))
+
+
+async def test_a_stall_makes_few_of_many_tasks_wait_and_ends_by_itself(own_redis: OwnRedis) -> None:
+    recorder = AsyncRecorder.connect(own_redis.url)
+
+    async def call(times: int) -> list[bool]:
+        return [await recorder.record_merchant("shop-1", "api_calls") for _ in range(times)]
+
+    assert await call(1) == [True]
+    own_redis.stall()
+    async with asyncio.timeout(60):
+        outcomes = [outcome for some in await asyncio.gather(*(call(50) for _ in range(200))) for outcome in some]
+    assert not any(outcomes)
+    assert recorder.failures[("merchant", "unreachable")] < 5_000
+    own_redis.resume()
+    async with asyncio.timeout(30):
+        while not outcomes[-1]:
+            outcomes += await call(1)
+            await asyncio.sleep(0)
+    await recorder.close()
+    reconcile(own_redis.url, recorder, len(outcomes) + 1, sum(outcomes) + 1)
+
+
+def test_more_callers_at_once_than_connections_wait_for_one(own_redis: OwnRedis) -> None:
+    recorder = Recorder.connect(own_redis.url, timeout_seconds=20)
+    start = threading.Barrier(300)
+    outcomes: list[bool] = []
+
+    def call() -> None:
+        start.wait(30)
+        outcomes.append(recorder.record_merchant("shop-1", "api_calls"))
+
+    callers = [threading.Thread(target=call, daemon=True) for _ in range(300)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    recorder.close()
+    assert (len(outcomes), all(outcomes), recorder.failures) == (300, True, {})
+
+    async def call_at_once() -> tuple[list[bool], object]:
+        async_recorder = AsyncRecorder.connect(own_redis.url, timeout_seconds=20)
+        recorded = await asyncio.gather(*(async_recorder.record_merchant("shop-1", "api_calls") for _ in range(300)))
+        await async_recorder.close()
+        return recorded, async_recorder.failures
+
+    assert asyncio.run(call_at_once()) == ([True] * 300, {})
+
+
+def test_an_outage_begins_after_ten_calls_and_a_second_without_an_answer_and_one_answer_ends_it() -> None:
+    now = [100.0]
+    outage = Outage(clock=lambda: now[0])
+    early = outage.begin()
+    assert early is not None
+    for _ in range(FAILURES_OF_AN_OUTAGE - 1):
+        outage.failed(now[0])
+    now[0] += SECONDS_OF_AN_OUTAGE
+    assert outage.begin() is not None, "few calls may have lost their connection"
+    outage.answered()
+    for _ in range(FAILURES_OF_AN_OUTAGE):
+        outage.failed(now[0])
+    now[0] += SECONDS_OF_AN_OUTAGE / 2
+    assert outage.begin() is not None, "a busy server may pause"
+    outage.failed(now[0])
+    now[0] += SECONDS_OF_AN_OUTAGE / 2
+    assert outage.begin() is not None, "one call asks whether Redis is back"
+    assert outage.begin() is None, "and only one"
+    now[0] += PROBE_SECONDS
+    assert outage.begin() is not None
+    outage.answered()
+    for _ in range(FAILURES_OF_AN_OUTAGE):
+        outage.failed(early)
+    now[0] += SECONDS_OF_AN_OUTAGE
+    assert outage.begin() is not None
+    assert outage.begin() is not None, "calls that began before the answer say nothing about now"
 
 
 def test_a_restarted_redis_is_used_again_without_a_drop(own_redis: OwnRedis) -> None:

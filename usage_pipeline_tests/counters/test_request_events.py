@@ -10,7 +10,6 @@ from drain_rig import assert_at_rest, event_item
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_pipeline.counters.batch import raw_value
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.counters.request_events import parse_event
 from usage_pipeline.counters.values import Malformed, TimeWindow
@@ -114,62 +113,6 @@ def test_the_same_id_with_another_payload_is_a_conflict(
     [(known,)] = postgres.execute(query, (ID,)).fetchall()
     assert (stored_hash, came_hash != known, len(came_hash)) == (known, True, 32)
     assert (raw, position) == (conflict, 4 if pages_apart else 1)
-    assert_at_rest(redis_client, postgres, "event")
-
-
-@pytest.mark.parametrize(
-    ("item", "reason"),
-    [
-        (b"", "item: expected a request event as JSON"),
-        (b"\xff", "item: expected a request event as JSON"),
-        (b"[]", "item: expected a request event as JSON"),
-        (event_item(event_id="1"), "item: expected a request event as JSON"),
-        (event_item(status="maybe"), "item: expected a request event as JSON"),
-        (event_item(status="\0"), "item: expected a request event as JSON"),
-        (event_item(file_size=1.5), "item: expected a request event as JSON"),
-        (event_item(file_size=None), "item: expected a request event as JSON"),
-        (event_item(at=5), "item: expected a request event as JSON"),
-        (event_item(file_size=-1), "file_size: expected 0 to 9223372036854775807 (bigint), came -1"),
-        (
-            event_item(file_size=2**63),
-            "file_size: expected 0 to 9223372036854775807 (bigint), came 9223372036854775808",
-        ),
-        (event_item(at="1970-01-01T00:00:00Z"), "at: expected a time from"),
-        (event_item(user_id=""), "user_id: expected 1 to 200 characters, came 0"),
-        (event_item(provider="p" * 201), "provider: expected 1 to 200 characters, came 201"),
-        (event_item(event_type="a\0"), "event_type: expected no NUL character"),
-        (event_item(x="\0"), "JSON member: expected no NUL character"),
-        (event_item(x="\ud800"), "item: expected a request event as JSON"),
-        (event_item(x="Y").replace(b"Y", b"\xff"), "value: expected JSON members that can be stored"),
-        (event_item(x=1).replace(b'"x": 1', b'"x": ' + b"[" * 9_999 + b"]" * 9_999), ""),
-    ],
-    ids=lambda value: repr(value[-40:]),
-)
-def test_a_malformed_item_becomes_a_dead_letter_and_the_rest_goes_on(
-    item: bytes, reason: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
-) -> None:
-    redis_client.rpush("event_queue", event_item(file_size=1), item, event_item(file_size=2), event_item(file_size=3))
-    report = drain_once(settings)
-    assert (report.keys, report.dead_letters) == (4, 1)
-    assert sizes(postgres) == [1, 2, 3]
-    [letter] = postgres.execute("select source_key, position, reason, raw, raw_format from ops.dead_letters").fetchall()
-    assert letter[:2] == (b"event_queue", 1)
-    assert letter[2].startswith(reason)
-    assert raw_value(letter[3], letter[4]) == item
-    assert_at_rest(redis_client, postgres, "event")
-
-
-def test_a_queue_of_another_type_is_kept_as_a_dump(
-    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
-) -> None:
-    redis_client.set("event_queue", "not a list")
-    dumped = redis_client.dump("event_queue")
-    assert drain_once(settings).dead_letters == 1
-    [(reason, raw, raw_format)] = postgres.execute("select reason, raw, raw_format from ops.dead_letters").fetchall()
-    assert (reason, raw, raw_format) == ("key: expected a Redis list, came a string", dumped, "dump")
-    redis_client.rpush("event_queue", event_item(file_size=1))
-    drain_once(settings)
-    assert sizes(postgres) == [1]
     assert_at_rest(redis_client, postgres, "event")
 
 
