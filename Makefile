@@ -32,6 +32,8 @@ lint: setup
 
 bench: setup
 	$(RUN)python -m benchmarks.drain
+	$(RUN)python -m benchmarks.merchants
+	$(RUN)python -m benchmarks.recorder
 
 clean:
 	rm -rf .venv .local

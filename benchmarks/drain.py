@@ -7,27 +7,23 @@ although the machine's own speed comes and goes. Run: python -m benchmarks.drain
 import argparse
 import gc
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 
 import hiredis
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness import Timed, answer_and_peak_mb, measure_in_turns, own_servers, paired_ratio
 from usage_pipeline.counters import keys as names
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.counters.redis_source import drainer_name
-from usage_pipeline.local.servers import LocalServers
-from usage_pipeline.settings import Settings, load_settings
-from usage_pipeline.storage.migrations import migrate
+from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.redis import PinnedConnection, bulk_strings, client, one_by_one
 from usage_pipeline.storage.sql import load
@@ -53,13 +49,11 @@ set total_requests = t.total_requests + excluded.total_requests,
     updated_at = now()
 """
 _DRAIN_ALONE = """
-import json, sys
+import sys
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.settings import load_settings
 
-report = drain_once(load_settings(database_url=sys.argv[1], redis_url=sys.argv[2]), ["api_key"])
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(json.dumps({"keys": report.keys, "peak_kb": int(status["VmHWM"].split()[0])}))
+answer = drain_once(load_settings(database_url=sys.argv[1], redis_url=sys.argv[2]), ["api_key"]).keys
 """
 # An API server's side: one request after the other, 500 a second at most, until its standard input is closed.
 _WRITER = """
@@ -121,7 +115,7 @@ class Bench:
         sample = min(LOOP_SAMPLE_KEYS, self._keys)
         self.write_keys(sample)
         live = list(self._redis.scan_iter("apikey:*:metrics", count=10_000))
-        with self._all_stored(sample), _timed(sample) as rate:
+        with self._all_stored(sample), Timed(sample) as rate:
             for key in live:
                 fields = self._redis.hgetall(key)
                 api_key_id = key.decode().split(":", 1)[1].removesuffix(":metrics")
@@ -134,7 +128,7 @@ class Bench:
         """Keys a second of HGETALL alone: packed, the next send under way while one is read; nothing is changed."""
         self.write_keys()
         live = [name.encode() for name in self._key_names(0, self._keys)]
-        with PinnedConnection(self._redis) as connection, _timed(self._keys) as rate:
+        with PinnedConnection(self._redis) as connection, Timed(self._keys) as rate:
             sent = 0
             for first in range(0, len(live), _KEYS_PER_SEND):
                 some = live[first : first + _KEYS_PER_SEND]
@@ -156,7 +150,7 @@ class Bench:
                 self._redis.set(pause, drainer_name(), px=300_000)
         else:
             self._redis.delete(*pauses)
-        with self._all_stored(self._keys), _timed(self._keys) as rate:
+        with self._all_stored(self._keys), Timed(self._keys) as rate:
             drain_once(self._settings, ["api_key"])
         return rate.per_second
 
@@ -165,7 +159,7 @@ class Bench:
         buffers = list(self._copy_buffers())
         postgres = self._postgres
         stage, upsert = load("counters/stage_api_key"), load("counters/upsert_totals_api_key")
-        with self._all_stored(self._keys), _timed(self._keys) as rate:
+        with self._all_stored(self._keys), Timed(self._keys) as rate:
             for buffer in buffers:
                 with postgres.transaction():
                     postgres.execute(stage)
@@ -176,15 +170,10 @@ class Bench:
 
     def peak_mb(self) -> float | None:
         """Peak memory of a process that drains all keys and imports nothing but the counters; None off Linux."""
-        if not Path("/proc/self/status").exists():
-            return None
         self.write_keys()
-        dsn, redis_dsn = self._settings.database_url.get_secret_value(), self._settings.redis_dsn.get_secret_value()
         with self._all_stored(self._keys):
-            done = subprocess.run(
-                [sys.executable, "-c", _DRAIN_ALONE, dsn, redis_dsn], check=True, capture_output=True, text=True
-            )
-        return float(json.loads(done.stdout)["peak_kb"]) / 1024
+            _, peak_mb = answer_and_peak_mb(_DRAIN_ALONE, self._settings)
+        return peak_mb
 
     def latencies(self, *, draining: bool) -> list[float]:
         """What a writer waits for each of its records, in milliseconds, during a drain or the time of one."""
@@ -262,20 +251,6 @@ class Bench:
             yield "".join(f"{api_key_id}\t1\t1\t0\t1024\t1\t{used_us}\t\\N\n" for api_key_id in ids).encode()
 
 
-class _timed:  # noqa: N801  # a context manager that reads as a word
-    """Keys a second of its block."""
-
-    def __init__(self, keys: int) -> None:
-        self._keys = keys
-
-    def __enter__(self) -> "_timed":
-        self._started = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.per_second = self._keys / (time.perf_counter() - self._started)
-
-
 def measure(bench: Bench, *, keys: int, rows: str, repeats: int, say: Callable[[str], None]) -> Result:
     """All measurements in turns, `repeats` times after a warm-up that is not counted. `rows` is new or existing."""
     subjects: dict[str, Callable[[], float]] = {
@@ -284,21 +259,15 @@ def measure(bench: Bench, *, keys: int, rows: str, repeats: int, say: Callable[[
         "drain": bench.drain,
         "read floor": bench.read_floor,
     }
-    rates: dict[str, list[float]] = {name: [] for name in subjects}
-    for repeat in range(repeats + 1):
-        order = list(subjects)[repeat % len(subjects) :] + list(subjects)[: repeat % len(subjects)]
-        for name in order:
-            if rows == "new":
-                bench.forget_rows()
-            bench.settle()
-            rate = subjects[name]()
-            if repeat:
-                rates[name].append(rate)
-            say(f"{keys:,} {rows}, {f'repeat {repeat}' if repeat else 'warm-up'}: {name} {rate:,.0f} keys/s")
 
-    def ratio(other: str) -> float:
-        return median(drained / floor for drained, floor in zip(rates["drain"], rates[other], strict=True))
+    def settle() -> None:
+        if rows == "new":
+            bench.forget_rows()
+        bench.settle()
 
+    rates = measure_in_turns(
+        subjects, repeats=repeats, settle=settle, say=lambda line: say(f"{keys:,} {rows} rows, {line}")
+    )
     return Result(
         keys=keys,
         rows=rows,
@@ -307,9 +276,9 @@ def measure(bench: Bench, *, keys: int, rows: str, repeats: int, say: Callable[[
         drain_per_second=median(rates["drain"]),
         write_floor_per_second=median(rates["write floor"]),
         read_floor_per_second=median(rates["read floor"]),
-        drain_to_loop=ratio("loop"),
-        drain_to_write_floor=ratio("write floor"),
-        drain_to_read_floor=ratio("read floor"),
+        drain_to_loop=paired_ratio(rates, "drain", "loop"),
+        drain_to_write_floor=paired_ratio(rates, "drain", "write floor"),
+        drain_to_read_floor=paired_ratio(rates, "drain", "read floor"),
     )
 
 
@@ -370,27 +339,19 @@ def main() -> None:
     def say(line: str) -> None:
         progress.print(line, style="dim")
 
-    folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-bench-"))
     results: list[Result] = []
     peaks_mb: dict[int, float | None] = {}
-    try:
-        with LocalServers(folder) as servers:
-            migrate(servers.database_url)
-            settings = load_settings(database_url=servers.database_url, redis_url=servers.redis_url)
-            for keys in chosen.keys:
-                bench = Bench(settings, keys)
+    with own_servers() as settings:
+        for keys in chosen.keys:
+            with closing(Bench(settings, keys)) as bench:
                 results += [
                     measure(bench, keys=keys, rows=rows, repeats=chosen.repeats, say=say)
                     for rows in ("new", "existing")
                 ]
                 bench.settle()
                 peaks_mb[keys] = bench.peak_mb()
-                bench.close()
-            bench = Bench(settings, _LATENCY_KEYS)
+        with closing(Bench(settings, _LATENCY_KEYS)) as bench:
             latency = measure_latency(bench, repeats=chosen.repeats, say=say)
-            bench.close()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     if chosen.json:
         print(
             json.dumps(

@@ -161,17 +161,6 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
 end
 return copy
 """
-# SPOP, but always the same members.
-_POP = """\
-local members = redis.call('SMEMBERS', KEYS[1])
-table.sort(members)
-local some = {}
-for i = 1, math.min(#members, tonumber(ARGV[1])) do
-  some[i] = members[i]
-  redis.call('SREM', KEYS[1], members[i])
-end
-return some
-"""
 
 
 class Ground:
@@ -252,7 +241,7 @@ def _make_repeatable(source: RedisSource) -> None:
             yield from (found[first : first + chunk_keys] for first in range(0, len(found), chunk_keys))
 
     def repeatable_call(*command: bytes | str | int) -> Any:
-        return call("EVAL", _POP, 1, *command[1:]) if command[0] == "SPOP" else call(*command)
+        return [b"0", sorted(call("SMEMBERS", command[1]))] if command[0] == "SSCAN" else call(*command)
 
     source._scan, source._connection.call = sorted_scan, repeatable_call
 

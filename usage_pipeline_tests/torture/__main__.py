@@ -31,8 +31,6 @@ def main() -> None:
     console, started = Console(stderr=True), time.monotonic()
     console.print(f"seed {options.seed}; repeat this run with --seed {options.seed} --kills {options.kills}")
     outcomes = list(_torture(options.only or list(FAULTS), options.kills, options.seed, console))
-    # Place of the row of Hypothesis's schedules: one more Outcome, of run_schedules(count, seed) in
-    # usage_pipeline_tests/counters, with its count of schedules as `times`.
     seconds = time.monotonic() - started
     if options.json:
         document = {"seed": options.seed, "seconds": seconds, "faults": [asdict(outcome) for outcome in outcomes]}
