@@ -472,6 +472,36 @@ def _crash_after_claim(number: int, label: str) -> None:
         raise Crash(label)
 
 
+@pytest.mark.parametrize("family", ["api_key", "provider"])
+def test_keys_that_were_claimed_too_late_are_found_without_a_scan(
+    family: str,
+    settings: Settings,
+    redis_client: redis.Redis,
+    postgres: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever learns that another has stored and settled its batch notes the batch again."""
+    monkeypatch.setattr("usage_pipeline.counters.redis_source.RedisSource._is_scan_due", lambda source, what: False)
+    writer = Writer(redis_client, announces=True)
+    writer.write(family, NAMES, 2)
+    was_overtaken = False
+
+    def be_overtaken(number: int, label: str) -> None:
+        nonlocal was_overtaken
+        if label.startswith("sent EVAL") and not was_overtaken:
+            was_overtaken = True
+            other.drain(family)
+            assert redis_client.hgetall(names.open_batches(family)) == {}
+            writer.write(family, NAMES, 3)
+
+    with Life(settings) as other, Life(settings, at_step=be_overtaken) as slow:
+        slow.drain(family)
+        assert redis_client.hlen(names.open_batches(family)) == 1
+        other.drain(family)
+    assert stored(postgres, family) == writer.written
+    assert_at_rest(redis_client, postgres, family)
+
+
 @pytest.mark.parametrize("family", ["api_key", "token"])
 def test_in_a_cluster_no_command_names_keys_of_two_slots(
     family: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
