@@ -77,7 +77,7 @@ class UsageStore:
             if not self._insert_ledger_row(family.name, batch):
                 return Applied(is_ours=False)
             dead_letters = list(batch.dead_letters)
-            days: list[date] = []
+            days, instances, prefixes = list[date](), list[str](), list[str]()
             stored_rows = 0
             if batch.lines:
                 self._stage(family.name, batch.lines)
@@ -85,16 +85,18 @@ class UsageStore:
                 refused = self._store_staged(family, batch, days)
                 dead_letters += refused
                 stored_rows = len(batch.lines) - len(refused)
+                if family.name == "token":
+                    instances = self._column("select distinct instance_id from staged_token order by 1")
+                    prefixes = self._column(load("counters/select_staged_token_prefixes"))
             self._insert_dead_letters(family.name, batch, dead_letters)
             self._complete_ledger_row(
                 batch.batch_id,
                 stored_rows=stored_rows,
                 dead_letters=len(dead_letters),
                 usage_dates=days,
-                instances=self._staged_instances() if family.name == "token" else (),
+                instances=instances,
             )
-            prefixes = self._staged_prefixes() if family.name == "token" else ()
-        return Applied(True, stored_rows, len(dead_letters), 0, tuple(days), prefixes)
+        return Applied(True, stored_rows, len(dead_letters), 0, tuple(days), tuple(prefixes))
 
     def apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied:
         """Stores a page of request events in one transaction: each event once by its id, conflicts as dead letters.
@@ -272,13 +274,8 @@ class UsageStore:
                 ]
         raise RuntimeError(f"batch {batch.batch_id}: totals still overflow after {_OVERFLOW_ROUNDS} rounds")
 
-    def _staged_instances(self) -> list[str]:
-        rows = self._connection.execute("select distinct instance_id from staged_token order by 1")
-        return [instance_id for (instance_id,) in rows]
-
-    def _staged_prefixes(self) -> tuple[str, ...]:
-        rows = self._connection.execute(load("counters/select_staged_token_prefixes"))
-        return tuple(prefix for (prefix,) in rows)
+    def _column(self, query: str) -> list[str]:
+        return [value for (value,) in self._connection.execute(query)]
 
 
 def _staging(staged: str) -> compose.Identifier:

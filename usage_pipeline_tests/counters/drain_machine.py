@@ -95,18 +95,18 @@ stretches = st.one_of(
     st.just(TO_ITS_END),
 )
 # Where another drainer can do most harm: among the renames of one batch, and between its claim, its storing and its release.
-_CLAIMED = ("sent EVAL local renamed", "sent RENAMENX")
+_CLAIMED = ("sent EVAL local renamed",)
 weak_points = st.sampled_from(
     (
         _CLAIMED,
         _CLAIMED,
         _CLAIMED,
-        ("before EVAL local renamed", "before RENAMENX"),
+        ("before EVAL local renamed",),
         ("before SET usage_pipeline:barrier",),
         ("before sql -- The ledger row",),
         ("before commit",),
         ("after commit",),
-        ("sent UNLINK",),
+        ("sent UNLINK usage_pipeline:claim",),
         ("before sql -- The keys of these",),
     )
 ).map(lambda labels: (TO_ITS_END[0], labels))

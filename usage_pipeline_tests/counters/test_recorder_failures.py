@@ -39,8 +39,8 @@ class OwnRedis:
     """A server that a test may stop, stall and start again, on one port."""
 
     def __init__(self, folder: Path) -> None:
-        # Low enough for the cluster test: its bus listens 10,000 above.
-        self.port = first_free_port(random.randrange(20_000, 30_000))
+        # For the cluster test: its bus listens 10,000 above, and from 32,768 on the ports are those of outgoing connections.
+        self.port = first_free_port(random.randrange(20_000, 22_000))
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self.process: subprocess.Popen[bytes] | None = None
