@@ -13,6 +13,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -25,10 +27,11 @@ from psycopg import sql
 from pydantic import AliasChoices
 
 from usage_pipeline.local.children import stop_left_overs
-from usage_pipeline.local.postgres_server import create_database, stop_postgres
+from usage_pipeline.local.postgres_server import RunningPostgres, create_database, stop_postgres
 from usage_pipeline.local.redis_server import stop_left_over_redis
 from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.storage.migrations import migrate
 
 _TEMPLATE = "usage_template"
 
@@ -65,27 +68,49 @@ def servers() -> Iterator[LocalServers]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def migrated_template(servers: LocalServers) -> str:
-    """The name of a migrated database that nobody is connected to, for cloning."""
-    from usage_pipeline.storage.migrations import migrate
+class Databases:
+    """Migrated databases, each for one test. The next one is made while a test runs: that takes longer than most tests."""
 
-    create_database(servers.postgres, _TEMPLATE)
-    migrate(servers.postgres.url(_TEMPLATE))
-    return _TEMPLATE
+    def __init__(self, server: RunningPostgres) -> None:
+        create_database(server, _TEMPLATE)
+        migrate(server.url(_TEMPLATE))
+        self._server = server
+        self._maker = ThreadPoolExecutor(1, thread_name_prefix="databases")
+        self._next = self._maker.submit(self._make)
+
+    def take(self) -> str:
+        """The name of a database."""
+        name, self._next = self._next.result(), self._maker.submit(self._make)
+        return name
+
+    def drop(self, name: str) -> None:
+        self._maker.submit(self._execute, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+    def close(self) -> None:
+        self._maker.shutdown()
+
+    def _make(self) -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        create = sql.SQL("create database {} template {} strategy file_copy")
+        self._execute(create.format(sql.Identifier(name), sql.Identifier(_TEMPLATE)))
+        return name
+
+    def _execute(self, command: sql.Composed) -> None:
+        with psycopg.connect(self._server.url("postgres"), autocommit=True) as connection:
+            connection.execute(command)
+
+
+@pytest.fixture(scope="session")
+def databases(servers: LocalServers) -> Iterator[Databases]:
+    with closing(Databases(servers.postgres)) as databases:
+        yield databases
 
 
 @pytest.fixture
-def database_url(servers: LocalServers, migrated_template: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("create database {} template {} strategy file_copy").format(
-                sql.Identifier(name), sql.Identifier(migrated_template)
-            )
-        )
-        yield servers.postgres.url(name)
-        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+def database_url(servers: LocalServers, databases: Databases) -> Iterator[str]:
+    name = databases.take()
+    yield servers.postgres.url(name)
+    databases.drop(name)
 
 
 @pytest.fixture
