@@ -20,13 +20,13 @@ from usage_pipeline.storage.redis import SLOT_ELSEWHERE, PinnedConnection, bulk_
 
 log = logging.getLogger(__name__)
 
-# Keys in one send: large enough to hide the round trip, small enough that writers are served in between.
-_KEYS_PER_SEND = 500
+# Keys in one send: many for few syncs of Redis's file, few enough for writers to be served in between (4 µs a key).
+_KEYS_PER_SEND = 1_000
 _SCAN_COUNT = 10_000
 # A scan of the keyspace may take this share of the time; what it costs decides how long the next one waits.
 _SCAN_SHARE = 0.05
 _LONGEST_SCAN_PAUSE_SECONDS = 300
-_KEYS_PER_UNLINK = 1_000
+_KEYS_PER_UNLINK = 2_500
 
 # Renames pairs of keys and says for each whether it did: "1", or "0" for a key that is gone (drained by another, or expired)
 # or whose claim is there. RENAMENX never overwrites a claim; PERSIST because RENAME carries the TTL along. A script, since

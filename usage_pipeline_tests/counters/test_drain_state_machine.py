@@ -4,7 +4,8 @@ from contextlib import closing
 
 import psycopg
 import redis
-from drain_machine import Ground, run_schedules_on
+from drain_ground import Ground
+from drain_machine import run_schedules_on
 
 from usage_pipeline.settings import Settings
 
