@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 
 from rich.console import Console
@@ -18,8 +19,10 @@ from rich.table import Table
 
 from usage_pipeline_tests.torture.arena import Outcome
 from usage_pipeline_tests.torture.faults import FAULTS
+from usage_pipeline_tests.torture.schedules import Schedules
 from usage_pipeline_tests.torture.servers import Stage
 
+_SCHEDULES = "schedules"
 _COLUMNS = ("fault", "times", "written", "stored", "lost", "doubled", "what it met")
 
 
@@ -30,7 +33,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console, started = Console(stderr=True), time.monotonic()
     console.print(f"seed {options.seed}; repeat this run with --seed {options.seed} --kills {options.kills}")
-    outcomes = list(_torture(options.only or list(FAULTS), options.kills, options.seed, console))
+    names = options.only or [*FAULTS, _SCHEDULES]
+    with ExitStack() as stack:
+        schedules = None
+        if _SCHEDULES in names:
+            schedules = stack.enter_context(Schedules(options.schedules, options.seed))
+        outcomes = list(_torture([name for name in names if name in FAULTS], options.kills, options.seed, console))
+        if schedules is not None:
+            console.print(f"waiting for the {options.schedules} schedules that run beside")
+            outcomes.append(schedules.outcome())
     seconds = time.monotonic() - started
     if options.json:
         document = {"seed": options.seed, "seconds": seconds, "faults": [asdict(outcome) for outcome in outcomes]}
@@ -50,7 +61,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--kills", type=int, default=1_000, help="SIGKILLs of drain processes; other faults in proportion"
     )
-    parser.add_argument("--only", nargs="+", choices=FAULTS, metavar="FAULT", help=", ".join(FAULTS))
+    parser.add_argument("--schedules", type=int, default=10_000, help="random schedules of single steps")
+    every = [*FAULTS, _SCHEDULES]
+    parser.add_argument("--only", nargs="+", choices=every, metavar="FAULT", help=", ".join(every))
     parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="of the moments; default: a new one")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print one JSON document")

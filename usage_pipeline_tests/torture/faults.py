@@ -13,7 +13,6 @@ from usage_pipeline_tests.torture.redis_faults import (
     restart_always,
     restart_waitaof,
 )
-from usage_pipeline_tests.torture.schedules import run_schedules
 from usage_pipeline_tests.torture.servers import Stage
 from usage_pipeline_tests.torture.time_faults import expire_claims, shift_clocks
 
@@ -44,5 +43,4 @@ FAULTS = {
     "failover-none": Fault(fail_over_without_wait, 0.03, 1),
     "expire": Fault(expire_claims, 0.012, 1),
     "clocks": Fault(shift_clocks, 0.004, 2),
-    "schedules": Fault(run_schedules, 10, 20),
 }

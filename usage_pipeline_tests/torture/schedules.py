@@ -1,50 +1,71 @@
-"""Random schedules of the drain's single steps (counters/drain_machine.py), as one more fault in the table."""
+"""Random schedules of the drain's single steps (counters/drain_machine.py), beside the faults: on servers of their own."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from usage_pipeline_tests.torture.arena import Outcome
-from usage_pipeline_tests.torture.servers import Stage
 
 _PROGRAM = Path(__file__).parents[1] / "counters" / "drain_machine.py"
+# What a process prints at its end goes to a pipe: its tally, or a failed schedule with all its steps.
+_COMPLAINT_CHARACTERS = 4_000
 
 
-def run_schedules(_: Stage, times: int, seed: int) -> Outcome:
-    """So many schedules, shared out to one process a core; each has servers of its own."""
-    shares = os.cpu_count() or 1
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(_PROGRAM), "--schedules", str(times // shares + 1), "--seed", str(seed + number)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(shares)
-    ]
-    tally, problems = Counter[str](), list[str]()
-    try:
-        for process in running:
+class Schedules:
+    """So many schedules, shared out to a process for each core, which end with the block."""
+
+    def __init__(self, schedules: int, seed: int) -> None:
+        processes = min(schedules, os.cpu_count() or 1)
+        share = -(-schedules // processes)
+        self._running = [
+            subprocess.Popen(
+                [sys.executable, str(_PROGRAM), "--schedules", str(share), "--seed", str(seed + number)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(processes)
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._running:
+            if process.poll() is None:
+                # As Ctrl-C does, so that it stops its servers.
+                process.send_signal(signal.SIGINT)
+        for process in self._running:
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+
+    def outcome(self) -> Outcome:
+        """Waits for the end of all."""
+        tally, problems = Counter[str](), list[str]()
+        for process in self._running:
             printed, complaint = process.communicate()
             if process.returncode:
-                problems.append(complaint[-2_000:])
+                problems.append(complaint[-_COMPLAINT_CHARACTERS:])
             else:
                 tally.update(json.loads(printed))
-    finally:
-        for process in running:
-            process.terminate()
-            process.wait()
-    note = f"crashes {tally['crashes']:,}, fail-overs {tally['fail_overs']:,}, late keys {tally['late_keys']:,}"
-    return Outcome(
-        "random schedules of single steps",
-        tally["schedules"],
-        tally["written"],
-        tally["stored"] + tally["dead_letters"],
-        tally["lost"],
-        tally["doubled"],
-        note,
-        tuple(problems),
-    )
+        return Outcome(
+            "random schedules of single steps",
+            tally["schedules"],
+            tally["written"],
+            tally["stored"] + tally["dead_letters"],
+            tally["lost"],
+            tally["doubled"],
+            f"crashes {tally['crashes']:,}, fail-overs {tally['fail_overs']:,}, late keys {tally['late_keys']:,}",
+            tuple(problems),
+        )

@@ -11,6 +11,7 @@ from usage_pipeline_tests.torture.drainers import DrainerEnded, Drainers
 from usage_pipeline_tests.torture.failover import Pair
 from usage_pipeline_tests.torture.faults import FAULTS
 from usage_pipeline_tests.torture.load import Load
+from usage_pipeline_tests.torture.schedules import Schedules
 from usage_pipeline_tests.torture.servers import NO_PERSISTENCE, Stage
 from usage_pipeline_tests.torture.waiting import wait_until
 
@@ -28,6 +29,14 @@ def test_nothing_is_lost_or_doubled_or_silently_different_under(name: str, stage
     outcome = FAULTS[name].run(stage, FAULTS[name].times(_KILLS), 1)
     assert outcome.problems == ()
     assert outcome.stored >= outcome.written > 0
+
+
+def test_schedules_of_single_steps_are_one_more_row() -> None:
+    with Schedules(4, seed=1) as running:
+        outcome = running.outcome()
+    assert outcome.problems == ()
+    assert outcome.times >= 4
+    assert outcome.stored == outcome.written > 0
 
 
 def test_what_is_stored_too_often_does_not_hide_what_is_lost() -> None:
