@@ -47,6 +47,11 @@ def taken(family: str) -> str:
     return f"{NAMESPACE}taken:{{{touched(family)}}}"
 
 
+def place_in(taken: str) -> str:
+    """The SSCAN cursor up to which the keys of a taken set were claimed."""
+    return f"{taken}:place"
+
+
 def recorded(family: str, day: date) -> str:
     """The odometer: a hash of what our recorder wrote for that family and day (contracts §1.6)."""
     return f"{NAMESPACE}recorded:{family}:{day.isoformat()}"

@@ -100,8 +100,8 @@ class RedisSource:
     def announced_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
         """The first part of `live_keys`: the set of touched keys, taken as a whole.
 
-        A drain that does not come to its end leaves it to the next one. Keys that were claimed already come again, then, and
-        are simply not there. SPOP would spare that, and take as much of Redis's time as the renaming.
+        A drain that does not come to its end leaves it to the next one. SPOP would be simpler, and take as much of Redis's
+        time as the renaming.
         """
         for members in self._taken_keys(names.touched(family.name), names.taken(family.name), chunk_keys):
             # SSCAN answers with a few more than it was asked for, and with a small set as a whole.
@@ -264,13 +264,20 @@ class RedisSource:
         yield from self._members(taken, chunk_keys)
 
     def _members(self, name: str, chunk_keys: int) -> Iterator[list[bytes]]:
-        """The members of a set, which is deleted after the last."""
-        cursor, members = self._connection.call("SSCAN", name, 0, "COUNT", chunk_keys)
+        """The members of a set, which is deleted after the last; from where an earlier drain ended in the midst of it.
+
+        Nobody changes such a set, so a cursor keeps its meaning. Should Redis lose it, a scan of the keyspace finds the rest.
+        """
+        place = names.place_in(name)
+        cursor = self._connection.call("GET", place) or b"0"
+        cursor, members = self._connection.call("SSCAN", name, cursor, "COUNT", chunk_keys)
         while members or cursor != b"0":
             yield members
             if cursor == b"0":
-                self._connection.call("UNLINK", name)
+                self._connection.call("UNLINK", name, place)
                 return
+            with suppress(redis.OutOfMemoryError):
+                self._connection.call("SET", place, cursor)
             cursor, members = self._connection.call("SSCAN", name, cursor, "COUNT", chunk_keys)
 
     def _rename_and_read(

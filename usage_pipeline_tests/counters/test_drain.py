@@ -3,6 +3,7 @@
 import json
 import threading
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -241,6 +242,37 @@ def test_announced_keys_outlive_the_drain_that_took_them(
         life.drain("api_key")
     assert stored(postgres, "api_key") == writer.written
     assert redis_client.exists(names.touched("api_key"), names.taken("api_key")) == 0
+
+
+def test_a_drain_goes_on_in_the_announced_keys_where_the_last_one_stopped(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a backlog of millions would be gone through from its beginning in each tick, until no time is left."""
+    monkeypatch.setattr(redis_source, "drainer_name", lambda: "me")
+    redis_client.set(names.scan_pause("api_key"), "me")
+    writer = Writer(redis_client, announces=True)
+    writer.write("api_key", [str(number) for number in range(1_000)])
+    rounds: list[tuple[int, int]] = []
+    with Life(settings) as life:
+        sscans = 0
+        call = life.claiming._connection.call
+
+        def counting_call(*command: Any) -> Any:
+            nonlocal sscans
+            sscans += command[0] == "SSCAN"
+            return call(*command)
+
+        life.claiming._connection.call = counting_call
+        while not rounds or rounds[-1][0]:
+            before = sscans
+            stop_at = life.steps + 150
+            life.limits = type(life.limits)(chunk_keys=50, should_stop=lambda stop_at=stop_at: life.steps > stop_at)
+            rounds.append((life.drain("api_key").keys, sscans - before))
+    assert stored(postgres, "api_key") == writer.written
+    assert len(rounds) > 5
+    # One of each round belongs to keys that were announced since, and one may be read again.
+    assert sum(scanned for _, scanned in rounds) <= 20 + 3 * len(rounds)
+    assert redis_client.exists(names.taken("api_key"), names.place_in(names.taken("api_key"))) == 0
 
 
 def test_a_new_drainer_scans_though_another_has_just_done_so(
