@@ -284,7 +284,9 @@ def _finish_release(
     late = [key for key in held if key not in applied]
     if not row.is_released:
         source.delete_token_caches(store.token_prefixes(family, row))
-    _release(source, store, family, row.batch_id, [key for key in held if key in applied])
+    # All of them, not only those in `held`: the last ones may have been claimed after the scan that found `held`, and once the
+    # batch is marked released a claim of it that is left counts again.
+    _release(source, store, family, row.batch_id, sorted(applied))
     if late:
         batch_id = new_batch_id(source.now_ms())
         source.open_batch(family.name, batch_id)
