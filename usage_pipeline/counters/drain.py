@@ -289,8 +289,8 @@ def _finish_release(
 ) -> None:
     """A batch that was applied: its applied keys go; keys that were claimed too late for it get a batch of their own.
 
-    Applied keys go by name, seen by the scan or not: it may miss one whose slot moves between two primaries meanwhile, and
-    once the batch counts as released that one would be claimed again and doubled.
+    Applied keys go by name, whether the scan that found `held` saw them or not: the last ones may have been renamed after it,
+    or their slot moved between two primaries. Once the batch counts as released, a claim that is left counts again.
     """
     applied = set() if row.is_released else store.applied_keys(family, row)
     late = [key for key in held if key not in applied]

@@ -399,14 +399,19 @@ class DrainMachine(RuleBasedStateMachine):
             source._is_scan_due = lambda what: flaws.scans_claims if what.startswith("claim:") else flaws.scans_live
 
     def _barrier(self, drainer: Drainer, source: RedisSource) -> bool:
-        """A replica has all that was written before. Writes on the drain's own connection first, as the real one does."""
+        """The real one's two round trips on the drain's own connection; in between a replica gets all that was written.
+
+        Not after them: the answer to WAIT may be under way while Redis fails over.
+        """
         source._connection.call("SET", names.BARRIER, "1")
         drainer.barriers += 1
-        if drainer.barriers == drainer.flaws.short_barrier:
+        is_confirmed = drainer.barriers != drainer.flaws.short_barrier
+        if is_confirmed:
+            self.earlier = [self._copy()]
+        else:
             self._count("barriers_fell_short")
-            return False
-        self.earlier = [self._copy()]
-        return True
+        source._connection.call("WAIT", 0, 0)
+        return is_confirmed
 
     def _should_stop(self, drainer: Drainer) -> bool:
         drainer.questions += 1

@@ -181,6 +181,34 @@ def test_a_recovery_that_comes_second_deletes_nothing(
     assert_at_rest(redis_client, postgres, "api_key")
 
 
+def test_a_recovery_deletes_all_that_a_batch_applied_even_what_its_scan_did_not_show(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    """Its scan is older than the last rename of the batch; if it marked the batch released, that key would count again."""
+    writer = Writer(redis_client)
+    writer.write("api_key", ["shown", "claimed after the scan"])
+    keys = [b"apikey:shown:metrics", b"apikey:claimed after the scan:metrics"]
+    with Life(settings) as owner:
+        batch_id = new_batch_id(owner.claiming.now_ms())
+        owner.claiming.open_batch("api_key", batch_id)
+        owner.claiming.claim(API_KEY, batch_id, keys[:1])
+
+        def apply_all(number: int, label: str) -> None:
+            if label.startswith("after SCAN"):
+                owner.claiming.claim(API_KEY, batch_id, keys[1:])
+                claims = owner.claiming.read(API_KEY, batch_id, keys)
+                batch = parse_batch(API_KEY, batch_id, claims, retention_days=180, server="", is_uncertain=False)
+                assert owner.store.apply(API_KEY, batch).is_ours
+
+        with Life(settings, at_step=apply_all) as recovering:
+            recover(recovering.releasing, recovering.store, API_KEY, recovering.limits, DrainReport("api_key"))
+        # The owner ends here, before it has deleted anything.
+    with Life(settings) as quiet:
+        quiet.drain("api_key")
+    assert stored(postgres, "api_key") == writer.written
+    assert_at_rest(redis_client, postgres, "api_key")
+
+
 def test_late_keys_that_another_drainer_has_moved_leave_no_open_batch(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
