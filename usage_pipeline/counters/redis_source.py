@@ -255,12 +255,12 @@ class RedisSource:
 
     def _taken_keys(self, touched: str, taken: str, chunk_keys: int) -> Iterator[list[bytes]]:
         yield from self._members(taken, chunk_keys)
-        try:
-            self._connection.call("RENAMENX", touched, taken)
-        except redis.ResponseError as error:
-            if "no such key" in str(error):
+        # A drainer that another one has overtaken in the last set may have left its place.
+        _, renamed = self._connection.pipeline([("UNLINK", names.place_in(taken)), ("RENAMENX", touched, taken)])
+        if isinstance(renamed, redis.ResponseError):
+            if "no such key" in str(renamed):
                 return
-            raise
+            raise renamed
         yield from self._members(taken, chunk_keys)
 
     def _members(self, name: str, chunk_keys: int) -> Iterator[list[bytes]]:
