@@ -35,8 +35,12 @@ from usage_pipeline.storage.migrations import migrate
 
 _TEMPLATE = "usage_template"
 
-# How long an example takes says more about the machine than about the code.
-hypothesis_settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes says more about the machine than about the code. Tests that use a server empty it themselves.
+hypothesis_settings.register_profile(
+    "any-machine",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 hypothesis_settings.load_profile("any-machine")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 import redis
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -758,11 +758,7 @@ def test_status_lists_a_bounded_number_of_missing_counters(
 # invariant
 
 
-@hypothesis_settings(
-    max_examples=20,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@hypothesis_settings(max_examples=20)
 @given(
     history=st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(0, 50), max_size=3), min_size=1, max_size=6)
 )

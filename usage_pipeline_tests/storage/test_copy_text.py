@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import psycopg
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usage_pipeline.storage.copy_text import Field, copy_line
@@ -20,7 +20,7 @@ ROWS = st.tuples(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(ROWS))
 def test_a_row_comes_back_as_it_went_in(
     postgres: psycopg.Connection, rows: list[tuple[str | None, int | None, bytes | None, UUID | None, datetime | None]]
