@@ -49,6 +49,7 @@ STEPS = 25
 
 # Where a drainer is worth stopping: around each step that changes something for good, or decides.
 POINTS = (
+    "sent SCAN",
     "before HSET usage_pipeline:open",
     "before EVAL local renamed",
     "sent EVAL local renamed",
@@ -69,13 +70,16 @@ stretches = st.one_of(
     st.sampled_from(POINTS).map(lambda point: (TO_ITS_END[0], (point,))),
     st.just(TO_ITS_END),
 )
-# Where another drainer can do most harm: among the renames of one batch, and between its claim, its storing and its release.
+# Where another drainer can do most harm: between the scan of a recovery and what follows from it, among the renames of one
+# batch, and between its claim, its storing and its release.
 _CLAIMED = ("sent EVAL local renamed",)
 weak_points = st.sampled_from(
     (
         _CLAIMED,
         _CLAIMED,
         _CLAIMED,
+        ("sent SCAN",),
+        ("sent SCAN",),
         ("before EVAL local renamed",),
         ("before SET usage_pipeline:barrier",),
         ("before sql -- The ledger row",),
@@ -85,7 +89,7 @@ weak_points = st.sampled_from(
         ("before sql -- The keys of these",),
     )
 ).map(lambda labels: (TO_ITS_END[0], labels))
-mostly_to_the_end = st.one_of(st.just(TO_ITS_END), st.just(TO_ITS_END), stretches)
+far = st.one_of(st.just(TO_ITS_END), weak_points, stretches)
 FAULTS = (
     "crash",
     "crash",
@@ -165,8 +169,9 @@ class DrainMachine(RuleBasedStateMachine):
         amount=amounts,
         announces=st.booleans(),
         until=weak_points,
-        meanwhile=mostly_to_the_end,
-        then=mostly_to_the_end,
+        meanwhile=far,
+        then=far,
+        at_last=far,
     )
     def begin(
         self,
@@ -178,6 +183,7 @@ class DrainMachine(RuleBasedStateMachine):
         until: Stretch,
         meanwhile: Stretch,
         then: Stretch,
+        at_last: Stretch,
     ) -> None:
         self.families, self.fail_overs_left = families, fail_overs
         self.drainers = [Drainer() for _ in range(drainers)]
@@ -185,7 +191,7 @@ class DrainMachine(RuleBasedStateMachine):
             for name in IDS:
                 self.writer.write(family, name, amount, announces)
         self.earlier = [self._copy()]
-        self._overtake(0, families[0], until, 0, meanwhile, dict.fromkeys(IDS, amount), then)
+        self._overtake(0, families[0], 0, dict.fromkeys(IDS, amount), (until, meanwhile, then, at_last))
 
     @rule(
         family=which,
@@ -224,8 +230,9 @@ class DrainMachine(RuleBasedStateMachine):
         amount=amounts,
         until=weak_points,
         skew_seconds=st.sampled_from(SECONDS_OF_SKEW),
-        meanwhile=mostly_to_the_end,
-        then=mostly_to_the_end,
+        meanwhile=far,
+        then=far,
+        at_last=far,
     )
     def overtake(
         self,
@@ -237,11 +244,12 @@ class DrainMachine(RuleBasedStateMachine):
         skew_seconds: int,
         meanwhile: Stretch,
         then: Stretch,
+        at_last: Stretch,
     ) -> None:
         if len(self._idle()) > 1:
             self.write(family, names, amount, announces=False)
-            written_meanwhile = dict.fromkeys(names, amount)
-            self._overtake(at, self._family(family), until, skew_seconds, meanwhile, written_meanwhile, then)
+            stretches = (until, meanwhile, then, at_last)
+            self._overtake(at, self._family(family), skew_seconds, dict.fromkeys(names, amount), stretches)
 
     @rule(at=which, fault=st.sampled_from(FAULTS))
     def fail(self, at: int, fault: str) -> None:
@@ -372,23 +380,24 @@ class DrainMachine(RuleBasedStateMachine):
         self,
         at: int,
         family: str,
-        until: Stretch,
         skew_seconds: int,
-        meanwhile: Stretch,
         written_meanwhile: dict[str, int],
-        then: Stretch,
+        stretches: tuple[Stretch, Stretch, Stretch, Stretch],
     ) -> None:
-        """A drainer stands still in the midst of its drain, another drains the same family, and the first one goes on.
+        """Two drainers of one family in turn: the first stops on its way, the second goes, the first again, the second again.
 
-        What is written meanwhile it claims too late, for a batch that the other one has stored.
+        What is written after the second's first turn, the first claims too late: for a batch that may be stored already.
         """
-        slow = _pick(self._idle(), at)
-        self._start(slow, family, 0, FLAWLESS, until)
-        self._start(_pick(self._idle(), at), family, skew_seconds, FLAWLESS, meanwhile)
+        until, meanwhile, then, at_last = stretches
+        first = _pick(self._idle(), at)
+        self._start(first, family, 0, FLAWLESS, until)
+        second = _pick(self._idle(), at)
+        self._start(second, family, skew_seconds, FLAWLESS, meanwhile)
         for name, amount in written_meanwhile.items():
             self.writer.write(family, name, amount)
-        if slow in self._movable():
-            self._go(slow, then)
+        for drainer, stretch in ((first, then), (second, at_last)):
+            if drainer in self._movable():
+                self._go(drainer, stretch)
 
     def _equip(self, drainer: Drainer, life: Life) -> None:
         """A life's barriers protect from a fail-over here, or fall short; its scans are due, or not."""
