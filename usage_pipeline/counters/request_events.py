@@ -132,10 +132,16 @@ def _load_queue(
     source: QueueSource, store: EventStore, batch_id: str, is_uncertain: bool, limits: DrainLimits, report: DrainReport
 ) -> None:
     """Stores the pages that are not stored yet, then deletes the claimed list and settles the batch."""
+    # Asked before Redis is: a page that is stored by now and a list that is gone after that mean that every page is stored. A
+    # page that is found after a look at the list may be of one that was claimed since then, and is not all stored.
+    is_stored = bool(_unreleased_pages(store, batch_id))
     length = source.queue_length(batch_id)
     if length == 0:
-        if _unreleased_pages(store, batch_id) or source.age_ms(batch_id) > FORGET_EMPTY_BATCH_MS:
+        if is_stored:
             _release(source, store, batch_id)
+        elif source.age_ms(batch_id) > FORGET_EMPTY_BATCH_MS:
+            # Only forgotten: a drainer that is slower than that may claim the queue at this very moment.
+            source.settle_batch(EVENT.name, batch_id)
         return
     if source.age_ms(batch_id) < source.plan.minimum_age_ms:
         report.left_claimed += 1 if isinstance(length, WrongType) else length

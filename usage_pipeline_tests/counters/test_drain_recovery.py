@@ -13,10 +13,12 @@ from redis.crc import key_slot
 
 from usage_pipeline.counters import keys as names
 from usage_pipeline.counters import redis_source
-from usage_pipeline.counters.batch import new_batch_id, parse_batch
+from usage_pipeline.counters.batch import claimed_ms, new_batch_id, parse_batch
 from usage_pipeline.counters.drain import BarrierFellShort, DrainReport, recover
 from usage_pipeline.counters.families import API_KEY
 from usage_pipeline.counters.redis_source import RedisSource
+from usage_pipeline.counters.request_events import page_id, parse_page
+from usage_pipeline.counters.values import from_ms
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import RedisUnavailable
 
@@ -472,6 +474,39 @@ def test_events_of_a_crashed_page_keep_their_order_and_conflicts(
     assert sizes == [0, 1, 2, 3, 4, 6, 7]
     assert postgres.execute("select sum(duplicates), sum(dead_letters) from ops.sync_batches").fetchall() == [(2, 1)]
     assert postgres.execute("select position, raw from ops.dead_letters").fetchall() == [(8, b"not json")]
+    assert_at_rest(redis_client, postgres, "event")
+
+
+@pytest.mark.parametrize("stored_pages", [0, 1])
+def test_a_queue_that_is_claimed_just_after_a_recovery_looked_for_it_is_not_deleted(
+    stored_pages: int, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    """The recovery knows of its batch, finds no list yet, and thinks that it is done with or was never begun."""
+    writer = Writer(redis_client)
+    writer.write("event", ["a", "b", "c", "d"])
+    with Life(settings) as owner:
+        source = owner.releasing
+        batch_id = new_batch_id(source.now_ms())
+        source.open_batch("event", batch_id)
+        was_claimed = False
+
+        def claim(number: int, label: str) -> None:
+            nonlocal was_claimed
+            if label.startswith("after LLEN") and not was_claimed:
+                was_claimed = True
+                assert source.claim_queue(batch_id)
+                for number in range(stored_pages):
+                    items = source.read_page(batch_id, 0, 3)
+                    at = from_ms(claimed_ms(batch_id))
+                    page = parse_page(page_id(batch_id, number), at, 0, items, "", False, 180)
+                    assert owner.store.apply_events(page, dict(enumerate(items))).stored_rows == 3
+
+        with Life(settings, at_step=claim) as recovering:
+            recovering.drain("event")
+        # The owner ends here.
+    with Life(settings) as quiet:
+        quiet.drain("event")
+    assert stored(postgres, "event") == writer.written
     assert_at_rest(redis_client, postgres, "event")
 
 
