@@ -11,6 +11,7 @@ As a program it runs as many schedules as it is told, on servers of its own, and
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -586,4 +587,6 @@ if __name__ == "__main__":
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--seed", type=int)
     arguments = parser.parse_args()
+    # So that the servers end too. Anything but a KeyboardInterrupt Hypothesis would take for a failure, and shrink.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(json.dumps(run_schedules(arguments.schedules, arguments.seed).document()))
