@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from usage_pipeline.cli_output import counter_cells, print_demo, print_json, print_status, print_table, progress
+from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="usage-pipeline",
-    help="Usage counters from Redis to PostgreSQL, exactly once.",
+    help="Usage counters and LLM usage events into PostgreSQL, exactly once.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -33,12 +34,6 @@ dead_letters_app = typer.Typer(no_args_is_help=True, help="Input that was refuse
 counters_app = typer.Typer(no_args_is_help=True, help="Merchant counters that Redis lost.")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
-
-class UsageError(Exception):
-    """The command was called in a way that cannot work; one line."""
 
 
 def main() -> None:
@@ -59,7 +54,6 @@ def _known_errors() -> tuple[type[Exception], ...]:
     """Errors that one line explains. Imported only when one is raised, as each command imports what it needs: `--help`
     should not wait for all of it."""
     from usage_pipeline.counters.drain_round import DrainImpossible
-    from usage_pipeline.counters.values import Malformed
     from usage_pipeline.local.dagster_processes import NoCheckoutError
     from usage_pipeline.local.postgres_server import PostgresServerError
     from usage_pipeline.local.redis_server import RedisServerError
@@ -67,6 +61,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.local.traffic import TraceError
     from usage_pipeline.storage.postgres import PostgresUnavailable
     from usage_pipeline.storage.redis import RedisUnavailable
+    from usage_pipeline.values import Malformed
 
     servers = (AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError)
     usage = (Malformed, SettingsError, TraceError, UsageError)
@@ -260,7 +255,7 @@ def accept_reset(
     from usage_pipeline.counters.merchant_resets import accept_resets
 
     accepted = accept_resets(
-        load_settings(), merchant_id=merchant, day=_date("--date", day) if day else None, metric_type=metric
+        load_settings(), merchant_id=merchant, day=parsed_date("--date", day) if day else None, metric_type=metric
     )
     if as_json:
         print_json({"success": True, "resets": [asdict(reset) for reset in accepted]})
@@ -282,7 +277,7 @@ def status(
     from usage_pipeline.rollups.daily import current_day
 
     settings = load_settings()
-    found = day_status(settings, _date("DATE", day) if day else current_day(settings.timezone))
+    found = day_status(settings, parsed_date("DATE", day) if day else current_day(settings.timezone))
     if as_json:
         print_json(asdict(found))
         return
@@ -295,20 +290,13 @@ def _days(settings: Settings, day: str | None, first: str | None, last: str | No
     if (first is None) != (last is None):
         raise UsageError("expected --from and --to together")
     if first is None or last is None:
-        return [_date("--date", day) if day else current_day(settings.timezone) - timedelta(days=1)]
+        return [parsed_date("--date", day) if day else current_day(settings.timezone) - timedelta(days=1)]
     if day:
         raise UsageError("expected --date or a range with --from and --to, came both")
-    start, end = _date("--from", first), _date("--to", last)
+    start, end = parsed_date("--from", first), parsed_date("--to", last)
     if end < start:
         raise UsageError(f"--to: expected a date from {start} on, came {end}")
     return [start + timedelta(days=offset) for offset in range((end - start).days + 1)]
-
-
-def _date(name: str, text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{name}: expected a date YYYY-MM-DD, came {text!r}") from None
 
 
 def _stop_on_signals() -> threading.Event:

@@ -60,7 +60,24 @@ class Settings(BaseSettings):
     usage_timezone: str = Field(default="UTC", description="IANA name of the time zone that bounds a day")
     usage_start_date: date = Field(default=date(2025, 1, 1), description="first daily partition")
     retention_days: int = Field(
-        default=180, ge=1, le=3_650, description="older raw partitions are dropped; older timestamps are refused"
+        default=180, ge=1, le=3_650, description="older partitions are dropped; older timestamps are refused"
+    )
+    compression_after_days: int = Field(
+        default=7, ge=1, le=3_650, description="older partitions are compressed, or archived as Parquet"
+    )
+    chunk_time_interval_hours: int = Field(default=24, description="hours of usage events in one partition")
+    archive_url: str | None = Field(
+        default=None, description="folder or fsspec address for archived partitions; none: they stay in the database"
+    )
+    landing_url: str | None = Field(
+        default=None, description="folder or fsspec address where files of usage events land; none: no files are read"
+    )
+    max_bulk_size: int = Field(default=1_000, ge=1, le=100_000, description="items in one bulk request")
+    max_gzip_size: int = Field(
+        default=10_485_760,
+        ge=1_024,
+        le=2**30,
+        description="bytes of one bulk request; 20 times as many once decompressed",
     )
 
     drain_barrier: Barrier = Field(
@@ -105,6 +122,13 @@ class Settings(BaseSettings):
         if url is not None:
             _expect_an_encoded_password(url.get_secret_value().partition("://")[2])
         return url
+
+    @field_validator("chunk_time_interval_hours")
+    @classmethod
+    def _is_a_known_interval(cls, hours: int) -> int:
+        if hours not in (6, 12, 24, 48):
+            raise ValueError("expected 6, 12, 24 or 48 hours")
+        return hours
 
     @field_validator("usage_aggregation_interval")
     @classmethod

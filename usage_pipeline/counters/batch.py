@@ -8,9 +8,9 @@ from typing import Literal
 
 import hiredis
 
-from usage_pipeline.counters import values
+from usage_pipeline import values
 from usage_pipeline.counters.families import Family, Value
-from usage_pipeline.counters.values import Malformed, TimeWindow
+from usage_pipeline.values import Malformed, TimeWindow
 
 RawFormat = Literal["string", "hash", "dump"]
 

@@ -4,7 +4,7 @@ Pure. The request event queue (§1.5) is in request_events.py, merchant counters
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -12,9 +12,9 @@ from operator import itemgetter
 
 import msgspec
 
-from usage_pipeline.counters import values
-from usage_pipeline.counters.values import Malformed, TimeWindow
+from usage_pipeline import values
 from usage_pipeline.storage.copy_text import NULL, Field, copy_line
+from usage_pipeline.values import UNREADABLE_JSON, Malformed, TimeWindow
 
 Row = tuple[Field, ...]
 # What Redis answers to the family's read command: fields and values in turn (HGETALL), or a string (GET).
@@ -148,9 +148,6 @@ class _TokenUsage(msgspec.Struct, rename="camel"):
     last_used_at: datetime | None = None
 
 
-# What decoding foreign JSON may raise: bad UTF-8 and deep nesting are not DecodeErrors.
-UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_token_usage = msgspec.json.Decoder(_TokenUsage).decode
 _TOKEN_MEMBERS = frozenset(("usageCount", "instanceId", "lastUsedAt"))
@@ -192,7 +189,7 @@ def unknown_members(document: bytes, known: frozenset[str]) -> str | None:
         decoded = {name: msgspec.json.decode(raw) for name, raw in unknown.items()}
     except UNREADABLE_JSON as error:
         raise Malformed(f"value: expected JSON members that can be stored, came {values.described(error)}") from None
-    return _storable(decoded, "JSON member")
+    return values.storable_json(decoded, "JSON member")
 
 
 API_KEY = Family(
@@ -294,12 +291,4 @@ def _extra(unknown: dict[bytes, bytes] | None) -> str | None:
         fields = {name.decode(): content.decode() for name, content in unknown.items()}
     except UnicodeDecodeError:
         raise Malformed(f"unknown field: expected UTF-8, came {values.shown(next(iter(unknown)))}") from None
-    return _storable(fields, "unknown field")
-
-
-def _storable(members: Mapping[str, object], name: str) -> str:
-    """The members as JSON that jsonb takes: it has no NUL, though a backslash before `u0000` is only text."""
-    text = msgspec.json.encode(members, order="sorted").decode()
-    if "\\u0000" in text.replace("\\\\", ""):
-        raise Malformed(f"{name}: expected no NUL character, came one")
-    return text
+    return values.storable_json(fields, "unknown field")

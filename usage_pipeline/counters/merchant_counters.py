@@ -11,14 +11,14 @@ from typing import Any
 import psycopg
 import redis
 
+from usage_pipeline import values
 from usage_pipeline.counters import keys as names
-from usage_pipeline.counters import values
 from usage_pipeline.counters.batch import DeadLetter
-from usage_pipeline.counters.values import Malformed
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
 from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client, is_cluster_node
 from usage_pipeline.storage.redis_cluster import ClusterReader, cluster_client, translated_cluster_errors
+from usage_pipeline.values import Malformed
 
 # A server, or a whole cluster.
 Reader = PinnedConnection | ClusterReader

@@ -6,7 +6,7 @@ from typing import Literal
 
 import psycopg
 
-from usage_pipeline.counters import values
+from usage_pipeline import values
 from usage_pipeline.counters.merchant_counters import CounterKey, Reader, open_servers, read_counters, split_key
 from usage_pipeline.counters.merchant_status import OpenRegression, open_regressions
 from usage_pipeline.settings import Settings

@@ -11,7 +11,7 @@ from datetime import date, datetime
 
 import psycopg
 
-from usage_pipeline.counters import values
+from usage_pipeline import values
 from usage_pipeline.counters.batch import DeadLetter, new_batch_id
 from usage_pipeline.counters.cluster_source import server_identity
 from usage_pipeline.counters.merchant_counters import (

@@ -15,7 +15,7 @@ import msgspec
 from usage_pipeline.counters import keys
 from usage_pipeline.counters.quota import LIMITS
 from usage_pipeline.counters.token_script import ADD_TOKEN_USAGE, LARGEST_TOKEN_COUNT
-from usage_pipeline.counters.values import MAX_COUNT, MAX_ID_CHARACTERS
+from usage_pipeline.values import MAX_COUNT, MAX_ID_CHARACTERS
 
 Family = Literal["api_key", "provider", "token", "merchant", "event"]
 Command = tuple[str | bytes | int, ...]

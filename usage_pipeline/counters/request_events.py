@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 
-from usage_pipeline.counters import values
+from usage_pipeline import values
 from usage_pipeline.counters.batch import Batch, DeadLetter, WrongType, claimed_ms, dead_letter, new_batch_id
 from usage_pipeline.counters.drain import (
     FORGET_EMPTY_BATCH_MS,
@@ -22,11 +22,11 @@ from usage_pipeline.counters.drain import (
     DrainLimits,
     DrainReport,
 )
-from usage_pipeline.counters.families import UNREADABLE_JSON, Family, Row, unknown_members
+from usage_pipeline.counters.families import Family, Row, unknown_members
 from usage_pipeline.counters.keys import EVENT_QUEUE
 from usage_pipeline.counters.usage_store import Applied
-from usage_pipeline.counters.values import Malformed, TimeWindow
 from usage_pipeline.storage.copy_text import copy_line
+from usage_pipeline.values import UNREADABLE_JSON, Malformed, TimeWindow
 
 # Part of the protocol: a page's position is its identity, so two versions that page differently must not meet.
 PAGE_ITEMS = 5_000

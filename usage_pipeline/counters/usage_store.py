@@ -11,9 +11,9 @@ from psycopg import sql as compose
 from usage_pipeline.counters.batch import Batch, DeadLetter, WrongType, dead_letter
 from usage_pipeline.counters.families import Family, Value
 from usage_pipeline.counters.keys import EVENT_QUEUE
-from usage_pipeline.counters.values import MAX_COUNT
 from usage_pipeline.storage.partitions import ensure_partitions
 from usage_pipeline.storage.sql import load
+from usage_pipeline.values import MAX_COUNT
 
 # A fail-over forgets what its replica had not received yet. One that is silent for `repl-timeout` (60 s) is not connected any
 # more, so this covers a replica that was in step; whoever promotes an older one restores an old snapshot by hand.

@@ -1,6 +1,7 @@
-"""Day partitions of the raw tables: created ahead, and on demand for a day that a drain meets."""
+"""Partitions: of the raw tables by day, of the events by chunks of hours; ahead, and on demand for what a batch meets."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 import psycopg
@@ -24,16 +25,8 @@ def ensure_partitions(connection: psycopg.Connection, table: str, days: Iterable
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(hashtext('partitions'), hashtext(%s))", (table,))
         missing = _missing(connection, table, wanted)
-        schema, name = table.split(".")
         for day in missing:
-            names = {
-                "parent": compose.Identifier(schema, name),
-                "partition": compose.Identifier(schema, f"{name}_{day:%Y%m%d}"),
-                "first_day": compose.Literal(day.isoformat()),
-                "next_day": compose.Literal((day + timedelta(days=1)).isoformat()),
-            }
-            connection.execute(compose.SQL(load("storage/create_day_partition")).format(**names))
-            connection.execute(compose.SQL(load("storage/attach_day_partition")).format(**names))
+            _create(connection, f"{table}_{day:%Y%m%d}", table, day, day + timedelta(days=1))
     return missing
 
 
@@ -54,3 +47,71 @@ def ensure_partitions_ahead(database_url: str) -> None:
 def _missing(connection: psycopg.Connection, table: str, days: list[date]) -> list[date]:
     rows = connection.execute(load("storage/select_missing_days"), {"parent": table, "days": days}).fetchall()
     return [day for (day,) in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A partition by time (schema.name): half-open, from `start` to `end`."""
+
+    name: str
+    start: datetime
+    end: datetime
+
+
+def chunks(connection: psycopg.Connection, table: str) -> list[Chunk]:
+    """The partitions of `table` (schema.name), oldest first; none for a table that is not partitioned by our own means."""
+    rows = connection.execute(load("storage/select_partition_bounds"), {"parent": table})
+    return [Chunk(name, start.astimezone(UTC), end.astimezone(UTC)) for name, start, end in rows]
+
+
+def ensure_chunks(
+    connection: psycopg.Connection, table: str, moments: Iterable[datetime], interval_hours: int
+) -> list[Chunk]:
+    """Creates the partitions of `table` that hold these moments, and returns those that were missing.
+
+    Chunks begin at multiples of `interval_hours` since the epoch. One that would overlap partitions of an earlier interval is
+    cut at their bounds. Two processes may ask at once. A hypertable makes its own, and gets none from here.
+    """
+    wanted = sorted(set(moments))
+    if not wanted or not _uncovered(wanted, chunks(connection, table)) or not _is_partitioned(connection, table):
+        return []
+    created: list[Chunk] = []
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(hashtext('partitions'), hashtext(%s))", (table,))
+        existing = chunks(connection, table)
+        while missing := _uncovered(wanted, existing):
+            chunk = _chunk_of(table, missing[0], existing, timedelta(hours=interval_hours))
+            _create(connection, chunk.name, table, chunk.start, chunk.end)
+            existing.append(chunk)
+            created.append(chunk)
+    return created
+
+
+def _uncovered(moments: Sequence[datetime], existing: Sequence[Chunk]) -> list[datetime]:
+    return [moment for moment in moments if not any(chunk.start <= moment < chunk.end for chunk in existing)]
+
+
+def _chunk_of(table: str, moment: datetime, existing: Sequence[Chunk], interval: timedelta) -> Chunk:
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    start = epoch + (moment - epoch) // interval * interval
+    end = start + interval
+    start = max((start, *(chunk.end for chunk in existing if chunk.end <= moment)))
+    end = min((end, *(chunk.start for chunk in existing if chunk.start > moment)))
+    return Chunk(f"{table}_{start:%Y%m%d%H}", start, end)
+
+
+def _create(connection: psycopg.Connection, partition: str, parent: str, first: date, following: date) -> None:
+    """`first` and `following` are the bounds; a datetime is a date too."""
+    names = {
+        "parent": compose.Identifier(*parent.split(".")),
+        "partition": compose.Identifier(*partition.split(".")),
+        "first": compose.Literal(first.isoformat()),
+        "next": compose.Literal(following.isoformat()),
+    }
+    connection.execute(compose.SQL(load("storage/create_partition")).format(**names))
+    connection.execute(compose.SQL(load("storage/attach_partition")).format(**names))
+
+
+def _is_partitioned(connection: psycopg.Connection, table: str) -> bool:
+    row = connection.execute("select relkind = 'p' from pg_class where oid = %s::text::regclass", (table,)).fetchone()
+    return bool(row and row[0])

@@ -18,9 +18,9 @@ from usage_pipeline.counters.drain import BarrierFellShort, DrainReport, recover
 from usage_pipeline.counters.families import API_KEY
 from usage_pipeline.counters.redis_source import RedisSource
 from usage_pipeline.counters.request_events import page_id, parse_page
-from usage_pipeline.counters.values import from_ms
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import RedisUnavailable
+from usage_pipeline.values import from_ms
 
 NAMES = ["a", "b:c", "{d}e", "f}", "g"]
 

@@ -17,8 +17,8 @@ from usage_pipeline.counters.families import (
     parse_provider,
     parse_token,
 )
-from usage_pipeline.counters.values import Malformed, TimeWindow
 from usage_pipeline.storage.copy_text import copy_line
+from usage_pipeline.values import Malformed, TimeWindow
 
 CLAIMED_MS = 1_735_732_800_000  # 2025-01-01 12:00 UTC
 NOON = datetime(2025, 1, 1, 12, tzinfo=UTC)

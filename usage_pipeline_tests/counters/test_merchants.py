@@ -21,10 +21,10 @@ from usage_pipeline.counters.merchant_report import MOST_LISTED
 from usage_pipeline.counters.merchant_resets import accept_resets
 from usage_pipeline.counters.merchant_status import MissingCounter, day_status
 from usage_pipeline.counters.merchants import aggregate
-from usage_pipeline.counters.values import MAX_COUNT, Malformed
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable
 from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable
+from usage_pipeline.values import MAX_COUNT, Malformed
 
 DAY = date(2025, 3, 14)
 NEXT_DAY = DAY + timedelta(days=1)

@@ -19,7 +19,7 @@ from usage_pipeline.counters.families import FAMILIES
 from usage_pipeline.counters.quota import QuotaDecision
 from usage_pipeline.counters.recorder import AsyncRecorder, Recorder
 from usage_pipeline.counters.request_events import parse_event
-from usage_pipeline.counters.values import TimeWindow
+from usage_pipeline.values import TimeWindow
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 NOW_MS = 1_772_366_400_250

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.counters.request_events import parse_event
-from usage_pipeline.counters.values import Malformed, TimeWindow
 from usage_pipeline.settings import Settings
+from usage_pipeline.values import Malformed, TimeWindow
 
 ID = "123e4567-e89b-12d3-a456-426614174000"
 NOW = datetime.now(UTC)

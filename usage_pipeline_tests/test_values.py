@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_pipeline.counters import values
-from usage_pipeline.counters.values import Malformed, TimeWindow
+from usage_pipeline import values
+from usage_pipeline.values import Malformed, TimeWindow
 
 CLAIMED_MS = 1_735_732_800_000  # 2025-01-01 12:00 UTC
 DAY_MS = 86_400_000

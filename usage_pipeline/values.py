@@ -1,13 +1,18 @@
-"""Rules for single values out of Redis: ids, counts and times. Pure; a broken rule raises Malformed with its reason."""
+"""Rules for single values from outside: ids, counts, times, JSON. Pure; a broken rule raises Malformed with its reason."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 MAX_COUNT = 2**63 - 1
 MAX_ID_CHARACTERS = 200
 # What a key may hold beyond the known fields. jsonb refuses strings and arrays of 256 MB, and arrays of 16 million numbers
 # (34 MB of text): one such value would fail its whole batch, again and again.
 MAX_UNKNOWN_BYTES = 16 * 2**20
+# What decoding foreign JSON may raise: bad UTF-8 and deep nesting are not DecodeErrors.
+UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _SHOWN_CHARACTERS = 60
 _DESCRIBED_CHARACTERS = 200
 
@@ -82,6 +87,14 @@ def moment(name: str, at: datetime, window: TimeWindow) -> datetime:
     if not window.oldest_ms <= ms <= window.newest_ms:
         raise _outside(name, at.isoformat(), window)
     return aware
+
+
+def storable_json(members: Mapping[str, object], name: str) -> str:
+    """The members as JSON that jsonb takes: it has no NUL, though a backslash before `u0000` is only text."""
+    text = msgspec.json.encode(members, order="sorted").decode()
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise Malformed(f"{name}: expected no NUL character, came one")
+    return text
 
 
 def from_ms(ms: int) -> datetime:

@@ -1,0 +1,45 @@
+-- Stores each staged event whose id is new, the first of equal ids, and notes the windows that it touches.
+-- In id order, so that two batches with overlapping ids wait for each other and never deadlock.
+with first_of_its_id as (
+    select distinct on (event_id)
+        event_id,
+        event_time,
+        payload_hash,
+        position
+    from staged_usage_event
+    order by event_id, position
+),
+registered as (
+    insert into analytics.usage_event_ids (event_id, event_time, payload_hash)
+    select event_id, event_time, payload_hash
+    from first_of_its_id
+    order by event_id
+    on conflict (event_id) do nothing
+    returning event_id
+),
+stored as (
+    select first_of_its_id.position
+    from registered
+    join first_of_its_id on first_of_its_id.event_id = registered.event_id
+),
+inserted as (
+    insert into analytics.usage_events (
+        event_id, event_time, user_id, team, service, provider, model, input_tokens, output_tokens, total_tokens,
+        latency_ms, status_code, error_type, prompt, extra
+    )
+    select
+        event_id, event_time, user_id, team, service, provider, model, input_tokens, output_tokens, total_tokens,
+        latency_ms, status_code, error_type, prompt, extra
+    from staged_usage_event
+    join stored on stored.position = staged_usage_event.position
+    order by event_time
+    returning event_time
+),
+touched as (
+    insert into ops.touched_windows (grain, window_start)
+    select distinct grain, date_trunc(grain, event_time, %(timezone)s)
+    from inserted
+    cross join unnest(array['hour', 'day']) as grain
+)
+select coalesce(array_agg(position), '{}')
+from stored;

@@ -1,0 +1,12 @@
+-- The partitions of a table that is partitioned by ranges of time, with their bounds; nothing for any other table.
+select
+    partition.oid::regclass::text,
+    (regexp_match(bounds.text, 'FROM \(''([^'']+)''\)'))[1]::timestamptz as first_moment,
+    (regexp_match(bounds.text, 'TO \(''([^'']+)''\)'))[1]::timestamptz as next_moment
+from pg_inherits
+join pg_class as partition on partition.oid = pg_inherits.inhrelid
+cross join lateral (select pg_get_expr(partition.relpartbound, partition.oid) as text) as bounds
+where pg_inherits.inhparent = %(parent)s::text::regclass
+  and not pg_inherits.inhdetachpending
+  and partition.relpartbound is not null
+order by first_moment;
