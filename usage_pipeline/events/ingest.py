@@ -23,9 +23,10 @@ _LINES_PER_WRITE = 500
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What can be ingested. `member` names the items in a document; the queries are `sql/events/*_<plural>.sql`."""
+    """What can be ingested: its name (also that of the member that holds the items of a document), tables and queries."""
 
     name: Literal["events", "archives"]
+    dead_letter_family: str
     table: str
     staging_table: str
     stage: str
@@ -36,6 +37,7 @@ class Kind:
 
 EVENTS = Kind(
     "events",
+    "usage_event",
     "analytics.usage_events",
     "staged_usage_event",
     "events/stage_usage_event",
@@ -45,6 +47,7 @@ EVENTS = Kind(
 )
 ARCHIVES = Kind(
     "archives",
+    "message_archive",
     "analytics.message_archives",
     "staged_message_archive",
     "events/stage_message_archive",
@@ -60,6 +63,14 @@ class Rejection:
 
     index: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LetterBox:
+    """Where rejected items came from, when they are to become dead letters: a source, and its first item's position there."""
+
+    source_key: bytes
+    first_position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +93,13 @@ def ingest(
     source: str,
     settings: Settings,
     now: datetime | None = None,
+    letters: LetterBox | None = None,
 ) -> IngestReport:
     """Stores the JSON items in one transaction on an autocommit connection; what it reports is committed.
 
     An item that breaks a rule is rejected by its index and costs no other. The same id again is a duplicate when all but
-    the event's time is equal, and a conflict otherwise, kept in ops.event_conflicts. `source` goes to the ledger.
+    the event's time is equal, and a conflict otherwise, kept in ops.event_conflicts. `source` goes to the ledger. Who has no
+    caller to tell gives `letters`: rejected items become dead letters.
     Raises psycopg.Error when PostgreSQL fails; then nothing of the batch is stored, and it may be sent again.
     """
     now = now or datetime.now(UTC)
@@ -94,9 +107,15 @@ def ingest(
     parsed, rejected = _parse(kind, items, EventWindow.around(now, settings.retention_days))
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _store(
-                connection, kind, items, parsed, rejected, batch_id=batch_id, source=source, settings=settings
-            )
+            connection.execute(load(kind.stage))
+            if kind is EVENTS:
+                moments = {item.event_time for item in parsed.values() if item.event_time is not None}
+                ensure_chunks(connection, kind.table, moments, settings.chunk_time_interval_hours)
+            with connection.transaction():
+                report = _store(connection, kind, items, parsed, rejected, batch_id, source, settings)
+                if letters is not None:
+                    _keep_rejected(connection, kind, items, report.rejected, letters, now)
+            return report
         except (psycopg.errors.CheckViolation, psycopg.errors.UndefinedTable):
             if attempt == _ATTEMPTS:
                 raise
@@ -120,16 +139,11 @@ def _store(
     items: Items,
     parsed: dict[int, Item],
     rejected: Sequence[Rejection],
-    *,
     batch_id: str,
     source: str,
     settings: Settings,
 ) -> IngestReport:
-    connection.execute(load(kind.stage))
-    if kind is EVENTS:
-        moments = {item.event_time for item in parsed.values() if item.event_time is not None}
-        ensure_chunks(connection, kind.table, moments, settings.chunk_time_interval_hours)
-    with connection.transaction(), connection.cursor() as cursor:
+    with connection.cursor() as cursor:
         _stage(cursor, kind, parsed)
         if kind is ARCHIVES:
             hours = {hour for (hour,) in cursor.execute(load("events/select_archive_hours"))}
@@ -181,6 +195,31 @@ def _store(
             },
         )
     return report
+
+
+def _keep_rejected(
+    connection: psycopg.Connection,
+    kind: Kind,
+    items: Items,
+    rejected: Sequence[Rejection],
+    letters: LetterBox,
+    now: datetime,
+) -> None:
+    if not rejected:
+        return
+    rows = [
+        {
+            "family": kind.dead_letter_family,
+            "source_key": letters.source_key,
+            "position": letters.first_position + rejection.index,
+            "reason": rejection.reason,
+            "raw": bytes(items[rejection.index]),
+            "read_at": now,
+        }
+        for rejection in rejected
+    ]
+    with connection.cursor() as cursor:
+        cursor.executemany(load("events/insert_item_dead_letter"), rows)
 
 
 def _stage(cursor: psycopg.Cursor, kind: Kind, parsed: dict[int, Item]) -> None:

@@ -173,3 +173,39 @@ comment on column ops.archives.checksum is 'SHA-256 of the file';
 comment on column ops.archives.archived_at is 'When the partition was verified and dropped';
 comment on column ops.archives.restored_at is 'When its rows were read back into the table; null: they are only in the file';
 comment on column ops.archives.deleted_at is 'When the file was deleted, at the end of the retention or after it was read back; null: it is there';
+
+create table ops.landed_files (
+    landed_file_id bigint generated always as identity primary key,
+    address text not null,
+    fingerprint text not null,
+    bytes bigint not null,
+    kind text not null check (kind in ('events', 'archives')),
+    outcome text not null check (outcome in ('stored', 'broken')),
+    reason text check ((reason is null) = (outcome = 'stored')),
+    received bigint not null,
+    inserted bigint not null,
+    duplicates bigint not null,
+    conflicts bigint not null,
+    rejected bigint not null,
+    ended_at timestamptz not null default clock_timestamp(),
+    unique (address, fingerprint)
+);
+comment on table ops.landed_files is 'Files of usage events and message archives that were read, each once';
+comment on column ops.landed_files.landed_file_id is 'File';
+comment on column ops.landed_files.address is 'Its path below LANDING_URL';
+comment on column ops.landed_files.fingerprint is 'Size and time of change, or tag: the same path with another one is another file';
+comment on column ops.landed_files.bytes is 'Size of the file';
+comment on column ops.landed_files.kind is 'events or archives';
+comment on column ops.landed_files.outcome is 'stored: read to its end; broken: only up to where it could be read';
+comment on column ops.landed_files.reason is 'Why it is broken; null when it is not';
+comment on column ops.landed_files.received is 'Items that were read';
+comment on column ops.landed_files.inserted is 'Items that were stored';
+comment on column ops.landed_files.duplicates is 'Items that were stored before and otherwise equal';
+comment on column ops.landed_files.conflicts is 'Items whose id is stored with another payload, see ops.event_conflicts';
+comment on column ops.landed_files.rejected is 'Items that could not be stored, see ops.dead_letters';
+comment on column ops.landed_files.ended_at is 'When reading it ended';
+
+comment on column ops.dead_letters.batch_id is 'Batch that met it; null for merchant counters and items of landed files, which may be read again and are listed once';
+comment on column ops.dead_letters.family is 'api_key, provider, token, event or merchant; usage_event or message_archive for items of landed files';
+comment on column ops.dead_letters.source_key is 'Redis key or landed file that it came from, as raw bytes';
+comment on column ops.dead_letters.position is 'Position in the batch''s queue items, or in the file';
