@@ -6,10 +6,12 @@ from collections.abc import Mapping
 import dagster as dg
 
 from usage_pipeline.defs.assets.daily import daily_assets
+from usage_pipeline.defs.assets.landing import landed_files
 from usage_pipeline.defs.assets.merchants import merchant_usage_asset
 from usage_pipeline.defs.assets.redis_sources import redis_sources
 from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
 from usage_pipeline.defs.jobs import JOBS
+from usage_pipeline.defs.landed_files_sensor import landed_files_sensor
 from usage_pipeline.defs.partitions import daily_partitions
 from usage_pipeline.defs.schedules import schedules
 from usage_pipeline.defs.sensors import sensors
@@ -29,12 +31,18 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
     with warnings.catch_warnings():
         # Observable sources and backfill policies are still beta; both are what we want, so their notice is only noise.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        assets = [redis_sources(), snapshots_and_totals(), *daily_assets(days), merchant_usage_asset(days)]
+        assets = [
+            redis_sources(),
+            snapshots_and_totals(),
+            *daily_assets(days),
+            merchant_usage_asset(days),
+            landed_files,
+        ]
     return dg.Definitions(
         assets=assets,
         jobs=JOBS,
         schedules=schedules(settings),
-        sensors=sensors(settings),
+        sensors=[*sensors(settings), landed_files_sensor(settings)],
         resources=resources,
         # Our jobs are short: in one process a run takes half the time of one process per step.
         executor=dg.in_process_executor,

@@ -1,0 +1,65 @@
+"""`ops/landed_files`: files of usage events from the landing folder; each materialization reads those that wait."""
+
+import dagster as dg
+from pydantic import Field
+
+from usage_pipeline.defs.metadata import OWNERS, table_metadata
+from usage_pipeline.defs.retries import IO_RETRY
+from usage_pipeline.events.landing import FileReport, ingest_landed
+from usage_pipeline.settings import Settings
+
+LANDED_FILES = dg.AssetKey(["ops", "landed_files"])
+# One run at a time (dagster.yaml): two would only wait for each other's files.
+LANDING_TAG = {"usage_pipeline/landing": "1"}
+BUDGET_SECONDS = 300.0
+_SHOWN_FILES = 100
+
+
+class LandedFilesConfig(dg.Config):
+    """Which files to read, by their addresses below LANDING_URL; none: all that were not written to for 10 seconds."""
+
+    addresses: list[str] = Field(default_factory=list)
+
+
+@dg.asset(
+    key=LANDED_FILES,
+    group_name="ops",
+    owners=OWNERS,
+    kinds={"postgres", "file"},
+    description="Files of usage events and message archives from LANDING_URL, each read once. Table `ops.landed_files`. A file "
+    "that cannot be read ends in `broken/` beside its reason; rejected items become dead letters.",
+    metadata=table_metadata("ops.landed_files"),
+    retry_policy=IO_RETRY,
+)
+def landed_files(
+    context: dg.AssetExecutionContext, config: LandedFilesConfig, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult[None]:
+    reports = ingest_landed(settings, config.addresses, budget_seconds=BUDGET_SECONDS)
+    for report in reports:
+        if report.reason is not None:
+            context.log.warning(f"{report.address} is {report.outcome}: {report.reason}")
+    return dg.MaterializeResult(metadata=_metadata(reports))
+
+
+def _metadata(reports: list[FileReport]) -> dict[str, dg.MetadataValue]:
+    columns = ("outcome", "received", "inserted", "duplicates", "conflicts", "rejected")
+    rows = [
+        dg.TableRecord({"file": report.address, **{name: getattr(report, name) for name in columns}})
+        for report in reports[:_SHOWN_FILES]
+    ]
+    schema = dg.TableSchema(
+        [
+            dg.TableColumn("file"),
+            dg.TableColumn("outcome"),
+            *(dg.TableColumn(name, type="int") for name in columns[1:]),
+        ]
+    )
+    counts = {
+        f"files_{outcome}": dg.MetadataValue.int(sum(report.outcome == outcome for report in reports))
+        for outcome in ("stored", "broken", "failed")
+    }
+    items = {
+        name: dg.MetadataValue.int(sum(getattr(report, name) for report in reports))
+        for name in ("inserted", "duplicates", "conflicts", "rejected")
+    }
+    return {**counts, **items, "files": dg.MetadataValue.table(rows, schema)}
