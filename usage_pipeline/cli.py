@@ -10,6 +10,7 @@ import threading
 from contextlib import closing
 from dataclasses import asdict
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -225,6 +226,7 @@ def replay_dead_letters(
     from usage_pipeline.counters import dead_letters
     from usage_pipeline.counters.redis_source import drainer_name
     from usage_pipeline.counters.usage_store import UsageStore
+    from usage_pipeline.events.dead_letters import KINDS, replay_item
     from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()
@@ -232,7 +234,12 @@ def replay_dead_letters(
         store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=drainer_name())
         results = list(
             dead_letters.replay(
-                connection, store, retention_days=settings.retention_days, ids=ids or [], families=family or []
+                connection,
+                store,
+                retention_days=settings.retention_days,
+                ids=ids or [],
+                families=family or [],
+                others=dict.fromkeys(KINDS, partial(replay_item, settings=settings)),
             )
         )
     refused = [result for result in results if not result.is_counted]

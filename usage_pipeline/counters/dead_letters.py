@@ -1,8 +1,9 @@
 """Dead letters: listing them, and replaying them through the same path as a drain, once, however often it is asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 import psycopg
 from psycopg.rows import class_row
@@ -44,6 +45,10 @@ class ReplayResult:
     reason: str
 
 
+# How a family that did not come out of Redis is replayed.
+Replay = Callable[[psycopg.Connection, StoredDeadLetter], ReplayResult]
+
+
 def list_dead_letters(
     connection: psycopg.Connection,
     *,
@@ -78,17 +83,20 @@ def replay(
     retention_days: int,
     ids: Sequence[int] = (),
     families: Sequence[str] = (),
+    others: Mapping[str, Replay] = MappingProxyType({}),
 ) -> Iterator[ReplayResult]:
     """Tries open dead letters again, each in a transaction of its own, for the day that it belonged to when claimed.
 
-    A letter that is refused again stays open. Its batch id is made from its number, so the ledger lets it count only once.
+    `others` are for families that did not come out of Redis. A letter that is refused again stays open. Its batch id is
+    made from its number, so the ledger lets it count only once.
     """
     after = 0
     while page := list_dead_letters(connection, ids=ids, families=families, after=after, with_raw=False):
         for listed in page:
             # With its raw value one at a time: a page of them may be larger than the memory.
             for letter in list_dead_letters(connection, ids=[listed.dead_letter_id], with_replayed=True):
-                yield _replay_one(connection, store, letter, retention_days)
+                other = others.get(letter.family)
+                yield other(connection, letter) if other else _replay_one(connection, store, letter, retention_days)
         after = page[-1].dead_letter_id
 
 
