@@ -74,7 +74,7 @@ def trace_requests(path: Path) -> Iterator[Request]:
 
     Context tokens stand for the file's size. Raises TraceError naming the line, or OSError.
     """
-    rows = list(_trace_rows(path))
+    rows = list(trace_rows(path))
     if not rows:
         raise TraceError(f"{path}: expected at least one request, came none")
     shift_ms = round(time.time() * 1000) - max(at_ms for at_ms, _, _ in rows)
@@ -168,7 +168,8 @@ def _count(written: Written, confirmed: bool, family: str, key: str, counts: dic
         written.dropped += 1
 
 
-def _trace_rows(path: Path) -> Iterator[tuple[int, int, int]]:
+def trace_rows(path: Path) -> Iterator[tuple[int, int, int]]:
+    """(epoch milliseconds, context tokens, generated tokens) of each line. Raises TraceError naming the line, or OSError."""
     with path.open(newline="", encoding="utf-8") as file:
         for line, row in enumerate(csv.DictReader(file), 2):
             try:
