@@ -19,8 +19,9 @@ $(UV):
 demo: setup
 	$(RUN)usage-pipeline demo
 
+# Two processes, each with servers of its own: the tests wait more than they compute.
 test: setup lint
-	$(RUN)pytest
+	$(RUN)pytest --numprocesses 2 --dist worksteal
 
 torture: setup
 	$(RUN)python -m usage_pipeline_tests.torture
