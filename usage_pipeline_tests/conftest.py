@@ -141,12 +141,16 @@ def postgres(database_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+# Whoever runs the tests may ignore it (nohup), and a process inherits that.
+_HEEDS_SIGHUP = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+
+
 class Launcher:
     """A process with a folder; what it prints can be waited for."""
 
     def __init__(self, code: str, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", _HEEDS_SIGHUP + code],
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
