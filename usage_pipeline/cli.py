@@ -76,7 +76,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
 def dev(
     port: Annotated[int, typer.Option(help="Port of the web interface; the next free one if it is taken.")] = 3000,
 ) -> None:
-    """Run everything on this machine: servers (unless DATABASE_URL and REDIS_URL name them), web interface, daemon."""
+    """Run everything on this machine: servers (unless DATABASE_URL and REDIS_URL name them), web interface, daemon, HTTP."""
     from usage_pipeline.local.dev import run_dev
 
     raise typer.Exit(run_dev(port=port))
@@ -320,3 +320,7 @@ def _print_round_json(report: "RoundReport") -> None:
 
 def _text(raw: bytes) -> str:
     return raw.decode(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    main()
