@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from usage_pipeline.cli_output import counter_cells, print_demo, print_json, print_status, print_table, progress
+from usage_pipeline.commands import api as api_commands
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 
@@ -35,6 +36,8 @@ dead_letters_app = typer.Typer(no_args_is_help=True, help="Input that was refuse
 counters_app = typer.Typer(no_args_is_help=True, help="Merchant counters that Redis lost.")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")
+app.add_typer(api_commands.tokens_app, name="tokens")
+app.command()(api_commands.api)
 
 
 def main() -> None:
@@ -54,6 +57,7 @@ def main() -> None:
 def _known_errors() -> tuple[type[Exception], ...]:
     """Errors that one line explains. Imported only when one is raised, as each command imports what it needs: `--help`
     should not wait for all of it."""
+    from usage_pipeline.api.tokens import UnknownTokenError
     from usage_pipeline.counters.drain_round import DrainImpossible
     from usage_pipeline.local.dagster_processes import NoCheckoutError
     from usage_pipeline.local.postgres_server import PostgresServerError
@@ -65,7 +69,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.values import Malformed
 
     servers = (AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError)
-    usage = (Malformed, SettingsError, TraceError, UsageError)
+    usage = (Malformed, SettingsError, TraceError, UnknownTokenError, UsageError)
     return (*servers, *usage, DrainImpossible, PostgresUnavailable, RedisUnavailable)
 
 
@@ -73,7 +77,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
 def dev(
     port: Annotated[int, typer.Option(help="Port of the web interface; the next free one if it is taken.")] = 3000,
 ) -> None:
-    """Run everything on this machine: servers (unless DATABASE_URL and REDIS_URL name them), web interface, daemon."""
+    """Run everything on this machine: servers (unless DATABASE_URL and REDIS_URL name them), web interface, daemon, HTTP."""
     from usage_pipeline.local.dev import run_dev
 
     raise typer.Exit(run_dev(port=port))
@@ -323,3 +327,7 @@ def _print_round_json(report: "RoundReport") -> None:
 
 def _text(raw: bytes) -> str:
     return raw.decode(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    main()

@@ -80,6 +80,10 @@ class Settings(BaseSettings):
         description="bytes of one bulk request; 20 times as many once decompressed",
     )
 
+    body_timeout_seconds: float = Field(
+        default=30.0, gt=0, le=3_600, description="for the whole body of a request to the HTTP service"
+    )
+
     drain_barrier: Barrier = Field(
         default="auto", description="what makes a claim durable in Redis before it is applied"
     )

@@ -1,4 +1,4 @@
-"""The processes of a local Dagster: one code server that the web server and the daemon share, and their DAGSTER_HOME.
+"""The processes of a local Dagster: one code server that the web server and the daemon share, their DAGSTER_HOME, the API.
 
 Dagster runs as child processes only; nothing here imports it.
 """
@@ -57,6 +57,10 @@ class DagsterProcesses:
     def start_daemon(self, *, webserver_port: int) -> Child:
         """Run schedules, sensors and the run queue, once the UI listens."""
         return self._start("daemon", _LATER, str(webserver_port), "dagster-daemon", "run", *self._workspace)
+
+    def start_api(self, port: int) -> Child:
+        """Serve HTTP ingest on a loopback port."""
+        return self._start("api", "usage_pipeline.cli", "api", "--host", LOOPBACK, "--port", str(port))
 
     @property
     def _workspace(self) -> tuple[str, str]:

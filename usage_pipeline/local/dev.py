@@ -1,4 +1,4 @@
-"""`usage-pipeline dev`: servers where none are named, migrations, and Dagster, until Ctrl-C.
+"""`usage-pipeline dev`: servers where none are named, migrations, Dagster, and the HTTP service, until Ctrl-C.
 
 Everything that was started here is stopped here, and nothing else.
 """
@@ -26,6 +26,7 @@ from usage_pipeline.local.stop_signals import StopRequestedError, StopSignals
 from usage_pipeline.settings import Settings, load_settings
 
 DEFAULT_PORT = 3000
+_API_PORT = 8000
 _POLL_SECONDS = 0.1
 _UI_TIMEOUT_SECONDS = 180.0
 
@@ -139,7 +140,7 @@ def _start(
     servers: LocalServers,
     signals: StopSignals,
 ) -> None:
-    """Start the three processes and return once the UI answers; each is in `children` as soon as it exists."""
+    """Start the four processes and return once UI and HTTP service answer; each is in `children` as soon as it exists."""
     children.append(dagster.start_code_server(module, code_port))
     port = first_free_port(wanted_port)
     if port != wanted_port:
@@ -163,6 +164,10 @@ def _start(
     if problem := location_problem(url):
         _say(f"The definitions do not load: {problem}", to_errors=True)
     _say(f"Dagster is at {url}")
+    api_port = first_free_port(_API_PORT)
+    children.append(dagster.start_api(api_port))
+    wait_until(lambda: is_listening(api_port))
+    _say(f"HTTP ingest is at http://{LOOPBACK}:{api_port} (documentation: /docs)")
 
 
 def _expect_all_alive(children: Sequence[Child], servers: LocalServers) -> None:

@@ -1,0 +1,1 @@
+"""The HTTP service (contracts §3): app.py puts it together, server.py runs it."""

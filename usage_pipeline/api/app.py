@@ -1,0 +1,70 @@
+"""The HTTP service on one screen: its parts, its routes, its documentation."""
+
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi_swagger import patch_fastapi
+
+from usage_pipeline.api import problems
+from usage_pipeline.api.auth import Gate
+from usage_pipeline.api.routes import ingest, service
+from usage_pipeline.api.storing import Storing
+from usage_pipeline.api.token_cache import TokenCache
+from usage_pipeline.counters.recorder import AsyncRecorder
+from usage_pipeline.settings import Settings, load_settings
+
+_DESCRIPTION = """
+Takes LLM usage events and message archives, and stores each once by its `event_id`, however often it is sent.
+Errors are problem documents (RFC 9457). Limits: see each route.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service; it connects to nothing before it is asked, so that it starts while PostgreSQL or Redis are away."""
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        storing = Storing(settings)
+        storing.pool.open(wait=False)
+        tokens = TokenCache.of(settings, storing.pool.connection)
+        recorder = AsyncRecorder.connect(
+            settings.redis_dsn.get_secret_value(), timezone=settings.timezone, retention_days=settings.retention_days
+        )
+        app.state.settings = settings
+        app.state.storing = storing
+        app.state.gate = Gate(tokens, recorder, f"{socket.gethostname()}:{os.getpid()}")
+        app.state.checks = service.Checks(settings)
+        try:
+            yield
+        finally:
+            storing.close()
+            tokens.close()
+            await recorder.close()
+
+    app = FastAPI(
+        title="usage_pipeline",
+        description=_DESCRIPTION,
+        version=version("usage-pipeline"),
+        lifespan=running,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    # FastAPI's own page loads its scripts from elsewhere; this one has them with it. It keeps no token in the browser.
+    patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"persistAuthorization": False})
+    problems.install(app)
+    app.include_router(service.router)
+    app.include_router(ingest.router)
+    return app
+
+
+def app_of_environment() -> FastAPI:
+    """`create_app` with the settings of the environment, for worker processes and other ASGI servers."""
+    # A worker process has nobody else who would set it; where it is set already, this changes nothing.
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    return create_app(load_settings())

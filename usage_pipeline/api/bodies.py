@@ -1,0 +1,113 @@
+"""Reads the body of a request within its limits, however it is sent, and decompresses it without holding more than it may."""
+
+import asyncio
+import zlib
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from usage_pipeline.api.problems import Problem
+
+MAX_EXPANSION = 20
+# Members of a gzip file beyond any that a client would make; each empty one costs more time than its 20 bytes.
+_MAX_GZIP_MEMBERS = 1_000
+_PIECE_BYTES = 64 * 1024
+_STEP_BYTES = 2**20
+_GZIP_ONLY = 16 + zlib.MAX_WBITS
+_JSON = "application/json"
+_UTF_8 = ("", "utf-8", "utf8", "us-ascii")
+
+
+def is_compressed(request: Request) -> bool:
+    """Whether the body is gzip. Raises Problem (415) for another encoding, or a body that does not say that it is JSON."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    if media_type.strip().lower() != _JSON:
+        detail = f"Content-Type: expected {_JSON}, came {_shown(media_type)}"
+        raise Problem(415, "unsupported-media-type", detail, {"Accept": _JSON})
+    charset = _charset(parameters)
+    if charset not in _UTF_8:
+        raise Problem(
+            415, "unsupported-media-type", f"charset: expected utf-8, came {_shown(charset)}", {"Accept": _JSON}
+        )
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        return False
+    if encoding in ("gzip", "x-gzip"):
+        return True
+    detail = f"Content-Encoding: expected gzip or none, came {_shown(encoding)}"
+    raise Problem(415, "unsupported-content-encoding", detail, {"Accept-Encoding": "gzip"})
+
+
+async def received(request: Request, *, most: int, seconds: float) -> bytearray:
+    """The body as it was sent, of at most `most` bytes, all of it within `seconds`.
+
+    Raises Problem (413, 408), and starlette.requests.ClientDisconnect when the sender goes away.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > most:
+        raise _too_large(most, f"Content-Length: {announced}")
+    whole = bytearray()
+    request.state.is_body_read = False
+    try:
+        async with asyncio.timeout(seconds):
+            while not request.state.is_body_read:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                whole += message.get("body", b"")
+                request.state.is_body_read = not message.get("more_body", False)
+                if len(whole) > most:
+                    raise _too_large(most, "more")
+    except TimeoutError:
+        detail = f"expected the whole body within {seconds:g} s, came {len(whole)} bytes of it"
+        raise Problem(408, "request-timeout", detail) from None
+    return whole
+
+
+def decompressed(body: bytes | bytearray, *, most: int) -> bytearray:
+    """What a gzip file of one or more members holds, at most `most` bytes; no more than that is ever made of it.
+
+    Raises Problem: 413 for more, 400 for what is no gzip, is cut short, or has something after it.
+    """
+    whole, view, place = bytearray(), memoryview(body), 0
+    for _ in range(_MAX_GZIP_MEMBERS):
+        member = zlib.decompressobj(_GZIP_ONLY)
+        while not member.eof:
+            source: bytes | memoryview = member.unconsumed_tail
+            if not source:
+                source = view[place : place + _PIECE_BYTES]
+                place += len(source)
+            try:
+                piece = member.decompress(source, min(_STEP_BYTES, most + 1 - len(whole)))
+            except zlib.error as error:
+                raise _no_gzip(f"came one that cannot be read: {error}") from None
+            whole += piece
+            if len(whole) > most:
+                detail = f"expected at most {most} bytes after decompression, came more"
+                raise Problem(413, "body-too-large", detail)
+            if not source and not piece and not member.eof:
+                raise _no_gzip(f"came one that is cut short after {len(body)} bytes")
+        place -= len(member.unused_data)
+        if place == len(body):
+            return whole
+    raise _no_gzip(f"came one of more than {_MAX_GZIP_MEMBERS} members")
+
+
+def _too_large(most: int, came: str) -> Problem:
+    return Problem(413, "body-too-large", f"expected at most {most} bytes as sent (MAX_GZIP_SIZE), came {came}")
+
+
+def _no_gzip(came: str) -> Problem:
+    return Problem(400, "invalid-gzip", f"body: expected gzip, as Content-Encoding says, {came}")
+
+
+def _charset(parameters: str) -> str:
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            return value.strip().strip('"').lower()
+    return ""
+
+
+def _shown(text: str) -> str:
+    return repr(text.strip()[:100]) if text.strip() else "none"

@@ -1,0 +1,32 @@
+"""Runs the HTTP service under uvicorn until SIGTERM or SIGINT; requests in hand are finished first."""
+
+import signal
+
+import uvicorn
+
+from usage_pipeline.settings import load_settings
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+STOP_SECONDS = 60
+
+
+def serve(*, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, workers: int = 1) -> None:
+    """Serves in this process, or in `workers` others that share the port. Raises SettingsError before anything is started."""
+    load_settings()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn stops by handlers of its own, and then raises the signal again for these: a stop is no failure.
+        signal.signal(number, lambda *_: None)
+    uvicorn.run(
+        "usage_pipeline.api.app:app_of_environment",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        # After that the connections that are left are cut; what is being stored is finished all the same.
+        timeout_graceful_shutdown=STOP_SECONDS,
+        access_log=False,
+        server_header=False,
+        # The launcher's format; uvicorn's own would be a second one.
+        log_config=None,
+    )

@@ -1,0 +1,86 @@
+"""Where blocking work is done: connections to PostgreSQL and a thread for each, with limits on what waits for them."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from usage_pipeline.api.problems import unavailable
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import APPLICATION_NAME, first_line
+
+# Requests that are received or wait for a thread, for each connection: more are turned away at once, before their body is read.
+REQUESTS_PER_CONNECTION = 6
+# One statement; a batch that waits for another with the same ids, or for a partition that is archived, gives up then.
+STATEMENT_SECONDS = 30
+# All of one batch, the waiting for a thread included.
+STORE_SECONDS = 60
+_AGAIN = "send the same request again: what is stored already is not stored twice"
+_log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+# A standby that took over answers, but stores nothing; an old primary may be found out only by its refusal.
+AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+
+
+class Storing:
+    """A pool of DB_POOL_SIZE connections, opened when they are needed, and as many threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.pool = ConnectionPool(
+            settings.database_url.get_secret_value(),
+            min_size=0,
+            max_size=settings.db_pool_size,
+            open=False,
+            check=ConnectionPool.check_connection,
+            timeout=settings.connect_timeout_seconds,
+            # Then the next request tries anew, instead of waiting for the next of ever longer pauses.
+            reconnect_timeout=settings.connect_timeout_seconds,
+            kwargs={
+                "autocommit": True,
+                "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
+                "application_name": APPLICATION_NAME,
+                "options": f"-c timezone=UTC -c statement_timeout={STATEMENT_SECONDS}s",
+                "keepalives_idle": 30,
+                "target_session_attrs": "read-write",
+            },
+        )
+        self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="storing")
+        self._most_in_hand = REQUESTS_PER_CONNECTION * settings.db_pool_size
+        self._in_hand = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for one request, from before its body is read until it is answered. Raises Problem (503) without one."""
+        if self._in_hand >= self._most_in_hand:
+            raise unavailable(
+                f"{self._in_hand} requests are in hand, which is all that this server takes; send it again"
+            )
+        self._in_hand += 1
+        try:
+            yield
+        finally:
+            self._in_hand -= 1
+
+    async def in_thread(self, work: Callable[[], Answer]) -> Answer:
+        """Runs `work`, which takes its connection from the pool, in a thread of ours. Raises Problem (503)."""
+        try:
+            async with asyncio.timeout(STORE_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except TimeoutError:
+            detail = f"no outcome within {STORE_SECONDS} s; {_AGAIN}"
+            raise unavailable(detail) from None
+        except AWAY as error:
+            _log.warning("PostgreSQL does not answer: %s", first_line(error))
+            detail = f"the database does not answer; {_AGAIN}"
+            raise unavailable(detail) from None
+
+    def close(self) -> None:
+        """Waits for what is being stored, which the time-outs bound."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self.pool.close()
