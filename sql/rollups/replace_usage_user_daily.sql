@@ -38,8 +38,8 @@ source as (
         summed.user_id,
         sum(summed.requests)::bigint as requests,
         sum(summed.errors)::bigint as errors,
-        coalesce(analytics.capped(sum(summed.input_tokens)), 0) as input_tokens,
-        coalesce(analytics.capped(sum(summed.output_tokens)), 0) as output_tokens,
+        analytics.capped(sum(summed.input_tokens)) as input_tokens,
+        analytics.capped(sum(summed.output_tokens)) as output_tokens,
         analytics.capped(sum(summed.total_tokens)) as total_tokens,
         trim_scale(sum(
             (summed.input_tokens * price.input_usd + summed.output_tokens * price.output_usd) * 0.000001

@@ -6,8 +6,8 @@ comment on column ops.late_data.window_start is 'First moment of the window of u
 -- Two absurd events of 2^63 tokens must not stop the roll-up of all others: what is beyond bigint is its greatest value.
 create function analytics.capped(sum numeric) returns bigint
 language sql immutable parallel safe
-return least(sum, 9223372036854775807)::bigint;
-comment on function analytics.capped is 'A sum as bigint; the greatest bigint when it is greater';
+return least(coalesce(sum, 0), 9223372036854775807)::bigint;
+comment on function analytics.capped is 'A sum as bigint: 0 for a sum of nothing, the greatest bigint when it is greater';
 
 create table analytics.price_versions (
     price_version text primary key,
@@ -375,8 +375,8 @@ as $$
             priced.model,
             count(*) as requests,
             count(*) filter (where priced.is_error) as errors,
-            coalesce(analytics.capped(sum(priced.input_tokens)), 0) as input_tokens,
-            coalesce(analytics.capped(sum(priced.output_tokens)), 0) as output_tokens,
+            analytics.capped(sum(priced.input_tokens)) as input_tokens,
+            analytics.capped(sum(priced.output_tokens)) as output_tokens,
             analytics.capped(sum(priced.total_tokens)) as total_tokens,
             percentile_cont(array[0.5, 0.95, 0.99]) within group (order by priced.latency_ms) as latencies,
             count(distinct priced.user_id) as distinct_users,
