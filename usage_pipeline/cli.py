@@ -18,6 +18,7 @@ from rich.console import Console
 
 from usage_pipeline.cli_output import counter_cells, print_demo, print_json, print_status, print_table, progress
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
+from usage_pipeline.commands.recost import recost
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ dead_letters_app = typer.Typer(no_args_is_help=True, help="Input that was refuse
 counters_app = typer.Typer(no_args_is_help=True, help="Merchant counters that Redis lost.")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")
+app.command()(recost)
 
 
 def main() -> None:
@@ -54,6 +56,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     """Errors that one line explains. Imported only when one is raised, as each command imports what it needs: `--help`
     should not wait for all of it."""
     from usage_pipeline.counters.drain_round import DrainImpossible
+    from usage_pipeline.events.price_table import PriceTableError
     from usage_pipeline.local.dagster_processes import NoCheckoutError
     from usage_pipeline.local.postgres_server import PostgresServerError
     from usage_pipeline.local.redis_server import RedisServerError
@@ -64,7 +67,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.values import Malformed
 
     servers = (AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError)
-    usage = (Malformed, SettingsError, TraceError, UsageError)
+    usage = (Malformed, PriceTableError, SettingsError, TraceError, UsageError)
     return (*servers, *usage, DrainImpossible, PostgresUnavailable, RedisUnavailable)
 
 

@@ -23,7 +23,9 @@ def pin(connection: psycopg.Connection, day: Window) -> None:
 
 
 def repin(connection: psycopg.Connection, day: Window, price_version: str) -> None:
-    """Pins a day to a known version; its stored windows become stale if that changes."""
+    """Pins a day to a stored version, or to that of the package; its stored windows become stale if that changes."""
+    if price_version == cost.package_version():
+        cost.add_version(connection, price_version, source=cost.PACKAGE, checksum=None)
     connection.execute(load("rollups/repin_day_prices"), {**_pinned(day, price_version), "window_start": day.start})
 
 

@@ -186,12 +186,18 @@ def _counts(
 
 
 def _price_version(connection: psycopg.Connection, window: Window, settings: Settings, now: datetime) -> str | None:
-    """Of hours and days: the version that their costs are computed by; None for a day without events.
-
-    Raises SourceGoneError when the events that the window should be made from are not in the table.
-    """
+    """Of hours and days: the version that their costs are computed by; None for a day without events."""
     if window.grain not in ("hour", "day"):
         return None
+    has_events = expect_source(connection, window, settings=settings, now=now)
+    version = day_prices.price_version_of(connection, day_window(window.day, settings.timezone))
+    if version is None and has_events:
+        raise _NoPrices
+    return version
+
+
+def expect_source(connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime) -> bool:
+    """Whether an hour or day has any events. Raises SourceGoneError when it had some that are not in the table now."""
     bounds = {"first": window.first, "until": window.end}
     [(is_archived, has_events)] = connection.execute(load("rollups/select_window_source"), bounds).fetchall()
     if is_archived:
@@ -199,25 +205,16 @@ def _price_version(connection: psycopg.Connection, window: Window, settings: Set
             f"{window}: expected its events in analytics.usage_events, but they are in an archive or were dropped with it. "
             f"The roll-up stays as it is; bring them back with `usage-pipeline archive restore {window.day}`"
         )
+    # Beyond the retention events leave, with or without an archive, and the roll-ups stay.
     if window.first < now - timedelta(days=settings.retention_days):
-        _expect_no_fewer_events(connection, window)
-    version = day_prices.price_version_of(connection, day_window(window.day, settings.timezone))
-    if version is None and has_events:
-        raise _NoPrices
-    return version
-
-
-def _expect_no_fewer_events(connection: psycopg.Connection, window: Window) -> None:
-    """Beyond the retention events leave, and the roll-ups stay."""
-    bounds = {"first": window.first, "until": window.end}
-    events = connection.execute(load("rollups/count_window_events"), bounds).fetchone()
-    parameters = _parameters(window, None)
-    stored = _sums(connection, WINDOW_TABLES[window.grain], parameters)["requests"]
-    if events and events[0] < stored:
-        raise SourceGoneError(
-            f"{window}: expected {stored} events in analytics.usage_events, as it was rolled up from, came {events[0]}: "
-            f"it is older than RETENTION_DAYS. The roll-up stays as it is"
-        )
+        stored = _sums(connection, WINDOW_TABLES[window.grain], _parameters(window, None))["requests"]
+        [(events,)] = connection.execute(load("rollups/count_window_events"), bounds).fetchall()
+        if events < stored:
+            raise SourceGoneError(
+                f"{window}: expected the {stored} events in analytics.usage_events that it was rolled up from, came "
+                f"{events}: it is older than RETENTION_DAYS={settings.retention_days}. The roll-up stays as it is"
+            )
+    return bool(has_events)
 
 
 def _was_rolled_when_closed(connection: psycopg.Connection, window: Window) -> bool:
