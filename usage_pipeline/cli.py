@@ -20,6 +20,7 @@ from rich.console import Console
 from usage_pipeline.cli_output import counter_cells, print_demo, print_json, print_status, print_table, progress
 from usage_pipeline.commands import api as api_commands
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
+from usage_pipeline.commands.recost import recost
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")
 app.add_typer(api_commands.tokens_app, name="tokens")
 app.command()(api_commands.api)
+app.command()(recost)
 
 
 def main() -> None:
@@ -59,6 +61,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     should not wait for all of it."""
     from usage_pipeline.api.tokens import UnknownTokenError
     from usage_pipeline.counters.drain_round import DrainImpossible
+    from usage_pipeline.events.price_table import PriceTableError
     from usage_pipeline.local.dagster_processes import NoCheckoutError
     from usage_pipeline.local.postgres_server import PostgresServerError
     from usage_pipeline.local.redis_server import RedisServerError
@@ -69,7 +72,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.values import Malformed
 
     servers = (AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError)
-    usage = (Malformed, SettingsError, TraceError, UnknownTokenError, UsageError)
+    usage = (Malformed, PriceTableError, SettingsError, TraceError, UnknownTokenError, UsageError)
     return (*servers, *usage, DrainImpossible, PostgresUnavailable, RedisUnavailable)
 
 

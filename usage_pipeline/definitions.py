@@ -10,11 +10,13 @@ from usage_pipeline.defs.assets.landing import landed_files
 from usage_pipeline.defs.assets.merchants import merchant_usage_asset
 from usage_pipeline.defs.assets.redis_sources import redis_sources
 from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
+from usage_pipeline.defs.assets.windows import usage_events_source, window_assets
 from usage_pipeline.defs.jobs import JOBS
 from usage_pipeline.defs.landed_files_sensor import landed_files_sensor
-from usage_pipeline.defs.partitions import daily_partitions
+from usage_pipeline.defs.partitions import daily_partitions, window_partitions
 from usage_pipeline.defs.schedules import schedules
 from usage_pipeline.defs.sensors import sensors
+from usage_pipeline.defs.window_checks import window_asset_checks
 from usage_pipeline.settings import Settings, load_settings
 
 
@@ -31,15 +33,18 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
     with warnings.catch_warnings():
         # Observable sources and backfill policies are still beta; both are what we want, so their notice is only noise.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        assets = [
+        assets: list[dg.AssetsDefinition | dg.AssetSpec] = [
             redis_sources(),
             snapshots_and_totals(),
             *daily_assets(days),
             merchant_usage_asset(days),
             landed_files,
+            usage_events_source(),
+            *window_assets(window_partitions(settings)),
         ]
     return dg.Definitions(
         assets=assets,
+        asset_checks=window_asset_checks(),
         jobs=JOBS,
         schedules=schedules(settings),
         sensors=[*sensors(settings), landed_files_sensor(settings)],

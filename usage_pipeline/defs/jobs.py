@@ -6,6 +6,9 @@ from usage_pipeline.counters.drain_round import ALL_FAMILIES
 from usage_pipeline.defs.assets.daily import daily_key
 from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
 from usage_pipeline.defs.assets.snapshots import DRAIN_TAG, output_keys
+from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
+from usage_pipeline.rollups.calendar import GRAINS
+from usage_pipeline.rollups.windows import WINDOW_TABLES
 
 drain_now = dg.define_asset_job(
     "drain_now",
@@ -28,4 +31,16 @@ observe_sources = dg.define_asset_job(
     selection=dg.AssetSelection.assets(*(source_key(family) for family in SOURCES)),
     description="Counts what waits in Redis.",
 )
-JOBS = [drain_now, daily_tables, merchant_usage, observe_sources]
+
+# By grain, since the assets of a job share their partitions.
+window_jobs = {
+    grain: dg.define_asset_job(
+        WINDOW_TABLES[grain].name,
+        # Nobody materializes events; their check goes with the first roll-up of them.
+        selection=dg.AssetSelection.assets(window_key(grain))
+        | dg.AssetSelection.checks_for_assets(*([EVENTS_KEY] if grain == "hour" else [])),
+        description=f"Replaces {grain}s of {window_key(grain).to_user_string()}.",
+    )
+    for grain in GRAINS
+}
+JOBS = [drain_now, daily_tables, merchant_usage, observe_sources, *window_jobs.values()]

@@ -1,7 +1,10 @@
-"""The partitions of daily assets, in the time zone that bounds days."""
+"""The partitions of assets, in the time zone that bounds days."""
+
+from collections.abc import Mapping
 
 import dagster as dg
 
+from usage_pipeline.rollups.calendar import Grain, month_of, week_of
 from usage_pipeline.settings import Settings
 
 
@@ -12,5 +15,23 @@ def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
     )
 
 
+def window_partitions(settings: Settings) -> Mapping[Grain, dg.TimeWindowPartitionsDefinition]:
+    """Hours up to the last one that is over; days, weeks (from Monday) and months up to the running ones.
+
+    The week and the month of USAGE_START_DATE are there as a whole.
+    """
+    start, zone = settings.usage_start_date, settings.usage_timezone
+    return {
+        "hour": dg.HourlyPartitionsDefinition(start_date=f"{start}-00:00", timezone=zone),
+        "day": daily_partitions(settings),
+        "week": dg.WeeklyPartitionsDefinition(
+            start_date=week_of(start).isoformat(), day_offset=1, timezone=zone, end_offset=1
+        ),
+        "month": dg.MonthlyPartitionsDefinition(start_date=month_of(start).isoformat(), timezone=zone, end_offset=1),
+    }
+
+
 # A range run handles up to 30 days: as fast as one single run for all, and a bad day is seen near itself.
 BACKFILL_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=30)
+# Hours are quick; a run of a week of them takes a few seconds.
+HOURLY_BACKFILL_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=7 * 24)

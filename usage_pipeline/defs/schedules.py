@@ -6,15 +6,12 @@ from datetime import timedelta
 import dagster as dg
 
 from usage_pipeline.defs.jobs import daily_tables, merchant_usage, observe_sources
+from usage_pipeline.defs.window_schedules import default_status, window_schedules
 from usage_pipeline.settings import Settings
 
 
-def default_status(is_enabled: bool) -> dg.DefaultScheduleStatus:
-    return dg.DefaultScheduleStatus.RUNNING if is_enabled else dg.DefaultScheduleStatus.STOPPED
-
-
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Merchant aggregation and daily tables for today and yesterday, and a look at the sources."""
+    """Merchant aggregation and daily tables for today and yesterday, a look at the sources, and windows of usage events."""
     cron, timezone = settings.aggregation_cron, settings.usage_timezone
     is_on = settings.enable_job_scheduler
 
@@ -48,7 +45,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         cron_schedule=cron,
         execution_timezone=timezone,
     )
-    return [merchant_usage_hourly, daily_tables_hourly, observe]
+    return [merchant_usage_hourly, daily_tables_hourly, observe, *window_schedules(settings)]
 
 
 def _today_and_yesterday(context: dg.ScheduleEvaluationContext, settings: Settings) -> Iterator[dg.RunRequest]:

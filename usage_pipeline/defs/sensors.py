@@ -16,6 +16,7 @@ from usage_pipeline.counters.drain_round import (
 )
 from usage_pipeline.defs.assets.daily import daily_key
 from usage_pipeline.defs.assets.snapshots import drained_metadata, output_keys
+from usage_pipeline.defs.window_sensors import late_windows_sensor
 from usage_pipeline.rollups.daily import current_day, stale_days
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect
@@ -30,7 +31,7 @@ _LATE_DAYS_PER_TICK = 25
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Two drains at the cadences of contracts §5, and the late-day sensor."""
+    """Two drains at the cadences of contracts §5, and the sensors for late days and late windows."""
     status = dg.DefaultSensorStatus.RUNNING if settings.enable_job_scheduler else dg.DefaultSensorStatus.STOPPED
     return [
         _drain_sensor(
@@ -48,6 +49,8 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             "Drains API tokens inside its tick (API_TOKEN_SYNC_INTERVAL_MS).",
         ),
         _late_days_sensor(status),
+        # SEAM: pass lifecycle_job=storage_lifecycle here once that job is there; late events of archived days then ask for it.
+        late_windows_sensor(settings, status),
     ]
 
 

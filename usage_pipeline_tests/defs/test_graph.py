@@ -14,6 +14,11 @@ from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 
 EDGES = {
+    "analytics/usage_daily": ["analytics/usage_events"],
+    "analytics/usage_events": [],
+    "analytics/usage_hourly": ["analytics/usage_events"],
+    "analytics/usage_monthly": ["analytics/usage_daily"],
+    "analytics/usage_weekly": ["analytics/usage_daily"],
     "redis/api_key_metrics": [],
     "redis/event_queue": [],
     "redis/merchant_counters": [],
@@ -31,7 +36,16 @@ EDGES = {
     "usage/provider_usage": ["snapshots/provider_deltas"],
     "usage/token_daily": ["snapshots/token_deltas"],
 }
-PARTITIONED = {"usage/api_key_daily", "usage/merchant_usage", "usage/provider_daily", "usage/token_daily"}
+PARTITIONED = {
+    "analytics/usage_daily",
+    "analytics/usage_hourly",
+    "analytics/usage_monthly",
+    "analytics/usage_weekly",
+    "usage/api_key_daily",
+    "usage/merchant_usage",
+    "usage/provider_daily",
+    "usage/token_daily",
+}
 
 
 @pytest.fixture

@@ -1,0 +1,201 @@
+-- Replaces one day, week or month of {table} from the daily tables of users and latencies; rows that are right stay untouched.
+-- Percentiles are those of percentile_cont over all requests: the place in the sorted latencies, between two of them in proportion.
+with per_user as (
+    select
+        team,
+        service,
+        provider,
+        model,
+        user_id,
+        sum(requests) as requests,
+        sum(errors) as errors,
+        sum(input_tokens) as input_tokens,
+        sum(output_tokens) as output_tokens,
+        sum(total_tokens) as total_tokens,
+        sum(cost_usd) as cost_usd,
+        sum(unpriced_requests) as unpriced_requests
+    from analytics.usage_user_daily
+    where usage_date >= %(first_day)s
+      and usage_date < %(next_day)s
+    group by team, service, provider, model, user_id
+),
+summed as (
+    select
+        team,
+        service,
+        provider,
+        model,
+        sum(requests)::bigint as requests,
+        sum(errors)::bigint as errors,
+        analytics.capped(sum(input_tokens)) as input_tokens,
+        analytics.capped(sum(output_tokens)) as output_tokens,
+        analytics.capped(sum(total_tokens)) as total_tokens,
+        count(*) as distinct_users,
+        trim_scale(sum(cost_usd)) as cost_usd,
+        sum(unpriced_requests)::bigint as unpriced_requests
+    from per_user
+    group by team, service, provider, model
+),
+source as (
+    select
+        summed.team,
+        summed.service,
+        summed.provider,
+        summed.model,
+        summed.requests,
+        summed.errors,
+        summed.input_tokens,
+        summed.output_tokens,
+        summed.total_tokens,
+        percentiles.ms[1] as latency_p50_ms,
+        percentiles.ms[2] as latency_p95_ms,
+        percentiles.ms[3] as latency_p99_ms,
+        summed.distinct_users,
+        summed.cost_usd,
+        summed.unpriced_requests
+    from summed
+    cross join lateral (
+        select array_agg(lower_ms + (upper_ms - lower_ms) * (place - floor(place)) order by place) as ms
+        from (
+            select
+                share * last_rank as place,
+                min(latency_ms) filter (where requests_so_far > floor(share * last_rank)) as lower_ms,
+                min(latency_ms) filter (where requests_so_far > ceil(share * last_rank)) as upper_ms
+            from (
+                select
+                    counts.latency_ms,
+                    sum(sum(counts.requests)::float8) over (order by counts.latency_ms) as requests_so_far,
+                    sum(sum(counts.requests)::float8) over () - 1 as last_rank
+                from analytics.usage_latency_daily as daily
+                cross join unnest(daily.latencies_ms, daily.requests) as counts (latency_ms, requests)
+                where daily.usage_date >= %(first_day)s
+                  and daily.usage_date < %(next_day)s
+                  and daily.team = summed.team
+                  and daily.service = summed.service
+                  and daily.provider = summed.provider
+                  and daily.model = summed.model
+                group by counts.latency_ms
+            ) as ranked
+            cross join unnest(array[0.5, 0.95, 0.99]::float8[]) as shares (share)
+            group by share, last_rank
+        ) as places
+    ) as percentiles
+),
+gone as (
+    delete from {table} as t
+    where {window} = %(window)s
+      and not exists (
+        select 1
+        from source
+        where source.team = t.team
+          and source.service = t.service
+          and source.provider = t.provider
+          and source.model = t.model
+      )
+    returning 1
+),
+changed as (
+    select
+        source.team,
+        source.service,
+        source.provider,
+        source.model,
+        source.requests,
+        source.errors,
+        source.input_tokens,
+        source.output_tokens,
+        source.total_tokens,
+        source.latency_p50_ms,
+        source.latency_p95_ms,
+        source.latency_p99_ms,
+        source.distinct_users,
+        source.cost_usd,
+        source.unpriced_requests
+    from source
+    left join {table} as t
+        on t.{window} = %(window)s
+        and t.team = source.team
+        and t.service = source.service
+        and t.provider = source.provider
+        and t.model = source.model
+    where (
+        t.requests,
+        t.errors,
+        t.input_tokens,
+        t.output_tokens,
+        t.total_tokens,
+        t.latency_p50_ms,
+        t.latency_p95_ms,
+        t.latency_p99_ms,
+        t.distinct_users,
+        t.cost_usd,
+        t.unpriced_requests
+    ) is distinct from (
+        source.requests,
+        source.errors,
+        source.input_tokens,
+        source.output_tokens,
+        source.total_tokens,
+        source.latency_p50_ms,
+        source.latency_p95_ms,
+        source.latency_p99_ms,
+        source.distinct_users,
+        source.cost_usd,
+        source.unpriced_requests
+    )
+),
+stored as (
+    insert into {table} as t (
+        {window},
+        team,
+        service,
+        provider,
+        model,
+        requests,
+        errors,
+        input_tokens,
+        output_tokens,
+        total_tokens,
+        latency_p50_ms,
+        latency_p95_ms,
+        latency_p99_ms,
+        distinct_users,
+        cost_usd,
+        unpriced_requests
+    )
+    select
+        %(window)s,
+        team,
+        service,
+        provider,
+        model,
+        requests,
+        errors,
+        input_tokens,
+        output_tokens,
+        total_tokens,
+        latency_p50_ms,
+        latency_p95_ms,
+        latency_p99_ms,
+        distinct_users,
+        cost_usd,
+        unpriced_requests
+    from changed
+    on conflict ({window}, team, service, provider, model) do update
+    set requests = excluded.requests,
+        errors = excluded.errors,
+        input_tokens = excluded.input_tokens,
+        output_tokens = excluded.output_tokens,
+        total_tokens = excluded.total_tokens,
+        latency_p50_ms = excluded.latency_p50_ms,
+        latency_p95_ms = excluded.latency_p95_ms,
+        latency_p99_ms = excluded.latency_p99_ms,
+        distinct_users = excluded.distinct_users,
+        cost_usd = excluded.cost_usd,
+        unpriced_requests = excluded.unpriced_requests,
+        updated_at = now()
+    returning 1
+)
+select
+    (select count(*) from source) as rows,
+    (select count(*) from stored) + (select count(*) from gone) as changed_rows;

@@ -1,0 +1,5 @@
+-- Event ids that came with another payload than the stored one since then, latest first.
+select event_id, kind, times, last_seen_at
+from ops.event_conflicts
+where last_seen_at >= %(since)s
+order by last_seen_at desc, event_conflict_id;

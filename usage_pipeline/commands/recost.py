@@ -1,0 +1,63 @@
+"""`usage-pipeline recost`: computes the costs of past days anew, by other prices."""
+
+import logging
+from contextlib import closing
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from usage_pipeline.cli_output import print_json, print_table
+from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
+from usage_pipeline.settings import load_settings
+
+_MOST_DAYS = 3_660
+
+
+def recost(
+    first: Annotated[str, typer.Option("--from", metavar="YYYY-MM-DD")],
+    last: Annotated[str, typer.Option("--to", metavar="YYYY-MM-DD", help="This day included.")],
+    version: Annotated[
+        str, typer.Option(help="The price version: the name for the prices of --prices, or one that is stored.")
+    ],
+    prices: Annotated[Path | None, typer.Option(help="A CSV of prices, see README.md; stored under --version.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pin days to a price version and compute their costs anew. The same version gives the same costs again."""
+    from usage_pipeline.events.price_table import has_price_version, read_price_table, store_price_table
+    from usage_pipeline.rollups.daily import current_day
+    from usage_pipeline.rollups.recost import recost as recost_days
+    from usage_pipeline.storage.postgres import connect
+
+    start, end = parsed_date("--from", first), parsed_date("--to", last)
+    settings = load_settings()
+    if not start <= end <= current_day(settings.timezone):
+        raise UsageError(f"--to: expected a date from {start} to today, came {end}")
+    if (end - start).days >= _MOST_DAYS:
+        raise UsageError(f"--to: expected at most {_MOST_DAYS} days, came {(end - start).days + 1}")
+    if not 0 < len(version) <= 200:
+        raise UsageError(f"--version: expected 1 to 200 characters, came {len(version)}")
+    table = read_price_table(prices) if prices else None
+    with closing(connect(settings)) as connection:
+        if table:
+            store_price_table(connection, version, table)
+        elif not has_price_version(connection, version):
+            raise UsageError(
+                f"--version: expected a stored price version, or --prices with its prices, came {version!r}"
+            )
+        days = [start + timedelta(days=offset) for offset in range((end - start).days + 1)]
+        logging.getLogger(__name__).info("Recosting %d days by %s", len(days), version)
+        recosted = list(recost_days(connection, days, version, settings=settings))
+    problems = [day for day in recosted if day.problem]
+    if as_json:
+        print_json({"success": not problems, "version": version, "days": [asdict(day) for day in recosted]})
+    else:
+        columns = ["date", "USD before", "USD after", "requests without a price"]
+        rows = [(day.usage_date, day.cost_before, day.cost_after, day.unpriced_requests) for day in recosted]
+        print_table(f"Costs by {version}", columns, rows)
+        for day in problems:
+            Console(stderr=True).print(day.problem, markup=False)
+    raise typer.Exit(1 if problems else 0)

@@ -1,0 +1,105 @@
+"""`analytics/usage_*`: roll-ups of usage events by hour, day, week and month. A re-run or a backfill is always safe."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from usage_pipeline.defs.metadata import OWNERS, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.partitions import BACKFILL_POLICY, HOURLY_BACKFILL_POLICY
+from usage_pipeline.defs.retries import IO_RETRY
+from usage_pipeline.rollups.calendar import GRAINS, Grain, Window, hour_window, window_on
+from usage_pipeline.rollups.windows import WINDOW_TABLES, WindowReport, replace_window
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.catalog import columns
+from usage_pipeline.storage.postgres import connect
+
+EVENTS_KEY = dg.AssetKey(["analytics", "usage_events"])
+_DESCRIPTIONS: Mapping[Grain, str] = {
+    "hour": "each hour is replaced by its events",
+    "day": "each day is replaced by its events, together with `analytics.usage_user_daily` and "
+    "`analytics.usage_latency_daily`",
+    "week": "merged from the daily tables: sums, distinct users and percentiles are exact, also when the events are archived",
+    "month": "merged from the daily tables: sums, distinct users and percentiles are exact, also when the events are "
+    "archived",
+}
+_PER = {"hour": "hour", "day": "day", "week": "week (from Monday)", "month": "month"}
+
+
+def window_key(grain: Grain) -> dg.AssetKey:
+    """The asset of a grain."""
+    return dg.AssetKey(["analytics", WINDOW_TABLES[grain].name])
+
+
+def usage_events_source() -> dg.AssetSpec:
+    """The events themselves: HTTP requests and landed files store them, no asset of this project does."""
+    return dg.AssetSpec(
+        EVENTS_KEY,
+        group_name="analytics",
+        owners=OWNERS,
+        kinds={"postgres"},
+        description="LLM usage events, each stored once by its `event_id`. Table `analytics.usage_events`; the ingest stores "
+        "them and notes which windows they touch.",
+        metadata=table_metadata("analytics.usage_events"),
+    )
+
+
+def window_assets(
+    partitions: Mapping[Grain, dg.TimeWindowPartitionsDefinition],
+) -> list[dg.AssetsDefinition]:
+    """One asset per grain, each with its own partitions."""
+    return [_window_asset(grain, partitions[grain]) for grain in GRAINS]
+
+
+def partition_window(
+    grain: Grain, partitions: dg.TimeWindowPartitionsDefinition, partition_key: str, settings: Settings
+) -> Window:
+    """The window of a partition. The keys of hours name an offset where a clock shows an hour twice."""
+    if grain == "hour":
+        return hour_window(partitions.time_window_for_partition_key(partition_key).start, settings.timezone)
+    return window_on(grain, date.fromisoformat(partition_key), settings.timezone)
+
+
+def window_partition(grain: Grain, partitions: dg.TimeWindowPartitionsDefinition, window: Window) -> str | None:
+    """The partition of a window; None when it lies before the first one."""
+    if grain == "hour":
+        key = partitions.get_partition_key_for_timestamp(window.start.timestamp())
+        return key if window.start >= partitions.start else None
+    return window.day.isoformat() if window.day >= partitions.start.date() else None
+
+
+def _window_asset(grain: Grain, partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
+    table = WINDOW_TABLES[grain].table
+
+    @dg.asset(
+        key=window_key(grain),
+        deps=[EVENTS_KEY if grain in ("hour", "day") else window_key("day")],
+        partitions_def=partitions,
+        backfill_policy=HOURLY_BACKFILL_POLICY if grain == "hour" else BACKFILL_POLICY,
+        group_name="analytics",
+        owners=OWNERS,
+        kinds={"postgres"},
+        description=f"Usage per {_PER[grain]}, team, service, provider and model. Table `{table}`; {_DESCRIPTIONS[grain]}. "
+        "A re-run changes nothing and a backfill is safe at any time.",
+        metadata=table_metadata(table),
+        retry_policy=IO_RETRY,
+    )
+    def window_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
+        with closing(connect(settings)) as connection:
+            schema = column_schema(columns(connection, table))
+            for key in context.partition_keys:
+                window = partition_window(grain, partitions, key, settings)
+                report = replace_window(connection, window, settings=settings)
+                context.add_asset_metadata({**_metadata(report), **schema}, partition_key=key)
+
+    return window_asset
+
+
+def _metadata(report: WindowReport) -> dict[str, Any]:
+    return {
+        **row_counts(report.rows, report.changed_rows, {name: value or 0 for name, value in report.sums.items()}),
+        "late_data": report.is_late,
+        "price_version": report.price_version or "",
+    }

@@ -1,0 +1,127 @@
+"""Asset checks of the roll-ups. Unpartitioned: each looks at the last days, and at the days of its run."""
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
+from usage_pipeline.rollups import calendar, window_checks
+from usage_pipeline.rollups.calendar import Grain
+from usage_pipeline.rollups.daily import current_day
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import connect
+
+_RECENT_DAYS = 3
+# A run of the daily tables has no more days; one of weeks or months begins on that many at most.
+_MOST_DAYS_OF_A_RUN = 31
+_SHOWN_FAULTS = 20
+_PARTITION_TAGS = ("dagster/partition", "dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+# Connection, first and last day, settings -> what is wrong. The connection is the domain's affair.
+Find = Callable[[Any, date, date, Settings], list[str]]
+
+
+def window_asset_checks() -> list[dg.AssetChecksDefinition]:
+    """All checks of the roll-ups; what makes them fail is told in `usage_pipeline/rollups/window_checks.py`."""
+    error, warning = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+    return [
+        _check(
+            window_key("day"),
+            "events_are_counted_once",
+            "On each day as many events as in the registry, in the hours and in the day, once these are rolled up.",
+            error,
+            lambda connection, first, last, settings: window_checks.day_count_faults(
+                connection, first, last, settings.timezone
+            ),
+        ),
+        _check(
+            EVENTS_KEY,
+            "no_conflicts",
+            "No event came under the id of another one with another payload: ops.event_conflicts.",
+            warning,
+            lambda connection, first, _, settings: window_checks.conflict_faults(
+                connection, calendar.day_window(first, settings.timezone).first
+            ),
+        ),
+        _check(
+            window_key("hour"),
+            "no_gaps",
+            "Every hour since the first event has requests, and is rolled up two hours after its end.",
+            warning,
+            lambda connection, first, last, settings: window_checks.hour_gap_faults(
+                connection, first, last, settings.timezone, datetime.now(UTC)
+            ),
+        ),
+        _check(
+            window_key("day"),
+            "few_errors",
+            f"No service has more than {window_checks.LARGEST_ERROR_SHARE:.0%} errors.",
+            warning,
+            lambda connection, first, last, _: window_checks.error_share_faults(connection, first, last),
+        ),
+        _check(
+            window_key("day"),
+            "models_have_prices",
+            "Every request has a cost. Others are NULL in cost_usd; `usage-pipeline recost` takes prices of your own.",
+            warning,
+            lambda connection, first, last, _: window_checks.unpriced_faults(connection, first, last),
+        ),
+        *(
+            _check(
+                window_key(grain),
+                "is_sum_of_days",
+                f"Every {grain} is the sum of its days, once it is rolled up.",
+                error,
+                _merged(grain),
+            )
+            for grain in ("week", "month")
+        ),
+    ]
+
+
+def _merged(grain: Grain) -> Find:
+    begin = {"week": calendar.week_of, "month": calendar.month_of}[grain]
+
+    def find(connection: Any, first: date, last: date, settings: Settings) -> list[str]:
+        days = [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
+        starts = sorted({begin(day) for day in days})
+        windows = [calendar.window_on(grain, start, settings.timezone) for start in starts]
+        return window_checks.merged_window_faults(connection, windows)
+
+    return find
+
+
+def _check(
+    asset: dg.AssetKey, name: str, description: str, severity: dg.AssetCheckSeverity, find: Find
+) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=asset, name=name, description=description)
+    def window_check(
+        context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.AssetCheckResult:
+        with closing(connect(settings)) as connection:
+            faults = [
+                fault
+                for first, last in _spans(context.run.tags, current_day(settings.timezone))
+                for fault in find(connection, first, last, settings)
+            ]
+        return dg.AssetCheckResult(
+            passed=not faults,
+            severity=severity,
+            description=f"{len(faults)} found" if faults else "As it should be",
+            metadata={"found": dg.MetadataValue.md("\n".join(f"- {fault}" for fault in faults[:_SHOWN_FAULTS]))},
+        )
+
+    return window_check
+
+
+def _spans(tags: Mapping[str, str], today: date) -> list[tuple[date, date]]:
+    """The last days, and those of the run's partitions unless they are among them."""
+    recent = (today - timedelta(days=_RECENT_DAYS - 1), today)
+    # Every key begins with its day: 2026-10-25, 2026-10-25-02:00+0100.
+    days = [date.fromisoformat(tags[tag][:10]) for tag in _PARTITION_TAGS if tag in tags]
+    if not days or recent[0] <= min(days) <= max(days) <= recent[1]:
+        return [recent]
+    first, last = min(days), max(days)
+    return [(first, min(last, first + timedelta(days=_MOST_DAYS_OF_A_RUN))), recent]

@@ -1,0 +1,33 @@
+"""Which price version each day is rolled up by: the first one, until somebody sets another (`recost`)."""
+
+import psycopg
+
+from usage_pipeline.events import cost
+from usage_pipeline.rollups.calendar import Window
+from usage_pipeline.storage.sql import load
+
+
+def price_version_of(connection: psycopg.Connection, day: Window) -> str | None:
+    """The version of a day; None before its first roll-up."""
+    row = connection.execute(
+        "select price_version from analytics.day_prices where usage_date = %s", (day.day,)
+    ).fetchone()
+    return row[0] if row else None
+
+
+def pin(connection: psycopg.Connection, day: Window) -> None:
+    """Pins a day to the package's version, unless it is pinned; in a transaction of its own on an autocommit connection."""
+    with connection.transaction():
+        cost.add_version(connection, cost.package_version(), source=cost.PACKAGE, checksum=None)
+        connection.execute(load("rollups/pin_day_prices"), _pinned(day, cost.package_version()))
+
+
+def repin(connection: psycopg.Connection, day: Window, price_version: str) -> None:
+    """Pins a day to a stored version, or to that of the package; its stored windows become stale if that changes."""
+    if price_version == cost.package_version():
+        cost.add_version(connection, price_version, source=cost.PACKAGE, checksum=None)
+    connection.execute(load("rollups/repin_day_prices"), {**_pinned(day, price_version), "window_start": day.start})
+
+
+def _pinned(day: Window, price_version: str) -> dict[str, object]:
+    return {"usage_date": day.day, "day_start": day.first, "day_end": day.end, "price_version": price_version}

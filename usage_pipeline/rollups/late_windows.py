@@ -1,0 +1,39 @@
+"""Which closed windows changed after their roll-up: late events, another price version, a day under its week and month."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import psycopg
+
+from usage_pipeline.rollups.calendar import Window, window_at
+from usage_pipeline.storage.sql import load
+
+
+@dataclass(frozen=True, slots=True)
+class StaleWindow:
+    """`is_archived`: its events must be restored before it can be replaced."""
+
+    window: Window
+    touched_at: datetime
+    is_archived: bool
+
+
+def stale_windows(
+    connection: psycopg.Connection, *, time_zone: ZoneInfo, now: datetime, most: int = 5_000
+) -> list[StaleWindow]:
+    """Closed windows that are to be replaced, oldest first; weeks and months only when their days are done."""
+    absent = connection.execute(load("rollups/select_absent_chunks")).fetchall()
+    rows = connection.execute(
+        load("rollups/select_stale_windows"), {"now": now, "timezone": time_zone.key, "most": most}
+    ).fetchall()
+    return [
+        StaleWindow(window, touched_at, _is_absent(window, absent))
+        for window, touched_at in ((window_at(grain, start, time_zone), at) for grain, start, at in rows)
+    ]
+
+
+def _is_absent(window: Window, absent: Sequence[tuple[datetime, datetime]]) -> bool:
+    """Weeks and months are made from days, which outlive the events."""
+    return window.grain in ("hour", "day") and any(start < window.end and end > window.first for start, end in absent)

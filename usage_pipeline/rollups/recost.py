@@ -1,0 +1,67 @@
+"""Computes the costs of past days anew by another price version; whatever else the windows say stays the same."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import psycopg
+
+from usage_pipeline.rollups import calendar, day_prices
+from usage_pipeline.rollups.calendar import Window
+from usage_pipeline.rollups.daily import SourceGoneError
+from usage_pipeline.rollups.windows import WINDOW_TABLES, WindowContendedError, expect_source, replace_window
+from usage_pipeline.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class RecostedDay:
+    """Costs of a day before and after in US dollars (None: nothing is priced); `problem` is empty when it was recosted."""
+
+    usage_date: date
+    cost_before: Decimal | None
+    cost_after: Decimal | None
+    unpriced_requests: int
+    problem: str = ""
+
+
+def recost(
+    connection: psycopg.Connection, days: Sequence[date], price_version: str, *, settings: Settings
+) -> Iterator[RecostedDay]:
+    """Pins each day to a stored version and replaces it, its hours, and at the end its week and month.
+
+    A day whose events are archived or gone stays as it is, with its version. If this is interrupted, the days that are pinned
+    already are stale, and the sensor for late windows goes on with them; asking again does no harm.
+    """
+    now, zone = datetime.now(UTC), settings.timezone
+    done: list[date] = []
+    for day in days:
+        window = calendar.day_window(day, zone)
+        before, _ = _cost(connection, window)
+        try:
+            expect_source(connection, window, settings=settings, now=now)
+            day_prices.repin(connection, window, price_version)
+            for start in calendar.hours_of(window):
+                if start < now:
+                    replace_window(connection, calendar.hour_window(start, zone), settings=settings, now=now)
+            replace_window(connection, window, settings=settings, now=now)
+        except (SourceGoneError, WindowContendedError) as problem:
+            yield RecostedDay(day, before, before, 0, str(problem))
+            continue
+        done.append(day)
+        yield RecostedDay(day, before, *_cost(connection, window))
+    for longer in _longer_windows(done, zone):
+        replace_window(connection, longer, settings=settings, now=now)
+
+
+def _longer_windows(days: Sequence[date], zone: ZoneInfo) -> list[Window]:
+    weeks = [calendar.week_window(day, zone) for day in sorted({calendar.week_of(day) for day in days})]
+    months = [calendar.month_window(day, zone) for day in sorted({calendar.month_of(day) for day in days})]
+    return [*weeks, *months]
+
+
+def _cost(connection: psycopg.Connection, day: Window) -> tuple[Decimal | None, int]:
+    query = WINDOW_TABLES["day"].compose("rollups/sum_window_cost")
+    [(cost_usd, unpriced_requests)] = connection.execute(query, {"window": day.day}).fetchall()
+    return cost_usd, unpriced_requests

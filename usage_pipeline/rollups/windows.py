@@ -1,0 +1,239 @@
+"""Roll-ups of usage events by hour, day, week and month: each window is replaced as a whole, so a re-run changes nothing.
+
+Hours and days come from events; a day also stores its users and latencies, of which weeks and months are merged exactly.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg import sql as compose
+from psycopg.types.json import Jsonb
+
+from usage_pipeline.events import cost
+from usage_pipeline.rollups import day_prices
+from usage_pipeline.rollups.calendar import Grain, Window, day_window, month_of, month_window, week_of, week_window
+from usage_pipeline.rollups.daily import SourceGoneError
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.sql import load
+
+# Each of these makes one attempt vain: the day has no prices yet, models are new, another transaction changed the same rows.
+_ATTEMPTS = 5
+_LOCK_TIMEOUT = "5min"
+# With less memory, sorting and hashing a day of events goes to disk. Compiling the query takes longer than running it. A day
+# that is newer than the statistics looks empty to the planner, which would then compare each row of it with each other.
+_PLANNING = "set local work_mem = '64MB'; set local jit = off; set local enable_nestloop = off"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowTable:
+    """The table of a grain; `column` says which window a row belongs to."""
+
+    name: str
+    column: str
+
+    @property
+    def table(self) -> str:
+        return f"analytics.{self.name}"
+
+    def compose(self, query: str) -> compose.Composed:
+        """A query of `sql/` that is written for the tables of all grains."""
+        table, column = compose.Identifier("analytics", self.name), compose.Identifier(self.column)
+        return compose.SQL(load(query)).format(table=table, window=column)
+
+
+WINDOW_TABLES: Mapping[Grain, WindowTable] = {
+    "hour": WindowTable("usage_hourly", "hour_start"),
+    "day": WindowTable("usage_daily", "usage_date"),
+    "week": WindowTable("usage_weekly", "week_start"),
+    "month": WindowTable("usage_monthly", "month_start"),
+}
+
+
+class WindowContendedError(Exception):
+    """Other transactions changed what the roll-up reads or writes, each time that it was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReport:
+    """What replacing a window did. `sums` has `rows` and the total of each count; `is_late`: a closed window changed."""
+
+    window: Window
+    rows: int
+    changed_rows: int
+    sums: Mapping[str, Any]
+    is_late: bool
+    price_version: str | None
+
+
+def replace_window(
+    connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime | None = None
+) -> WindowReport:
+    """Replaces one window in one transaction on an autocommit connection.
+
+    It contains what was stored when it began; what is stored meanwhile leaves the window stale. A window that was rolled
+    up when it was closed and changes now leaves a row in ops.late_data; a day that changes makes its week and month stale.
+    Raises SourceGoneError when its events are archived or dropped, WindowContendedError after some vain attempts, and
+    psycopg.errors.LockNotAvailable when another roll-up of the window takes longer than five minutes.
+    """
+    now = now or datetime.now(UTC)
+    with _one_at_a_time(connection, window):
+        for _ in range(_ATTEMPTS):
+            try:
+                return _attempt(connection, window, settings, now)
+            except _NoPrices:
+                day_prices.pin(connection, day_window(window.day, settings.timezone))
+            except _NewModels as new:
+                cost.add_lookups(connection, new.models)
+            except psycopg.errors.SerializationFailure:
+                continue
+    raise WindowContendedError(f"{window}: expected to be rolled up within {_ATTEMPTS} attempts; try again")
+
+
+class _NoPrices(Exception):
+    """The day has events and is pinned to no price version yet."""
+
+
+class _NewModels(Exception):
+    """The installed package was not asked yet for these (provider, model)."""
+
+    def __init__(self, models: list[tuple[str, str]]) -> None:
+        super().__init__(f"{len(models)} models")
+        self.models = models
+
+
+@contextmanager
+def _one_at_a_time(connection: psycopg.Connection, window: Window) -> Iterator[None]:
+    """Holds the lock of the window. It is the session's and not the transaction's: it must be there before the snapshot."""
+    key = (WINDOW_TABLES[window.grain].table, window.start.isoformat())
+    connection.execute(f"set lock_timeout = '{_LOCK_TIMEOUT}'")
+    try:
+        connection.execute("select pg_advisory_lock(hashtext(%s), hashtext(%s))", key)
+        try:
+            yield
+        finally:
+            if not connection.closed:
+                connection.execute("select pg_advisory_unlock(hashtext(%s), hashtext(%s))", key)
+    finally:
+        if not connection.closed:
+            connection.execute("reset lock_timeout")
+
+
+def _attempt(connection: psycopg.Connection, window: Window, settings: Settings, now: datetime) -> WindowReport:
+    table = WINDOW_TABLES[window.grain]
+    with connection.transaction():
+        connection.execute("set transaction isolation level repeatable read")
+        connection.execute(_PLANNING)
+        # What this snapshot sees is contained from here on; rows that others commit meanwhile stay.
+        mine = (window.grain, window.start)
+        connection.execute("delete from ops.touched_windows where grain = %s and window_start = %s", mine)
+        version = _price_version(connection, window, settings, now)
+        parameters = _parameters(window, version)
+        was_rolled_when_closed = _was_rolled_when_closed(connection, window)
+        before = _sums(connection, table, parameters)
+        changed_parts, (rows, changed_rows) = _replace(connection, window, parameters)
+        if version == cost.package_version():
+            models = connection.execute(table.compose("rollups/select_unlooked_models"), parameters).fetchall()
+            if models:
+                raise _NewModels([(provider, model) for provider, model in models])
+        after = _sums(connection, table, parameters)
+        is_late = was_rolled_when_closed and window.is_closed(now) and changed_rows > 0
+        if is_late:
+            late = {"table_name": table.table, "usage_date": window.day, "window_start": window.start}
+            connection.execute(
+                load("rollups/insert_late_window"), {**late, "before": Jsonb(before), "after": Jsonb(after)}
+            )
+        if window.grain == "day" and changed_parts + changed_rows:
+            _touch_longer_windows(connection, window, settings)
+        rolled = {"grain": window.grain, "window_start": window.start, "rows": rows}
+        connection.execute(load("rollups/mark_window_rolled"), rolled)
+    return WindowReport(window, rows, changed_rows, after, is_late, version)
+
+
+def _parameters(window: Window, price_version: str | None) -> dict[str, object]:
+    return {
+        "window": window.start if window.grain == "hour" else window.day,
+        "first": window.first,
+        "until": window.end,
+        "first_day": window.day,
+        "next_day": window.next_day,
+        "price_version": price_version,
+    }
+
+
+def _replace(
+    connection: psycopg.Connection, window: Window, parameters: Mapping[str, object]
+) -> tuple[int, tuple[int, int]]:
+    """Changed rows of what the day is made from, then rows and changed rows of the window's own table."""
+    if window.grain == "hour":
+        return 0, _counts(connection, load("rollups/replace_usage_hourly"), parameters)
+    changed_parts = 0
+    if window.grain == "day":
+        for part in ("rollups/replace_usage_user_daily", "rollups/replace_usage_latency_daily"):
+            changed_parts += _counts(connection, load(part), parameters)[1]
+    merge = WINDOW_TABLES[window.grain].compose("rollups/replace_merged_windows")
+    return changed_parts, _counts(connection, merge, parameters)
+
+
+def _counts(
+    connection: psycopg.Connection, query: str | compose.Composed, parameters: Mapping[str, object]
+) -> tuple[int, int]:
+    [(rows, changed_rows)] = connection.execute(query, parameters).fetchall()
+    return rows, changed_rows
+
+
+def _price_version(connection: psycopg.Connection, window: Window, settings: Settings, now: datetime) -> str | None:
+    """Of hours and days: the version that their costs are computed by; None for a day without events."""
+    if window.grain not in ("hour", "day"):
+        return None
+    has_events = expect_source(connection, window, settings=settings, now=now)
+    version = day_prices.price_version_of(connection, day_window(window.day, settings.timezone))
+    if version is None and has_events:
+        raise _NoPrices
+    return version
+
+
+def expect_source(connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime) -> bool:
+    """Whether an hour or day has any events. Raises SourceGoneError when it had some that are not in the table now."""
+    bounds = {"first": window.first, "until": window.end}
+    [(is_archived, has_events)] = connection.execute(load("rollups/select_window_source"), bounds).fetchall()
+    if is_archived:
+        raise SourceGoneError(
+            f"{window}: expected its events in analytics.usage_events, but they are in an archive or were dropped with it. "
+            f"The roll-up stays as it is; bring them back with `usage-pipeline archive restore {window.day}`"
+        )
+    # Beyond the retention events leave, with or without an archive, and the roll-ups stay.
+    if window.first < now - timedelta(days=settings.retention_days):
+        stored = _sums(connection, WINDOW_TABLES[window.grain], _parameters(window, None))["requests"]
+        [(events,)] = connection.execute(load("rollups/count_window_events"), bounds).fetchall()
+        if events < stored:
+            raise SourceGoneError(
+                f"{window}: expected the {stored} events in analytics.usage_events that it was rolled up from, came "
+                f"{events}: it is older than RETENTION_DAYS={settings.retention_days}. The roll-up stays as it is"
+            )
+    return bool(has_events)
+
+
+def _was_rolled_when_closed(connection: psycopg.Connection, window: Window) -> bool:
+    row = connection.execute(
+        "select rolled_at >= %s from ops.rolled_windows where grain = %s and window_start = %s",
+        (window.end, window.grain, window.start),
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def _sums(connection: psycopg.Connection, table: WindowTable, parameters: Mapping[str, object]) -> dict[str, Any]:
+    [(sums,)] = connection.execute(table.compose("rollups/sum_usage_windows"), parameters).fetchall()
+    return dict(sums)
+
+
+def _touch_longer_windows(connection: psycopg.Connection, day: Window, settings: Settings) -> None:
+    time_zone = settings.timezone
+    week, month = week_window(week_of(day.day), time_zone), month_window(month_of(day.day), time_zone)
+    connection.execute(
+        "insert into ops.touched_windows (grain, window_start) values ('week', %s), ('month', %s)",
+        (week.start, month.start),
+    )
