@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from usage_pipeline.cli_output import counter_cells, print_demo, print_json, print_status, print_table, progress
+from usage_pipeline.commands.archive import archive_app, erase_user
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 
@@ -34,6 +35,8 @@ dead_letters_app = typer.Typer(no_args_is_help=True, help="Input that was refuse
 counters_app = typer.Typer(no_args_is_help=True, help="Merchant counters that Redis lost.")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")
+app.add_typer(archive_app, name="archive")
+app.command("erase-user")(erase_user)
 
 
 def main() -> None:
@@ -59,13 +62,16 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.local.redis_server import RedisServerError
     from usage_pipeline.local.servers import AlreadyRunningError
     from usage_pipeline.local.traffic import TraceError
+    from usage_pipeline.storage.archive_store import ArchiveUnavailable
+    from usage_pipeline.storage.chunk_locks import ChunksBusy
     from usage_pipeline.storage.postgres import PostgresUnavailable
     from usage_pipeline.storage.redis import RedisUnavailable
     from usage_pipeline.values import Malformed
 
     servers = (AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError)
     usage = (Malformed, SettingsError, TraceError, UsageError)
-    return (*servers, *usage, DrainImpossible, PostgresUnavailable, RedisUnavailable)
+    archives = (ArchiveUnavailable, ChunksBusy)
+    return (*servers, *usage, *archives, DrainImpossible, PostgresUnavailable, RedisUnavailable)
 
 
 @app.command()

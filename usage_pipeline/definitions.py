@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from usage_pipeline.defs.assets.daily import daily_assets
+from usage_pipeline.defs.assets.lifecycle import storage_lifecycle
 from usage_pipeline.defs.assets.merchants import merchant_usage_asset
 from usage_pipeline.defs.assets.redis_sources import redis_sources
 from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
@@ -29,7 +30,13 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
     with warnings.catch_warnings():
         # Observable sources and backfill policies are still beta; both are what we want, so their notice is only noise.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        assets = [redis_sources(), snapshots_and_totals(), *daily_assets(days), merchant_usage_asset(days)]
+        assets = [
+            redis_sources(),
+            snapshots_and_totals(),
+            *daily_assets(days),
+            merchant_usage_asset(days),
+            storage_lifecycle,
+        ]
     return dg.Definitions(
         assets=assets,
         jobs=JOBS,

@@ -129,7 +129,7 @@ def test_status_and_accept_reset(run: Run, redis_client: redis.Redis) -> None:
 
 
 def test_migrate_says_the_version(run: Run) -> None:
-    assert json.loads(run("migrate", "--json").stdout) == {"success": True, "version": "0003"}
+    assert json.loads(run("migrate", "--json").stdout) == {"success": True, "version": "0006"}
 
 
 @pytest.mark.parametrize(

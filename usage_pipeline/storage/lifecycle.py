@@ -17,11 +17,11 @@ from usage_pipeline.storage.archive_store import archive_store
 from usage_pipeline.storage.lifecycle_report import LifecycleReport
 from usage_pipeline.storage.lifecycle_tables import EVENT_TABLES, TABLES, LifecycleTable
 from usage_pipeline.storage.native_lifecycle import NativeLifecycle
-from usage_pipeline.storage.partitions import Chunk, chunks
+from usage_pipeline.storage.partitions import chunks
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.sql import load
 from usage_pipeline.storage.timescale import is_hypertable
-from usage_pipeline.storage.timescale_lifecycle import TimescaleLifecycle
+from usage_pipeline.storage.timescale_lifecycle import TimescaleLifecycle, hypertable_chunks
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,9 @@ def _run(connection: psycopg.Connection, settings: Settings, now: datetime) -> L
         for table in TABLES:
             step(table)
     event_starts = [
-        chunk.start for table in EVENT_TABLES for chunk in _chunks(connection, timescale, table, hypertables)
+        chunk.start
+        for table in EVENT_TABLES
+        for chunk in (hypertable_chunks if table.name in hypertables else chunks)(connection, table.name)
     ]
     request_starts = [chunk.start for chunk in chunks(connection, "raw.request_events")]
     report.registry_rows_removed = _empty_registry(
@@ -82,12 +84,6 @@ def _run(connection: psycopg.Connection, settings: Settings, now: datetime) -> L
     for waiting in report.waiting:
         log.info("lifecycle: %s waits: %s", waiting.chunk, waiting.reason)
     return report
-
-
-def _chunks(
-    connection: psycopg.Connection, timescale: TimescaleLifecycle, table: LifecycleTable, hypertables: set[str]
-) -> list[Chunk]:
-    return timescale.chunks(table) if table.name in hypertables else chunks(connection, table.name)
 
 
 def _empty_registry(

@@ -23,6 +23,12 @@ _COUNTED_TABLE = "analytics.usage_events"
 _COUNTS = "analytics.usage_hourly_counts"
 
 
+def hypertable_chunks(connection: psycopg.Connection, table: str) -> list[Chunk]:
+    """All chunks of a hypertable (schema.name), oldest first."""
+    rows = connection.execute(load("storage/select_hypertable_chunks"), {"table": table, "end": None})
+    return [Chunk(name, start, end) for name, start, end, _ in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class TimescaleLifecycle:
     """Hypertables over one autocommit connection."""
@@ -52,8 +58,8 @@ class TimescaleLifecycle:
 
     def drop(self, table: LifecycleTable, older_than: datetime, report: LifecycleReport) -> None:
         """Drops chunks that end before `older_than` and are complete, after their hours are in the continuous aggregate."""
-        if table.name == _COUNTED_TABLE:
-            self._refresh(report)
+        if table.name == _COUNTED_TABLE and not self._refresh(table, report):
+            return
         for chunk, _ in self._chunks_before(table, older_than):
             with handled(table, chunk.name, report), changing(self.connection, table.name):
                 self._drop(table, chunk)
@@ -62,13 +68,9 @@ class TimescaleLifecycle:
     def clean_up(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
         """No files."""
 
-    def chunks(self, table: LifecycleTable) -> list[Chunk]:
-        """All chunks of a hypertable, oldest first."""
-        return [chunk for chunk, _ in self._chunks_before(table, None)]
-
     # inside
 
-    def _chunks_before(self, table: LifecycleTable, moment: datetime | None) -> list[tuple[Chunk, bool]]:
+    def _chunks_before(self, table: LifecycleTable, moment: datetime) -> list[tuple[Chunk, bool]]:
         rows = self.connection.execute(load("storage/select_hypertable_chunks"), {"table": table.name, "end": moment})
         return [(Chunk(name, start, end), needs_it) for name, start, end, needs_it in rows]
 
@@ -96,12 +98,19 @@ class TimescaleLifecycle:
             self.connection.execute(load("storage/drop_hypertable_chunk"), arguments)
         log.info("lifecycle: %s dropped", chunk.name)
 
-    def _refresh(self, report: LifecycleReport) -> None:
-        """From the oldest chunk on, since a refresh of an hour whose events are gone would forget its counts."""
-        known = self.chunks(LifecycleTable(_COUNTED_TABLE, "event_time"))
-        if known:
-            self.connection.execute(
-                "call refresh_continuous_aggregate(%s::text::regclass, %s, date_trunc('hour', now()))",
-                (_COUNTS, known[0].start),
-            )
-            report.refreshed.append(_COUNTS)
+    def _refresh(self, table: LifecycleTable, report: LifecycleReport) -> bool:
+        """From the oldest chunk on, since a refresh of an hour whose events are gone would forget its counts.
+
+        False when another refresh is at work: then nothing is dropped, since its counts may not be stored yet.
+        """
+        known = hypertable_chunks(self.connection, table.name)
+        with handled(table, _COUNTS, report), changing(self.connection, table.name):
+            if known:
+                with lock_timeout(self.connection, LOCK_SECONDS, "another refresh is at work"):
+                    self.connection.execute(
+                        "call refresh_continuous_aggregate(%s::text::regclass, %s, date_trunc('hour', now()))",
+                        (_COUNTS, known[0].start),
+                    )
+                report.refreshed.append(_COUNTS)
+            return True
+        return False

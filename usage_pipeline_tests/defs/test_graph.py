@@ -14,6 +14,12 @@ from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 
 EDGES = {
+    "ops/storage_lifecycle": [
+        "snapshots/request_events",
+        "usage/api_key_daily",
+        "usage/provider_daily",
+        "usage/token_daily",
+    ],
     "redis/api_key_metrics": [],
     "redis/event_queue": [],
     "redis/merchant_counters": [],
