@@ -214,7 +214,8 @@ class NativeLifecycle:
         else:
             with handled(table, archive.address, report), changing(self.connection, table.name):
                 delete_file(self.connection, self.store, archive)
-                report.dropped.append(Moved(table.name, archive.address, archive.rows))
+                if archive.restored_at is None:
+                    report.dropped.append(Moved(table.name, archive.address, archive.rows))
 
     def _fingerprint(self, chunk: Chunk) -> _Fingerprint:
         query = compose.SQL(load("storage/fingerprint_partition")).format(
