@@ -207,3 +207,24 @@ def test_two_runs_at_once_compress_each_chunk(hyper: Settings, server: psycopg.C
     assert sum(len(report.problems) for report in reports) == 0
     assert run_lifecycle(hyper).compressed == []
     assert count_of(server, EVENT_TABLE) == 8
+
+
+def test_a_user_is_erased_from_compressed_chunks_too(hyper: Settings, server: psycopg.Connection) -> None:
+    from usage_pipeline.events.erasure import erase
+
+    store_events(server, hyper, day(10), {"prompt": "mine"}, {"user_id": "other", "prompt": "theirs"})
+    store_events(server, hyper, day(1), {"prompt": "mine"})
+    store_archives(server, hyper)
+    roll_up(server)
+    run_lifecycle(hyper)
+    counted = f"select sum(requests), sum(total_tokens) from {COUNTS}"
+    before = server.execute(counted).fetchall()
+    done = erase(hyper, "user-1")
+    assert done.counts == {EVENT_TABLE: 2, ARCHIVE_TABLE: 3}
+    users = server.execute(f"select user_id, prompt from {EVENT_TABLE} order by event_time, user_id").fetchall()
+    assert users == [(done.pseudonym, None), ("other", "theirs"), (done.pseudonym, None)]
+    assert count_of(server, ARCHIVE_TABLE) == 0
+    # What a changed row left uncompressed is compressed again, and the counts are as they were.
+    assert len(run_lifecycle(hyper).compressed) >= 1
+    assert server.execute(counted).fetchall() == before
+    assert erase(hyper, "user-1").counts == {}
