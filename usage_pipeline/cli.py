@@ -19,6 +19,7 @@ from rich.console import Console
 
 from usage_pipeline.cli_output import counter_cells, print_demo, print_json, print_status, print_table, progress
 from usage_pipeline.commands import api as api_commands
+from usage_pipeline.commands.archive import archive_app, erase_user
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
 from usage_pipeline.commands.recost import recost
 from usage_pipeline.settings import Settings, SettingsError, load_settings
@@ -40,6 +41,8 @@ app.add_typer(counters_app, name="counters")
 app.add_typer(api_commands.tokens_app, name="tokens")
 app.command()(api_commands.api)
 app.command()(recost)
+app.add_typer(archive_app, name="archive")
+app.command("erase-user")(erase_user)
 
 
 def main() -> None:
@@ -67,13 +70,16 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.local.redis_server import RedisServerError
     from usage_pipeline.local.servers import AlreadyRunningError
     from usage_pipeline.local.traffic import TraceError
+    from usage_pipeline.storage.archive_store import ArchiveUnavailable
+    from usage_pipeline.storage.chunk_locks import ChunksBusy
     from usage_pipeline.storage.postgres import PostgresUnavailable
     from usage_pipeline.storage.redis import RedisUnavailable
     from usage_pipeline.values import Malformed
 
     servers = (AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError)
     usage = (Malformed, PriceTableError, SettingsError, TraceError, UnknownTokenError, UsageError)
-    return (*servers, *usage, DrainImpossible, PostgresUnavailable, RedisUnavailable)
+    archives = (ArchiveUnavailable, ChunksBusy)
+    return (*servers, *usage, *archives, DrainImpossible, PostgresUnavailable, RedisUnavailable)
 
 
 @app.command()

@@ -7,6 +7,7 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.daily import daily_assets
 from usage_pipeline.defs.assets.landing import landed_files
+from usage_pipeline.defs.assets.lifecycle import storage_lifecycle
 from usage_pipeline.defs.assets.merchants import merchant_usage_asset
 from usage_pipeline.defs.assets.redis_sources import redis_sources
 from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
@@ -41,6 +42,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             landed_files,
             usage_events_source(),
             *window_assets(window_partitions(settings)),
+            storage_lifecycle,
         ]
     return dg.Definitions(
         assets=assets,

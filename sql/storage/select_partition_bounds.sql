@@ -9,4 +9,6 @@ cross join lateral (select pg_get_expr(partition.relpartbound, partition.oid) as
 where pg_inherits.inhparent = %(parent)s::text::regclass
   and not pg_inherits.inhdetachpending
   and partition.relpartbound is not null
+  -- pg_get_expr waits for a partition that is being dropped, and then there are no bounds.
+  and bounds.text is not null
 order by first_moment;

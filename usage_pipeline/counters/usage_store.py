@@ -1,6 +1,6 @@
 """The PostgreSQL side of the drain: applies a batch in one transaction, and answers recovery from the ledger."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -22,6 +22,7 @@ FORGETFUL_SECONDS = 60
 _LINES_PER_WRITE = 500
 # How often a batch may meet totals that overflow: each round takes the culprits out; only a concurrent drain adds more.
 _OVERFLOW_ROUNDS = 3
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,9 @@ class UsageStore:
         Only if the ledger row was inserted by this transaction is anything else kept.
         Raises psycopg.Error when PostgreSQL fails; whether a failed COMMIT went through is for recovery to find out.
         """
+        return self._with_partitions(lambda: self._apply(family, batch))
+
+    def _apply(self, family: Family, batch: Batch) -> Applied:
         connection = self._connection
         with connection.transaction():
             if not self._insert_ledger_row(family.name, batch):
@@ -103,6 +107,9 @@ class UsageStore:
 
         `items` are the raw queue items by position. Raises psycopg.Error, like `apply`.
         """
+        return self._with_partitions(lambda: self._apply_events(batch, items))
+
+    def _apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied:
         with self._connection.transaction():
             if not self._insert_ledger_row("event", batch):
                 return Applied(is_ours=False)
@@ -168,6 +175,15 @@ class UsageStore:
         return self._connection.execute(load("counters/flag_sync_batches"), arguments).fetchone() is not None
 
     # inside
+
+    def _with_partitions(self, apply: Callable[[], Applied]) -> Applied:
+        """A partition may be archived and dropped between our look and our insert: then the whole transaction is done anew."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return apply()
+            except (psycopg.errors.CheckViolation, psycopg.errors.UndefinedTable):
+                continue
+        return apply()
 
     def _take_lock(self, family: str, wait_seconds: float) -> bool:
         if wait_seconds <= 0:

@@ -4,6 +4,7 @@ import dagster as dg
 
 from usage_pipeline.counters.drain_round import ALL_FAMILIES
 from usage_pipeline.defs.assets.daily import daily_key
+from usage_pipeline.defs.assets.lifecycle import LIFECYCLE_KEY
 from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
 from usage_pipeline.defs.assets.snapshots import DRAIN_TAG, output_keys
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
@@ -43,4 +44,9 @@ window_jobs = {
     )
     for grain in GRAINS
 }
-JOBS = [drain_now, daily_tables, merchant_usage, observe_sources, *window_jobs.values()]
+storage_lifecycle = dg.define_asset_job(
+    "storage_lifecycle",
+    selection=dg.AssetSelection.assets(LIFECYCLE_KEY),
+    description="Partitions ahead, old ones compressed or archived, the oldest dropped.",
+)
+JOBS = [drain_now, daily_tables, merchant_usage, observe_sources, storage_lifecycle, *window_jobs.values()]

@@ -5,13 +5,13 @@ from datetime import timedelta
 
 import dagster as dg
 
-from usage_pipeline.defs.jobs import daily_tables, merchant_usage, observe_sources
+from usage_pipeline.defs.jobs import daily_tables, merchant_usage, observe_sources, storage_lifecycle
 from usage_pipeline.defs.window_schedules import default_status, window_schedules
 from usage_pipeline.settings import Settings
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Merchant aggregation and daily tables for today and yesterday, a look at the sources, and windows of usage events."""
+    """Days of the counters, a look at the sources, windows of usage events, and the storage lifecycle."""
     cron, timezone = settings.aggregation_cron, settings.usage_timezone
     is_on = settings.enable_job_scheduler
 
@@ -45,7 +45,15 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         cron_schedule=cron,
         execution_timezone=timezone,
     )
-    return [merchant_usage_hourly, daily_tables_hourly, observe, *window_schedules(settings)]
+    lifecycle = dg.ScheduleDefinition(
+        name="storage_lifecycle_daily",
+        job=storage_lifecycle,
+        default_status=default_status(is_on),
+        description="Makes partitions ahead, archives and drops old ones, after the night's roll-ups.",
+        cron_schedule="30 4 * * *",
+        execution_timezone=timezone,
+    )
+    return [merchant_usage_hourly, daily_tables_hourly, observe, lifecycle, *window_schedules(settings)]
 
 
 def _today_and_yesterday(context: dg.ScheduleEvaluationContext, settings: Settings) -> Iterator[dg.RunRequest]:

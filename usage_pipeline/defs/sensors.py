@@ -49,7 +49,6 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             "Drains API tokens inside its tick (API_TOKEN_SYNC_INTERVAL_MS).",
         ),
         _late_days_sensor(status),
-        # SEAM: pass lifecycle_job=storage_lifecycle here once that job is there; late events of archived days then ask for it.
         late_windows_sensor(settings, status),
     ]
 

@@ -1,16 +1,14 @@
 """Late windows: closed windows of usage events that changed become runs for exactly these."""
 
-from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import Any
 
 import dagster as dg
 
 from usage_pipeline.defs.assets.windows import window_partition
-from usage_pipeline.defs.jobs import window_jobs
+from usage_pipeline.defs.jobs import storage_lifecycle, window_jobs
 from usage_pipeline.defs.partitions import window_partitions
-from usage_pipeline.rollups.late_windows import StaleWindow, stale_windows
+from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.windows import WINDOW_TABLES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect
@@ -18,17 +16,13 @@ from usage_pipeline.storage.postgres import PostgresUnavailable, connect
 _RUNS_PER_TICK = 25
 
 
-def late_windows_sensor(
-    settings: Settings, status: dg.DefaultSensorStatus, lifecycle_job: Any = None
-) -> dg.SensorDefinition:
-    """`lifecycle_job`, of any kind that sensors take, restores archived partitions; without one, windows whose events are
-    archived wait until somebody does.
-    """
+def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    """A window whose events are archived waits for a lifecycle run, which reads them back."""
     partitions = window_partitions(settings)
 
     @dg.sensor(
         name="late_windows",
-        jobs=[*window_jobs.values(), *([lifecycle_job] if lifecycle_job else [])],
+        jobs=[*window_jobs.values(), storage_lifecycle],
         minimum_interval_seconds=30,
         default_status=status,
         description="Rolls up exactly the closed hours, days, weeks and months whose events changed, oldest first.",
@@ -54,17 +48,10 @@ def late_windows_sensor(
             if not one.is_archived
             if (key := window_partition(one.window.grain, partitions[one.window.grain], one.window)) is not None
         ][:_RUNS_PER_TICK]
-        archived = [one for one in stale if one.is_archived]
-        if archived and lifecycle_job:
-            requests.append(dg.RunRequest(job_name=lifecycle_job.name, run_key=f"restore:{hour}"))
+        if any(one.is_archived for one in stale):
+            requests.append(dg.RunRequest(job_name=storage_lifecycle.name, run_key=f"restore:{hour}"))
         if not requests:
-            return dg.SkipReason(_said(archived))
+            return dg.SkipReason("No closed window has changed.")
         return dg.SensorResult(run_requests=requests)
 
     return late_windows
-
-
-def _said(archived: Sequence[StaleWindow]) -> str:
-    if archived:
-        return f"{len(archived)} late windows wait until their events are restored from the archive."
-    return "No closed window has changed."

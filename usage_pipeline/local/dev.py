@@ -45,8 +45,9 @@ def run_dev(
     """Run everything on this machine until SIGINT, SIGTERM or a closed terminal. Returns the exit status, 0 or 1.
 
     PostgreSQL and Redis are those of DATABASE_URL and REDIS_URL (or of `settings_overrides`) when set, each on its own;
-    otherwise embedded ones with their data in `folder`. Dagster's storage is DAGSTER_POSTGRES_URL or embedded. The UI
-    gets `port`, or the next one that is free. `module` holds the definitions. Needs the main thread.
+    otherwise embedded ones with their data in `folder`, where archives go too unless ARCHIVE_URL is set. Dagster's storage is
+    DAGSTER_POSTGRES_URL or embedded. The UI gets `port`, or the next one that is free. `module` holds the
+    definitions. Needs the main thread.
 
     Raises SettingsError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError when the start
     is not possible, after stopping what had been started.
@@ -95,6 +96,8 @@ def _run(settings: Settings, port: int, folder: Path, module: str, signals: Stop
             redis_url=servers.redis_url if servers.has_redis else settings.redis_dsn.get_secret_value(),
             dagster_postgres_url=with_driver(storage.get_secret_value()) if storage else servers.dagster_postgres_url,
         )
+        archive_url = settings.archive_url or str(folder / "archive")
+        environment["ARCHIVE_URL"] = archive_url
         dagster = DagsterProcesses(project, home, folder / "logs", environment, mark)
         children: list[Child] = []
 
@@ -106,7 +109,10 @@ def _run(settings: Settings, port: int, folder: Path, module: str, signals: Stop
 
         stack.callback(stop)
         _start(dagster, children, code_port, port, module, servers, signals)
-        if exports := _embedded_urls(servers, is_database_given="database_url" in given):
+        exports = _embedded_urls(servers, is_database_given="database_url" in given)
+        if not settings.archive_url:
+            exports = f"{exports} ARCHIVE_URL={shlex.quote(archive_url)}".strip()
+        if exports:
             _say(f"In other terminals: export {exports}")
         _say(f"Logs are in {dagster.logs}. Ctrl-C stops everything.")
         while not signals.wait(_POLL_SECONDS):

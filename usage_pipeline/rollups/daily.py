@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo
 import psycopg
 from psycopg.types.json import Jsonb
 
+from usage_pipeline.storage.archive_manifest import is_only_in_file, raw_span
+from usage_pipeline.storage.chunk_locks import reading
 from usage_pipeline.storage.partitions import has_partition
 from usage_pipeline.storage.sql import load
 
@@ -70,12 +72,15 @@ def replace_day(connection: psycopg.Connection, daily: DailyTable, day: date, *,
     day_of = {"usage_date": day}
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(hashtext(%s), %s)", (daily.table, day.toordinal()))
+        reading(connection, daily.raw_table)
         # Read before the roll-up's own snapshot: a batch that commits in between is contained and still counts as unseen.
         version, was_rolled = _version(connection, daily.family, day)
         before = _sums(connection, daily, day)
-        if before["rows"] and not has_partition(connection, daily.raw_table, day):
+        is_archived = is_only_in_file(connection, daily.raw_table, *raw_span(day))
+        if is_archived or (before["rows"] and not has_partition(connection, daily.raw_table, day)):
+            came = "rows that are only in an archive file" if is_archived else "none"
             raise SourceGoneError(
-                f"{daily.table}: expected {daily.raw_table} to have a partition for {day}, came none, while "
+                f"{daily.table}: expected {daily.raw_table} to have a partition for {day}, came {came}, while "
                 f"{before['rows']} daily rows are stored. They stay as they are; bring the source back with "
                 f"`usage-pipeline archive restore {day}`"
             )

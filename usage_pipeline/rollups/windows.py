@@ -18,6 +18,7 @@ from usage_pipeline.rollups import day_prices
 from usage_pipeline.rollups.calendar import Grain, Window, day_window, month_of, month_window, week_of, week_window
 from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.chunk_locks import reading_with_one_snapshot
 from usage_pipeline.storage.sql import load
 
 # Each of these makes one attempt vain: the day has no prices yet, models are new, another transaction changed the same rows.
@@ -80,7 +81,7 @@ def replace_window(
     psycopg.errors.LockNotAvailable when another roll-up of the window takes longer than five minutes.
     """
     now = now or datetime.now(UTC)
-    with _one_at_a_time(connection, window):
+    with _one_at_a_time(connection, window), reading_with_one_snapshot(connection, "analytics.usage_events"):
         for _ in range(_ATTEMPTS):
             try:
                 return _attempt(connection, window, settings, now)

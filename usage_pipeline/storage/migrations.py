@@ -1,5 +1,6 @@
 """Brings the schema to the newest version. Forward only; safe to run twice, and from two processes at once."""
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -9,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 from usage_pipeline.storage.partitions import ensure_partitions_ahead
 from usage_pipeline.storage.postgres import PostgresUnavailable, engine, first_line
 from usage_pipeline.storage.sql import sql_folder
+from usage_pipeline.storage.timescale import offer_extension
 
 # Any number will do, as long as nothing else in the database locks the same one.
 _MIGRATION_LOCK = 7_120_001
@@ -28,6 +30,9 @@ def migrate(database_url: str) -> str:
             connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             connection.commit()
             try:
+                # On a connection of its own: the extension is loaded once a session begins.
+                with psycopg.connect(database_url, autocommit=True) as single:
+                    offer_extension(single)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
                 version = MigrationContext.configure(connection).get_current_revision()

@@ -87,6 +87,42 @@ def ensure_chunks(
     return created
 
 
+def ensure_span(
+    connection: psycopg.Connection, table: str, start: datetime, end: datetime, interval_hours: int
+) -> list[Chunk]:
+    """Creates the partitions of `table` that a half-open span of time lacks, and returns them."""
+    created: list[Chunk] = []
+    moment = start
+    while moment < end:
+        made = ensure_chunks(connection, table, [moment], interval_hours)
+        created += made
+        covering = [chunk.end for chunk in chunks(connection, table) if chunk.start <= moment < chunk.end]
+        if not covering:
+            # A hypertable makes its own.
+            break
+        moment = covering[0]
+    return created
+
+
+def drop_partition(connection: psycopg.Connection, table: str, chunk: Chunk, *, only_if_empty: bool) -> bool:
+    """Drops a partition within the caller's transaction; False when it is gone, or has rows and must be empty.
+
+    The locks come in the order of all who need them: that of `ensure_partitions`, the parent, the partition. A writer that
+    waits meanwhile finds no partition for its rows afterwards, and begins anew.
+    """
+    connection.execute("select pg_advisory_xact_lock(hashtext('partitions'), hashtext(%s))", (table,))
+    names = {"parent": compose.Identifier(*table.split(".")), "partition": compose.Identifier(*chunk.name.split("."))}
+    connection.execute(compose.SQL("lock table only {parent} in access exclusive mode").format(**names))
+    if chunk not in chunks(connection, table):
+        return False
+    connection.execute(compose.SQL("lock table {partition} in access exclusive mode").format(**names))
+    row_query = compose.SQL("select from {partition} limit 1").format(**names)
+    if only_if_empty and connection.execute(row_query).fetchone() is not None:
+        return False
+    connection.execute(compose.SQL("drop table {partition}").format(**names))
+    return True
+
+
 def _uncovered(moments: Sequence[datetime], existing: Sequence[Chunk]) -> list[datetime]:
     return [moment for moment in moments if not any(chunk.start <= moment < chunk.end for chunk in existing)]
 

@@ -15,10 +15,19 @@ from usage_pipeline.settings import Settings, SettingsError, load_settings
 
 EDGES = {
     "analytics/usage_daily": ["analytics/usage_events"],
-    "analytics/usage_events": [],
+    "analytics/usage_events": ["ops/landed_files"],
     "analytics/usage_hourly": ["analytics/usage_events"],
     "analytics/usage_monthly": ["analytics/usage_daily"],
     "analytics/usage_weekly": ["analytics/usage_daily"],
+    "ops/landed_files": [],
+    "ops/storage_lifecycle": [
+        "analytics/usage_daily",
+        "analytics/usage_hourly",
+        "snapshots/request_events",
+        "usage/api_key_daily",
+        "usage/provider_daily",
+        "usage/token_daily",
+    ],
     "redis/api_key_metrics": [],
     "redis/event_queue": [],
     "redis/merchant_counters": [],

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from usage_pipeline.defs.assets.landing import LANDED_FILES
 from usage_pipeline.defs.metadata import OWNERS, column_schema, row_counts, table_metadata
 from usage_pipeline.defs.partitions import BACKFILL_POLICY, HOURLY_BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
@@ -37,6 +38,7 @@ def usage_events_source() -> dg.AssetSpec:
     """The events themselves: HTTP requests and landed files store them, no asset of this project does."""
     return dg.AssetSpec(
         EVENTS_KEY,
+        deps=[LANDED_FILES],
         group_name="analytics",
         owners=OWNERS,
         kinds={"postgres"},

@@ -1,0 +1,101 @@
+"""`usage-pipeline archive`: the manifest of archived partitions, and reading a day back. And `erase-user`."""
+
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from usage_pipeline.cli_output import print_json, print_table
+from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
+from usage_pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from usage_pipeline.storage.archive_store import ArchiveStore
+
+archive_app = typer.Typer(no_args_is_help=True, help="Old partitions as Parquet files: list them, read a day back.")
+
+
+@archive_app.command("list")
+def list_archives(
+    everything: Annotated[bool, typer.Option("--all", help="Those that were read back or deleted, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List archived partitions, oldest first."""
+    from usage_pipeline.storage.archive_manifest import archives
+    from usage_pipeline.storage.postgres import connect
+
+    with closing(connect(load_settings())) as connection:
+        found = archives(connection, only_in_files=not everything)
+    if as_json:
+        print_json({"archives": [asdict(archive) | {"state": archive.state} for archive in found]})
+        return
+    rows = [
+        (each.archive_id, each.table_name, f"{each.chunk_start:%Y-%m-%d %H:%M}", each.rows, each.bytes, each.state)
+        for each in found
+    ]
+    print_table(f"{len(found)} archives", ["number", "table", "from (UTC)", "rows", "bytes", "state"], rows)
+
+
+@archive_app.command("restore")
+def restore_day(
+    day: Annotated[str, typer.Argument(metavar="DAY", help="YYYY-MM-DD, a day in USAGE_TIMEZONE.")],
+    as_json: AsJson = False,
+) -> None:
+    """Read the archived partitions of a day back into their tables; they stay there for a day at least."""
+    from usage_pipeline.storage.archive_manifest import archives_of_day
+    from usage_pipeline.storage.archive_store import ArchiveDamaged
+    from usage_pipeline.storage.archives import restore
+    from usage_pipeline.storage.postgres import connect
+
+    settings = load_settings()
+    wanted = parsed_date("DAY", day)
+    restored, failed = [], []
+    with closing(connect(settings)) as connection:
+        found = archives_of_day(connection, wanted, settings.timezone)
+        store = _place(settings) if found else None
+        for archive in found:
+            document = {"table": archive.table_name, "chunk_start": archive.chunk_start, "rows": archive.rows}
+            try:
+                if store:
+                    restore(connection, store, archive, interval_hours=settings.chunk_time_interval_hours)
+                restored.append(document)
+            except ArchiveDamaged as damage:
+                failed.append(document | {"reason": str(damage)})
+    if as_json:
+        print_json({"success": not failed, "day": wanted, "restored": restored, "failed": failed})
+    else:
+        rows = [(each["table"], each["chunk_start"], each["rows"]) for each in restored]
+        title = f"Read back of {wanted}" if restored else f"Nothing of {wanted} is only in a file"
+        print_table(title, ["table", "from (UTC)", "rows"], rows)
+        for each in failed:
+            Console(stderr=True).print(f"{each['table']}: {each['reason']}", markup=False)
+    raise typer.Exit(1 if failed else 0)
+
+
+def erase_user(
+    user_id: Annotated[str, typer.Argument(metavar="ID", help="The user, exactly as events name it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Remove a user's prompts and archives everywhere, Parquet files included, and put a pseudonym in place of the id."""
+    from usage_pipeline.events.erasure import erase
+    from usage_pipeline.values import identifier_text
+
+    result = erase(load_settings(), identifier_text("ID", user_id))
+    if as_json:
+        print_json({"success": not result.problems, **asdict(result)})
+    else:
+        print_table(f"Erased as {result.pseudonym}", ["where", "rows"], sorted(result.counts.items()))
+        for problem in result.problems:
+            Console(stderr=True).print(problem, markup=False)
+    raise typer.Exit(1 if result.problems else 0)
+
+
+def _place(settings: Settings) -> "ArchiveStore":
+    from usage_pipeline.storage.archive_store import archive_store
+
+    store = archive_store(settings)
+    if store is None:
+        raise UsageError("ARCHIVE_URL: expected the folder or address where archives are, came none")
+    return store

@@ -1,0 +1,78 @@
+"""Advisory locks over the chunks of a table: who may change them, and who reads a chunk that must not go away meanwhile.
+
+Both are per table (schema.name). They are taken before any lock on the table itself, in this order: `changing`, `removing`,
+the partitions' lock (see partitions.py), the parent, the partition.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+# A chunk is locked against readers and writers only for as long as this, then the next run tries again.
+LOCK_SECONDS = 2.0
+# Whoever changes chunks holds the lock for one of them at a time, but that one may be large.
+CHANGE_WAIT_SECONDS = 60.0
+
+
+class ChunksBusy(Exception):
+    """Another process holds the lock; nothing was changed, and the same command may be given again."""
+
+
+@contextmanager
+def changing(
+    connection: psycopg.Connection, table: str, *, wait_seconds: float = CHANGE_WAIT_SECONDS
+) -> Iterator[None]:
+    """Only one process at a time archives, restores, rewrites or drops chunks of `table`, and touches their files.
+
+    The lock belongs to the session: whoever loses it has lost the connection too, and cannot commit any more.
+    Raises ChunksBusy when it is not free within `wait_seconds`.
+    """
+    with lock_timeout(connection, wait_seconds, f"{table}: another lifecycle run, restore or erasure is at work"):
+        connection.execute("select pg_advisory_lock(hashtext('lifecycle'), hashtext(%s))", (table,))
+    try:
+        yield
+    finally:
+        if not connection.closed and not connection.broken:
+            connection.execute("select pg_advisory_unlock(hashtext('lifecycle'), hashtext(%s))", (table,))
+
+
+def removing(connection: psycopg.Connection, table: str) -> None:
+    """Waits for those who read chunks (`reading`) and keeps others from beginning, until the end of the transaction."""
+    connection.execute("select pg_advisory_xact_lock(hashtext('chunks'), hashtext(%s))", (table,))
+
+
+def reading(connection: psycopg.Connection, table: str) -> None:
+    """No chunk of `table` goes away until the end of the transaction, which must not work with one snapshot for all.
+
+    Neither TRUNCATE nor DROP keeps rows for older snapshots, and a window would be replaced by less. Whoever removes a chunk
+    waits `LOCK_SECONDS` at most, so this does not wait for long.
+    """
+    connection.execute("select pg_advisory_xact_lock_shared(hashtext('chunks'), hashtext(%s))", (table,))
+
+
+@contextmanager
+def reading_with_one_snapshot(connection: psycopg.Connection, table: str) -> Iterator[None]:
+    """No chunk of `table` goes away meanwhile; for a transaction inside it that works with one snapshot for all.
+
+    The lock is the session's: asked for inside, it would come after the snapshot.
+    """
+    connection.execute("select pg_advisory_lock_shared(hashtext('chunks'), hashtext(%s))", (table,))
+    try:
+        yield
+    finally:
+        if not connection.closed and not connection.broken:
+            connection.execute("select pg_advisory_unlock_shared(hashtext('chunks'), hashtext(%s))", (table,))
+
+
+@contextmanager
+def lock_timeout(connection: psycopg.Connection, seconds: float, busy: str) -> Iterator[None]:
+    """Each lock inside is waited for at most so long. Raises ChunksBusy with the text `busy`."""
+    connection.execute("select set_config('lock_timeout', %s, false)", (f"{int(seconds * 1000)}ms",))
+    try:
+        yield
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+        raise ChunksBusy(busy) from error
+    finally:
+        if not connection.closed and not connection.broken:
+            connection.execute("select set_config('lock_timeout', '0', false)")

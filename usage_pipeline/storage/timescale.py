@@ -1,0 +1,51 @@
+"""Whether the server has TimescaleDB, and whether a database began with it."""
+
+import logging
+
+import psycopg
+
+from usage_pipeline.storage.postgres import first_line
+
+log = logging.getLogger(__name__)
+
+
+def offer_extension(connection: psycopg.Connection) -> None:
+    """Creates the extension in a database that has no schema of ours yet, on a server that has it preloaded.
+
+    A database that began natively stays native: its partitions and files would have to move. Which one it is, is logged.
+    """
+    if is_installed(connection) or not _is_preloaded(connection):
+        return
+    if _is_migrated(connection):
+        log.info("storage: TimescaleDB is there, but this database began natively and stays so")
+        return
+    try:
+        connection.execute("create extension if not exists timescaledb")
+    except psycopg.Error as error:
+        log.warning("storage: TimescaleDB is there, but cannot be created (%s); native partitions", first_line(error))
+
+
+def is_installed(connection: psycopg.Connection) -> bool:
+    """Whether this database has the extension."""
+    return connection.execute("select from pg_extension where extname = 'timescaledb'").fetchone() is not None
+
+
+def is_hypertable(connection: psycopg.Connection, table: str) -> bool:
+    """Whether `table` (schema.name) is a hypertable; False where the extension is not."""
+    if not is_installed(connection):
+        return False
+    schema, _, name = table.partition(".")
+    query = "select from timescaledb_information.hypertables where hypertable_schema = %s and hypertable_name = %s"
+    return connection.execute(query, (schema, name)).fetchone() is not None
+
+
+def _is_preloaded(connection: psycopg.Connection) -> bool:
+    """Without it the extension cannot be created, and some versions end the session when asked."""
+    available = "select from pg_available_extensions where name = 'timescaledb'"
+    [(preloaded,)] = connection.execute("select current_setting('shared_preload_libraries')").fetchall()
+    return "timescaledb" in preloaded and connection.execute(available).fetchone() is not None
+
+
+def _is_migrated(connection: psycopg.Connection) -> bool:
+    [(table,)] = connection.execute("select to_regclass('public.alembic_version')").fetchall()
+    return table is not None
