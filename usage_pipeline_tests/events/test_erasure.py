@@ -69,10 +69,12 @@ def store_everywhere(postgres: psycopg.Connection, archiving: Settings, client: 
     client.hset("provider:bad:s3:metrics", mapping={"user_id": WHO, "upload_count": "many", "note": WHO})
     client.rpush("apikey:list:metrics", WHO)
     drain_once(archiving)
+    columns = "usage_date, team, service, provider, model, user_id, requests, errors, input_tokens, output_tokens, total_tokens"
     postgres.execute(
-        "create table analytics.usage_user_daily (day date, user_id text, requests int, primary key (day, user_id))"
+        f"insert into analytics.usage_user_daily ({columns}, unpriced_requests)"
+        " select now(), 'search', 'chat', 'openai', 'gpt-4o', unnest(array[%s, 'omar']), 1, 0, 1, 1, 2, 0",
+        (WHO,),
     )
-    postgres.execute("insert into analytics.usage_user_daily values (now(), %s, 2), (now(), 'omar', 1)", (WHO,))
 
 
 def add_request_events(client: redis.Redis, at: str) -> None:
