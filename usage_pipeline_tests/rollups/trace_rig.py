@@ -36,7 +36,9 @@ MODELS = [
 Key = tuple[Any, ...]
 
 
-def trace_events(spans: Sequence[tuple[datetime, timedelta]], *, seed: int, most: int | None = None) -> list[dict[str, Any]]:
+def trace_events(
+    spans: Sequence[tuple[datetime, timedelta]], *, seed: int, most: int | None = None
+) -> list[dict[str, Any]]:
     """The rows of the trace, spread evenly over these spans of time; teams, users, models and latencies by the seed."""
     if TRACE.exists():
         with TRACE.open(newline="") as file:
