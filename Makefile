@@ -34,6 +34,7 @@ bench: setup
 	$(RUN)python -m benchmarks.drain
 	$(RUN)python -m benchmarks.merchants
 	$(RUN)python -m benchmarks.recorder
+	$(RUN)python -m benchmarks.ingest
 
 clean:
 	rm -rf .venv .local
