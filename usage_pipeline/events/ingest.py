@@ -140,28 +140,25 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
     events = sorted(batch.parsed.values(), key=_id_of)
     if not events:
         return None
-    ids: list[str] = []
-    rows: list[bytes] = []
-    quarters: set[int] = set()
-    for event in events:
-        at = event.event_time
-        assert at is not None  # noqa: S101  # events have one
-        quarters.add(int(at.timestamp()) // _QUARTER_SECONDS)
-        key = f"{event.event_id.int:032x}\t{at.isoformat()}\t"
-        ids.append(f"{key}\\\\x{event.payload_hash}\n")
-        rows.append(key.encode() + event.payload + b"\n")
-    moments = [datetime.fromtimestamp(quarter * _QUARTER_SECONDS, UTC) for quarter in quarters]
+    times = [event.event_time for event in events if event.event_time]
+    keys = [f"{event.event_id.int:032x}\t{at.isoformat()}" for event, at in zip(events, times, strict=True)]
     report = batch.report(inserted=len(events), duplicates=0, conflicts=0, rejected=batch.rejected)
     try:
         with connection.transaction(), connection.cursor() as cursor:
             with cursor.copy(load("events/copy_usage_event_ids")) as copy:
-                copy.write("".join(ids))
+                copy.write(
+                    "".join([f"{key}\t\\\\x{event.payload_hash}\n" for key, event in zip(keys, events, strict=True)])
+                )
+                # Put together while the server is busy with the ids.
+                rows = [b"%b\t%b\n" % (key.encode(), event.payload) for key, event in zip(keys, events, strict=True)]
+                quarters = {int(at.timestamp()) // _QUARTER_SECONDS for at in times}
             with cursor.copy(load("events/copy_usage_events")) as copy:
                 _write(copy, rows)
-            cursor.execute(
-                load("events/insert_touched_windows"), {"moments": moments, "timezone": settings.usage_timezone}
-            )
-            _insert_into_ledger(cursor, batch, report)
+            moments = [datetime.fromtimestamp(quarter * _QUARTER_SECONDS, UTC) for quarter in quarters]
+            touched = {"moments": moments, "timezone": settings.usage_timezone}
+            with connection.pipeline():
+                cursor.execute(load("events/insert_touched_windows"), touched)
+                _insert_into_ledger(cursor, batch, report)
     except (psycopg.errors.UniqueViolation, psycopg.errors.CheckViolation, psycopg.errors.UndefinedTable):
         return None
     return report
