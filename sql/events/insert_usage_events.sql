@@ -35,11 +35,15 @@ inserted as (
     order by event_time
     returning event_time
 ),
+hours as (
+    select distinct date_trunc('hour', event_time, %(timezone)s) as hour
+    from inserted
+),
 touched as (
     insert into ops.touched_windows (grain, window_start)
-    select distinct grain, date_trunc(grain, event_time, %(timezone)s)
-    from inserted
-    cross join unnest(array['hour', 'day']) as grain
+    select 'hour', hour from hours
+    union all
+    select distinct 'day', date_trunc('day', hour, %(timezone)s) from hours
 )
 select coalesce(array_agg(position), '{}')
 from stored;

@@ -3,7 +3,7 @@ create temporary table if not exists staged_usage_event (
     position integer,
     event_id uuid,
     payload_hash bytea,
-    event_us bigint,
+    event_time timestamptz,
     user_id text,
     team text,
     service text,
@@ -16,6 +16,5 @@ create temporary table if not exists staged_usage_event (
     status_code integer,
     error_type text,
     prompt text,
-    extra jsonb,
-    event_time timestamptz generated always as (to_timestamp(event_us::float8 / 1000000)) stored
+    extra jsonb
 ) on commit delete rows;

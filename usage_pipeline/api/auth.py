@@ -1,6 +1,7 @@
 """Who asks: bearer tokens and their scopes (contracts §3). Each authenticated request is recorded in Redis (§1.6)."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
@@ -33,7 +34,7 @@ def requires(scope: str) -> Callable[..., object]:
 
     async def authenticated(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-    ) -> AccessToken:
+    ) -> AsyncIterator[AccessToken]:
         gate: Gate = request.app.state.gate
         if credentials is None:
             detail = "Authorization: expected Bearer and a token, came none"
@@ -47,14 +48,22 @@ def requires(scope: str) -> Callable[..., object]:
         if token is None:
             detail = "Authorization: expected a valid token, came one that is unknown, expired or revoked"
             raise Problem(401, "unauthorized", detail, {"WWW-Authenticate": f'{_REALM}, error="invalid_token"'})
-        await gate.recorder.record_token(token.token_id, gate.instance_id)
-        if scope not in token.scopes:
-            detail = f"expected a token with the scope {scope}, came one with {', '.join(token.scopes) or 'none'}"
-            challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
-            raise Problem(403, "forbidden", detail, {"WWW-Authenticate": challenge})
-        return token
+        # While the request is answered: Redis may take some milliseconds to write its file.
+        recording = asyncio.ensure_future(gate.recorder.record_token(token.token_id, gate.instance_id))
+        try:
+            _expect_scope(token, scope)
+            yield token
+        finally:
+            await recording
 
     return authenticated
+
+
+def _expect_scope(token: AccessToken, scope: str) -> None:
+    if scope not in token.scopes:
+        detail = f"expected a token with the scope {scope}, came one with {', '.join(token.scopes) or 'none'}"
+        challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
+        raise Problem(403, "forbidden", detail, {"WWW-Authenticate": challenge})
 
 
 def _valid_token(tokens: TokenCache, text: str) -> AccessToken | None:

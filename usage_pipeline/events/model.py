@@ -1,16 +1,17 @@
 """What clients send: usage events and message archives (contracts §2), and how one becomes a row. Pure; no I/O."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 
 from usage_pipeline import values
-from usage_pipeline.storage.copy_text import copy_line
+from usage_pipeline.storage.copy_text import NULL, copy_line
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
 # Clients' clocks may be ahead by so much (contracts: time window).
@@ -20,6 +21,12 @@ MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_EXTRA_CHARACTERS = 1_000_000
 MAX_ARCHIVE_CHARACTERS = 16_000_000
 MAX_LATENCY_MS = 2**31 - 1
+# A character as JSON may write it, for example \u00fc.
+_ESCAPED_BYTES = 6
+_NULL = msgspec.Raw(b"null")
+_NONE = NULL.decode()
+# What COPY text writes otherwise, or text cannot hold; tabs are counted.
+_NOT_PLAIN = re.compile(r"[\\\n\r\0]").search
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +72,98 @@ class MessageArchive(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     response_full: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A valid item as the line to stage: COPY text, without the position that comes first. Archives have no time."""
+class _ReceivedEvent(UsageEvent):
+    """With the extra members as text: what a short text holds may be large once it is decoded."""
+
+    extra: msgspec.Raw = _NULL  # type: ignore[assignment]
+
+
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=values.MAX_ID_CHARACTERS)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=values.MAX_COUNT)]
+
+
+class _PlainEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The same, decoded only when it breaks no rule of a single value."""
 
     event_id: UUID
-    line: bytes
+    event_time: Annotated[datetime, msgspec.Meta(tz=True)]
+    user_id: _Id
+    team: _Id
+    service: _Id
+    provider: _Id
+    model: _Id
+    total_tokens: _Count | None = None
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    latency_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_LATENCY_MS)] | None = None
+    status_code: Annotated[int, msgspec.Meta(ge=100, le=599)] | None = None
+    error_type: Annotated[str, msgspec.Meta(max_length=values.MAX_ID_CHARACTERS)] | None = None
+    prompt: str | None = None
+    extra: msgspec.Raw = _NULL
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """A valid item: its id, the time (archives have none), the hash in hex digits, and its other columns as COPY text."""
+
+    event_id: UUID
     event_time: datetime | None
+    payload_hash: str
+    payload: bytes
+
+    def staged(self, position: int) -> bytes:
+        """The line of its staging table."""
+        time = "" if self.event_time is None else f"{self.event_time.isoformat()}\t"
+        return f"{position}\t{self.event_id.int:032x}\t\\\\x{self.payload_hash}\t{time}".encode() + self.payload + b"\n"
 
 
 Parse = Callable[[bytes | msgspec.Raw, EventWindow], Item]
 
-_decode_event = msgspec.json.Decoder(UsageEvent).decode
+_decode_plain = msgspec.json.Decoder(_PlainEvent).decode
+_decode_event = msgspec.json.Decoder(_ReceivedEvent).decode
+_decode_extra = msgspec.json.Decoder(dict[str, Any] | None).decode
 _decode_archive = msgspec.json.Decoder(MessageArchive).decode
 
 
 def parse_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
-    """The JSON of an event -> its row in the column order of `sql/events/stage_usage_event.sql`. Raises Malformed."""
+    """The JSON of an event -> its row in the column order of `sql/events/stage_usage_event.sql`. Raises Malformed.
+
+    Nearly all events are plain, and their line is put together here in a third of the time that `_parse_any_event` takes for
+    the same line.
+    """
+    try:
+        event = _decode_plain(item)
+    except UNREADABLE_JSON:
+        return _parse_any_event(item, window)
+    at, entered, left, total = event.event_time, event.input_tokens, event.output_tokens, event.total_tokens
+    if entered is None or left is None:
+        total = total or 0
+    elif total is None:
+        total = entered + left
+    texts = f"{event.user_id}\t{event.team}\t{event.service}\t{event.provider}\t{event.model}"
+    error = event.error_type
+    if (
+        event.prompt is not None
+        or event.extra is not _NULL
+        or not window.oldest <= at <= window.newest
+        or (entered is not None and left is not None and total != entered + left)
+        or total > values.MAX_COUNT
+        or texts.count("\t") != 4
+        or _NOT_PLAIN(texts)
+        or (error and _NOT_PLAIN(error))
+        or (error and "\t" in error)
+    ):
+        return _parse_any_event(item, window)
+    latency, status = event.latency_ms, event.status_code
+    payload = (
+        f"{texts}\t{_NONE if entered is None else entered}\t{_NONE if left is None else left}\t{total}"
+        f"\t{_NONE if latency is None else latency}\t{_NONE if status is None else status}"
+        f"\t{_NONE if error is None else error}\t{_NONE}\t{_NONE}"
+    ).encode()
+    return Item(event.event_id, at, _hash(payload), payload)
+
+
+def _parse_any_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
+    """Every rule, one after the other, for its reason."""
     try:
         event = _decode_event(item)
     except UNREADABLE_JSON as error:
@@ -104,7 +186,7 @@ def parse_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
             _extra(event.extra),
         )
     )
-    return Item(event.event_id, _staged(event.event_id, payload, at), at)
+    return Item(event.event_id, at, _hash(payload), payload)
 
 
 def parse_archive(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
@@ -123,12 +205,12 @@ def parse_archive(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
             _long_text("response_full", archive.response_full, MAX_ARCHIVE_CHARACTERS),
         )
     )
-    return Item(archive.event_id, _staged(archive.event_id, payload), None)
+    return Item(archive.event_id, None, _hash(payload), payload)
 
 
-def _staged(event_id: UUID, payload: bytes, *time: datetime) -> bytes:
-    """The hash covers all but id and time: a retry may stamp its own time."""
-    return copy_line((event_id, blake2b(payload, digest_size=16).digest(), *time)) + b"\t" + payload
+def _hash(payload: bytes) -> str:
+    """Covers all but id and time: a retry may stamp its own time."""
+    return blake2b(payload, digest_size=16).hexdigest()
 
 
 def _unreadable(what: str, error: Exception) -> str:
@@ -177,7 +259,14 @@ def _long_text(name: str, text: str | None, most: int) -> str | None:
     return text
 
 
-def _extra(extra: dict[str, Any] | None) -> str | None:
+def _extra(text: msgspec.Raw) -> str | None:
+    size = memoryview(text).nbytes
+    if size > _ESCAPED_BYTES * MAX_EXTRA_CHARACTERS:
+        raise Malformed(f"extra: expected at most {MAX_EXTRA_CHARACTERS} characters, came {size} bytes")
+    try:
+        extra = _decode_extra(text)
+    except UNREADABLE_JSON as error:
+        raise Malformed(_unreadable("a usage event", error)) from None
     if extra is None:
         return None
     return _long_text("extra", values.storable_json(extra, "extra"), MAX_EXTRA_CHARACTERS)

@@ -14,7 +14,7 @@ from event_rig import NOW, archive, as_items, event
 
 from usage_pipeline.events.ingest import ARCHIVES, EVENTS, IngestReport, Kind, ingest
 from usage_pipeline.settings import Settings, load_settings
-from usage_pipeline.storage.partitions import chunks
+from usage_pipeline.storage.partitions import chunks, ensure_chunks
 
 
 @pytest.fixture
@@ -155,7 +155,8 @@ def test_a_batch_that_fails_leaves_nothing(
 def test_a_partition_that_goes_away_under_a_batch_is_made_anew(
     stored: Any, postgres: psycopg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored(event())
+    first = event()
+    stored(first)
     [chunk] = chunks(postgres, "analytics.usage_events")
     from usage_pipeline.events import ingest as module
 
@@ -170,12 +171,34 @@ def test_a_partition_that_goes_away_under_a_batch_is_made_anew(
         return made
 
     monkeypatch.setattr(module, "ensure_chunks", ensured_then_lost)
-    assert counts(stored(event())) == (1, 0, 0, 0)
+    assert counts(stored(first, event())) == (1, 1, 0, 0)
     assert len(calls) == 2
 
 
+def test_new_events_need_no_staging_and_the_same_again_is_told_apart(stored: Any, postgres: psycopg.Connection) -> None:
+    staged = "select to_regclass('pg_temp.staged_usage_event') is not null"
+    stored(event())  # makes the partition
+    postgres.execute("discard temp")
+    batch = [event(), event(team=""), event(prompt="a\tb\\N", extra={"a": "\n"}, latency_ms=None), event(team="a\\")]
+    assert counts(stored(*batch)) == (3, 0, 0, 1)
+    assert postgres.execute(staged).fetchone() == (False,)
+    assert counts(stored(*batch)) == (0, 3, 0, 1)
+    assert postgres.execute(staged).fetchone() == (True,)
+    columns = "event_id::text, event_time, team, prompt, extra, latency_ms, total_tokens"
+    rows = {row[0]: row[1:] for row in postgres.execute(f"select {columns} from analytics.usage_events")}
+    assert rows[batch[2]["event_id"]][1:] == ("search", "a\tb\\N", {"a": "\n"}, None, 120)
+    assert rows[batch[3]["event_id"]][1] == "a\\"
+    assert rows[batch[0]["event_id"]][0] == datetime.fromisoformat(batch[0]["event_time"])
+    [(alike,)] = postgres.execute(
+        "select bool_and(stored.event_time = registry.event_time) from analytics.usage_events as stored"
+        " join analytics.usage_event_ids as registry using (event_id)"
+    )
+    assert alike
+
+
+@pytest.mark.parametrize("is_partition_there", [False, True])
 def test_touched_hours_and_days_are_noted_in_the_usage_time_zone(
-    postgres: psycopg.Connection, database_url: str, redis_url: str
+    postgres: psycopg.Connection, database_url: str, redis_url: str, is_partition_there: bool
 ) -> None:
     settings = load_settings(database_url=database_url, redis_url=redis_url, usage_timezone="Asia/Kolkata")
     at = (NOW - timedelta(days=3)).replace(hour=20, minute=10, second=0)
@@ -184,6 +207,8 @@ def test_touched_hours_and_days_are_noted_in_the_usage_time_zone(
         event(event_time=(at + timedelta(minutes=15)).isoformat()),
         event(team=""),
     ]
+    if is_partition_there:
+        ensure_chunks(postgres, "analytics.usage_events", [at, at + timedelta(minutes=15)], 24)
     ingest(postgres, EVENTS, as_items(*batch), source="test", settings=settings, now=NOW)
     ingest(postgres, EVENTS, as_items(*batch), source="test", settings=settings, now=NOW)  # duplicates touch nothing
     windows = postgres.execute("select grain, window_start from ops.touched_windows order by 1, 2").fetchall()

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ def parsed(**changes: Any) -> Item:
 
 def payload(item: Item) -> list[bytes]:
     """The columns after id, hash and time."""
-    return item.line.split(b"\t")[3:]
+    return item.payload.split(b"\t")
 
 
 def test_an_event_becomes_a_row_in_the_order_of_its_staging_table() -> None:
@@ -33,7 +33,10 @@ def test_an_event_becomes_a_row_in_the_order_of_its_staging_table() -> None:
     row = [b"user-1", b"search", b"chat", b"openai", b"gpt-4o", b"100", b"20", b"120", b"350", b"200", b"timeout"]
     assert payload(item) == [*row, b"a\\tb", '{"a":"ü","b":1}'.encode()]
     assert item.event_time == at
-    assert item.line.split(b"\t")[2] == b"%d" % ((at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1))
+    position, event_id, payload_hash, time, *columns = item.staged(7).rstrip(b"\n").split(b"\t")
+    assert (position, uuid.UUID(event_id.decode()), columns) == (b"7", item.event_id, payload(item))
+    assert payload_hash == b"\\\\x" + item.payload_hash.encode()
+    assert datetime.fromisoformat(time.decode()) == at
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_a_retry_that_stamps_its_own_time_has_the_same_hash_and_any_other_change
         {"error_type": "x"},
         {"extra": {"a": 1, "b": 3}},
     ]
-    hashes = [parse_event(as_items(first | change)[0], WINDOW).line.split(b"\t")[1] for change in ({}, *changes)]
+    hashes = [parse_event(as_items(first | change)[0], WINDOW).payload_hash for change in ({}, *changes)]
     assert hashes[:4] == [hashes[0]] * 4
     assert len(set(hashes[3:])) == len(hashes[3:])
 
@@ -148,11 +151,36 @@ def test_any_value_in_any_member_is_a_row_or_a_reason(value: object) -> None:
     for name in event():
         item = json.dumps(event() | {name: value, "extra": {"a": value}}).encode()
         try:
-            line = parse_event(item, WINDOW).line
+            line = parse_event(item, WINDOW).staged(0)
         except Malformed:
             continue
-        assert line.count(b"\t") == 15
-        assert b"\n" not in line
+        assert line.count(b"\t") == 16
+        assert line.count(b"\n") == 1
+
+
+_NUMBERS = st.none() | st.integers(-1, 700) | st.sampled_from([2**31 - 1, 2**31, 2**63 - 1, 2**63])
+_TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from("\\\t\n\r\0"), max_size=4)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional=dict.fromkeys(("user_id", "team", "model", "error_type", "prompt"), _TEXTS)
+        | dict.fromkeys(("input_tokens", "output_tokens", "total_tokens", "latency_ms", "status_code"), _NUMBERS)
+        | {"extra": st.none() | st.dictionaries(_TEXTS, _NUMBERS, max_size=2)},
+    )
+)
+def test_a_plain_event_becomes_the_row_that_the_rules_make_one_by_one(changes: dict[str, Any]) -> None:
+    from usage_pipeline.events.model import _parse_any_event
+
+    def outcome(parse: Any) -> Item | str:
+        try:
+            return parse(item, WINDOW)
+        except Malformed as malformed:
+            return str(malformed)
+
+    item = as_items(event(**changes))[0]
+    assert outcome(parse_event) == outcome(_parse_any_event)
 
 
 def test_an_archive_needs_a_prompt_or_a_response_within_its_limits() -> None:
