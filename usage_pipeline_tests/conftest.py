@@ -24,6 +24,7 @@ import redis
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import AliasChoices
 
 from usage_pipeline.local.children import stop_left_overs
@@ -139,6 +140,21 @@ def settings(database_url: str, redis_url: str) -> Settings:
 def postgres(database_url: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(database_url, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def timescale_url() -> Iterator[str]:
+    """An empty database on the server of TIMESCALEDB_URL (a superuser's URL), which has the extension preloaded."""
+    server = os.environ.get("TIMESCALEDB_URL")
+    if not server:
+        pytest.skip("TIMESCALEDB_URL is not set: no server with TimescaleDB to test with")
+    name = f"test_{uuid.uuid4().hex}"
+    parts = conninfo_to_dict(server)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
+        password = f":{parts['password']}" if parts.get("password") else ""
+        yield f"postgresql://{parts.get('user', 'postgres')}{password}@{parts['host']}:{parts.get('port', 5432)}/{name}"
+        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
 # Whoever runs the tests may ignore it (nohup), and a process inherits that.

@@ -4,8 +4,6 @@ They need such a server: TIMESCALEDB_URL, a superuser's URL; each test makes a d
 """
 
 import logging
-import os
-import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -25,8 +23,6 @@ from lifecycle_rig import (
     store_events,
     waiting_on,
 )
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.lifecycle import run_lifecycle
@@ -37,23 +33,9 @@ COUNTS = "analytics.usage_hourly_counts"
 
 
 @pytest.fixture
-def empty_url() -> Iterator[str]:
-    server = os.environ.get("TIMESCALEDB_URL")
-    if not server:
-        pytest.skip("TIMESCALEDB_URL is not set: no server with TimescaleDB to test with")
-    name = f"test_{uuid.uuid4().hex}"
-    parts = conninfo_to_dict(server)
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
-        password = f":{parts['password']}" if parts.get("password") else ""
-        yield f"postgresql://{parts.get('user', 'postgres')}{password}@{parts['host']}:{parts.get('port', 5432)}/{name}"
-        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
-
-
-@pytest.fixture
-def hyper(empty_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    migrate(empty_url)
-    return load_settings(database_url=empty_url, archive_url=str(tmp_path_factory.mktemp("archive")))
+def hyper(timescale_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    migrate(timescale_url)
+    return load_settings(database_url=timescale_url, archive_url=str(tmp_path_factory.mktemp("archive")))
 
 
 @pytest.fixture
@@ -97,15 +79,15 @@ def test_a_second_migration_changes_nothing_and_everything_is_explained(
     assert server.execute(silent).fetchall() == []
 
 
-def test_a_database_that_began_natively_stays_so(empty_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_database_that_began_natively_stays_so(timescale_url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with psycopg.connect(empty_url, autocommit=True) as connection:
+    with psycopg.connect(timescale_url, autocommit=True) as connection:
         connection.execute("create table public.alembic_version (version_num varchar(32) not null primary key)")
-        migrate(empty_url)
+        migrate(timescale_url)
         assert not is_hypertable(connection, EVENT_TABLE)
         assert "began natively and stays so" in caplog.text
         connection.execute("create extension timescaledb")
-        report = run_lifecycle(load_settings(database_url=empty_url))
+        report = run_lifecycle(load_settings(database_url=timescale_url))
         assert report.strategy == "native partitions"
 
 
