@@ -69,10 +69,14 @@ def store_everywhere(postgres: psycopg.Connection, archiving: Settings, client: 
     client.hset("provider:bad:s3:metrics", mapping={"user_id": WHO, "upload_count": "many", "note": WHO})
     client.rpush("apikey:list:metrics", WHO)
     drain_once(archiving)
-    postgres.execute(
-        "create table analytics.usage_user_daily (day date, user_id text, requests int, primary key (day, user_id))"
-    )
-    postgres.execute("insert into analytics.usage_user_daily values (now(), %s, 2), (now(), 'omar', 1)", (WHO,))
+    for who, requests in ((WHO, 2), ("omar", 1)):
+        columns = "usage_date, team, service, provider, model, user_id"
+        sums = "requests, errors, input_tokens, output_tokens, total_tokens, unpriced_requests"
+        postgres.execute(
+            f"insert into analytics.usage_user_daily ({columns}, {sums}) "
+            "values (current_date, 't', 's', 'p', 'm', %s, %s, 0, 0, 0, 0, 0)",
+            (who, requests),
+        )
 
 
 def add_request_events(client: redis.Redis, at: str) -> None:
@@ -323,6 +327,21 @@ def test_a_copy_that_was_read_back_is_erased_too(
     assert traces(postgres, archiving.archive_url, WHO) == []
     user_files = [one for one in archives(postgres) if one.table_name.startswith("analytics")]
     assert all(one.deleted_at for one in user_files)
+
+
+def test_letters_of_a_landed_file_that_become_equal_are_one(postgres: psycopg.Connection, settings: Settings) -> None:
+    for prompt in ("one", "two"):
+        raw = json.dumps({"user_id": WHO, "prompt": prompt}).encode()
+        postgres.execute(
+            "insert into ops.dead_letters (family, source_key, reason, raw, raw_format, claimed_at) "
+            "values ('usage_event', 'file', 'team: expected it, came none', %s, 'string', now())",
+            (raw,),
+        )
+    done = erase(settings, WHO)
+    assert done.counts == {"ops.dead_letters": 2}
+    [(raw, reason)] = postgres.execute("select raw, reason from ops.dead_letters").fetchall()
+    assert (json.loads(raw), reason) == ({"user_id": done.pseudonym}, "team: expected it, came a value that was erased")
+    assert traces(postgres, None, WHO) == []
 
 
 def test_an_erasure_waits_for_a_roll_up_that_reads(
