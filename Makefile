@@ -35,6 +35,7 @@ bench: setup
 	$(RUN)python -m benchmarks.drain
 	$(RUN)python -m benchmarks.merchants
 	$(RUN)python -m benchmarks.recorder
+	$(RUN)python -m benchmarks.rollups
 
 clean:
 	rm -rf .venv .local

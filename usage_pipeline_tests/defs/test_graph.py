@@ -104,7 +104,8 @@ def test_another_object_than_settings_is_refused() -> None:
 
 @pytest.mark.parametrize("is_enabled", [True, False])
 def test_schedules_and_sensors_run_on_their_own_unless_switched_off(is_enabled: bool) -> None:
-    repository = build_definitions({"settings": load_settings(enable_job_scheduler=is_enabled)}).get_repository_def()
+    settings = load_settings(enable_job_scheduler=is_enabled, landing_url="landing")
+    repository = build_definitions({"settings": settings}).get_repository_def()
     found = {sensor.default_status.value for sensor in repository.sensor_defs}
     found |= {schedule.default_status.value for schedule in repository.schedule_defs}
     assert found == {"RUNNING" if is_enabled else "STOPPED"}

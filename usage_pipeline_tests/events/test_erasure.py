@@ -69,14 +69,12 @@ def store_everywhere(postgres: psycopg.Connection, archiving: Settings, client: 
     client.hset("provider:bad:s3:metrics", mapping={"user_id": WHO, "upload_count": "many", "note": WHO})
     client.rpush("apikey:list:metrics", WHO)
     drain_once(archiving)
-    for who, requests in ((WHO, 2), ("omar", 1)):
-        columns = "usage_date, team, service, provider, model, user_id"
-        sums = "requests, errors, input_tokens, output_tokens, total_tokens, unpriced_requests"
-        postgres.execute(
-            f"insert into analytics.usage_user_daily ({columns}, {sums}) "
-            "values (current_date, 't', 's', 'p', 'm', %s, %s, 0, 0, 0, 0, 0)",
-            (who, requests),
-        )
+    columns = "usage_date, team, service, provider, model, user_id, requests, errors, input_tokens, output_tokens, total_tokens"
+    postgres.execute(
+        f"insert into analytics.usage_user_daily ({columns}, unpriced_requests)"
+        " select now(), 'search', 'chat', 'openai', 'gpt-4o', unnest(array[%s, 'omar']), 1, 0, 1, 1, 2, 0",
+        (WHO,),
+    )
 
 
 def add_request_events(client: redis.Redis, at: str) -> None:

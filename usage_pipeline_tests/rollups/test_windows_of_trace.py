@@ -2,7 +2,7 @@
 late events, and after a backfill that changes nothing.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import psycopg
 import pytest
@@ -77,7 +77,5 @@ def windows_of_events(events: list[dict[str, object]], settings: Settings) -> se
 
 def test_days_of_23_and_25_hours_have_as_many() -> None:
     vienna = Settings(usage_timezone="Europe/Vienna").timezone
-    spring, autumn = (
-        calendar.day_window(day, vienna) for day in (datetime(2025, 3, 30).date(), datetime(2025, 10, 26).date())
-    )
+    spring, autumn = (calendar.day_window(day, vienna) for day in (date(2025, 3, 30), date(2025, 10, 26)))
     assert [len(calendar.hours_of(day)) for day in (spring, autumn)] == [23, 25]

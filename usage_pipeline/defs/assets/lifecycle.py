@@ -21,7 +21,12 @@ _SHOWN = 200
 
 @dg.asset(
     key=LIFECYCLE_KEY,
-    deps=[*map(daily_key, ("api_key", "provider", "token")), snapshot_key("event"), *map(window_key, ("hour", "day"))],
+    deps=[
+        *map(daily_key, ("api_key", "provider", "token")),
+        snapshot_key("event"),
+        window_key("hour"),
+        window_key("day"),
+    ],
     group_name="ops",
     owners=OWNERS,
     kinds={"postgres", "parquet"},

@@ -1,0 +1,219 @@
+"""Costs are reproducible: a day keeps its price version until somebody sets another, and the same one gives the same costs."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from window_rig import archive_chunk, event_at, store_events, window_rows
+
+from usage_pipeline.events import cost
+from usage_pipeline.rollups import calendar, windows
+from usage_pipeline.rollups.late_windows import stale_windows
+from usage_pipeline.rollups.recost import recost
+from usage_pipeline.rollups.windows import replace_window
+from usage_pipeline.settings import Settings
+
+ZONE = Settings().timezone
+DAY = (datetime.now(UTC) - timedelta(days=10)).date()
+WINDOW = calendar.day_window(DAY, ZONE)
+AT = WINDOW.first + timedelta(hours=10, minutes=30)
+HOUR = calendar.hour_window(AT.replace(minute=0), ZONE)
+NOW = datetime.now(UTC)
+WEEK = calendar.week_window(calendar.week_of(DAY), ZONE)
+MONTH = calendar.month_window(calendar.month_of(DAY), ZONE)
+ALL = [HOUR, WINDOW, WEEK, MONTH]
+PRICES = "provider,model,input_usd,output_usd\nopenai,gpt-4o,5,20\nacme,own,1,1\n"
+
+
+def costs(postgres: psycopg.Connection) -> list[Decimal | None]:
+    return [
+        sum((row[0] or Decimal(0) for row in window_rows(postgres, window, "cost_usd")), Decimal(0)) for window in ALL
+    ]
+
+
+@pytest.fixture
+def later_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release in which everything costs ten times as much."""
+    look_up = cost.look_up
+
+    def dearer(provider: str, model: str) -> cost.Lookup:
+        found = look_up(provider, model)
+        prices = tuple(
+            replace(price, input_usd=price.input_usd * 10, output_usd=price.output_usd * 10) for price in found.prices
+        )
+        return replace(found, prices=prices)
+
+    monkeypatch.setattr(cost, "look_up", dearer)
+    monkeypatch.setattr(cost, "package_version", lambda: "genai-prices 99.0.0")
+
+
+@pytest.fixture
+def rolled(settings: Settings, postgres: psycopg.Connection) -> None:
+    store_events(postgres, settings, NOW, event_at(AT), event_at(AT, provider="acme", model="own"))
+    for window in ALL:
+        replace_window(postgres, window, settings=settings)
+
+
+@pytest.mark.usefixtures("rolled")
+def test_a_later_package_changes_no_day_that_is_rolled_up(
+    settings: Settings, postgres: psycopg.Connection, request: pytest.FixtureRequest
+) -> None:
+    assert costs(postgres) == [Decimal("0.01")] * 4
+    installed = cost.package_version()
+    request.getfixturevalue("later_package")
+    assert [replace_window(postgres, window, settings=settings).changed_rows for window in ALL] == [0] * 4
+    # A late event of a known model has the day's price, a model that the old version was not asked for has none.
+    store_events(postgres, settings, NOW, event_at(AT), event_at(AT, model="gpt-4o-mini"))
+    for window in ALL:
+        replace_window(postgres, window, settings=settings)
+    assert costs(postgres) == [Decimal("0.02")] * 4
+    assert window_rows(postgres, WINDOW, "model, cost_usd, unpriced_requests")[-1] == ("gpt-4o-mini", None, 1)
+    tomorrow = calendar.day_window(DAY + timedelta(days=1), ZONE)
+    store_events(postgres, settings, NOW, event_at(AT + timedelta(days=1)))
+    assert replace_window(postgres, tomorrow, settings=settings).price_version == "genai-prices 99.0.0"
+    assert window_rows(postgres, tomorrow, "cost_usd") == [(Decimal("0.1"),)]
+    assert replace_window(postgres, WINDOW, settings=settings).price_version == installed
+
+
+def test_an_hour_and_its_day_have_the_same_version(
+    settings: Settings, postgres: psycopg.Connection, request: pytest.FixtureRequest
+) -> None:
+    store_events(postgres, settings, NOW, event_at(AT))
+    first = replace_window(postgres, HOUR, settings=settings)
+    request.getfixturevalue("later_package")
+    assert replace_window(postgres, WINDOW, settings=settings).price_version == first.price_version
+
+
+def test_a_day_without_events_is_not_pinned(settings: Settings, postgres: psycopg.Connection) -> None:
+    replace_window(postgres, WINDOW, settings=settings)
+    assert postgres.execute("select count(*) from analytics.day_prices").fetchone() == (0,)
+
+
+def test_models_are_looked_up_once_a_version(
+    settings: Settings, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    look_up = cost.look_up
+    monkeypatch.setattr(cost, "look_up", lambda *names: (asked.append(names), look_up(*names))[1])
+    store_events(postgres, settings, NOW, event_at(AT), event_at(AT, model="unheard-of"))
+    for window in (HOUR, WINDOW, HOUR):
+        replace_window(postgres, window, settings=settings)
+    assert sorted(asked) == [("openai", "gpt-4o"), ("openai", "unheard-of")]
+    found = postgres.execute("select model, priced_as from analytics.model_lookups order by 1").fetchall()
+    assert found == [("gpt-4o", "openai/gpt-4o"), ("unheard-of", None)]
+
+
+def run_recost(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", "from usage_pipeline.cli import main; main()", "recost", *arguments],
+        env={**os.environ, "DATABASE_URL": settings.database_url.get_secret_value(), "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.usefixtures("rolled")
+def test_recost_replaces_all_windows_of_a_day_and_can_go_back(
+    settings: Settings, postgres: psycopg.Connection, tmp_path: Path
+) -> None:
+    table = tmp_path / "prices.csv"
+    table.write_text(PRICES)
+    days = ("--from", str(DAY), "--to", str(DAY))
+    done = run_recost(settings, *days, "--prices", str(table), "--version", "ours", "--json")
+    assert done.returncode == 0, done.stderr
+    [day] = json.loads(done.stdout)["days"]
+    assert (day["cost_before"], day["cost_after"], day["unpriced_requests"]) == ("0.01", "0.0225", 0)
+    assert costs(postgres) == [Decimal("0.0225")] * 4
+    assert stale_windows(postgres, time_zone=ZONE, now=NOW) == []
+    noted = postgres.execute("select table_name from ops.late_data order by 1").fetchall()
+    assert ("analytics.usage_daily",) in noted
+    back = run_recost(settings, *days, "--version", cost.package_version())
+    assert back.returncode == 0, back.stderr
+    assert costs(postgres) == [Decimal("0.01")] * 4
+    again = run_recost(settings, *days, "--version", "ours")
+    assert again.returncode == 0, again.stderr
+    assert costs(postgres) == [Decimal("0.0225")] * 4
+    assert "0.0225" in again.stdout
+
+
+@pytest.mark.usefixtures("rolled")
+def test_an_archived_day_keeps_its_costs_and_its_version_and_is_told(
+    settings: Settings, postgres: psycopg.Connection, tmp_path: Path
+) -> None:
+    table = tmp_path / "prices.csv"
+    table.write_text(PRICES)
+    archive_chunk(postgres, WINDOW)
+    other = DAY + timedelta(days=1)
+    store_events(postgres, settings, NOW, event_at(AT + timedelta(days=1)))
+    done = run_recost(settings, "--from", str(DAY), "--to", str(other), "--prices", str(table), "--version", "ours")
+    assert done.returncode == 1
+    assert f"archive restore {DAY}" in done.stderr.replace("\n", " ")
+    assert costs(postgres)[:2] == [Decimal("0.01")] * 2
+    versions = dict(postgres.execute("select usage_date, price_version from analytics.day_prices").fetchall())
+    assert versions == {DAY: cost.package_version(), other: "ours"}
+
+
+@pytest.mark.usefixtures("rolled")
+def test_an_interrupted_recost_is_finished_by_the_late_windows(
+    settings: Settings, postgres: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "prices.csv"
+    table.write_text(PRICES)
+    done = run_recost(
+        settings, "--from", "2025-01-01", "--to", "2025-01-01", "--prices", str(table), "--version", "ours"
+    )
+    assert done.returncode == 0, done.stderr
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("usage_pipeline.rollups.recost.replace_window", die)
+        with pytest.raises(KeyboardInterrupt):
+            list(recost(postgres, [DAY], "ours", settings=settings))
+    [(live,)] = postgres.execute("select sum(cost_usd) from analytics.usage_hourly_live").fetchall()
+    assert live == Decimal("0.0225")
+    for _ in range(3):
+        for stale in stale_windows(postgres, time_zone=ZONE, now=NOW + timedelta(days=60)):
+            windows.replace_window(postgres, stale.window, settings=settings)
+    assert costs(postgres) == [Decimal("0.0225")] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ("--from", "2026-01-02", "--to", "2026-01-01", "--version", "ours"),
+            "--to: expected a date from 2026-01-02 to today",
+        ),
+        (("--from", "2026-01-01", "--to", "2999-01-01", "--version", "ours"), "--to: expected a date from"),
+        (("--from", "yesterday", "--to", "2026-01-01", "--version", "ours"), "--from: expected a date"),
+        (
+            ("--from", "2026-01-01", "--to", "2026-01-01", "--version", "ours"),
+            "--version: expected a stored price version",
+        ),
+        (
+            ("--from", "2026-01-01", "--to", "2026-01-01", "--version", "x", "--prices", "/none.csv"),
+            "expected a CSV file",
+        ),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_exit_status_2(settings: Settings, arguments: tuple[str, ...], told: str) -> None:
+    done = run_recost(settings, *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_dates_in_the_tests_are_in_the_past() -> None:
+    assert date(2025, 1, 1) < DAY < NOW.date()
