@@ -21,7 +21,7 @@ from usage_pipeline.storage.archive_manifest import archives
 from usage_pipeline.storage.archive_rewrite import rewrite
 from usage_pipeline.storage.archive_store import ArchiveDamaged, ArchiveStore, ArchiveUnavailable, archive_store
 from usage_pipeline.storage.archives import delete_file, delete_leftovers, verified
-from usage_pipeline.storage.chunk_locks import CHANGE_WAIT_SECONDS, changing, lock_timeout
+from usage_pipeline.storage.chunk_locks import CHANGE_WAIT_SECONDS, changing, lock_timeout, removing
 from usage_pipeline.storage.parquet_rows import Group
 from usage_pipeline.storage.partitions import chunks
 from usage_pipeline.storage.postgres import connect
@@ -131,19 +131,18 @@ class _Work:
         self.problems: list[str] = []
 
     def erase_live_rows(self) -> None:
-        """Events, and tables of `analytics` that are computed per user, while no roll-up reads: it would write the id back."""
-        key = ("chunks", EVENTS.table)
-        with changing(self._connection, EVENTS.table):
-            with lock_timeout(self._connection, CHANGE_WAIT_SECONDS, f"{EVENTS.table}: a roll-up reads it"):
-                self._connection.execute("select pg_advisory_lock(hashtext(%s), hashtext(%s))", key)
-            try:
-                self._erase_rows(EVENTS)
-                for (table,) in self._connection.execute(load("events/select_user_tables")).fetchall():
-                    if table not in {rule.table for rule in CHUNKED}:
-                        self._update(table, compose.SQL(""), ())
-            finally:
-                if not self._connection.closed:
-                    self._connection.execute("select pg_advisory_unlock(hashtext(%s), hashtext(%s))", key)
+        """Events, and tables of `analytics` that are computed per user, in one transaction and while no roll-up reads.
+
+        One that sees half of it would write the id back, or rows of both names.
+        """
+        busy = f"{EVENTS.table}: a roll-up reads it"
+        with changing(self._connection, EVENTS.table), self._connection.transaction():
+            with lock_timeout(self._connection, CHANGE_WAIT_SECONDS, busy):
+                removing(self._connection, EVENTS.table)
+            self._erase_rows(EVENTS)
+            for (table,) in self._connection.execute(load("events/select_user_tables")).fetchall():
+                if table not in {rule.table for rule in CHUNKED}:
+                    self._update(table, compose.SQL(""), ())
         self._update("usage.provider_usage", compose.SQL(""), ())
 
     def erase_chunked(self, rule: _Rule) -> None:
@@ -183,11 +182,19 @@ class _Work:
                 else:
                     erased = erased_json(raw, self._user_id, self.pseudonym)
                 if erased is not None:
-                    arguments = {"number": number, "raw": erased, "reason": erased_reason(reason)}
-                    self._connection.execute(load(f"events/erase_{name}"), arguments)
+                    self._replace_input(name, number, erased, reason)
                     self._note(f"ops.{name}", 1)
 
     # inside
+
+    def _replace_input(self, name: str, number: int, erased: bytes, reason: str) -> None:
+        arguments = {"number": number, "raw": erased, "reason": erased_reason(reason)}
+        try:
+            with self._connection.transaction():
+                self._connection.execute(load(f"events/erase_{name}"), arguments)
+        except psycopg.errors.UniqueViolation:
+            # Two that differed in what is erased are one now.
+            self._connection.execute(load(f"events/delete_{name}"), arguments)
 
     def _erase_rows(self, rule: _Rule) -> None:
         is_hyper = is_hypertable(self._connection, rule.table)

@@ -74,5 +74,7 @@ def lock_timeout(connection: psycopg.Connection, seconds: float, busy: str) -> I
     except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
         raise ChunksBusy(busy) from error
     finally:
-        if not connection.closed and not connection.broken:
+        # A transaction that failed takes the setting back by itself, and executes nothing more.
+        is_usable = connection.info.transaction_status is not psycopg.pq.TransactionStatus.INERROR
+        if is_usable and not connection.closed and not connection.broken:
             connection.execute("select set_config('lock_timeout', '0', false)")

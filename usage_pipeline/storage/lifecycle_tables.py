@@ -48,6 +48,14 @@ def waiting_reason(connection: psycopg.Connection, table: LifecycleTable, chunk:
     return str(row[0]) if row else None
 
 
+def needs_rows(connection: psycopg.Connection, table: LifecycleTable, chunk: Chunk) -> bool:
+    """Whether a roll-up waits for the rows of a chunk that is only in a file."""
+    if table.is_raw:
+        return waiting_reason(connection, table, chunk) is not None
+    bounds = {"start": chunk.start, "end": chunk.end}
+    return connection.execute(load("storage/find_touched_source"), bounds).fetchone() is not None
+
+
 def restored_reason(connection: psycopg.Connection, table: LifecycleTable, chunk: Chunk) -> str | None:
     """Why a chunk that was read back lately is not archived again: whoever asked for it needs time to look and to backfill."""
     row = connection.execute(

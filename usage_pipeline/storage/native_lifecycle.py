@@ -29,7 +29,7 @@ from usage_pipeline.storage.archive_store import (
 from usage_pipeline.storage.archives import delete_file, delete_leftovers, note_leftover, restore, verify_stored
 from usage_pipeline.storage.chunk_locks import LOCK_SECONDS, ChunksBusy, changing, lock_timeout, removing
 from usage_pipeline.storage.lifecycle_report import LifecycleReport, Moved, Packed, Waiting
-from usage_pipeline.storage.lifecycle_tables import LifecycleTable, restored_reason, waiting_reason
+from usage_pipeline.storage.lifecycle_tables import LifecycleTable, needs_rows, restored_reason, waiting_reason
 from usage_pipeline.storage.parquet_rows import ParquetReader, Written, export
 from usage_pipeline.storage.partitions import DAYS_AHEAD, Chunk, chunks, drop_partition, ensure_partitions, ensure_span
 from usage_pipeline.storage.sql import load
@@ -122,7 +122,7 @@ class NativeLifecycle:
         return [chunk for chunk in chunks(self.connection, table.name) if chunk.end <= moment]
 
     def _has_changed(self, table: LifecycleTable, chunk: Chunk) -> bool:
-        if waiting_reason(self.connection, table, chunk):
+        if needs_rows(self.connection, table, chunk):
             return True
         overlapping = (
             each for each in chunks(self.connection, table.name) if each.start < chunk.end and each.end > chunk.start

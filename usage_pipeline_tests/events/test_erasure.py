@@ -327,6 +327,21 @@ def test_a_copy_that_was_read_back_is_erased_too(
     assert all(one.deleted_at for one in user_files)
 
 
+def test_letters_of_a_landed_file_that_become_equal_are_one(postgres: psycopg.Connection, settings: Settings) -> None:
+    for prompt in ("one", "two"):
+        raw = json.dumps({"user_id": WHO, "prompt": prompt}).encode()
+        postgres.execute(
+            "insert into ops.dead_letters (family, source_key, reason, raw, raw_format, claimed_at) "
+            "values ('usage_event', 'file', 'team: expected it, came none', %s, 'string', now())",
+            (raw,),
+        )
+    done = erase(settings, WHO)
+    assert done.counts == {"ops.dead_letters": 2}
+    [(raw, reason)] = postgres.execute("select raw, reason from ops.dead_letters").fetchall()
+    assert (json.loads(raw), reason) == ({"user_id": done.pseudonym}, "team: expected it, came a value that was erased")
+    assert traces(postgres, None, WHO) == []
+
+
 def test_an_erasure_waits_for_a_roll_up_that_reads(
     postgres: psycopg.Connection, archiving: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

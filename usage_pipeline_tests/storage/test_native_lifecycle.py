@@ -24,6 +24,9 @@ from lifecycle_rig import (
     waiting_on,
 )
 
+from usage_pipeline.rollups.calendar import day_window
+from usage_pipeline.rollups.daily import SourceGoneError
+from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archive_manifest import archives, archives_of_day
 from usage_pipeline.storage.archive_store import ArchiveDamaged, ArchiveStore
@@ -181,6 +184,30 @@ def test_a_late_event_brings_the_whole_chunk_back_and_it_is_archived_again_as_on
     live = {archive.address for archive in archives(postgres, only_in_files=True)}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")} == live
     assert len(live) == 2
+
+
+def test_a_late_event_leaves_the_neighbours_in_their_files_and_its_windows_are_rolled_up_after_the_way_back(
+    postgres: psycopg.Connection, archiving: Settings
+) -> None:
+    windows = [day_window(day(ago).date(), archiving.timezone) for ago in (9, 10, 11)]
+    for ago in (9, 10, 11):
+        store_events(postgres, archiving, day(ago), {"model": "gpt-4o"}, {})
+    for window in windows:
+        replace_window(postgres, window, settings=archiving)
+    roll_up(postgres)
+    assert len(run_lifecycle(archiving).archived) == 3
+    store_events(postgres, archiving, day(10), {})
+    with pytest.raises(SourceGoneError, match=f"archive restore {day(10).date()}"):
+        replace_window(postgres, windows[1], settings=archiving)
+    assert [moved.rows for moved in run_lifecycle(archiving).restored] == [2]
+    assert replace_window(postgres, windows[1], settings=archiving).sums["requests"] == 3
+    with pytest.raises(SourceGoneError):
+        replace_window(postgres, windows[0], settings=archiving)
+    # The week and the month that the day has touched keep it here until they are merged.
+    age_restores(postgres)
+    assert run_lifecycle(archiving).archived == []
+    roll_up(postgres)
+    assert [packed.rows for packed in run_lifecycle(archiving).archived] == [3]
 
 
 def test_a_late_message_archive_brings_its_chunk_back(
