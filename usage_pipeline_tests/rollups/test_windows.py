@@ -181,7 +181,7 @@ def test_a_week_and_a_month_follow_when_their_days_are_done(settings: Settings, 
 def test_archived_events_are_missed_before_anything_is_replaced(
     settings: Settings, postgres: psycopg.Connection
 ) -> None:
-    store_events(postgres, settings, NOW, event_at(AT))
+    store_events(postgres, settings, NOW, event_at(AT), event_at(AT))
     for window in ALL:
         replace_window(postgres, window, settings=settings, now=NOW)
     before = {window: window_rows(postgres, window) for window in ALL}
@@ -194,11 +194,15 @@ def test_archived_events_are_missed_before_anything_is_replaced(
         with pytest.raises(SourceGoneError, match="archive restore 2025-06-11"):
             replace_window(postgres, window, settings=settings, now=NOW)
     assert str(DAY_WINDOW) in names(postgres), "it stays stale"
+    postgres.execute("delete from ops.touched_windows where grain = 'day'")
+    postgres.execute("insert into ops.touched_windows (grain, window_start) values ('week', %s)", (WEEK_WINDOW.start,))
+    week = stale_windows(postgres, time_zone=UTC_ZONE, now=NOW)[0]
+    assert (week.window, week.is_archived) == (WEEK_WINDOW, False), "its days outlive the events"
     for window in (WEEK_WINDOW, MONTH_WINDOW):
         assert replace_window(postgres, window, settings=settings, now=NOW).changed_rows == 0
     assert {window: window_rows(postgres, window) for window in ALL} == before
     [(live,)] = postgres.execute("select sum(requests) from analytics.usage_hourly_live").fetchall()
-    assert live == 1, "the stored hour, and not only the event that came late"
+    assert live == 2, "the stored hour, and not only the event that came late"
     postgres.execute("update ops.archives set restored_at = now()")
     replace_window(postgres, DAY_WINDOW, settings=settings, now=NOW)
 
@@ -226,6 +230,19 @@ def test_absurd_token_counts_do_not_stop_the_roll_up_of_others(
         rows = window_rows(postgres, window, "team, total_tokens, cost_usd")
         assert [row[:2] for row in rows] == [("sane", 2_500), ("search", most)]
         assert rows[1][2] == Decimal(2 * most) * Decimal("0.0000025"), "costs are not cut off"
+
+
+def test_requests_without_both_kinds_of_tokens_have_no_cost(settings: Settings, postgres: psycopg.Connection) -> None:
+    halves: list[dict[str, Any]] = [
+        {"input_tokens": None, "total_tokens": 9},
+        {"output_tokens": None, "total_tokens": 9},
+        {"input_tokens": None, "output_tokens": None},
+    ]
+    store_events(postgres, settings, NOW, event_at(AT), *(event_at(AT, **half) for half in halves))
+    for window in ALL:
+        replace_window(postgres, window, settings=settings, now=NOW)
+        rows = window_rows(postgres, window, "requests, cost_usd, unpriced_requests")
+        assert rows == [(4, Decimal("0.01"), 3)]
 
 
 def test_percentiles_are_those_of_postgresql(settings: Settings, postgres: psycopg.Connection) -> None:
