@@ -10,11 +10,11 @@ comment on table analytics.usage_events is 'LLM usage events, each stored once b
 select create_hypertable(
     'analytics.usage_events', by_range('event_time', interval '24 hours'), create_default_indexes => false
 );
-create index on analytics.usage_events (event_time);
-create index on analytics.usage_events (team, event_time);
-create index on analytics.usage_events (user_id, event_time);
-create index on analytics.usage_events (service, event_time);
-create index on analytics.usage_events (model, event_time);
+create index on analytics.usage_events using brin (event_time) with (pages_per_range = 32, autosummarize = on);
+create index on analytics.usage_events (team);
+create index on analytics.usage_events (user_id);
+create index on analytics.usage_events (service);
+create index on analytics.usage_events (model);
 -- Roll-ups and rankings read whole spans of time by team and service; both have few values, so that batches of 1,000 rows fill.
 -- Users and models have many: TimescaleDB keeps min/max and bloom filters of indexed columns per batch for these.
 alter table analytics.usage_events set (
