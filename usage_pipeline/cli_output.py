@@ -58,16 +58,15 @@ def progress(is_quiet: bool) -> Iterator[Callable[[str], None]]:
 def print_demo(result: "DemoResult") -> None:
     """The comparison of both sides, and where to look next."""
     console = Console()
-    columns = ["family", "written", "stored", "dead letters", "difference"]
-    rows = [
-        (found.family, found.written, found.stored, found.dead_letters, found.difference) for found in result.families
-    ]
+    columns = ["family", "written", "stored", "refused", "difference"]
+    rows = [(found.family, found.written, found.stored, found.refused, found.difference) for found in result.families]
     print_table("Written while drains ran, and what became of it", columns, rows)
     verdict = "nothing lost, nothing counted twice" if result.difference == 0 else "this is a bug: please report it"
     console.print(f"Difference {result.difference} over all counts of all keys: {verdict}.")
     console.print(
-        f"{result.requests:,} requests (5 records each), {result.drains} drains ({result.drains_while_writing} while "
-        f"writing), the largest one at {result.keys_per_second:,.0f} keys a second; {result.seconds:.0f} s in all."
+        f"{result.requests:,} requests (5 records each) and {result.events_sent:,} usage events over HTTP (each tenth twice); "
+        f"{result.drains} drains ({result.drains_while_writing} while writing), the largest one at "
+        f"{result.keys_per_second:,.0f} keys a second; {result.seconds:.0f} s in all."
     )
     days = f"{result.days[0]} to {result.days[-1]}" if result.days else "none"
     outcome = "materialized" if result.are_days_materialized else "NOT all materialized"

@@ -22,4 +22,37 @@ from usage.merchant_usage
 union all
 select 'event', api_key_id, 'events', count(*)
 from raw.request_events
-group by api_key_id;
+group by api_key_id
+union all
+select 'usage_event', concat_ws('/', team, service, provider, model), counts.field, counts.value
+from (
+    select
+        team,
+        service,
+        provider,
+        model,
+        count(*) as requests,
+        count(*) filter (where analytics.is_error(status_code, error_type)) as errors,
+        sum(input_tokens)::bigint as input_tokens,
+        sum(output_tokens)::bigint as output_tokens
+    from analytics.usage_events
+    group by team, service, provider, model
+) as stored
+cross join lateral (
+    values
+        ('requests', requests),
+        ('errors', errors),
+        ('input_tokens', input_tokens),
+        ('output_tokens', output_tokens)
+) as counts (field, value)
+union all
+select 'usage_daily', concat_ws('/', team, service, provider, model), counts.field, sum(counts.value)::bigint
+from analytics.usage_daily
+cross join lateral (
+    values
+        ('requests', requests),
+        ('errors', errors),
+        ('input_tokens', input_tokens),
+        ('output_tokens', output_tokens)
+) as counts (field, value)
+group by 2, 3;

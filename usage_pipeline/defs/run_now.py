@@ -1,21 +1,24 @@
 """Materializes days in this process, for the demo: the jobs of the UI, on the instance that the UI shows."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
 import dagster as dg
 
 from usage_pipeline.definitions import build_definitions
-from usage_pipeline.defs.jobs import daily_tables, merchant_usage
+from usage_pipeline.defs.assets.windows import window_partition
+from usage_pipeline.defs.jobs import daily_tables, merchant_usage, window_jobs
+from usage_pipeline.defs.partitions import window_partitions
+from usage_pipeline.rollups.calendar import GRAINS, day_window, hour_window, hours_of, month_of, week_of, window_on
 from usage_pipeline.settings import Settings
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 
 
 def materialize_days(settings: Settings, days: Sequence[date], *, home: Path, storage_url: str) -> bool:
-    """Replaces these days in all daily assets; True when every run succeeded.
+    """Replaces these days, their hours, weeks and months in all assets of days and windows; True when every run succeeded.
 
     `home` is a folder with dagster.yaml, whose storage reads DAGSTER_POSTGRES_URL: `storage_url`.
     """
@@ -23,11 +26,32 @@ def materialize_days(settings: Settings, days: Sequence[date], *, home: Path, st
     defs = build_definitions({"settings": settings})
     with dg.DagsterInstance.from_config(str(home)) as instance:
         return all(
-            defs.resolve_job_def(job.name)
+            defs.resolve_job_def(name)
             .execute_in_process(
-                partition_key=day.isoformat(), instance=instance, run_config=_QUIET, raise_on_error=False
+                tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
+                instance=instance,
+                run_config=_QUIET,
+                raise_on_error=False,
             )
             .success
-            for job in (daily_tables, merchant_usage)
-            for day in days
+            for name, first, last in _ranges(settings, days)
         )
+
+
+def _ranges(settings: Settings, days: Sequence[date]) -> Iterator[tuple[str, str, str]]:
+    """Job, first and last partition of each run, of the days from the first to the last."""
+    if not days:
+        return
+    zone, partitions = settings.timezone, window_partitions(settings)
+    for job in (daily_tables, merchant_usage):
+        yield job.name, days[0].isoformat(), days[-1].isoformat()
+    for grain in GRAINS:
+        if grain == "hour":
+            ends = hours_of(day_window(days[0], zone))[0], hours_of(day_window(days[-1], zone))[-1]
+            first, last = (hour_window(hour, zone) for hour in ends)
+        else:
+            begins = {"day": lambda day: day, "week": week_of, "month": month_of}[grain]
+            first, last = (window_on(grain, begins(day), zone) for day in (days[0], days[-1]))
+        keys = [window_partition(grain, partitions[grain], window) for window in (first, last)]
+        if keys[0] and keys[1]:
+            yield window_jobs[grain].name, keys[0], keys[1]

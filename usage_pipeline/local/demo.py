@@ -4,18 +4,22 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 
+from usage_pipeline.api.tokens import create_token, revoke_token
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.counters.merchants import aggregate
 from usage_pipeline.counters.recorder import Recorder
 from usage_pipeline.defs.run_now import materialize_days
-from usage_pipeline.local.dagster_processes import prepare_home, project_folder
+from usage_pipeline.local.dagster_processes import child_environment, prepare_home, project_folder
+from usage_pipeline.local.event_demo import send_events, service
+from usage_pipeline.local.event_traffic import made_up_calls, trace_calls, usage_events
 from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.local.traffic import (
     Counts,
@@ -40,20 +44,26 @@ _MAIN_COUNTS = {
     "token": "usage_count",
     "event": "events",
     "merchant": "metric_value",
+    "usage_event": "requests",
+    "usage_daily": "requests",
 }
 _MADE_UP_DAYS = 7
+_MADE_UP_EVENTS = 5_000
 _BACKLOG_KEYS = 20_000
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyResult:
-    """Written = stored + dead letters + difference, for the family's main count; `difference` is over all its counts."""
+    """Written = stored + refused + difference, for the family's main count; `difference` is over all its counts.
+
+    What is refused becomes a dead letter; a client of the HTTP service is told instead.
+    """
 
     family: str
     written: int
     stored: int
-    dead_letters: int
+    refused: int
     difference: int
 
 
@@ -63,6 +73,7 @@ class DemoResult:
 
     families: list[FamilyResult]
     requests: int
+    events_sent: int
     dropped: int
     drains: int
     drains_while_writing: int
@@ -84,6 +95,11 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
     started = time.monotonic()
     # Read as a whole before anything starts, so that a broken file is told at once.
     traced = list(trace_requests(trace)) if trace else None
+    seed = int(time.time())
+    calls = (
+        trace_calls(trace, until=datetime.now(UTC)) if trace else made_up_calls(seed, _MADE_UP_EVENTS, _MADE_UP_DAYS)
+    )
+    events = list(usage_events(calls, seed))
     with ExitStack() as stack:
         say("starting PostgreSQL and Redis")
         servers = stack.enter_context(LocalServers(folder))
@@ -97,20 +113,44 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         aggregate(settings, [today - timedelta(days=ago) for ago in range(_MADE_UP_DAYS + 1)])
         before, letters_before = _stored(connection), _dead_letters(connection)
         backlog_keys = 0 if traced else _BACKLOG_KEYS
-        written, drained = _write_and_drain(settings, _shares(traced, writers, seconds), backlog_keys, say)
-        days = sorted(drained.days | {date.fromisoformat(key.split(":")[-2]) for key in _keys(written, "merchant")})
+        home = folder.resolve() / "dagster"
+        environment = child_environment(
+            home,
+            database_url=servers.database_url,
+            redis_url=servers.redis_url,
+            dagster_postgres_url=servers.dagster_postgres_url,
+        )
+        token = create_token(connection, "demo", ["ingest"])
+        say("starting the HTTP service")
+        with service(folder, environment) as url, ThreadPoolExecutor(1) as sender:
+            sending = sender.submit(send_events, url, token.token, events)
+            written, drained = _write_and_drain(settings, _shares(traced, writers, seconds), backlog_keys, say)
+            sent = sending.result()
+        revoke_token(connection, token.token_prefix)
+        # The service counts its own requests, which are drained like any other's.
+        _drain(settings, drained)
+        written.counts.update(sent.counts)
+        written.counts["token", token.token_id, "usage_count"] = sent.answers["requests"]
+        written.malformed["usage_event"] = 1
+        event_days = {
+            datetime.fromisoformat(event["event_time"]).astimezone(settings.timezone).date() for event in events
+        }
+        merchant_days = {date.fromisoformat(key.split(":")[-2]) for key in _keys(written, "merchant")}
+        days = sorted(drained.days | merchant_days | event_days)
         say("aggregating merchant counters")
         aggregate(settings, days)
         say(f"materializing {len(days)} daily partitions in Dagster")
-        home = folder.resolve() / "dagster"
         prepare_home(home, project_folder(), code_server_port=0)
         are_materialized = materialize_days(settings, days, home=home, storage_url=servers.dagster_postgres_url)
         stored, letters = _stored(connection), _dead_letters(connection)
     stored.subtract(before)
     letters.subtract(letters_before)
+    # Nobody but the client that sent it hears of it.
+    letters["usage_event"] = sent.answers["rejected"]
     return DemoResult(
         families=[_compare(family, written, stored, letters) for family in _MAIN_COUNTS],
         requests=written.requests,
+        events_sent=sent.answers["received"],
         dropped=written.dropped,
         drains=drained.drains,
         drains_while_writing=drained.while_writing,
@@ -205,6 +245,6 @@ def _compare(family: str, written: Written, stored: Counts, letters: Counter[str
         family=family,
         written=sum(value for key, value in ours.items() if key[2] == main) + malformed,
         stored=sum(value for key, value in theirs.items() if key[2] == main),
-        dead_letters=letters[family],
+        refused=letters[family],
         difference=difference + abs(malformed - letters[family]),
     )

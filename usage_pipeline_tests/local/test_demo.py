@@ -34,12 +34,13 @@ def check(document: dict[str, Any]) -> None:
     assert document["dropped"] == 0
     assert document["are_days_materialized"]
     for family in document["families"]:
-        assert family["written"] == family["stored"] + family["dead_letters"]
+        assert family["written"] == family["stored"] + family["refused"]
         assert family["stored"] > 0
-    assert {family["family"] for family in document["families"] if family["dead_letters"] == 1} == {
+    assert {family["family"] for family in document["families"] if family["refused"] == 1} == {
         "api_key",
         "token",
         "event",
+        "usage_event",
     }
 
 
