@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -42,13 +42,16 @@ def _ranges(settings: Settings, days: Sequence[date]) -> Iterator[tuple[str, str
     """Job, first and last partition of each run, of the days from the first to the last."""
     if not days:
         return
-    zone, partitions = settings.timezone, window_partitions(settings)
+    zone, partitions, now = settings.timezone, window_partitions(settings), datetime.now(UTC)
     for job in (daily_tables, merchant_usage):
         yield job.name, days[0].isoformat(), days[-1].isoformat()
     for grain in GRAINS:
         if grain == "hour":
-            ends = hours_of(day_window(days[0], zone))[0], hours_of(day_window(days[-1], zone))[-1]
-            first, last = (hour_window(hour, zone) for hour in ends)
+            hours = [hour_window(hour, zone) for day in days for hour in hours_of(day_window(day, zone))]
+            closed = [hour for hour in hours if hour.is_closed(now)]
+            if not closed:
+                continue
+            first, last = closed[0], closed[-1]
         else:
             begins = {"day": lambda day: day, "week": week_of, "month": month_of}[grain]
             first, last = (window_on(grain, begins(day), zone) for day in (days[0], days[-1]))

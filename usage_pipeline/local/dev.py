@@ -45,9 +45,9 @@ def run_dev(
     """Run everything on this machine until SIGINT, SIGTERM or a closed terminal. Returns the exit status, 0 or 1.
 
     PostgreSQL and Redis are those of DATABASE_URL and REDIS_URL (or of `settings_overrides`) when set, each on its own;
-    otherwise embedded ones with their data in `folder`, where archives go too unless ARCHIVE_URL is set. Dagster's storage is
-    DAGSTER_POSTGRES_URL or embedded. The UI gets `port`, or the next one that is free. `module` holds the
-    definitions. Needs the main thread.
+    otherwise embedded ones with their data in `folder`, where archives and landed files are too unless ARCHIVE_URL and
+    LANDING_URL are set. Dagster's storage is DAGSTER_POSTGRES_URL or embedded. The UI gets `port`, or the next one that is
+    free. `module` holds the definitions. Needs the main thread.
 
     Raises SettingsError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError when the start
     is not possible, after stopping what had been started.
@@ -96,8 +96,12 @@ def _run(settings: Settings, port: int, folder: Path, module: str, signals: Stop
             redis_url=servers.redis_url if servers.has_redis else settings.redis_dsn.get_secret_value(),
             dagster_postgres_url=with_driver(storage.get_secret_value()) if storage else servers.dagster_postgres_url,
         )
-        archive_url = settings.archive_url or str(folder / "archive")
-        environment["ARCHIVE_URL"] = archive_url
+        folders = {
+            "ARCHIVE_URL": settings.archive_url or str(folder / "archive"),
+            "LANDING_URL": settings.landing_url or str(folder / "landing"),
+        }
+        environment |= folders
+        (folder / "landing").mkdir(exist_ok=True)
         dagster = DagsterProcesses(project, home, folder / "logs", environment, mark)
         children: list[Child] = []
 
@@ -109,24 +113,24 @@ def _run(settings: Settings, port: int, folder: Path, module: str, signals: Stop
 
         stack.callback(stop)
         _start(dagster, children, code_port, port, module, servers, signals)
-        exports = _embedded_urls(servers, is_database_given="database_url" in given)
-        if not settings.archive_url:
-            exports = f"{exports} ARCHIVE_URL={shlex.quote(archive_url)}".strip()
-        if exports:
-            _say(f"In other terminals: export {exports}")
+        # What is set already may hold a password, and is not repeated.
+        urls = _embedded_urls(servers, is_database_given="database_url" in given)
+        urls |= {name: url for name, url in folders.items() if name.lower() not in given}
+        if urls:
+            _say("In other terminals: export " + " ".join(f"{name}={shlex.quote(url)}" for name, url in urls.items()))
         _say(f"Logs are in {dagster.logs}. Ctrl-C stops everything.")
         while not signals.wait(_POLL_SECONDS):
             _expect_all_alive(children, servers)
 
 
-def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> str:
-    """Settings by which other commands reach the servers started here; they have no password. Given ones are not repeated."""
+def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[str, str]:
+    """Settings by which other commands reach the servers started here; they have no password."""
     urls = {}
     if servers.has_postgres and not is_database_given:
         urls["DATABASE_URL"] = servers.database_url
     if servers.has_redis:
         urls["REDIS_URL"] = servers.redis_url
-    return " ".join(f"{name}={shlex.quote(url)}" for name, url in urls.items())
+    return urls
 
 
 def _migrate(database_url: str, signals: StopSignals) -> None:

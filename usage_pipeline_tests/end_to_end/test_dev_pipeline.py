@@ -1,5 +1,6 @@
 """The whole of it: `usage-pipeline dev`, counters written to Redis, rows without a click, a backfill as the UI starts it."""
 
+import json
 import signal
 import statistics
 import time
@@ -12,6 +13,7 @@ import httpx
 import psycopg
 import pytest
 import redis
+from event_rig import event
 
 from usage_pipeline.local.ports import free_port
 
@@ -114,3 +116,21 @@ def test_counters_become_rows_without_a_click_and_a_backfill_equals_the_sums_of_
     nodes = ui.ask(MATERIALIZATIONS)["assetsOrError"]["nodes"]
     reported = {"/".join(node["key"]["path"]) for node in nodes if node["assetMaterializations"]}
     assert {"snapshots/api_key_deltas", "usage/api_keys", "usage/api_key_daily"} <= reported
+
+
+def test_a_landed_file_of_late_events_becomes_windows_without_a_click(
+    dev: tuple[Ui, redis.Redis, psycopg.Connection], folder: Path
+) -> None:
+    _, _, postgres = dev
+    day = TODAY - timedelta(days=2)
+    events = [event(event_time=f"{day}T10:{minute:02d}:00Z") for minute in range(20)]
+    (folder / "landing" / "late.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
+
+    def requests(table: str) -> list[tuple[Any, ...]]:
+        return postgres.execute(f"select sum(requests)::int from analytics.{table} having sum(requests) > 0").fetchall()
+
+    for table in ("usage_hourly", "usage_daily"):
+        assert wait_until(lambda table=table: requests(table), f"a row of {table}") == [(20,)]
+    assert wait_until(lambda: [path.name for path in folder.glob("landing/done/*")], "the file in done/") == [
+        "late.jsonl"
+    ]
