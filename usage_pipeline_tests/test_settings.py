@@ -47,6 +47,7 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
         ("DRAIN_BUDGET_SECONDS", "0"),
         ("CONNECT_TIMEOUT_SECONDS", "nan"),
         ("REDIS_TIMEOUT_SECONDS", "-1"),
+        ("BODY_TIMEOUT_SECONDS", "0"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable(

@@ -10,7 +10,7 @@ import httpx
 import psycopg
 import pytest
 import redis
-from service_rig import EVENTS_PATH, Service, expect_problem, new_token, serving
+from service_rig import EVENTS_PATH, Service, expect_problem, new_token, serving, wait_until
 
 from usage_pipeline.api.token_cache import TokenCache, forget
 from usage_pipeline.api.tokens import create_token, find_token, prefix_of, revoke_token
@@ -133,8 +133,7 @@ def test_who_read_a_token_before_it_was_revoked_cannot_cache_it_afterwards(
             revoking.start()
             waiting = "select 1 from pg_locks where locktype = 'advisory' and not granted"
             with psycopg.connect(database_url, autocommit=True) as looking:
-                while not looking.execute(waiting).fetchone():
-                    pass
+                wait_until(lambda: looking.execute(waiting).fetchone())
             super()._keep(found)
 
     with closing(Slow.of(settings, lambda: psycopg.connect(database_url, autocommit=True))) as cache:
