@@ -16,6 +16,8 @@ import psycopg
 from psycopg import sql as compose
 
 from usage_pipeline.events.erased_input import erased_json, erased_letter, erased_reason, needles
+from usage_pipeline.events.landed_erasure import erase_landed
+from usage_pipeline.events.landing import DONE, Landing
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archive_manifest import archives
 from usage_pipeline.storage.archive_rewrite import rewrite
@@ -61,11 +63,11 @@ class Erasure:
 
 
 def erase(settings: Settings, user_id: str) -> Erasure:
-    """Erases the user everywhere in PostgreSQL and in archived files.
+    """Erases the user everywhere in PostgreSQL, in archived files, and in landed files that were read.
 
-    A file that is damaged is a problem; the erasure then stays open, and the same call goes on with it. Raises
-    ArchiveUnavailable, with nothing changed, when there are files and ARCHIVE_URL is not set; PostgresUnavailable, ChunksBusy,
-    psycopg.Error.
+    A file that is damaged, or landed and not read to its end, is a problem; the erasure then stays open, and the same call
+    goes on with it. Raises ArchiveUnavailable, with nothing changed, when there are files and ARCHIVE_URL is not set;
+    PostgresUnavailable, ChunksBusy, psycopg.Error, OSError.
     """
     with closing(connect(settings)) as connection, _alone(connection):
         store = archive_store(settings)
@@ -78,6 +80,7 @@ def erase(settings: Settings, user_id: str) -> Erasure:
             work.erase_chunked(rule)
         work.erase_input("dead_letters")
         work.erase_input("event_conflicts")
+        work.erase_landed(settings.landing_url)
         [(counts,)] = connection.execute(
             "select counts from ops.erasures where erasure_id = %s", (work.erasure_id,)
         ).fetchall()
@@ -184,6 +187,13 @@ class _Work:
                 if erased is not None:
                     self._replace_input(name, number, erased, reason)
                     self._note(f"ops.{name}", 1)
+
+    def erase_landed(self, landing_url: str | None) -> None:
+        """Files of the landing folder that were read."""
+        if landing_url is not None:
+            erased = erase_landed(Landing(landing_url), needles(self._user_id))
+            self._note(f"landed:{DONE}", erased.deleted)
+            self.problems.extend(erased.problems)
 
     # inside
 

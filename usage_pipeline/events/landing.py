@@ -97,6 +97,12 @@ class Landing:
         """Files that are there to be read, by name; at most MOST_FILES."""
         return list(islice(self._waiting(), MOST_FILES))
 
+    def addresses(self, folder: str) -> list[str]:
+        """All files below `done/` or `broken/`, with that folder in front."""
+        self.files.invalidate_cache()
+        root = self.path(folder)
+        return [posixpath.join(folder, posixpath.relpath(path, root)) for path in sorted(self.files.find(root))]
+
     def look_at(self, address: str) -> LandedFile | None:
         """The file as it is now; None when it is gone."""
         self.files.invalidate_cache()
