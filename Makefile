@@ -19,9 +19,9 @@ $(UV):
 demo: setup
 	$(RUN)usage-pipeline demo
 
-# Two processes, each with servers of its own: the tests wait more than they compute.
+# Two processes, each with servers of its own, and the tests of a file in their order: some share a server.
 test: setup lint
-	$(RUN)pytest --numprocesses 2 --dist worksteal
+	$(RUN)pytest --numprocesses 2 --dist loadfile
 
 torture: setup
 	$(RUN)python -m usage_pipeline_tests.torture

@@ -49,10 +49,10 @@ def trace_calls(path: Path, *, until: datetime, span: timedelta | None = None) -
 
 
 def made_up_calls(seed: int, count: int, days: int) -> list[Call]:
-    """So many calls over the last days, in the order of their times."""
+    """So many calls over the last days, this one included, in the order of their times."""
     chance = random.Random(seed)  # noqa: S311  # made-up traffic, reproducible by its seed
     now_ms = round(time.time() * 1000)
-    times = sorted(now_ms - chance.randrange(days * DAY_MS) for _ in range(count))
+    times = sorted(now_ms - chance.randrange((days - 1) * DAY_MS) for _ in range(count))
     return [Call(at_ms, int(chance.paretovariate(0.8) * 50), int(chance.expovariate(1 / 80))) for at_ms in times]
 
 

@@ -122,7 +122,15 @@ class Cluster:
         return self.nodes[3]
 
     def owner(self, slot: int) -> Node:
-        return next(node for node in self.nodes if slot in node.slots())
+        """The primary that says so of itself; for a moment after a move there may be none."""
+        found: list[Node] = []
+
+        def is_found() -> bool:
+            found[:] = [node for node in self.nodes if slot in node.slots()]
+            return bool(found)
+
+        wait_until(is_found, f"an owner of slot {slot}")
+        return found[0]
 
     def begin_move(self, slot: int, target: Node) -> None:
         source = self.owner(slot)

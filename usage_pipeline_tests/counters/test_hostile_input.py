@@ -21,7 +21,8 @@ import pytest
 import redis
 from drain_rig import BY_NAME, TOTALS, Crash, Life, Writer, assert_at_rest, crash_at, event_item, lives, stored
 
-from usage_pipeline.counters import batch, dead_letters, values
+from usage_pipeline import values
+from usage_pipeline.counters import batch, dead_letters
 from usage_pipeline.counters.batch import WrongType, raw_value
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.counters.merchants import aggregate
