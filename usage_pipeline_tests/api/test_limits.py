@@ -237,6 +237,7 @@ def test_a_client_that_goes_away_while_it_is_stored_may_send_the_same_again(
         wait_until(lambda: postgres.execute(waiting).fetchone())
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         connection.close()  # a reset
+    wait_until(lambda: postgres.execute("select 1 from ops.ingest_batches").fetchone())
     answer = ingest_client.post(EVENTS_PATH, content=body, headers=JSON).json()
     assert (answer["inserted"], answer["duplicates"]) == (0, 2)
     assert postgres.execute("select count(*), sum(received) from ops.ingest_batches").fetchone() == (2, 4)
