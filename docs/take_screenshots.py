@@ -17,10 +17,16 @@ _GROUPS = "%2C".join(f"global%40global%3A{group}" for group in ("redis", "snapsh
 _YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 # Picture -> (page, a text that is there once the page is drawn, width, height in pixels).
 PICTURES = {
-    "lineage.png": (f"/asset-groups?expanded={_GROUPS}", "merchant_counters", 1500, 1640),
+    "lineage.png": (f"/asset-groups?expanded={_GROUPS}", "merchant_counters", 1500, 1900),
     "partitions.png": (
         f"/assets/usage/api_key_daily?view=partitions&partition={_YESTERDAY}",
         "sum_total_requests",
+        1500,
+        1100,
+    ),
+    "windows.png": (
+        f"/assets/analytics/usage_daily?view=partitions&partition={_YESTERDAY}",
+        "sum_total_tokens",
         1500,
         1100,
     ),

@@ -23,7 +23,7 @@ class LandedFilesConfig(dg.Config):
 
 @dg.asset(
     key=LANDED_FILES,
-    group_name="ops",
+    group_name="analytics",
     owners=OWNERS,
     kinds={"postgres", "file"},
     description="Files of usage events and message archives from LANDING_URL, each read once. Table `ops.landed_files`. A file "
