@@ -13,7 +13,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 FOLDER = Path(__file__).parent
 TIMEOUT_SECONDS = 60
-_GROUPS = "%2C".join(f"global%40global%3A{group}" for group in ("redis", "snapshots", "usage"))
+_GROUPS = "%2C".join(f"global%40global%3A{group}" for group in ("analytics", "redis", "snapshots", "usage"))
 _YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 # Picture -> (page, a text that is there once the page is drawn, width, height in pixels).
 PICTURES = {
