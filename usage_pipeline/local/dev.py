@@ -26,7 +26,7 @@ from usage_pipeline.local.stop_signals import StopRequestedError, StopSignals
 from usage_pipeline.settings import Settings, load_settings
 
 DEFAULT_PORT = 3000
-_API_PORT = 8000
+DEFAULT_API_PORT = 8000
 _POLL_SECONDS = 0.1
 _UI_TIMEOUT_SECONDS = 180.0
 
@@ -38,6 +38,7 @@ class StartError(RuntimeError):
 def run_dev(
     *,
     port: int = DEFAULT_PORT,
+    api_port: int = DEFAULT_API_PORT,
     folder: Path = Path(".local"),
     module: str = "usage_pipeline.definitions",
     **settings_overrides: object,
@@ -46,15 +47,15 @@ def run_dev(
 
     PostgreSQL and Redis are those of DATABASE_URL and REDIS_URL (or of `settings_overrides`) when set, each on its own;
     otherwise embedded ones with their data in `folder`, where archives and landed files are too unless ARCHIVE_URL and
-    LANDING_URL are set. Dagster's storage is DAGSTER_POSTGRES_URL or embedded. The UI gets `port`, or the next one that is
-    free. `module` holds the definitions. Needs the main thread.
+    LANDING_URL are set. Dagster's storage is DAGSTER_POSTGRES_URL or embedded. The UI gets `port` and the HTTP service
+    `api_port`, or the next one that is free. `module` holds the definitions. Needs the main thread.
 
     Raises SettingsError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError when the start
     is not possible, after stopping what had been started.
     """
     with StopSignals() as signals:
         try:
-            _run(load_settings(**settings_overrides), port, folder.resolve(), module, signals)
+            _run(load_settings(**settings_overrides), port, api_port, folder.resolve(), module, signals)
         except StopRequestedError:
             pass
         except StartError as error:
@@ -68,7 +69,7 @@ def run_dev(
         return 0
 
 
-def _run(settings: Settings, port: int, folder: Path, module: str, signals: StopSignals) -> None:
+def _run(settings: Settings, port: int, api_port: int, folder: Path, module: str, signals: StopSignals) -> None:
     project = project_folder()
     given = settings.model_fields_set
     with ExitStack() as stack:
@@ -112,7 +113,7 @@ def _run(settings: Settings, port: int, folder: Path, module: str, signals: Stop
             stop_left_overs(mark)  # whatever left its group
 
         stack.callback(stop)
-        _start(dagster, children, code_port, port, module, servers, signals)
+        _start(dagster, children, code_port, port, api_port, module, servers, signals)
         # What is set already may hold a password, and is not repeated.
         urls = _embedded_urls(servers, is_database_given="database_url" in given)
         urls |= {name: url for name, url in folders.items() if name.lower() not in given}
@@ -146,6 +147,7 @@ def _start(
     children: list[Child],
     code_port: int,
     wanted_port: int,
+    wanted_api_port: int,
     module: str,
     servers: LocalServers,
     signals: StopSignals,
@@ -174,7 +176,7 @@ def _start(
     if problem := location_problem(url):
         _say(f"The definitions do not load: {problem}", to_errors=True)
     _say(f"Dagster is at {url}")
-    api_port = first_free_port(_API_PORT)
+    api_port = first_free_port(wanted_api_port)
     children.append(dagster.start_api(api_port))
     wait_until(lambda: is_listening(api_port))
     _say(f"HTTP ingest is at http://{LOOPBACK}:{api_port} (documentation: /docs)")

@@ -21,7 +21,7 @@ DEV = """
 import sys
 from pathlib import Path
 from usage_pipeline.local.dev import run_dev
-sys.exit(run_dev(folder=Path({folder!r}), port={port}))
+sys.exit(run_dev(folder=Path({folder!r}), port={port}, api_port={api_port}))
 """
 LAUNCH = """mutation ($parameters: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $parameters) {
     __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
@@ -49,7 +49,7 @@ class Ui:
 @pytest.fixture
 def dev(folder: Path, launch: Callable[..., Any]) -> Iterator[tuple[Ui, redis.Redis, psycopg.Connection]]:
     port = free_port()
-    launcher = launch(DEV.format(folder=str(folder), port=port))
+    launcher = launch(DEV.format(folder=str(folder), port=port, api_port=free_port()))
     launcher.wait_for("Dagster is at", TIMEOUT_SECONDS)
     with (
         redis.Redis(port=int((folder / "redis" / "port").read_text())) as client,

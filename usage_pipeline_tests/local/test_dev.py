@@ -29,7 +29,7 @@ DEV = """
 import sys
 from pathlib import Path
 from usage_pipeline.local.dev import run_dev
-sys.exit(run_dev(folder=Path({folder!r}), module={module!r}, port={port}))
+sys.exit(run_dev(folder=Path({folder!r}), module={module!r}, port={port}, api_port={api_port}))
 """
 DAEMON_IS_UP = "Instance is configured with the following daemons"
 LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
@@ -43,7 +43,7 @@ def start_dev(folder: Path, tmp_path: Path, launch: Callable[..., Any]) -> Calla
     (modules / "tiny_definitions.py").write_text(DEFINITIONS)
 
     def start(*, port: int | None = None, module: str = "tiny_definitions", **environment: str) -> Any:
-        code = DEV.format(folder=str(folder), module=module, port=port or free_port())
+        code = DEV.format(folder=str(folder), module=module, port=port or free_port(), api_port=free_port())
         return launch(code, PYTHONPATH=str(modules), **environment)
 
     return start
