@@ -76,7 +76,8 @@ def test_every_asset_says_what_it_is_and_whose(graph: Any, name: str) -> None:
     assert node.description
     assert node.owners
     assert node.kinds
-    assert node.group_name == name.split("/")[0]
+    # Files come before the events: in the group of their table the groups would form a circle.
+    assert node.group_name == ("analytics" if name == "ops/landed_files" else name.split("/")[0])
     if node.is_materializable:
         table = node.metadata["dagster/table_name"]
         assert f"`{table}`" in node.description
