@@ -62,6 +62,12 @@ def _no_settings_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def scans_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each drain looks for keys that nobody announced. A scan that a busy machine holds up would put off the next ones."""
+    monkeypatch.setattr("usage_pipeline.counters.redis_source._SCAN_SHARE", 1e9)
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[LocalServers]:
     # Not pytest's own folder: it resets the permissions there, and as root PostgreSQL runs as another user.
