@@ -13,6 +13,8 @@ class SettingsError(ValueError):
     """A setting is missing or wrong; the message is one line that names the variable."""
 
 
+# A bulk request or a landed document may decompress to so many times MAX_GZIP_SIZE.
+MAX_EXPANSION = 20
 Barrier = Literal["auto", "none", "wait", "waitaof", "age"]
 
 
@@ -159,6 +161,11 @@ class Settings(BaseSettings):
             return self.redis_url
         password = f":{quote(self.redis_password.get_secret_value(), safe='')}@" if self.redis_password else ""
         return SecretStr(f"redis://{password}{self.redis_host}:{self.redis_port}/0")
+
+    @property
+    def max_decompressed_bytes(self) -> int:
+        """What MAX_GZIP_SIZE allows a bulk request or a landed document to hold once decompressed."""
+        return self.max_gzip_size * MAX_EXPANSION
 
     @property
     def timezone(self) -> ZoneInfo:

@@ -8,7 +8,6 @@ from starlette.requests import ClientDisconnect
 
 from usage_pipeline.api.problems import Problem
 
-MAX_EXPANSION = 20
 # Members of a gzip file beyond any that a client would make; each empty one costs more time than its 20 bytes.
 _MAX_GZIP_MEMBERS = 1_000
 _PIECE_BYTES = 64 * 1024

@@ -1,6 +1,5 @@
 """Stores batches of usage events and message archives, each item once. One function for HTTP, landed files and replays."""
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ from typing import Literal
 import psycopg
 from psycopg import sql as compose
 
+from usage_pipeline.counters.batch import new_batch_id
 from usage_pipeline.events.documents import Items
 from usage_pipeline.events.model import EventWindow, Item, Parse, parse_archive, parse_event
 from usage_pipeline.settings import Settings
@@ -105,7 +105,7 @@ def ingest(
     Raises psycopg.Error when PostgreSQL fails; then nothing of the batch is stored, and it may be sent again.
     """
     now = now or datetime.now(UTC)
-    batch_id = f"{int(now.timestamp() * 1000):013d}-{secrets.token_hex(5)}"
+    batch_id = new_batch_id(int(now.timestamp() * 1000))
     parsed, rejected = _parse(kind, items, EventWindow.around(now, settings.retention_days))
     batch = _Batch(batch_id, now, source, kind, items, parsed, rejected, letters)
     if kind is EVENTS and (report := _store_new(connection, batch, settings)):

@@ -32,8 +32,6 @@ _ADDRESS = re.compile(r"(?:archives/)?[^./_][^/]*\.jsonl?(?:\.gz)?")
 ARCHIVES_FOLDER, DONE, BROKEN = "archives", "done", "broken"
 # As many as one look lists, in the order of their names; the rest waits for the next.
 MOST_FILES = 1_000
-# A document may decompress to so many times MAX_GZIP_SIZE, here as in a request.
-DECOMPRESSED = 20
 # A file that was not written to for so long is taken as whole when nobody has looked at it before.
 SETTLE_SECONDS = 10.0
 _ITEMS_PER_BATCH = 2_000
@@ -229,10 +227,9 @@ def ingest_file(connection: psycopg.Connection, landing: Landing, address: str, 
 def _read(connection: psycopg.Connection, landing: Landing, file: LandedFile, settings: Settings) -> FileReport:
     totals = Counter[str]()
     reason = None
-    limit_bytes = settings.max_gzip_size * DECOMPRESSED
     with landing.files.open(landing.path(file.address), "rb") as stream:
         try:
-            for batch in _batches(items_of_file(stream, file.address, file.kind.name, limit_bytes)):
+            for batch in _batches(items_of_file(stream, file.address, file.kind.name, settings.max_decompressed_bytes)):
                 letters = LetterBox(file.address.encode(), totals["received"])
                 report = ingest(
                     connection, file.kind, batch, source=f"file:{file.address}", settings=settings, letters=letters

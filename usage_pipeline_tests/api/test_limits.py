@@ -18,9 +18,9 @@ import pytest
 from event_rig import event
 from service_rig import EVENTS_PATH, Service, answer_of, expect_problem, new_token, serving, wait_until
 
-from usage_pipeline.api.bodies import MAX_EXPANSION, decompressed
+from usage_pipeline.api.bodies import decompressed
 from usage_pipeline.api.problems import Problem
-from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.settings import MAX_EXPANSION, Settings, load_settings
 
 MOST_BYTES = 4_096
 MOST_ITEMS = 3

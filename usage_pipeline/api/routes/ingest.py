@@ -93,7 +93,7 @@ def _stored(
     body: bytearray, kind: Kind, settings: Settings, storing: Storing, *, is_compressed: bool, source: str
 ) -> IngestReport:
     if is_compressed:
-        body = bodies.decompressed(body, most=settings.max_gzip_size * bodies.MAX_EXPANSION)
+        body = bodies.decompressed(body, most=settings.max_decompressed_bytes)
     try:
         items = items_of(body, kind.name, most=settings.max_bulk_size)
     except TooManyItems as error:
