@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := .local/uv/bin/uv
 RUN := .venv/bin/
 
-.PHONY: setup demo test torture lint bench clean
+.PHONY: setup demo test e2e torture lint bench clean
 
 setup: .venv/.installed
 
@@ -19,9 +19,16 @@ $(UV):
 demo: setup
 	$(RUN)usage-pipeline demo
 
-# Two processes, each with servers of its own, and the tests of a file in their order: some share a server.
+# Two processes, each with servers of its own, and the tests of a file in their order: some share a server. The files in
+# theirs, too: those with few tests take longest, and would come last, when only one process has work left.
+PYTEST := $(RUN)pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: setup lint
-	$(RUN)pytest --numprocesses 2 --dist loadfile
+	$(PYTEST) --ignore usage_pipeline_tests/end_to_end
+
+# Through the whole of it: the launcher, the web server and its GraphQL, the daemon, HTTP clients that are killed.
+e2e: setup
+	$(PYTEST) usage_pipeline_tests/end_to_end
 
 torture: setup
 	$(RUN)python -m usage_pipeline_tests.torture
