@@ -145,17 +145,6 @@ class Landing:
                     yield _landed(posixpath.join(folder, name), info)
 
 
-def unread(connection: psycopg.Connection, files: Sequence[LandedFile]) -> list[LandedFile]:
-    """Those of the files that the ledger does not know; the others wait only to be put away."""
-    known = set(
-        connection.execute(
-            load("events/select_landed_files"),
-            {"addresses": [file.address for file in files], "fingerprints": [file.fingerprint for file in files]},
-        )
-    )
-    return [file for file in files if (file.address, file.fingerprint) not in known]
-
-
 def settled(files: Sequence[LandedFile], settle_seconds: float, now_seconds: float) -> list[LandedFile]:
     """Those of the files that have a time of change at least so long ago; without one, a file is whole when it appears."""
     latest = now_seconds - settle_seconds
