@@ -12,8 +12,9 @@ from fastapi_swagger import patch_fastapi
 
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import Gate
+from usage_pipeline.api.external_posts import PostDesk
 from usage_pipeline.api.metrics import Metrics, MetricsMiddleware
-from usage_pipeline.api.routes import ingest, service
+from usage_pipeline.api.routes import external, ingest, service
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.token_cache import TokenCache
 from usage_pipeline.counters.recorder import AsyncRecorder
@@ -45,9 +46,11 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.storing = storing
         app.state.gate = Gate(tokens, recorder, f"{socket.gethostname()}:{os.getpid()}")
         app.state.checks = service.Checks(settings)
+        app.state.posts = PostDesk(settings, storing.pool, metrics)
         try:
             yield
         finally:
+            await app.state.posts.close()
             storing.close()
             tokens.close()
             await recorder.close()
@@ -68,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.include_router(service.router)
     app.include_router(ingest.router)
+    app.include_router(external.router)
     return app
 
 
