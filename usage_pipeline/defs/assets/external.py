@@ -39,7 +39,7 @@ _CHECK = dg.AssetCheckSpec(
     # No retry policy: each request was retried where that helps, and the next run comes within the hour. A second owner of
     # retries would multiply the requests to an API that is in trouble.
 )
-def external_posts(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[None]:
+def external_posts(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster asks for it bare
     try:
         report = refresh_posts(settings)
     except AlreadyRefreshing as problem:
