@@ -14,7 +14,9 @@ from usage_pipeline.api import problems
 from usage_pipeline.api.auth import Gate
 from usage_pipeline.api.external_posts import PostDesk
 from usage_pipeline.api.metrics import Metrics, MetricsMiddleware
+from usage_pipeline.api.pipeline_metrics import PipelineMetrics
 from usage_pipeline.api.routes import external, ingest, service
+from usage_pipeline.api.routes import metrics as metrics_route
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.token_cache import TokenCache
 from usage_pipeline.counters.recorder import AsyncRecorder
@@ -46,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.storing = storing
         app.state.gate = Gate(tokens, recorder, f"{socket.gethostname()}:{os.getpid()}")
         app.state.checks = service.Checks(settings)
+        app.state.pipeline_metrics = PipelineMetrics(settings)
         app.state.posts = PostDesk(settings, storing.pool, metrics)
         try:
             yield
@@ -72,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(service.router)
     app.include_router(ingest.router)
     app.include_router(external.router)
+    app.include_router(metrics_route.router)
     return app
 
 

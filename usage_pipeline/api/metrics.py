@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from usage_pipeline.counters.record_failures import Reason
+from usage_pipeline.events.ingest import IngestReport
 from usage_pipeline.settings import Settings
 
 CacheName = Literal["token", "ranking", "external_post"]
@@ -60,7 +61,7 @@ class Metrics:
         )
         self.in_progress = Gauge(
             "usage_pipeline_http_requests_in_progress",
-            "Requests in hand",
+            "Requests that are being answered",
             registry=registry,
             multiprocess_mode="livesum",
         )
@@ -101,6 +102,17 @@ class Metrics:
     def recorder_failed(self, what: str, reason: Reason) -> None:
         """Counts one record that was dropped; what a recorder takes as `on_failure`."""
         self.recorder_failures.labels(what, reason).inc()
+
+    def ingested(self, kind: str, report: IngestReport) -> None:
+        """Counts the items of one committed request."""
+        outcomes = {
+            "inserted": report.inserted,
+            "duplicates": report.duplicates,
+            "conflicts": report.conflicts,
+            "rejected": len(report.rejected),
+        }
+        for outcome, items in outcomes.items():
+            self.ingested_items.labels(kind, outcome).inc(items)
 
     def exposition(self, more: Iterable[Metric] = ()) -> bytes:
         """The text format of all instruments, and then of `more`. Reads files when there are several processes."""

@@ -44,7 +44,10 @@ def _digits(came: object) -> object:
 
 
 PostId = Annotated[
-    int, BeforeValidator(_digits), Path(ge=1, le=MAX_POST_ID, description="Number of the post", examples=[1])
+    int,
+    Field(ge=1, le=MAX_POST_ID),
+    BeforeValidator(_digits),
+    Path(description="Number of the post", examples=[1]),
 ]
 
 
