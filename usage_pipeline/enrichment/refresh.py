@@ -8,6 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import psycopg
+
 from usage_pipeline.enrichment.posts import Post, Sleep, external_client, fetch_post
 from usage_pipeline.enrichment.retry_rules import RetryPolicy
 from usage_pipeline.enrichment.store import store_posts
@@ -18,6 +20,8 @@ from usage_pipeline.storage.postgres import connect
 REQUESTS_AT_ONCE = 4
 # An API that is away costs tens of seconds for each post. What is not tried by then keeps what is stored, until the next run.
 BUDGET_SECONDS = 240.0
+# For another run to end, before this one gives up.
+WAIT_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -48,14 +52,12 @@ def refresh_posts(
     """Fetches the posts of EXTERNAL_POST_IDS once and stores the outcome in one transaction. May be repeated.
 
     Takes at most BUDGET_SECONDS and `RetryPolicy.most_seconds` on top. An advisory lock keeps two from asking at once, whatever
-    Dagster's limits are. Raises AlreadyRefreshing, PostgresUnavailable, or psycopg.Error when nothing could be stored.
+    Dagster's limits are; the second waits for up to WAIT_SECONDS before. Raises AlreadyRefreshing, PostgresUnavailable, or
+    psycopg.Error when nothing could be stored.
     """
     wanted = settings.external_posts
     with closing(connect(settings)) as connection:
-        locked = connection.execute("select pg_try_advisory_lock(hashtext('external_posts'), 0)").fetchone()
-        if locked != (True,):
-            raise AlreadyRefreshing("another run fetches external posts; it stores what there is")
-        # The lock ends with the connection.
+        _wait_for_turn(connection)
         began_at, fetched_at = timer(), datetime.now(UTC)
         posts = asyncio.run(_fetched(settings, wanted, sleep, timer))
         seconds = timer() - began_at
@@ -64,6 +66,17 @@ def refresh_posts(
     if not_tried:
         _log.warning("external posts: %d of %d had no turn within %g s", not_tried, len(wanted), BUDGET_SECONDS)
     return RefreshReport(len(wanted), stored.fetched, stored.fallbacks, stored.kept, not_tried, round(seconds, 3))
+
+
+def _wait_for_turn(connection: psycopg.Connection) -> None:
+    """Takes the lock, which ends with the connection."""
+    connection.execute("select set_config('lock_timeout', %s, false)", (f"{round(WAIT_SECONDS * 1000)}ms",))
+    try:
+        connection.execute("select pg_advisory_lock(hashtext('external_posts'), 0)")
+    except psycopg.errors.LockNotAvailable:
+        raise AlreadyRefreshing(
+            f"another run has fetched external posts for {WAIT_SECONDS:g} s and more; it stores what there is"
+        ) from None
 
 
 async def _fetched(settings: Settings, post_ids: Sequence[int], sleep: Sleep, timer: Callable[[], float]) -> list[Post]:

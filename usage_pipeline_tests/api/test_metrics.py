@@ -89,6 +89,17 @@ def test_names_and_units_are_those_of_prometheus(service: Service) -> None:
             assert {sample.name for sample in family.samples} <= {f"{name}_total"}
 
 
+def test_the_page_names_every_metric_and_no_other(service: Service, settings: Settings, redis_url: str) -> None:
+    recorder = Recorder.connect(redis_url)
+    assert recorder.record_token("t", "i")
+    recorder.close()
+    drain_once(settings, ["token"])
+    page = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(usage_pipeline_[a-z_]+)`", page))
+    families = Scrape(service.client).families.values()
+    assert named == {family.name + ("_total" if family.type == "counter" else "") for family in families}
+
+
 def test_random_paths_methods_and_tokens_make_no_series(service: Service) -> None:
     client = service.client
 

@@ -82,13 +82,18 @@ def test_an_api_that_goes_away_again_fails_the_check_though_posts_are_stored(
 
 
 def test_a_run_beside_another_fails_asks_for_nothing_and_is_not_retried(
-    api: ExternalApi, settings: Settings, instance: dg.DagsterInstance, postgres: psycopg.Connection
+    api: ExternalApi,
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    postgres: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("usage_pipeline.enrichment.refresh.WAIT_SECONDS", 0.1)
     postgres.execute("select pg_advisory_lock(hashtext('external_posts'), 0)")
     result = run(api.settings(settings), instance)
     assert not result.success
     [failure] = [event for event in result.all_events if event.is_step_failure]
-    assert "another run fetches external posts" in str(failure.step_failure_data.error)
+    assert "another run has fetched external posts" in str(failure.step_failure_data.error)
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
     assert api.requests == []
 

@@ -1,6 +1,7 @@
 """Posts in the table: fallbacks as such, successes that stay; and the run that fetches a list of them."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -115,7 +116,10 @@ def test_a_run_has_a_budget_and_what_had_no_turn_keeps_what_is_stored(
     assert f"{report.not_tried} of 9 had no turn within 240 s" in caplog.text
 
 
-def test_two_runs_never_ask_at_once(api: ExternalApi, settings: Settings, postgres: psycopg.Connection) -> None:
+def test_a_run_beside_another_that_does_not_end_gives_up_and_asks_for_nothing(
+    api: ExternalApi, settings: Settings, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usage_pipeline.enrichment.refresh.WAIT_SECONDS", 0.1)
     postgres.execute("select pg_advisory_lock(hashtext('external_posts'), 0)")
     with pytest.raises(AlreadyRefreshing):
         refresh_posts(api.settings(settings))
@@ -123,6 +127,15 @@ def test_two_runs_never_ask_at_once(api: ExternalApi, settings: Settings, postgr
     postgres.execute("select pg_advisory_unlock(hashtext('external_posts'), 0)")
     assert refresh_posts(api.settings(settings, external_post_ids="1")).fetched == 1
     assert refresh_posts(api.settings(settings, external_post_ids="1")).fetched == 1
+
+
+def test_two_runs_at_once_ask_one_after_the_other(api: ExternalApi, settings: Settings) -> None:
+    ours = api.settings(settings, external_post_ids="1-12")
+    with ThreadPoolExecutor(2) as runs:
+        reports = [one.result(60) for one in [runs.submit(refresh_posts, ours) for _ in range(2)]]
+    assert [report.fetched for report in reports] == [12, 12]
+    assert sorted(api.asked[:12]) == sorted(api.asked[12:]) == list(range(1, 13))
+    assert api.most_in_hand <= REQUESTS_AT_ONCE
 
 
 def test_without_a_database_nothing_is_asked_for(api: ExternalApi, settings: Settings) -> None:

@@ -11,7 +11,8 @@ from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
 
 POSTS_KEY = dg.AssetKey(["external", "posts"])
-# One run at a time: dagster.yaml limits the tag of scheduled runs, `dev` the pool of all; a lock in PostgreSQL is underneath.
+# One run at a time: dagster.yaml limits the tag of scheduled runs and the pool of all. The pool's limit misses its first
+# runs ever; a lock in PostgreSQL does not.
 EXTERNAL_TAG = {"usage_pipeline/external_api": "1"}
 EXTERNAL_POOL = "external_api"
 # Shares of the wanted posts that a run did not get: above the first a warning, above the second an error.
