@@ -124,11 +124,19 @@ def no_http(api: ExternalApi, connection: socket.socket, post_id: int) -> None:
     connection.sendall(b"\x16\x03\x01 what is this\r\n\r\n")
 
 
+def late(api: ExternalApi, connection: socket.socket, post_id: int) -> None:
+    """Answers well, seconds too late for a hasty client."""
+    api.released.wait(4)
+    post(api, connection, post_id)
+
+
 def drip(api: ExternalApi, connection: socket.socket, post_id: int) -> None:
-    """A byte now and then: no single read takes long, the whole never ends."""
-    connection.sendall(response(200, b"", length=1_000_000))
-    while not api.released.wait(0.02):
-        connection.sendall(b" ")
+    """Answers well, a byte at a time: no single read takes long, the whole takes seconds."""
+    whole = json.dumps(document(post_id)).encode()
+    connection.sendall(response(200, b"", length=len(whole)))
+    for byte in whole:
+        api.released.wait(0.06)
+        connection.sendall(bytes([byte]))
 
 
 def too_much(api: ExternalApi, connection: socket.socket, post_id: int) -> None:

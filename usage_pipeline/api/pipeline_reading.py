@@ -7,6 +7,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from usage_pipeline.counters.drain_round import ALL_FAMILIES
+from usage_pipeline.events.ingest import ARCHIVES, EVENTS
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import APPLICATION_NAME
 from usage_pipeline.storage.sql import load
@@ -83,7 +84,8 @@ async def read_ledger(connection: psycopg.AsyncConnection) -> LedgerReading:
         ingests = await rates.fetchall()
     letters = await connection.execute(load("api/count_dead_letters"), {"most": MOST_DEAD_LETTERS})
     # A family without open ones is a zero: an alert on a value that vanishes would never clear.
-    return LedgerReading(drains, ingests, dict.fromkeys(families, 0) | dict(await letters.fetchall()))
+    none = dict.fromkeys([*families, EVENTS.dead_letter_family, ARCHIVES.dead_letter_family], 0)
+    return LedgerReading(drains, ingests, none | dict(await letters.fetchall()))
 
 
 async def read_instances(connection: psycopg.AsyncConnection, settings: Settings, now: datetime) -> list[Instance]:

@@ -19,6 +19,7 @@ from external_rig import (
     external_api,
     half,
     hang_up,
+    late,
     no_http,
     post,
     stall,
@@ -104,13 +105,23 @@ async def test_failures_that_pass_are_retried_after_two_and_four_seconds(
     assert sleeps.seconds == [2, 4]
 
 
-@pytest.mark.parametrize("behaviour", [stall, drip])
+@pytest.mark.parametrize("behaviour", [late, drip])
 async def test_a_try_is_bounded_as_a_whole(api: ExternalApi, client: httpx.AsyncClient, behaviour: Behaviour) -> None:
     sleeps = Sleeps()
     api.script = [behaviour]
     assert await fetched(client, sleeps, HASTY) == GOOD
     assert sleeps.seconds == [2]
     assert len(api.requests) == 2
+
+
+async def test_an_answer_may_have_a_million_bytes_and_not_one_more(
+    api: ExternalApi, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    largest = json.dumps(document(7)).encode().ljust(MAX_ANSWER_BYTES)
+    api.script = [body(largest), body(largest + b" ")]
+    assert await fetched(client, Sleeps()) == GOOD
+    assert await fetched(client, Sleeps()) == fallback(7)
+    assert f"more than {MAX_ANSWER_BYTES} bytes" in caplog.text
 
 
 async def test_a_server_that_is_not_there_is_asked_three_times(
