@@ -1,5 +1,6 @@
 """`GET /api/external/posts/{id}`: the API's post or the fallback, few requests at once, each post once, whoever asks."""
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from external_rig import ExternalApi, document, external_api, post, stall, statu
 from service_rig import Service, expect_problem, serving, wait_until
 
 from usage_pipeline.api import external_posts
+from usage_pipeline.api.external_posts import PostDesk
+from usage_pipeline.api.metrics import Metrics
+from usage_pipeline.api.storing import Storing
 from usage_pipeline.enrichment.posts import fallback
 from usage_pipeline.settings import Settings
 
@@ -149,7 +153,9 @@ def test_so_many_may_wait_and_no_more(service: Service, api: ExternalApi, monkey
         assert [answer.result(30).status_code for answer in first] == [200, 200]
 
 
-def test_a_client_that_goes_away_takes_the_fetch_from_nobody(service: Service, api: ExternalApi) -> None:
+async def test_whoever_is_cancelled_takes_the_fetch_from_nobody(
+    api: ExternalApi, settings: Settings, postgres: psycopg.Connection
+) -> None:
     gate = threading.Event()
 
     def late(api: ExternalApi, connection: socket.socket, post_id: int) -> None:
@@ -157,16 +163,22 @@ def test_a_client_that_goes_away_takes_the_fetch_from_nobody(service: Service, a
         post(api, connection, post_id)
 
     api.otherwise = late
-    impatient = socket.create_connection(("127.0.0.1", service.port), timeout=30)
-    impatient.sendall(b"GET /api/external/posts/7 HTTP/1.1\r\nHost: x\r\n\r\n")
-    wait_until(lambda: api.in_hand == 1)
-    with ThreadPoolExecutor(1) as clients:
-        patient = clients.submit(service.client.get, "/api/external/posts/7")
-        wait_until(lambda: misses(service) == 2)
-        impatient.close()
-        gate.set()
-        assert patient.result(30).json() == document(7)
+    storing = Storing(settings)
+    storing.pool.open(wait=False)
+    desk = PostDesk(api.settings(settings), storing.pool, Metrics())
+    first, second = asyncio.create_task(desk.post(7)), asyncio.create_task(desk.post(7))
+    async with asyncio.timeout(20):
+        while api.in_hand == 0:
+            await asyncio.sleep(0.005)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    gate.set()
+    assert (await second).document() == document(7)
+    await desk.close()
+    storing.close()
     assert api.asked == [7]
+    assert stored(postgres) == [("7", "7", "Title 7", False)]
 
 
 def test_a_post_is_answered_though_it_cannot_be_stored(
