@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from usage_pipeline.defs.assets.daily import daily_assets
+from usage_pipeline.defs.assets.external import external_posts
 from usage_pipeline.defs.assets.landing import landed_files
 from usage_pipeline.defs.assets.lifecycle import storage_lifecycle
 from usage_pipeline.defs.assets.merchants import merchant_usage_asset
@@ -43,6 +44,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             usage_events_source(),
             *window_assets(window_partitions(settings)),
             storage_lifecycle,
+            external_posts,
         ]
     return dg.Definitions(
         assets=assets,

@@ -2,11 +2,13 @@
 
 from datetime import date
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from usage_pipeline.values import Malformed, numbers
 
 
 class SettingsError(ValueError):
@@ -15,6 +17,9 @@ class SettingsError(ValueError):
 
 # A bulk request or a landed document may decompress to so many times MAX_GZIP_SIZE.
 MAX_EXPANSION = 20
+# Posts are numbered by the external API; clients hold the number in 32 bits.
+MAX_POST_ID = 2**31 - 1
+MAX_POSTS = 1_000
 Barrier = Literal["auto", "none", "wait", "waitaof", "age"]
 
 
@@ -86,6 +91,26 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=3_600, description="for the whole body of a request to the HTTP service"
     )
 
+    external_api_base_url: str = Field(
+        default="https://jsonplaceholder.typicode.com",
+        description="API of the external posts, whose paths are /posts/{id} below it; no password, no query",
+    )
+    external_api_timeout: int = Field(
+        default=5_000, ge=50, le=60_000, description="milliseconds for one try, from the connection to the last byte"
+    )
+    external_api_max_retries: int = Field(
+        default=3, ge=1, le=10, description="tries for one post, the first one included"
+    )
+    external_post_ids: str = Field(
+        default="1-10",
+        max_length=10_000,
+        description="posts that the asset external/posts fetches: numbers and ranges such as 1-10,42, at most 1,000",
+    )
+    prometheus_multiproc_dir: str | None = Field(
+        default=None,
+        description="folder in which several processes of one HTTP service add up their metrics; `--workers` sets it",
+    )
+
     drain_barrier: Barrier = Field(
         default="auto", description="what makes a claim durable in Redis before it is applied"
     )
@@ -129,6 +154,27 @@ class Settings(BaseSettings):
             _expect_an_encoded_password(url.get_secret_value().partition("://")[2])
         return url
 
+    @field_validator("external_api_base_url")
+    @classmethod
+    def _is_a_plain_http_url(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            is_plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_plain = False
+        if not is_plain or not url.isprintable() or not url.isascii() or set(url) & set(" @?#\\"):
+            raise ValueError("expected an http:// or https:// URL without a password, a query or a fragment")
+        return url.rstrip("/")
+
+    @field_validator("external_post_ids")
+    @classmethod
+    def _names_posts(cls, text: str) -> str:
+        try:
+            numbers("EXTERNAL_POST_IDS", text, largest=MAX_POST_ID, most=MAX_POSTS)
+        except Malformed as error:
+            raise ValueError(str(error).partition(": ")[2]) from None
+        return text
+
     @field_validator("chunk_time_interval_hours")
     @classmethod
     def _is_a_known_interval(cls, hours: int) -> int:
@@ -153,6 +199,11 @@ class Settings(BaseSettings):
         if minutes < 60:
             return f"*/{minutes} * * * *"
         return "0 * * * *" if minutes == 60 else f"0 */{minutes // 60} * * *"
+
+    @property
+    def external_posts(self) -> tuple[int, ...]:
+        """EXTERNAL_POST_IDS as numbers, ascending, each once."""
+        return numbers("EXTERNAL_POST_IDS", self.external_post_ids, largest=MAX_POST_ID, most=MAX_POSTS)
 
     @property
     def redis_dsn(self) -> SecretStr:

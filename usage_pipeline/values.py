@@ -1,5 +1,6 @@
 """Rules for single values from outside: ids, counts, times, JSON. Pure; a broken rule raises Malformed with its reason."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ MAX_ID_CHARACTERS = 200
 MAX_UNKNOWN_BYTES = 16 * 2**20
 # What decoding foreign JSON may raise: bad UTF-8 and deep nesting are not DecodeErrors.
 UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?")
 _SHOWN_CHARACTERS = 60
 _DESCRIBED_CHARACTERS = 200
 
@@ -118,6 +120,26 @@ def within_unknown_limit(what: str, size: int) -> None:
     """Raises Malformed when unknown fields or members are larger than MAX_UNKNOWN_BYTES together."""
     if size > MAX_UNKNOWN_BYTES:
         raise Malformed(f"{what}: expected at most {MAX_UNKNOWN_BYTES} bytes of them, came {size}")
+
+
+def numbers(name: str, text: str, *, largest: int, most: int) -> tuple[int, ...]:
+    """Positive integers from a list with ranges, such as `1-10,42`: ascending, each once, at most `most` of them."""
+    found: set[int] = set()
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if match is None:
+            raise Malformed(
+                f"{name}: expected numbers and ranges such as 1-10,42, came {part.strip()[:_SHOWN_CHARACTERS]!r}"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 1 <= first <= last <= largest:
+            raise Malformed(
+                f"{name}: expected numbers from 1 to {largest}, ranges from small to large, came {part.strip()}"
+            )
+        if last - first >= most or len(found | set(range(first, last + 1))) > most:
+            raise Malformed(f"{name}: expected at most {most} numbers, came more")
+        found.update(range(first, last + 1))
+    return tuple(sorted(found))
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

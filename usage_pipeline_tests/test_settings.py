@@ -17,6 +17,10 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
     assert settings.usage_timezone == "UTC"
     assert settings.retention_days == 180
     assert settings.drain_barrier == "auto"
+    assert settings.external_api_base_url == "https://jsonplaceholder.typicode.com"
+    assert settings.external_api_timeout == 5_000
+    assert settings.external_api_max_retries == 3
+    assert settings.external_posts == tuple(range(1, 11))
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,21 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
         ("CONNECT_TIMEOUT_SECONDS", "nan"),
         ("REDIS_TIMEOUT_SECONDS", "-1"),
         ("BODY_TIMEOUT_SECONDS", "0"),
+        ("EXTERNAL_API_BASE_URL", ""),
+        ("EXTERNAL_API_BASE_URL", "ftp://s3cret"),
+        ("EXTERNAL_API_BASE_URL", "https://user:s3cret@host"),
+        ("EXTERNAL_API_BASE_URL", "https://s3cret@host"),
+        ("EXTERNAL_API_BASE_URL", "https://host/?key=s3cret"),
+        ("EXTERNAL_API_BASE_URL", "https://host/#s3cret"),
+        ("EXTERNAL_API_BASE_URL", "https://host:99999/s3cret"),
+        ("EXTERNAL_API_BASE_URL", "https://ho st"),
+        ("EXTERNAL_API_TIMEOUT", "0"),
+        ("EXTERNAL_API_TIMEOUT", "60001"),
+        ("EXTERNAL_API_MAX_RETRIES", "0"),
+        ("EXTERNAL_API_MAX_RETRIES", "11"),
+        ("EXTERNAL_POST_IDS", ""),
+        ("EXTERNAL_POST_IDS", "0"),
+        ("EXTERNAL_POST_IDS", "1-1001"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable(

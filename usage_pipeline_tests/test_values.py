@@ -116,3 +116,38 @@ def test_any_bytes_can_be_shown_in_a_reason(value: bytes) -> None:
     assert "\0" not in values.shown(value)
     values.shown(value).encode()
     assert len(values.shown(value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("7", (7,)),
+        ("1-3,42", (1, 2, 3, 42)),
+        (" 9 , 2-2,1-3", (1, 2, 3, 9)),
+        ("100", (100,)),
+        ("1-5,1-5,2-6", (1, 2, 3, 4, 5, 6)),
+    ],
+)
+def test_numbers_are_a_list_with_ranges(text: str, found: tuple[int, ...]) -> None:
+    assert values.numbers("x", text, largest=100, most=6) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        *(
+            (text, "expected numbers and ranges")
+            for text in ("", ",", "1,", "a", "1-", "-1", "1-2-3", "1.5", "٣", "1" * 11)
+        ),
+        *((text, "expected numbers from 1 to 100") for text in ("0", "101", "3-1", "0-2", "99-101")),
+        *((text, "expected at most 6 numbers") for text in ("1-7", "1-4,5-7", "1,2,3,4,5,6,7")),
+    ],
+)
+def test_what_is_no_such_list_is_refused_with_the_reason(text: str, problem: str) -> None:
+    with pytest.raises(Malformed, match=f"^x: {problem}"):
+        values.numbers("x", text, largest=100, most=6)
+
+
+def test_a_range_that_is_far_too_long_is_refused_before_it_is_made() -> None:
+    with pytest.raises(Malformed, match="at most 6 numbers"):
+        values.numbers("x", "1-9999999999", largest=10**10, most=6)

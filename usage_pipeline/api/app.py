@@ -12,7 +12,11 @@ from fastapi_swagger import patch_fastapi
 
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import Gate
-from usage_pipeline.api.routes import ingest, service
+from usage_pipeline.api.external_posts import PostDesk
+from usage_pipeline.api.metrics import Metrics, MetricsMiddleware
+from usage_pipeline.api.pipeline_metrics import PipelineMetrics
+from usage_pipeline.api.routes import external, ingest, service
+from usage_pipeline.api.routes import metrics as metrics_route
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.token_cache import TokenCache
 from usage_pipeline.counters.recorder import AsyncRecorder
@@ -27,21 +31,29 @@ Errors are problem documents (RFC 9457). Limits: see each route.
 def create_app(settings: Settings) -> FastAPI:
     """The service; it connects to nothing before it is asked, so that it starts while PostgreSQL or Redis are away."""
 
+    metrics = Metrics.of(settings)
+
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         storing = Storing(settings)
         storing.pool.open(wait=False)
         tokens = TokenCache.of(settings, storing.pool.connection)
         recorder = AsyncRecorder.connect(
-            settings.redis_dsn.get_secret_value(), timezone=settings.timezone, retention_days=settings.retention_days
+            settings.redis_dsn.get_secret_value(),
+            timezone=settings.timezone,
+            retention_days=settings.retention_days,
+            on_failure=metrics.recorder_failed,
         )
         app.state.settings = settings
         app.state.storing = storing
         app.state.gate = Gate(tokens, recorder, f"{socket.gethostname()}:{os.getpid()}")
         app.state.checks = service.Checks(settings)
+        app.state.pipeline_metrics = PipelineMetrics(settings)
+        app.state.posts = PostDesk(settings, storing.pool, metrics)
         try:
             yield
         finally:
+            await app.state.posts.close()
             storing.close()
             tokens.close()
             await recorder.close()
@@ -58,8 +70,12 @@ def create_app(settings: Settings) -> FastAPI:
     # FastAPI's own page loads its scripts from elsewhere; this one has them with it. It keeps no token in the browser.
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"persistAuthorization": False})
     problems.install(app)
+    app.state.metrics = metrics
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.include_router(service.router)
     app.include_router(ingest.router)
+    app.include_router(external.router)
+    app.include_router(metrics_route.router)
     return app
 
 

@@ -1,6 +1,10 @@
 """Runs the HTTP service under uvicorn until SIGTERM or SIGINT; requests in hand are finished first."""
 
+import os
 import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -9,6 +13,7 @@ from usage_pipeline.settings import load_settings
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 STOP_SECONDS = 60
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def serve(*, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, workers: int = 1) -> None:
@@ -17,16 +22,32 @@ def serve(*, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, workers: int = 
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops by handlers of its own, and then raises the signal again for these: a stop is no failure.
         signal.signal(number, lambda *_: None)
-    uvicorn.run(
-        "usage_pipeline.api.app:app_of_environment",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        # After that the connections that are left are cut; what is being stored is finished all the same.
-        timeout_graceful_shutdown=STOP_SECONDS,
-        access_log=False,
-        server_header=False,
-        # The launcher's format; uvicorn's own would be a second one.
-        log_config=None,
-    )
+    with _shared_metrics(workers):
+        uvicorn.run(
+            "usage_pipeline.api.app:app_of_environment",
+            factory=True,
+            host=host,
+            port=port,
+            workers=workers,
+            # After that the connections that are left are cut; what is being stored is finished all the same.
+            timeout_graceful_shutdown=STOP_SECONDS,
+            access_log=False,
+            server_header=False,
+            # The launcher's format; uvicorn's own would be a second one.
+            log_config=None,
+        )
+
+
+@contextmanager
+def _shared_metrics(workers: int) -> Iterator[None]:
+    """A fresh folder in which several workers add up their metrics: files of an earlier start would be counted again.
+
+    It must be in the environment before a worker imports prometheus_client, which chooses then how to keep its values.
+    """
+    os.environ.pop(_METRICS_FOLDER, None)
+    if workers == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="usage-pipeline-metrics-") as folder:
+        os.environ[_METRICS_FOLDER] = folder
+        yield

@@ -4,6 +4,7 @@ import dagster as dg
 
 from usage_pipeline.counters.drain_round import ALL_FAMILIES
 from usage_pipeline.defs.assets.daily import daily_key
+from usage_pipeline.defs.assets.external import EXTERNAL_TAG, POSTS_KEY
 from usage_pipeline.defs.assets.lifecycle import LIFECYCLE_KEY
 from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
 from usage_pipeline.defs.assets.snapshots import DRAIN_TAG, output_keys
@@ -49,4 +50,18 @@ storage_lifecycle = dg.define_asset_job(
     selection=dg.AssetSelection.assets(LIFECYCLE_KEY),
     description="Partitions ahead, old ones compressed or archived, the oldest dropped.",
 )
-JOBS = [drain_now, daily_tables, merchant_usage, observe_sources, storage_lifecycle, *window_jobs.values()]
+external_posts = dg.define_asset_job(
+    "external_posts",
+    selection=dg.AssetSelection.assets(POSTS_KEY),
+    description="Fetches the configured posts of the external API.",
+    tags=EXTERNAL_TAG,
+)
+JOBS = [
+    drain_now,
+    daily_tables,
+    merchant_usage,
+    observe_sources,
+    storage_lifecycle,
+    external_posts,
+    *window_jobs.values(),
+]

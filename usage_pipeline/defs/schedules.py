@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from usage_pipeline.defs.jobs import daily_tables, merchant_usage, observe_sources, storage_lifecycle
+from usage_pipeline.defs.jobs import daily_tables, external_posts, merchant_usage, observe_sources, storage_lifecycle
 from usage_pipeline.defs.window_schedules import default_status, window_schedules
 from usage_pipeline.settings import Settings
 
@@ -53,7 +53,15 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         cron_schedule="30 4 * * *",
         execution_timezone=timezone,
     )
-    return [merchant_usage_hourly, daily_tables_hourly, observe, lifecycle, *window_schedules(settings)]
+    posts = dg.ScheduleDefinition(
+        name="external_posts_hourly",
+        job=external_posts,
+        default_status=default_status(is_on),
+        description="Fetches the posts of the external API (EXTERNAL_POST_IDS), apart from the busy full hour.",
+        cron_schedule="40 * * * *",
+        execution_timezone=timezone,
+    )
+    return [merchant_usage_hourly, daily_tables_hourly, observe, lifecycle, posts, *window_schedules(settings)]
 
 
 def _today_and_yesterday(context: dg.ScheduleEvaluationContext, settings: Settings) -> Iterator[dg.RunRequest]:

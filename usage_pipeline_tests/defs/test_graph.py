@@ -19,6 +19,7 @@ EDGES = {
     "analytics/usage_hourly": ["analytics/usage_events"],
     "analytics/usage_monthly": ["analytics/usage_daily"],
     "analytics/usage_weekly": ["analytics/usage_daily"],
+    "external/posts": [],
     "ops/landed_files": [],
     "ops/storage_lifecycle": [
         "analytics/usage_daily",

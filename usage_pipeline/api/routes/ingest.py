@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from usage_pipeline.api import bodies, openapi, problems
 from usage_pipeline.api.auth import requires
+from usage_pipeline.api.metrics import Metrics
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.tokens import AccessToken
@@ -86,6 +87,8 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
             _stored, body, kind, settings, storing, is_compressed=is_compressed, source=f"http:{caller.token_id}"
         )
         report = await storing.in_thread(store)
+    metrics: Metrics = request.app.state.metrics
+    metrics.ingested(kind.name, report)
     return JSONResponse(_answer(report))
 
 

@@ -81,6 +81,7 @@ async def about() -> About:
         "documentation": "/docs",
         "openapi": "/openapi.json",
         "health": "/healthz",
+        "metrics": "/metrics",
         "events": "/api/v1/ingest/requests:bulk",
         "archives": "/api/v1/ingest/archives:bulk",
     }
