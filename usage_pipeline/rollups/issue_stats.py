@@ -10,6 +10,12 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import load
 
 ISSUE_STATS_TABLE = "stats.daily_issue_stats"
+# Which columns (schema.table.column) each count comes from.
+ISSUE_STATS_LINEAGE = {
+    "created_count": ("app.issues.created_at",),
+    "resolved_count": ("app.issues.resolved_at",),
+    "comment_count": ("app.comments.created_at",),
+}
 
 
 @dataclass(frozen=True, slots=True)

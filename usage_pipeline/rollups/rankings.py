@@ -145,7 +145,7 @@ def replace_rankings(
 
     A date whose roll-ups are missing, or whose day is not over, is ranked by what is stored.
     """
-    parameters = {**_windows(days, settings), "most": RANKING_SIZE}
+    parameters = ranking_windows(days, settings)
     with connection.transaction():
         lock_ranking(connection, ranking)
         rows = connection.execute(ranking.compose("rollups/replace_ranking"), parameters).fetchall()
@@ -168,7 +168,8 @@ def read_ranking(connection: psycopg.Connection, ranking: Ranking, day: date | N
     return [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
 
 
-def _windows(days: Iterable[date], settings: Settings) -> dict[str, list[date] | list[datetime]]:
+def ranking_windows(days: Iterable[date], settings: Settings) -> dict[str, object]:
+    """The parameters of a query that looks at candidates: each date once, with the bounds of its seven days."""
     dates = sorted(set(days))
     first_days = [day - timedelta(days=RANKING_DAYS - 1) for day in dates]
     return {
@@ -176,6 +177,7 @@ def _windows(days: Iterable[date], settings: Settings) -> dict[str, list[date] |
         "first_days": first_days,
         "firsts": [day_window(day, settings.timezone).first for day in first_days],
         "untils": [day_window(day, settings.timezone).end for day in dates],
+        "most": RANKING_SIZE,
     }
 
 
