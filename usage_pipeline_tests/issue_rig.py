@@ -87,17 +87,19 @@ def recomputed_rankings(path: Path, days: Iterable[date], time_zone: str) -> dic
     issues["day"], comments["day"] = (
         frame["created_at"].dt.tz_convert(time_zone).dt.date.map(date.toordinal) for frame in (issues, comments)
     )
-    days_of = {issue: np.sort(group.to_numpy()) for issue, group in comments.groupby("issue_id")["day"]}
-    return {day: _ranking(issues, days_of, day) for day in days}
+    days_of = {issue: group.to_numpy() for issue, group in comments.groupby("issue_id")["day"]}
+    created_on: dict[int, list[tuple[Any, ...]]] = {}
+    for day, *issue in zip(*(issues[name] for name in ("day", "number", "reactions", "created_at")), strict=True):
+        created_on.setdefault(day, []).append(tuple(issue))
+    return {day: _ranking(created_on, days_of, day.toordinal()) for day in days}
 
 
-def _ranking(issues: pd.DataFrame, days_of: dict[str, Any], day: date) -> list[tuple[Any, ...]]:
-    last = day.toordinal()
-    among = issues[(issues["day"] > last - 7) & (issues["day"] <= last)]
+def _ranking(created_on: dict[int, list[tuple[Any, ...]]], days_of: dict[str, Any], last: int) -> list[tuple[Any, ...]]:
     found = []
-    for number, views, created_at in zip(among["number"], among["reactions"], among["created_at"], strict=True):
-        written = int((days_of.get(number, np.array([])) <= last).sum())
-        found.append((number, views + written, views, written, created_at.to_pydatetime()))
+    for day in range(last - 6, last + 1):
+        for number, views, created_at in created_on.get(day, []):
+            written = int((days_of.get(number, np.array([])) <= last).sum())
+            found.append((number, views + written, views, written, created_at.to_pydatetime()))
     # Stable sorts, the least important first: by id as bytes, newer first, highest score first.
     found.sort(key=lambda row: row[0].encode())
     found.sort(key=lambda row: row[-1], reverse=True)
