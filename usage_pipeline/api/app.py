@@ -11,10 +11,12 @@ from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
 
 from usage_pipeline.api import problems
-from usage_pipeline.api.auth import Gate
+from usage_pipeline.api.auth import Gate, RateLimitHeaders
+from usage_pipeline.api.quick_redis import QuickRedis
 from usage_pipeline.api.routes import ingest, service
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.token_cache import TokenCache
+from usage_pipeline.api.token_quota import TokenQuota
 from usage_pipeline.counters.recorder import AsyncRecorder
 from usage_pipeline.settings import Settings, load_settings
 
@@ -31,20 +33,24 @@ def create_app(settings: Settings) -> FastAPI:
     async def running(app: FastAPI) -> AsyncIterator[None]:
         storing = Storing(settings)
         storing.pool.open(wait=False)
-        tokens = TokenCache.of(settings, storing.pool.connection)
+        cache = QuickRedis.of(settings)
+        tokens = TokenCache.of(settings, cache, storing.pool.connection)
         recorder = AsyncRecorder.connect(
             settings.redis_dsn.get_secret_value(), timezone=settings.timezone, retention_days=settings.retention_days
         )
         app.state.settings = settings
         app.state.storing = storing
-        app.state.gate = Gate(tokens, recorder, f"{socket.gethostname()}:{os.getpid()}")
+        quota = TokenQuota(cache, settings.timezone)
+        app.state.gate = gate = Gate(tokens, quota, recorder, f"{socket.gethostname()}:{os.getpid()}")
         app.state.checks = service.Checks(settings)
         try:
             yield
         finally:
+            await gate.close()
             storing.close()
             tokens.close()
             await recorder.close()
+            await cache.close()
 
     app = FastAPI(
         title="usage_pipeline",
@@ -58,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     # FastAPI's own page loads its scripts from elsewhere; this one has them with it. It keeps no token in the browser.
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"persistAuthorization": False})
     problems.install(app)
+    app.add_middleware(RateLimitHeaders)
     app.include_router(service.router)
     app.include_router(ingest.router)
     return app
