@@ -86,6 +86,11 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=3_600, description="for the whole body of a request to the HTTP service"
     )
 
+    prometheus_multiproc_dir: str | None = Field(
+        default=None,
+        description="folder in which several processes of one HTTP service add up their metrics; `--workers` sets it",
+    )
+
     drain_barrier: Barrier = Field(
         default="auto", description="what makes a claim durable in Redis before it is applied"
     )

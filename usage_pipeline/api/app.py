@@ -12,6 +12,7 @@ from fastapi_swagger import patch_fastapi
 
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import Gate, RateLimitHeaders
+from usage_pipeline.api.metrics import Metrics, MetricsMiddleware
 from usage_pipeline.api.quick_redis import QuickRedis
 from usage_pipeline.api.routes import ingest, service
 from usage_pipeline.api.storing import Storing
@@ -29,14 +30,19 @@ Errors are problem documents (RFC 9457). Limits: see each route.
 def create_app(settings: Settings) -> FastAPI:
     """The service; it connects to nothing before it is asked, so that it starts while PostgreSQL or Redis are away."""
 
+    metrics = Metrics.of(settings)
+
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         storing = Storing(settings)
         storing.pool.open(wait=False)
         cache = QuickRedis.of(settings)
-        tokens = TokenCache.of(settings, cache, storing.pool.connection)
+        tokens = TokenCache.of(settings, cache, storing.pool.connection, metrics)
         recorder = AsyncRecorder.connect(
-            settings.redis_dsn.get_secret_value(), timezone=settings.timezone, retention_days=settings.retention_days
+            settings.redis_dsn.get_secret_value(),
+            timezone=settings.timezone,
+            retention_days=settings.retention_days,
+            on_failure=metrics.recorder_failed,
         )
         app.state.settings = settings
         app.state.storing = storing
@@ -65,6 +71,8 @@ def create_app(settings: Settings) -> FastAPI:
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"persistAuthorization": False})
     problems.install(app)
     app.add_middleware(RateLimitHeaders)
+    app.state.metrics = metrics
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.include_router(service.router)
     app.include_router(ingest.router)
     return app

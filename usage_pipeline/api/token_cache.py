@@ -10,6 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.concurrency import run_in_threadpool
 
+from usage_pipeline.api.metrics import Metrics
 from usage_pipeline.api.quick_redis import AWAY, REDIS_ERRORS, TIMEOUT_SECONDS, QuickRedis
 from usage_pipeline.api.tokens import AccessToken, find_token
 from usage_pipeline.counters.keys import token_cache
@@ -26,13 +27,14 @@ Connect = Callable[[], AbstractContextManager[psycopg.Connection]]
 class TokenCache:
     """Finds tokens by their prefix: in Redis, or else, in a thread, in the database, and then puts them into Redis."""
 
-    def __init__(self, cache: QuickRedis, writer: redis.Redis, connect: Connect) -> None:
+    def __init__(self, cache: QuickRedis, writer: redis.Redis, connect: Connect, metrics: Metrics) -> None:
         self._cache = cache
+        self._metrics = metrics
         self._writer = writer
         self._connect = connect
 
     @classmethod
-    def of(cls, settings: Settings, cache: QuickRedis, connect: Connect) -> "TokenCache":
+    def of(cls, settings: Settings, cache: QuickRedis, connect: Connect, metrics: Metrics) -> "TokenCache":
         """Reads by `cache`, and writes by a connection of its own, from threads; nothing is sent yet."""
         writer = redis.Redis.from_url(
             settings.redis_dsn.get_secret_value(),
@@ -41,7 +43,7 @@ class TokenCache:
             socket_connect_timeout=TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
-        return cls(cache, writer, connect)
+        return cls(cache, writer, connect, metrics)
 
     async def find(self, token_prefix: str) -> AccessToken | None:
         """The token of this prefix, valid or not. Raises psycopg.Error when Redis does not have it and PostgreSQL fails."""
@@ -49,7 +51,10 @@ class TokenCache:
         cached = await self._cache.ask(lambda one: one.get(name))
         if isinstance(cached, bytes):
             with suppress(msgspec.DecodeError, UnicodeDecodeError):  # a foreign writer's: the database knows
-                return msgspec.json.decode(cached, type=AccessToken)
+                token = msgspec.json.decode(cached, type=AccessToken)
+                self._metrics.cache_lookup("token", "hit")
+                return token
+        self._metrics.cache_lookup("token", "miss")
         return await run_in_threadpool(self._looked_up, token_prefix, may_keep=cached is not AWAY)
 
     def close(self) -> None:

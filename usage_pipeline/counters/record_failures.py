@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import redis
@@ -25,7 +26,8 @@ class RecordFailures:
     and "bookkeeping" (the counter was written, but not its announcement or odometer: not a dropped record).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observe: Callable[[str, Reason], None] | None = None) -> None:
+        self._observe = observe
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, Reason]] = Counter()
         self._logged_at: dict[tuple[str, Reason], float] = {}
@@ -45,6 +47,8 @@ class RecordFailures:
 
     def count(self, what: str, reason: Reason, detail: str) -> None:
         """Adds one. `detail` goes into the log, at most once in 5 s per (what, reason): it must hold no data."""
+        if self._observe is not None:
+            self._observe(what, reason)
         now = time.monotonic()
         with self._lock:
             self._counts[what, reason] += 1

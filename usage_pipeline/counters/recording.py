@@ -29,11 +29,14 @@ UTC = ZoneInfo("UTC")
 
 
 class Options(TypedDict, total=False):
-    """What both recorders take: USAGE_TIMEZONE (UTC), a clock in epoch seconds, RETENTION_DAYS (180)."""
+    """What both recorders take: USAGE_TIMEZONE (UTC), a clock in epoch seconds, RETENTION_DAYS (180), and who is told of each
+    failure (what, reason), which must not raise.
+    """
 
     timezone: ZoneInfo
     clock: Callable[[], float]
     retention_days: int
+    on_failure: Callable[[str, Reason], None]
 
 
 class Recording(ABC, Generic[Outcome, EventOutcome]):
@@ -49,7 +52,7 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
         self._timezone = options.get("timezone", UTC)
         self._clock = options.get("clock", time.time)
         self._retention_days = options.get("retention_days", 180)
-        self._failures = RecordFailures()
+        self._failures = RecordFailures(options.get("on_failure"))
         self._outage = Outage()
 
     @property

@@ -13,6 +13,7 @@ import pytest
 import redis
 from service_rig import EVENTS_PATH, Service, expect_problem, new_token, serving, wait_until
 
+from usage_pipeline.api.metrics import Metrics
 from usage_pipeline.api.quick_redis import QuickRedis
 from usage_pipeline.api.token_cache import TokenCache, forget
 from usage_pipeline.api.tokens import AccessToken, create_token, find_token, prefix_of, revoke_token
@@ -34,7 +35,7 @@ def found(
     async def find() -> AccessToken | None:
         cache = QuickRedis.of(settings)
         try:
-            with closing(kind.of(settings, cache, connect)) as tokens:
+            with closing(kind.of(settings, cache, connect, Metrics())) as tokens:
                 return await tokens.find(prefix)
         finally:
             await cache.close()
