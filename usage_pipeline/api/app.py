@@ -12,9 +12,11 @@ from fastapi_swagger import patch_fastapi
 
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import Gate, RateLimitHeaders
+from usage_pipeline.api.downloads import Downloads
 from usage_pipeline.api.metrics import Metrics, MetricsMiddleware
 from usage_pipeline.api.quick_redis import QuickRedis
-from usage_pipeline.api.routes import ingest, service
+from usage_pipeline.api.ranking_reads import RankingReads
+from usage_pipeline.api.routes import ingest, rankings, service, stats, usage
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.token_cache import TokenCache
 from usage_pipeline.api.token_quota import TokenQuota
@@ -48,11 +50,14 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.storing = storing
         quota = TokenQuota(cache, settings.timezone)
         app.state.gate = gate = Gate(tokens, quota, recorder, f"{socket.gethostname()}:{os.getpid()}")
+        app.state.rankings = rankings_read = RankingReads(cache, storing, metrics)
+        app.state.reads = usage.Reads(settings, storing, Downloads(storing, settings.db_pool_size), recorder, cache)
         app.state.checks = service.Checks(settings)
         try:
             yield
         finally:
             await gate.close()
+            await rankings_read.close()
             storing.close()
             tokens.close()
             await recorder.close()
@@ -74,7 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.include_router(service.router)
-    app.include_router(ingest.router)
+    for module in (ingest, usage, stats, rankings):
+        app.include_router(module.router)
     return app
 
 
