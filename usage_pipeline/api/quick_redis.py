@@ -14,10 +14,11 @@ from usage_pipeline.counters.record_outage import Outage
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import first_line
 
-# What stands in for Redis takes a few milliseconds; waiting longer than this helps nobody.
-TIMEOUT_SECONDS = 0.25
-# In a burst callers wait for one of these connections; that is the service being busy, and no outage.
-MAX_CONNECTIONS = 50
+# What stands in for Redis takes a few milliseconds, but so does a burst of requests that this event loop is busy with: a
+# shorter wait would take that for an outage, and let requests pass uncounted.
+TIMEOUT_SECONDS = 0.5
+# In a burst callers wait for one of these; a question takes a fraction of a millisecond.
+MAX_CONNECTIONS = 16
 _CONNECTION_SECONDS = 2.0
 REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 _log = logging.getLogger(__name__)
