@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
+from starlette.middleware.cors import CORSMiddleware
 
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import Gate, RateLimitHeaders
@@ -16,7 +17,7 @@ from usage_pipeline.api.downloads import Downloads
 from usage_pipeline.api.metrics import Metrics, MetricsMiddleware
 from usage_pipeline.api.quick_redis import QuickRedis
 from usage_pipeline.api.ranking_reads import RankingReads
-from usage_pipeline.api.routes import ingest, rankings, service, stats, usage
+from usage_pipeline.api.routes import dashboard, ingest, rankings, service, stats, usage
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.token_cache import TokenCache
 from usage_pipeline.api.token_quota import TokenQuota
@@ -24,9 +25,22 @@ from usage_pipeline.counters.recorder import AsyncRecorder
 from usage_pipeline.settings import Settings, load_settings
 
 _DESCRIPTION = """
-Takes LLM usage events and message archives, and stores each once by its `event_id`, however often it is sent.
+Takes LLM usage events and message archives, and stores each once by its `event_id`, however often it is sent. Answers what was
+used, by API keys, tokens, storage providers, merchants and models; issue statistics; rankings. A token may have a quota of
+requests a day: its answers then carry RateLimit headers, and 429 says when to come back.
 Errors are problem documents (RFC 9457). Limits: see each route.
 """
+# What a page of another origin may read of an answer, besides its body and type.
+_EXPOSED_HEADERS = (
+    "Content-Disposition",
+    "Link",
+    "RateLimit-Limit",
+    "RateLimit-Policy",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "Retry-After",
+    "X-Cache",
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -79,7 +93,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.include_router(service.router)
-    for module in (ingest, usage, stats, rankings):
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "Content-Type", "Content-Encoding"),
+            expose_headers=_EXPOSED_HEADERS,
+        )
+    for module in (dashboard, ingest, usage, stats, rankings):
         app.include_router(module.router)
     return app
 
