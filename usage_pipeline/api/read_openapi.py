@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from usage_pipeline.api.downloads import MEDIA_TYPES
-from usage_pipeline.api.queries import DEFAULT_DAYS, DEFAULT_LIMIT, FORMATS, MAX_DAYS, MAX_LIMIT
+from usage_pipeline.api.queries import DEFAULT_DAYS, DEFAULT_LIMIT, FORMATS, MAX_DAYS, MAX_LIMIT, cursor_after
 from usage_pipeline.api.usage_reading import MAX_EXPORT_ROWS
 from usage_pipeline.api.usage_resources import Balance, Column, Listing, Resource
 
@@ -67,7 +67,8 @@ def listing_answer(listing: Listing) -> dict[int | str, dict[str, Any]]:
     example = {
         **({"from": "2026-11-20", "to": "2026-11-20"} if listing.has_days else {}),
         "items": [_example(listing.columns)],
-        "next": None,
+        # null would be left out of the document.
+        "next": f"/api/usage/…?after={cursor_after(listing, [column.example for column in listing.columns])}",
     }
     file = {"schema": {"type": "string", "format": "binary"}}
     link = {"Link": {"description": 'The next page, rel="next"', "schema": {"type": "string"}}}

@@ -162,6 +162,7 @@ def test_sigterm_finishes_the_request_in_hand(
         headers = {"Authorization": f"Bearer {token}"}
         answers.append(httpx.post(f"{url}{EVENTS_PATH}", json=[event()], headers=headers, timeout=60))
 
+    httpx.get(f"{url}/api/usage/tokens", params={"token": token}, timeout=60)
     with psycopg.connect(database_url) as blocker:
         blocker.execute("lock table analytics.usage_event_ids")
         sending = Thread(target=send)
@@ -174,6 +175,7 @@ def test_sigterm_finishes_the_request_in_hand(
     assert [answer.status_code for answer in answers] == [200]
     assert process.wait(30) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
+    assert token not in log.read_text()
     assert postgres.execute("select count(*) from analytics.usage_events").fetchone() == (1,)
 
 

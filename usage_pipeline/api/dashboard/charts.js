@@ -37,20 +37,21 @@ export const shortDay = (day) => dayName.format(new Date(`${day}T00:00:00Z`));
 // A round number at or above the greatest value, so that the axis reads well.
 function ceiling(value) {
   const unit = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return Math.max(4, [1, 1.5, 2, 3, 4, 5, 8, 10].map((factor) => factor * unit).find((round) => round >= value));
+  // The axis also names the half of it.
+  return 2 * Math.ceil(Math.max(4, [1, 1.2, 1.6, 2, 3, 4, 6, 8, 10].map((factor) => factor * unit).find((round) => round >= value)) / 2);
 }
 
 // Days as groups of bars. `series` are {name, shade, values}; one value for each day.
 export function bars(days, series, title) {
-  const [width, height, left, bottom, top] = [1080, 210, 46, 24, 10];
+  const [width, height, left, right, bottom, top] = [1080, 190, 46, 8, 24, 10];
   const most = ceiling(Math.max(0, ...series.flatMap((one) => one.values)));
-  const step = (width - left) / days.length;
+  const step = (width - left - right) / days.length;
   const thick = Math.min(18, (step * 0.76) / series.length);
   const y = (value) => top + (height - top - bottom) * (1 - value / most);
   const chart = drawn("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
   for (const part of [0, 0.5, 1]) {
     const at = y(most * part);
-    chart.append(drawn("line", { class: "line", x1: left, x2: width, y1: at, y2: at }));
+    chart.append(drawn("line", { class: "line", x1: left, x2: width - right, y1: at, y2: at }));
     chart.append(drawn("text", { x: left - 8, y: at + 4, "text-anchor": "end" }, compact(most * part)));
   }
   days.forEach((day, place) => {

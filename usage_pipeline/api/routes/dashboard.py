@@ -14,6 +14,7 @@ _MEDIA_TYPES = {
     "dashboard.css": "text/css",
     "dashboard.js": "text/javascript",
     "charts.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
 }
 _HEADERS = {
     "Content-Security-Policy": (

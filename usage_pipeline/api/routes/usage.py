@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
 from usage_pipeline.api import problems, queries, read_openapi
@@ -91,7 +91,11 @@ def _listing_route(resource: Resource, listing: Listing) -> Callable[..., Awaita
 
 
 def _balance_route(resource: Resource, *, is_in_path: bool) -> Callable[..., Awaitable[Response]]:
-    async def balance_in_path(request: Request, id: str, caller: Caller) -> Response:
+    async def balance_in_path(
+        request: Request,
+        id: Annotated[str, Path(description="Its id, percent-encoded where needed", examples=["key-1"])],
+        caller: Caller,
+    ) -> Response:
         queries.parameters_of(request, ())
         return await _balance(request.app.state.reads, resource, queries.identifier_of("id", id))
 
