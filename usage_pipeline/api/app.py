@@ -21,6 +21,7 @@ from usage_pipeline.api.routes import dashboard, ingest, rankings, service, stat
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.token_cache import TokenCache
 from usage_pipeline.api.token_quota import TokenQuota
+from usage_pipeline.api.token_uses import TokenUses
 from usage_pipeline.counters.recorder import AsyncRecorder
 from usage_pipeline.settings import Settings, load_settings
 
@@ -63,14 +64,15 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.settings = settings
         app.state.storing = storing
         quota = TokenQuota(cache, settings.timezone)
-        app.state.gate = gate = Gate(tokens, quota, recorder, f"{socket.gethostname()}:{os.getpid()}")
+        uses = TokenUses(recorder, f"{socket.gethostname()}:{os.getpid()}")
+        app.state.gate = Gate(tokens, quota, uses)
         app.state.rankings = rankings_read = RankingReads(cache, storing, metrics)
         app.state.reads = usage.Reads(settings, storing, Downloads(storing, settings.db_pool_size), recorder, cache)
         app.state.checks = service.Checks(settings)
         try:
             yield
         finally:
-            await gate.close()
+            await uses.close()
             await rankings_read.close()
             storing.close()
             tokens.close()

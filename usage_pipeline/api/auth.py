@@ -1,6 +1,5 @@
 """Who asks: bearer tokens, their scopes (contracts §3) and quotas. Each request that is let in is recorded in Redis (§1.6)."""
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
@@ -14,24 +13,20 @@ from usage_pipeline.api.problems import Problem, unavailable
 from usage_pipeline.api.storing import AWAY
 from usage_pipeline.api.token_cache import TokenCache
 from usage_pipeline.api.token_quota import TokenQuota, exceeded
+from usage_pipeline.api.token_uses import TokenUses
 from usage_pipeline.api.tokens import AccessToken, prefix_of
-from usage_pipeline.counters.recorder import AsyncRecorder
 
 _REALM = 'Bearer realm="usage_pipeline"'
-# So many records may be on their way; the requests that come then wait for theirs.
-_MOST_RECORDS = 1_000
 _bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline tokens create NAME --scope SCOPE`")
 
 
 class Gate:
-    """What the check needs; `instance_id` names this server in the token's usage."""
+    """What the check needs."""
 
-    def __init__(self, tokens: TokenCache, quota: TokenQuota, recorder: AsyncRecorder, instance_id: str) -> None:
+    def __init__(self, tokens: TokenCache, quota: TokenQuota, uses: TokenUses) -> None:
         self._tokens = tokens
         self._quota = quota
-        self._recorder = recorder
-        self._instance_id = instance_id
-        self._records: set[asyncio.Task[bool]] = set()
+        self._uses = uses
 
     async def enter(self, request: Request, text: str) -> AccessToken | None:
         """The valid token that this is, or None. Raises Problem: 429 when its quota is used up; psycopg.Error.
@@ -47,21 +42,8 @@ class Gate:
             request.state.rate_limit = share.headers
             if share.is_refused:
                 raise exceeded(share)
-        await self._record(token)
+        self._uses.add(token.token_id)
         return token
-
-    async def close(self) -> None:
-        """Waits for the records that are on their way; the recorder's time-outs bound each."""
-        if self._records:
-            await asyncio.wait(self._records)
-
-    async def _record(self, token: AccessToken) -> None:
-        # While the request is answered, and longer: Redis may take some milliseconds to write its file.
-        record = asyncio.ensure_future(self._recorder.record_token(token.token_id, self._instance_id))
-        self._records.add(record)
-        record.add_done_callback(self._records.discard)
-        if len(self._records) > _MOST_RECORDS:
-            await asyncio.wait([record])
 
 
 def requires(scope: str) -> Callable[..., object]:

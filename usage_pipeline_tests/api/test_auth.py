@@ -181,10 +181,19 @@ def test_each_authenticated_request_is_recorded_for_its_token(
     other = new_token(postgres, "read")
     assert post(service, f"Bearer {other}").status_code == 403
     # The answer does not wait for the record.
-    wait_until(lambda: redis_client.hget(recorded("token", datetime.now(UTC).date()), "records") == b"4")
+    wait_until(lambda: redis_client.hget(recorded("token", datetime.now(UTC).date()), "usage_count") == b"4")
     drain_once(settings, ["token"])
     counted = postgres.execute("select token_prefix, usage_count from usage.api_access_tokens").fetchall()
     assert dict(counted) == {prefix_of(token): 3, prefix_of(other): 1}
+
+
+def test_a_graceful_stop_records_what_was_just_let_in(
+    settings: Settings, token: str, redis_client: redis.Redis
+) -> None:
+    with serving(settings) as service:
+        for _ in range(25):
+            assert post(service, f"Bearer {token}").status_code == 200
+    assert redis_client.hget(recorded("token", datetime.now(UTC).date()), "usage_count") == b"25"
 
 
 def test_only_a_hash_is_stored_and_no_text_shows_it(settings: Settings) -> None:
