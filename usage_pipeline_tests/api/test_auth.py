@@ -188,8 +188,9 @@ def test_each_authenticated_request_is_recorded_for_its_token(
 
 
 def test_a_graceful_stop_records_what_was_just_let_in(
-    settings: Settings, token: str, redis_client: redis.Redis
+    settings: Settings, token: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("usage_pipeline.api.token_uses.FLUSH_SECONDS", 600)
     with serving(settings) as service:
         for _ in range(25):
             assert post(service, f"Bearer {token}").status_code == 200
