@@ -157,6 +157,7 @@ def test_an_encoding_keeps_nothing_of_what_it_gave(encoding: type[Any]) -> None:
         assert given > chunks * 50_000
         return highest
 
+    encoding(columns).rows(chunk)  # what a library loads at its first use is not counted
     assert peak(24) < 2 * peak(3)
 
 
