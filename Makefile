@@ -43,6 +43,7 @@ bench: setup
 	$(RUN)python -m benchmarks.merchants
 	$(RUN)python -m benchmarks.recorder
 	$(RUN)python -m benchmarks.ingest
+	$(RUN)python -m benchmarks.api
 	$(RUN)python -m benchmarks.rollups
 
 clean:

@@ -24,6 +24,8 @@ MAX_POST_ID = 2**31 - 1
 MAX_POSTS = 1_000
 # Five fields of numbers, ranges, lists, steps and English names: what both the daemon and CronSim understand alike.
 _CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
+# As browsers send it: lower case, no path, no slash at the end.
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 Barrier = Literal["auto", "none", "wait", "waitaof", "age"]
 
 
@@ -120,6 +122,11 @@ class Settings(BaseSettings):
         description="folder in which several processes of one HTTP service add up their metrics; `--workers` sets it",
     )
 
+    allowed_origins: str = Field(
+        default="",
+        description="origins whose pages may call the HTTP service from a browser, comma-separated; none: its own only",
+    )
+
     drain_barrier: Barrier = Field(
         default="auto", description="what makes a claim durable in Redis before it is applied"
     )
@@ -202,6 +209,19 @@ class Settings(BaseSettings):
             raise ValueError("expected 6, 12, 24 or 48 hours")
         return hours
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_exact_origins(cls, listed: str) -> str:
+        for origin in _listed(listed):
+            if origin == "*":
+                # A page that a user opens by chance could then use whatever token it was given or tricked out of them.
+                raise ValueError("expected exact origins, came *: name each whose pages may use tokens")
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "expected origins such as https://app.example.com or http://localhost:8080, without a path"
+                )
+        return listed
+
     @field_validator("usage_aggregation_interval")
     @classmethod
     def _divides_an_hour_or_a_day(cls, interval_ms: int) -> int:
@@ -234,6 +254,11 @@ class Settings(BaseSettings):
         return SecretStr(f"redis://{password}{self.redis_host}:{self.redis_port}/0")
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """ALLOWED_ORIGINS, one by one."""
+        return _listed(self.allowed_origins)
+
+    @property
     def max_decompressed_bytes(self) -> int:
         """What MAX_GZIP_SIZE allows a bulk request or a landed document to hold once decompressed."""
         return self.max_gzip_size * MAX_EXPANSION
@@ -241,6 +266,10 @@ class Settings(BaseSettings):
     @property
     def timezone(self) -> ZoneInfo:
         return ZoneInfo(self.usage_timezone)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _expect_an_encoded_password(rest: str) -> None:

@@ -9,23 +9,42 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
+from starlette.middleware.cors import CORSMiddleware
 
 from usage_pipeline.api import problems
-from usage_pipeline.api.auth import Gate
+from usage_pipeline.api.auth import Gate, RateLimitHeaders
+from usage_pipeline.api.downloads import Downloads
 from usage_pipeline.api.external_posts import PostDesk
 from usage_pipeline.api.metrics import Metrics, MetricsMiddleware
 from usage_pipeline.api.pipeline_metrics import PipelineMetrics
-from usage_pipeline.api.routes import external, ingest, service
+from usage_pipeline.api.quick_redis import QuickRedis
+from usage_pipeline.api.ranking_reads import RankingReads
+from usage_pipeline.api.routes import dashboard, external, ingest, rankings, service, stats, usage
 from usage_pipeline.api.routes import metrics as metrics_route
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.token_cache import TokenCache
+from usage_pipeline.api.token_quota import TokenQuota
+from usage_pipeline.api.token_uses import TokenUses
 from usage_pipeline.counters.recorder import AsyncRecorder
 from usage_pipeline.settings import Settings, load_settings
 
 _DESCRIPTION = """
-Takes LLM usage events and message archives, and stores each once by its `event_id`, however often it is sent.
+Takes LLM usage events and message archives, and stores each once by its `event_id`, however often it is sent. Answers what was
+used, by API keys, tokens, storage providers, merchants and models; issue statistics; rankings. A token may have a quota of
+requests a day: its answers then carry RateLimit headers, and 429 says when to come back.
 Errors are problem documents (RFC 9457). Limits: see each route.
 """
+# What a page of another origin may read of an answer, besides its body and type.
+_EXPOSED_HEADERS = (
+    "Content-Disposition",
+    "Link",
+    "RateLimit-Limit",
+    "RateLimit-Policy",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "Retry-After",
+    "X-Cache",
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -37,7 +56,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def running(app: FastAPI) -> AsyncIterator[None]:
         storing = Storing(settings)
         storing.pool.open(wait=False)
-        tokens = TokenCache.of(settings, storing.pool.connection)
+        cache = QuickRedis.of(settings)
+        tokens = TokenCache.of(settings, cache, storing.pool.connection, metrics)
         recorder = AsyncRecorder.connect(
             settings.redis_dsn.get_secret_value(),
             timezone=settings.timezone,
@@ -46,7 +66,11 @@ def create_app(settings: Settings) -> FastAPI:
         )
         app.state.settings = settings
         app.state.storing = storing
-        app.state.gate = Gate(tokens, recorder, f"{socket.gethostname()}:{os.getpid()}")
+        quota = TokenQuota(cache, settings.timezone)
+        uses = TokenUses(recorder, f"{socket.gethostname()}:{os.getpid()}")
+        app.state.gate = Gate(tokens, quota, uses)
+        app.state.rankings = rankings_read = RankingReads(cache, storing, metrics)
+        app.state.reads = usage.Reads(settings, storing, Downloads(storing, settings.db_pool_size), recorder, cache)
         app.state.checks = service.Checks(settings)
         app.state.pipeline_metrics = PipelineMetrics(settings)
         app.state.posts = PostDesk(settings, storing.pool, metrics)
@@ -54,9 +78,12 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             await app.state.posts.close()
+            await uses.close()
+            await rankings_read.close()
             storing.close()
             tokens.close()
             await recorder.close()
+            await cache.close()
 
     app = FastAPI(
         title="usage_pipeline",
@@ -70,12 +97,20 @@ def create_app(settings: Settings) -> FastAPI:
     # FastAPI's own page loads its scripts from elsewhere; this one has them with it. It keeps no token in the browser.
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"persistAuthorization": False})
     problems.install(app)
+    app.add_middleware(RateLimitHeaders)
     app.state.metrics = metrics
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.include_router(service.router)
-    app.include_router(ingest.router)
-    app.include_router(external.router)
-    app.include_router(metrics_route.router)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "Content-Type", "Content-Encoding"),
+            expose_headers=_EXPOSED_HEADERS,
+        )
+    for module in (dashboard, ingest, usage, stats, rankings, external, metrics_route):
+        app.include_router(module.router)
     return app
 
 

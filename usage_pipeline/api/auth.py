@@ -1,32 +1,49 @@
-"""Who asks: bearer tokens and their scopes (contracts §3). Each authenticated request is recorded in Redis (§1.6)."""
+"""Who asks: bearer tokens, their scopes (contracts §3) and quotas. Each request that is let in is recorded in Redis (§1.6)."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from usage_pipeline.api.problems import Problem, unavailable
 from usage_pipeline.api.storing import AWAY
 from usage_pipeline.api.token_cache import TokenCache
+from usage_pipeline.api.token_quota import TokenQuota, exceeded
+from usage_pipeline.api.token_uses import TokenUses
 from usage_pipeline.api.tokens import AccessToken, prefix_of
-from usage_pipeline.counters.recorder import AsyncRecorder
 
 _REALM = 'Bearer realm="usage_pipeline"'
-_bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline tokens create NAME --scope ingest`")
+_bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline tokens create NAME --scope SCOPE`")
 
 
-@dataclass(frozen=True, slots=True)
 class Gate:
-    """What the check needs; `instance_id` names this server in the token's usage."""
+    """What the check needs."""
 
-    tokens: TokenCache
-    recorder: AsyncRecorder
-    instance_id: str
+    def __init__(self, tokens: TokenCache, quota: TokenQuota, uses: TokenUses) -> None:
+        self._tokens = tokens
+        self._quota = quota
+        self._uses = uses
+
+    async def enter(self, request: Request, text: str) -> AccessToken | None:
+        """The valid token that this is, or None. Raises Problem: 429 when its quota is used up; psycopg.Error.
+
+        Whoever is let in is counted and recorded; who is refused by the quota is neither, so that usage never exceeds it.
+        """
+        prefix = prefix_of(text)
+        token = await self._tokens.find(prefix) if prefix else None
+        if token is None or not token.is_hash_of(text) or not token.is_valid_at(datetime.now(UTC)):
+            return None
+        share = await self._quota.take_one(token)
+        if share is not None:
+            request.state.rate_limit = share.headers
+            if share.is_refused:
+                raise exceeded(share)
+        self._uses.add(token.token_id)
+        return token
 
 
 def requires(scope: str) -> Callable[..., object]:
@@ -34,13 +51,13 @@ def requires(scope: str) -> Callable[..., object]:
 
     async def authenticated(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-    ) -> AsyncIterator[AccessToken]:
-        gate: Gate = request.app.state.gate
+    ) -> AccessToken:
         if credentials is None:
             detail = "Authorization: expected Bearer and a token, came none"
             raise Problem(401, "unauthorized", detail, {"WWW-Authenticate": _REALM})
+        gate: Gate = request.app.state.gate
         try:
-            token = await run_in_threadpool(_valid_token, gate.tokens, credentials.credentials)
+            token = await gate.enter(request, credentials.credentials)
         except AWAY:
             raise unavailable(
                 "the token cannot be checked: PostgreSQL does not answer; send the request again"
@@ -48,15 +65,30 @@ def requires(scope: str) -> Callable[..., object]:
         if token is None:
             detail = "Authorization: expected a valid token, came one that is unknown, expired or revoked"
             raise Problem(401, "unauthorized", detail, {"WWW-Authenticate": f'{_REALM}, error="invalid_token"'})
-        # While the request is answered: Redis may take some milliseconds to write its file.
-        recording = asyncio.ensure_future(gate.recorder.record_token(token.token_id, gate.instance_id))
-        try:
-            _expect_scope(token, scope)
-            yield token
-        finally:
-            await recording
+        _expect_scope(token, scope)
+        return token
 
     return authenticated
+
+
+class RateLimitHeaders:
+    """Puts the headers of the token's quota on whatever the request is answered with."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start" and "rate_limit" in state:
+                MutableHeaders(scope=message).update(state["rate_limit"])
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
 
 
 def _expect_scope(token: AccessToken, scope: str) -> None:
@@ -64,11 +96,3 @@ def _expect_scope(token: AccessToken, scope: str) -> None:
         detail = f"expected a token with the scope {scope}, came one with {', '.join(token.scopes) or 'none'}"
         challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
         raise Problem(403, "forbidden", detail, {"WWW-Authenticate": challenge})
-
-
-def _valid_token(tokens: TokenCache, text: str) -> AccessToken | None:
-    prefix = prefix_of(text)
-    token = prefix and tokens.find(prefix)
-    if token and token.is_hash_of(text) and token.is_valid_at(datetime.now(UTC)):
-        return token
-    return None

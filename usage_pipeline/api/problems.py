@@ -59,7 +59,7 @@ class ProblemResponse(JSONResponse):
     media_type = MEDIA_TYPE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("state", {}).get("is_body_read"):
+        if scope.get("state", {}).get("is_body_read") or not _has_body(scope):
             await super().__call__(scope, receive, send)
             return
         self.headers["Connection"] = "close"
@@ -121,6 +121,10 @@ async def _of_validation_error(request: Request, error: Exception) -> Response:
 async def _of_defect(request: Request, error: Exception) -> Response:
     """The traceback goes to the log: Starlette raises the error again once this is sent."""
     return _response(request, Problem(500, "internal-error", "the server failed; its log says how"))
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
 
 async def _read_the_rest(receive: Receive) -> None:

@@ -19,6 +19,8 @@ from usage_pipeline.values import Malformed, identifier_text
 
 SCOPES = ("ingest", "read")
 MAX_EXPIRES_IN_DAYS = 36_500
+# What Redis's scripts count exactly.
+MAX_QUOTA = 2**53 - 1
 _SHAPE = re.compile(r"(upt_[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 _ATTEMPTS = 5
 
@@ -43,6 +45,8 @@ class AccessToken:
     scopes: tuple[str, ...]
     expires_at: datetime | None
     revoked_at: datetime | None
+    # Requests per day; without a default, so that a cached copy which does not say it is none.
+    quota: int | None
 
     def is_valid_at(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
@@ -63,6 +67,7 @@ class ListedToken:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    quota: int | None
     usage_count: int
     last_used_at: datetime | None
 
@@ -78,14 +83,24 @@ def prefix_of(token: str) -> str | None:
 
 
 def create_token(
-    connection: psycopg.Connection, name: str, scopes: Sequence[str], *, expires_in_days: int | None = None
+    connection: psycopg.Connection,
+    name: str,
+    scopes: Sequence[str],
+    *,
+    expires_in_days: int | None = None,
+    quota: int | None = None,
 ) -> NewToken:
-    """Makes and stores a token on an autocommit connection. Raises Malformed for a wrong name, scope or number of days."""
+    """Makes and stores a token on an autocommit connection; `quota` is in requests per day, none: as many as come.
+
+    Raises Malformed for a wrong name, scope, number of days or quota.
+    """
     identifier_text("NAME", name)
     if not scopes or not set(scopes) <= set(SCOPES):
         raise Malformed(f"--scope: expected one or more of {', '.join(SCOPES)}, came {', '.join(scopes) or 'none'}")
     if expires_in_days is not None and not 1 <= expires_in_days <= MAX_EXPIRES_IN_DAYS:
         raise Malformed(f"--expires-in-days: expected 1 to {MAX_EXPIRES_IN_DAYS}, came {expires_in_days}")
+    if quota is not None and not 1 <= quota <= MAX_QUOTA:
+        raise Malformed(f"--quota: expected 1 to {MAX_QUOTA} requests a day, came {quota}")
     expires_at = expires_in_days and datetime.now(UTC) + timedelta(days=expires_in_days)
     for _ in range(_ATTEMPTS):
         prefix = f"upt_{secrets.token_hex(6)}"
@@ -98,6 +113,7 @@ def create_token(
             "name": name,
             "scopes": sorted(set(scopes)),
             "expires_at": expires_at,
+            "quota": quota,
         }
         if connection.execute(load("api/insert_api_access_token"), row).fetchone():
             return made
@@ -132,8 +148,8 @@ def find_token(connection: psycopg.Connection, token_prefix: str) -> AccessToken
     row = connection.execute(load("api/select_api_access_token"), {"token_prefix": token_prefix}).fetchone()
     if row is None:
         return None
-    token_id, prefix, token_hash, name, scopes, expires_at, revoked_at = row
-    return AccessToken(token_id, prefix, token_hash, name, tuple(scopes), expires_at, revoked_at)
+    token_id, prefix, token_hash, name, scopes, expires_at, revoked_at, quota = row
+    return AccessToken(token_id, prefix, token_hash, name, tuple(scopes), expires_at, revoked_at, quota)
 
 
 def _hash(token: str) -> str:

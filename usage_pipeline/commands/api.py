@@ -20,7 +20,7 @@ def api(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
 ) -> None:
-    """Serve HTTP ingest until SIGTERM or SIGINT; requests in hand are finished."""
+    """Serve HTTP: ingest, usage, rankings, the dashboard, until SIGTERM or SIGINT; requests in hand are finished."""
     from usage_pipeline.api.server import serve
 
     serve(host=host, port=port, workers=workers)
@@ -31,6 +31,7 @@ def create(
     name: Annotated[str, typer.Argument(help="What you call it.")],
     scope: Annotated[list[str], typer.Option(help="ingest or read; may be given again.")],
     expires_in_days: Annotated[int | None, typer.Option(help="Default: never.")] = None,
+    quota: Annotated[int | None, typer.Option(help="Requests per day. Default: as many as come.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a token. It is shown once; only its hash is stored."""
@@ -38,7 +39,7 @@ def create(
     from usage_pipeline.storage.postgres import connect
 
     with closing(connect(load_settings())) as connection:
-        made = create_token(connection, name, scope, expires_in_days=expires_in_days)
+        made = create_token(connection, name, scope, expires_in_days=expires_in_days, quota=quota)
     if as_json:
         print_json(asdict(made))
         return
@@ -57,7 +58,7 @@ def list_all(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"tokens": [asdict(token) for token in tokens]})
         return
-    columns = ["token", "prefix", "name", "scopes", "expires", "revoked", "uses", "last used"]
+    columns = ["token", "prefix", "name", "scopes", "expires", "revoked", "quota", "uses", "last used"]
     rows = [
         (
             token.token_id,
@@ -65,6 +66,7 @@ def list_all(as_json: AsJson = False) -> None:
             token.name,
             ", ".join(token.scopes),
             *(f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (token.expires_at, token.revoked_at)),
+            token.quota,
             token.usage_count,
             f"{token.last_used_at:%Y-%m-%d %H:%M}" if token.last_used_at else "",
         )

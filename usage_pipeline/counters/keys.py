@@ -67,6 +67,16 @@ def quota_used(api_key_id: str, day: date) -> str:
     return f"{NAMESPACE}quota_used:{day.isoformat()}:{api_key_id}"
 
 
+def token_quota(token_id: str, day: date) -> str:
+    """Requests that were let in with that token on that day, where it has a quota."""
+    return f"{NAMESPACE}token_quota:{token_id}:{day.isoformat()}"
+
+
+def ranking_filler(cache_key: str) -> str:
+    """Exists while one process reads a ranking for the cache; its value is which."""
+    return f"{NAMESPACE}filling:{cache_key}"
+
+
 def open_batches(family: str) -> str:
     """Hash batch id -> identity of the Redis server that it was claimed from; written before the first rename."""
     return f"{NAMESPACE}open:{family}"

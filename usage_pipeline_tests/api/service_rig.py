@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import psycopg
+import redis
 import uvicorn
 
 from usage_pipeline.api.app import create_app
@@ -39,6 +41,18 @@ class Service:
             f"Authorization: Bearer {token}\r\n{head}\r\n\r\n".encode()
         )
         return connection
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the tests of a module have in common; `client` has a read token."""
+
+    service: Service
+    client: httpx.Client
+    token: str
+    postgres: psycopg.Connection
+    redis: redis.Redis
+    settings: Settings
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Tokens at the door: who gets in, how soon a revoked one does not, and what Redis has to do with it."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 import redis
 from service_rig import EVENTS_PATH, Service, expect_problem, new_token, serving, wait_until
 
+from usage_pipeline.api.metrics import Metrics
+from usage_pipeline.api.quick_redis import QuickRedis
 from usage_pipeline.api.token_cache import TokenCache, forget
-from usage_pipeline.api.tokens import create_token, find_token, prefix_of, revoke_token
+from usage_pipeline.api.tokens import AccessToken, create_token, find_token, prefix_of, revoke_token
+from usage_pipeline.counters.keys import recorded
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import connect
 
@@ -23,10 +27,20 @@ def post(service: Service, authorization: str | None) -> httpx.Response:
     return service.client.post(EVENTS_PATH, json=[], headers=headers)
 
 
-@pytest.fixture
-def tokens(settings: Settings, database_url: str) -> Iterator[TokenCache]:
-    with closing(TokenCache.of(settings, lambda: psycopg.connect(database_url, autocommit=True))) as cache:
-        yield cache
+def found(
+    settings: Settings, connect: Callable[[], psycopg.Connection], prefix: str, kind: type[TokenCache] = TokenCache
+) -> AccessToken | None:
+    """What a token cache with connections of its own finds."""
+
+    async def find() -> AccessToken | None:
+        cache = QuickRedis.of(settings)
+        try:
+            with closing(kind.of(settings, cache, connect, Metrics())) as tokens:
+                return await tokens.find(prefix)
+        finally:
+            await cache.close()
+
+    return asyncio.run(find())
 
 
 def altered(token: str) -> str:
@@ -91,15 +105,15 @@ def test_the_cache_holds_the_row_for_five_minutes_and_not_the_token(
     assert token.encode() not in cached
 
 
-def test_a_cached_token_needs_no_database(settings: Settings, token: str, tokens: TokenCache) -> None:
+def test_a_cached_token_needs_no_database(settings: Settings, database_url: str, token: str) -> None:
     prefix = str(prefix_of(token))
-    assert tokens.find(prefix)
+    stored = found(settings, lambda: psycopg.connect(database_url, autocommit=True), prefix)
+    assert stored
 
     def unreachable() -> Any:
         raise AssertionError("the database was asked")
 
-    with closing(TokenCache.of(settings, unreachable)) as cached:
-        assert cached.find(prefix) == tokens.find(prefix)
+    assert found(settings, unreachable, prefix) == stored
 
 
 @pytest.mark.parametrize("foreign", [b"{}", b"\xff", b"[]", b'{"token_hash": "x"}'])
@@ -136,12 +150,13 @@ def test_who_read_a_token_before_it_was_revoked_cannot_cache_it_afterwards(
                 wait_until(lambda: looking.execute(waiting).fetchone())
             super()._keep(found)
 
-    with closing(Slow.of(settings, lambda: psycopg.connect(database_url, autocommit=True))) as cache:
-        assert cache.find(prefix).revoked_at is None  # type: ignore[union-attr]
-        revoking.join(20)
-        assert redis_client.get(f"api_token:{prefix}") is None
-    with closing(TokenCache.of(settings, lambda: psycopg.connect(database_url, autocommit=True))) as cache:
-        assert cache.find(prefix).revoked_at is not None  # type: ignore[union-attr]
+    def connect() -> psycopg.Connection:
+        return psycopg.connect(database_url, autocommit=True)
+
+    assert found(settings, connect, prefix, Slow).revoked_at is None  # type: ignore[union-attr]
+    revoking.join(20)
+    assert redis_client.get(f"api_token:{prefix}") is None
+    assert found(settings, connect, prefix).revoked_at is not None  # type: ignore[union-attr]
 
 
 def test_without_redis_tokens_are_found_in_the_database(
@@ -156,7 +171,7 @@ def test_without_redis_tokens_are_found_in_the_database(
 
 
 def test_each_authenticated_request_is_recorded_for_its_token(
-    service: Service, token: str, postgres: psycopg.Connection, settings: Settings
+    service: Service, token: str, postgres: psycopg.Connection, settings: Settings, redis_client: redis.Redis
 ) -> None:
     from usage_pipeline.counters.drain_round import drain_once
 
@@ -165,19 +180,31 @@ def test_each_authenticated_request_is_recorded_for_its_token(
     post(service, f"Bearer {altered(token)}")
     other = new_token(postgres, "read")
     assert post(service, f"Bearer {other}").status_code == 403
+    # The answer does not wait for the record.
+    wait_until(lambda: redis_client.hget(recorded("token", datetime.now(UTC).date()), "usage_count") == b"4")
     drain_once(settings, ["token"])
     counted = postgres.execute("select token_prefix, usage_count from usage.api_access_tokens").fetchall()
     assert dict(counted) == {prefix_of(token): 3, prefix_of(other): 1}
+
+
+def test_a_graceful_stop_records_what_was_just_let_in(
+    settings: Settings, token: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usage_pipeline.api.token_uses.FLUSH_SECONDS", 600)
+    with serving(settings) as service:
+        for _ in range(25):
+            assert post(service, f"Bearer {token}").status_code == 200
+    assert redis_client.hget(recorded("token", datetime.now(UTC).date()), "usage_count") == b"25"
 
 
 def test_only_a_hash_is_stored_and_no_text_shows_it(settings: Settings) -> None:
     with closing(connect(settings)) as connection:
         made = create_token(connection, "mine", ["read", "ingest", "read"], expires_in_days=30)
         [row] = connection.execute("select t::text, scopes from usage.api_access_tokens as t").fetchall()
-        found = find_token(connection, made.token_prefix)
+        stored = find_token(connection, made.token_prefix)
     assert made.token not in row[0]
     assert row[1] == ["ingest", "read"]
     assert made.token not in repr(made)
-    assert found
-    assert found.token_hash not in repr(found)
-    assert abs(found.expires_at - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)  # type: ignore[operator]
+    assert stored
+    assert stored.token_hash not in repr(stored)
+    assert abs(stored.expires_at - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)  # type: ignore[operator]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 import redis
@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from usage_pipeline.api import problems
+from usage_pipeline.api.routes.dashboard import dashboard_file, prefers_html
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import APPLICATION_NAME, first_line
 
@@ -24,6 +25,7 @@ from usage_pipeline.storage.postgres import APPLICATION_NAME, first_line
 PART_SECONDS = 2.0
 _KEPT_SECONDS = 1.0
 _log = logging.getLogger(__name__)
+_PAGE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
 router = APIRouter(tags=["service"])
 Up = Literal["up", "down"]
 
@@ -74,9 +76,11 @@ async def healthz(request: Request) -> Response:
     return JSONResponse(health.model_dump(mode="json"), 200 if health.status == "ok" else 503)
 
 
-@router.get("/", summary="Name, version, links", response_model=About, responses=problems.responses(500))
-async def about() -> About:
-    """Where to go from here."""
+@router.get("/", summary="Name, version, links", response_model=About, responses={**_PAGE, **problems.responses(500)})
+async def about(request: Request) -> Response:
+    """Where to go from here. A browser, which asks for text/html, gets the dashboard."""
+    if prefers_html(request.headers.get("accept", "")):
+        return dashboard_file("index.html")
     links = {
         "documentation": "/docs",
         "openapi": "/openapi.json",
@@ -84,8 +88,12 @@ async def about() -> About:
         "metrics": "/metrics",
         "events": "/api/v1/ingest/requests:bulk",
         "archives": "/api/v1/ingest/archives:bulk",
+        "usage": "/api/usage/summary",
+        "issues": "/api/stats/daily",
+        "rankings": "/api/issues/popular",
     }
-    return About(name="usage_pipeline", version=version("usage-pipeline"), links=links)
+    document = About(name="usage_pipeline", version=version("usage-pipeline"), links=links)
+    return JSONResponse(document.model_dump(), headers={"Vary": "Accept"})
 
 
 async def _asked(what: str, question: Awaitable[None]) -> Up:

@@ -1,0 +1,262 @@
+"""Requests a second and latencies of the read side: a ranking from the cache and from the database, and the check of a token.
+
+The floor is a route of the same app that answers a constant to anybody. Everything is measured in turns within one run, on
+embedded servers in a temporary folder. Run: python -m benchmarks.api [--requests N] [--repeats N] [--clients N] [--json]
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from http.client import HTTPConnection
+from statistics import median, quantiles
+from typing import Annotated
+
+import psycopg
+import redis
+from fastapi import Depends, FastAPI
+from rich.console import Console
+from rich.table import Table
+from starlette.responses import Response
+
+from benchmarks.harness import Rates, measure_in_turns, own_servers, paired_ratio
+from usage_pipeline.api.app import app_of_environment
+from usage_pipeline.api.auth import requires
+from usage_pipeline.api.tokens import AccessToken, create_token
+from usage_pipeline.local.ports import LOOPBACK, free_port
+from usage_pipeline.settings import Settings
+
+_FLOOR, _CHECK, _RANKING = "/benchmark/floor", "/benchmark/token", "/api/issues/popular"
+_CACHE_KEY = "popular:issues"
+_CONSTANT = b'{"answer": 42}'
+_INSERT_RANKING = """
+insert into stats.popular_issues (ranking_date, rank, id, title, score, view_count, comment_count, created_at)
+select %s, n, 'issue-' || n, 'Title of an issue that is read often, number ' || n, 100 - n, 60, 40 - n, now()
+from generate_series(1, 10) as n
+"""
+
+
+def app() -> FastAPI:
+    """The service with two more routes: a constant for anybody, and the same for who has a token."""
+    made = app_of_environment()
+
+    @made.get(_FLOOR)
+    async def floor() -> Response:
+        return Response(_CONSTANT, media_type="application/json")
+
+    @made.get(_CHECK)
+    async def check(caller: Annotated[AccessToken, Depends(requires("read"))]) -> Response:
+        return Response(_CONSTANT, media_type="application/json")
+
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A route, and what its X-Cache says; each miss is made one before its time is taken."""
+
+    name: str
+    path: str
+    x_cache: str | None = None
+
+
+SUBJECTS = (
+    Subject("floor", _FLOOR),
+    Subject("token check", _CHECK),
+    Subject("ranking, hit", _RANKING, "hit"),
+    Subject("ranking, miss", _RANKING, "miss"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running service, and what its clients need."""
+
+    port: int
+    token: str
+    redis_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Medians of requests a second, paired ratios to the floor, and latencies in ms over all requests of all repeats."""
+
+    requests: int
+    repeats: int
+    per_second: dict[str, float]
+    to_floor: dict[str, float]
+    p50_ms: dict[str, float]
+    p99_ms: dict[str, float]
+
+
+def send(target: Target, subject: Subject, requests: int) -> list[float]:
+    """One client's requests, one after the other on one connection; the seconds that each took."""
+    connection = HTTPConnection(LOOPBACK, target.port, timeout=60)
+    headers = {"Authorization": f"Bearer {target.token}", "Accept": "application/json"}
+    taken: list[float] = []
+    with redis.Redis.from_url(target.redis_url) as cache:
+        for number in range(requests + 1):
+            if subject.x_cache == "miss":
+                cache.delete(_CACHE_KEY)
+            began_at = time.perf_counter()
+            connection.request("GET", subject.path, headers=headers)
+            answer = connection.getresponse()
+            answer.read()
+            if number:  # the first one connects
+                taken.append(time.perf_counter() - began_at)
+                if answer.status != 200 or answer.headers.get("X-Cache") != subject.x_cache:
+                    raise RuntimeError(f"{subject.name}: came {answer.status}, X-Cache {answer.headers.get('X-Cache')}")
+    connection.close()
+    return taken
+
+
+class Bench:
+    """What is measured, with one client and with several; latencies are kept."""
+
+    def __init__(self, target: Target, requests: int, clients: int, pool: ProcessPoolExecutor) -> None:
+        self._target = target
+        self._requests = requests
+        self._clients = clients
+        self._pool = pool
+        self.latencies: dict[str, list[float]] = {}
+
+    def subjects(self) -> dict[str, Callable[[], float]]:
+        """Name to what measures it. Misses of several clients would make each other's hits, and are measured with one."""
+        found: dict[str, Callable[[], float]] = {}
+        for subject in SUBJECTS:
+            for clients in (1, self._clients) if subject.x_cache != "miss" else (1,):
+                name = f"{subject.name}, {clients} client{'s' if clients > 1 else ''}"
+                found[name] = lambda name=name, subject=subject, clients=clients: self._rate(name, subject, clients)  # type: ignore[misc]
+        return found
+
+    def _rate(self, name: str, subject: Subject, clients: int) -> float:
+        each = self._requests // clients
+        began_at = time.perf_counter()
+        sending = [self._pool.submit(send, self._target, subject, each) for _ in range(clients)]
+        taken = [seconds for one in sending for seconds in one.result()]
+        # Of one client only its own waiting counts: a miss is made between two requests.
+        seconds = sum(taken) if clients == 1 else time.perf_counter() - began_at
+        self.latencies.setdefault(name, []).extend(taken)
+        return len(taken) / seconds
+
+
+@contextmanager
+def running_service(settings: Settings) -> Iterator[int]:
+    """The app in a process of its own, as `usage-pipeline api` runs it; its port."""
+    port = free_port()
+    command = [
+        "uvicorn",
+        "benchmarks.api:app",
+        "--factory",
+        "--port",
+        str(port),
+        "--no-access-log",
+        "--log-level",
+        "warning",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        env={
+            **os.environ,
+            "DATABASE_URL": settings.database_url.get_secret_value(),
+            "REDIS_URL": settings.redis_dsn.get_secret_value(),
+        },
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not _answers(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the service does not start")
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _answers(port: int) -> bool:
+    connection = HTTPConnection(LOOPBACK, port, timeout=5)
+    try:
+        connection.request("GET", _FLOOR)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def measure(settings: Settings, *, requests: int, repeats: int, clients: int, say: Callable[[str], None]) -> Result:
+    """All measurements in turns, `repeats` times after a warm-up that is not counted."""
+    with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:
+        token = create_token(connection, "benchmark", ["read"]).token
+        connection.execute(_INSERT_RANKING, (datetime.now(UTC).date(),))
+    with running_service(settings) as port, ProcessPoolExecutor(clients) as pool:
+        target = Target(port, token, settings.redis_dsn.get_secret_value())
+        bench = Bench(target, requests, clients, pool)
+
+        def settle() -> None:
+            """A hit to begin with, whatever was measured before."""
+            try:
+                send(target, SUBJECTS[2], 1)
+            except RuntimeError:
+                send(target, SUBJECTS[2], 1)
+
+        rates: Rates = measure_in_turns(bench.subjects(), repeats=repeats, settle=settle, say=say)
+    cut = {name: quantiles(found, n=100) for name, found in bench.latencies.items()}
+    return Result(
+        requests=requests,
+        repeats=repeats,
+        per_second={name: median(found) for name, found in rates.items()},
+        to_floor={name: paired_ratio(rates, name, f"floor, {name.rpartition(', ')[2]}") for name in rates},
+        p50_ms={name: found[49] * 1000 for name, found in cut.items()},
+        p99_ms={name: found[98] * 1000 for name, found in cut.items()},
+    )
+
+
+def table(result: Result) -> Table:
+    """What was measured, as a person reads it."""
+    shown = Table(title=f"{result.requests:,} requests each; medians of {result.repeats}")
+    shown.add_column("")
+    for heading in ("requests a second", "to the floor", "p50 ms", "p99 ms"):
+        shown.add_column(heading, justify="right")
+    for name, rate in result.per_second.items():
+        ratio, half, most = result.to_floor[name], result.p50_ms[name], result.p99_ms[name]
+        shown.add_row(name, f"{rate:,.0f}", f"{ratio:.2f}", f"{half:.2f}", f"{most:.2f}")
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=4_000, help="requests in one measurement")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind; medians are shown")
+    parser.add_argument("--clients", type=int, default=4, help="clients at a time, besides one alone")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    chosen = parser.parse_args()
+    if chosen.clients < 2 or chosen.requests < 100 * chosen.clients or chosen.repeats < 1:
+        parser.error("expected at least 2 clients, 100 requests for each, and one repeat")
+    progress = Console(stderr=True)
+    with own_servers() as settings:
+        result = measure(
+            settings,
+            requests=chosen.requests,
+            repeats=chosen.repeats,
+            clients=chosen.clients,
+            say=lambda line: progress.print(line, style="dim"),
+        )
+    if chosen.json:
+        print(json.dumps(asdict(result)))
+    else:
+        Console().print(table(result))
+
+
+if __name__ == "__main__":
+    main()

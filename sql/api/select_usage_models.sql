@@ -1,0 +1,20 @@
+-- Models with their totals over all rolled-up days, from one model on; of one team or service where that is asked for.
+select
+    provider,
+    model,
+    analytics.capped(sum(requests)) as requests,
+    analytics.capped(sum(errors)) as errors,
+    analytics.capped(sum(input_tokens)) as input_tokens,
+    analytics.capped(sum(output_tokens)) as output_tokens,
+    analytics.capped(sum(total_tokens)) as total_tokens,
+    sum(cost_usd) as cost_usd,
+    analytics.capped(sum(unpriced_requests)) as unpriced_requests
+from analytics.usage_daily
+where (%(provider)s::text is null or provider = %(provider)s)
+and (%(model)s::text is null or model = %(model)s)
+and (%(team)s::text is null or team = %(team)s)
+and (%(service)s::text is null or service = %(service)s)
+and (%(after_provider)s::text is null or (provider, model) > (%(after_provider)s, %(after_model)s::text))
+group by provider, model
+order by provider, model
+limit %(most)s

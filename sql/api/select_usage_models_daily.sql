@@ -1,0 +1,27 @@
+-- Models per day of a range of rolled-up days, from one row on; of one team or service where that is asked for.
+select
+    usage_date,
+    provider,
+    model,
+    analytics.capped(sum(requests)) as requests,
+    analytics.capped(sum(errors)) as errors,
+    analytics.capped(sum(input_tokens)) as input_tokens,
+    analytics.capped(sum(output_tokens)) as output_tokens,
+    analytics.capped(sum(total_tokens)) as total_tokens,
+    sum(cost_usd) as cost_usd,
+    analytics.capped(sum(unpriced_requests)) as unpriced_requests
+from analytics.usage_daily
+where usage_date >= %(first)s
+and usage_date < %(until)s
+and (%(provider)s::text is null or provider = %(provider)s)
+and (%(model)s::text is null or model = %(model)s)
+and (%(team)s::text is null or team = %(team)s)
+and (%(service)s::text is null or service = %(service)s)
+and (
+    %(after_usage_date)s::date is null
+    or (usage_date, provider, model)
+    > (%(after_usage_date)s, %(after_provider)s::text, %(after_model)s::text)
+)
+group by usage_date, provider, model
+order by usage_date, provider, model
+limit %(most)s

@@ -1,0 +1,213 @@
+"""What the usage routes answer with (contracts §3): one definition of each resource, its columns, filters and queries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+Kind = Literal["text", "count", "money", "time", "day"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of an answer; `name` is the query's, in JSON, CSV and Parquet it is in camelCase."""
+
+    name: str
+    kind: Kind
+    description: str
+    example: str | int
+    is_nullable: bool = False
+
+    @property
+    def shown_name(self) -> str:
+        first, *rest = self.name.split("_")
+        return first + "".join(word.capitalize() for word in rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Rows of one query, `sql/api/select_<query>.sql`, in the order of the columns of `key`, which tell each row."""
+
+    query: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    has_days: bool
+
+    def place(self, name: str) -> int:
+        """Where the column is in a row."""
+        return next(place for place, column in enumerate(self.columns) if column.name == name)
+
+    @property
+    def key_columns(self) -> tuple[Column, ...]:
+        return tuple(self.columns[self.place(name)] for name in self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """That one of them can be asked for with what Redis holds of it: its column of the id, and those that are counts."""
+
+    id_column: str
+    counts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One of the five; `filters` are parameters (name to description), equal to a column's value."""
+
+    name: str
+    title: str
+    totals: Listing
+    daily: Listing
+    filters: Mapping[str, str]
+    balance: Balance | None = None
+
+
+_DAY = Column("usage_date", "day", "Day in USAGE_TIMEZONE", "2026-11-20")
+_API_KEY = Column("api_key_id", "text", "API key", "key-1")
+_LAST_USED = Column("last_used_at", "time", "Latest use", "2026-11-20T12:00:00Z", is_nullable=True)
+_API_KEY_COUNTS = (
+    Column("total_requests", "count", "Requests, all outcomes", 120),
+    Column("successful_requests", "count", "Requests that succeeded", 118),
+    Column("failed_requests", "count", "Requests that failed", 2),
+    Column("total_file_size", "count", "Uploaded bytes", 245_760),
+    Column("total_files_uploaded", "count", "Uploaded files", 120),
+)
+_TOKEN = Column("token_id", "text", "API token", "9f2c41d07be84a35a1c6e5d2f0b37a18")
+_USES = Column("usage_count", "count", "Uses, summed over all server instances", 42)
+_PROVIDER = Column("provider", "text", "Storage provider", "s3")
+_PROVIDER_COLUMNS = (
+    Column("user_id", "text", "Owner of the API key, as the writer last gave it", "user-1", is_nullable=True),
+    Column("upload_count", "count", "Uploads", 7),
+    Column("total_file_size", "count", "Uploaded bytes", 14_336),
+    _LAST_USED,
+)
+_MERCHANT = Column("merchant_id", "text", "Merchant", "merchant-1")
+_METRIC = Column("metric_type", "text", "What was counted", "orders")
+_METRIC_VALUE = Column("metric_value", "count", "How many", 31)
+_MODEL = (
+    Column("provider", "text", "Provider of the model", "openai"),
+    Column("model", "text", "Model, as the clients name it", "gpt-4o"),
+)
+_MODEL_COLUMNS = (
+    Column("requests", "count", "Requests, all outcomes", 1_200),
+    Column("errors", "count", "Requests that count as errors", 12),
+    Column("input_tokens", "count", "Tokens of the prompts, as far as the clients said", 1_080_000),
+    Column("output_tokens", "count", "Generated tokens, as far as the clients said", 144_000),
+    Column("total_tokens", "count", "All tokens", 1_224_000),
+    Column("cost_usd", "money", "US dollars; null when no request could be priced", "4.14", is_nullable=True),
+    Column("unpriced_requests", "count", "Requests that are not in costUsd", 0),
+)
+
+API_KEYS = Resource(
+    "api-keys",
+    "API keys",
+    Listing("usage_api_keys", (_API_KEY, *_API_KEY_COUNTS, _LAST_USED), ("api_key_id",), has_days=False),
+    Listing(
+        "usage_api_keys_daily",
+        (_DAY, _API_KEY, *_API_KEY_COUNTS, _LAST_USED),
+        ("usage_date", "api_key_id"),
+        has_days=True,
+    ),
+    MappingProxyType({"api_key_id": "Only this API key"}),
+    Balance("api_key_id", tuple(column.name for column in _API_KEY_COUNTS)),
+)
+TOKENS = Resource(
+    "tokens",
+    "API tokens",
+    Listing(
+        "usage_tokens",
+        (
+            _TOKEN,
+            Column("name", "text", "What its owner calls it; null for tokens of other systems", "loader", True),
+            Column("quota", "count", "Requests per day; null: as many as come", 1_000, True),
+            _USES,
+            _LAST_USED,
+            Column("created_at", "time", "When it was made, or first met", "2026-11-01T08:00:00Z"),
+            Column("expires_at", "time", "When it ends; null: never", "2027-11-01T08:00:00Z", True),
+            Column("revoked_at", "time", "When it was revoked, if it was", "2026-11-19T17:30:00Z", True),
+        ),
+        ("token_id",),
+        has_days=False,
+    ),
+    Listing("usage_tokens_daily", (_DAY, _TOKEN, _USES, _LAST_USED), ("usage_date", "token_id"), has_days=True),
+    MappingProxyType({"token_id": "Only this token"}),
+    Balance("token_id", ("usage_count",)),
+)
+PROVIDERS = Resource(
+    "providers",
+    "API keys and the storage providers that they upload to",
+    Listing("usage_providers", (_API_KEY, _PROVIDER, *_PROVIDER_COLUMNS), ("api_key_id", "provider"), has_days=False),
+    Listing(
+        "usage_providers_daily",
+        (_DAY, _API_KEY, _PROVIDER, *_PROVIDER_COLUMNS),
+        ("usage_date", "api_key_id", "provider"),
+        has_days=True,
+    ),
+    MappingProxyType(
+        {
+            "api_key_id": "Only this API key",
+            "provider": "Only this storage provider",
+            "user_id": "Only keys of this user",
+        }
+    ),
+)
+MERCHANTS = Resource(
+    "merchants",
+    "merchants and their metrics",
+    Listing(
+        "usage_merchants",
+        (
+            _MERCHANT,
+            _METRIC,
+            _METRIC_VALUE,
+            Column("first_date", "day", "First day with the metric", "2026-11-01"),
+            Column("last_date", "day", "Last day with the metric", "2026-11-20"),
+        ),
+        ("merchant_id", "metric_type"),
+        has_days=False,
+    ),
+    Listing(
+        "usage_merchants_daily",
+        (_DAY, _MERCHANT, _METRIC, _METRIC_VALUE),
+        ("usage_date", "merchant_id", "metric_type"),
+        has_days=True,
+    ),
+    MappingProxyType({"merchant_id": "Only this merchant", "metric_type": "Only this metric"}),
+)
+MODELS = Resource(
+    "models",
+    "LLM models",
+    Listing("usage_models", (*_MODEL, *_MODEL_COLUMNS), ("provider", "model"), has_days=False),
+    Listing(
+        "usage_models_daily",
+        (_DAY, *_MODEL, *_MODEL_COLUMNS),
+        ("usage_date", "provider", "model"),
+        has_days=True,
+    ),
+    MappingProxyType(
+        {
+            "provider": "Only this provider of models",
+            "model": "Only this model",
+            "team": "Only what this team used",
+            "service": "Only what this service used",
+        }
+    ),
+)
+RESOURCES = (API_KEYS, TOKENS, PROVIDERS, MERCHANTS, MODELS)
+
+SUMMARY = Listing(
+    "usage_summary",
+    (
+        _DAY,
+        Column("api_key_requests", "count", "Requests of all API keys", 12_000),
+        Column("failed_api_key_requests", "count", "Those of them that failed", 120),
+        Column("files_uploaded", "count", "Files that API keys uploaded", 9_000),
+        Column("token_requests", "count", "Requests with API tokens", 800),
+        Column("model_requests", "count", "Requests to LLM models", 4_000),
+        Column("model_errors", "count", "Those of them that count as errors", 80),
+        Column("total_tokens", "count", "Tokens of all models", 5_200_000),
+        Column("cost_usd", "money", "US dollars; null when no request could be priced", "18.20", is_nullable=True),
+    ),
+    ("usage_date",),
+    has_days=True,
+)
