@@ -12,7 +12,7 @@ from fastapi_swagger import patch_fastapi
 from starlette.middleware.cors import CORSMiddleware
 
 from usage_pipeline.api import problems
-from usage_pipeline.api.auth import Gate, RateLimitHeaders
+from usage_pipeline.api.auth import Admission, Gate
 from usage_pipeline.api.downloads import Downloads
 from usage_pipeline.api.external_posts import PostDesk
 from usage_pipeline.api.metrics import Metrics, MetricsMiddleware
@@ -97,7 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
     # FastAPI's own page loads its scripts from elsewhere; this one has them with it. It keeps no token in the browser.
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"persistAuthorization": False})
     problems.install(app)
-    app.add_middleware(RateLimitHeaders)
+    app.add_middleware(Admission)
     app.state.metrics = metrics
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.include_router(service.router)

@@ -1,5 +1,6 @@
 """Who asks: bearer tokens, their scopes (contracts §3) and quotas. Each request that is let in is recorded in Redis (§1.6)."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
@@ -42,7 +43,7 @@ class Gate:
             request.state.rate_limit = share.headers
             if share.is_refused:
                 raise exceeded(share)
-        self._uses.add(token.token_id)
+        request.state.use_recorded = self._uses.add(token.token_id)
         return token
 
 
@@ -71,8 +72,8 @@ def requires(scope: str) -> Callable[..., object]:
     return authenticated
 
 
-class RateLimitHeaders:
-    """Puts the headers of the token's quota on whatever the request is answered with."""
+class Admission:
+    """Middleware: the answer waits until the use of its token is recorded, and carries the headers of the token's quota."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -83,12 +84,16 @@ class RateLimitHeaders:
             return
         state = scope.setdefault("state", {})
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start" and "rate_limit" in state:
-                MutableHeaders(scope=message).update(state["rate_limit"])
+        async def send_when_recorded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if "use_recorded" in state:
+                    # Not awaited itself: others wait for it too, and a client that goes away cancels its own request only.
+                    await asyncio.wait([state["use_recorded"]])
+                if "rate_limit" in state:
+                    MutableHeaders(scope=message).update(state["rate_limit"])
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        await self._app(scope, receive, send_when_recorded)
 
 
 def _expect_scope(token: AccessToken, scope: str) -> None:

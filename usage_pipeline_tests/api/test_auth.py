@@ -16,8 +16,10 @@ from service_rig import EVENTS_PATH, Service, expect_problem, new_token, serving
 from usage_pipeline.api.metrics import Metrics
 from usage_pipeline.api.quick_redis import QuickRedis
 from usage_pipeline.api.token_cache import TokenCache, forget
+from usage_pipeline.api.token_uses import TokenUses
 from usage_pipeline.api.tokens import AccessToken, create_token, find_token, prefix_of, revoke_token
-from usage_pipeline.counters.keys import recorded
+from usage_pipeline.counters.keys import recorded, token_usage
+from usage_pipeline.counters.recorder import AsyncRecorder
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import connect
 
@@ -170,31 +172,44 @@ def test_without_redis_tokens_are_found_in_the_database(
         expect_problem(post(service, f"Bearer {token}"), 401, "unauthorized")
 
 
-def test_each_authenticated_request_is_recorded_for_its_token(
+def uses_recorded(redis_client: redis.Redis) -> int:
+    return int(redis_client.hget(recorded("token", datetime.now(UTC).date()), "usage_count") or 0)  # type: ignore[arg-type]
+
+
+def test_each_authenticated_request_is_recorded_for_its_token_before_it_is_answered(
     service: Service, token: str, postgres: psycopg.Connection, settings: Settings, redis_client: redis.Redis
 ) -> None:
     from usage_pipeline.counters.drain_round import drain_once
 
-    for _ in range(3):
+    for number in range(3):
         post(service, f"Bearer {token}")
+        assert uses_recorded(redis_client) == number + 1
     post(service, f"Bearer {altered(token)}")
     other = new_token(postgres, "read")
     assert post(service, f"Bearer {other}").status_code == 403
-    # The answer does not wait for the record.
-    wait_until(lambda: redis_client.hget(recorded("token", datetime.now(UTC).date()), "usage_count") == b"4")
+    assert uses_recorded(redis_client) == 4
     drain_once(settings, ["token"])
     counted = postgres.execute("select token_prefix, usage_count from usage.api_access_tokens").fetchall()
     assert dict(counted) == {prefix_of(token): 3, prefix_of(other): 1}
 
 
-def test_a_graceful_stop_records_what_was_just_let_in(
-    settings: Settings, token: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+async def test_uses_that_come_while_a_record_is_on_its_way_go_into_the_next_one_together(
+    redis_url: str, redis_client: redis.Redis
 ) -> None:
-    monkeypatch.setattr("usage_pipeline.api.token_uses.FLUSH_SECONDS", 600)
-    with serving(settings) as service:
-        for _ in range(25):
-            assert post(service, f"Bearer {token}").status_code == 200
-    assert redis_client.hget(recorded("token", datetime.now(UTC).date()), "usage_count") == b"25"
+    recorder = AsyncRecorder.connect(redis_url)
+    uses = TokenUses(recorder, "here")
+    first = uses.add("a")
+    await asyncio.sleep(0)  # its record is on its way
+    others = [uses.add(token_id) for token_id in ("a", "b", "a", "b", "a")]
+    assert first not in others
+    assert len(set(others)) == 1
+    await uses.close()
+    await recorder.close()
+    assert first.done()
+    assert others[0].done()
+    counts = [json.loads(redis_client.get(token_usage(token_id, "here")))["usageCount"] for token_id in ("a", "b")]  # type: ignore[arg-type]
+    assert counts == [4, 2]
+    assert redis_client.hget(recorded("token", datetime.now(UTC).date()), "records") == b"3"
 
 
 def test_only_a_hash_is_stored_and_no_text_shows_it(settings: Settings) -> None:
