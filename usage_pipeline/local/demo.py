@@ -105,7 +105,7 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         servers = stack.enter_context(LocalServers(folder))
         settings = load_settings(database_url=servers.database_url, redis_url=servers.redis_url)
         say("migrating")
-        migrate(servers.database_url)
+        migrate(servers.database_url, time_zone=settings.usage_timezone)
         connection = stack.enter_context(closing(psycopg.connect(servers.database_url, autocommit=True)))
         # What an earlier demo left in Redis belongs to neither side of this comparison.
         drain_once(settings)
