@@ -508,7 +508,7 @@ comment on column reporting.issue_flow.created_issues is 'Issues reported on tha
 comment on column reporting.issue_flow.resolved_issues is 'Issues resolved or closed on that day, and not opened again since';
 comment on column reporting.issue_flow.net_issues is 'created_issues less resolved_issues: by how much the backlog grew';
 comment on column reporting.issue_flow.comments is 'Comments written on that day';
-comment on column reporting.issue_flow.open_issues is 'Issues reported by the end of the day and not resolved by then: the backlog. From the issues themselves, so it needs no statistics of earlier days';
+comment on column reporting.issue_flow.open_issues is 'Issues reported by the end of the day and not resolved by then (of today: by now): the backlog. From the issues themselves, so it needs no statistics of earlier days';
 
 create view reporting.time_to_resolve_by_week as
 select
@@ -655,7 +655,7 @@ with sources as (
     union all
     select
         'stats.daily_issue_stats',
-        max(date) filter (where date < today),
+        max(date) filter (where updated_at >= (date + 1)::timestamp at time zone time_zone),
         max(updated_at),
         null
     from stats.daily_issue_stats
