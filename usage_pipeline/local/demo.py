@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -18,7 +19,7 @@ from usage_pipeline.counters.merchants import aggregate
 from usage_pipeline.counters.recorder import Recorder
 from usage_pipeline.defs.run_now import materialize_days
 from usage_pipeline.local.dagster_processes import child_environment, prepare_home, project_folder
-from usage_pipeline.local.event_demo import send_events, service
+from usage_pipeline.local.event_demo import send_events, service, store_late
 from usage_pipeline.local.event_traffic import made_up_calls, trace_calls, usage_events
 from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.local.traffic import (
@@ -47,9 +48,11 @@ _MAIN_COUNTS = {
     "usage_event": "requests",
     "usage_daily": "requests",
 }
-_MADE_UP_DAYS = 7
+# Two weeks, so that analysts can compare them.
+_MADE_UP_DAYS = 14
 _MADE_UP_EVENTS = 5_000
 _BACKLOG_KEYS = 20_000
+_LATE_EVENTS, _LATE_DAYS_AGO = 20, 3
 Report = Callable[[str], None]
 
 
@@ -111,6 +114,7 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         drain_once(settings)
         today = current_day(settings.timezone)
         aggregate(settings, [today - timedelta(days=ago) for ago in range(_MADE_UP_DAYS + 1)])
+        events, late = _held_back(events, today - timedelta(days=_LATE_DAYS_AGO), settings)
         before, letters_before = _stored(connection), _dead_letters(connection)
         backlog_keys = 0 if traced else _BACKLOG_KEYS
         home = folder.resolve() / "dagster"
@@ -132,9 +136,7 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         written.counts.update(sent.counts)
         written.counts["token", token.token_id, "usage_count"] = sent.answers["requests"]
         written.malformed["usage_event"] = 1
-        event_days = {
-            datetime.fromisoformat(event["event_time"]).astimezone(settings.timezone).date() for event in events
-        }
+        event_days = {_day_of(event, settings) for event in events}
         merchant_days = {date.fromisoformat(key.split(":")[-2]) for key in _keys(written, "merchant")}
         days = sorted(drained.days | merchant_days | event_days)
         say("aggregating merchant counters")
@@ -142,6 +144,7 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         say(f"materializing {len(days)} daily partitions in Dagster")
         prepare_home(home, project_folder(), code_server_port=0)
         are_materialized = materialize_days(settings, days, home=home, storage_url=servers.dagster_postgres_url)
+        written.counts.update(store_late(connection, settings, late))
         stored, letters = _stored(connection), _dead_letters(connection)
     stored.subtract(before)
     letters.subtract(letters_before)
@@ -220,6 +223,19 @@ def _shares(traced: list[Request] | None, writers: int, seconds: float) -> list[
     if traced is not None:
         return [iter(traced[number::writers]) for number in range(writers)]
     return [made_up_requests(seed, seconds, _MADE_UP_DAYS) for seed in range(writers)]
+
+
+def _held_back(
+    events: list[dict[str, Any]], day: date, settings: Settings
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The events without the last few of a day, and those: their client sends them once the day is rolled up."""
+    late = [event for event in events if _day_of(event, settings) == day][-_LATE_EVENTS:]
+    held_back = {event["event_id"] for event in late}
+    return [event for event in events if event["event_id"] not in held_back], late
+
+
+def _day_of(event: dict[str, Any], settings: Settings) -> date:
+    return datetime.fromisoformat(event["event_time"]).astimezone(settings.timezone).date()
 
 
 def _stored(connection: psycopg.Connection) -> Counts:
