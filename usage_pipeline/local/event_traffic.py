@@ -26,6 +26,8 @@ _ERRORS = ((429, "rate_limit"), (500, "server_error"), (504, "timeout"))
 _ERROR_SHARES = {"openai": 0.02, "anthropic": 0.03, "google": 0.06, "house": 0.01}
 _SLOWER_SERVICE = "summaries"
 _SLOWER_BY_DAY = 0.05
+# What models take. One call of many millions would decide which team spent most.
+_MOST_TOKENS = 128_000
 _NAMESPACE = uuid.UUID("6f9b1a6e-6c0f-4f6e-9c27-0d5a4b8f2a11")
 
 
@@ -57,7 +59,10 @@ def made_up_calls(seed: int, count: int, days: int) -> list[Call]:
     chance = random.Random(seed)  # noqa: S311  # made-up traffic, reproducible by its seed
     now_ms = round(time.time() * 1000)
     times = sorted(now_ms - chance.randrange((days - 1) * DAY_MS) for _ in range(count))
-    return [Call(at_ms, int(chance.paretovariate(0.8) * 50), int(chance.expovariate(1 / 80))) for at_ms in times]
+    return [
+        Call(at_ms, min(int(chance.paretovariate(0.8) * 50), _MOST_TOKENS), int(chance.expovariate(1 / 80)))
+        for at_ms in times
+    ]
 
 
 def usage_events(calls: list[Call], seed: int) -> Iterator[dict[str, Any]]:

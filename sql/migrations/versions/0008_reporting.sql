@@ -25,6 +25,71 @@ comment on column reporting.current_day.today is 'The current day';
 comment on column reporting.current_day.week_start is 'Monday of the current week';
 comment on column reporting.current_day.month_start is 'First day of the current month';
 
+-- Sums come from the few rows of usage_daily; users are counted only for the groups that are asked for, by index, and not at all
+-- when nobody asks how many they are. Summing up a year of 2,000 users for each query took ten times as long.
+
+create or replace view reporting.usage_by_team as
+select
+    usage_date,
+    team,
+    analytics.capped(sum(requests)) as requests,
+    analytics.capped(sum(errors)) as errors,
+    analytics.capped(sum(input_tokens)) as input_tokens,
+    analytics.capped(sum(output_tokens)) as output_tokens,
+    analytics.capped(sum(total_tokens)) as total_tokens,
+    (
+        select count(distinct users.user_id)
+        from analytics.usage_user_daily as users
+        where users.usage_date = daily.usage_date
+          and users.team = daily.team
+    ) as distinct_users,
+    sum(cost_usd) as cost_usd,
+    analytics.capped(sum(unpriced_requests)) as unpriced_requests
+from analytics.usage_daily as daily
+group by usage_date, team;
+
+create or replace view reporting.usage_by_service as
+select
+    usage_date,
+    service,
+    analytics.capped(sum(requests)) as requests,
+    analytics.capped(sum(errors)) as errors,
+    analytics.capped(sum(input_tokens)) as input_tokens,
+    analytics.capped(sum(output_tokens)) as output_tokens,
+    analytics.capped(sum(total_tokens)) as total_tokens,
+    (
+        select count(distinct users.user_id)
+        from analytics.usage_user_daily as users
+        where users.usage_date = daily.usage_date
+          and users.service = daily.service
+    ) as distinct_users,
+    sum(cost_usd) as cost_usd,
+    analytics.capped(sum(unpriced_requests)) as unpriced_requests
+from analytics.usage_daily as daily
+group by usage_date, service;
+
+create or replace view reporting.usage_by_model as
+select
+    usage_date,
+    provider,
+    model,
+    analytics.capped(sum(requests)) as requests,
+    analytics.capped(sum(errors)) as errors,
+    analytics.capped(sum(input_tokens)) as input_tokens,
+    analytics.capped(sum(output_tokens)) as output_tokens,
+    analytics.capped(sum(total_tokens)) as total_tokens,
+    (
+        select count(distinct users.user_id)
+        from analytics.usage_user_daily as users
+        where users.usage_date = daily.usage_date
+          and users.provider = daily.provider
+          and users.model = daily.model
+    ) as distinct_users,
+    sum(cost_usd) as cost_usd,
+    analytics.capped(sum(unpriced_requests)) as unpriced_requests
+from analytics.usage_daily as daily
+group by usage_date, provider, model;
+
 -- Usage of models up to now.
 
 create function analytics.changed_hours()
