@@ -1,8 +1,10 @@
 """The role usage_analyst reads every view of `reporting` and nothing else, whatever way it tries."""
 
 import logging
+import re
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,6 +15,7 @@ from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.storage.migrations import migrate
 
 ROLE = "usage_analyst"
+PAGE = Path(__file__).parents[2] / "docs" / "analysts.md"
 SCHEMAS = ["app", "raw", "usage", "analytics", "stats", "reporting", "ops", "public"]
 RELATIONS = """
     select relkind, nspname, relname
@@ -50,10 +53,9 @@ def analyst(postgres: psycopg.Connection) -> Iterator[psycopg.Connection]:
 def login_url(servers: LocalServers, database_url: str) -> Iterator[str]:
     """The database as a person sees it who was given the role as docs/analysts.md says."""
     name = f"analyst_{uuid.uuid4().hex}"
+    [documented] = re.findall(r"```sql\n(create role .*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as connection:
-        connection.execute(f"create role {name} login password 'secret' in role {ROLE}")
-        connection.execute(f"alter role {name} set statement_timeout = '5min'")
-        connection.execute(f"alter role {name} set default_transaction_read_only = on")
+        connection.execute(re.sub(r"\bana\b", name, documented).replace("…", "secret"))
         yield database_url.replace("postgres:@", f"{name}:secret@")
         connection.execute(f"drop role {name}")
 
