@@ -20,6 +20,7 @@ from rich.console import Console
 from usage_pipeline.cli_output import counter_cells, print_demo, print_json, print_status, print_table, progress
 from usage_pipeline.commands import api as api_commands
 from usage_pipeline.commands.archive import archive_app, erase_user
+from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
 from usage_pipeline.commands.recost import recost
 from usage_pipeline.settings import Settings, SettingsError, load_settings
@@ -43,6 +44,7 @@ app.command()(api_commands.api)
 app.command()(recost)
 app.add_typer(archive_app, name="archive")
 app.command("erase-user")(erase_user)
+app.add_typer(load_app, name="load")
 
 
 def main() -> None:
@@ -65,6 +67,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.api.tokens import UnknownTokenError
     from usage_pipeline.counters.drain_round import DrainImpossible
     from usage_pipeline.events.price_table import PriceTableError
+    from usage_pipeline.issues.issue_file import IssueFileError
     from usage_pipeline.local.dagster_processes import NoCheckoutError
     from usage_pipeline.local.postgres_server import PostgresServerError
     from usage_pipeline.local.redis_server import RedisServerError
@@ -77,7 +80,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.values import Malformed
 
     servers = (AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError)
-    usage = (Malformed, PriceTableError, SettingsError, TraceError, UnknownTokenError, UsageError)
+    usage = (IssueFileError, Malformed, PriceTableError, SettingsError, TraceError, UnknownTokenError, UsageError)
     archives = (ArchiveUnavailable, ChunksBusy)
     return (*servers, *usage, *archives, DrainImpossible, PostgresUnavailable, RedisUnavailable)
 

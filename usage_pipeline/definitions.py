@@ -6,15 +6,18 @@ from collections.abc import Mapping
 import dagster as dg
 
 from usage_pipeline.defs.assets.daily import daily_assets
+from usage_pipeline.defs.assets.issues import issue_sources, issue_stats_asset
 from usage_pipeline.defs.assets.landing import landed_files
 from usage_pipeline.defs.assets.lifecycle import storage_lifecycle
 from usage_pipeline.defs.assets.merchants import merchant_usage_asset
+from usage_pipeline.defs.assets.rankings import ranking_assets
 from usage_pipeline.defs.assets.redis_sources import redis_sources
 from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
 from usage_pipeline.defs.assets.windows import usage_events_source, window_assets
 from usage_pipeline.defs.jobs import JOBS
 from usage_pipeline.defs.landed_files_sensor import landed_files_sensor
-from usage_pipeline.defs.partitions import daily_partitions, window_partitions
+from usage_pipeline.defs.partitions import daily_partitions, stats_partitions, window_partitions
+from usage_pipeline.defs.ranking_checks import ranking_asset_checks
 from usage_pipeline.defs.schedules import schedules
 from usage_pipeline.defs.sensors import sensors
 from usage_pipeline.defs.window_checks import window_asset_checks
@@ -43,10 +46,13 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             usage_events_source(),
             *window_assets(window_partitions(settings)),
             storage_lifecycle,
+            *issue_sources(),
+            issue_stats_asset(stats_partitions(settings)),
+            *ranking_assets(days, stats_partitions(settings)),
         ]
     return dg.Definitions(
         assets=assets,
-        asset_checks=window_asset_checks(),
+        asset_checks=[*window_asset_checks(), *ranking_asset_checks()],
         jobs=JOBS,
         schedules=schedules(settings),
         sensors=[*sensors(settings), landed_files_sensor(settings)],

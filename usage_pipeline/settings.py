@@ -1,10 +1,12 @@
 """Every environment variable and tunable, once (contracts §5). Nothing here does I/O; `load_settings` reads the environment."""
 
-from datetime import date
+import re
+from datetime import UTC, date, datetime
 from typing import Literal
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+from cronsim import CronSim, CronSimError
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -15,6 +17,8 @@ class SettingsError(ValueError):
 
 # A bulk request or a landed document may decompress to so many times MAX_GZIP_SIZE.
 MAX_EXPANSION = 20
+# Five fields of numbers, ranges, lists, steps and English names: what both the daemon and CronSim understand alike.
+_CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
 Barrier = Literal["auto", "none", "wait", "waitaof", "age"]
 
 
@@ -57,10 +61,15 @@ class Settings(BaseSettings):
         default=True, description="whether merchant counters are aggregated on their own"
     )
     enable_job_scheduler: bool = Field(default=True, description="whether schedules and sensors run on their own")
-    stats_cron_schedule: str = Field(default="0 3 * * *", description="when yesterday's issue statistics are made")
+    stats_cron_schedule: str = Field(
+        default="0 3 * * *", description="when yesterday's issue statistics are made: cron, in USAGE_TIMEZONE"
+    )
 
     usage_timezone: str = Field(default="UTC", description="IANA name of the time zone that bounds a day")
     usage_start_date: date = Field(default=date(2025, 1, 1), description="first daily partition")
+    stats_start_date: date = Field(
+        default=date(2015, 1, 1), description="first daily partition of issue statistics: issues are older than usage"
+    )
     retention_days: int = Field(
         default=180, ge=1, le=3_650, description="older partitions are dropped; older timestamps are refused"
     )
@@ -108,6 +117,17 @@ class Settings(BaseSettings):
         except (KeyError, ValueError, OSError) as error:
             raise ValueError("expected an IANA time zone such as UTC or Europe/Vienna") from error
         return name
+
+    @field_validator("stats_cron_schedule")
+    @classmethod
+    def _is_a_cron_expression(cls, expression: str) -> str:
+        try:
+            if not _CRON.fullmatch(expression):
+                raise CronSimError
+            CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
+        except CronSimError:
+            raise ValueError("expected a cron expression of five fields such as 0 3 * * *") from None
+        return expression
 
     @field_validator("database_url", "dagster_postgres_url")
     @classmethod

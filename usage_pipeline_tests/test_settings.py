@@ -13,6 +13,7 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
     assert settings.enable_usage_aggregation
     assert settings.enable_job_scheduler
     assert settings.stats_cron_schedule == "0 3 * * *"
+    assert settings.stats_start_date.isoformat() == "2015-01-01"
     assert settings.db_pool_size == 10
     assert settings.usage_timezone == "UTC"
     assert settings.retention_days == 180
@@ -41,6 +42,15 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
         ("USAGE_TIMEZONE", "../etc/passwd"),
         ("USAGE_TIMEZONE", ""),
         ("USAGE_START_DATE", "yesterday"),
+        ("STATS_START_DATE", "2015"),
+        ("STATS_CRON_SCHEDULE", ""),
+        ("STATS_CRON_SCHEDULE", "daily"),
+        ("STATS_CRON_SCHEDULE", "@daily"),
+        ("STATS_CRON_SCHEDULE", "0 3 * *"),
+        ("STATS_CRON_SCHEDULE", "0 0 3 * * *"),
+        ("STATS_CRON_SCHEDULE", "60 3 * * *"),
+        ("STATS_CRON_SCHEDULE", "0 0 30 2 *"),
+        ("STATS_CRON_SCHEDULE", "0 3 LW * *"),
         ("RETENTION_DAYS", "0"),
         ("DRAIN_BARRIER", "maybe"),
         ("DRAIN_CHUNK_KEYS", "0"),
@@ -62,6 +72,11 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
     assert "s3cret" not in message
     assert wrong.value.__cause__ is None
     assert wrong.value.__suppress_context__, "the traceback would show the value"
+
+
+@pytest.mark.parametrize("expression", ["0 3 * * *", "*/15 1-5 1,15 * MON-FRI", "30 4 * jan 7"])
+def test_a_schedule_of_the_statistics_may_be_any_cron_expression(expression: str) -> None:
+    assert load_settings(stats_cron_schedule=expression).stats_cron_schedule == expression
 
 
 def test_several_wrong_values_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,14 @@ import dagster as dg
 
 from usage_pipeline.counters.drain_round import ALL_FAMILIES
 from usage_pipeline.defs.assets.daily import daily_key
+from usage_pipeline.defs.assets.issues import ISSUE_STATS_KEY
 from usage_pipeline.defs.assets.lifecycle import LIFECYCLE_KEY
+from usage_pipeline.defs.assets.rankings import is_of_issues, ranking_key
 from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
 from usage_pipeline.defs.assets.snapshots import DRAIN_TAG, output_keys
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
 from usage_pipeline.rollups.calendar import GRAINS
+from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.rollups.windows import WINDOW_TABLES
 
 drain_now = dg.define_asset_job(
@@ -49,4 +52,27 @@ storage_lifecycle = dg.define_asset_job(
     selection=dg.AssetSelection.assets(LIFECYCLE_KEY),
     description="Partitions ahead, old ones compressed or archived, the oldest dropped.",
 )
-JOBS = [drain_now, daily_tables, merchant_usage, observe_sources, storage_lifecycle, *window_jobs.values()]
+issue_stats = dg.define_asset_job(
+    "issue_stats",
+    selection=dg.AssetSelection.assets(ISSUE_STATS_KEY),
+    description="Replaces days of stats/daily_issue_stats.",
+)
+# Two jobs, since the assets of a job share their partitions: issues are older than usage.
+ranking_jobs = {
+    of_issues: dg.define_asset_job(
+        "issue_ranking" if of_issues else "usage_rankings",
+        selection=dg.AssetSelection.assets(*(ranking_key(one) for one in RANKINGS if is_of_issues(one) == of_issues)),
+        description=f"Replaces dates of stats/popular_{'issues' if of_issues else '*'} and publishes the newest in Redis.",
+    )
+    for of_issues in (True, False)
+}
+JOBS = [
+    drain_now,
+    daily_tables,
+    merchant_usage,
+    observe_sources,
+    storage_lifecycle,
+    *window_jobs.values(),
+    issue_stats,
+    *ranking_jobs.values(),
+]

@@ -32,6 +32,20 @@ def column_schema(columns: list[Column]) -> dict[str, Any]:
     }
 
 
+def column_lineage(lineage: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Which columns (schema.table.column) each column comes from, as the UI shows it."""
+    return {
+        "dagster/column_lineage": dg.TableColumnLineage(
+            {column: [_column_dep(source) for source in sources] for column, sources in lineage.items()}
+        )
+    }
+
+
+def _column_dep(source: str) -> dg.TableColumnDep:
+    *table, column = source.split(".")
+    return dg.TableColumnDep(asset_key=dg.AssetKey(table), column_name=column)
+
+
 def row_counts(rows: int, changed_rows: int, sums: Mapping[str, int]) -> dict[str, Any]:
     """What a replaced partition holds: its row count, how many rows were not right before, and the sum of each count."""
     return {

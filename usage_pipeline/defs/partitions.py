@@ -15,6 +15,13 @@ def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
     )
 
 
+def stats_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
+    """The same from STATS_START_DATE on."""
+    return dg.DailyPartitionsDefinition(
+        start_date=settings.stats_start_date.isoformat(), timezone=settings.usage_timezone, end_offset=1
+    )
+
+
 def window_partitions(settings: Settings) -> Mapping[Grain, dg.TimeWindowPartitionsDefinition]:
     """Hours up to the last one that is over; days, weeks (from Monday) and months up to the running ones.
 
@@ -35,3 +42,5 @@ def window_partitions(settings: Settings) -> Mapping[Grain, dg.TimeWindowPartiti
 BACKFILL_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=30)
 # Hours are quick; a run of a week of them takes a few seconds.
 HOURLY_BACKFILL_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=7 * 24)
+# Days of statistics and rankings are made by one statement a run: years are a handful of runs.
+STATS_BACKFILL_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=366)

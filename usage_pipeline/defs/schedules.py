@@ -6,12 +6,13 @@ from datetime import timedelta
 import dagster as dg
 
 from usage_pipeline.defs.jobs import daily_tables, merchant_usage, observe_sources, storage_lifecycle
+from usage_pipeline.defs.stats_schedules import stats_schedules
 from usage_pipeline.defs.window_schedules import default_status, window_schedules
 from usage_pipeline.settings import Settings
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Days of the counters, a look at the sources, windows of usage events, and the storage lifecycle."""
+    """Days of the counters, a look at the sources, the storage lifecycle, windows of usage events, statistics and rankings."""
     cron, timezone = settings.aggregation_cron, settings.usage_timezone
     is_on = settings.enable_job_scheduler
 
@@ -53,7 +54,8 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         cron_schedule="30 4 * * *",
         execution_timezone=timezone,
     )
-    return [merchant_usage_hourly, daily_tables_hourly, observe, lifecycle, *window_schedules(settings)]
+    of_the_counters = [merchant_usage_hourly, daily_tables_hourly, observe, lifecycle]
+    return [*of_the_counters, *window_schedules(settings), *stats_schedules(settings)]
 
 
 def _today_and_yesterday(context: dg.ScheduleEvaluationContext, settings: Settings) -> Iterator[dg.RunRequest]:

@@ -101,7 +101,8 @@ comment on column stats.daily_issue_stats.comment_count is 'Comments written on 
 comment on column stats.daily_issue_stats.created_at is 'When the day was first counted';
 comment on column stats.daily_issue_stats.updated_at is 'When a count last changed';
 
--- Rankings: one table each, the same first columns, then the parts of the score.
+-- Rankings: one table each, the same first columns, then the parts of the score. An id is there once a date; this is looked at
+-- after a whole statement, in which two of them may change places.
 
 create table stats.popular_issues (
     ranking_date date not null,
@@ -113,7 +114,7 @@ create table stats.popular_issues (
     comment_count bigint not null,
     created_at timestamptz not null,
     primary key (ranking_date, rank),
-    unique (ranking_date, id)
+    unique (ranking_date, id) deferrable
 );
 comment on table stats.popular_issues is 'The ten most popular of the issues created in the seven days up to a date';
 comment on column stats.popular_issues.ranking_date is 'Last of the seven days, in USAGE_TIMEZONE';
@@ -134,12 +135,12 @@ create table stats.popular_models (
     requests bigint not null,
     total_tokens bigint not null,
     primary key (ranking_date, rank),
-    unique (ranking_date, id)
+    unique (ranking_date, id) deferrable
 );
 comment on table stats.popular_models is 'The ten models with the most requests in the seven days up to a date';
 comment on column stats.popular_models.ranking_date is 'Last of the seven days, in USAGE_TIMEZONE';
 comment on column stats.popular_models.rank is '1 to 10; equal scores: the smaller id first';
-comment on column stats.popular_models.id is 'provider/model';
+comment on column stats.popular_models.id is 'provider/model; a slash in the provider is encoded as in a URL';
 comment on column stats.popular_models.title is 'Model, as the clients name it';
 comment on column stats.popular_models.score is 'requests';
 comment on column stats.popular_models.requests is 'Requests, all outcomes';
@@ -168,7 +169,7 @@ create table stats.popular_api_keys (
     failed_requests bigint not null,
     total_file_size bigint not null,
     primary key (ranking_date, rank),
-    unique (ranking_date, id)
+    unique (ranking_date, id) deferrable
 );
 comment on table stats.popular_api_keys is 'The ten API keys with the most requests in the seven days up to a date';
 comment on column stats.popular_api_keys.ranking_date is 'Last of the seven days, in USAGE_TIMEZONE';

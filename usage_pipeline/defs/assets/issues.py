@@ -1,0 +1,76 @@
+"""`app/issues`, `app/comments`: sources; and `stats/daily_issue_stats`, what happened to them per day."""
+
+from contextlib import closing
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from usage_pipeline.defs.metadata import OWNERS, column_lineage, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.partitions import STATS_BACKFILL_POLICY
+from usage_pipeline.defs.retries import IO_RETRY
+from usage_pipeline.rollups.issue_stats import ISSUE_STATS_LINEAGE, ISSUE_STATS_TABLE, IssueDay, replace_issue_stats
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.catalog import columns
+from usage_pipeline.storage.postgres import connect
+
+ISSUES_KEY = dg.AssetKey(["app", "issues"])
+COMMENTS_KEY = dg.AssetKey(["app", "comments"])
+ISSUE_STATS_KEY = dg.AssetKey(["stats", "daily_issue_stats"])
+
+
+def issue_sources() -> list[dg.AssetSpec]:
+    """What the applications write, or `usage-pipeline load issues`; no asset of this project does."""
+    about = {
+        ISSUES_KEY: "Issues with their status and views. Table `app.issues`; a trigger keeps when an issue was resolved.",
+        COMMENTS_KEY: "Comments on issues. Table `app.comments`.",
+    }
+    return [
+        dg.AssetSpec(
+            key,
+            group_name="app",
+            owners=OWNERS,
+            kinds={"postgres"},
+            description=description,
+            metadata=table_metadata(".".join(key.path)),
+        )
+        for key, description in about.items()
+    ]
+
+
+def issue_stats_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    """The daily asset; all days of a run are one statement."""
+
+    @dg.asset(
+        key=ISSUE_STATS_KEY,
+        deps=[ISSUES_KEY, COMMENTS_KEY],
+        partitions_def=partitions,
+        backfill_policy=STATS_BACKFILL_POLICY,
+        group_name="stats",
+        owners=OWNERS,
+        kinds={"postgres"},
+        description=f"Issues created and resolved, and comments written, per day. Table `{ISSUE_STATS_TABLE}`; each day is "
+        "replaced by what `app.issues` and `app.comments` say of it, so a re-run changes nothing and a backfill over years "
+        "is safe at any time.",
+        metadata=table_metadata(ISSUE_STATS_TABLE),
+        retry_policy=IO_RETRY,
+    )
+    def daily_issue_stats(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
+        first, last = (date.fromisoformat(context.partition_keys[end]) for end in (0, -1))
+        with closing(connect(settings)) as connection:
+            days = replace_issue_stats(connection, first, last, settings=settings)
+            of_the_table = {
+                **column_schema(columns(connection, ISSUE_STATS_TABLE)),
+                **column_lineage(ISSUE_STATS_LINEAGE),
+            }
+        for day in days:
+            # What is the same for all days is told once a run, with the last of them: the newest event is what the UI shows.
+            more = of_the_table if day is days[-1] else {}
+            context.add_asset_metadata({**_metadata(day), **more}, partition_key=day.date.isoformat())
+
+    return daily_issue_stats
+
+
+def _metadata(day: IssueDay) -> dict[str, Any]:
+    counts = {"created": day.created_count, "resolved": day.resolved_count, "comments": day.comment_count}
+    return row_counts(1, int(day.is_changed), counts)

@@ -1,0 +1,87 @@
+"""`stats/popular_*`: the ten most popular per date, all from one definition, and their copies in Redis."""
+
+from contextlib import closing
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from usage_pipeline.defs.metadata import OWNERS, column_lineage, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.partitions import STATS_BACKFILL_POLICY
+from usage_pipeline.defs.retries import IO_RETRY
+from usage_pipeline.rollups.ranking_cache import publish_newest
+from usage_pipeline.rollups.rankings import RANKING_DAYS, RANKINGS, Ranking, read_ranking, replace_rankings
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.catalog import columns
+from usage_pipeline.storage.postgres import connect
+
+
+def ranking_key(ranking: Ranking) -> dg.AssetKey:
+    """The asset of a ranking."""
+    return dg.AssetKey(ranking.table.split("."))
+
+
+def is_of_issues(ranking: Ranking) -> bool:
+    """Whether its first partition is STATS_START_DATE, not USAGE_START_DATE: issues are older than usage."""
+    return "app.issues" in ranking.source_tables
+
+
+def ranking_assets(
+    usage_days: dg.PartitionsDefinition[str], stats_days: dg.PartitionsDefinition[str]
+) -> list[dg.AssetsDefinition]:
+    """One asset per ranking."""
+    return [_ranking_asset(ranking, stats_days if is_of_issues(ranking) else usage_days) for ranking in RANKINGS]
+
+
+def _dep(table: str) -> dg.AssetDep:
+    key = dg.AssetKey(table.split("."))
+    if key.path[0] == "app":
+        return dg.AssetDep(key)
+    # The days before the first partition have no usage.
+    window = dg.TimeWindowPartitionMapping(start_offset=1 - RANKING_DAYS, allow_nonexistent_upstream_partitions=True)
+    return dg.AssetDep(key, partition_mapping=window)
+
+
+def _ranking_asset(ranking: Ranking, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    sources = " and ".join(f"`{table}`" for table in ranking.source_tables)
+
+    @dg.asset(
+        key=ranking_key(ranking),
+        deps=[_dep(table) for table in ranking.source_tables],
+        partitions_def=partitions,
+        backfill_policy=STATS_BACKFILL_POLICY,
+        group_name="stats",
+        owners=OWNERS,
+        kinds={"postgres", "redis"},
+        description=f"{ranking.title}: the ten best of the seven days up to a date. Table `{ranking.table}`; each date is "
+        f"replaced by what {sources} say now, and the newest is published in Redis as `{ranking.cache_key}`.",
+        metadata=table_metadata(ranking.table),
+        retry_policy=IO_RETRY,
+    )
+    def ranking_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
+        days = [date.fromisoformat(key) for key in context.partition_keys]
+        with closing(connect(settings)) as connection:
+            reports = replace_rankings(connection, ranking, days, settings=settings)
+            problem = publish_newest(connection, ranking, days[-1], settings=settings)
+            entries = read_ranking(connection, ranking, days[-1])
+            schema = column_schema(columns(connection, ranking.table))
+        if problem:
+            context.log.warning(f"{ranking.cache_key} is not published, readers ask the database: {problem}")
+        of_the_run = {
+            "cache": problem or "up to date",
+            **_entries(entries),
+            **schema,
+            **column_lineage(ranking.lineage),
+        }
+        for report in reports:
+            # Told once a run, with the last date: the newest event is what the UI shows.
+            more = of_the_run if report is reports[-1] else {}
+            metadata = {**row_counts(report.rows, report.changed_rows, {}), **more}
+            context.add_asset_metadata(metadata, partition_key=report.ranking_date.isoformat())
+
+    return ranking_asset
+
+
+def _entries(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    shown = [{name: value for name, value in entry.items() if name != "rankingDate"} for entry in entries]
+    return {"ranking": dg.MetadataValue.table([dg.TableRecord(entry) for entry in shown])} if shown else {}

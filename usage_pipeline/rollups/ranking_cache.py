@@ -1,0 +1,67 @@
+"""Rankings in Redis (contracts §1.8): `popular:<ranking>`, a JSON array for five minutes, which readers look at first."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import date
+
+import msgspec
+import psycopg
+import redis
+
+from usage_pipeline.rollups.rankings import Ranking, lock_ranking, read_ranking
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import first_line
+from usage_pipeline.storage.redis import RedisUnavailable, client, is_cluster_node
+from usage_pipeline.storage.redis_cluster import cluster_client
+
+CACHE_SECONDS = 300
+# A ranking is one small value: where Redis takes longer, a run should not wait for it.
+_TIMEOUT_SECONDS = 2.0
+_REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, RedisUnavailable, OSError)
+
+
+def cached_text(entries: Sequence[dict[str, object]]) -> bytes:
+    """The entries of `read_ranking` as the JSON array that is cached and served."""
+    return msgspec.json.encode(entries)
+
+
+def publish_ranking(
+    cache: redis.Redis | redis.RedisCluster, ranking: Ranking, entries: Sequence[dict[str, object]]
+) -> None:
+    """Writes the entries to the cache. Raises redis.RedisError."""
+    cache.set(ranking.cache_key, cached_text(entries), ex=CACHE_SECONDS)
+
+
+def publish_newest(
+    connection: psycopg.Connection, ranking: Ranking, replaced: date, *, settings: Settings
+) -> str | None:
+    """After the ranking of `replaced` was replaced: publishes the newest stored one, unless that is of a later date.
+
+    Returns why it could not be published, or None: readers find it in the database all the same.
+    """
+    with connection.transaction():
+        # Whoever replaces the ranking waits: what was read before cannot be published after what is newer.
+        lock_ranking(connection, ranking)
+        entries = read_ranking(connection, ranking)
+        if entries and str(entries[0]["rankingDate"]) > replaced.isoformat():
+            return None
+        try:
+            _publish(ranking, entries, settings)
+        except _REDIS_ERRORS as error:
+            return first_line(error)
+    return None
+
+
+def _publish(ranking: Ranking, entries: Sequence[dict[str, object]], settings: Settings) -> None:
+    quick = settings.model_copy(
+        update={
+            "redis_timeout_seconds": min(_TIMEOUT_SECONDS, settings.redis_timeout_seconds),
+            "connect_timeout_seconds": min(_TIMEOUT_SECONDS, settings.connect_timeout_seconds),
+        }
+    )
+    with closing(client(quick)) as one:
+        if not is_cluster_node(one):
+            publish_ranking(one, ranking, entries)
+            return
+    with closing(cluster_client(quick)) as cluster:
+        publish_ranking(cluster, ranking, entries)

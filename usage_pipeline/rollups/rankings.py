@@ -1,0 +1,192 @@
+"""The ten most popular of the seven days up to a date: issues, models, services, API keys. One definition serves them all.
+
+A ranking is stored per date and made of what is stored when it is made: of issues and comments, or of the daily roll-ups.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import psycopg
+from psycopg import sql as compose
+from psycopg.rows import tuple_row
+
+from usage_pipeline.rollups.calendar import day_window
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.sql import load
+
+RANKING_SIZE = 10
+RANKING_DAYS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A ranking: `sql/rollups/select_<candidates>_candidates.sql` says who takes part and gives `id`, `title` and the parts.
+
+    `score_parts` are added up to the score. `lineage` says of each column which columns (schema.table.column) it comes from.
+    """
+
+    name: str
+    title: str
+    candidates: str
+    score_parts: tuple[str, ...]
+    parts: tuple[str, ...]
+    lineage: Mapping[str, tuple[str, ...]]
+
+    @property
+    def table(self) -> str:
+        return f"stats.popular_{self.name}"
+
+    @property
+    def cache_key(self) -> str:
+        return f"popular:{self.name}"
+
+    @property
+    def source_tables(self) -> tuple[str, ...]:
+        """The tables that it is made of, in alphabetical order."""
+        return tuple(sorted({source.rpartition(".")[0] for sources in self.lineage.values() for source in sources}))
+
+    def compose(self, query: str) -> compose.Composed:
+        """A query of `sql/` that is written for all rankings."""
+        score = compose.SQL(" + ").join(compose.SQL("{}::numeric").format(_name(part)) for part in self.score_parts)
+        # Equal scores: the newer first where there is such a thing, then the smaller id.
+        newer = compose.SQL("created_at desc, " if "created_at" in self.parts else "")
+        return compose.SQL(load(query)).format(
+            table=compose.Identifier(*self.table.split(".")),
+            candidates=compose.SQL(load(f"rollups/select_{self.candidates}_candidates")),
+            score=score,
+            order=compose.SQL('score desc, {}id collate "C"').format(newer),
+            parts=compose.SQL(", ").join(_name(part) for part in self.parts),
+            stored=compose.SQL(", ").join(compose.Identifier("t", part) for part in self.parts),
+            excluded=compose.SQL(", ").join(compose.Identifier("excluded", part) for part in self.parts),
+        )
+
+
+def _name(part: str) -> compose.Identifier:
+    return compose.Identifier(part)
+
+
+def _of_usage(
+    name: str, title: str, candidates: str, score_part: str, identity: Mapping[str, tuple[str, ...]]
+) -> Ranking:
+    lineage = {part: (f"analytics.usage_daily.{part}",) for part in ("requests", "total_tokens")}
+    parts = tuple(lineage)
+    return Ranking(
+        name, title, candidates, (score_part,), parts, {**identity, **lineage} | {"score": lineage[score_part]}
+    )
+
+
+_MODEL = {
+    "id": ("analytics.usage_daily.provider", "analytics.usage_daily.model"),
+    "title": ("analytics.usage_daily.model",),
+}
+_SERVICE = {"id": ("analytics.usage_daily.service",), "title": ("analytics.usage_daily.service",)}
+_API_KEY_PARTS = ("total_requests", "failed_requests", "total_file_size")
+
+# API keys have no tokens (contracts §1.1), so they are ranked by requests alone.
+RANKINGS = (
+    Ranking(
+        "issues",
+        "Issues created in the seven days up to a date, by views and comments",
+        "issue",
+        ("view_count", "comment_count"),
+        ("view_count", "comment_count", "created_at"),
+        {
+            "id": ("app.issues.id",),
+            "title": ("app.issues.title",),
+            "view_count": ("app.issues.view_count",),
+            "comment_count": ("app.comments.id", "app.comments.issue_id", "app.comments.created_at"),
+            "score": ("app.issues.view_count", "app.comments.id"),
+            "created_at": ("app.issues.created_at",),
+        },
+    ),
+    _of_usage("models", "Models by requests", "model", "requests", _MODEL),
+    _of_usage("models_by_tokens", "Models by tokens", "model", "total_tokens", _MODEL),
+    _of_usage("services", "Services by requests", "service", "requests", _SERVICE),
+    _of_usage("services_by_tokens", "Services by tokens", "service", "total_tokens", _SERVICE),
+    Ranking(
+        "api_keys",
+        "API keys by requests",
+        "api_key",
+        ("total_requests",),
+        _API_KEY_PARTS,
+        {
+            "id": ("usage.api_key_daily.api_key_id",),
+            "title": ("usage.api_key_daily.api_key_id",),
+            "score": ("usage.api_key_daily.total_requests",),
+            **{part: (f"usage.api_key_daily.{part}",) for part in _API_KEY_PARTS},
+        },
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RankingReport:
+    """What replacing a ranking of a date did: how many rows it has, and how many were not right before."""
+
+    ranking: Ranking
+    ranking_date: date
+    rows: int
+    changed_rows: int
+
+
+def replace_ranking(
+    connection: psycopg.Connection, ranking: Ranking, day: date, *, settings: Settings
+) -> RankingReport:
+    """Replaces the ranking of one date, in one transaction on an autocommit connection. A re-run changes nothing."""
+    [report] = replace_rankings(connection, ranking, [day], settings=settings)
+    return report
+
+
+def replace_rankings(
+    connection: psycopg.Connection, ranking: Ranking, days: Sequence[date], *, settings: Settings
+) -> list[RankingReport]:
+    """The same for several dates, each once, by one statement; the reports are in the order of the dates.
+
+    A date whose roll-ups are missing, or whose day is not over, is ranked by what is stored.
+    """
+    parameters = ranking_windows(days, settings)
+    with connection.transaction():
+        lock_ranking(connection, ranking)
+        rows = connection.execute(ranking.compose("rollups/replace_ranking"), parameters).fetchall()
+    return [RankingReport(ranking, *row) for row in rows]
+
+
+def lock_ranking(connection: psycopg.Connection, ranking: Ranking) -> None:
+    """Only one transaction at a time replaces or publishes a ranking: it waits here, and then sees what the other stored."""
+    connection.execute("select pg_advisory_xact_lock(hashtext('ranking'), hashtext(%s))", (ranking.table,))
+
+
+def read_ranking(connection: psycopg.Connection, ranking: Ranking, day: date | None = None) -> list[dict[str, object]]:
+    """The entries of that ranking date, best first; without `day`, of the newest one that has any. None: an empty list.
+
+    They are what is cached and served as JSON: names in camelCase, times and dates in ISO 8601 (UTC).
+    """
+    names = ["rankingDate", "rank", "id", "title", "score", *(_camel_case(part) for part in ranking.parts)]
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(ranking.compose("rollups/select_ranking"), {"day": day}).fetchall()
+    return [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
+
+
+def ranking_windows(days: Iterable[date], settings: Settings) -> dict[str, object]:
+    """The parameters of a query that looks at candidates: each date once, with the bounds of its seven days."""
+    dates = sorted(set(days))
+    first_days = [day - timedelta(days=RANKING_DAYS - 1) for day in dates]
+    return {
+        "dates": dates,
+        "first_days": first_days,
+        "firsts": [day_window(day, settings.timezone).first for day in first_days],
+        "untils": [day_window(day, settings.timezone).end for day in dates],
+        "most": RANKING_SIZE,
+    }
+
+
+def _camel_case(column: str) -> str:
+    first, *rest = column.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    return value.isoformat() if isinstance(value, date) else value

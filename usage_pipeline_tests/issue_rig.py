@@ -1,0 +1,124 @@
+"""Issues of a CSV file: their statistics and rankings recomputed in pandas, without any code of ours, and what is stored."""
+
+import random
+from collections.abc import Iterable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psycopg
+import pytest
+
+REAL_FILE = Path(__file__).parents[2] / "shared" / "data" / "github_issues_jest.csv"
+HEADER = "number,created_at,updated_at,closed_at,state,comments,reactions"
+DAY = pd.Timedelta(days=1)
+
+
+def real_file() -> Path:
+    """The file of real issues; skips the test where it is not beside the checkout."""
+    if not REAL_FILE.exists():
+        pytest.skip(f"no real issues to test with: {REAL_FILE.name} is not in ../shared/data")
+    return REAL_FILE
+
+
+def write_issues(path: Path, *lines: str, header: str = HEADER) -> Path:
+    path.write_text("\n".join((header, *lines)) + "\n")
+    return path
+
+
+def made_up_file(path: Path, first: date, days: int, *, seed: int = 1) -> Path:
+    """Some issues on most of these days, many of them close to midnight, with equal scores here and there."""
+    chance = random.Random(seed)
+    lines = []
+    for number in range(days * 3):
+        created = pd.Timestamp(first) + pd.Timedelta(
+            seconds=chance.randrange(days * 24 * 12) * 300 - chance.randrange(2)
+        )
+        closed = created + pd.Timedelta(seconds=chance.randrange(30 * 86_400)) if chance.random() < 0.7 else None
+        updated = (closed or created) + pd.Timedelta(seconds=chance.randrange(40 * 86_400))
+        state = "closed" if closed else "open"
+        lines.append(
+            f"{number},{created:%F %T},{updated:%F %T},{f'{closed:%F %T}' if closed else ''},{state},"
+            f"{chance.choice([0, 0, 1, 3, 17])},{chance.choice([0, 0, 0, 1, 5])}"
+        )
+    return write_issues(path, *lines)
+
+
+def issue_frame(path: Path) -> pd.DataFrame:
+    """The lines of the file; times are UTC."""
+    frame = pd.read_csv(path, dtype={"number": str, "state": str})
+    for column in ("created_at", "updated_at", "closed_at"):
+        frame[column] = pd.to_datetime(frame[column], utc=True, format="%Y-%m-%d %H:%M:%S").astype(
+            "datetime64[us, UTC]"
+        )
+    return frame
+
+
+def comment_frame(issues: pd.DataFrame) -> pd.DataFrame:
+    """Comment k of n at created_at + (updated_at - created_at) * k / (n + 1), rounded down to microseconds."""
+    microseconds = [issues[column].astype("int64") for column in ("created_at", "updated_at")]
+    rows = [
+        (f"{number}-{k}", number, created_us + (updated_us - created_us) * k // (count + 1))
+        for number, count, created_us, updated_us in zip(
+            issues["number"], issues["comments"], *microseconds, strict=True
+        )
+        for k in range(1, count + 1)
+    ]
+    frame = pd.DataFrame(rows, columns=["id", "issue_id", "us"])
+    frame["created_at"] = pd.to_datetime(frame["us"], unit="us", utc=True)
+    return frame
+
+
+def recomputed_days(path: Path, first: date, last: date, time_zone: str) -> dict[date, tuple[int, int, int]]:
+    """Day -> issues created, issues resolved, comments; for each day from the first to the last."""
+    issues = issue_frame(path)
+    moments = (issues["created_at"], issues["closed_at"].dropna(), comment_frame(issues)["created_at"])
+    counts = [at.dt.tz_convert(time_zone).dt.date.value_counts().to_dict() for at in moments]
+    days = [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
+    return {day: (counts[0].get(day, 0), counts[1].get(day, 0), counts[2].get(day, 0)) for day in days}
+
+
+def recomputed_rankings(path: Path, days: Iterable[date], time_zone: str) -> dict[date, list[tuple[Any, ...]]]:
+    """Ranking date -> its rows: rank, id, score, views, comments, created at."""
+    issues = issue_frame(path)
+    issues["day"] = issues["created_at"].dt.tz_convert(time_zone).dt.date
+    comments = comment_frame(issues)
+    comments["day"] = comments["created_at"].dt.tz_convert(time_zone).dt.date
+    days_of = {issue: group["day"].to_numpy() for issue, group in comments.groupby("issue_id")}
+    return {day: _ranking(issues, days_of, day) for day in days}
+
+
+def _ranking(issues: pd.DataFrame, days_of: dict[str, Any], day: date) -> list[tuple[Any, ...]]:
+    among = issues[(issues["day"] > day - timedelta(days=7)) & (issues["day"] <= day)]
+    if among.empty:
+        return []
+    comments = [int((days_of[issue] <= day).sum()) if issue in days_of else 0 for issue in among["number"]]
+    among = among.assign(written=comments, score=among["reactions"] + comments)
+    # Stable sorts, the least important first: by id as bytes, newer first, highest score first.
+    best = among.assign(key=among["number"].map(str.encode)).sort_values("key", kind="stable")
+    best = best.sort_values("created_at", ascending=False, kind="stable")
+    best = best.sort_values("score", ascending=False, kind="stable").head(10)
+    return [
+        (rank, row.number, row.score, row.reactions, row.written, row.created_at.to_pydatetime())
+        for rank, row in enumerate(best.itertuples(), start=1)
+    ]
+
+
+def stored_days(postgres: psycopg.Connection) -> dict[date, tuple[int, int, int]]:
+    query = "select date, created_count, resolved_count, comment_count from stats.daily_issue_stats order by date"
+    return {day: (created, resolved, comments) for day, created, resolved, comments in postgres.execute(query)}
+
+
+def stored_rankings(postgres: psycopg.Connection) -> dict[date, list[tuple[Any, ...]]]:
+    """Ranking dates that have rows."""
+    columns = "ranking_date, rank, id, score, view_count, comment_count, created_at"
+    found: dict[date, list[tuple[Any, ...]]] = {}
+    for day, *row in postgres.execute(f"select {columns} from stats.popular_issues order by 1, 2"):
+        found.setdefault(day, []).append(tuple(row))
+    return found
+
+
+def row_versions(postgres: psycopg.Connection, table: str) -> list[tuple[Any, ...]]:
+    """What tells a row that was written anew from one that was left alone."""
+    return postgres.execute(f"select ctid::text, xmin::text from {table} order by 1").fetchall()
