@@ -21,6 +21,7 @@ from usage_pipeline.defs.run_now import materialize_days
 from usage_pipeline.local.dagster_processes import child_environment, prepare_home, project_folder
 from usage_pipeline.local.event_demo import send_events, service, store_late
 from usage_pipeline.local.event_traffic import made_up_calls, trace_calls, usage_events
+from usage_pipeline.local.issue_traffic import made_up_issues, store_issues
 from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.local.traffic import (
     Counts,
@@ -32,6 +33,7 @@ from usage_pipeline.local.traffic import (
     write_backlog,
     write_malformed,
 )
+from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
@@ -47,12 +49,14 @@ _MAIN_COUNTS = {
     "merchant": "metric_value",
     "usage_event": "requests",
     "usage_daily": "requests",
+    "issue": "created_count",
 }
 # Two weeks, so that analysts can compare them.
 _MADE_UP_DAYS = 14
 _MADE_UP_EVENTS = 5_000
 _BACKLOG_KEYS = 20_000
 _LATE_EVENTS, _LATE_DAYS_AGO = 20, 3
+_MADE_UP_ISSUES, _ISSUE_DAYS = 240, 42
 Report = Callable[[str], None]
 
 
@@ -116,6 +120,9 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         aggregate(settings, [today - timedelta(days=ago) for ago in range(_MADE_UP_DAYS + 1)])
         events, late = _held_back(events, today - timedelta(days=_LATE_DAYS_AGO), settings)
         before, letters_before = _stored(connection), _dead_letters(connection)
+        # Days that are over: what their statistics count does not depend on when they are made.
+        issues_until = day_window(today, settings.timezone).first
+        issues = made_up_issues(seed, _MADE_UP_ISSUES, until=issues_until, days=_ISSUE_DAYS)
         backlog_keys = 0 if traced else _BACKLOG_KEYS
         home = folder.resolve() / "dagster"
         environment = child_environment(
@@ -136,6 +143,7 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         written.counts.update(sent.counts)
         written.counts["token", token.token_id, "usage_count"] = sent.answers["requests"]
         written.malformed["usage_event"] = 1
+        written.counts.update(store_issues(connection, issues))
         event_days = {_day_of(event, settings) for event in events}
         merchant_days = {date.fromisoformat(key.split(":")[-2]) for key in _keys(written, "merchant")}
         days = sorted(drained.days | merchant_days | event_days)
@@ -143,7 +151,13 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         aggregate(settings, days)
         say(f"materializing {len(days)} daily partitions in Dagster")
         prepare_home(home, project_folder(), code_server_port=0)
-        are_materialized = materialize_days(settings, days, home=home, storage_url=servers.dagster_postgres_url)
+        are_materialized = materialize_days(
+            settings,
+            days,
+            issue_days=(today - timedelta(days=_ISSUE_DAYS), today - timedelta(days=1)),
+            home=home,
+            storage_url=servers.dagster_postgres_url,
+        )
         written.counts.update(store_late(connection, settings, late))
         stored, letters = _stored(connection), _dead_letters(connection)
     stored.subtract(before)

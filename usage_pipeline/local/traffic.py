@@ -69,7 +69,7 @@ def made_up_requests(seed: int, seconds: float, days: int) -> Iterator[Request]:
             instance_id=f"api-{chance.randrange(3)}:8080",
             merchant_id=f"merchant-{3 if chance.random() < progress / 3 else number % 6}",
             file_size=chance.randrange(1_000, 5_000_000),
-            is_success=chance.random() < (0.85 if number % 10 == 4 else 0.97),
+            is_success=chance.random() < (0.85 if number % 10 == 3 else 0.97),
             at_ms=first_ms + int(progress * (days - 1) * DAY_MS),
         )
 
