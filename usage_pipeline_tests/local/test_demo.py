@@ -20,7 +20,7 @@ def run_demo(folder: Path, *arguments: str) -> dict[str, Any]:
         [*command, "--folder", str(folder), *arguments],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
