@@ -23,6 +23,7 @@ from usage_pipeline.commands.archive import archive_app, erase_user
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
 from usage_pipeline.commands.recost import recost
+from usage_pipeline.commands.stats import stats
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ app.add_typer(counters_app, name="counters")
 app.add_typer(api_commands.tokens_app, name="tokens")
 app.command()(api_commands.api)
 app.command()(recost)
+app.command()(stats)
 app.add_typer(archive_app, name="archive")
 app.command("erase-user")(erase_user)
 app.add_typer(load_app, name="load")

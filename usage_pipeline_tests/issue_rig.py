@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psycopg
 import pytest
@@ -82,27 +83,28 @@ def recomputed_days(path: Path, first: date, last: date, time_zone: str) -> dict
 def recomputed_rankings(path: Path, days: Iterable[date], time_zone: str) -> dict[date, list[tuple[Any, ...]]]:
     """Ranking date -> its rows: rank, id, score, views, comments, created at."""
     issues = issue_frame(path)
-    issues["day"] = issues["created_at"].dt.tz_convert(time_zone).dt.date
     comments = comment_frame(issues)
-    comments["day"] = comments["created_at"].dt.tz_convert(time_zone).dt.date
-    days_of = {issue: group["day"].to_numpy() for issue, group in comments.groupby("issue_id")}
-    return {day: _ranking(issues, days_of, day) for day in days}
+    issues["day"], comments["day"] = (
+        frame["created_at"].dt.tz_convert(time_zone).dt.date.map(date.toordinal) for frame in (issues, comments)
+    )
+    days_of = {issue: group.to_numpy() for issue, group in comments.groupby("issue_id")["day"]}
+    created_on: dict[int, list[tuple[Any, ...]]] = {}
+    for day, *issue in zip(*(issues[name] for name in ("day", "number", "reactions", "created_at")), strict=True):
+        created_on.setdefault(day, []).append(tuple(issue))
+    return {day: _ranking(created_on, days_of, day.toordinal()) for day in days}
 
 
-def _ranking(issues: pd.DataFrame, days_of: dict[str, Any], day: date) -> list[tuple[Any, ...]]:
-    among = issues[(issues["day"] > day - timedelta(days=7)) & (issues["day"] <= day)]
-    if among.empty:
-        return []
-    comments = [int((days_of[issue] <= day).sum()) if issue in days_of else 0 for issue in among["number"]]
-    among = among.assign(written=comments, score=among["reactions"] + comments)
+def _ranking(created_on: dict[int, list[tuple[Any, ...]]], days_of: dict[str, Any], last: int) -> list[tuple[Any, ...]]:
+    found = []
+    for day in range(last - 6, last + 1):
+        for number, views, created_at in created_on.get(day, []):
+            written = int((days_of.get(number, np.array([])) <= last).sum())
+            found.append((number, views + written, views, written, created_at.to_pydatetime()))
     # Stable sorts, the least important first: by id as bytes, newer first, highest score first.
-    best = among.assign(key=among["number"].map(str.encode)).sort_values("key", kind="stable")
-    best = best.sort_values("created_at", ascending=False, kind="stable")
-    best = best.sort_values("score", ascending=False, kind="stable").head(10)
-    return [
-        (rank, row.number, row.score, row.reactions, row.written, row.created_at.to_pydatetime())
-        for rank, row in enumerate(best.itertuples(), start=1)
-    ]
+    found.sort(key=lambda row: row[0].encode())
+    found.sort(key=lambda row: row[-1], reverse=True)
+    found.sort(key=lambda row: row[1], reverse=True)
+    return [(rank, *row) for rank, row in enumerate(found[:10], start=1)]
 
 
 def stored_days(postgres: psycopg.Connection) -> dict[date, tuple[int, int, int]]:

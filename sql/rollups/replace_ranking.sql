@@ -50,13 +50,24 @@ stored as (
     returning t.ranking_date
 ),
 changed as (
-    select ranking_date from gone
-    union all
-    select ranking_date from stored
+    select ranking_date, count(*) as rows
+    from (
+        select ranking_date from gone
+        union all
+        select ranking_date from stored
+    ) as one
+    group by ranking_date
+),
+ranked as (
+    select ranking_date, count(*) as rows
+    from source
+    group by ranking_date
 )
 select
     ranking_date,
-    (select count(*) from source where source.ranking_date = ranking_window.ranking_date) as rows,
-    (select count(*) from changed where changed.ranking_date = ranking_window.ranking_date) as changed_rows
+    coalesce(ranked.rows, 0) as rows,
+    coalesce(changed.rows, 0) as changed_rows
 from ranking_window
+left join ranked using (ranking_date)
+left join changed using (ranking_date)
 order by ranking_date;

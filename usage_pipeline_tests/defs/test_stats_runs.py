@@ -64,18 +64,17 @@ def assert_every_day_equals_a_recomputation(
     assert stored_rankings(postgres) == {day: rows for day, rows in expected.items() if rows}
 
 
-@pytest.mark.parametrize("zone", ["UTC", "Europe/Vienna"])
 def test_five_years_of_the_real_issues_equal_a_recomputation_and_a_second_backfill_changes_nothing(
-    zone: str, settings: Settings, postgres: psycopg.Connection, instance: dg.DagsterInstance
+    settings: Settings, postgres: psycopg.Connection, instance: dg.DagsterInstance
 ) -> None:
-    path, first, last = real_file(), date(2019, 3, 1), date(2024, 12, 31)
-    settings = settings.model_copy(update={"usage_timezone": zone})
+    zone, path, first, last = "Europe/Vienna", real_file(), date(2019, 3, 18), date(2024, 3, 17)
     assert load_issues(postgres, path).is_success
-    definitions = build_definitions({"settings": settings})
+    definitions = build_definitions({"settings": settings.model_copy(update={"usage_timezone": zone})})
     backfill(definitions, instance, first, last)
     assert_every_day_equals_a_recomputation(postgres, path, first, last, zone)
     before = [row_versions(postgres, table) for table in TABLES]
-    backfill(definitions, instance, first, last)
+    # A year shows it; that of all years is shown without Dagster in rollups/test_stats_of_real_issues.py.
+    backfill(definitions, instance, date(2021, 1, 1), date(2021, 12, 31))
     assert [row_versions(postgres, table) for table in TABLES] == before
 
 
@@ -111,9 +110,11 @@ def test_a_ranking_shows_its_entries_and_the_newest_one_is_published(
     instance: dg.DagsterInstance,
     postgres: psycopg.Connection,
     redis_client: redis.Redis,
-    tmp_path: Path,
 ) -> None:
-    load_issues(postgres, made_up_file(tmp_path / "issues.csv", TODAY - timedelta(days=30), 30))
+    postgres.execute(
+        "insert into app.issues (id, title, status, view_count, created_at) "
+        "select n::text, 'One', 'OPEN', n, now() - n * interval '10 hours' from generate_series(1, 15) as n"
+    )
     results = [
         definitions.resolve_job_def(job).execute_in_process(
             instance=instance, run_config=QUIET, partition_key=str(TODAY)
@@ -125,8 +126,9 @@ def test_a_ranking_shows_its_entries_and_the_newest_one_is_published(
     assert events.keys() == {ranking_key(ranking) for ranking in RANKINGS}
     published = msgspec.json.decode(redis_client.get("popular:issues") or b"")
     assert [entry["rank"] for entry in published] == list(range(1, 11))
-    shown = events[POPULAR]["ranking"].value
-    assert [record.data["id"] for record in shown] == [entry["id"] for entry in published]
+    shown = events[POPULAR]["ranking"]
+    assert isinstance(shown, dg.TableMetadataValue)
+    assert [record.data["id"] for record in shown.records] == [entry["id"] for entry in published]
     assert events[POPULAR]["cache"].value == "up to date"
     assert "app/comments" in str(
         [

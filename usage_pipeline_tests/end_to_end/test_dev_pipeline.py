@@ -5,7 +5,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,16 @@ import psycopg
 import pytest
 import redis
 from event_rig import event
+from issue_rig import (
+    REAL_FILE,
+    made_up_file,
+    recomputed_days,
+    recomputed_rankings,
+    stored_days,
+    stored_rankings,
+)
 
+from usage_pipeline.issues.load import load_issues
 from usage_pipeline.local.ports import free_port
 
 DEV = """
@@ -32,6 +41,8 @@ MATERIALIZATIONS = """{ assetsOrError { ... on AssetConnection { nodes { key { p
     assetMaterializations(limit: 1) { timestamp } } } } }"""
 TODAY = datetime.now(UTC).date()
 TIMEOUT_SECONDS = 150
+# Two events a partition and asset: 7,308 of them, whatever else the machine does.
+BACKFILL_TIMEOUT_SECONDS = 600
 
 
 class Ui:
@@ -60,16 +71,49 @@ def dev(folder: Path, launch: Callable[..., Any]) -> Iterator[tuple[Ui, redis.Re
     assert launcher.wait() == 0
 
 
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
+def wait_until(condition: Callable[[], Any], what: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
+    deadline = time.monotonic() + timeout_seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.05)
     return found
 
 
-def test_counters_become_rows_without_a_click_and_a_backfill_equals_the_sums_of_raw(
-    dev: tuple[Ui, redis.Redis, psycopg.Connection],
+def backfilled(ui: Ui, assets: list[list[str]], days: list[date]) -> list[int]:
+    """Launches a backfill as the UI does and follows it to its end; how many partitions of each asset it materialized."""
+    parameters = {
+        "assetSelection": [{"path": path} for path in assets],
+        "partitionNames": [day.isoformat() for day in days],
+    }
+    launched = ui.ask(LAUNCH, parameters=parameters)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+
+    def finished() -> Any:
+        found = ui.ask(BACKFILL, id=launched["backfillId"])["partitionBackfillOrError"]
+        return found if found["status"] not in ("REQUESTED", "COMPLETING") else None
+
+    backfill = wait_until(finished, "the backfill", BACKFILL_TIMEOUT_SECONDS)
+    assert backfill["status"] == "COMPLETED_SUCCESS"
+    counts = backfill["assetBackfillData"]["assetBackfillStatuses"]
+    assert {one["numPartitionsTargeted"] for one in counts} == {len(days)}
+    return [one["numPartitionsMaterialized"] for one in counts]
+
+
+def assert_five_years_of_issues_equal_a_recomputation(ui: Ui, postgres: psycopg.Connection, folder: Path) -> None:
+    """The real issues, or made-up ones where their file is not beside the checkout."""
+    first = date(2019, 3, 18)
+    days = [first + timedelta(days=offset) for offset in range(5 * 365 + 2)]
+    path = REAL_FILE if REAL_FILE.exists() else made_up_file(folder / "issues.csv", first, len(days))
+    assert load_issues(postgres, path).is_success
+    assert backfilled(ui, [["stats", "daily_issue_stats"], ["stats", "popular_issues"]], days) == [len(days)] * 2
+    # Schedules may have made other days meanwhile: yesterday's statistics, today's ranking.
+    statistics, rankings = stored_days(postgres), stored_rankings(postgres)
+    assert {day: statistics.get(day) for day in days} == recomputed_days(path, days[0], days[-1], "UTC")
+    assert {day: rankings.get(day, []) for day in days} == recomputed_rankings(path, days, "UTC")
+
+
+def test_counters_become_rows_without_a_click_and_backfills_equal_the_sums_of_raw_and_a_recomputation(
+    dev: tuple[Ui, redis.Redis, psycopg.Connection], tmp_path: Path
 ) -> None:
     ui, client, postgres = dev
 
@@ -93,21 +137,7 @@ def test_counters_become_rows_without_a_click_and_a_backfill_equals_the_sums_of_
             client.hset(key, mapping={"total_requests": number + 1, "last_used_at": at_ms})
     wait_until(lambda: not client.keys("apikey:*"), "an empty Redis")
 
-    parameters = {
-        "assetSelection": [{"path": ["usage", "api_key_daily"]}],
-        "partitionNames": [day.isoformat() for day in days],
-    }
-    launched = ui.ask(LAUNCH, parameters=parameters)["launchPartitionBackfill"]
-    assert launched["__typename"] == "LaunchBackfillSuccess", launched
-
-    def finished() -> Any:
-        found = ui.ask(BACKFILL, id=launched["backfillId"])["partitionBackfillOrError"]
-        return found if found["status"] not in ("REQUESTED", "COMPLETING") else None
-
-    backfill = wait_until(finished, "the backfill")
-    assert backfill["status"] == "COMPLETED_SUCCESS"
-    [counts] = backfill["assetBackfillData"]["assetBackfillStatuses"]
-    assert counts == {"numPartitionsTargeted": 30, "numPartitionsMaterialized": 30}
+    assert backfilled(ui, [["usage", "api_key_daily"]], days) == [30]
     sums = "select usage_date, sum(total_requests) from {} where usage_date < %s group by 1 order by 1"
     daily = postgres.execute(sums.format("usage.api_key_daily"), (TODAY,)).fetchall()
     assert daily == postgres.execute(sums.format("raw.api_key_deltas"), (TODAY,)).fetchall()
@@ -116,6 +146,8 @@ def test_counters_become_rows_without_a_click_and_a_backfill_equals_the_sums_of_
     nodes = ui.ask(MATERIALIZATIONS)["assetsOrError"]["nodes"]
     reported = {"/".join(node["key"]["path"]) for node in nodes if node["assetMaterializations"]}
     assert {"snapshots/api_key_deltas", "usage/api_keys", "usage/api_key_daily"} <= reported
+
+    assert_five_years_of_issues_equal_a_recomputation(ui, postgres, tmp_path)
 
 
 def test_a_landed_file_of_late_events_becomes_windows_without_a_click(
