@@ -129,7 +129,8 @@ def migrate(as_json: AsJson = False) -> None:
     """Bring the schema to the newest version; safe to run twice, and from two processes at once."""
     from usage_pipeline.storage import migrations
 
-    version = migrations.migrate(load_settings().database_url.get_secret_value())
+    settings = load_settings()
+    version = migrations.migrate(settings.database_url.get_secret_value(), time_zone=settings.usage_timezone)
     print_json({"success": True, "version": version}) if as_json else Console().print(f"Schema version {version}.")
 
 

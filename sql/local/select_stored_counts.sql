@@ -46,6 +46,21 @@ cross join lateral (
         ('output_tokens', output_tokens)
 ) as counts (field, value)
 union all
+select 'issue', 'all', counts.field, counts.value
+from (
+    select
+        coalesce(sum(created_count), 0)::bigint as created_count,
+        coalesce(sum(resolved_count), 0)::bigint as resolved_count,
+        coalesce(sum(comment_count), 0)::bigint as comment_count
+    from stats.daily_issue_stats
+) as stored
+cross join lateral (
+    values
+        ('created_count', created_count),
+        ('resolved_count', resolved_count),
+        ('comment_count', comment_count)
+) as counts (field, value)
+union all
 select 'usage_daily', concat_ws('/', team, service, provider, model), counts.field, sum(counts.value)::bigint
 from analytics.usage_daily
 cross join lateral (

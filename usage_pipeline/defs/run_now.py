@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.assets.windows import window_partition
-from usage_pipeline.defs.jobs import daily_tables, merchant_usage, window_jobs
+from usage_pipeline.defs.jobs import daily_tables, issue_stats, merchant_usage, ranking_jobs, window_jobs
 from usage_pipeline.defs.partitions import window_partitions
 from usage_pipeline.rollups.calendar import GRAINS, day_window, hour_window, hours_of, month_of, week_of, window_on
 from usage_pipeline.settings import Settings
@@ -17,9 +17,12 @@ from usage_pipeline.settings import Settings
 _QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 
 
-def materialize_days(settings: Settings, days: Sequence[date], *, home: Path, storage_url: str) -> bool:
+def materialize_days(
+    settings: Settings, days: Sequence[date], *, issue_days: tuple[date, date], home: Path, storage_url: str
+) -> bool:
     """Replaces these days, their hours, weeks and months in all assets of days and windows; True when every run succeeded.
 
+    And the issue statistics from the first to the last of `issue_days`, and the rankings of the last two of all days.
     `home` is a folder with dagster.yaml, whose storage reads DAGSTER_POSTGRES_URL: `storage_url`.
     """
     os.environ["DAGSTER_POSTGRES_URL"] = storage_url
@@ -34,7 +37,7 @@ def materialize_days(settings: Settings, days: Sequence[date], *, home: Path, st
                 raise_on_error=False,
             )
             .success
-            for name, first, last in _ranges(settings, days)
+            for name, first, last in (*_ranges(settings, days), *_ranges_of_stats(days, issue_days))
         )
 
 
@@ -58,3 +61,11 @@ def _ranges(settings: Settings, days: Sequence[date]) -> Iterator[tuple[str, str
         keys = [window_partition(grain, partitions[grain], window) for window in (first, last)]
         if keys[0] and keys[1]:
             yield window_jobs[grain].name, keys[0], keys[1]
+
+
+def _ranges_of_stats(days: Sequence[date], issue_days: tuple[date, date]) -> Iterator[tuple[str, str, str]]:
+    """After the days, of which rankings are made."""
+    yield issue_stats.name, issue_days[0].isoformat(), issue_days[1].isoformat()
+    newest = max(*days, *issue_days)
+    for job in ranking_jobs.values():
+        yield job.name, (newest - timedelta(days=1)).isoformat(), newest.isoformat()

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -18,8 +19,9 @@ from usage_pipeline.counters.merchants import aggregate
 from usage_pipeline.counters.recorder import Recorder
 from usage_pipeline.defs.run_now import materialize_days
 from usage_pipeline.local.dagster_processes import child_environment, prepare_home, project_folder
-from usage_pipeline.local.event_demo import send_events, service
+from usage_pipeline.local.event_demo import send_events, service, store_late
 from usage_pipeline.local.event_traffic import made_up_calls, trace_calls, usage_events
+from usage_pipeline.local.issue_traffic import made_up_issues, store_issues
 from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.local.traffic import (
     Counts,
@@ -31,6 +33,7 @@ from usage_pipeline.local.traffic import (
     write_backlog,
     write_malformed,
 )
+from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
@@ -46,10 +49,14 @@ _MAIN_COUNTS = {
     "merchant": "metric_value",
     "usage_event": "requests",
     "usage_daily": "requests",
+    "issue": "created_count",
 }
-_MADE_UP_DAYS = 7
+# Two weeks, so that analysts can compare them.
+_MADE_UP_DAYS = 14
 _MADE_UP_EVENTS = 5_000
 _BACKLOG_KEYS = 20_000
+_LATE_EVENTS, _LATE_DAYS_AGO = 20, 3
+_MADE_UP_ISSUES, _ISSUE_DAYS = 240, 42
 Report = Callable[[str], None]
 
 
@@ -105,13 +112,17 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         servers = stack.enter_context(LocalServers(folder))
         settings = load_settings(database_url=servers.database_url, redis_url=servers.redis_url)
         say("migrating")
-        migrate(servers.database_url)
+        migrate(servers.database_url, time_zone=settings.usage_timezone)
         connection = stack.enter_context(closing(psycopg.connect(servers.database_url, autocommit=True)))
         # What an earlier demo left in Redis belongs to neither side of this comparison.
         drain_once(settings)
         today = current_day(settings.timezone)
         aggregate(settings, [today - timedelta(days=ago) for ago in range(_MADE_UP_DAYS + 1)])
+        events, late = _held_back(events, today - timedelta(days=_LATE_DAYS_AGO), settings)
         before, letters_before = _stored(connection), _dead_letters(connection)
+        # Days that are over: what their statistics count does not depend on when they are made.
+        issues_until = day_window(today, settings.timezone).first
+        issues = made_up_issues(seed, _MADE_UP_ISSUES, until=issues_until, days=_ISSUE_DAYS)
         backlog_keys = 0 if traced else _BACKLOG_KEYS
         home = folder.resolve() / "dagster"
         environment = child_environment(
@@ -132,16 +143,22 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         written.counts.update(sent.counts)
         written.counts["token", token.token_id, "usage_count"] = sent.answers["requests"]
         written.malformed["usage_event"] = 1
-        event_days = {
-            datetime.fromisoformat(event["event_time"]).astimezone(settings.timezone).date() for event in events
-        }
+        written.counts.update(store_issues(connection, issues))
+        event_days = {_day_of(event, settings) for event in events}
         merchant_days = {date.fromisoformat(key.split(":")[-2]) for key in _keys(written, "merchant")}
         days = sorted(drained.days | merchant_days | event_days)
         say("aggregating merchant counters")
         aggregate(settings, days)
         say(f"materializing {len(days)} daily partitions in Dagster")
         prepare_home(home, project_folder(), code_server_port=0)
-        are_materialized = materialize_days(settings, days, home=home, storage_url=servers.dagster_postgres_url)
+        are_materialized = materialize_days(
+            settings,
+            days,
+            issue_days=(today - timedelta(days=_ISSUE_DAYS), today - timedelta(days=1)),
+            home=home,
+            storage_url=servers.dagster_postgres_url,
+        )
+        written.counts.update(store_late(connection, settings, late))
         stored, letters = _stored(connection), _dead_letters(connection)
     stored.subtract(before)
     letters.subtract(letters_before)
@@ -220,6 +237,19 @@ def _shares(traced: list[Request] | None, writers: int, seconds: float) -> list[
     if traced is not None:
         return [iter(traced[number::writers]) for number in range(writers)]
     return [made_up_requests(seed, seconds, _MADE_UP_DAYS) for seed in range(writers)]
+
+
+def _held_back(
+    events: list[dict[str, Any]], day: date, settings: Settings
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The events without the last few of a day, and those: their client sends them once the day is rolled up."""
+    late = [event for event in events if _day_of(event, settings) == day][-_LATE_EVENTS:]
+    held_back = {event["event_id"] for event in late}
+    return [event for event in events if event["event_id"] not in held_back], late
+
+
+def _day_of(event: dict[str, Any], settings: Settings) -> date:
+    return datetime.fromisoformat(event["event_time"]).astimezone(settings.timezone).date()
 
 
 def _stored(connection: psycopg.Connection) -> Counts:

@@ -85,7 +85,7 @@ def _run(settings: Settings, port: int, api_port: int, folder: Path, module: str
         if stop_left_overs(mark):
             _say("Stopped what an earlier start had left running.")
         database_url = settings.database_url.get_secret_value() if "database_url" in given else servers.database_url
-        _migrate(database_url, signals)
+        _migrate(database_url, settings.usage_timezone, signals)
 
         home = folder / "dagster"
         code_port = free_port()
@@ -134,12 +134,12 @@ def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[st
     return urls
 
 
-def _migrate(database_url: str, signals: StopSignals) -> None:
+def _migrate(database_url: str, time_zone: str, signals: StopSignals) -> None:
     from usage_pipeline.storage.migrations import migrate
 
     # Each migration is a transaction, and a server that does not answer may take minutes to fail.
     with signals.interruptible():
-        migrate(database_url)
+        migrate(database_url, time_zone=time_zone)
 
 
 def _start(

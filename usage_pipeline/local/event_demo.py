@@ -10,14 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 
+from usage_pipeline.events.ingest import EVENTS, ingest
 from usage_pipeline.local.children import Child, start_child, stop_children
 from usage_pipeline.local.ports import LOOPBACK, free_port
 from usage_pipeline.local.traffic import Counts
+from usage_pipeline.rollups.calendar import GRAINS
+from usage_pipeline.rollups.late_windows import stale_windows
+from usage_pipeline.rollups.windows import replace_window
+from usage_pipeline.settings import Settings
 
 # As they are stored, and as they are rolled up by day: the same counts.
 FAMILIES = ("usage_event", "usage_daily")
@@ -64,11 +71,28 @@ def send_events(url: str, token: str, events: Sequence[dict[str, Any]]) -> Sent:
     with ThreadPoolExecutor(_CLIENTS, thread_name_prefix="event client") as clients:
         for told in clients.map(lambda share: _send(url, token, share), shares):
             sent.answers.update(told)
+    sent.counts = _counts(events)
+    return sent
+
+
+def store_late(connection: psycopg.Connection, settings: Settings, events: Sequence[dict[str, Any]]) -> Counts:
+    """Stores events whose days are closed and rolled up, and replaces what they touch as the sensor `late_windows` does."""
+    items = [json.dumps(event).encode() for event in events]
+    ingest(connection, EVENTS, items, source="demo:late", settings=settings)
+    for _ in GRAINS:
+        now = datetime.now(UTC)
+        for stale in stale_windows(connection, time_zone=settings.timezone, now=now):
+            replace_window(connection, stale.window, settings=settings, now=now)
+    return _counts(events)
+
+
+def _counts(events: Sequence[dict[str, Any]]) -> Counts:
+    total: Counts = Counter()
     for event in events:
         key = "/".join(event[name] for name in ("team", "service", "provider", "model"))
         counts = {"requests": 1, "errors": int("error_type" in event), **{name: event[name] for name in _SUMS}}
-        sent.counts.update({(family, key, name): value for family in FAMILIES for name, value in counts.items()})
-    return sent
+        total.update({(family, key, name): value for family in FAMILIES for name, value in counts.items()})
+    return total
 
 
 def _batches(events: Sequence[dict[str, Any]], *, is_first: bool) -> Iterator[list[dict[str, Any]]]:

@@ -22,6 +22,12 @@ _MODELS = (
     ("house", "house-model-1"),
 )
 _ERRORS = ((429, "rate_limit"), (500, "server_error"), (504, "timeout"))
+# Providers differ in how often they fail, and one service gets slower each day: something to find for who asks.
+_ERROR_SHARES = {"openai": 0.02, "anthropic": 0.03, "google": 0.06, "house": 0.01}
+_SLOWER_SERVICE = "summaries"
+_SLOWER_BY_DAY = 0.05
+# What models take. One call of many millions would decide which team spent most.
+_MOST_TOKENS = 128_000
 _NAMESPACE = uuid.UUID("6f9b1a6e-6c0f-4f6e-9c27-0d5a4b8f2a11")
 
 
@@ -53,7 +59,10 @@ def made_up_calls(seed: int, count: int, days: int) -> list[Call]:
     chance = random.Random(seed)  # noqa: S311  # made-up traffic, reproducible by its seed
     now_ms = round(time.time() * 1000)
     times = sorted(now_ms - chance.randrange((days - 1) * DAY_MS) for _ in range(count))
-    return [Call(at_ms, int(chance.paretovariate(0.8) * 50), int(chance.expovariate(1 / 80))) for at_ms in times]
+    return [
+        Call(at_ms, min(int(chance.paretovariate(0.8) * 50), _MOST_TOKENS), int(chance.expovariate(1 / 80)))
+        for at_ms in times
+    ]
 
 
 def usage_events(calls: list[Call], seed: int) -> Iterator[dict[str, Any]]:
@@ -61,19 +70,22 @@ def usage_events(calls: list[Call], seed: int) -> Iterator[dict[str, Any]]:
     chance = random.Random(seed)  # noqa: S311  # made-up traffic, reproducible by its seed
     for number, call in enumerate(calls):
         user = min(int(chance.paretovariate(0.9)), 60)
+        service = _SERVICES[user % len(_SERVICES)]
         provider, model = _MODELS[min(int(chance.expovariate(0.9)), len(_MODELS) - 1)]
-        status, error = chance.choice(_ERRORS) if chance.random() < 0.03 else (200, None)
+        status, error = chance.choice(_ERRORS) if chance.random() < _ERROR_SHARES[provider] else (200, None)
+        days = (call.at_ms - calls[0].at_ms) / DAY_MS
+        slowness = 1 + _SLOWER_BY_DAY * days if service == _SLOWER_SERVICE else 1
         event = {
             "event_id": str(uuid.uuid5(_NAMESPACE, f"{seed}:{number}:{call.at_ms}")),
             "event_time": datetime.fromtimestamp(call.at_ms / 1000, UTC).isoformat(timespec="milliseconds"),
             "user_id": f"user-{user:02d}",
             "team": _TEAMS[user % len(_TEAMS)],
-            "service": _SERVICES[user % len(_SERVICES)],
+            "service": service,
             "provider": provider,
             "model": model,
             "input_tokens": call.input_tokens,
             "output_tokens": 0 if error else call.output_tokens,
-            "latency_ms": round(200 + 12 * call.output_tokens * chance.uniform(0.8, 1.4)),
+            "latency_ms": round(slowness * (200 + 12 * call.output_tokens * chance.uniform(0.8, 1.4))),
             "status_code": status,
         }
         yield event | ({"error_type": error} if error else {})

@@ -50,22 +50,27 @@ class Written:
 
 
 def made_up_requests(seed: int, seconds: float, days: int) -> Iterator[Request]:
-    """Requests of 40 API keys for `seconds`, whose times pass through the last `days` days meanwhile."""
+    """Requests of 40 API keys for `seconds`, whose times pass through the last `days` days meanwhile.
+
+    Some keys go silent in the first third, some fail often, and one merchant grows.
+    """
     chance = random.Random(seed)  # noqa: S311  # made-up traffic, reproducible by its seed
     started = time.monotonic()
     first_ms = round(time.time() * 1000) - (days - 1) * DAY_MS
     while (elapsed := time.monotonic() - started) < seconds:
-        number = min(int(chance.paretovariate(0.9)), 40)
+        number, progress = min(int(chance.paretovariate(0.9)), 40), elapsed / seconds
+        if number % 10 == 7 and progress > 1 / 3:
+            number = 1
         yield Request(
             api_key_id=f"key-{number:02d}",
             user_id=f"user-{number % 12:02d}",
             provider=chance.choice(("s3", "gcs", "azure-blob")),
             token_id=f"token-{number % 8}",
             instance_id=f"api-{chance.randrange(3)}:8080",
-            merchant_id=f"merchant-{number % 6}",
+            merchant_id=f"merchant-{3 if chance.random() < progress / 3 else number % 6}",
             file_size=chance.randrange(1_000, 5_000_000),
-            is_success=chance.random() < 0.96,
-            at_ms=first_ms + int(elapsed / seconds * (days - 1) * DAY_MS),
+            is_success=chance.random() < (0.85 if number % 10 == 3 else 0.97),
+            at_ms=first_ms + int(progress * (days - 1) * DAY_MS),
         )
 
 

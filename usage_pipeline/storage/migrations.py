@@ -7,18 +7,20 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
+from usage_pipeline.storage.analyst_role import ensure_analyst_role
 from usage_pipeline.storage.partitions import ensure_partitions_ahead
 from usage_pipeline.storage.postgres import PostgresUnavailable, engine, first_line
-from usage_pipeline.storage.sql import sql_folder
+from usage_pipeline.storage.sql import load, sql_folder
 from usage_pipeline.storage.timescale import offer_extension
 
 # Any number will do, as long as nothing else in the database locks the same one.
 _MIGRATION_LOCK = 7_120_001
 
 
-def migrate(database_url: str) -> str:
+def migrate(database_url: str, *, time_zone: str | None = None) -> str:
     """Applies the missing migrations of `sql/migrations`, creates partitions ahead, and returns the schema's version.
 
+    `time_zone` is USAGE_TIMEZONE, which views need as well; None leaves the one that is noted (at first UTC).
     A second process waits for the first to finish and then finds nothing to do.
     Raises PostgresUnavailable when the server does not answer.
     """
@@ -37,6 +39,10 @@ def migrate(database_url: str) -> str:
                 command.upgrade(config, "head")
                 version = MigrationContext.configure(connection).get_current_revision()
                 connection.commit()
+                with psycopg.connect(database_url, autocommit=True) as single:
+                    ensure_analyst_role(single)
+                    if time_zone is not None:
+                        single.execute(load("storage/update_calendar"), {"time_zone": time_zone})
             finally:
                 connection.rollback()
                 connection.execute(text("select pg_advisory_unlock(:lock)"), {"lock": _MIGRATION_LOCK})

@@ -42,8 +42,10 @@ def is_hypertable(connection: psycopg.Connection, table: str) -> bool:
 def _is_preloaded(connection: psycopg.Connection) -> bool:
     """Without it the extension cannot be created, and some versions end the session when asked."""
     available = "select from pg_available_extensions where name = 'timescaledb'"
-    [(preloaded,)] = connection.execute("select current_setting('shared_preload_libraries')").fetchall()
-    return "timescaledb" in preloaded and connection.execute(available).fetchone() is not None
+    # No row for who may not read it: then an administrator makes the extension, or storage is native.
+    preloaded = connection.execute("select setting from pg_settings where name = 'shared_preload_libraries'").fetchone()
+    is_named = preloaded is not None and "timescaledb" in preloaded[0]
+    return is_named and connection.execute(available).fetchone() is not None
 
 
 def _is_migrated(connection: psycopg.Connection) -> bool:

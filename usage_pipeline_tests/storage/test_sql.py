@@ -10,7 +10,10 @@ from usage_pipeline.storage.sql import load, sql_folder
 
 FILES = sorted(sql_folder().rglob("*.sql"))
 NAMES = [str(path.relative_to(sql_folder()).with_suffix("")) for path in FILES]
-SOURCE = "\n".join(path.read_text() for path in Path(usage_pipeline.__file__).parent.rglob("*.py"))
+PACKAGE = Path(usage_pipeline.__file__).parent
+# The questions of analysts are asked by a script beside their answers.
+SCRIPTS = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "docs").glob("*.py")]
+SOURCE = "\n".join(path.read_text() for path in SCRIPTS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

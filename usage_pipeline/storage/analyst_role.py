@@ -1,0 +1,44 @@
+"""The role usage_analyst: who has it may read the views of `reporting`, and nothing else.
+
+Roles belong to the server, grants to a database: so both are settled after each migration, and not once by one of them.
+"""
+
+import logging
+from contextlib import suppress
+
+import psycopg
+
+from usage_pipeline.storage.postgres import first_line
+from usage_pipeline.storage.sql import load
+
+log = logging.getLogger(__name__)
+
+ANALYST_ROLE = "usage_analyst"
+
+
+def ensure_analyst_role(connection: psycopg.Connection) -> bool:
+    """Makes the role where it is missing and grants it the views, on an autocommit connection; False: it is not there.
+
+    Who migrates need not be allowed to make roles: then the log says what an administrator runs, and the next migration grants.
+    """
+    if not _has_role(connection):
+        # Other databases of the server may be migrated at this moment: whoever is first makes it.
+        with suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+            try:
+                connection.execute(f"create role {ANALYST_ROLE} nologin")
+            except psycopg.errors.InsufficientPrivilege as error:
+                log.warning(
+                    "analysts: nobody can read the views of reporting yet, since the role %s is missing (%s); let an "
+                    "administrator run `create role %s nologin`, then run `usage-pipeline migrate` again",
+                    ANALYST_ROLE,
+                    first_line(error),
+                    ANALYST_ROLE,
+                )
+                return False
+    with connection.transaction():
+        connection.execute(load("storage/grant_reporting"))
+    return True
+
+
+def _has_role(connection: psycopg.Connection) -> bool:
+    return connection.execute("select from pg_roles where rolname = %s", (ANALYST_ROLE,)).fetchone() is not None
