@@ -35,7 +35,7 @@ sys.exit(run_dev(folder=Path({folder!r}), port={port}, api_port={api_port}))
 LAUNCH = """mutation ($parameters: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $parameters) {
     __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
 BACKFILL = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill {
-    status assetBackfillData { assetBackfillStatuses { ... on AssetPartitionsStatusCounts {
+    status error { message } assetBackfillData { assetBackfillStatuses { ... on AssetPartitionsStatusCounts {
         numPartitionsTargeted numPartitionsMaterialized } } } } } }"""
 MATERIALIZATIONS = """{ assetsOrError { ... on AssetConnection { nodes { key { path }
     assetMaterializations(limit: 1) { timestamp } } } } }"""
@@ -93,7 +93,7 @@ def backfilled(ui: Ui, assets: list[list[str]], days: list[date]) -> list[int]:
         return found if found["status"] not in ("REQUESTED", "COMPLETING") else None
 
     backfill = wait_until(finished, "the backfill", BACKFILL_TIMEOUT_SECONDS)
-    assert backfill["status"] == "COMPLETED_SUCCESS"
+    assert backfill["status"] == "COMPLETED_SUCCESS", backfill["error"]
     counts = backfill["assetBackfillData"]["assetBackfillStatuses"]
     assert {one["numPartitionsTargeted"] for one in counts} == {len(days)}
     return [one["numPartitionsMaterialized"] for one in counts]
