@@ -11,6 +11,7 @@ from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.assets.windows import window_partition
 from usage_pipeline.defs.jobs import daily_tables, issue_stats, merchant_usage, ranking_jobs, window_jobs
 from usage_pipeline.defs.partitions import window_partitions
+from usage_pipeline.local.dagster_processes import EVENT_BATCHES
 from usage_pipeline.rollups.calendar import GRAINS, day_window, hour_window, hours_of, month_of, week_of, window_on
 from usage_pipeline.settings import Settings
 
@@ -25,7 +26,7 @@ def materialize_days(
     And the issue statistics from the first to the last of `issue_days`, and the rankings of the last two of all days.
     `home` is a folder with dagster.yaml, whose storage reads DAGSTER_POSTGRES_URL: `storage_url`.
     """
-    os.environ["DAGSTER_POSTGRES_URL"] = storage_url
+    os.environ |= {"DAGSTER_POSTGRES_URL": storage_url, **EVENT_BATCHES}
     defs = build_definitions({"settings": settings})
     with dg.DagsterInstance.from_config(str(home)) as instance:
         return all(

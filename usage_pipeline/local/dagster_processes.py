@@ -19,6 +19,8 @@ from usage_pipeline.local.ports import LOOPBACK
 
 LOCATION = "usage_pipeline"
 UNREACHABLE = "unreachable"
+# A range run has an event for each of its days; one by one, writing them takes longer than making the days.
+EVENT_BATCHES = {"DAGSTER_EVENT_BATCH_SIZE": "100"}
 _LATER = "usage_pipeline.local.run_when_served"
 _WORKSPACE = "workspace.yaml"
 _LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
@@ -118,9 +120,8 @@ def child_environment(home: Path, *, database_url: str, redis_url: str, dagster_
         "REDIS_URL": redis_url,
         "DAGSTER_POSTGRES_URL": dagster_postgres_url,
         "DAGSTER_HOME": str(home),
-        # A range run has an event for each of its days; one by one, writing them takes longer than making the days.
-        "DAGSTER_EVENT_BATCH_SIZE": "100",
         "PYTHONUNBUFFERED": "1",
+        **EVENT_BATCHES,
     }
 
 
