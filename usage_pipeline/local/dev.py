@@ -179,7 +179,7 @@ def _start(
     api_port = first_free_port(wanted_api_port)
     children.append(dagster.start_api(api_port))
     wait_until(lambda: is_listening(api_port))
-    _say(f"HTTP ingest is at http://{LOOPBACK}:{api_port} (documentation: /docs)")
+    _say(f"HTTP is at http://{LOOPBACK}:{api_port} (dashboard; documentation: /docs)")
 
 
 def _expect_all_alive(children: Sequence[Child], servers: LocalServers) -> None:

@@ -188,5 +188,5 @@ def _camel_case(column: str) -> str:
 
 def _plain(value: object) -> object:
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")  # as all answers write it
     return value.isoformat() if isinstance(value, date) else value

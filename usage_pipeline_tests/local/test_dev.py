@@ -83,7 +83,7 @@ def test_ui_answers_then_ctrl_c_stops_everything_and_a_killed_dev_is_cleaned_up(
     assert "earlier start had left running" in second.output
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in left_over)
     assert httpx.get(f"{url}/server_info").is_success
-    api = second.wait_for(r"HTTP ingest is at (\S+)")[1]
+    api = second.wait_for(r"HTTP is at (\S+)")[1]
     assert httpx.get(f"{api}/healthz").json()["status"] == "ok"
     second.process.send_signal(signal.SIGINT)
     assert second.wait() == 0, second.output

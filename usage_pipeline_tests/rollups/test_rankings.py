@@ -93,7 +93,7 @@ def test_the_best_ten_by_views_and_comments_with_the_parts_of_their_score(
         "score": 112,
         "viewCount": 110,
         "commentCount": 2,
-        "createdAt": "2025-03-30T12:00:00+00:00",
+        "createdAt": "2025-03-30T12:00:00Z",
     }
 
 
