@@ -97,7 +97,7 @@ def test_the_best_ten_by_views_and_comments_with_the_parts_of_their_score(
     }
 
 
-def test_equal_scores_are_ordered_by_newer_then_by_id_whatever_the_databases_collation(
+def test_equal_scores_are_ordered_by_newer_then_by_id_as_bytes(
     settings: Settings, postgres: psycopg.Connection
 ) -> None:
     add_issue(postgres, "b", NOON)
