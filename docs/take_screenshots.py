@@ -1,8 +1,10 @@
-"""Takes the pictures of README.md from the UI of `usage-pipeline dev`, with Debian's chromium and chromium-driver.
+"""Takes the pictures of README.md and docs/ from `usage-pipeline dev`, with Debian's chromium and chromium-driver.
 
-uv run --with selenium python docs/take_screenshots.py [http://127.0.0.1:3000]
+READ_TOKEN=$(usage-pipeline tokens create pictures --scope read) \
+uv run --with selenium python docs/take_screenshots.py [http://127.0.0.1:3000 [http://127.0.0.1:8000]]
 """
 
+import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +15,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 FOLDER = Path(__file__).parent
 TIMEOUT_SECONDS = 60
-_GROUPS = "%2C".join(f"global%40global%3A{group}" for group in ("analytics", "redis", "snapshots", "usage"))
+_GROUPS = "%2C".join(
+    f"global%40global%3A{group}" for group in ("analytics", "app", "redis", "snapshots", "stats", "usage")
+)
 _YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 # Picture -> (page, a text that is there once the page is drawn, width, height in pixels).
 PICTURES = {
@@ -30,10 +34,16 @@ PICTURES = {
         1500,
         1100,
     ),
+    "rankings.png": (
+        f"/assets/stats/popular_issues?view=partitions&partition={_YESTERDAY}",
+        "viewCount",
+        1500,
+        1100,
+    ),
 }
 
 
-def main(url: str) -> None:
+def main(url: str, api_url: str, read_token: str) -> None:
     """Writes each picture beside this file."""
     options = ChromeOptions()
     for argument in (
@@ -49,17 +59,40 @@ def main(url: str) -> None:
         options.add_argument(argument)
     options.binary_location = "/usr/bin/chromium"
     with Chrome(options=options, service=ChromeService("/usr/bin/chromedriver")) as browser:
+        take_dashboard(browser, api_url, read_token)
         for name, (page, text, width, height) in PICTURES.items():
             browser.set_window_size(width, height)
             browser.get(url + page)
-            wait = WebDriverWait(browser, TIMEOUT_SECONDS)
-            wait.until(lambda shown, text=text: text in shown.find_element(By.TAG_NAME, "body").text)
+            wait_for(browser, text)
             # Spinners go when the last answer is in.
-            wait.until(lambda shown: not shown.find_elements(By.CSS_SELECTOR, "[class*='Spinner'], .bp5-spinner"))
+            WebDriverWait(browser, TIMEOUT_SECONDS).until(
+                lambda shown: not shown.find_elements(By.CSS_SELECTOR, "[class*='Spinner'], .bp5-spinner")
+            )
             for button in browser.find_elements(By.CSS_SELECTOR, "[aria-label='zoom_out']") * 3:
                 button.click()
             browser.save_screenshot(str(FOLDER / name))
 
 
+def take_dashboard(browser: Chrome, api_url: str, read_token: str) -> None:
+    """The dashboard of the HTTP service, as who has a read token sees it."""
+    browser.set_window_size(1300, 1700)
+    browser.get(api_url)
+    field = browser.find_element(By.TAG_NAME, "input")
+    field.send_keys(read_token)
+    field.submit()
+    wait_for(browser, "Popular issues")
+    wait_for(browser, "views")
+    browser.save_screenshot(str(FOLDER / "dashboard.png"))
+
+
+def wait_for(browser: Chrome, text: str) -> None:
+    """Until the page shows the text."""
+    WebDriverWait(browser, TIMEOUT_SECONDS).until(
+        lambda shown: text in shown.find_element(By.TAG_NAME, "body").text,
+        f"{browser.current_url} never showed {text!r}",
+    )
+
+
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:3000")
+    given = [*sys.argv[1:3], None, None]
+    main(given[0] or "http://127.0.0.1:3000", given[1] or "http://127.0.0.1:8000", os.environ["READ_TOKEN"])

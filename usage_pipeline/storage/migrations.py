@@ -4,12 +4,13 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from usage_pipeline.storage.analyst_role import ensure_analyst_role
 from usage_pipeline.storage.partitions import ensure_partitions_ahead
-from usage_pipeline.storage.postgres import PostgresUnavailable, engine, first_line
+from usage_pipeline.storage.postgres import APPLICATION_NAME, PostgresUnavailable, first_line
 from usage_pipeline.storage.sql import load, sql_folder
 from usage_pipeline.storage.timescale import offer_extension
 
@@ -26,7 +27,9 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
     """
     config = Config()
     config.set_main_option("script_location", str(sql_folder() / "migrations"))
-    pool = engine(database_url, pool_size=1)
+    # Through psycopg 3, as everything of ours; what alembic wants is an engine of SQLAlchemy.
+    url = make_url(database_url).set(drivername="postgresql+psycopg")
+    pool = create_engine(url, pool_size=1, connect_args={"application_name": APPLICATION_NAME})
     try:
         with _connected(pool) as connection:
             connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})

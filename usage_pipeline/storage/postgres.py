@@ -1,8 +1,6 @@
-"""Connections to PostgreSQL: one pool per process for short work, and single connections for the drain."""
+"""Connections to PostgreSQL, and what their errors say."""
 
 import psycopg
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.engine import make_url
 
 from usage_pipeline.settings import Settings
 
@@ -32,14 +30,6 @@ def connect(settings: Settings) -> psycopg.Connection:
         )
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise PostgresUnavailable(f"PostgreSQL does not answer: {first_line(error)}") from None
-
-
-def engine(database_url: str, pool_size: int = 10) -> Engine:
-    """A pool of `pool_size` connections through psycopg 3; checks a connection before use."""
-    url = make_url(database_url).set(drivername="postgresql+psycopg")
-    return create_engine(
-        url, pool_size=pool_size, pool_pre_ping=True, connect_args={"application_name": APPLICATION_NAME}
-    )
 
 
 def first_line(error: BaseException) -> str:
