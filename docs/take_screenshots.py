@@ -15,13 +15,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 FOLDER = Path(__file__).parent
 TIMEOUT_SECONDS = 60
-_GROUPS = "%2C".join(
-    f"global%40global%3A{group}" for group in ("analytics", "app", "redis", "snapshots", "stats", "usage")
-)
+_GROUPS = "%2C".join(f"global%40global%3A{group}" for group in ("analytics", "redis", "snapshots", "usage"))
 _YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 # Picture -> (page, a text that is there once the page is drawn, width, height in pixels).
 PICTURES = {
-    "lineage.png": (f"/asset-groups?expanded={_GROUPS}", "merchant_counters", 1500, 1900),
+    "lineage.png": (f"/asset-groups?expanded={_GROUPS}", "snapshots", 1500, 1900),
     "partitions.png": (
         f"/assets/usage/api_key_daily?view=partitions&partition={_YESTERDAY}",
         "sum_total_requests",
