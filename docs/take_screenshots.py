@@ -32,12 +32,6 @@ PICTURES = {
         1500,
         1100,
     ),
-    "rankings.png": (
-        f"/assets/stats/popular_issues?view=partitions&partition={_YESTERDAY}",
-        "viewCount",
-        1500,
-        1100,
-    ),
 }
 
 
