@@ -21,7 +21,7 @@ from usage_pipeline.cli_output import counter_cells, print_demo, print_json, pri
 from usage_pipeline.commands import api as api_commands
 from usage_pipeline.commands.archive import archive_app, erase_user
 from usage_pipeline.commands.load import load_app
-from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
+from usage_pipeline.commands.options import AsJson, UsageError, chosen_range, parsed_date
 from usage_pipeline.commands.recost import recost
 from usage_pipeline.commands.stats import stats
 from usage_pipeline.settings import Settings, SettingsError, load_settings
@@ -314,13 +314,8 @@ def status(
 def _days(settings: Settings, day: str | None, first: str | None, last: str | None) -> list[date]:
     from usage_pipeline.rollups.daily import current_day
 
-    if (first is None) != (last is None):
-        raise UsageError("expected --from and --to together")
-    if first is None or last is None:
-        return [parsed_date("--date", day) if day else current_day(settings.timezone) - timedelta(days=1)]
-    if day:
-        raise UsageError("expected --date or a range with --from and --to, came both")
-    start, end = parsed_date("--from", first), parsed_date("--to", last)
+    yesterday = current_day(settings.timezone) - timedelta(days=1)
+    start, end = chosen_range(day, first, last, default=yesterday)
     if end < start:
         raise UsageError(f"--to: expected a date from {start} on, came {end}")
     return [start + timedelta(days=offset) for offset in range((end - start).days + 1)]

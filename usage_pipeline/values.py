@@ -150,3 +150,8 @@ def _outside(name: str, came: str, window: TimeWindow) -> Malformed:
     return Malformed(
         f"{name}: expected a time from {oldest:%Y-%m-%d} (RETENTION_DAYS) to {newest:%Y-%m-%d}, came {came}"
     )
+
+
+def utc_text(at: datetime) -> str:
+    """An aware time in UTC as all answers write it: ISO 8601 with a `Z`."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from usage_pipeline.api.usage_resources import Column
+from usage_pipeline.values import utc_text
 
 Row = Sequence[Any]
 # Costs in Parquet: US dollars to 18 decimals, more than any price per token has.
@@ -116,7 +117,7 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str):
         return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        return utc_text(value)
     return format(value, "f") if isinstance(value, Decimal) else value
 
 

@@ -5,9 +5,8 @@ import binascii
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any, Literal, get_args
-from zoneinfo import ZoneInfo
 
 import msgspec
 from fastapi import Request
@@ -97,10 +96,6 @@ def identifier_of(name: str, given: str) -> str:
         return identifier_text(name, given)
     except Malformed as error:
         raise Problem(422, "invalid-parameter", str(error)) from None
-
-
-def today_in(time_zone: ZoneInfo) -> date:
-    return datetime.now(time_zone).date()
 
 
 def cursor_after(listing: Listing, row: Sequence[Any]) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from pydantic.alias_generators import to_camel
+
 Kind = Literal["text", "count", "money", "time", "day"]
 
 
@@ -20,8 +22,7 @@ class Column:
 
     @property
     def shown_name(self) -> str:
-        first, *rest = self.name.split("_")
-        return first + "".join(word.capitalize() for word in rest)
+        return to_camel(self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,3 +18,15 @@ def parsed_date(name: str, text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{name}: expected a date YYYY-MM-DD, came {text!r}") from None
+
+
+def chosen_range(day: str | None, first: str | None, last: str | None, *, default: date) -> tuple[date, date]:
+    """First and last day that `--date`, or `--from` and `--to`, ask for, in whatever order they came. Raises UsageError."""
+    if (first is None) != (last is None):
+        raise UsageError("expected --from and --to together")
+    if first is None or last is None:
+        only = parsed_date("--date", day) if day else default
+        return only, only
+    if day:
+        raise UsageError("expected --date or a range with --from and --to, came both")
+    return parsed_date("--from", first), parsed_date("--to", last)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from usage_pipeline.cli_output import print_json, print_table
-from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
+from usage_pipeline.commands.options import AsJson, UsageError, chosen_range
 from usage_pipeline.settings import load_settings
 
 
@@ -25,14 +25,7 @@ def stats(
 
     settings = load_settings()
     today = current_day(settings.timezone)
-    if (first is None) != (last is None):
-        raise UsageError("expected --from and --to together")
-    if first is None or last is None:
-        start = end = parsed_date("--date", day) if day else today - timedelta(days=1)
-    elif day:
-        raise UsageError("expected --date or a range with --from and --to, came both")
-    else:
-        start, end = parsed_date("--from", first), parsed_date("--to", last)
+    start, end = chosen_range(day, first, last, default=today - timedelta(days=1))
     if not settings.stats_start_date <= start <= end <= today:
         raise UsageError(
             f"expected dates in order from {settings.stats_start_date} (STATS_START_DATE) to today, {today}, "

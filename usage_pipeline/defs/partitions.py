@@ -1,25 +1,28 @@
 """The partitions of assets, in the time zone that bounds days."""
 
 from collections.abc import Mapping
+from datetime import date
 
 import dagster as dg
 
 from usage_pipeline.rollups.calendar import Grain, month_of, week_of
 from usage_pipeline.settings import Settings
 
+_PARTITION_TAGS = ("dagster/partition", "dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
 
 def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
     """From USAGE_START_DATE to today; today is included, so that a running day can be looked at."""
-    return dg.DailyPartitionsDefinition(
-        start_date=settings.usage_start_date.isoformat(), timezone=settings.usage_timezone, end_offset=1
-    )
+    return _days_from(settings.usage_start_date, settings)
 
 
 def stats_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
     """The same from STATS_START_DATE on."""
-    return dg.DailyPartitionsDefinition(
-        start_date=settings.stats_start_date.isoformat(), timezone=settings.usage_timezone, end_offset=1
-    )
+    return _days_from(settings.stats_start_date, settings)
+
+
+def _days_from(start: date, settings: Settings) -> dg.DailyPartitionsDefinition:
+    return dg.DailyPartitionsDefinition(start_date=start.isoformat(), timezone=settings.usage_timezone, end_offset=1)
 
 
 def window_partitions(settings: Settings) -> Mapping[Grain, dg.TimeWindowPartitionsDefinition]:
@@ -36,6 +39,11 @@ def window_partitions(settings: Settings) -> Mapping[Grain, dg.TimeWindowPartiti
         ),
         "month": dg.MonthlyPartitionsDefinition(start_date=month_of(start).isoformat(), timezone=zone, end_offset=1),
     }
+
+
+def run_days(tags: Mapping[str, str]) -> list[date]:
+    """The days of a run's partition, or of the first and the last of its range; none for a run without partitions."""
+    return [date.fromisoformat(tags[tag][:10]) for tag in _PARTITION_TAGS if tag in tags]
 
 
 # A range run handles up to 30 days: as fast as one single run for all, and a bad day is seen near itself.

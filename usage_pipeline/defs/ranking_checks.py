@@ -7,6 +7,7 @@ from datetime import date, timedelta
 import dagster as dg
 
 from usage_pipeline.defs.assets.rankings import ranking_key
+from usage_pipeline.defs.partitions import run_days
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.rollups.ranking_checks import ranking_faults
 from usage_pipeline.rollups.rankings import RANKINGS, Ranking
@@ -14,7 +15,6 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 
 _SHOWN_FAULTS = 20
-_PARTITION_TAGS = ("dagster/partition", "dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
 def ranking_asset_checks() -> list[dg.AssetChecksDefinition]:
@@ -44,5 +44,5 @@ def _check(ranking: Ranking) -> dg.AssetChecksDefinition:
 
 def _days(tags: Mapping[str, str], today: date) -> list[date]:
     """Those of the run's partitions; today without any."""
-    ends = [date.fromisoformat(tags[tag]) for tag in _PARTITION_TAGS if tag in tags] or [today]
+    ends = run_days(tags) or [today]
     return [min(ends) + timedelta(days=offset) for offset in range((max(ends) - min(ends)).days + 1)]

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
+from usage_pipeline.defs.partitions import run_days
 from usage_pipeline.rollups import calendar, window_checks
 from usage_pipeline.rollups.calendar import Grain
 from usage_pipeline.rollups.daily import current_day
@@ -18,7 +19,6 @@ _RECENT_DAYS = 3
 # A run of the daily tables has no more days; one of weeks or months begins on that many at most.
 _MOST_DAYS_OF_A_RUN = 31
 _SHOWN_FAULTS = 20
-_PARTITION_TAGS = ("dagster/partition", "dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 # Connection, first and last day, settings -> what is wrong. The connection is the domain's affair.
 Find = Callable[[Any, date, date, Settings], list[str]]
 
@@ -120,7 +120,7 @@ def _spans(tags: Mapping[str, str], today: date) -> list[tuple[date, date]]:
     """The last days, and those of the run's partitions unless they are among them."""
     recent = (today - timedelta(days=_RECENT_DAYS - 1), today)
     # Every key begins with its day: 2026-10-25, 2026-10-25-02:00+0100.
-    days = [date.fromisoformat(tags[tag][:10]) for tag in _PARTITION_TAGS if tag in tags]
+    days = run_days(tags)
     if not days or recent[0] <= min(days) <= max(days) <= recent[1]:
         return [recent]
     first, last = min(days), max(days)

@@ -5,15 +5,17 @@ A ranking is stored per date and made of what is stored when it is made: of issu
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import psycopg
 from psycopg import sql as compose
 from psycopg.rows import tuple_row
+from pydantic.alias_generators import to_camel
 
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import load
+from usage_pipeline.values import utc_text
 
 RANKING_SIZE = 10
 RANKING_DAYS = 7
@@ -162,7 +164,7 @@ def read_ranking(connection: psycopg.Connection, ranking: Ranking, day: date | N
 
     They are what is cached and served as JSON: names in camelCase, times and dates in ISO 8601 (UTC).
     """
-    names = ["rankingDate", "rank", "id", "title", "score", *(_camel_case(part) for part in ranking.parts)]
+    names = ["rankingDate", "rank", "id", "title", "score", *map(to_camel, ranking.parts)]
     with connection.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(ranking.compose("rollups/select_ranking"), {"day": day}).fetchall()
     return [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
@@ -181,12 +183,7 @@ def ranking_windows(days: Iterable[date], settings: Settings) -> dict[str, objec
     }
 
 
-def _camel_case(column: str) -> str:
-    first, *rest = column.split("_")
-    return first + "".join(word.capitalize() for word in rest)
-
-
 def _plain(value: object) -> object:
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")  # as all answers write it
+        return utc_text(value)
     return value.isoformat() if isinstance(value, date) else value

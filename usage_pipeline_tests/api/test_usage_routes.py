@@ -190,16 +190,16 @@ def test_without_a_range_it_is_the_last_thirty_days(shared: Shared) -> None:
 def test_today_is_the_one_of_the_time_zone(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     from zoneinfo import ZoneInfo
 
-    from usage_pipeline.api import queries
+    from usage_pipeline.rollups import daily
 
     class AtFour(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> "datetime":
             return datetime(2026, 3, 1, 4, tzinfo=UTC).astimezone(tz)
 
-    monkeypatch.setattr(queries, "datetime", AtFour)
-    assert queries.today_in(ZoneInfo("UTC")) == date(2026, 3, 1)
-    assert queries.today_in(ZoneInfo("America/New_York")) == date(2026, 2, 28)
+    monkeypatch.setattr(daily, "datetime", AtFour)
+    assert daily.current_day(ZoneInfo("UTC")) == date(2026, 3, 1)
+    assert daily.current_day(ZoneInfo("America/New_York")) == date(2026, 2, 28)
 
 
 def test_the_summary_has_every_day_once(shared: Shared) -> None:

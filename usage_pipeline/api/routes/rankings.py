@@ -22,7 +22,7 @@ _ENTRY = {
     "title": "expect.closeTo fails inside toEqual",
     "score": 41,
 }
-_ISSUE = {**_ENTRY, "viewCount": 29, "commentCount": 12, "createdAt": "2026-11-16T09:12:44+00:00"}
+_ISSUE = {**_ENTRY, "viewCount": 29, "commentCount": 12, "createdAt": "2026-11-16T09:12:44Z"}
 _MODEL = {**_ENTRY, "id": "openai/gpt-4o", "title": "gpt-4o", "score": 1200, "requests": 1200, "totalTokens": 1_224_000}
 _TYPES: dict[type, dict[str, Any]] = {int: {"type": "integer", "format": "int64"}, str: {"type": "string"}}
 router = APIRouter(prefix="/api", tags=["rankings"])

@@ -11,6 +11,7 @@ from usage_pipeline.api.auth import requires
 from usage_pipeline.api.routes.usage import json_response
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.tokens import AccessToken
+from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import load
 
@@ -52,7 +53,7 @@ async def daily(request: Request, caller: Caller) -> Response:
     """Ascending by date, both ends included; a day that was not counted yet is not there."""
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
-    days = queries.days_of(queries.parameters_of(request, ("from", "to")), queries.today_in(settings.timezone))
+    days = queries.days_of(queries.parameters_of(request, ("from", "to")), current_day(settings.timezone))
     rows = await storing.in_thread(partial(_days, storing, {"first": days.first, "until": days.until}))
     return json_response([dict(zip(_NAMES, row, strict=True)) for row in rows])
 

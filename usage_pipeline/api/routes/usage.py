@@ -24,6 +24,7 @@ from usage_pipeline.api.usage_reading import Row, page, query_of
 from usage_pipeline.api.usage_resources import API_KEYS, RESOURCES, SUMMARY, TOKENS, Balance, Listing, Resource
 from usage_pipeline.counters.pending_tokens import TooManyAnnounced, pending_token_uses
 from usage_pipeline.counters.recorder import AsyncRecorder
+from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import TimeWindow
 
@@ -53,7 +54,7 @@ class Reads:
 async def summary(request: Request, caller: Caller) -> Response:
     """Each day of the range with the sums over all API keys, tokens and models, ascending; a day without usage is zeros."""
     reads: Reads = request.app.state.reads
-    days = queries.days_of(queries.parameters_of(request, ("from", "to")), queries.today_in(reads.settings.timezone))
+    days = queries.days_of(queries.parameters_of(request, ("from", "to")), current_day(reads.settings.timezone))
     rows = await reads.storing.in_thread(partial(_all_rows, reads.storing, SUMMARY, _range(days)))
     return json_response([_named(SUMMARY, row) for row in rows])
 
@@ -74,7 +75,7 @@ def _listing_route(resource: Resource, listing: Listing) -> Callable[..., Awaita
         arguments: dict[str, Any] = {name: queries.text_of(parameters, name) for name in resource.filters}
         day_range = None
         if listing.has_days:
-            day_range = queries.days_of(parameters, queries.today_in(reads.settings.timezone))
+            day_range = queries.days_of(parameters, current_day(reads.settings.timezone))
             arguments |= _range(day_range)
         if chosen != "json":
             if of_pages := [name for name in ("limit", "after") if name in parameters]:
