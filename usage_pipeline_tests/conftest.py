@@ -15,12 +15,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 import redis
+from command_rig import Run, run_command
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from psycopg import sql
@@ -146,6 +148,12 @@ def settings(database_url: str, redis_url: str) -> Settings:
 def postgres(database_url: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(database_url, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def run(settings: Settings) -> Run:
+    """Runs a command of `usage-pipeline` on the test's own servers."""
+    return partial(run_command, settings)
 
 
 @pytest.fixture

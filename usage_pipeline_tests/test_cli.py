@@ -1,50 +1,23 @@
 """The commands as a person or a script calls them: their output, their exit status, their one-line errors."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 import redis
+from command_rig import Run, command_environment
 
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import sql_folder
 
 TODAY = datetime.now(UTC).date()
 YESTERDAY = TODAY - timedelta(days=1)
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def environment(settings: Settings) -> dict[str, str]:
-    return {
-        **os.environ,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_dsn.get_secret_value(),
-        "COLUMNS": "160",
-    }
-
-
-@pytest.fixture
-def run(environment: dict[str, str]) -> Run:
-    def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", "from usage_pipeline.cli import main; main()", *arguments],
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    return call
 
 
 def test_drain_prints_a_table_or_one_json_document(run: Run, redis_client: redis.Redis) -> None:
@@ -72,11 +45,11 @@ def test_a_drain_that_met_malformed_input_ends_with_1(run: Run, redis_client: re
 
 
 def test_watch_drains_until_it_is_told_to_stop(
-    environment: dict[str, str], redis_client: redis.Redis, postgres: psycopg.Connection
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
     worker = subprocess.Popen(
         [sys.executable, "-c", "from usage_pipeline.cli import main; main()", "drain", "--watch"],
-        env=environment | {"METRICS_SYNC_INTERVAL_MS": "100"},
+        env=command_environment(settings) | {"METRICS_SYNC_INTERVAL_MS": "100"},
     )
     try:
         for number in (1, 2):

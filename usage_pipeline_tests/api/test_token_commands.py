@@ -1,76 +1,47 @@
 """`usage-pipeline tokens` as a person or a script calls it."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 
 import psycopg
 import pytest
 import redis
-
-from usage_pipeline.settings import Settings
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def run(settings: Settings) -> Run:
-    environment = {
-        **os.environ,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_dsn.get_secret_value(),
-        "COLUMNS": "200",
-    }
-
-    def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", "from usage_pipeline.cli import main; main()", "tokens", *arguments],
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return call
+from command_rig import Run
 
 
 def test_a_token_is_made_listed_and_revoked(run: Run, redis_client: redis.Redis, postgres: psycopg.Connection) -> None:
-    made = run("create", "loader", "--scope", "ingest", "--scope", "read", "--expires-in-days", "7", "--json")
+    made = run("tokens", "create", "loader", "--scope", "ingest", "--scope", "read", "--expires-in-days", "7", "--json")
     document = json.loads(made.stdout)
     assert set(document) == {"token", "token_id", "token_prefix"}
     assert document["token"].startswith(document["token_prefix"])
-    [listed] = json.loads(run("list", "--json").stdout)["tokens"]
+    [listed] = json.loads(run("tokens", "list", "--json").stdout)["tokens"]
     assert (listed["token_id"], listed["name"], listed["scopes"]) == (
         document["token_id"],
         "loader",
         ["ingest", "read"],
     )
     assert listed["expires_at"]
-    shown = run("list").stdout
+    shown = run("tokens", "list").stdout
     assert "loader" in shown
     assert document["token"] not in shown + json.dumps(listed)
 
     key = f"api_token:{document['token_prefix']}"
     for name in (document["token_id"], document["token_prefix"]):  # it may be repeated
         redis_client.set(key, "cached")
-        assert run("revoke", name).returncode == 0
+        assert run("tokens", "revoke", name).returncode == 0
         assert redis_client.get(key) is None
     [(is_revoked,)] = postgres.execute("select revoked_at < now() from usage.api_access_tokens").fetchall()
     assert is_revoked
 
 
 def test_without_json_the_token_alone_is_on_standard_output(run: Run) -> None:
-    made = run("create", "loader", "--scope", "ingest")
+    made = run("tokens", "create", "loader", "--scope", "ingest")
     assert made.stdout.startswith("upt_")
     assert len(made.stdout.split()) == 1
 
 
 def test_revoking_without_redis_is_done_and_says_what_is_left(run: Run, postgres: psycopg.Connection) -> None:
-    token_id = json.loads(run("create", "loader", "--scope", "ingest", "--json").stdout)["token_id"]
-    done = run("revoke", token_id, REDIS_URL="redis://:hunter2@127.0.0.1:1")
+    token_id = json.loads(run("tokens", "create", "loader", "--scope", "ingest", "--json").stdout)["token_id"]
+    done = run("tokens", "revoke", token_id, REDIS_URL="redis://:hunter2@127.0.0.1:1")
     assert done.returncode == 1
     assert "is revoked, but Redis does not answer" in done.stderr.replace("\n", " ")
     assert "hunter2" not in done.stderr
@@ -90,7 +61,7 @@ def test_revoking_without_redis_is_done_and_says_what_is_left(run: Run, postgres
     ],
 )
 def test_what_the_caller_must_mend_is_one_line_and_status_2(run: Run, arguments: list[str], expected: str) -> None:
-    done = run(*arguments)
+    done = run("tokens", *arguments)
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()
     assert expected in line

@@ -1,22 +1,21 @@
 """A real Redis Cluster: claims, recovery and release over three primaries, while slots move and servers crash."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 import redis
 import redis.asyncio
 from cluster_rig import Cluster, Node, losing_answers, slot_of
+from command_rig import run_command
 from drain_rig import Crash, Life, Writer, assert_at_rest, event_item, lives, run_until_crash, stored
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -586,23 +585,15 @@ def test_the_commands_work_with_the_address_of_one_node(settings: Settings, clus
     writer.write("api_key", NAMES)
     cluster.client.set(merchant_key("m"), 5)
     today = datetime.now(UTC).date().isoformat()
-    environment = {**os.environ, "DATABASE_URL": settings.database_url.get_secret_value(), "REDIS_URL": cluster.url}
 
-    def run(*arguments: str) -> dict[str, object]:
-        code = "from usage_pipeline.cli import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments, "--json"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    def answer(*arguments: str) -> dict[str, Any]:
+        done = run_command(settings, *arguments, "--json")
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
 
-    assert sum(family["keys"] for family in run("drain", "--once")["families"]) == len(NAMES)
-    assert run("status", today)["missing_count"] == 1
+    assert sum(family["keys"] for family in answer("drain", "--once")["families"]) == len(NAMES)
+    assert answer("status", today)["missing_count"] == 1
 
 
 # the recorder

@@ -1,35 +1,20 @@
 """`usage-pipeline load issues` as a person or a script calls it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from command_rig import Run
 from issue_rig import write_issues
-
-from usage_pipeline.settings import Settings
 
 GOOD = "8144,2019-03-18 10:59:01,2021-05-12 02:25:37,2019-03-18 14:43:52,closed,1,7"
 
 
-def run(settings: Settings, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from usage_pipeline.cli import main; main()", "load", "issues", *map(str, arguments)],
-        env={**os.environ, "DATABASE_URL": settings.database_url.get_secret_value(), "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def test_a_load_prints_a_table_or_one_json_document(settings: Settings, tmp_path: Path) -> None:
+def test_a_load_prints_a_table_or_one_json_document(run: Run, tmp_path: Path) -> None:
     path = write_issues(tmp_path / "a.csv", GOOD)
-    done = run(settings, path)
+    done = run("load", "issues", path)
     assert done.returncode == 0, done.stderr
     assert "Loaded a.csv" in done.stdout
-    again = run(settings, path, "--json")
+    again = run("load", "issues", path, "--json")
     assert again.returncode == 0
     assert json.loads(again.stdout) == {
         "success": True,
@@ -46,18 +31,18 @@ def test_a_load_prints_a_table_or_one_json_document(settings: Settings, tmp_path
     }
 
 
-def test_bad_lines_are_listed_and_end_with_1(settings: Settings, tmp_path: Path) -> None:
+def test_bad_lines_are_listed_and_end_with_1(run: Run, tmp_path: Path) -> None:
     path = write_issues(tmp_path / "a.csv", GOOD, GOOD.replace("closed", "[bold]shut"))
-    done = run(settings, path)
+    done = run("load", "issues", path)
     assert (done.returncode, done.stderr) == (1, "line 3: state: expected open or closed, came '[bold]shut'\n")
-    document = json.loads(run(settings, path, "--json").stdout)
+    document = json.loads(run("load", "issues", path, "--json").stdout)
     assert (document["success"], document["bad"]) == (False, 1)
     assert document["bad_lines"] == [{"line": 3, "reason": "state: expected open or closed, came '[bold]shut'"}]
 
 
-def test_a_file_that_cannot_be_used_is_one_line_and_status_2(settings: Settings, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_used_is_one_line_and_status_2(run: Run, tmp_path: Path) -> None:
     for path in (tmp_path / "none.csv", write_issues(tmp_path / "b.csv", header="a,b")):
-        done = run(settings, path)
+        done = run("load", "issues", path)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.count("\n") == 1
         assert str(path) in done.stderr

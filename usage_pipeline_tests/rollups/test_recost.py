@@ -1,9 +1,6 @@
 """Costs are reproducible: a day keeps its price version until somebody sets another, and the same one gives the same costs."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -12,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from command_rig import Run
 from window_rig import archive_chunk, event_at, store_events, window_rows
 
 from usage_pipeline.events import cost
@@ -111,25 +109,14 @@ def test_models_are_looked_up_once_a_version(
     assert found == [("gpt-4o", "openai/gpt-4o"), ("unheard-of", None)]
 
 
-def run_recost(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", "from usage_pipeline.cli import main; main()", "recost", *arguments],
-        env={**os.environ, "DATABASE_URL": settings.database_url.get_secret_value(), "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 @pytest.mark.usefixtures("rolled")
 def test_recost_replaces_all_windows_of_a_day_and_can_go_back(
-    settings: Settings, postgres: psycopg.Connection, tmp_path: Path
+    run: Run, settings: Settings, postgres: psycopg.Connection, tmp_path: Path
 ) -> None:
     table = tmp_path / "prices.csv"
     table.write_text(PRICES)
     days = ("--from", str(DAY), "--to", str(DAY))
-    done = run_recost(settings, *days, "--prices", str(table), "--version", "ours", "--json")
+    done = run("recost", *days, "--prices", str(table), "--version", "ours", "--json")
     assert done.returncode == 0, done.stderr
     [day] = json.loads(done.stdout)["days"]
     assert (day["cost_before"], day["cost_after"], day["unpriced_requests"]) == ("0.01", "0.0225", 0)
@@ -137,10 +124,10 @@ def test_recost_replaces_all_windows_of_a_day_and_can_go_back(
     assert stale_windows(postgres, time_zone=ZONE, now=NOW) == []
     noted = postgres.execute("select table_name from ops.late_data order by 1").fetchall()
     assert ("analytics.usage_daily",) in noted
-    back = run_recost(settings, *days, "--version", cost.package_version())
+    back = run("recost", *days, "--version", cost.package_version())
     assert back.returncode == 0, back.stderr
     assert costs(postgres) == [Decimal("0.01")] * 4
-    again = run_recost(settings, *days, "--version", "ours")
+    again = run("recost", *days, "--version", "ours")
     assert again.returncode == 0, again.stderr
     assert costs(postgres) == [Decimal("0.0225")] * 4
     assert "0.0225" in again.stdout
@@ -148,16 +135,16 @@ def test_recost_replaces_all_windows_of_a_day_and_can_go_back(
 
 @pytest.mark.usefixtures("rolled")
 def test_an_archived_day_keeps_its_costs_and_its_version_and_is_told(
-    settings: Settings, postgres: psycopg.Connection, tmp_path: Path
+    run: Run, settings: Settings, postgres: psycopg.Connection, tmp_path: Path
 ) -> None:
     table = tmp_path / "prices.csv"
     table.write_text(PRICES)
     archive_chunk(postgres, WINDOW)
     other = DAY + timedelta(days=1)
     store_events(postgres, settings, NOW, event_at(AT + timedelta(days=1)))
-    done = run_recost(settings, "--from", str(DAY), "--to", str(other), "--prices", str(table), "--version", "ours")
+    done = run("recost", "--from", str(DAY), "--to", str(other), "--prices", str(table), "--version", "ours")
     assert done.returncode == 1
-    assert f"archive restore {DAY}" in done.stderr.replace("\n", " ")
+    assert f"archive restore {DAY}" in " ".join(done.stderr.split())
     assert costs(postgres)[:2] == [Decimal("0.01")] * 2
     versions = dict(postgres.execute("select usage_date, price_version from analytics.day_prices").fetchall())
     assert versions == {DAY: cost.package_version(), other: "ours"}
@@ -165,13 +152,11 @@ def test_an_archived_day_keeps_its_costs_and_its_version_and_is_told(
 
 @pytest.mark.usefixtures("rolled")
 def test_an_interrupted_recost_is_finished_by_the_late_windows(
-    settings: Settings, postgres: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, settings: Settings, postgres: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = tmp_path / "prices.csv"
     table.write_text(PRICES)
-    done = run_recost(
-        settings, "--from", "2025-01-01", "--to", "2025-01-01", "--prices", str(table), "--version", "ours"
-    )
+    done = run("recost", "--from", "2025-01-01", "--to", "2025-01-01", "--prices", str(table), "--version", "ours")
     assert done.returncode == 0, done.stderr
 
     def die(*_: Any, **__: Any) -> None:
@@ -208,8 +193,8 @@ def test_an_interrupted_recost_is_finished_by_the_late_windows(
         ),
     ],
 )
-def test_a_wrong_call_is_one_line_and_exit_status_2(settings: Settings, arguments: tuple[str, ...], told: str) -> None:
-    done = run_recost(settings, *arguments)
+def test_a_wrong_call_is_one_line_and_exit_status_2(run: Run, arguments: tuple[str, ...], told: str) -> None:
+    done = run("recost", *arguments)
     assert done.returncode == 2
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

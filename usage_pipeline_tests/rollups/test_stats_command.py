@@ -1,41 +1,26 @@
 """`usage-pipeline stats` as a person or a script calls it."""
 
 import json
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-
-from usage_pipeline.settings import Settings
+from command_rig import Run
 
 TODAY = datetime.now(UTC).date()
 
 
-def run(settings: Settings, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from usage_pipeline.cli import main; main()", "stats", *map(str, arguments)],
-        env={**os.environ, "DATABASE_URL": settings.database_url.get_secret_value(), "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def test_yesterday_or_a_range_is_counted_stored_and_printed(settings: Settings, postgres: psycopg.Connection) -> None:
+def test_yesterday_or_a_range_is_counted_stored_and_printed(run: Run, postgres: psycopg.Connection) -> None:
     yesterday = TODAY - timedelta(days=1)
     postgres.execute(
         "insert into app.issues (id, title, status, created_at) values ('a', 't', 'OPEN', %s)", (yesterday,)
     )
     postgres.execute("insert into app.comments (id, issue_id, created_at) values ('c', 'a', %s)", (yesterday,))
-    done = run(settings)
+    done = run("stats")
     assert done.returncode == 0, done.stderr
     assert f"{yesterday}" in done.stdout
     assert postgres.execute("select date from stats.daily_issue_stats").fetchall() == [(yesterday,)]
-    span = json.loads(run(settings, "--from", yesterday - timedelta(days=1), "--to", TODAY, "--json").stdout)
+    span = json.loads(run("stats", "--from", yesterday - timedelta(days=1), "--to", TODAY, "--json").stdout)
     assert span["success"]
     assert [(day["created_count"], day["comment_count"], day["is_changed"]) for day in span["days"]] == [
         (0, 0, True),
@@ -55,8 +40,8 @@ def test_yesterday_or_a_range_is_counted_stored_and_printed(settings: Settings, 
         ("--date", "2024-01-01", "--from", "2024-01-01", "--to", "2024-01-01"),
     ],
 )
-def test_wrong_dates_are_one_line_and_status_2(settings: Settings, arguments: tuple[object, ...]) -> None:
-    done = run(settings, *arguments)
+def test_wrong_dates_are_one_line_and_status_2(run: Run, arguments: tuple[object, ...]) -> None:
+    done = run("stats", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "expected" in done.stderr

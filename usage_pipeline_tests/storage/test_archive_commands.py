@@ -1,21 +1,18 @@
 """`archive list`, `archive restore` and `erase-user` as a person or a script calls them."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
+from command_rig import Run, run_command
 from lifecycle_rig import EVENT_TABLE, count_of, day, roll_up, store_archives, store_events
 
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archive_manifest import archives
 from usage_pipeline.storage.lifecycle import run_lifecycle
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 OLD = day(10).date()
 
 
@@ -26,24 +23,7 @@ def archiving(settings: Settings, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def run(archiving: Settings) -> Run:
-    environment = {
-        **os.environ,
-        "DATABASE_URL": archiving.database_url.get_secret_value(),
-        "ARCHIVE_URL": str(archiving.archive_url),
-        "COLUMNS": "160",
-    }
-
-    def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", "from usage_pipeline.cli import main; main()", *arguments],
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    return call
+    return partial(run_command, archiving)
 
 
 @pytest.fixture
