@@ -35,3 +35,11 @@ def connect(settings: Settings) -> psycopg.Connection:
 def first_line(error: BaseException) -> str:
     """What an error says, cut to one line for a log."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether the error says that the connection is gone, or that the server is going: no other statement would succeed."""
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return False
+    # Without a state the error is the client's own: "the connection is closed". Class 08: the connection; 57P: the server.
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))

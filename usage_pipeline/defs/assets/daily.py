@@ -7,6 +7,7 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.snapshots import snapshot_key
 from usage_pipeline.defs.metadata import OWNERS, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, one_by_one
 from usage_pipeline.defs.partitions import BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.daily import DAILY_TABLES, DailyTable, current_day, replace_day
@@ -45,14 +46,16 @@ def _daily_asset(daily: DailyTable, partitions: dg.PartitionsDefinition[str]) ->
         metadata=table_metadata(daily.table),
         retry_policy=IO_RETRY,
     )
-    def daily_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
+    def daily_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> PartitionEvents:
         with closing(connect(settings)) as connection:
             schema = column_schema(columns(connection, daily.table))
-            for partition in context.partition_keys:
-                report = replace_day(
-                    connection, daily, date.fromisoformat(partition), today=current_day(settings.timezone)
-                )
-                metadata = {**row_counts(report.rows, report.changed_rows, report.sums), **schema}
-                context.add_asset_metadata({**metadata, "late_data": report.is_late}, partition_key=partition)
+
+            def replace(key: str) -> Metadata:
+                day, today = date.fromisoformat(key), current_day(settings.timezone)
+                report = replace_day(connection, daily, day, today=today)
+                counts = row_counts(report.rows, report.changed_rows, report.sums)
+                return {**counts, **schema, "late_data": report.is_late}
+
+            yield from one_by_one(context, replace)
 
     return daily_asset

@@ -1,5 +1,6 @@
 """`app/issues`, `app/comments`: sources; and `stats/daily_issue_stats`, what happened to them per day."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import date
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from usage_pipeline.defs.metadata import OWNERS, column_lineage, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, all_at_once
 from usage_pipeline.defs.partitions import STATS_BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.issue_stats import ISSUE_STATS_LINEAGE, ISSUE_STATS_TABLE, IssueDay, replace_issue_stats
@@ -55,18 +57,19 @@ def issue_stats_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
         metadata=table_metadata(ISSUE_STATS_TABLE),
         retry_policy=IO_RETRY,
     )
-    def daily_issue_stats(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
-        first, last = (date.fromisoformat(context.partition_keys[end]) for end in (0, -1))
+    def daily_issue_stats(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> PartitionEvents:
         with closing(connect(settings)) as connection:
-            days = replace_issue_stats(connection, first, last, settings=settings)
-            of_the_table = {
-                **column_schema(columns(connection, ISSUE_STATS_TABLE)),
-                **column_lineage(ISSUE_STATS_LINEAGE),
-            }
-        for day in days:
-            # What is the same for all days is told once a run, with the last of them: the newest event is what the UI shows.
-            more = of_the_table if day is days[-1] else {}
-            context.add_asset_metadata({**_metadata(day), **more}, partition_key=day.date.isoformat())
+            schema = column_schema(columns(connection, ISSUE_STATS_TABLE))
+
+            def replace(keys: Sequence[str]) -> dict[str, Metadata]:
+                first, last = (date.fromisoformat(keys[end]) for end in (0, -1))
+                days = replace_issue_stats(connection, first, last, settings=settings)
+                found = {day.date.isoformat(): _metadata(day) for day in days}
+                # What is the same for all days is told once, with the last of them: the newest event is what the UI shows.
+                found[keys[-1]] |= {**schema, **column_lineage(ISSUE_STATS_LINEAGE)}
+                return {**found}
+
+            yield from all_at_once(context, replace)
 
     return daily_issue_stats
 

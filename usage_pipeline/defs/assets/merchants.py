@@ -1,13 +1,16 @@
 """`usage/merchant_usage`: absolute daily counters, read from Redis and never removed there."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import date
+from typing import Any
 
 import dagster as dg
 
-from usage_pipeline.counters.merchants import aggregate
+from usage_pipeline.counters.merchants import DayReport, aggregate
 from usage_pipeline.defs.assets.redis_sources import source_key
 from usage_pipeline.defs.metadata import OWNERS, column_schema, table_metadata
+from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, all_at_once
 from usage_pipeline.defs.partitions import BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.settings import Settings
@@ -31,23 +34,26 @@ def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsD
         metadata=table_metadata("usage.merchant_usage"),
         retry_policy=IO_RETRY,
     )
-    def merchant_usage(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
-        report = aggregate(settings, [date.fromisoformat(partition) for partition in context.partition_keys])
+    def merchant_usage(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> PartitionEvents:
         with closing(connect(settings)) as connection:
             schema = column_schema(columns(connection, "usage.merchant_usage"))
-        for day in report.days:
-            context.add_asset_metadata(
-                {
-                    "dagster/partition_row_count": day.rows_stored_before + day.inserted,
-                    "keys_found": day.keys_found,
-                    "records_aggregated": day.records_aggregated,
-                    "changed_rows": day.inserted + day.raised,
-                    "regressions": day.regressions,
-                    "dead_letters": day.dead_letters,
-                    "has_expired": day.has_expired,
-                    **schema,
-                },
-                partition_key=day.day.isoformat(),
-            )
+
+        def replace(keys: Sequence[str]) -> dict[str, Metadata]:
+            report = aggregate(settings, [date.fromisoformat(key) for key in keys])
+            return {day.day.isoformat(): {**_metadata(day), **schema} for day in report.days}
+
+        yield from all_at_once(context, replace)
 
     return merchant_usage
+
+
+def _metadata(day: DayReport) -> dict[str, Any]:
+    return {
+        "dagster/partition_row_count": day.rows_stored_before + day.inserted,
+        "keys_found": day.keys_found,
+        "records_aggregated": day.records_aggregated,
+        "changed_rows": day.inserted + day.raised,
+        "regressions": day.regressions,
+        "dead_letters": day.dead_letters,
+        "has_expired": day.has_expired,
+    }

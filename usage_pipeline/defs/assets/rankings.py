@@ -1,5 +1,6 @@
 """`stats/popular_*`: the ten most popular per date, all from one definition, and their copies in Redis."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import date
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from usage_pipeline.defs.metadata import OWNERS, column_lineage, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, all_at_once
 from usage_pipeline.defs.partitions import STATS_BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.ranking_cache import publish_newest
@@ -58,26 +60,23 @@ def _ranking_asset(ranking: Ranking, partitions: dg.PartitionsDefinition[str]) -
         metadata=table_metadata(ranking.table),
         retry_policy=IO_RETRY,
     )
-    def ranking_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
-        days = [date.fromisoformat(key) for key in context.partition_keys]
+    def ranking_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> PartitionEvents:
         with closing(connect(settings)) as connection:
-            reports = replace_rankings(connection, ranking, days, settings=settings)
-            problem = publish_newest(connection, ranking, days[-1], settings=settings)
-            entries = read_ranking(connection, ranking, days[-1])
             schema = column_schema(columns(connection, ranking.table))
-        if problem:
-            context.log.warning(f"{ranking.cache_key} is not published, readers ask the database: {problem}")
-        of_the_run = {
-            "cache": problem or "up to date",
-            **_entries(entries),
-            **schema,
-            **column_lineage(ranking.lineage),
-        }
-        for report in reports:
-            # Told once a run, with the last date: the newest event is what the UI shows.
-            more = of_the_run if report is reports[-1] else {}
-            metadata = {**row_counts(report.rows, report.changed_rows, {}), **more}
-            context.add_asset_metadata(metadata, partition_key=report.ranking_date.isoformat())
+
+            def replace(keys: Sequence[str]) -> dict[str, Metadata]:
+                days = [date.fromisoformat(key) for key in keys]
+                reports = replace_rankings(connection, ranking, days, settings=settings)
+                problem = publish_newest(connection, ranking, days[-1], settings=settings)
+                if problem:
+                    context.log.warning(f"{ranking.cache_key} is not published, readers ask the database: {problem}")
+                found = {one.ranking_date.isoformat(): row_counts(one.rows, one.changed_rows, {}) for one in reports}
+                # Told once, with the last date: the newest event is what the UI shows.
+                shown = {"cache": problem or "up to date", **_entries(read_ranking(connection, ranking, days[-1]))}
+                found[keys[-1]] |= {**shown, **schema, **column_lineage(ranking.lineage)}
+                return {**found}
+
+            yield from all_at_once(context, replace)
 
     return ranking_asset
 

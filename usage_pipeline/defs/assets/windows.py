@@ -9,6 +9,7 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.landing import LANDED_FILES
 from usage_pipeline.defs.metadata import OWNERS, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, one_by_one
 from usage_pipeline.defs.partitions import BACKFILL_POLICY, HOURLY_BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.calendar import GRAINS, Grain, Window, hour_window, window_on
@@ -88,13 +89,15 @@ def _window_asset(grain: Grain, partitions: dg.TimeWindowPartitionsDefinition) -
         metadata=table_metadata(table),
         retry_policy=IO_RETRY,
     )
-    def window_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
+    def window_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> PartitionEvents:
         with closing(connect(settings)) as connection:
             schema = column_schema(columns(connection, table))
-            for key in context.partition_keys:
+
+            def replace(key: str) -> Metadata:
                 window = partition_window(grain, partitions, key, settings)
-                report = replace_window(connection, window, settings=settings)
-                context.add_asset_metadata({**_metadata(report), **schema}, partition_key=key)
+                return {**_metadata(replace_window(connection, window, settings=settings)), **schema}
+
+            yield from one_by_one(context, replace)
 
     return window_asset
 
