@@ -7,6 +7,7 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.daily import daily_assets
 from usage_pipeline.defs.assets.external import external_posts
+from usage_pipeline.defs.assets.history import dagster_history
 from usage_pipeline.defs.assets.issues import issue_sources, issue_stats_asset
 from usage_pipeline.defs.assets.landing import landed_files
 from usage_pipeline.defs.assets.lifecycle import storage_lifecycle
@@ -47,6 +48,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             usage_events_source(),
             *window_assets(window_partitions(settings)),
             storage_lifecycle,
+            dagster_history,
             external_posts,
             *issue_sources(),
             issue_stats_asset(stats_partitions(settings)),
