@@ -18,6 +18,7 @@ from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
 from usage_pipeline.defs.assets.windows import usage_events_source, window_assets
 from usage_pipeline.defs.jobs import JOBS
 from usage_pipeline.defs.landed_files_sensor import landed_files_sensor
+from usage_pipeline.defs.metadata import with_table_facts
 from usage_pipeline.defs.partitions import daily_partitions, stats_partitions, window_partitions
 from usage_pipeline.defs.ranking_checks import ranking_asset_checks
 from usage_pipeline.defs.schedules import schedules
@@ -55,7 +56,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             *ranking_assets(days, stats_partitions(settings)),
         ]
     return dg.Definitions(
-        assets=assets,
+        assets=with_table_facts(assets),
         asset_checks=[*window_asset_checks(), *ranking_asset_checks()],
         jobs=JOBS,
         schedules=schedules(settings),

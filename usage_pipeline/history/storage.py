@@ -3,6 +3,7 @@
 import psycopg
 
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.catalog import Column
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.sql import load
 
@@ -27,6 +28,20 @@ STORAGE_COLUMNS = {
     "job_ticks": ("id",),
     "runs": ("backfill_id", "end_time", "id", "run_id", "status", "update_timestamp"),
 }
+# Dagster's tables have no comments; these are of the largest one.
+EVENT_LOGS_COMMENT = "Dagster's event log: what each run, step and asset did, and what sensors reported"
+EVENT_LOGS_COLUMNS = [
+    Column(
+        "id", "bigint", False, "Number of the event, ascending; the newest of its kind is what a status is derived from"
+    ),
+    Column("run_id", "character varying(255)", True, "Run that wrote it; empty for what was reported without a run"),
+    Column("event", "text", False, "The whole event as JSON"),
+    Column("dagster_event_type", "text", True, "Kind of event; null for a line that a run logged"),
+    Column("timestamp", "timestamp without time zone", True, "When it happened, in UTC"),
+    Column("step_key", "text", True, "Step that it is of"),
+    Column("asset_key", "text", True, "Asset that it is of, as a JSON array"),
+    Column("partition", "text", True, "Partition that it is of"),
+]
 
 
 class UnknownStorage(Exception):

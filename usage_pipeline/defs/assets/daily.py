@@ -6,12 +6,12 @@ from datetime import date
 import dagster as dg
 
 from usage_pipeline.defs.assets.snapshots import snapshot_key
-from usage_pipeline.defs.metadata import OWNERS, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, row_counts, table_metadata
+from usage_pipeline.defs.partition_metadata import about_partition
 from usage_pipeline.defs.partitions import BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.daily import DAILY_TABLES, DailyTable, current_day, replace_day
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
 
 _DESCRIPTIONS = {
@@ -47,12 +47,13 @@ def _daily_asset(daily: DailyTable, partitions: dg.PartitionsDefinition[str]) ->
     )
     def daily_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
         with closing(connect(settings)) as connection:
-            schema = column_schema(columns(connection, daily.table))
             for partition in context.partition_keys:
                 report = replace_day(
                     connection, daily, date.fromisoformat(partition), today=current_day(settings.timezone)
                 )
-                metadata = {**row_counts(report.rows, report.changed_rows, report.sums), **schema}
-                context.add_asset_metadata({**metadata, "late_data": report.is_late}, partition_key=partition)
+                metadata = row_counts(report.rows, report.changed_rows, report.sums)
+                is_newest = partition == context.partition_keys[-1]
+                about = about_partition(connection, daily.table, "usage_date", report.usage_date, is_newest=is_newest)
+                context.add_asset_metadata({**metadata, "late_data": report.is_late, **about}, partition_key=partition)
 
     return daily_asset

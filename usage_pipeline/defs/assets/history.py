@@ -6,9 +6,9 @@ from typing import Any
 
 import dagster as dg
 
-from usage_pipeline.defs.metadata import OWNERS, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, column_schema, table_metadata
 from usage_pipeline.history.prune import AlreadyPruning, HistoryLimits, HistoryReport, prune_history
-from usage_pipeline.history.storage import UnknownStorage, connect_storage
+from usage_pipeline.history.storage import EVENT_LOGS_COLUMNS, EVENT_LOGS_COMMENT, UnknownStorage, connect_storage
 from usage_pipeline.settings import Settings
 
 HISTORY_KEY = dg.AssetKey(["ops", "dagster_history"])
@@ -22,7 +22,11 @@ HISTORY_KEY = dg.AssetKey(["ops", "dagster_history"])
     description="Dagster's own storage, pruned: runs older than RUN_HISTORY_DAYS; what is older than EVENT_HISTORY_DAYS of the "
     "details of runs that succeeded and of reports without a run. Table `public.event_logs` and those beside it, in "
     "DAGSTER_POSTGRES_URL. The newest event of each kind of each partition stays with its run, so no status changes.",
-    metadata=table_metadata("public.event_logs"),
+    metadata={
+        **table_metadata("public.event_logs"),
+        "table_comment": EVENT_LOGS_COMMENT,
+        **column_schema(EVENT_LOGS_COLUMNS),
+    },
     # No retry policy: what one day does not come to is left for the next.
 )
 def dagster_history(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import dagster as dg
 
-from usage_pipeline.defs.metadata import OWNERS, column_lineage, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, row_counts, table_metadata
+from usage_pipeline.defs.partition_metadata import about_partition
 from usage_pipeline.defs.partitions import STATS_BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
-from usage_pipeline.rollups.issue_stats import ISSUE_STATS_LINEAGE, ISSUE_STATS_TABLE, IssueDay, replace_issue_stats
+from usage_pipeline.rollups.issue_stats import ISSUE_STATS_TABLE, IssueDay, replace_issue_stats
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
 
 ISSUES_KEY = dg.AssetKey(["app", "issues"])
@@ -59,14 +59,10 @@ def issue_stats_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
         first, last = (date.fromisoformat(context.partition_keys[end]) for end in (0, -1))
         with closing(connect(settings)) as connection:
             days = replace_issue_stats(connection, first, last, settings=settings)
-            of_the_table = {
-                **column_schema(columns(connection, ISSUE_STATS_TABLE)),
-                **column_lineage(ISSUE_STATS_LINEAGE),
-            }
-        for day in days:
-            # What is the same for all days is told once a run, with the last of them: the newest event is what the UI shows.
-            more = of_the_table if day is days[-1] else {}
-            context.add_asset_metadata({**_metadata(day), **more}, partition_key=day.date.isoformat())
+            for day in days:
+                is_newest = day is days[-1]
+                about = about_partition(connection, ISSUE_STATS_TABLE, "date", day.date, is_newest=is_newest)
+                context.add_asset_metadata({**_metadata(day), **about}, partition_key=day.date.isoformat())
 
     return daily_issue_stats
 

@@ -2,17 +2,20 @@
 
 from contextlib import closing
 from datetime import date
+from typing import Any
 
 import dagster as dg
 
-from usage_pipeline.counters.merchants import aggregate
+from usage_pipeline.counters.merchants import DayReport, aggregate
 from usage_pipeline.defs.assets.redis_sources import source_key
-from usage_pipeline.defs.metadata import OWNERS, column_schema, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, table_metadata
+from usage_pipeline.defs.partition_metadata import about_partition
 from usage_pipeline.defs.partitions import BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
+
+_TABLE = "usage.merchant_usage"
 
 
 def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
@@ -28,26 +31,27 @@ def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsD
         kinds={"postgres"},
         description="Usage per merchant, metric and day. Table `usage.merchant_usage`; the stored value is the counter's, and "
         "never lowered. A day whose counters have expired in Redis keeps its rows.",
-        metadata=table_metadata("usage.merchant_usage"),
+        metadata=table_metadata(_TABLE),
         retry_policy=IO_RETRY,
     )
     def merchant_usage(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
         report = aggregate(settings, [date.fromisoformat(partition) for partition in context.partition_keys])
         with closing(connect(settings)) as connection:
-            schema = column_schema(columns(connection, "usage.merchant_usage"))
-        for day in report.days:
-            context.add_asset_metadata(
-                {
-                    "dagster/partition_row_count": day.rows_stored_before + day.inserted,
-                    "keys_found": day.keys_found,
-                    "records_aggregated": day.records_aggregated,
-                    "changed_rows": day.inserted + day.raised,
-                    "regressions": day.regressions,
-                    "dead_letters": day.dead_letters,
-                    "has_expired": day.has_expired,
-                    **schema,
-                },
-                partition_key=day.day.isoformat(),
-            )
+            for day in report.days:
+                is_newest = day.day.isoformat() == context.partition_keys[-1]
+                about = about_partition(connection, _TABLE, "date", day.day, is_newest=is_newest)
+                context.add_asset_metadata({**_metadata(day), **about}, partition_key=day.day.isoformat())
 
     return merchant_usage
+
+
+def _metadata(day: DayReport) -> dict[str, Any]:
+    return {
+        "dagster/partition_row_count": day.rows_stored_before + day.inserted,
+        "keys_found": day.keys_found,
+        "records_aggregated": day.records_aggregated,
+        "changed_rows": day.inserted + day.raised,
+        "regressions": day.regressions,
+        "dead_letters": day.dead_letters,
+        "has_expired": day.has_expired,
+    }

@@ -6,13 +6,13 @@ from typing import Any
 
 import dagster as dg
 
-from usage_pipeline.defs.metadata import OWNERS, column_lineage, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, null_shares, plot_metadata, row_counts, table_metadata
 from usage_pipeline.defs.partitions import STATS_BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
+from usage_pipeline.plots.series import ranking_picture
 from usage_pipeline.rollups.ranking_cache import publish_newest
 from usage_pipeline.rollups.rankings import RANKING_DAYS, RANKINGS, Ranking, read_ranking, replace_rankings
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
 
 
@@ -64,19 +64,14 @@ def _ranking_asset(ranking: Ranking, partitions: dg.PartitionsDefinition[str]) -
             reports = replace_rankings(connection, ranking, days, settings=settings)
             problem = publish_newest(connection, ranking, days[-1], settings=settings)
             entries = read_ranking(connection, ranking, days[-1])
-            schema = column_schema(columns(connection, ranking.table))
         if problem:
             context.log.warning(f"{ranking.cache_key} is not published, readers ask the database: {problem}")
-        of_the_run = {
-            "cache": problem or "up to date",
-            **_entries(entries),
-            **schema,
-            **column_lineage(ranking.lineage),
-        }
+        pictures = ranking_picture(f"{ranking.title}, {days[-1]}", entries)
+        of_the_run = {"cache": problem or "up to date", **_entries(entries), **plot_metadata(pictures)}
         for report in reports:
             # Told once a run, with the last date: the newest event is what the UI shows.
             more = of_the_run if report is reports[-1] else {}
-            metadata = {**row_counts(report.rows, report.changed_rows, {}), **more}
+            metadata = {**row_counts(report.rows, report.changed_rows, {}), **null_shares(ranking.table, {}), **more}
             context.add_asset_metadata(metadata, partition_key=report.ranking_date.isoformat())
 
     return ranking_asset
