@@ -7,6 +7,7 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.daily import daily_assets
 from usage_pipeline.defs.assets.external import external_posts
+from usage_pipeline.defs.assets.history import dagster_history
 from usage_pipeline.defs.assets.issues import issue_sources, issue_stats_asset
 from usage_pipeline.defs.assets.landing import landed_files
 from usage_pipeline.defs.assets.lifecycle import storage_lifecycle
@@ -17,6 +18,7 @@ from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
 from usage_pipeline.defs.assets.windows import usage_events_source, window_assets
 from usage_pipeline.defs.jobs import JOBS
 from usage_pipeline.defs.landed_files_sensor import landed_files_sensor
+from usage_pipeline.defs.metadata import with_table_facts
 from usage_pipeline.defs.partitions import daily_partitions, stats_partitions, window_partitions
 from usage_pipeline.defs.ranking_checks import ranking_asset_checks
 from usage_pipeline.defs.schedules import schedules
@@ -47,13 +49,14 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             usage_events_source(),
             *window_assets(window_partitions(settings)),
             storage_lifecycle,
+            dagster_history,
             external_posts,
             *issue_sources(),
             issue_stats_asset(stats_partitions(settings)),
             *ranking_assets(days, stats_partitions(settings)),
         ]
     return dg.Definitions(
-        assets=assets,
+        assets=with_table_facts(assets),
         asset_checks=[*window_asset_checks(), *ranking_asset_checks()],
         jobs=JOBS,
         schedules=schedules(settings),

@@ -84,6 +84,18 @@ class Settings(BaseSettings):
         default=7, ge=1, le=3_650, description="older partitions are compressed, or archived as Parquet"
     )
     chunk_time_interval_hours: int = Field(default=24, description="hours of usage events in one partition")
+    run_history_days: int = Field(
+        default=30,
+        ge=1,
+        le=3_650,
+        description="older runs of Dagster are removed, unless a partition's status is theirs",
+    )
+    event_history_days: int = Field(
+        default=7,
+        ge=1,
+        le=3_650,
+        description="older event rows are removed: details of runs that succeeded, and reports of the drain sensors",
+    )
     archive_url: str | None = Field(
         default=None, description="folder or fsspec address for archived partitions; none: they stay in the database"
     )

@@ -5,6 +5,7 @@ import dagster as dg
 from usage_pipeline.counters.drain_round import ALL_FAMILIES
 from usage_pipeline.defs.assets.daily import daily_key
 from usage_pipeline.defs.assets.external import EXTERNAL_TAG, POSTS_KEY
+from usage_pipeline.defs.assets.history import HISTORY_KEY
 from usage_pipeline.defs.assets.issues import ISSUE_STATS_KEY
 from usage_pipeline.defs.assets.lifecycle import LIFECYCLE_KEY
 from usage_pipeline.defs.assets.rankings import is_of_issues, ranking_key
@@ -53,6 +54,11 @@ storage_lifecycle = dg.define_asset_job(
     selection=dg.AssetSelection.assets(LIFECYCLE_KEY),
     description="Partitions ahead, old ones compressed or archived, the oldest dropped.",
 )
+history = dg.define_asset_job(
+    "history",
+    selection=dg.AssetSelection.assets(HISTORY_KEY),
+    description="Prunes Dagster's own runs, event rows and check executions; no status changes.",
+)
 external_posts = dg.define_asset_job(
     "external_posts",
     selection=dg.AssetSelection.assets(POSTS_KEY),
@@ -79,6 +85,7 @@ JOBS = [
     merchant_usage,
     observe_sources,
     storage_lifecycle,
+    history,
     external_posts,
     *window_jobs.values(),
     issue_stats,

@@ -1,11 +1,14 @@
-"""Metadata that assets share: ownership, table names, and column schemas read from PostgreSQL's comments."""
+"""Metadata that assets share: ownership, tables with their comments, columns and lineage, counts."""
 
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from usage_pipeline.storage.catalog import Column
+from usage_pipeline.rollups.lineage import COLUMN_LINEAGE
+from usage_pipeline.storage.catalog import Column, stored_catalog
+from usage_pipeline.storage.table_profile import Profile, nullable
 
 OWNERS = ["team:data-platform"]
 
@@ -15,8 +18,29 @@ def table_metadata(table: str) -> dict[str, Any]:
     return {"dagster/table_name": table}
 
 
-def column_schema(columns: list[Column]) -> dict[str, Any]:
-    """The column schema of a table, as the UI shows it on the asset's page."""
+def with_table_facts(
+    assets: Iterable[dg.AssetsDefinition | dg.AssetSpec],
+) -> Sequence[dg.AssetsDefinition | dg.AssetSpec]:
+    """The assets, with what there is to say of each one's table: its comment, its columns, and where these come from.
+
+    It is said by the definitions, not by each materialization: it is the same for all, and larger than the rest of them.
+    """
+    return dg.map_asset_specs(_with_table_facts, assets)
+
+
+def _with_table_facts(spec: dg.AssetSpec) -> dg.AssetSpec:
+    name = str(spec.metadata.get("dagster/table_name"))
+    table, lineage = stored_catalog().get(name), COLUMN_LINEAGE.get(name)
+    facts: dict[str, Any] = {}
+    if table:
+        facts = {"table_comment": table.comment, **column_schema(table.columns)}
+    if lineage:
+        facts |= column_lineage(lineage)
+    return spec.merge_attributes(metadata=facts)
+
+
+def column_schema(columns: Iterable[Column]) -> dict[str, Any]:
+    """The columns of a table and their comments, as the UI shows them on the asset's page."""
     return {
         "dagster/column_schema": dg.TableSchema(
             columns=[
@@ -42,8 +66,9 @@ def column_lineage(lineage: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
 
 
 def _column_dep(source: str) -> dg.TableColumnDep:
-    *table, column = source.split(".")
-    return dg.TableColumnDep(asset_key=dg.AssetKey(table), column_name=column)
+    schema, table, column = source.split(".")
+    # The one schema whose assets have another name than their tables: raw rows are snapshots.
+    return dg.TableColumnDep(dg.AssetKey(["snapshots" if schema == "raw" else schema, table]), column)
 
 
 def row_counts(rows: int, changed_rows: int, sums: Mapping[str, int]) -> dict[str, Any]:
@@ -53,3 +78,20 @@ def row_counts(rows: int, changed_rows: int, sums: Mapping[str, int]) -> dict[st
         "changed_rows": changed_rows,
         **{f"sum_{name}": value for name, value in sums.items() if name != "rows"},
     }
+
+
+def table_rows(table: str, profile: Profile) -> dict[str, Any]:
+    """Of an asset without partitions: how many rows its table has, and shares of nulls."""
+    exactness = {} if profile.is_exact else {"row_count_is": "PostgreSQL's estimate"}
+    return {"dagster/row_count": profile.rows, **exactness, **null_shares(table, profile.null_shares)}
+
+
+def null_shares(table: str, shares: Mapping[str, float]) -> dict[str, Any]:
+    """The share of nulls (0 to 1) in each nullable column of the rows that were looked at."""
+    return {"null_shares": dg.MetadataValue.json(dict(shares)) if nullable(table) else "no column may be null"}
+
+
+def plot_metadata(images: Mapping[str, bytes]) -> dict[str, Any]:
+    """Pictures (PNG by title), which the UI shows after a click; nothing when there are none."""
+    shown = [f"![{title}](data:image/png;base64,{b64encode(image).decode()})" for title, image in images.items()]
+    return {"plot": dg.MetadataValue.md("\n\n".join(shown))} if shown else {}

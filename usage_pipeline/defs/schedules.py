@@ -5,7 +5,14 @@ from datetime import timedelta
 
 import dagster as dg
 
-from usage_pipeline.defs.jobs import daily_tables, external_posts, merchant_usage, observe_sources, storage_lifecycle
+from usage_pipeline.defs.jobs import (
+    daily_tables,
+    external_posts,
+    history,
+    merchant_usage,
+    observe_sources,
+    storage_lifecycle,
+)
 from usage_pipeline.defs.stats_schedules import stats_schedules
 from usage_pipeline.defs.window_schedules import default_status, window_schedules
 from usage_pipeline.settings import Settings
@@ -54,6 +61,14 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         cron_schedule="30 4 * * *",
         execution_timezone=timezone,
     )
+    pruning = dg.ScheduleDefinition(
+        name="history_daily",
+        job=history,
+        default_status=default_status(is_on),
+        description="Prunes Dagster's own history (RUN_HISTORY_DAYS, EVENT_HISTORY_DAYS), after the lifecycle.",
+        cron_schedule="15 5 * * *",
+        execution_timezone=timezone,
+    )
     posts = dg.ScheduleDefinition(
         name="external_posts_hourly",
         job=external_posts,
@@ -62,7 +77,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         cron_schedule="40 * * * *",
         execution_timezone=timezone,
     )
-    regular = [merchant_usage_hourly, daily_tables_hourly, observe, lifecycle, posts]
+    regular = [merchant_usage_hourly, daily_tables_hourly, observe, lifecycle, pruning, posts]
     return [*regular, *window_schedules(settings), *stats_schedules(settings)]
 
 

@@ -22,6 +22,7 @@ EDGES = {
     "external/posts": [],
     "app/comments": [],
     "app/issues": [],
+    "ops/dagster_history": [],
     "ops/landed_files": [],
     "ops/storage_lifecycle": [
         "analytics/usage_daily",

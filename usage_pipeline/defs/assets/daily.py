@@ -6,13 +6,13 @@ from datetime import date
 import dagster as dg
 
 from usage_pipeline.defs.assets.snapshots import snapshot_key
-from usage_pipeline.defs.metadata import OWNERS, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, row_counts, table_metadata
+from usage_pipeline.defs.partition_metadata import about_partition
 from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, one_by_one
 from usage_pipeline.defs.partitions import BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.daily import DAILY_TABLES, DailyTable, current_day, replace_day
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
 
 _DESCRIPTIONS = {
@@ -48,13 +48,14 @@ def _daily_asset(daily: DailyTable, partitions: dg.PartitionsDefinition[str]) ->
     )
     def daily_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> PartitionEvents:
         with closing(connect(settings)) as connection:
-            schema = column_schema(columns(connection, daily.table))
 
             def replace(key: str) -> Metadata:
                 day, today = date.fromisoformat(key), current_day(settings.timezone)
                 report = replace_day(connection, daily, day, today=today)
+                is_newest = key == context.partition_keys[-1]
+                about = about_partition(connection, daily.table, "usage_date", day, is_newest=is_newest)
                 counts = row_counts(report.rows, report.changed_rows, report.sums)
-                return {**counts, **schema, "late_data": report.is_late}
+                return {**counts, "late_data": report.is_late, **about}
 
             yield from one_by_one(context, replace)
 

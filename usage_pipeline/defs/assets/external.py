@@ -4,11 +4,11 @@ from contextlib import closing
 
 import dagster as dg
 
-from usage_pipeline.defs.metadata import OWNERS, column_schema, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, table_metadata, table_rows
 from usage_pipeline.enrichment.refresh import AlreadyRefreshing, RefreshReport, refresh_posts
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.table_profile import profile_table
 
 POSTS_KEY = dg.AssetKey(["external", "posts"])
 # One run at a time: dagster.yaml limits the tag of scheduled runs and the pool of all. The pool's limit misses its first
@@ -45,10 +45,10 @@ def external_posts(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult
         report = refresh_posts(settings)
     except AlreadyRefreshing as problem:
         raise dg.Failure(str(problem), allow_retries=False) from problem
-    with closing(connect(settings)) as connection:
-        schema = column_schema(columns(connection, _TABLE))
     counts = {name: getattr(report, name) for name in ("fetched", "fallbacks", "kept", "not_tried", "seconds")}
-    return dg.MaterializeResult(metadata={**counts, **schema}, check_results=[_few_fallbacks(report)])
+    with closing(connect(settings)) as connection:
+        rows = table_rows(_TABLE, profile_table(connection, _TABLE))
+    return dg.MaterializeResult(metadata={**counts, **rows}, check_results=[_few_fallbacks(report)])
 
 
 def _few_fallbacks(report: RefreshReport) -> dg.AssetCheckResult:

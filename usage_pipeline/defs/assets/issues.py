@@ -7,13 +7,13 @@ from typing import Any
 
 import dagster as dg
 
-from usage_pipeline.defs.metadata import OWNERS, column_lineage, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, row_counts, table_metadata
+from usage_pipeline.defs.partition_metadata import about_partition
 from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, all_at_once
 from usage_pipeline.defs.partitions import STATS_BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
-from usage_pipeline.rollups.issue_stats import ISSUE_STATS_LINEAGE, ISSUE_STATS_TABLE, IssueDay, replace_issue_stats
+from usage_pipeline.rollups.issue_stats import ISSUE_STATS_TABLE, IssueDay, replace_issue_stats
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
 
 ISSUES_KEY = dg.AssetKey(["app", "issues"])
@@ -59,15 +59,15 @@ def issue_stats_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
     )
     def daily_issue_stats(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> PartitionEvents:
         with closing(connect(settings)) as connection:
-            schema = column_schema(columns(connection, ISSUE_STATS_TABLE))
 
             def replace(keys: Sequence[str]) -> dict[str, Metadata]:
                 first, last = (date.fromisoformat(keys[end]) for end in (0, -1))
                 days = replace_issue_stats(connection, first, last, settings=settings)
-                found = {day.date.isoformat(): _metadata(day) for day in days}
-                # What is the same for all days is told once, with the last of them: the newest event is what the UI shows.
-                found[keys[-1]] |= {**schema, **column_lineage(ISSUE_STATS_LINEAGE)}
-                return {**found}
+                return {day.date.isoformat(): {**_metadata(day), **about(day.date)} for day in days}
+
+            def about(day: date) -> Metadata:
+                is_newest = day.isoformat() == context.partition_keys[-1]
+                return about_partition(connection, ISSUE_STATS_TABLE, "date", day, is_newest=is_newest)
 
             yield from all_at_once(context, replace)
 

@@ -1,17 +1,23 @@
 """`ops/landed_files`: files of usage events from the landing folder; each materialization reads those that wait."""
 
+from contextlib import closing
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
-from usage_pipeline.defs.metadata import OWNERS, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, table_metadata, table_rows
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.events.landing import FileReport, ingest_landed
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.table_profile import profile_table
 
 LANDED_FILES = dg.AssetKey(["ops", "landed_files"])
 # One run at a time (dagster.yaml): two would only wait for each other's files.
 LANDING_TAG = {"usage_pipeline/landing": "1"}
 BUDGET_SECONDS = 300.0
+_TABLE = "ops.landed_files"
 _SHOWN_FILES = 100
 
 
@@ -28,7 +34,7 @@ class LandedFilesConfig(dg.Config):
     kinds={"postgres", "file"},
     description="Files of usage events and message archives from LANDING_URL, each read once. Table `ops.landed_files`. A file "
     "that cannot be read ends in `broken/` beside its reason; rejected items become dead letters.",
-    metadata=table_metadata("ops.landed_files"),
+    metadata=table_metadata(_TABLE),
     retry_policy=IO_RETRY,
 )
 def landed_files(
@@ -38,10 +44,12 @@ def landed_files(
     for report in reports:
         if report.reason is not None:
             context.log.warning(f"{report.address} is {report.outcome}: {report.reason}")
-    return dg.MaterializeResult(metadata=_metadata(reports))
+    with closing(connect(settings)) as connection:
+        rows = table_rows(_TABLE, profile_table(connection, _TABLE))
+    return dg.MaterializeResult(metadata={**_metadata(reports), **rows})
 
 
-def _metadata(reports: list[FileReport]) -> dict[str, dg.MetadataValue]:
+def _metadata(reports: list[FileReport]) -> dict[str, Any]:
     columns = ("outcome", "received", "inserted", "duplicates", "conflicts", "rejected")
     rows = [
         dg.TableRecord({"file": report.address, **{name: getattr(report, name) for name in columns}})

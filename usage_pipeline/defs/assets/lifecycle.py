@@ -1,5 +1,6 @@
 """`ops/storage_lifecycle`: partitions ahead, old ones compressed or archived, the oldest dropped."""
 
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -8,13 +9,16 @@ import dagster as dg
 from usage_pipeline.defs.assets.daily import daily_key
 from usage_pipeline.defs.assets.snapshots import snapshot_key
 from usage_pipeline.defs.assets.windows import window_key
-from usage_pipeline.defs.metadata import OWNERS, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, table_metadata, table_rows
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.lifecycle import run_lifecycle
 from usage_pipeline.storage.lifecycle_report import LifecycleReport
+from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.table_profile import profile_table
 
 LIFECYCLE_KEY = dg.AssetKey(["ops", "storage_lifecycle"])
+_TABLE = "ops.archives"
 # A first run over months of partitions has a line for each; the UI shows the first ones.
 _SHOWN = 200
 
@@ -32,13 +36,14 @@ _SHOWN = 200
     kinds={"postgres", "parquet"},
     description="Makes partitions ahead, compresses or archives those older than COMPRESSION_AFTER_DAYS, and drops those older "
     "than RETENTION_DAYS, each only after its roll-ups are complete. Files are in table `ops.archives`.",
-    metadata=table_metadata("ops.archives"),
+    metadata=table_metadata(_TABLE),
     retry_policy=IO_RETRY,
 )
 def storage_lifecycle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
     report = run_lifecycle(settings)
     context.log.info("%s; archive: %s", report.strategy, report.archive_place)
-    metadata = lifecycle_metadata(report)
+    with closing(connect(settings)) as connection:
+        metadata = {**lifecycle_metadata(report), **table_rows(_TABLE, profile_table(connection, _TABLE))}
     if report.problems:
         raise dg.Failure("; ".join(report.problems[:10]), metadata=metadata, allow_retries=False)
     context.add_output_metadata(metadata)

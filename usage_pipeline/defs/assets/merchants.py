@@ -9,13 +9,15 @@ import dagster as dg
 
 from usage_pipeline.counters.merchants import DayReport, aggregate
 from usage_pipeline.defs.assets.redis_sources import source_key
-from usage_pipeline.defs.metadata import OWNERS, column_schema, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, table_metadata
+from usage_pipeline.defs.partition_metadata import about_partition
 from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, all_at_once
 from usage_pipeline.defs.partitions import BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
+
+_TABLE = "usage.merchant_usage"
 
 
 def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
@@ -31,18 +33,21 @@ def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsD
         kinds={"postgres"},
         description="Usage per merchant, metric and day. Table `usage.merchant_usage`; the stored value is the counter's, and "
         "never lowered. A day whose counters have expired in Redis keeps its rows.",
-        metadata=table_metadata("usage.merchant_usage"),
+        metadata=table_metadata(_TABLE),
         retry_policy=IO_RETRY,
     )
     def merchant_usage(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> PartitionEvents:
         with closing(connect(settings)) as connection:
-            schema = column_schema(columns(connection, "usage.merchant_usage"))
 
-        def replace(keys: Sequence[str]) -> dict[str, Metadata]:
-            report = aggregate(settings, [date.fromisoformat(key) for key in keys])
-            return {day.day.isoformat(): {**_metadata(day), **schema} for day in report.days}
+            def replace(keys: Sequence[str]) -> dict[str, Metadata]:
+                report = aggregate(settings, [date.fromisoformat(key) for key in keys])
+                return {day.day.isoformat(): {**_metadata(day), **about(day.day)} for day in report.days}
 
-        yield from all_at_once(context, replace)
+            def about(day: date) -> Metadata:
+                is_newest = day.isoformat() == context.partition_keys[-1]
+                return about_partition(connection, _TABLE, "date", day, is_newest=is_newest)
+
+            yield from all_at_once(context, replace)
 
     return merchant_usage
 

@@ -7,14 +7,21 @@ from typing import Any
 
 import dagster as dg
 
-from usage_pipeline.defs.metadata import OWNERS, column_lineage, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, null_shares, plot_metadata, row_counts, table_metadata
 from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, all_at_once
 from usage_pipeline.defs.partitions import STATS_BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
+from usage_pipeline.plots.series import ranking_picture
 from usage_pipeline.rollups.ranking_cache import publish_newest
-from usage_pipeline.rollups.rankings import RANKING_DAYS, RANKINGS, Ranking, read_ranking, replace_rankings
+from usage_pipeline.rollups.rankings import (
+    RANKING_DAYS,
+    RANKINGS,
+    Ranking,
+    RankingReport,
+    read_ranking,
+    replace_rankings,
+)
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
 
 
@@ -62,7 +69,6 @@ def _ranking_asset(ranking: Ranking, partitions: dg.PartitionsDefinition[str]) -
     )
     def ranking_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> PartitionEvents:
         with closing(connect(settings)) as connection:
-            schema = column_schema(columns(connection, ranking.table))
 
             def replace(keys: Sequence[str]) -> dict[str, Metadata]:
                 days = [date.fromisoformat(key) for key in keys]
@@ -70,15 +76,20 @@ def _ranking_asset(ranking: Ranking, partitions: dg.PartitionsDefinition[str]) -
                 problem = publish_newest(connection, ranking, days[-1], settings=settings)
                 if problem:
                     context.log.warning(f"{ranking.cache_key} is not published, readers ask the database: {problem}")
-                found = {one.ranking_date.isoformat(): row_counts(one.rows, one.changed_rows, {}) for one in reports}
+                found = {one.ranking_date.isoformat(): _counts(ranking, one) for one in reports}
                 # Told once, with the last date: the newest event is what the UI shows.
-                shown = {"cache": problem or "up to date", **_entries(read_ranking(connection, ranking, days[-1]))}
-                found[keys[-1]] |= {**shown, **schema, **column_lineage(ranking.lineage)}
+                entries = read_ranking(connection, ranking, days[-1])
+                pictures = ranking_picture(f"{ranking.title}, {days[-1]}", entries)
+                found[keys[-1]] |= {"cache": problem or "up to date", **_entries(entries), **plot_metadata(pictures)}
                 return {**found}
 
             yield from all_at_once(context, replace)
 
     return ranking_asset
+
+
+def _counts(ranking: Ranking, report: RankingReport) -> dict[str, Any]:
+    return {**row_counts(report.rows, report.changed_rows, {}), **null_shares(ranking.table, {})}
 
 
 def _entries(entries: list[dict[str, Any]]) -> dict[str, Any]:

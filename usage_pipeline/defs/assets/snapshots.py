@@ -7,13 +7,14 @@ from typing import Any
 
 import dagster as dg
 
+from usage_pipeline.counters.batch_profile import profile_batches
 from usage_pipeline.counters.drain_round import ALL_FAMILIES, DrainImpossible, drain_once
 from usage_pipeline.counters.ledger import FamilySummary, summarize
 from usage_pipeline.defs.assets.redis_sources import source_key
-from usage_pipeline.defs.metadata import OWNERS, column_schema, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, null_shares, table_metadata, table_rows
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.table_profile import profile_table
 
 # Family -> (asset key, table, what it is) of what its drain writes; the totals come after the snapshot that they sum up.
 _OUTPUTS: Mapping[str, list[tuple[list[str], str, str]]] = {
@@ -84,13 +85,18 @@ def drained_metadata(
     """For each asset of these families, what was drained since then, whoever drained it, and the table's columns."""
     found: dict[dg.AssetKey, dict[str, Any]] = {}
     with closing(connect(settings)) as connection:
-        summaries = {summary.family: summary for summary in summarize(connection, since, datetime.now(UTC))}
+        until = datetime.now(UTC)
+        summaries = {summary.family: summary for summary in summarize(connection, since, until)}
         for family in families:
+            summary = summaries.get(family)
             for path, table, _ in _OUTPUTS[family]:
-                found[dg.AssetKey(path)] = {
-                    **_summary_metadata(summaries.get(family)),
-                    **column_schema(columns(connection, table)),
-                }
+                metadata = _summary_metadata(summary)
+                if summary and path[0] == "snapshots":
+                    profile = profile_batches(connection, table, summary, since, until)
+                    metadata |= {"stored_bytes": profile.bytes, **null_shares(table, profile.null_shares)}
+                elif summary:
+                    metadata |= table_rows(table, profile_table(connection, table))
+                found[dg.AssetKey(path)] = metadata
     return found
 
 
@@ -114,7 +120,7 @@ def _specs() -> Iterator[dg.AssetSpec]:
 
 def _summary_metadata(summary: FamilySummary | None) -> dict[str, Any]:
     if summary is None:
-        return {"keys": 0, "stored_rows": 0, "batches": 0}
+        return {"keys": 0, "stored_rows": 0, "batches": 0, "stored_bytes": 0}
     return {
         "keys": summary.keys,
         "stored_rows": summary.stored_rows,

@@ -8,14 +8,14 @@ from typing import Any
 import dagster as dg
 
 from usage_pipeline.defs.assets.landing import LANDED_FILES
-from usage_pipeline.defs.metadata import OWNERS, column_schema, row_counts, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, row_counts, table_metadata
+from usage_pipeline.defs.partition_metadata import about_partition
 from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, one_by_one
 from usage_pipeline.defs.partitions import BACKFILL_POLICY, HOURLY_BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.calendar import GRAINS, Grain, Window, hour_window, window_on
 from usage_pipeline.rollups.windows import WINDOW_TABLES, WindowReport, replace_window
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
 
 EVENTS_KEY = dg.AssetKey(["analytics", "usage_events"])
@@ -91,11 +91,14 @@ def _window_asset(grain: Grain, partitions: dg.TimeWindowPartitionsDefinition) -
     )
     def window_asset(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> PartitionEvents:
         with closing(connect(settings)) as connection:
-            schema = column_schema(columns(connection, table))
 
             def replace(key: str) -> Metadata:
                 window = partition_window(grain, partitions, key, settings)
-                return {**_metadata(replace_window(connection, window, settings=settings)), **schema}
+                report = replace_window(connection, window, settings=settings)
+                value = window.start if grain == "hour" else window.day
+                is_newest = key == context.partition_keys[-1]
+                about = about_partition(connection, table, WINDOW_TABLES[grain].column, value, is_newest=is_newest)
+                return {**_metadata(report), **about}
 
             yield from one_by_one(context, replace)
 

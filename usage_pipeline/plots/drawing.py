@@ -1,0 +1,118 @@
+"""Draws small PNG pictures with matplotlib, which is loaded by the first one: it takes longer than all of a short run.
+
+A picture has a background of its own, so that it can be read in the light and in the dark theme of the UI.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PAPER, _INK, _SOFT_INK, _GRID = "#f7f8fa", "#1f2733", "#5b6776", "#dfe3e8"
+# Apart from each other for eyes that do not tell red from green, too.
+COLORS = ("#3468c0", "#e08a1e", "#b5382f", "#3f8f7f", "#7a5cab")
+_WIDTH_INCHES, _HEIGHT_INCHES, _DOTS_PER_INCH = 8.0, 3.0, 110
+# With so few colours a picture takes a third of the bytes, and nobody sees it.
+_PALETTE = 48
+
+
+def draw_bars(title: str, times: Sequence[datetime], values: Sequence[float], *, width: timedelta) -> bytes:
+    """Bars over time, each as wide as its window; the newest, which the partition is, stands out."""
+    figure, axes = _empty(title)
+    colors = [COLORS[0] if time == times[-1] else "#9db8e3" for time in times]
+    axes.bar(list(times), list(values), width=width * 0.82, align="edge", color=colors)  # type: ignore[arg-type]  # times are fine
+    _label_last(axes, times[-1] + width * 0.41, values[-1])
+    return _png(figure, axes)
+
+
+def draw_lines(title: str, times: Sequence[datetime], lines: Mapping[str, Sequence[float | None]]) -> bytes:
+    """Lines over time by name; None leaves a gap."""
+    figure, axes = _empty(title)
+    for color, (name, values) in zip(COLORS, lines.items(), strict=False):
+        points = [float("nan") if value is None else value for value in values]
+        axes.plot(list(times), points, color=color, linewidth=2.2, marker="o", markersize=3.5, label=name)  # type: ignore[arg-type]
+    axes.legend(loc="upper left", ncols=len(lines), frameon=False, labelcolor=_INK, fontsize=10)
+    axes.margins(y=0.25)
+    return _png(figure, axes)
+
+
+def draw_ranking(title: str, entries: Sequence[tuple[str, float]]) -> bytes:
+    """Horizontal bars, the best on top, each with its name and score."""
+    figure, axes = _empty(title, height=0.9 + 0.34 * len(entries))
+    places = range(len(entries))
+    scores = [score for _, score in entries]
+    axes.barh(list(places), scores, color=["#9db8e3" if place else COLORS[0] for place in places], height=0.7)
+    axes.set_yticks(list(places), [_shortened(name) for name, _ in entries], color=_INK)
+    axes.invert_yaxis()
+    for place, score in enumerate(scores):
+        axes.annotate(f"{score:,.0f}", (score, place), (4, 0), textcoords="offset points", va="center", color=_INK)
+    axes.set_xlim(0, (max(scores, default=0) or 1) * 1.12)
+    axes.grid(False)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    return _saved(figure)
+
+
+def _empty(title: str, height: float = _HEIGHT_INCHES) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure  # loaded by the first picture
+
+    # Not by pyplot: it keeps its figures in the process, and other threads may draw.
+    figure = Figure((_WIDTH_INCHES, height), _DOTS_PER_INCH, facecolor=_PAPER, layout="constrained")
+    axes = figure.add_subplot(facecolor=_PAPER)
+    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold", pad=10)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.tick_params(colors=_SOFT_INK, length=0, labelsize=10)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _label_last(axes: "Axes", time: datetime, value: float) -> None:
+    axes.annotate(
+        f"{value:,.0f}",
+        (time, value),
+        (0, 4),
+        textcoords="offset points",
+        ha="center",
+        color=_INK,
+        fontsize=10,
+    )
+    axes.margins(y=0.18)
+
+
+def _png(figure: "Figure", axes: "Axes") -> bytes:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    locator = AutoDateLocator(minticks=3, maxticks=10)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_ylim(bottom=0)
+    return _saved(figure)
+
+
+def _saved(figure: "Figure") -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = bytes(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    picture = Image.frombuffer("RGBA", canvas.get_width_height(), pixels).convert("RGB")
+    written = BytesIO()
+    picture.quantize(_PALETTE, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    return written.getvalue()
+
+
+def _shortened(name: str, most: int = 44) -> str:
+    # A name is no formula: matplotlib reads what stands between dollars as one.
+    name = name.replace("$", r"\$")
+    return name if len(name) <= most else f"{name[: most - 1]}…"

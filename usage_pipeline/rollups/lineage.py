@@ -1,0 +1,61 @@
+"""Which columns (schema.table.column) each column of the tables that are made of others comes from: all in one place.
+
+Weeks and months name columns of `analytics.usage_daily`, whose asset stores the users and latencies that they are merged of.
+"""
+
+from collections.abc import Mapping
+
+from usage_pipeline.rollups.issue_stats import ISSUE_STATS_LINEAGE, ISSUE_STATS_TABLE
+from usage_pipeline.rollups.rankings import RANKINGS
+from usage_pipeline.rollups.windows import WINDOW_TABLES
+
+Lineage = Mapping[str, tuple[str, ...]]
+# Columns that say which row it is or when it was stored, and come from nowhere: tables of days and dates name them themselves.
+OF_THE_ROW = frozenset({"id", "date", "rank", "ranking_date", "created_at", "updated_at"})
+_EVENTS = "analytics.usage_events"
+_DIMENSIONS = ("team", "service", "provider", "model")
+_PERCENTILES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
+_PRICED = tuple(f"{_EVENTS}.{name}" for name in ("provider", "model", "input_tokens", "output_tokens", "event_time"))
+
+
+def _same(source: str, *names: str) -> Lineage:
+    """Columns that come from the columns of the same name."""
+    return {name: (f"{source}.{name}",) for name in names}
+
+
+_OF_EVENTS: Lineage = {
+    **_same(_EVENTS, *_DIMENSIONS, "input_tokens", "output_tokens", "total_tokens"),
+    "requests": (f"{_EVENTS}.event_id",),
+    "errors": (f"{_EVENTS}.status_code", f"{_EVENTS}.error_type"),
+    **dict.fromkeys(_PERCENTILES, (f"{_EVENTS}.latency_ms",)),
+    "distinct_users": (f"{_EVENTS}.user_id",),
+    "cost_usd": _PRICED,
+    "unpriced_requests": _PRICED,
+}
+_DAYS = WINDOW_TABLES["day"].table
+_WINDOWS: Mapping[str, Lineage] = {
+    table.table: {table.column: (f"{_EVENTS}.event_time",), **_OF_EVENTS}
+    if grain in ("hour", "day")
+    else {table.column: (f"{_DAYS}.usage_date",), **_same(_DAYS, *_OF_EVENTS)}
+    for grain, table in WINDOW_TABLES.items()
+}
+COLUMN_LINEAGE: Mapping[str, Lineage] = {
+    "usage.api_key_daily": _same(
+        "raw.api_key_deltas",
+        "usage_date",
+        "api_key_id",
+        "total_requests",
+        "successful_requests",
+        "failed_requests",
+        "total_file_size",
+        "total_files_uploaded",
+        "last_used_at",
+    ),
+    "usage.provider_daily": _same(
+        "raw.provider_deltas", "usage_date", "api_key_id", "provider", "upload_count", "total_file_size", "last_used_at"
+    ),
+    "usage.token_daily": _same("raw.token_deltas", "usage_date", "token_id", "usage_count", "last_used_at"),
+    **_WINDOWS,
+    ISSUE_STATS_TABLE: ISSUE_STATS_LINEAGE,
+    **{ranking.table: ranking.lineage for ranking in RANKINGS},
+}
