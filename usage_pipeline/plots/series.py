@@ -65,7 +65,7 @@ def ranking_picture(title: str, entries: Sequence[Mapping[str, object]]) -> dict
 
 def backlog_picture(title: str, readings: Sequence[tuple[datetime, float]]) -> dict[str, bytes]:
     """The picture of what waited at each time, oldest first."""
-    if len(readings) < 2:
+    if not readings:
         return {}
     return {title: draw_lines(title, [at for at, _ in readings], {"waiting": [value for _, value in readings]})}
 
@@ -100,7 +100,7 @@ def _trend(connection: psycopg.Connection, trend: Trend, window: date | datetime
 
 
 def _lines(title: str, names: Sequence[str], rows: Sequence[tuple[date, ...]]) -> dict[str, bytes]:
-    if len(rows) < 2:
+    if not rows:
         return {}
     columns = list(zip(*rows, strict=True))
     values = {name: list(column) for name, column in zip(names, columns[1:], strict=True)}

@@ -1,0 +1,214 @@
+"""Definitions that speak: what every asset says of itself, and what every run says of the rows that it stored."""
+
+import json
+from base64 import b64decode
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+import redis
+from event_rig import event
+
+from usage_pipeline.definitions import build_definitions
+from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
+from usage_pipeline.rollups.calendar import GRAINS, Grain
+from usage_pipeline.rollups.lineage import COLUMN_LINEAGE
+from usage_pipeline.settings import Settings, load_settings
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+NOW = datetime.now(UTC)
+TODAY, YESTERDAY = NOW.date(), NOW.date() - timedelta(days=1)
+GRAPH = build_definitions({"settings": load_settings()}).resolve_asset_graph()
+KEYS = sorted(GRAPH.get_all_asset_keys())
+# Where looking beats reading.
+PICTURED = {
+    "analytics/usage_daily",
+    "analytics/usage_hourly",
+    "analytics/usage_monthly",
+    "analytics/usage_weekly",
+    "stats/daily_issue_stats",
+    "stats/popular_api_keys",
+    "stats/popular_issues",
+    "stats/popular_models",
+    "stats/popular_models_by_tokens",
+    "stats/popular_services",
+    "stats/popular_services_by_tokens",
+    "usage/api_key_daily",
+    "usage/merchant_usage",
+    "usage/provider_daily",
+    "usage/token_daily",
+    *(source_key(family).to_user_string() for family in SOURCES),
+}
+MOST_BYTES = 30_000
+
+
+@pytest.mark.parametrize("key", KEYS, ids=dg.AssetKey.to_user_string)
+def test_an_asset_says_whose_it_is_where_it_is_stored_and_what_each_column_means(key: dg.AssetKey) -> None:
+    node = GRAPH.get(key)
+    assert node.owners
+    assert node.group_name != "default"
+    assert node.kinds
+    assert node.description
+    schema = node.metadata["dagster/column_schema"]
+    assert isinstance(schema, dg.TableSchema)
+    assert schema.columns
+    assert [column.name for column in schema.columns if not column.description] == []
+    if key.path[0] == "redis":
+        assert f"`{node.metadata['redis_keys']}`" in node.description
+        return
+    table = node.metadata["dagster/table_name"]
+    assert f"`{table}`" in node.description
+    assert node.metadata["table_comment"]
+    assert ("dagster/column_lineage" in node.metadata) == (table in COLUMN_LINEAGE)
+
+
+def test_lineage_leads_to_columns_of_assets_that_are_upstream() -> None:
+    """Of all assets of statistics, rankings and roll-ups, and through no asset or column that is not there."""
+    found = {key for key in KEYS if "dagster/column_lineage" in GRAPH.get(key).metadata}
+    assert {key.to_user_string() for key in found} == PICTURED - {"usage/merchant_usage"} - {
+        source_key(family).to_user_string() for family in SOURCES
+    }
+    for key in found:
+        node = GRAPH.get(key)
+        for sources in node.metadata["dagster/column_lineage"].deps_by_column.values():
+            for source in sources:
+                assert source.asset_key in node.parent_keys, (key, source)
+                columns = GRAPH.get(source.asset_key).metadata["dagster/column_schema"].columns
+                assert source.column_name in {column.name for column in columns}, (key, source)
+
+
+def write_input(postgres: psycopg.Connection, client: redis.Redis, landing: Path) -> None:
+    """A little of everything, of yesterday."""
+    used = datetime.combine(YESTERDAY, datetime.min.time(), UTC) + timedelta(hours=9)
+    at_ms = int(used.timestamp() * 1000)
+    client.hset("apikey:a:metrics", mapping={"total_requests": 3, "last_used_at": at_ms})
+    client.hset("provider:a:s3:metrics", mapping={"upload_count": 2, "last_used_at": at_ms})
+    client.set("token_usage:t:i", json.dumps({"usageCount": 5, "lastUsedAt": used.isoformat(), "instanceId": "i"}))
+    client.rpush(
+        "event_queue",
+        json.dumps(
+            {
+                "event_id": "8f0e6c0a-6f0e-4f5e-9d0e-000000000001",
+                "api_key_id": "a",
+                "user_id": "u",
+                "provider": "s3",
+                "event_type": "upload",
+                "file_size": 1,
+                "status": "success",
+                "at": used.isoformat(),
+            }
+        ),
+    )
+    client.incrby(f"usage:m:{YESTERDAY}:orders", 7)
+    lines = [event(event_time=(used + timedelta(minutes=n)).isoformat(), error_type=...) for n in range(3)]
+    (landing / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    postgres.execute(
+        "insert into app.issues (id, title, status, view_count, created_at) values ('1', 'One', 'OPEN', 4, %s)", (used,)
+    )
+
+
+def partition_of(grain: Grain) -> str:
+    return {
+        "hour": f"{YESTERDAY}-09:00",
+        "day": f"{YESTERDAY}",
+        "week": f"{YESTERDAY - timedelta(days=YESTERDAY.weekday())}",
+        "month": f"{YESTERDAY.replace(day=1)}",
+    }[grain]
+
+
+@pytest.fixture
+def told(
+    settings: Settings,
+    postgres: psycopg.Connection,
+    redis_client: redis.Redis,
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+) -> dict[str, dict[str, Any]]:
+    """What a run of each asset told, but for ops/dagster_history, which has its own tests."""
+    write_input(postgres, redis_client, tmp_path)
+    changes = {
+        "landing_url": str(tmp_path),
+        # Nobody answers there: the asset stores fallbacks.
+        "external_api_base_url": "http://127.0.0.1:9",
+        "external_api_max_retries": 1,
+        "external_post_ids": "1",
+    }
+    definitions = build_definitions({"settings": settings.model_copy(update=changes)})
+    landed = dg.define_asset_job("landed", dg.AssetSelection.assets(dg.AssetKey(["ops", "landed_files"])))
+    definitions = dg.Definitions.merge(definitions, dg.Definitions(jobs=[landed]))
+    addresses = {"ops": {"ops__landed_files": {"config": {"addresses": ["events.jsonl"]}}}}
+    runs: list[tuple[str, str | None]] = [("observe_sources", None), ("observe_sources", None), ("drain_now", None)]
+    runs += [("landed", None), ("external_posts", None)]
+    runs += [(f"usage_{name}", partition_of(grain)) for grain, name in zip(GRAINS, _GRAIN_JOBS, strict=True)]
+    runs += [(name, f"{YESTERDAY}") for name in ("daily_tables", "merchant_usage", "issue_stats", "issue_ranking")]
+    runs += [("usage_rankings", f"{YESTERDAY}"), ("storage_lifecycle", None)]
+    found: dict[str, dict[str, Any]] = {}
+    for job, partition in runs:
+        config = {**QUIET, **(addresses if job == "landed" else {})}
+        result = definitions.resolve_job_def(job).execute_in_process(
+            instance=instance, run_config=config, partition_key=partition
+        )
+        for one in result.get_asset_materialization_events():
+            assert one.asset_key is not None
+            found[one.asset_key.to_user_string()] = dict(one.materialization.metadata)
+        for one in result.get_asset_observation_events():
+            observation = one.asset_observation_data.asset_observation
+            found[observation.asset_key.to_user_string()] = dict(observation.metadata)
+    return found
+
+
+_GRAIN_JOBS = ("hourly", "daily", "weekly", "monthly")
+
+
+def pictures(metadata: dict[str, Any]) -> list[bytes]:
+    marker = "data:image/png;base64,"
+    return [b64decode(part.partition(")")[0]) for part in str(metadata["plot"].value).split(marker)[1:]]
+
+
+def test_runs_tell_rows_shares_of_nulls_and_show_pictures(told: dict[str, dict[str, Any]]) -> None:
+    sources = {source_key(family).to_user_string() for family in SOURCES}
+    unstored = {"analytics/usage_events", "app/comments", "app/issues", "ops/dagster_history"}
+    assert set(told) == {key.to_user_string() for key in KEYS} - unstored
+    for name, metadata in told.items():
+        if name in sources:
+            assert "live_keys" in metadata, name
+        elif name.startswith("snapshots/"):
+            assert {"keys", "stored_rows", "stored_bytes", "longest_lag_seconds", "days_touched"} <= set(metadata), name
+            assert (metadata["keys"].value, metadata["stored_rows"].value) == (1, 1), name
+            assert 20 < metadata["stored_bytes"].value < 1_000, name
+        else:
+            rows = metadata.get("dagster/partition_row_count") or metadata["dagster/row_count"]
+            assert rows.value == (0 if name == "ops/storage_lifecycle" else 1), name
+        assert name in sources or "null_shares" in metadata, name
+        assert ("plot" in metadata) == (name in PICTURED), name
+        for picture in pictures(metadata) if name in PICTURED else []:
+            assert picture.startswith(b"\x89PNG")
+            assert len(picture) < MOST_BYTES
+    assert told["usage/api_key_daily"]["null_shares"].value == {"last_used_at": 0.0}
+    assert told["snapshots/api_key_deltas"]["null_shares"].value == {"last_used_at": 0.0, "extra": 1.0}
+    assert told["stats/popular_issues"]["null_shares"].value == "no column may be null"
+    # Requests, and latency percentiles.
+    assert len(pictures(told["analytics/usage_daily"])) == 2
+
+
+def test_a_backfill_draws_for_its_newest_day_only_and_an_event_stays_small(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, postgres: psycopg.Connection
+) -> None:
+    first, last = TODAY - timedelta(days=30), YESTERDAY
+    tags = {"dagster/asset_partition_range_start": f"{first}", "dagster/asset_partition_range_end": f"{last}"}
+    for day in range(40):
+        postgres.execute(
+            "insert into usage.merchant_usage (merchant_id, date, metric_type, metric_value) values ('m', %s, 'orders', 5)",
+            (TODAY - timedelta(days=day),),
+        )
+    result = definitions.resolve_job_def("merchant_usage").execute_in_process(
+        instance=instance, run_config=QUIET, tags=tags
+    )
+    events = {one.partition: one.materialization for one in result.get_asset_materialization_events()}
+    assert [day for day, one in events.items() if "plot" in one.metadata] == [f"{last}"]
+    without = dg.serialize_value(events[f"{first}"])
+    assert len(without) < 2_000
+    assert len(dg.serialize_value(events[f"{last}"])) < MOST_BYTES
