@@ -12,8 +12,9 @@ $(UV):
 	$(PYTHON) -m venv .local/uv
 	.local/uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
 
+# Compiled here: the dozen processes of the first `dev` or `e2e` would each do it meanwhile.
 .venv/.installed: pyproject.toml uv.lock | $(UV)
-	UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --frozen --python $(PYTHON)
+	UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON)
 	touch $@
 
 demo: setup

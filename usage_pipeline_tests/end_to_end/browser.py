@@ -1,0 +1,98 @@
+"""A headless Chromium that is on this machine; without one, its test is skipped and says what to install."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+TIMEOUT_SECONDS = 120
+_ARGUMENTS = (
+    "--headless=new",
+    # Chromium's own sandbox does not work as root, as which it runs in containers; it only visits our pages here.
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--window-size=1500,1100",
+)
+
+
+class Browser:
+    """What a person does with a page: looks for texts, clicks them, types."""
+
+    def __init__(self, driver: Chrome, url: str) -> None:
+        self._driver = driver
+        self._url = url
+
+    def open(self, page: str) -> None:
+        self._driver.get(self._url + page)
+
+    def wait_for(self, *texts: str) -> None:
+        """Until the page shows all of them."""
+        self._wait(lambda: all(text in self._shown() for text in texts), f"the texts {texts}")
+
+    def click(self, text: str, *, unless: str | None = None) -> None:
+        """The last element with exactly this text (a dialog's comes after the page's), once it can be clicked.
+
+        With `unless`: only if the page does not show that instead.
+        """
+
+        def clicked() -> bool:
+            if unless is not None and unless in self._shown():
+                return True
+            found = self._driver.find_elements(By.XPATH, f"//*[normalize-space(text())='{text}']")
+            if not found or not found[-1].is_enabled():
+                return False
+            found[-1].click()
+            return True
+
+        self._wait(clicked, f"{text!r} that can be clicked")
+
+    def type_after(self, heading: str, text: str) -> None:
+        """Into the first field after a heading."""
+
+        def field() -> list[WebElement]:
+            return self._driver.find_elements(By.XPATH, f"//*[text()='{heading}']/following::input[1]")
+
+        self._wait(lambda: bool(field()), f"a field after {heading!r}")
+        field()[0].send_keys(text, Keys.TAB)
+
+    def follow_link_to(self, path: str) -> str:
+        """The first link whose address has this path; its text."""
+        selector = f"a[href*='{path}']"
+        self._wait(lambda: bool(self._driver.find_elements(By.CSS_SELECTOR, selector)), f"a link to {path}")
+        link = self._driver.find_elements(By.CSS_SELECTOR, selector)[0]
+        text = link.text
+        link.click()
+        return text
+
+    def _shown(self) -> str:
+        return str(self._driver.find_element(By.TAG_NAME, "body").text)
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        # Pages are drawn again while one looks: an element may be gone by then, or under another one.
+        waiting = WebDriverWait(self._driver, TIMEOUT_SECONDS, poll_frequency=0.2, ignored_exceptions=[Exception])
+        waiting.until(lambda _: condition(), f"{self._driver.current_url} never had {what}")
+
+
+@contextmanager
+def open_browser(url: str) -> Iterator[Browser]:
+    """A browser whose pages are those of `url`."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no Chromium with its driver here; on Debian: apt-get install chromium chromium-driver")
+    options = ChromeOptions()
+    options.binary_location = chromium
+    for argument in _ARGUMENTS:
+        options.add_argument(argument)
+    with Chrome(options=options, service=ChromeService(driver)) as chrome:
+        yield Browser(chrome, url)

@@ -1,0 +1,294 @@
+"""Web server and daemon as processes of their own, with the project's dagster.yaml and workspace.yaml, on embedded servers.
+
+Each of the two starts its own code server, as workspace.yaml says; or both share one that is a process of its own, as in
+deployments. Everything carries a mark and is stopped by it.
+"""
+
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import redis
+
+from usage_pipeline.local.children import MARK, Child, start_child, stop_children, stop_left_overs
+from usage_pipeline.local.dagster_processes import child_environment, prepare_home, project_folder
+from usage_pipeline.local.ports import LOOPBACK, free_port, is_listening
+from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.storage.migrations import migrate
+
+TIMEOUT_SECONDS = 120
+LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "usage_pipeline"}
+FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
+_LOADED = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
+_DAEMON = "{ instance { daemonHealth { allDaemonStatuses { daemonType healthy } } } }"
+_LAUNCH_BACKFILL = """mutation ($parameters: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $parameters) {
+    __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+_RETRY_BACKFILL = """mutation ($parameters: ReexecutionParams!) { reexecutePartitionBackfill(reexecutionParams: $parameters) {
+    __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+_BACKFILL = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill {
+    status error { message } runs { id status startTime endTime } assetBackfillData { assetBackfillStatuses {
+        ... on AssetPartitionsStatusCounts { numPartitionsTargeted numPartitionsMaterialized numPartitionsFailed } } } } } }"""
+_BACKFILLS = "{ partitionBackfillsOrError(limit: 20) { ... on PartitionBackfills { results { id } } } }"
+_LAUNCH_RUN = """mutation ($parameters: ExecutionParams!) { launchRun(executionParams: $parameters) {
+    __typename ... on LaunchRunSuccess { run { id } } ... on PythonError { message } } }"""
+_RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+_RUNS = """query ($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs {
+    results { id status parentRunId tags { key value } } } } }"""
+_POOL = """{ instance { concurrencyLimit(concurrencyKey: "redis_drain") {
+    claimedSlots { runId } pendingSteps { runId } } } }"""
+_SWITCHES = """query ($repository: RepositorySelector!) { repositoryOrError(repositorySelector: $repository) {
+    ... on Repository { schedules { name scheduleState { id status } } sensors { name sensorState { id status } } } } }"""
+_START_SENSOR = "mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) { __typename } }"
+_STOP_SCHEDULE = "mutation ($id: String!) { stopRunningSchedule(id: $id) { __typename } }"
+_STOP_SENSOR = "mutation ($id: String!) { stopSensor(id: $id) { __typename } }"
+_PARTITIONS = """query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+    assetPartitionStatuses { ... on TimePartitionStatuses { ranges { status startKey endKey } } } } } }"""
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
+    """What the condition returns once that is true."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.1)
+    return found
+
+
+class DagsterSystem:
+    """The running whole: GraphQL as the UI speaks it, and the processes, which may be killed."""
+
+    def __init__(self, folder: Path, servers: LocalServers, *, shares_code_server: bool, **settings: str) -> None:
+        self.folder, self.servers = folder, servers
+        self.home = folder / "dagster"
+        self._code_port = free_port() if shares_code_server else None
+        prepare_home(self.home, project_folder(), code_server_port=self._code_port or 0)
+        self._workspace = (self.home if shares_code_server else project_folder()) / "workspace.yaml"
+        urls = {"database_url": servers.database_url, "redis_url": servers.redis_url}
+        environment = child_environment(self.home, **urls, dagster_postgres_url=servers.dagster_postgres_url)
+        # Whoever runs the tests may have settings of their own; here these count.
+        self._environment = environment | {"USAGE_TIMEZONE": "UTC"} | settings
+        self.children: dict[str, Child] = {}
+        self.port = free_port()
+        self.url = f"http://{LOOPBACK}:{self.port}"
+        self._client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def start(self) -> None:
+        """Web server first, then the daemon: both at once would make Dagster's tables twice."""
+        if self._code_port is not None:
+            self.start_code_server()
+        self.start_webserver()
+        wait_until(self._is_loaded, "a web server that has loaded the definitions")
+        self.start_daemon()
+
+    def adapt(self, old: str, new: str) -> None:
+        """Changes a line of this instance's dagster.yaml, for processes that start from now on."""
+        config = self.home / "dagster.yaml"
+        text = config.read_text()
+        assert text.count(old) == 1, f"{old} is not in dagster.yaml once"
+        config.write_text(text.replace(old, new))
+
+    def start_code_server(self) -> None:
+        """The one that both share, until it listens."""
+        assert self._code_port is not None
+        target = ("-m", "usage_pipeline.definitions", "--location-name", "usage_pipeline")
+        self._start(
+            "code-server", "dagster", "api", "grpc", "--host", LOOPBACK, "--port", str(self._code_port), *target
+        )
+        wait_until(lambda: is_listening(self._code_port or 0), "a code server that listens")
+
+    def start_webserver(self) -> None:
+        of_workspace = ("--workspace", str(self._workspace))
+        self._start("webserver", "dagster_webserver", "--host", LOOPBACK, "--port", str(self.port), *of_workspace)
+
+    def start_daemon(self) -> None:
+        self._start("daemon", "dagster._daemon", "run", "--workspace", str(self._workspace))
+
+    def stop(self) -> None:
+        self._client.close()
+        stop_children(self.children.values())
+        stop_left_overs(str(self.folder))
+
+    def ask(self, query: str, **variables: object) -> Any:
+        answer = self._client.post("/graphql", json={"query": query, "variables": variables}).raise_for_status().json()
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+    def launch_backfill(self, asset: str, days: Sequence[date]) -> str:
+        """As the UI launches it; the id."""
+        parameters = {"assetSelection": [path_of(asset)], "partitionNames": [str(day) for day in days]}
+        return self._launched(self.ask(_LAUNCH_BACKFILL, parameters=parameters)["launchPartitionBackfill"])
+
+    def re_run_failed(self, backfill_id: str) -> str:
+        """As the button of that name does; the id of the new backfill."""
+        parameters = {"parentRunId": backfill_id, "strategy": "FROM_FAILURE"}
+        return self._launched(self.ask(_RETRY_BACKFILL, parameters=parameters)["reexecutePartitionBackfill"])
+
+    def backfills(self) -> list[Any]:
+        """The newest ones, with their ids."""
+        listed: list[Any] = self.ask(_BACKFILLS)["partitionBackfillsOrError"]["results"]
+        return listed
+
+    def backfill(self, backfill_id: str) -> Any:
+        """What it is like now."""
+        return self.ask(_BACKFILL, id=backfill_id)["partitionBackfillOrError"]
+
+    def finished_backfill(self, backfill_id: str) -> Any:
+        """What it is like at its end; `counts` has targeted, materialized and failed partitions of its one asset."""
+
+        def finished() -> Any:
+            found = self.backfill(backfill_id)
+            return found if found["status"] not in ("REQUESTED", "COMPLETING", "FAILING") else None
+
+        found = wait_until(finished, "the end of the backfill", 240)
+        [counts] = found["assetBackfillData"]["assetBackfillStatuses"]
+        names = ("numPartitionsTargeted", "numPartitionsMaterialized", "numPartitionsFailed")
+        return found | {"counts": tuple(counts[name] for name in names)}
+
+    def launch_run(self, job: str, *assets: str) -> str:
+        """Of all assets of the job, or some; the id."""
+        selector = {**LOCATION, "jobName": job, "assetSelection": [path_of(asset) for asset in assets] or None}
+        launched = self.ask(_LAUNCH_RUN, parameters={"selector": selector, "mode": "default"})["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return str(launched["run"]["id"])
+
+    def status(self, run_id: str) -> str:
+        return str(self.ask(_RUN, id=run_id)["runOrError"]["status"])
+
+    def finished_run(self, run_id: str) -> str:
+        """The status that it ends with."""
+        return str(
+            wait_until(lambda: (status := self.status(run_id)) in FINISHED and status, f"the end of run {run_id}")
+        )
+
+    def turn_on(self, sensor: str) -> None:
+        """As with the switch on the page "Automation"."""
+        self.ask(_START_SENSOR, selector={**LOCATION, "sensorName": sensor})
+
+    def turn_off(self, *names: str) -> None:
+        """These schedules and sensors, or all of them."""
+        found = self.ask(_SWITCHES, repository=LOCATION)["repositoryOrError"]
+        for kind, mutation in (("schedule", _STOP_SCHEDULE), ("sensor", _STOP_SENSOR)):
+            for one in found[f"{kind}s"]:
+                if one[f"{kind}State"]["status"] == "RUNNING" and (not names or one["name"] in names):
+                    self.ask(mutation, id=one[f"{kind}State"]["id"])
+
+    def runs(self, **filters: object) -> list[Any]:
+        """Those that meet the filters, newest first."""
+        listed: list[Any] = self.ask(_RUNS, filter=filters)["runsOrError"]["results"]
+        return listed
+
+    def partition_statuses(self, asset: str) -> list[tuple[str, str, str]]:
+        """(status, first key, last key) of each range, as the bar on the asset's page shows them."""
+        node = self.ask(_PARTITIONS, key=path_of(asset))["assetNodeOrError"]
+        return [(one["status"], one["startKey"], one["endKey"]) for one in node["assetPartitionStatuses"]["ranges"]]
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """Those of this system whose command line has all these words."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) != str(self.folder) or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                line = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if all(word in line for word in words):
+                found.append(process)
+        return found
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to one of the processes that were started here."""
+        self.children[name].process.send_signal(signal.SIGKILL)
+        self.children[name].process.wait(30)
+
+    def held_slots(self) -> list[str]:
+        """The runs that hold or wait for a slot of the drains' pool."""
+        found = self.ask(_POOL)["instance"]["concurrencyLimit"]
+        return [one["runId"] for one in (*found["claimedSlots"], *found["pendingSteps"])]
+
+    @contextmanager
+    def blocked(self, table: str) -> Iterator[None]:
+        """Who writes to the table waits until the end of the block."""
+        with self.postgres() as connection, connection.transaction():
+            connection.execute(f"lock table {table} in exclusive mode")
+            yield
+
+    @contextmanager
+    def postgres(self) -> Iterator[psycopg.Connection]:
+        with psycopg.connect(self.servers.database_url, autocommit=True) as connection:
+            yield connection
+
+    @contextmanager
+    def redis(self) -> Iterator[redis.Redis]:
+        with redis.Redis.from_url(self.servers.redis_url) as client:
+            yield client
+
+    def _start(self, name: str, module: str, *arguments: str) -> None:
+        self.children[name] = start_child(
+            name,
+            [sys.executable, "-m", module, *arguments],
+            mark=str(self.folder),
+            environment=self._environment,
+            folder=project_folder(),
+            log=self.folder / "logs" / f"{name}-{time.monotonic_ns()}.log",
+        )
+
+    def _is_loaded(self) -> bool:
+        child = self.children["webserver"]
+        assert not child.has_ended, child.log_tail()
+        try:
+            [entry] = self.ask(_LOADED)["workspaceOrError"]["locationEntries"]
+        except httpx.TransportError:
+            return False
+        assert entry["locationOrLoadError"]["__typename"] == "RepositoryLocation", child.log_tail()
+        return True
+
+    @staticmethod
+    def _launched(answer: Any) -> str:
+        assert answer["__typename"] == "LaunchBackfillSuccess", answer
+        return str(answer["backfillId"])
+
+
+def path_of(asset: str) -> dict[str, list[str]]:
+    """`usage/api_key_daily` as GraphQL's input."""
+    return {"path": asset.split("/")}
+
+
+@contextmanager
+def running_system(
+    *, shares_code_server: bool = False, adapt: Sequence[tuple[str, str]] = (), **settings: str
+) -> Iterator[DagsterSystem]:
+    """A system on servers and in a folder of its own, until the end of the block; `adapt`: changes of its dagster.yaml."""
+    # Not pytest's own folder: it resets the permissions there, and as root PostgreSQL runs as another user.
+    folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-system-")).resolve()
+    try:
+        with _running_in(folder, shares_code_server, adapt, settings) as system:
+            yield system
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _running_in(
+    folder: Path, shares_code_server: bool, adapt: Sequence[tuple[str, str]], settings: Mapping[str, str]
+) -> Iterator[DagsterSystem]:
+    with LocalServers(folder, durable=False) as servers:
+        migrate(servers.database_url)
+        system = DagsterSystem(folder, servers, shares_code_server=shares_code_server, **settings)
+        for old, new in adapt:
+            system.adapt(old, new)
+        try:
+            system.start()
+            yield system
+        finally:
+            system.stop()
