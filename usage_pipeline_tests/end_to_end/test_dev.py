@@ -29,8 +29,12 @@ DEV = """
 import sys
 from pathlib import Path
 from usage_pipeline.local.dev import run_dev
-sys.exit(run_dev(folder=Path({folder!r}), module={module!r}, port={port}, api_port={api_port}))
+sys.exit(run_dev(
+    folder=Path({folder!r}), module={module!r}, port={port}, api_port={api_port}, read_only={read_only}
+))
 """
+LAUNCH = """mutation { launchRun(executionParams: { selector: { repositoryLocationName: "usage_pipeline",
+    repositoryName: "__repository__", jobName: "__ASSET_JOB", assetSelection: [{ path: ["one"] }] } }) { __typename } }"""
 DAEMON_IS_UP = "Instance is configured with the following daemons"
 LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
     name locationOrLoadError { __typename ... on RepositoryLocation { repositories { assetNodes { id } } } } } } } }"""
@@ -42,8 +46,11 @@ def start_dev(folder: Path, tmp_path: Path, launch: Callable[..., Any]) -> Calla
     modules.mkdir()
     (modules / "tiny_definitions.py").write_text(DEFINITIONS)
 
-    def start(*, port: int | None = None, module: str = "tiny_definitions", **environment: str) -> Any:
-        code = DEV.format(folder=str(folder), module=module, port=port or free_port(), api_port=free_port())
+    def start(
+        *, port: int | None = None, module: str = "tiny_definitions", read_only: bool = False, **environment: str
+    ) -> Any:
+        ports = {"port": port or free_port(), "api_port": free_port()}
+        code = DEV.format(folder=str(folder), module=module, read_only=read_only, **ports)
         return launch(code, PYTHONPATH=str(modules), **environment)
 
     return start
@@ -60,6 +67,20 @@ def _children(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def ask(url: str, query: str) -> Any:
+    return httpx.post(f"{url}/graphql", json={"query": query}, timeout=60).raise_for_status().json()["data"]
+
+
+def assets_of(url: str) -> int:
+    (location,) = ask(url, LOCATIONS)["workspaceOrError"]["locationEntries"]
+    assert location["name"] == "usage_pipeline"
+    return len(location["locationOrLoadError"]["repositories"][0]["assetNodes"])
+
+
+def launched(url: str) -> str:
+    return str(ask(url, LAUNCH)["launchRun"]["__typename"])
+
+
 def test_ui_answers_then_ctrl_c_stops_everything_and_a_killed_dev_is_cleaned_up(
     folder: Path, start_dev: Callable[..., Any]
 ) -> None:
@@ -68,21 +89,19 @@ def test_ui_answers_then_ctrl_c_stops_everything_and_a_killed_dev_is_cleaned_up(
         first = start_dev(port=port)
         url = first.wait_for(r"Dagster is at (\S+)")[1]
         assert f"Port {port} is taken" in first.output
-    (location,) = httpx.post(f"{url}/graphql", json={"query": LOCATIONS}).json()["data"]["workspaceOrError"][
-        "locationEntries"
-    ]
-    assert location["name"] == "usage_pipeline"
-    assert len(location["locationOrLoadError"]["repositories"][0]["assetNodes"]) == 1
+    assert assets_of(url) == 1
+    assert launched(url) == "LaunchRunSuccess"
 
     first.kill()
     left_over = _children(folder)
     assert len(left_over) >= 4
 
-    second = start_dev()
-    url = second.wait_for(r"Dagster is at (\S+)")[1]
+    second = start_dev(read_only=True)
+    url = second.wait_for(r"Dagster is at (\S+) \(read-only\)")[1]
     assert "earlier start had left running" in second.output
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in left_over)
-    assert httpx.get(f"{url}/server_info").is_success
+    assert assets_of(url) == 1
+    assert launched(url) == "UnauthorizedError"
     api = second.wait_for(r"HTTP is at (\S+)")[1]
     assert httpx.get(f"{api}/healthz").json()["status"] == "ok"
     second.process.send_signal(signal.SIGINT)

@@ -1,0 +1,257 @@
+"""The files of deploy/ agree with the settings, the commands, dagster.yaml and each other. No network, no containers."""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from deployment_files import (
+    CELERY_COMPOSE,
+    COMPOSE,
+    DAGSTER_VARIABLES,
+    DEPLOY,
+    PROJECT,
+    documents,
+    mappings,
+    services,
+    variables,
+)
+
+from usage_pipeline.cli import app
+from usage_pipeline.settings import Settings
+
+HELM = DEPLOY / "helm" / "values.yaml"
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+YAML = sorted(DEPLOY.rglob("*.yaml"))
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+INSTANCE = yaml.safe_load((PROJECT / "dagster.yaml").read_text(encoding="utf-8"))
+SETTINGS = {name.upper() for name in Settings.model_fields}
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(DEPLOY))
+
+
+def all_services() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in (COMPOSE, CELERY_COMPOSE):
+        yield from services(path).items()
+
+
+def of_our_image() -> dict[str, dict[str, Any]]:
+    """By name, with Celery's variables."""
+    found = {name: service for name, service in services(COMPOSE).items() if "usage-pipeline" in service["image"]}
+    for name, service in services(CELERY_COMPOSE).items():
+        base = found.get(name, {})
+        found[name] = base | service | {"environment": base.get("environment", {}) | service.get("environment", {})}
+    return found
+
+
+def containers() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of the Kubernetes manifests."""
+    for path in MANIFESTS:
+        for document in documents(path):
+            for mapping in mappings(document):
+                for container in mapping.get("containers", []):
+                    yield f"{named(path)}: {container['name']}", container
+
+
+def written(path: Path) -> dict[str, str]:
+    """NAME=value lines of an env file, the commented ones (`#NAME=`) included."""
+    pairs = re.findall(r"^#?([A-Z_]+)=(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return dict(pairs)
+
+
+@pytest.mark.parametrize("path", YAML, ids=named)
+def test_yaml_parses_and_has_something_to_say(path: Path) -> None:
+    assert documents(path)
+
+
+def test_containers_of_ours_get_settings_and_variables_of_dagster_only() -> None:
+    for name, service in of_our_image().items():
+        unknown = set(service["environment"]) - SETTINGS - DAGSTER_VARIABLES - {"PYTHONPATH"}
+        assert not unknown, f"{name}: {unknown}"
+    for name, container in containers():
+        assert {one["name"] for one in container.get("env", [])} <= SETTINGS | DAGSTER_VARIABLES, name
+    [values] = documents(HELM)
+    for deployment in values["dagster-user-deployments"]["deployments"]:
+        assert {one["name"] for one in deployment["env"]} <= SETTINGS
+    [secret] = documents(DEPLOY / "kubernetes" / "secret.example.yaml")
+    assert set(secret["stringData"]) - {"postgresql-password"} <= SETTINGS
+    for line in re.findall(r"^(?:ENV|    )([A-Z_]+)=", DOCKERFILE, re.MULTILINE):
+        assert line in DAGSTER_VARIABLES or line.startswith(("UV_", "PYTHON", "PATH"))
+    assert set(written(DEPLOY / "settings.env.example")) <= SETTINGS
+
+
+def test_each_variable_of_compose_is_in_the_example_and_none_else() -> None:
+    example = written(DEPLOY / ".env.example")
+    assert set(example) == variables(COMPOSE) | variables(CELERY_COMPOSE)
+    required = {name for name in example if f"${{{name}:?}}" in COMPOSE.read_text(encoding="utf-8")}
+    assert required == {name for name in example if name.endswith("PASSWORD")}
+    assert all(not example[name] for name in required), "no password is anybody's"
+    for name in set(example) - required:
+        default = re.search(rf"\$\{{{name}:-([^}}]*)\}}", COMPOSE.read_text(encoding="utf-8"))
+        assert default, name
+        assert name in ("IMAGE", "PULL_POLICY") or default[1] == example[name], f"{name}: the example shows the default"
+
+
+def test_secrets_are_named_and_never_written() -> None:
+    for path in YAML:
+        text = re.sub(r"\$\{\w+:\?\}", "CHANGE-ME", path.read_text(encoding="utf-8"))
+        passwords = re.findall(r"\w+://[^/@\s]*:([^/@\s]+)@", text)
+        assert set(passwords) <= {"CHANGE-ME"}, path.name
+    ignored = (PROJECT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {"deploy/.env", "deploy/settings.env"} <= set(ignored)
+    allowed = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in allowed
+    assert not [line for line in allowed if "env" in line and line.startswith("!")]
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    for name, service in of_our_image().items():
+        if "command" in service:
+            yield name, service["command"]
+        kind, *test = service.get("healthcheck", {}).get("test", ["NONE"])
+        if kind != "NONE":
+            yield f"{name}'s health check", shlex.split(test[0]) if kind == "CMD-SHELL" else test
+    for name, container in containers():
+        command = [*container["command"], *container.get("args", [])]
+        if command[:2] == ["sh", "-c"]:
+            command = shlex.split(command[2].removeprefix("exec "))
+        yield name, command
+    [values] = documents(HELM)
+    yield "Helm", values["dagsterDaemon"]["livenessProbe"]["exec"]["command"]
+    for path in DEPLOY.rglob("*"):
+        if path.is_file():
+            for line in re.findall(
+                r"run --rm \w+ (usage-pipeline .*)$", path.read_text(encoding="utf-8"), re.MULTILINE
+            ):
+                yield named(path), shlex.split(line)
+
+
+def test_every_command_exists_with_its_options() -> None:
+    ours = typer.main.get_command(app)
+    installed = {point.name for point in entry_points(group="console_scripts")} | {Path(sys.executable).name, "python"}
+    seen = set()
+    for where, (program, *arguments) in commands():
+        assert program in installed, f"{where}: {program}"
+        if program != "usage-pipeline":
+            continue
+        found = ours.commands[arguments[0]]
+        seen.add(arguments[0])
+        options = {option for parameter in found.params for option in parameter.opts}
+        assert {one for one in arguments if one.startswith("--")} <= options, f"{where}: {arguments}"
+    assert {"migrate", "api", "drain", "aggregate"} <= seen
+
+
+def test_images_are_pinned() -> None:
+    images = [service["image"] for _, service in all_services() if "image" in service]
+    images += [container["image"] for _, container in containers()]
+    images += re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    for mapping in mappings(documents(HELM)):
+        if "repository" in mapping:
+            images.append(f"{mapping['repository']}:{mapping['tag']}")
+    assert len(images) > 15
+    for image in images:
+        tag = re.sub(r"\$\{IMAGE:-(.*)\}", r"\1", image).rpartition(":")[2]
+        assert re.match(r"v?\d+\.\d+", tag), image
+    version = re.search(r'^version = "(.*)"$', (PROJECT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version
+    mine = {image.rpartition(":")[2].rstrip("}") for image in images if "usage-pipeline" in image}
+    assert mine == {version[1]}
+
+
+def test_the_chart_is_that_of_our_dagster() -> None:
+    import dagster
+
+    assert f"--version {dagster.__version__} " in HELM.read_text(encoding="utf-8")
+
+
+def test_services_are_contained() -> None:
+    for name, service in of_our_image().items():
+        if "command" not in service:
+            continue
+        assert service["read_only"], name
+        assert service["init"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["restart"], name
+    for name, service in all_services():
+        if "image" in service:
+            assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}, name
+            for port in service.get("ports", []):
+                assert port.startswith("${PUBLISH_ADDRESS:-127.0.0.1}:"), name
+    for name in ("postgres", "redis"):
+        assert services(COMPOSE)[name]["networks"] == ["internal"]
+        assert "ports" not in services(COMPOSE)[name]
+    users = re.findall(r"^(FROM|USER) (\S+)", DOCKERFILE, re.MULTILINE)
+    assert users[-1] == ("USER", "10001:10001")
+    for _, container in containers():
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert container["resources"]["limits"]["memory"]
+
+
+def test_each_service_waits_for_what_it_needs() -> None:
+    found = services(COMPOSE) | services(CELERY_COMPOSE)
+    for name, service in (services(COMPOSE) | {"celery-worker": found["celery-worker"]}).items():
+        for needed, how in service.get("depends_on", {}).items():
+            is_one_shot = needed.endswith("migrate")
+            assert how["condition"] == ("service_completed_successfully" if is_one_shot else "service_healthy"), name
+            assert is_one_shot or services(COMPOSE)[needed]["healthcheck"]["test"]
+    assert "migrate" in services(COMPOSE)["api"]["depends_on"]
+    assert {"migrate", "dagster-migrate"} <= set(services(COMPOSE)["code"]["depends_on"])
+
+
+def snake_case(value: Any) -> Any:
+    """Keys of the chart as keys of dagster.yaml."""
+    if isinstance(value, dict):
+        return {re.sub("([A-Z])", r"_\1", key).lower(): snake_case(one) for key, one in value.items()}
+    return [snake_case(one) for one in value] if isinstance(value, list) else value
+
+
+def test_the_chart_has_the_limits_and_intervals_of_dagster_yaml() -> None:
+    [values] = documents(HELM)
+    assert snake_case(values["concurrency"]) == {"enabled": True} | INSTANCE["concurrency"]
+    assert snake_case(values["retention"]) == {"enabled": True} | INSTANCE["retention"]
+    daemon = snake_case(values["dagsterDaemon"])
+    for name in ("sensors", "schedules", "backfills", "run_retries"):
+        assert daemon[name] == INSTANCE[name], name
+    queue = daemon["run_coordinator"]["config"]["queued_run_coordinator"]
+    assert queue.items() <= INSTANCE["run_queue"].items()
+    # A pod may need a node first; the rest is the same.
+    assert daemon["run_monitoring"] == INSTANCE["run_monitoring"] | {"start_timeout_seconds": 600}
+    assert snake_case(values["telemetry"]) == INSTANCE["telemetry"]
+    for name, value in values["additionalInstanceConfig"].items():
+        assert value == INSTANCE[name], name
+    elsewhere = {"concurrency", "retention", "sensors", "schedules", "backfills", "run_retries", "run_monitoring"}
+    assert set(INSTANCE) == elsewhere | {"run_queue", "telemetry", "storage", *values["additionalInstanceConfig"]}
+
+
+def test_the_chart_runs_our_image_as_its_user_with_a_read_only_web_server() -> None:
+    [values] = documents(HELM)
+    [deployment] = values["dagster-user-deployments"]["deployments"]
+    assert values["dagsterWebserver"]["enableReadOnly"] is True
+    for part in (deployment, values["dagsterWebserver"], values["dagsterDaemon"]):
+        assert part["image"] == deployment["image"]
+        assert part["podSecurityContext"]["runAsUser"] == 10001
+    assert values["runLauncher"]["type"] == "K8sRunLauncher"
+    assert f"DAGSTER_HOME={values['global']['dagsterHome']} " in DOCKERFILE
+    assert values["postgresql"]["postgresqlScheme"] == "postgresql+psycopg2"
+    arguments = services(COMPOSE)["code"]["command"]
+    pairs = [f"{name}={value}" for name, value in pairwise(deployment["codeServerArgs"]) if name.startswith("--")]
+    assert set(pairs) <= set(arguments), "the definitions are those of compose"
+
+
+def test_what_the_image_is_made_of_is_there_and_not_ignored() -> None:
+    allowed = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (PROJECT / source).exists(), source
+            assert f"!{source}" in allowed, source
+    assert "HEALTHCHECK" not in DOCKERFILE, "what is healthy depends on the service"

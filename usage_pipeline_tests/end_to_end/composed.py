@@ -1,0 +1,114 @@
+"""Services of deploy/*.yaml as processes: their commands, variables and health checks, with addresses of this machine."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from deployment_files import CELERY_COMPOSE, COMPOSE, DEPLOY, PROJECT, interpolated, services
+
+from usage_pipeline.local.children import Child, start_child
+from usage_pipeline.local.ports import LOOPBACK, free_port, is_listening
+
+SECRETS = dict.fromkeys(("POSTGRES_PASSWORD", "USAGE_DB_PASSWORD", "DAGSTER_DB_PASSWORD", "REDIS_PASSWORD"), "secret")
+_PORTS = {"code": "4000", "webserver": "3000", "webserver-read-only": "3000", "api": "8000"}
+# The image's, from its Dockerfile.
+_IMAGE_FOLDERS = ("/opt/dagster", "/data")
+
+
+@dataclass
+class Composed:
+    """The services of both files, with Celery's laid over the first; what is started is stopped by whoever has `children`."""
+
+    folder: Path
+    servers: Mapping[str, str]
+    children: list[Child] = field(default_factory=list)
+    ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in _PORTS})
+
+    def __post_init__(self) -> None:
+        home = self.folder / "opt" / "dagster" / "home"
+        celery = self.folder / "opt" / "dagster" / "celery"
+        for path in (home / "storage", celery, self.folder / "data" / "archive", self.folder / "data" / "landing"):
+            path.mkdir(parents=True)
+        for path in (home / "logs", home / ".logs_queue", celery / "logs", celery / ".logs_queue"):
+            path.mkdir()
+        instance, launcher = PROJECT / "dagster.yaml", DEPLOY / "celery" / "run_launcher.yaml"
+        (home / "dagster.yaml").write_bytes(instance.read_bytes())
+        (celery / "dagster.yaml").write_bytes(instance.read_bytes() + launcher.read_bytes())
+        (celery / "storage").symlink_to("../home/storage")
+        (celery / "dagster_celery_config.py").write_bytes((DEPLOY / "celery" / "dagster_celery_config.py").read_bytes())
+        workspace = yaml.safe_load((DEPLOY / "workspace.yaml").read_text())
+        server = workspace["load_from"][0]["grpc_server"]
+        assert (server["host"], str(server["port"])) == ("code", _PORTS["code"])
+        server.update(host=LOOPBACK, port=self.ports["code"])
+        (home.parent / "workspace.yaml").write_text(yaml.safe_dump(workspace))
+
+    def run(self, service: str) -> None:
+        """A service that ends, such as a migration."""
+        command, environment = self._command(service), self._environment(service)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, f"{service}: {done.stdout}{done.stderr}"
+
+    def start(self, service: str, *more: str, **variables: str) -> Child:
+        """A service that stays; `more` goes behind its command."""
+        child = start_child(
+            f"{service}-{len(self.children)}",
+            [*self._command(service), *more],
+            mark=str(self.folder),
+            environment=self._environment(service) | variables,
+            folder=self.folder,
+            log=self.folder / "logs" / f"{service}-{len(self.children)}.log",
+        )
+        self.children.append(child)
+        return child
+
+    def wait_until_healthy(self, service: str, child: Child, *, timeout_seconds: float = 120, **variables: str) -> None:
+        """Asks by the health check of the service, as Docker would."""
+        kind, *test = _service(service)["healthcheck"]["test"]
+        command = ["sh", "-c", *test] if kind == "CMD-SHELL" else test
+        command = [self._localized(service, argument) for argument in command]
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            assert not child.has_ended, f"{service} ended:\n{child.log_tail()}"
+            assert time.monotonic() < deadline, f"{service} is not healthy in time:\n{child.log_tail()}"
+            # Most of what a check takes is its imports.
+            if service in self.ports and not is_listening(self.ports[service]):
+                time.sleep(0.1)
+                continue
+            environment = self._environment(service) | variables
+            asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+            if asked.returncode == 0:
+                return
+            time.sleep(0.2)
+
+    def url(self, service: str) -> str:
+        return f"http://{LOOPBACK}:{self.ports[service]}"
+
+    def _command(self, service: str) -> list[str]:
+        return [self._localized(service, argument) for argument in _service(service)["command"]]
+
+    def _environment(self, service: str) -> dict[str, str]:
+        """The image's and the service's variables and no others, so that what compose forgets is missing here, too."""
+        given = {"DAGSTER_HOME": "/opt/dagster/home", "PYTHONUNBUFFERED": "1"} | _service(service).get(
+            "environment", {}
+        )
+        mine = {name: self.servers.get(name) or self._localized(service, str(value)) for name, value in given.items()}
+        basic = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(self.folder)}
+        return basic | mine | {"HOSTNAME": socket.gethostname(), "ENABLE_JOB_SCHEDULER": "false"}
+
+    def _localized(self, service: str, text: str) -> str:
+        text = interpolated(text, SECRETS).replace("0.0.0.0", LOOPBACK)  # noqa: S104
+        for folder in _IMAGE_FOLDERS:
+            text = text.replace(folder, f"{self.folder}{folder}")
+        return text.replace(_PORTS[service], str(self.ports[service])) if service in _PORTS else text
+
+
+def _service(name: str) -> dict[str, Any]:
+    base, celery = services(COMPOSE).get(name, {}), services(CELERY_COMPOSE).get(name, {})
+    return base | celery | {"environment": base.get("environment", {}) | celery.get("environment", {})}

@@ -1,0 +1,201 @@
+"""What deploy/ describes, started as processes: roles, migrations, health checks, a read-only UI, runs on Celery workers."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import celery
+import httpx
+import psutil
+import psycopg
+import pytest
+import redis
+from composed import Composed
+from deployment_files import DEPLOY
+
+from usage_pipeline.counters.drain_round import drain_until_empty
+from usage_pipeline.local.children import stop_children
+from usage_pipeline.local.postgres_server import RunningPostgres, start_postgres, stop_postgres
+from usage_pipeline.local.redis_server import start_redis, stop_redis
+from usage_pipeline.settings import load_settings
+
+LAUNCH = """mutation ($parameters: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $parameters) {
+    __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+BACKFILL = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill {
+    status error { message } assetBackfillData { assetBackfillStatuses { ... on AssetPartitionsStatusCounts {
+        numPartitionsMaterialized numPartitionsFailed } } } } } }"""
+RUNS = "{ runsOrError { ... on Runs { results { status tags { key value } } } } }"
+ASSETS = "{ assetNodes { assetKey { path } } permissions { permission value } }"
+WORKERS = ("one", "two")
+FOLDERS = {"logs", ".logs_queue", "storage"}
+TIMEOUT_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Deployment:
+    composed: Composed
+    postgres: RunningPostgres
+    redis_url: str
+
+    def ask(self, service: str, query: str, **variables: object) -> Any:
+        answer = httpx.post(
+            f"{self.composed.url(service)}/graphql",
+            json={"query": query, "variables": variables},
+            timeout=60,
+            trust_env=False,
+        )
+        document = answer.raise_for_status().json()
+        assert "errors" not in document, document["errors"]
+        return document["data"]
+
+
+@pytest.fixture(scope="module")
+def deployment() -> Iterator[Deployment]:
+    folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-local-")).resolve()
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        server = start_redis(folder / "redis")
+        stack.callback(stop_redis, server)
+        stack.callback(stop_postgres, folder / "postgres")
+        postgres = start_postgres(folder / "postgres", durable=False)
+        create_databases(postgres)
+
+        def url(scheme: str, role: str, database: str) -> str:
+            return f"{scheme}://{role}:secret@/{database}?host={postgres.socket_folder}"
+
+        broker = server.url.removesuffix("/0") + "/1"
+        composed = Composed(
+            folder,
+            {
+                "DATABASE_URL": url("postgresql", "usage_pipeline", "usage"),
+                "DAGSTER_POSTGRES_URL": url("postgresql+psycopg2", "dagster", "dagster"),
+                "REDIS_URL": server.url,
+                "DAGSTER_CELERY_BROKER_URL": broker,
+                "DAGSTER_CELERY_BACKEND_URL": broker,
+            },
+        )
+        stack.callback(lambda: stop_children(composed.children))
+        start_all(composed)
+        yield Deployment(composed, postgres, server.url)
+
+
+def create_databases(postgres: RunningPostgres) -> None:
+    """By the script of the image's first start."""
+    programs = Path(psutil.Process(postgres.pid).exe()).parent
+    environment = {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "PGHOST": str(postgres.socket_folder),
+        "USAGE_DB_PASSWORD": "secret",
+        "DAGSTER_DB_PASSWORD": "secret",
+    }
+    script = DEPLOY / "postgres" / "create_databases.sh"
+    subprocess.run([script], env=environment, check=True, capture_output=True, timeout=60)
+
+
+def start_all(composed: Composed) -> None:
+    """In the order of `depends_on`, each once the health checks of those before it pass."""
+    composed.run("migrate")
+    composed.run("dagster-migrate")
+    code = composed.start("code")
+    workers = {
+        name: composed.start("celery-worker", "--hostname", f"celery@{name}", "--concurrency", "1") for name in WORKERS
+    }
+    composed.wait_until_healthy("code", code)
+    later = {name: composed.start(name) for name in ("daemon", "webserver", "webserver-read-only")}
+    later["api"] = composed.start("api", "--workers", "1")
+    for name, child in later.items():
+        composed.wait_until_healthy(name, child)
+    for name, child in workers.items():
+        composed.wait_until_healthy("celery-worker", child, HOSTNAME=name)
+
+
+def backfill_parameters(days: list[date]) -> dict[str, object]:
+    names = [day.isoformat() for day in days]
+    return {"assetSelection": [{"path": ["usage", "api_key_daily"]}], "partitionNames": names}
+
+
+def test_roles_of_the_first_start_suffice_and_keep_the_databases_apart(deployment: Deployment) -> None:
+    with psycopg.connect(deployment.postgres.url("usage")) as connection:
+        roles = "select rolname, rolsuper or rolcreaterole or rolcreatedb from pg_roles where rolname = any(%s)"
+        found = dict(connection.execute(roles, (["usage_pipeline", "dagster", "usage_analyst"],)).fetchall())
+        assert found == {"usage_pipeline": False, "dagster": False, "usage_analyst": False}
+        may = "select has_database_privilege(%s, %s, 'connect')"
+        pairs = [("usage_pipeline", "usage"), ("dagster", "dagster"), ("usage_analyst", "usage")]
+        assert all(connection.execute(may, pair).fetchone() == (True,) for pair in pairs)
+        pairs = [("usage_pipeline", "dagster"), ("dagster", "usage"), ("usage_analyst", "dagster")]
+        assert all(connection.execute(may, pair).fetchone() == (False,) for pair in pairs)
+        readable = "select has_table_privilege('usage_analyst', 'reporting.usage_by_hour', 'select')"
+        assert connection.execute(readable).fetchone() == (True,), "migrate grants what it may not create"
+
+
+def test_the_read_only_ui_shows_everything_and_refuses_a_backfill(deployment: Deployment) -> None:
+    shown = deployment.ask("webserver-read-only", ASSETS)
+    assert shown["assetNodes"] == deployment.ask("webserver", ASSETS)["assetNodes"]
+    assert {"usage", "api_key_daily"} in [set(node["assetKey"]["path"]) for node in shown["assetNodes"]]
+    assert not any(one["value"] for one in shown["permissions"])
+    parameters = backfill_parameters([datetime.now(UTC).date() - timedelta(days=1)])
+    refused = deployment.ask("webserver-read-only", LAUNCH, parameters=parameters)["launchPartitionBackfill"]
+    assert refused["__typename"] == "UnauthorizedError"
+
+
+def test_a_backfill_of_twenty_days_is_worked_on_by_both_celery_workers(deployment: Deployment) -> None:
+    today = datetime.now(UTC).date()
+    # Ten pairs: the days of a pair share a run.
+    days = sorted(today - timedelta(days=ago) for ago in range(1, 31) if ago % 3)
+    assert len(days) == 20
+    with redis.Redis.from_url(deployment.redis_url) as client:
+        for number, day in enumerate(days, start=1):
+            at = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+            counts = {"total_requests": number, "last_used_at": int(at.timestamp() * 1000)}
+            client.hset(f"apikey:{day}:metrics", mapping=counts)
+    settings = load_settings(database_url=deployment.postgres.url("usage"), redis_url=deployment.redis_url)
+    assert drain_until_empty(settings, should_stop=threading.Event()).is_complete
+
+    launched = deployment.ask("webserver", LAUNCH, parameters=backfill_parameters(days))["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    backfill = followed(deployment, launched["backfillId"])
+    assert backfill["status"] == "COMPLETED_SUCCESS", backfill
+    assert backfill["assetBackfillData"]["assetBackfillStatuses"] == [
+        {"numPartitionsMaterialized": 20, "numPartitionsFailed": 0}
+    ]
+    with psycopg.connect(deployment.postgres.url("usage")) as connection:
+        rows = connection.execute("select usage_date, total_requests from usage.api_key_daily order by 1").fetchall()
+    assert rows == [(day, number) for number, day in enumerate(days, start=1)]
+
+    runs = deployment.ask("webserver", RUNS)["runsOrError"]["results"]
+    assert [run["status"] for run in runs] == ["SUCCESS"] * 10
+    broker = deployment.composed.servers["DAGSTER_CELERY_BACKEND_URL"]
+    app = celery.Celery(broker=broker, backend=broker)
+    tasks = [tag["value"] for run in runs for tag in run["tags"] if tag["key"] == "dagster-celery/task_id"]
+    workers = Counter(app.AsyncResult(task).worker for task in tasks)
+    assert sorted(workers) == [f"celery@{name}" for name in WORKERS]
+    assert workers.total() == 10
+
+
+def test_nothing_is_written_beside_the_volumes(deployment: Deployment) -> None:
+    """The containers' file systems are read-only."""
+    dagster = deployment.composed.folder / "opt" / "dagster"
+    assert {path.name for path in (dagster / "home").iterdir()} == {"dagster.yaml", *FOLDERS}
+    written = {path.name for path in (dagster / "celery").iterdir()} - {"__pycache__"}
+    assert written == {"dagster.yaml", "dagster_celery_config.py", *FOLDERS}
+    assert not [path for name in ("logs", ".logs_queue") for path in (dagster / "celery" / name).iterdir()]
+
+
+def followed(deployment: Deployment, backfill: str) -> Any:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while True:
+        found = deployment.ask("webserver", BACKFILL, id=backfill)["partitionBackfillOrError"]
+        if found["status"] not in ("REQUESTED", "COMPLETING"):
+            return found
+        assert time.monotonic() < deadline, f"waited in vain for the backfill: {found}"
+        time.sleep(0.1)
