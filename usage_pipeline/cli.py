@@ -19,6 +19,7 @@ from rich.console import Console
 
 from usage_pipeline.cli_output import counter_cells, print_demo, print_json, print_status, print_table, progress
 from usage_pipeline.commands import api as api_commands
+from usage_pipeline.commands.alerts import alerts
 from usage_pipeline.commands.archive import archive_app, erase_user
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.options import AsJson, UsageError, chosen_range, parsed_date
@@ -44,6 +45,7 @@ app.add_typer(api_commands.tokens_app, name="tokens")
 app.command()(api_commands.api)
 app.command()(recost)
 app.command()(stats)
+app.command()(alerts)
 app.add_typer(archive_app, name="archive")
 app.command("erase-user")(erase_user)
 app.add_typer(load_app, name="load")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from usage_pipeline.defs.alert_sensors import alert_sensors
 from usage_pipeline.defs.assets.daily import daily_assets
 from usage_pipeline.defs.assets.external import external_posts
 from usage_pipeline.defs.assets.history import dagster_history
@@ -60,7 +61,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
         asset_checks=[*window_asset_checks(), *ranking_asset_checks()],
         jobs=JOBS,
         schedules=schedules(settings),
-        sensors=[*sensors(settings), landed_files_sensor(settings)],
+        sensors=[*sensors(settings), landed_files_sensor(settings), *alert_sensors(settings)],
         resources=resources,
         # Our jobs are short: in one process a run takes half the time of one process per step.
         executor=dg.in_process_executor,

@@ -26,6 +26,8 @@ MAX_POSTS = 1_000
 _CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
 # As browsers send it: lower case, no path, no slash at the end.
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+_ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*s?://\S+")
+_BEFORE_A_URL = re.compile(r",(?=\s*(?:[A-Za-z][A-Za-z0-9]*://|$))")
 Barrier = Literal["auto", "none", "wait", "waitaof", "age"]
 
 
@@ -139,6 +141,37 @@ class Settings(BaseSettings):
         description="origins whose pages may call the HTTP service from a browser, comma-separated; none: its own only",
     )
 
+    alert_urls: SecretStr | None = Field(
+        default=None,
+        description="where alerts are sent, comma-separated: Apprise URLs, or http(s):// addresses that take JSON; "
+        "none: alerts are logged only",
+    )
+    alert_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=30, description="for one message to one of ALERT_URLS; what fails is tried again later"
+    )
+    alert_cool_down_minutes: int = Field(
+        default=60,
+        ge=1,
+        le=10_080,
+        description="an alert that lasts is repeated after so long; where a day changes nothing, after 24 times so long",
+    )
+    alert_long_run_seconds: int = Field(default=300, ge=1, description="a run that takes longer raises an alert")
+    alert_redis_growth: float = Field(
+        default=2.0,
+        gt=1,
+        le=100,
+        description="times its usual memory or keys from which the growth of Redis is a surge",
+    )
+    alert_usage_score: float = Field(
+        default=6.0, ge=1, le=1_000, description="robust standard deviations from which an hour's usage is abnormal"
+    )
+    alert_usage_floor: int = Field(default=100, ge=1, description="uses in an hour below which none is abnormal")
+    heartbeat_seconds: int = Field(
+        default=180,
+        ge=30,
+        description="without a tick of the alert sensor for so long, /healthz says that the scheduler is down",
+    )
+
     drain_barrier: Barrier = Field(
         default="auto", description="what makes a claim durable in Redis before it is applied"
     )
@@ -214,6 +247,14 @@ class Settings(BaseSettings):
             raise ValueError(str(error).partition(": ")[2]) from None
         return text
 
+    @field_validator("alert_urls")
+    @classmethod
+    def _are_urls(cls, listed: SecretStr | None) -> SecretStr | None:
+        for position, url in enumerate(_split_urls(listed.get_secret_value()) if listed else (), start=1):
+            if not _ANY_URL.fullmatch(url):
+                raise ValueError(f"expected URLs such as slack://… or https://…, number {position} is none")
+        return listed
+
     @field_validator("chunk_time_interval_hours")
     @classmethod
     def _is_a_known_interval(cls, hours: int) -> int:
@@ -271,6 +312,11 @@ class Settings(BaseSettings):
         return _listed(self.allowed_origins)
 
     @property
+    def alert_channels(self) -> tuple[SecretStr, ...]:
+        """ALERT_URLS, one by one."""
+        return tuple(map(SecretStr, _split_urls(self.alert_urls.get_secret_value()))) if self.alert_urls else ()
+
+    @property
     def max_decompressed_bytes(self) -> int:
         """What MAX_GZIP_SIZE allows a bulk request or a landed document to hold once decompressed."""
         return self.max_gzip_size * MAX_EXPANSION
@@ -282,6 +328,11 @@ class Settings(BaseSettings):
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _split_urls(text: str) -> tuple[str, ...]:
+    """At commas before a scheme only: the URLs of Apprise have commas of their own, between recipients."""
+    return tuple(part.strip() for part in _BEFORE_A_URL.split(text) if part.strip(" ,"))
 
 
 def _expect_an_encoded_password(rest: str) -> None:

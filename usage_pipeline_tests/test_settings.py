@@ -55,6 +55,13 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
         ("STATS_CRON_SCHEDULE", "60 3 * * *"),
         ("STATS_CRON_SCHEDULE", "0 0 30 2 *"),
         ("STATS_CRON_SCHEDULE", "0 3 LW * *"),
+        ("ALERT_URLS", "s3cret"),
+        ("ALERT_URLS", "json://host,s3cret://"),
+        ("ALERT_URLS", "json://host/a b"),
+        ("ALERT_TIMEOUT_SECONDS", "0"),
+        ("ALERT_COOL_DOWN_MINUTES", "0"),
+        ("ALERT_REDIS_GROWTH", "1"),
+        ("HEARTBEAT_SECONDS", "1"),
         ("RETENTION_DAYS", "0"),
         ("DRAIN_BARRIER", "maybe"),
         ("DRAIN_CHUNK_KEYS", "0"),
@@ -157,3 +164,19 @@ def test_a_password_that_would_spill_into_the_host_is_refused(monkeypatch: pytes
     with pytest.raises(SettingsError, match=f"^{name}: .*%40") as raised:
         load_settings()
     assert "ter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ()),
+        ("json://a", ("json://a",)),
+        ("json://a, slack://b/c ,https://d", ("json://a", "slack://b/c", "https://d")),
+        ("mailto://u:p@host?to=x@y.z,w@y.z,json://a", ("mailto://u:p@host?to=x@y.z,w@y.z", "json://a")),
+        ("json://a,", ("json://a",)),
+    ],
+)
+def test_alert_urls_are_parted_at_commas_before_a_url_and_stay_secret(text: str, expected: tuple[str, ...]) -> None:
+    settings = load_settings(alert_urls=text)
+    assert tuple(url.get_secret_value() for url in settings.alert_channels) == expected
+    assert "json://a" not in repr(settings)

@@ -94,6 +94,9 @@ class ClusterSource:
         for source in self.primaries:
             yield from source.scanned_keys(family, chunk_keys)
 
+    def take_ttls_ms(self) -> list[int]:
+        return [ttl_ms for source in self.primaries for ttl_ms in source.take_ttls_ms()]
+
     def claimed_keys(self, family: Family) -> dict[str, list[bytes]]:
         """The claimed keys of all primaries by batch id; each comes once, even one that was seen on both sides of a move."""
         found: dict[str, dict[bytes, None]] = {}

@@ -13,7 +13,7 @@ import redis
 from usage_pipeline.counters import keys as names
 from usage_pipeline.counters.cluster_source import ClusterSource, open_sources
 from usage_pipeline.counters.drain import BarrierFellShort, DrainLimits, DrainReport, drain_family
-from usage_pipeline.counters.families import BY_NAME
+from usage_pipeline.counters.families import BY_NAME, TOKEN
 from usage_pipeline.counters.quota import publish_quotas
 from usage_pipeline.counters.redis_source import RedisSource, drainer_name
 from usage_pipeline.counters.request_events import EVENT, drain_events
@@ -176,6 +176,7 @@ class _Drains:
     claiming: RedisSource | ClusterSource
     releasing: RedisSource | ClusterSource
     store: UsageStore
+    token_interval_ms: int
     # Family -> the Redis server that it was last drained from on these connections.
     servers: dict[str, str] = field(default_factory=dict)
 
@@ -190,9 +191,19 @@ class _Drains:
         else:
             family = BY_NAME[name]
             report = drain_family(self.claiming, self.releasing, self.store, family, limits, is_uncertain=is_uncertain)
+            if family is TOKEN:
+                self._note_expiring()
         if report.keys:
             log.info("drain: %s: %d keys, %d dead letters", name, report.keys, report.dead_letters)
         return report
+
+    def _note_expiring(self) -> None:
+        """Token keys that would not have lived for half an interval more: others like them may have expired unread."""
+        ttls_ms = self.claiming.take_ttls_ms()
+        expiring = [ttl_ms for ttl_ms in ttls_ms if ttl_ms < self.token_interval_ms / 2]
+        if expiring:
+            log.warning("drain: token: %d of %d keys looked at were about to expire", len(expiring), len(ttls_ms))
+            self.store.note_expiring_tokens(len(ttls_ms), len(expiring), min(expiring) / 1000)
 
     def check(self) -> None:
         """Before each round on kept connections: nothing is claimed unless PostgreSQL answers, and the barrier still fits."""
@@ -217,7 +228,7 @@ def _open_drains(settings: Settings) -> Iterator[_Drains]:
         if claiming.plan.warning:
             log.warning("%s", claiming.plan.warning)
         store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=drainer_name())
-        yield _Drains(connection, pooled, claiming, releasing, store)
+        yield _Drains(connection, pooled, claiming, releasing, store, settings.api_token_sync_interval_ms)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import redis
 from usage_pipeline.counters import keys as names
 from usage_pipeline.counters.barrier import BarrierPlan, ServerFacts, pass_barrier, plan_barrier, read_facts
 from usage_pipeline.counters.batch import Claimed, WrongType, claimed_ms
-from usage_pipeline.counters.families import Family
+from usage_pipeline.counters.families import TOKEN, Family
 from usage_pipeline.settings import Barrier
 from usage_pipeline.storage.redis import SLOT_ELSEWHERE, PinnedConnection, bulk_strings, command, one_by_one
 
@@ -27,6 +27,8 @@ _SCAN_COUNT = 10_000
 _SCAN_SHARE = 0.05
 _LONGEST_SCAN_PAUSE_SECONDS = 300
 _KEYS_PER_UNLINK = 2_500
+# A sample of each chunk that a scan finds.
+_TTLS_PER_CHUNK = 100
 
 # Renames pairs of keys and says for each whether it did: "1", or "0" for a key that is gone (drained by another, or expired)
 # or whose claim is there. RENAMENX never overwrites a claim; PERSIST because RENAME carries the TTL along. A script, since
@@ -73,6 +75,7 @@ class RedisSource:
         self._barrier: Barrier = barrier
         self._tag = tag
         self._refused: list[bytes] = []
+        self._ttls_ms: list[int] = []
         self.facts: ServerFacts
         self.plan: BarrierPlan
         self.plan_anew()
@@ -110,9 +113,20 @@ class RedisSource:
                 yield ours[first : first + chunk_keys]
 
     def scanned_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
-        """The second part of `live_keys`."""
+        """The second part of `live_keys`. Of token keys it notes for how long some would have lived (`take_ttls_ms`)."""
         if self._is_scan_due(family.name):
-            yield from self._scan(family.name, family.pattern, chunk_keys)
+            for found in self._scan(family.name, family.pattern, chunk_keys):
+                if family.name == TOKEN.name:
+                    self._note_ttls(found[:_TTLS_PER_CHUNK])
+                yield found
+
+    def take_ttls_ms(self) -> list[int]:
+        """Times to live of scanned token keys since the last call, before they were claimed; keys without one are left out.
+
+        Writers of their own let unread counts expire after two sync intervals.
+        """
+        ttls, self._ttls_ms = self._ttls_ms, []
+        return ttls
 
     def claimed_keys(self, family: Family) -> dict[str, list[bytes]]:
         """All claimed keys of a family in the keyspace by batch id, as live names. A name that is not ours is left out.
@@ -358,6 +372,11 @@ class RedisSource:
             if isinstance(reply, redis.ResponseError):
                 raise reply
         return None if dump is None else WrongType(redis_type.decode(), dump)
+
+    def _note_ttls(self, keys: Sequence[bytes]) -> None:
+        # In a cluster a slot that is on the move answers with an error.
+        replies = self._connection.pipeline([(b"PTTL", key) for key in keys])
+        self._ttls_ms += [reply for reply in replies if isinstance(reply, int) and reply >= 0]
 
     def _scan(self, what: str, pattern: bytes, chunk_keys: int) -> Iterator[list[bytes]]:
         cursor, pending, spent = b"0", dict[bytes, None](), 0.0

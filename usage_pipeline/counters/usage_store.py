@@ -174,6 +174,11 @@ class UsageStore:
         arguments = {"family": family, "redis_server": server, "seconds": FORGETFUL_SECONDS}
         return self._connection.execute(load("counters/flag_sync_batches"), arguments).fetchone() is not None
 
+    def note_expiring_tokens(self, looked_at: int, expiring: int, shortest_seconds: float) -> None:
+        """Leaves word for the alerts that token keys were met shortly before they expired."""
+        arguments = {"looked_at": looked_at, "expiring": expiring, "shortest_seconds": shortest_seconds}
+        self._connection.execute(load("counters/note_expiring_tokens"), arguments)
+
     # inside
 
     def _with_partitions(self, apply: Callable[[], Applied]) -> Applied:

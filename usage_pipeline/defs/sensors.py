@@ -28,6 +28,7 @@ _REPORT_SECONDS = 60
 # In the cursor, so that a day is reported at once only when it is new.
 _DAYS_REMEMBERED = 60
 _LATE_DAYS_PER_TICK = 25
+DRAIN_SENSORS = ("drain_metrics", "drain_tokens")
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
@@ -73,7 +74,9 @@ def _drain_sensor(
         except DrainImpossible as problem:
             if cursor.get("problem") != str(problem):
                 context.log.warning(str(problem))
-            return dg.SensorResult(skip_reason=str(problem), cursor=json.dumps({**cursor, "problem": str(problem)}))
+            # Counted for the alerts: to Dagster a tick that skips is no failure.
+            failures = {"problem": str(problem), "failures": cursor.get("failures", 0) + 1}
+            return dg.SensorResult(skip_reason=str(problem), cursor=json.dumps({**cursor, **failures}))
         touched = sorted(day.isoformat() for drained in report.families for day in drained.usage_dates)
         is_new_day = not set(touched) <= set(cursor.get("days", []))
         since = datetime.fromtimestamp(cursor.get("reported", now.timestamp()), UTC)

@@ -36,7 +36,40 @@ def test_healthz_is_ok_when_all_parts_are_up(service: Service) -> None:
     assert response.status_code == 200
     document = response.json()
     assert datetime.fromisoformat(document.pop("timestamp")).tzinfo
-    assert document == {"status": "ok", "database": "up", "redis": "up"}
+    without_dagster = {"scheduler": "off", "last_tick_age_seconds": None}
+    assert document == {"status": "ok", "database": "up", "redis": "up", **without_dagster}
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "is_enabled", "status", "scheduler"),
+    [(0, True, 200, "up"), (170, True, 200, "up"), (190, True, 503, "down"), (190, False, 200, "off")],
+)
+def test_healthz_tells_the_age_of_the_schedulers_last_tick_and_is_503_when_it_is_dead(
+    settings: Settings,
+    postgres: psycopg.Connection,
+    age_seconds: int,
+    is_enabled: bool,
+    status: int,
+    scheduler: str,
+) -> None:
+    beat = "insert into ops.heartbeats (name, beaten_at) values ('scheduler', now() - make_interval(secs => %s))"
+    postgres.execute(beat, (age_seconds,))
+    with serving(settings.model_copy(update={"enable_job_scheduler": is_enabled})) as service:
+        response = service.client.get("/healthz")
+    document = response.json()
+    assert (response.status_code, document["scheduler"]) == (status, scheduler)
+    assert document["status"] == ("ok" if status == 200 else "unavailable")
+    assert (document["database"], document["redis"]) == ("up", "up")
+    assert age_seconds <= document["last_tick_age_seconds"] < age_seconds + 9
+
+
+def test_healthz_is_ok_with_a_schema_that_is_older_than_heartbeats(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    postgres.execute("drop table ops.heartbeats")
+    with serving(settings) as service:
+        response = service.client.get("/healthz")
+    assert (response.status_code, response.json()["database"]) == (200, "up")
 
 
 @pytest.mark.parametrize("part", ["database", "redis"])

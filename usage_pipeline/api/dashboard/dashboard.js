@@ -67,6 +67,7 @@ async function showHealth() {
   try {
     const health = await (await fetch("/healthz")).json();
     const down = ["database", "redis"].filter((part) => health[part] !== "up");
+    if (health.scheduler === "down") down.push("scheduler");
     line.dataset.state = down.length ? "down" : "ok";
     line.textContent = down.length ? `Down: ${down.join(", ")}` : "Database and Redis are up";
   } catch {

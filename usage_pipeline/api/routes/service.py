@@ -4,6 +4,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
@@ -16,10 +18,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from usage_pipeline.alerting.record import HEARTBEAT
 from usage_pipeline.api import problems
 from usage_pipeline.api.routes.dashboard import dashboard_file, prefers_html
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import APPLICATION_NAME, first_line
+from usage_pipeline.storage.sql import load
 
 # Each part is asked for at most so long, and the answer serves everyone who asks within a second: the route needs no token.
 PART_SECONDS = 2.0
@@ -36,6 +40,11 @@ class Health(BaseModel):
     status: Literal["ok", "unavailable"] = Field(description="ok when all parts are up")
     database: Up = Field(description="PostgreSQL answers and can be written to")
     redis: Up = Field(description="Redis answers")
+    scheduler: Literal["up", "down", "off"] = Field(
+        description="down: the Dagster daemon has shown no sign of life for HEARTBEAT_SECONDS, though it once did; "
+        "off: there never was one, or ENABLE_JOB_SCHEDULER is false, or the database is down"
+    )
+    last_tick_age_seconds: float | None = Field(description="Since its last sign of life; null when there is none")
     timestamp: datetime = Field(description="When that was found out")
 
 
@@ -45,6 +54,19 @@ class About(BaseModel):
     name: str
     version: str
     links: dict[str, str]
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """The last sign of life of the Dagster daemon, which the sensor `alerts` leaves in PostgreSQL."""
+
+    age_seconds: float | None = None
+
+    def state(self, settings: Settings) -> Literal["up", "down", "off"]:
+        """A service without a Dagster beside it is whole: only a scheduler that once was there can be down."""
+        if not settings.enable_job_scheduler or self.age_seconds is None:
+            return "off"
+        return "up" if self.age_seconds <= settings.heartbeat_seconds else "down"
 
 
 class Checks:
@@ -59,18 +81,32 @@ class Checks:
     async def health(self) -> Health:
         async with self._lock:
             if self._health is None or time.monotonic() - self._found_at > _KEPT_SECONDS:
+                heartbeat = Heartbeat()
                 database, cache = await asyncio.gather(
-                    _asked("PostgreSQL", _ask_postgres(self._settings)), _asked("Redis", _ask_redis(self._settings))
+                    _asked("PostgreSQL", _ask_postgres(self._settings, heartbeat)),
+                    _asked("Redis", _ask_redis(self._settings)),
                 )
-                status: Literal["ok", "unavailable"] = "ok" if (database, cache) == ("up", "up") else "unavailable"
-                self._health = Health(status=status, database=database, redis=cache, timestamp=datetime.now(UTC))
+                scheduler = heartbeat.state(self._settings)
+                is_ok = (database, cache) == ("up", "up") and scheduler != "down"
+                self._health = Health(
+                    status="ok" if is_ok else "unavailable",
+                    database=database,
+                    redis=cache,
+                    scheduler=scheduler,
+                    last_tick_age_seconds=heartbeat.age_seconds,
+                    timestamp=datetime.now(UTC),
+                )
                 self._found_at = time.monotonic()
             return self._health
 
 
 @router.get("/healthz", summary="Whether the parts work", response_model=Health, responses={503: {"model": Health}})
 async def healthz(request: Request) -> Response:
-    """200 when PostgreSQL and Redis are up, 503 when one is down. Ingest works without Redis, too."""
+    """200 when PostgreSQL, Redis and the scheduler are up (or there is no scheduler), 503 when one is down.
+
+    Ingest works without Redis and the scheduler, too: this route is for monitors. Who decides whether to send requests here
+    asks `/`.
+    """
     checks: Checks = request.app.state.checks
     health = await checks.health()
     return JSONResponse(health.model_dump(mode="json"), 200 if health.status == "ok" else 503)
@@ -106,7 +142,7 @@ async def _asked(what: str, question: Awaitable[None]) -> Up:
     return "up"
 
 
-async def _ask_postgres(settings: Settings) -> None:
+async def _ask_postgres(settings: Settings, heartbeat: Heartbeat) -> None:
     # A connection of its own: those of the pool may all be at work, and one that waits can be given up only this way.
     connection = await psycopg.AsyncConnection.connect(
         settings.database_url.get_secret_value(),
@@ -115,7 +151,11 @@ async def _ask_postgres(settings: Settings) -> None:
         target_session_attrs="read-write",
     )
     async with connection:
-        await connection.execute("select 1")
+        # A schema that is older than heartbeats has none.
+        with suppress(psycopg.errors.UndefinedTable):
+            found = await connection.execute(load("api/select_heartbeat_age"), {"name": HEARTBEAT})
+            row = await found.fetchone()
+            heartbeat.age_seconds = row[0] if row else None
 
 
 async def _ask_redis(settings: Settings) -> None:

@@ -1,0 +1,63 @@
+"""Whether an hour of an API key or token is far outside its own history: a robust z-score, pure.
+
+Median and MAD do not notice the outliers that they are there to find; a mean and a standard deviation would.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import sqrt
+from statistics import median
+
+HISTORY_HOURS = 14 * 24
+# A key that is new, or came back, has no history to be outside of.
+LEAST_HOURS = 48
+# MAD of a normal distribution times this is its standard deviation.
+_MAD_TO_DEVIATION = 1.4826
+# The deviation is taken for at least: so much of the median (a steady key is not abnormal at a third more), what chance
+# alone makes of a count, and so many uses (an idle key is not abnormal at ten).
+_LEAST_SHARE_OF_MEDIAN = 0.2
+_LEAST_DEVIATION = 5.0
+# A nightly job is idle in its median hour: so the hour must also be so many times what its own busy hours are. At the 98th
+# percentile six hours of a past incident hide no new one.
+_BUSY_PERCENTILE = 0.98
+_TIMES_BUSY_HOURS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageHour:
+    """A closed hour of an API key or token, and its hours before that, at most HISTORY_HOURS; idle ones are zeros."""
+
+    family: str
+    id: str
+    hour_start: datetime
+    uses: int
+    history: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How far an hour is from its own median, in robust standard deviations, and whether that is an alert."""
+
+    score: float
+    median: float
+    busy: int
+    is_abnormal: bool
+
+
+def judge(hour: UsageHour, *, least_score: float, least_uses: int) -> Verdict:
+    """Spikes only: a key that falls silent is seen in the reports, and is as often a holiday as a fault."""
+    if len(hour.history) < LEAST_HOURS:
+        return Verdict(0.0, 0.0, 0, False)
+    middle = float(median(hour.history))
+    mad = median(abs(uses - middle) for uses in hour.history)
+    deviation = max(_MAD_TO_DEVIATION * mad, _LEAST_SHARE_OF_MEDIAN * middle, sqrt(middle), _LEAST_DEVIATION)
+    score = (hour.uses - middle) / deviation
+    busy = _percentile(hour.history, _BUSY_PERCENTILE)
+    is_abnormal = hour.uses >= least_uses and score > least_score and hour.uses > _TIMES_BUSY_HOURS * busy
+    return Verdict(score, middle, busy, is_abnormal)
+
+
+def _percentile(values: Sequence[int], share: float) -> int:
+    """The nearest value that really occurred."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]

@@ -1,0 +1,18 @@
+"""What a rule raises, as a value."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["warning", "failure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One thing that needs a look: what it is about, what happened, with numbers, and what to do."""
+
+    rule: str
+    dedupe_key: str
+    severity: Severity
+    title: str
+    text: str
+    remedy: str

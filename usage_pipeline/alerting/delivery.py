@@ -1,0 +1,167 @@
+"""Sends messages through Apprise, each channel on its own. Nothing here retries or raises: what failed is tried again by the
+evaluation (record.py). Addresses are secrets: channels are named by their place and kind, and Apprise's own log is silenced.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode, urlsplit
+
+from pydantic import SecretStr
+
+from usage_pipeline.alerting.record import Message
+from usage_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    import apprise
+
+LOG_ONLY = "log"
+_log = logging.getLogger(__name__)
+# They write whole addresses, at some level.
+_TALKATIVE = ("apprise", "urllib3")
+_TEXT_LENGTH = 3_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Channels that accepted a message, and one line on those that did not (None: all did)."""
+
+    accepted: tuple[str, ...]
+    error: str | None
+
+
+@dataclass(slots=True)
+class Courier:
+    """The channels of ALERT_URLS for one evaluation. One that fails is not tried again by it: it would hold up all others."""
+
+    channels: Sequence[SecretStr]
+    timeout_seconds: float
+    _down: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Courier":
+        return cls(settings.alert_channels, settings.alert_timeout_seconds)
+
+    def send(self, message: Message) -> Outcome:
+        """Logs the message, and sends it to each channel that has not got it yet, to all at once."""
+        title, body = titled(message), written(message)
+        if not message.delivered_to:
+            level = logging.WARNING if message.pending == "raised" else logging.INFO
+            _log.log(level, "alert %d (%s): %s: %s", message.alert_id, message.rule, title, body)
+        if not self.channels:
+            return Outcome((LOG_ONLY,), None)
+        sending = [
+            _Sending(name, url, self.timeout_seconds)
+            for name, url in named(self.channels)
+            if name not in message.delivered_to and name not in self._down
+        ]
+        for one in sending:
+            one.start(title, body, _kind_of(message))
+        for one in sending:
+            if problem := one.problem():
+                self._down[one.name] = problem
+                _log.warning("alert %d: %s: %s; it is tried again", message.alert_id, one.name, problem)
+        accepted = tuple(one.name for one in sending if one.name not in self._down)
+        return Outcome(accepted, self._error(accepted, message.delivered_to))
+
+    def _error(self, accepted: Collection[str], before: Collection[str]) -> str | None:
+        missing = [name for name, _ in named(self.channels) if name not in accepted and name not in before]
+        return "; ".join(f"{name}: {self._down.get(name, 'not sent')}" for name in missing) or None
+
+
+def named(channels: Sequence[SecretStr]) -> list[tuple[str, SecretStr]]:
+    """Each channel with a name that tells no secret, such as `1 (slack)`."""
+    return [
+        (f"{number} ({url.get_secret_value().partition('://')[0].lower()})", url)
+        for number, url in enumerate(channels, start=1)
+    ]
+
+
+def titled(message: Message) -> str:
+    """The title as it is sent."""
+    return f"[usage_pipeline] {'Cleared: ' if message.pending == 'cleared' else ''}{message.title}"
+
+
+def written(message: Message) -> str:
+    """The body as it is sent, short enough for every service."""
+    minutes = (message.last_at - message.first_at).total_seconds() / 60
+    if message.pending == "cleared":
+        return f"It is over; it was found {message.count} times in {minutes:.0f} minutes. It said: {message.text}"[
+            :_TEXT_LENGTH
+        ]
+    lasting = f" (for {minutes:.0f} minutes now)" if minutes >= 1 else ""
+    return f"{message.text}{lasting}\nWhat to do: {message.remedy}\nSee docs/alerts.md#{message.rule}"[:_TEXT_LENGTH]
+
+
+def _kind_of(message: Message) -> str:
+    return "success" if message.pending == "cleared" else message.severity
+
+
+class _Sending:
+    """One message on its way to one channel, in a thread: some services hold a connection open longer than any time-out."""
+
+    def __init__(self, name: str, url: SecretStr, timeout_seconds: float) -> None:
+        self.name = name
+        self._url = url
+        self._timeout_seconds = timeout_seconds
+        self._problem: str | None = f"no answer within {timeout_seconds:g} s"
+        # A daemon: a thread that never ends must not keep the process from ending.
+        self._thread: threading.Thread | None = None
+        self._ends_at = 0.0
+
+    def start(self, title: str, body: str, kind: str) -> None:
+        # Outside of the time: the first one loads Apprise, which takes seconds.
+        try:
+            channel = _channel(self._url.get_secret_value(), self._timeout_seconds)
+        except Exception as error:  # as below
+            self._problem = f"{type(error).__name__} in Apprise"
+            return
+        if channel is None:
+            self._problem = "not an address that Apprise knows; see https://github.com/caronc/apprise/wiki"
+            return
+        arguments = (channel, title, body, kind)
+        self._thread = threading.Thread(target=self._send, args=arguments, daemon=True, name="alert")
+        self._ends_at = time.monotonic() + self._timeout_seconds
+        self._thread.start()
+
+    def problem(self) -> str | None:
+        """Waits for the end of it; what went wrong, without the address."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, self._ends_at - time.monotonic()))
+        return self._problem
+
+    def _send(self, channel: Any, title: str, body: str, kind: str) -> None:
+        try:
+            if channel.notify(body=body, title=title, notify_type=_notify_type(kind)):
+                self._problem = None
+            else:
+                self._problem = "the message was not accepted, or there is no connection"
+        except Exception as error:  # a plugin of Apprise may raise anything, with the address in it
+            self._problem = f"{type(error).__name__} in Apprise"
+
+
+def _channel(url: str, timeout_seconds: float) -> Any:
+    """Apprise's object for an address, None when it knows none. A plain http(s):// address takes JSON."""
+    import apprise
+
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    limits = {"cto": f"{timeout_seconds:g}", "rto": f"{timeout_seconds:g}"}
+    parts = urlsplit(url)
+    if parts.scheme.lower() in ("http", "https"):
+        # Slack, Discord and others are known by the addresses that they hand out.
+        if (native := apprise.Apprise.instantiate(url)) is not None:
+            return native
+        url = f"{'jsons' if parts.scheme.lower() == 'https' else 'json'}://{url.partition('://')[2]}"
+    if "cto=" not in parts.query:
+        url += ("&" if parts.query else "?") + urlencode(limits)
+    return apprise.Apprise.instantiate(url)
+
+
+def _notify_type(kind: str) -> "apprise.NotifyType":
+    import apprise
+
+    return apprise.NotifyType(kind)

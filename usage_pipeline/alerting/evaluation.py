@@ -1,0 +1,171 @@
+"""One evaluation from facts to messages. Cheap, within seconds, and safe to run in any number of processes at once."""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import psycopg
+import redis
+
+from usage_pipeline.alerting import reading, record, usage_hours
+from usage_pipeline.alerting.alert import Alert
+from usage_pipeline.alerting.delivery import Courier
+from usage_pipeline.alerting.facts import OrchestrationFacts, PipelineFacts
+from usage_pipeline.alerting.memory import Memory
+from usage_pipeline.alerting.rules import cool_down, evaluate
+from usage_pipeline.counters.redis_source import drainer_name
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
+from usage_pipeline.storage.redis import RedisUnavailable
+
+# A tick of a sensor has a minute in all.
+_SENDING_SECONDS = 25.0
+_MESSAGES_AT_ONCE = 20
+# No question of an evaluation takes longer, whatever state the database is in.
+_STATEMENT_TIMEOUT = "20s"
+_KEPT_DAYS = 180
+_log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+# What was sent while PostgreSQL was away, by dedupe key: {"sent_at": epoch seconds, "alert": {…}}.
+Unrecorded = Mapping[str, Mapping[str, Any]]
+
+
+class RecordUnavailable(Exception):
+    """PostgreSQL, which has the record of alerts and most facts, does not answer. One line without secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What an evaluation found and did."""
+
+    open: int
+    opened: int
+    cleared: int
+    sent: int
+    failed: int
+
+
+def evaluate_pipeline(settings: Settings, orchestration: OrchestrationFacts, unrecorded: Unrecorded) -> Evaluated:
+    """Gathers the facts, notes and sends alerts, and leaves the scheduler's sign of life.
+
+    Raises RecordUnavailable: then `alert_without_record` is what is left to do.
+    """
+    now = datetime.now(UTC)
+    with _record(settings) as postgres:
+        for one in unrecorded.values():
+            sent_at = datetime.fromtimestamp(one["sent_at"], UTC)
+            record.note_sent_before(postgres, Alert(**one["alert"]), sent_at)
+        memory = Memory.of_json(record.remembered(postgres, record.HEARTBEAT))
+        facts, memory = _facts(settings, postgres, orchestration, memory, now)
+        judgement = evaluate(facts, settings)
+        opened, cleared = record.note_judgement(postgres, judgement, settings)
+        # Before sending: a channel that stalls says nothing about the scheduler.
+        record.beat(postgres, record.HEARTBEAT, memory.as_json())
+        sent, failed = _send_due(settings, postgres)
+        return Evaluated(len(judgement.alerts), opened, cleared, sent, failed)
+
+
+def alert_now(settings: Settings, alert: Alert) -> None:
+    """Notes and sends one alert without waiting for the next evaluation. Raises RecordUnavailable."""
+    with _record(settings) as postgres:
+        record.note_alerts(postgres, [alert], settings)
+        _send_due(settings, postgres)
+
+
+def alert_without_record(
+    settings: Settings, orchestration: OrchestrationFacts, unrecorded: Unrecorded
+) -> dict[str, Any]:
+    """Sends what Dagster knows while PostgreSQL is away; the answer is what the caller keeps for the next call.
+
+    Alerts that are sent here are noted, and said to be over, by the first evaluation that reaches PostgreSQL.
+    """
+    now = time.time()
+    kept = {key: dict(one) for key, one in unrecorded.items()}
+    courier = Courier.of(settings)
+    for alert in evaluate(PipelineFacts(orchestration=orchestration), settings).alerts:
+        before = kept.get(alert.dedupe_key)
+        if before and now - before["sent_at"] < cool_down(alert.rule, settings).total_seconds():
+            continue
+        if courier.send(_message(alert, datetime.fromtimestamp(now, UTC))).accepted:
+            kept[alert.dedupe_key] = {"sent_at": now, "alert": asdict(alert)}
+    return kept
+
+
+@contextmanager
+def _record(settings: Settings) -> Iterator[psycopg.Connection]:
+    try:
+        with closing(connect(settings)) as postgres:
+            postgres.execute("select set_config('statement_timeout', %s, false)", (_STATEMENT_TIMEOUT,))
+            yield postgres
+    except PostgresUnavailable as error:
+        raise RecordUnavailable(f"{error}; alerts are not noted, and only runs and ticks are watched") from None
+    except psycopg.Error as error:
+        raise RecordUnavailable(
+            f"alerts are not noted: {first_line(error)}; if the schema is old, run: usage-pipeline migrate"
+        ) from None
+
+
+def _message(alert: Alert, at: datetime) -> record.Message:
+    """Of an alert that has no row, and so no number."""
+    said = (alert.title, alert.text, alert.remedy)
+    return record.Message(
+        0, "raised", alert.rule, alert.severity, *said, first_at=at, last_at=at, count=1, delivered_to=()
+    )
+
+
+def _send_due(settings: Settings, postgres: psycopg.Connection) -> tuple[int, int]:
+    """Sends what is due, within _SENDING_SECONDS; how many messages all channels have, and how many not."""
+    courier, deadline = Courier.of(settings), time.monotonic() + _SENDING_SECONDS
+    # Two sensors of one process are two senders.
+    name = f"{drainer_name()}:{secrets.token_hex(4)}"
+    sent = failed = 0
+    for message in record.claim_messages(postgres, name, most=_MESSAGES_AT_ONCE):
+        if time.monotonic() > deadline:
+            record.note_delivery(postgres, message, name, (), "no time was left for it")
+            failed += 1
+            continue
+        outcome = courier.send(message)
+        record.note_delivery(postgres, message, name, outcome.accepted, outcome.error)
+        sent, failed = (sent + 1, failed) if outcome.error is None else (sent, failed + 1)
+    return sent, failed
+
+
+def _facts(
+    settings: Settings, postgres: psycopg.Connection, orchestration: OrchestrationFacts, memory: Memory, now: datetime
+) -> tuple[PipelineFacts, Memory]:
+    facts = PipelineFacts(
+        orchestration=orchestration,
+        aggregations=reading.read_aggregations(postgres, settings, now),
+        dead_letters=reading.read_dead_letters(postgres),
+        regressions=reading.read_regressions(postgres),
+        uncertain=reading.read_uncertain(postgres, now),
+        expiring_tokens=reading.read_expiring_tokens(postgres),
+    )
+    found = _unless_redis_is_away(lambda: reading.read_redis(settings, postgres, now))
+    if found is not None:
+        memory = memory.after_waiting(found.waiting, now.timestamp())
+        load = memory.load(found.sample, found.most_memory_bytes)
+        facts = replace(facts, backlog=memory.ages(found.waiting, now.timestamp()), redis=load)
+        memory = memory.after_sample(found.sample)
+    hours = usage_hours.due_hours(memory.judged_hour, now)
+    if hours:
+        usage_hours.store_hours(postgres, hours, time_zone=settings.usage_timezone)
+        judged = tuple(usage_hours.read_hour(postgres, settings, hours[-1]))
+        facts = replace(facts, usage_hours=judged)
+        memory = replace(memory, judged_hour=hours[-1].isoformat())
+        record.forget_alerts(postgres, now - timedelta(days=_KEPT_DAYS))
+    return facts, memory
+
+
+def _unless_redis_is_away(question: Callable[[], Answer]) -> Answer | None:
+    """Redis that is away makes drains fail, which is an alert of its own; what only Redis knows is unknown then."""
+    try:
+        return question()
+    except (redis.RedisError, RedisUnavailable, OSError) as error:
+        _log.warning("alerts: Redis does not answer: %s", first_line(error))
+        return None

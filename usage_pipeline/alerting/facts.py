@@ -1,0 +1,135 @@
+"""What an evaluation knows of the pipeline, as values: read from PostgreSQL, Redis and Dagster. No I/O, no judgement.
+
+A part that could not be read is None: rules about it neither raise nor clear anything.
+"""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from usage_pipeline.alerting.abnormal_usage import UsageHour
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRun:
+    """A run that failed and that no run of the same job and target has mended since."""
+
+    run_id: str
+    job: str
+    target: str
+    failed_at: datetime
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlowRun:
+    """A run that is under way."""
+
+    run_id: str
+    job: str
+    target: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailingTicks:
+    """A sensor or schedule and how often in a row it has failed; a drain that was impossible is a failure of its sensor."""
+
+    name: str
+    failures: int
+    problem: str
+    is_drain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OrchestrationFacts:
+    """What Dagster knows."""
+
+    failed_runs: tuple[FailedRun, ...] = ()
+    slow_runs: tuple[SlowRun, ...] = ()
+    ticks: tuple[FailingTicks, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogAge:
+    """How long something of a family has waited without any being stored, and the interval of its drain."""
+
+    family: str
+    waiting: int
+    open_batches: int
+    age_seconds: float
+    interval_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RedisLoad:
+    """Memory and keys of Redis now, and as usual: the median of the last hour's looks (None: too few of them)."""
+
+    memory_bytes: int
+    most_memory_bytes: int
+    keys: int
+    usual_memory_bytes: int | None
+    usual_keys: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """The last aggregation of merchant counters for a day."""
+
+    day: date
+    applied_at: datetime
+    keys_found: int
+    is_of_today: bool
+    hours_into_day: float
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDeadLetters:
+    """Refused input of a family that no replay has counted; `newest_reason` says what was expected and what came."""
+
+    family: str
+    count: int
+    newest_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRegressions:
+    """Merchant counters that read lower than what is stored."""
+
+    count: int
+    merchant_id: str
+    metric_type: str
+    day: date
+
+
+@dataclass(frozen=True, slots=True)
+class UncertainBatches:
+    """Batches of the last day about a restart or fail-over of Redis."""
+
+    count: int
+    keys: int
+    newest_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiringTokenKeys:
+    """Token keys that a drain's own scan met with little time to live; of `looked_at` keys, `expiring` were so."""
+
+    looked_at: int
+    expiring: int
+    shortest_seconds: float
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineFacts:
+    """All that one evaluation knows."""
+
+    orchestration: OrchestrationFacts | None = None
+    backlog: tuple[BacklogAge, ...] | None = None
+    redis: RedisLoad | None = None
+    aggregations: tuple[Aggregation, ...] | None = None
+    dead_letters: tuple[OpenDeadLetters, ...] | None = None
+    regressions: tuple[OpenRegressions, ...] | None = None
+    uncertain: tuple[UncertainBatches, ...] | None = None
+    expiring_tokens: tuple[ExpiringTokenKeys, ...] | None = None
+    usage_hours: tuple[UsageHour, ...] | None = None

@@ -1,0 +1,96 @@
+"""What evaluations remember from one to the next, kept with their heartbeat. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+from usage_pipeline.alerting.facts import BacklogAge, RedisLoad
+
+# One sample a minute; a median of fewer than ten would follow a surge too soon.
+SAMPLES = 60
+LEAST_SAMPLES = 10
+_SAMPLE_SECONDS = 55.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One look at what waits of a family, and when a batch of it was last stored (epoch seconds; None: never)."""
+
+    family: str
+    waiting: int
+    open_batches: int
+    oldest_open_seconds: float
+    last_stored_at: float | None
+    interval_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Memory and keys of Redis at a time (epoch seconds)."""
+
+    at: float
+    memory_bytes: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Since when something of a family waits, samples of Redis, the last hour of usage that was judged (ISO)."""
+
+    waiting_since: Mapping[str, float] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+    judged_hour: str = ""
+
+    def after_waiting(self, looks: Iterable[Waiting], now: float) -> "Memory":
+        """Nobody stamps a waiting key. What waited at one look and at the next, with no batch stored in between, waited all
+        that time; where a batch was stored, what waits now may be new, and the time begins again."""
+        since = {}
+        for look in looks:
+            if look.waiting:
+                begun = self.waiting_since.get(look.family, now)
+                since[look.family] = now if look.last_stored_at is not None and look.last_stored_at >= begun else begun
+        return replace(self, waiting_since=since)
+
+    def ages(self, looks: Iterable[Waiting], now: float) -> tuple[BacklogAge, ...]:
+        """The age of each family's backlog, after `after_waiting` of the same looks."""
+        return tuple(
+            BacklogAge(
+                look.family,
+                look.waiting,
+                look.open_batches,
+                max(now - self.waiting_since.get(look.family, now), look.oldest_open_seconds),
+                look.interval_seconds,
+            )
+            for look in looks
+        )
+
+    def after_sample(self, sample: Sample) -> "Memory":
+        if self.samples and sample.at - self.samples[-1].at < _SAMPLE_SECONDS:
+            return self
+        recent = [one for one in self.samples if sample.at - one.at <= 2 * SAMPLES * 60]
+        return replace(self, samples=(*recent, sample)[-SAMPLES:])
+
+    def load(self, sample: Sample, most_memory_bytes: int) -> RedisLoad:
+        """Redis now, beside what the samples before say is usual."""
+        usual_memory = usual_keys = None
+        if len(self.samples) >= LEAST_SAMPLES:
+            usual_memory = round(median(one.memory_bytes for one in self.samples))
+            usual_keys = round(median(one.keys for one in self.samples))
+        return RedisLoad(sample.memory_bytes, most_memory_bytes, sample.keys, usual_memory, usual_keys)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "waiting_since": dict(self.waiting_since),
+            "samples": [[one.at, one.memory_bytes, one.keys] for one in self.samples],
+            "judged_hour": self.judged_hour,
+        }
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Any]) -> "Memory":
+        """The inverse of `as_json`; an empty document is no memory."""
+        return cls(
+            document.get("waiting_since", {}),
+            tuple(Sample(*one) for one in document.get("samples", [])),
+            document.get("judged_hour", ""),
+        )

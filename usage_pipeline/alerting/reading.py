@@ -1,0 +1,128 @@
+"""Reads the facts of PostgreSQL and Redis for an evaluation: milliseconds, whatever the tables and Redis hold."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+import redis
+from psycopg.rows import class_row
+
+from usage_pipeline.alerting.facts import (
+    Aggregation,
+    ExpiringTokenKeys,
+    OpenDeadLetters,
+    OpenRegressions,
+    UncertainBatches,
+)
+from usage_pipeline.alerting.memory import Sample, Waiting
+from usage_pipeline.counters.backlog import read_backlog
+from usage_pipeline.counters.drain_round import ALL_FAMILIES, TOKEN_FAMILIES
+from usage_pipeline.rollups.calendar import day_window
+from usage_pipeline.rollups.daily import current_day
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.redis import client, is_cluster_node
+from usage_pipeline.storage.redis_cluster import cluster_client, primaries, translated_cluster_errors
+from usage_pipeline.storage.sql import load
+
+# More open ones are not counted.
+MOST_COUNTED = 100_000
+_REDIS_SECONDS = 2.0
+# A note of expiring keys counts for so long: two rounds of scans, which may be five minutes apart.
+_NOTE_SECONDS = 600
+_REASON_LENGTH = 300
+
+
+@dataclass(frozen=True, slots=True)
+class RedisReading:
+    """One look at Redis: what waits there, and how large it is. `most_memory_bytes` is maxmemory; 0: no limit."""
+
+    waiting: tuple[Waiting, ...]
+    sample: Sample
+    most_memory_bytes: int
+
+
+def read_redis(settings: Settings, postgres: psycopg.Connection, now: datetime) -> RedisReading:
+    """Raises redis.RedisError, RedisUnavailable or OSError when Redis does not answer within seconds."""
+    stored: dict[str, datetime | None] = dict(
+        postgres.execute(load("alerting/select_last_batches"), {"families": list(ALL_FAMILIES)}).fetchall()
+    )
+    waiting = tuple(
+        Waiting(
+            found.family,
+            found.waiting,
+            found.open_batches,
+            found.oldest_open_seconds,
+            stored_at.timestamp() if (stored_at := stored.get(found.family)) else None,
+            interval_seconds(settings, found.family),
+        )
+        for found in read_backlog(settings, timeout_seconds=_REDIS_SECONDS)
+    )
+    memory, most, keys = _size(settings)
+    return RedisReading(waiting, Sample(now.timestamp(), memory, keys), most)
+
+
+def interval_seconds(settings: Settings, family: str) -> float:
+    """How often that family is drained."""
+    in_ms = settings.api_token_sync_interval_ms if family in TOKEN_FAMILIES else settings.metrics_sync_interval_ms
+    return in_ms / 1000
+
+
+def read_dead_letters(postgres: psycopg.Connection) -> tuple[OpenDeadLetters, ...]:
+    with postgres.cursor(row_factory=class_row(OpenDeadLetters)) as cursor:
+        limits = {"most": MOST_COUNTED, "length": _REASON_LENGTH}
+        return tuple(cursor.execute(load("alerting/select_dead_letters"), limits).fetchall())
+
+
+def read_regressions(postgres: psycopg.Connection) -> tuple[OpenRegressions, ...]:
+    with postgres.cursor(row_factory=class_row(OpenRegressions)) as cursor:
+        return tuple(cursor.execute(load("alerting/select_regressions"), {"most": MOST_COUNTED}).fetchall())
+
+
+def read_uncertain(postgres: psycopg.Connection, now: datetime) -> tuple[UncertainBatches, ...]:
+    with postgres.cursor(row_factory=class_row(UncertainBatches)) as cursor:
+        arguments = {"since": now - timedelta(days=1)}
+        return tuple(cursor.execute(load("alerting/select_uncertain_batches"), arguments).fetchall())
+
+
+def read_expiring_tokens(postgres: psycopg.Connection) -> tuple[ExpiringTokenKeys, ...]:
+    with postgres.cursor(row_factory=class_row(ExpiringTokenKeys)) as cursor:
+        arguments = {"seconds": _NOTE_SECONDS}
+        return tuple(cursor.execute(load("alerting/select_expiring_tokens"), arguments).fetchall())
+
+
+def read_aggregations(
+    postgres: psycopg.Connection, settings: Settings, now: datetime
+) -> tuple[Aggregation, ...] | None:
+    """The last aggregations of yesterday and today; None when there was none in the last two intervals."""
+    today = current_day(settings.timezone)
+    oldest = now - timedelta(milliseconds=2 * settings.usage_aggregation_interval)
+    hours = (now - day_window(today, settings.timezone).start).total_seconds() / 3600
+    found = []
+    for day in (today - timedelta(days=1), today):
+        row = postgres.execute(load("counters/select_merchant_sync_batch"), {"day": day}).fetchone()
+        if row is not None and row[1] >= oldest:
+            found.append(Aggregation(day, row[1], row[2], day == today, hours))
+    return tuple(found) or None
+
+
+def _size(settings: Settings) -> tuple[int, int, int]:
+    """Used memory, maxmemory and keys, summed over the primaries of a cluster."""
+    hasty = settings.model_copy(
+        update={"redis_timeout_seconds": _REDIS_SECONDS, "connect_timeout_seconds": _REDIS_SECONDS}
+    )
+    with translated_cluster_errors(), closing(client(hasty)) as named:
+        if not is_cluster_node(named):
+            return _sum_of([named])
+        with closing(cluster_client(hasty)) as cluster:
+            return _sum_of(primaries(cluster))
+
+
+def _sum_of(servers: Sequence[redis.Redis]) -> tuple[int, int, int]:
+    memory = [server.info("memory") for server in servers]
+    return (
+        sum(int(one["used_memory"]) for one in memory),
+        sum(int(one.get("maxmemory", 0)) for one in memory),
+        sum(int(server.dbsize()) for server in servers),
+    )

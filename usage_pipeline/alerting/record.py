@@ -1,0 +1,156 @@
+"""The record of alerts, `ops.alerts`: what is open, which message is due, and who sends it. Sends nothing itself.
+
+Any number of evaluators may work at once: one open row per dedupe key, and a message is sent by whoever claims its row.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+import psycopg
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from usage_pipeline.alerting.alert import Alert, Severity
+from usage_pipeline.alerting.rules import Judgement, cool_down
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.sql import load
+
+Kind = Literal["raised", "cleared"]
+
+# Names in ops.heartbeats: the sensor of alerts, which the daemon runs.
+HEARTBEAT = "scheduler"
+
+# Longer than sending takes: an evaluator that dies meanwhile holds a message up for so long. What it had sent by then is
+# sent again, rather than not at all.
+CLAIM_SECONDS = 300
+# Back-off between attempts: 30 s, 60 s, … at most so long.
+_FIRST_PAUSE_SECONDS = 30
+_LONGEST_PAUSE_SECONDS = 900
+# That an alert is over is nobody's concern a day later; an open alert is tried as long as it is open.
+_CLEARED_COUNTS_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that this evaluator has claimed; `delivered_to` are channels that have it already."""
+
+    alert_id: int
+    pending: Kind
+    rule: str
+    severity: Severity
+    title: str
+    text: str
+    remedy: str
+    first_at: datetime
+    last_at: datetime
+    count: int
+    delivered_to: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAlert:
+    """An alert that is open, for a reader."""
+
+    alert_id: int
+    rule: str
+    severity: Severity
+    dedupe_key: str
+    title: str
+    text: str
+    remedy: str
+    first_at: datetime
+    last_at: datetime
+    count: int
+    delivered_at: datetime | None
+    delivery_error: str | None
+
+
+def note_judgement(postgres: psycopg.Connection, judgement: Judgement, settings: Settings) -> tuple[int, int]:
+    """Opens, counts and clears alerts; how many were opened and cleared. Alerts of rules without facts stay as they are."""
+    opened = note_alerts(postgres, judgement.alerts, settings)
+    arguments = {
+        "judged": sorted(judgement.judged),
+        "found": [alert.dedupe_key for alert in judgement.alerts],
+    }
+    return opened, postgres.execute(load("alerting/clear_alerts"), arguments).rowcount
+
+
+def note_alerts(postgres: psycopg.Connection, alerts: Iterable[Alert], settings: Settings) -> int:
+    """Opens alerts, or counts on those that are open, in key order, so that two evaluators do not deadlock."""
+    opened = 0
+    for alert in sorted(alerts, key=lambda one: one.dedupe_key):
+        arguments = {
+            "dedupe_key": alert.dedupe_key,
+            "rule": alert.rule,
+            "severity": alert.severity,
+            "title": alert.title,
+            "text": alert.text,
+            "remedy": alert.remedy,
+            "cool_down": cool_down(alert.rule, settings),
+        }
+        row = postgres.execute(load("alerting/upsert_alert"), arguments).fetchone()
+        opened += bool(row and row[0])
+    return opened
+
+
+def note_sent_before(postgres: psycopg.Connection, alert: Alert, sent_at: datetime) -> None:
+    """An alert that was sent while PostgreSQL was away, so that it is not sent again, and is said to be over."""
+    arguments = {
+        "dedupe_key": alert.dedupe_key,
+        "rule": alert.rule,
+        "severity": alert.severity,
+        "title": alert.title,
+        "text": alert.text,
+        "remedy": alert.remedy,
+        "sent_at": sent_at,
+    }
+    postgres.execute(load("alerting/insert_sent_alert"), arguments)
+
+
+def claim_messages(postgres: psycopg.Connection, claimed_by: str, *, most: int) -> list[Message]:
+    """Messages that are due, for this evaluator alone for CLAIM_SECONDS; oldest alert first."""
+    arguments = {"claimed_by": claimed_by, "most": most, "lease": timedelta(seconds=CLAIM_SECONDS)}
+    with postgres.cursor(row_factory=class_row(Message)) as cursor:
+        found = cursor.execute(load("alerting/claim_alerts"), arguments).fetchall()
+    return sorted(found, key=lambda message: message.alert_id)
+
+
+def note_delivery(
+    postgres: psycopg.Connection, message: Message, claimed_by: str, accepted: Sequence[str], error: str | None
+) -> None:
+    """What became of a claimed message: the channels that accepted it now, and why others did not (None: all have it)."""
+    arguments = {
+        "alert_id": message.alert_id,
+        "claimed_by": claimed_by,
+        "kind": message.pending,
+        "accepted": list(accepted),
+        "error": error,
+        "first_pause": _FIRST_PAUSE_SECONDS,
+        "longest_pause": _LONGEST_PAUSE_SECONDS,
+        "cleared_counts": timedelta(seconds=_CLEARED_COUNTS_SECONDS),
+    }
+    postgres.execute(load("alerting/note_delivery"), arguments)
+
+
+def open_alerts(postgres: psycopg.Connection) -> list[OpenAlert]:
+    """All open alerts, oldest first."""
+    with postgres.cursor(row_factory=class_row(OpenAlert)) as cursor:
+        return cursor.execute(load("alerting/select_open_alerts")).fetchall()
+
+
+def forget_alerts(postgres: psycopg.Connection, before: datetime) -> None:
+    """Deletes alerts that were over by then."""
+    postgres.execute(load("alerting/delete_alerts"), {"before": before})
+
+
+def beat(postgres: psycopg.Connection, name: str, details: dict[str, object]) -> None:
+    """A sign of life of `name` in ops.heartbeats."""
+    postgres.execute(load("alerting/upsert_heartbeat"), {"name": name, "details": Jsonb(details)})
+
+
+def remembered(postgres: psycopg.Connection, name: str) -> dict[str, object]:
+    """The details of the last sign of life; empty without one."""
+    row = postgres.execute(load("alerting/select_heartbeat"), {"name": name}).fetchone()
+    return row[0] if row else {}

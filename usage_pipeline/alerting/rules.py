@@ -1,0 +1,220 @@
+"""The rules of contracts §7 as pure functions: facts in, alerts out. Thresholds are settings; docs/alerts.md has them all."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+
+from usage_pipeline.alerting.abnormal_usage import UsageHour, judge
+from usage_pipeline.alerting.alert import Alert
+from usage_pipeline.alerting.facts import (
+    Aggregation,
+    BacklogAge,
+    ExpiringTokenKeys,
+    OpenDeadLetters,
+    OpenRegressions,
+    PipelineFacts,
+    RedisLoad,
+    UncertainBatches,
+)
+from usage_pipeline.alerting.run_rules import failed_drains, failed_runs, failed_ticks, long_runs
+from usage_pipeline.settings import Settings
+
+# Backlogs are looked at every half a minute: two intervals of 5 s cannot be told apart from a drain that is on its way.
+LEAST_BACKLOG_SECONDS = 60.0
+# Growth of a small Redis is no surge.
+LEAST_SURGE_BYTES = 64 * 2**20
+LEAST_SURGE_KEYS = 50_000
+_FULL_SHARE = 0.9
+# Merchants may well be quiet in the first hours of a day.
+_HOURS_UNTIL_TODAY_COUNTS = 6.0
+_MOST_ALERTS_OF_A_RULE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the facts amount to. `judged` are the rules that had facts: their other open alerts are over."""
+
+    alerts: tuple[Alert, ...]
+    judged: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule: the part of the facts that it needs, its alerts, and how much rarer than urgent ones they are repeated."""
+
+    name: str
+    part: str
+    alerts: Callable[[Any, Settings], Iterator[Alert]]
+    repeat_factor: int = 1
+
+
+def evaluate(facts: PipelineFacts, settings: Settings) -> Judgement:
+    """Applies each rule whose part of the facts is known."""
+    alerts: list[Alert] = []
+    judged = set()
+    for rule in RULES:
+        part = getattr(facts, rule.part)
+        if part is None:
+            continue
+        judged.add(rule.name)
+        alerts += islice(rule.alerts(part, settings), _MOST_ALERTS_OF_A_RULE)
+    return Judgement(tuple(alerts), frozenset(judged))
+
+
+def cool_down(rule: str, settings: Settings) -> timedelta:
+    """How long an alert of that rule is not repeated."""
+    factor = next((known.repeat_factor for known in RULES if known.name == rule), 1)
+    return timedelta(minutes=settings.alert_cool_down_minutes * factor)
+
+
+def _old_backlogs(found: Sequence[BacklogAge], _: Settings) -> Iterator[Alert]:
+    for backlog in found:
+        most = max(2 * backlog.interval_seconds, LEAST_BACKLOG_SECONDS)
+        if backlog.age_seconds > most:
+            yield Alert(
+                "backlog-age",
+                f"backlog-age:{backlog.family}",
+                "failure",
+                f"Counters of {backlog.family} have waited for {backlog.age_seconds:.0f} s",
+                f"{backlog.waiting} keys or items wait in Redis, {backlog.open_batches} batches are claimed and not settled; "
+                f"the oldest for {backlog.age_seconds:.0f} s, where {most:.0f} s are two drains with reserve.",
+                "See under Automation whether the drain sensor is on and its ticks succeed, or whether `drain --watch` still "
+                "runs; `usage-pipeline drain` drains at once and says what hinders it.",
+            )
+
+
+def _surges(redis: RedisLoad, settings: Settings) -> Iterator[Alert]:
+    growth = settings.alert_redis_growth
+    findings = []
+    usual_memory, usual_keys = redis.usual_memory_bytes, redis.usual_keys
+    if usual_memory and redis.memory_bytes > max(growth * usual_memory, usual_memory + LEAST_SURGE_BYTES):
+        findings.append(f"memory is {_mb(redis.memory_bytes)}, where {_mb(usual_memory)} is usual")
+    if usual_keys is not None and redis.keys > max(growth * usual_keys, usual_keys + LEAST_SURGE_KEYS):
+        findings.append(f"there are {redis.keys} keys, where {usual_keys} is usual")
+    if redis.most_memory_bytes and redis.memory_bytes > _FULL_SHARE * redis.most_memory_bytes:
+        findings.append(f"memory is {_mb(redis.memory_bytes)} of at most {_mb(redis.most_memory_bytes)} (maxmemory)")
+    if findings:
+        yield Alert(
+            "redis-surge",
+            "redis-surge",
+            "warning",
+            "Redis grows out of its usual size",
+            f"Redis: {'; '.join(findings)}. Usual is the median of the last hour.",
+            "If drains keep up (no other alert), see which writer sends more. A Redis that is full refuses writers, and an "
+            "eviction policy other than noeviction loses counters. The alert clears too when the new size lasts.",
+        )
+
+
+def _empty_aggregations(found: Sequence[Aggregation], _: Settings) -> Iterator[Alert]:
+    empty = [one for one in found if one.keys_found == 0]
+    past = [one for one in empty if not one.is_of_today or one.hours_into_day >= _HOURS_UNTIL_TODAY_COUNTS]
+    # Each of its days, or one that has had time enough: today alone is often empty after midnight.
+    if empty and (len(empty) == len(found) or past):
+        days = ", ".join(one.day.isoformat() for one in empty)
+        yield Alert(
+            "empty-aggregation",
+            "empty-aggregation",
+            "warning",
+            "The aggregation of merchant counters found nothing",
+            f"The last aggregation found no counter in Redis for {days}; stored rows stay as they are.",
+            "See whether merchants are quiet, their writers are down, or Redis lost its keys (`usage-pipeline status`). "
+            "Where nobody counts merchants, set ENABLE_USAGE_AGGREGATION=false.",
+        )
+
+
+def _dead_letters(found: Sequence[OpenDeadLetters], _: Settings) -> Iterator[Alert]:
+    for letters in found:
+        yield Alert(
+            "dead-letters",
+            f"dead-letters:{letters.family}",
+            "warning",
+            f"{letters.count} dead letters of {letters.family}",
+            f"{letters.count} keys or items of {letters.family} were refused and are not counted; the newest: "
+            f"{letters.newest_reason}",
+            "`usage-pipeline dead-letters list` says why each was refused; mend the writer, then "
+            "`usage-pipeline dead-letters replay` counts what can be counted, once.",
+        )
+
+
+def _regressions(found: Sequence[OpenRegressions], _: Settings) -> Iterator[Alert]:
+    for one in found:
+        yield Alert(
+            "counter-regression",
+            "counter-regression",
+            "warning",
+            f"{one.count} merchant counters read lower than stored",
+            f"Redis lost {one.count} counters; the latest is {one.metric_type} of {one.merchant_id} on {one.day}. The "
+            "stored values stay, and what is counted since then is not added yet.",
+            "If Redis was restored or lost data, `usage-pipeline counters accept-reset` adds what was counted since; "
+            "`usage-pipeline status` lists them.",
+        )
+
+
+def _uncertain_batches(found: Sequence[UncertainBatches], _: Settings) -> Iterator[Alert]:
+    for one in found:
+        yield Alert(
+            "uncertain-batches",
+            "uncertain-batches",
+            "warning",
+            f"{one.count} batches may have been counted twice",
+            f"{one.count} batches with {one.keys} keys of the last 24 hours were about a restart or fail-over of Redis, "
+            f"the newest at {one.newest_at:%Y-%m-%d %H:%M:%S %Z}.",
+            "If Redis came back from an old snapshot or a replica that was behind, compare ops.sync_batches where is_uncertain "
+            "with the writers' logs (docs/exactly-once.md). Otherwise nothing: the alert clears a day later.",
+        )
+
+
+def _expiring_tokens(found: Sequence[ExpiringTokenKeys], settings: Settings) -> Iterator[Alert]:
+    for one in found:
+        yield Alert(
+            "expiring-token-keys",
+            "expiring-token-keys",
+            "warning",
+            "Token keys are about to expire before they are drained",
+            f"Of {one.looked_at} token keys that a drain looked at, {one.expiring} had less than half an interval to live, "
+            f"one {one.shortest_seconds:.0f} s. They were drained; others like them may have expired unread.",
+            f"Writers of their own set a TTL of twice the sync interval: let them set 7 days, or drain tokens more often than "
+            f"every {settings.api_token_sync_interval_ms // 1000} s (API_TOKEN_SYNC_INTERVAL_MS), or use the recorder.",
+        )
+
+
+def _abnormal_usage(found: Sequence[UsageHour], settings: Settings) -> Iterator[Alert]:
+    judged = [
+        (judge(hour, least_score=settings.alert_usage_score, least_uses=settings.alert_usage_floor), hour)
+        for hour in found
+    ]
+    for verdict, hour in sorted(judged, key=lambda one: (-one[0].score, one[1].family, one[1].id)):
+        if verdict.is_abnormal:
+            kind = "API key" if hour.family == "api_key" else "API token"
+            yield Alert(
+                "abnormal-usage",
+                f"abnormal-usage:{hour.family}:{hour.id}",
+                "warning",
+                f"{kind} {hour.id} is used far more than usual",
+                f"{kind} {hour.id}: {hour.uses} uses in the hour from {hour.hour_start:%Y-%m-%d %H:%M %Z}; its median hour of "
+                f"the last 14 days has {verdict.median:.0f}, its busy ones {verdict.busy} (score {verdict.score:.1f}).",
+                "Ask its owner; revoke it if it leaked (`usage-pipeline tokens revoke`), or set a quota. After an outage of "
+                "the drain, what was counted meanwhile comes in one hour and means nothing.",
+            )
+
+
+def _mb(size: int) -> str:
+    return f"{size / 2**20:.0f} MB"
+
+
+RULES = (
+    Rule("failed-run", "orchestration", failed_runs),
+    Rule("failed-drains", "orchestration", failed_drains),
+    Rule("failed-ticks", "orchestration", failed_ticks),
+    Rule("long-run", "orchestration", long_runs),
+    Rule("backlog-age", "backlog", _old_backlogs),
+    Rule("redis-surge", "redis", _surges),
+    Rule("empty-aggregation", "aggregations", _empty_aggregations, 24),
+    Rule("abnormal-usage", "usage_hours", _abnormal_usage, 24),
+    Rule("dead-letters", "dead_letters", _dead_letters, 24),
+    Rule("counter-regression", "regressions", _regressions, 24),
+    Rule("uncertain-batches", "uncertain", _uncertain_batches, 24),
+    Rule("expiring-token-keys", "expiring_tokens", _expiring_tokens),
+)

@@ -1,0 +1,70 @@
+"""The rules about what Dagster does: runs that fail or take long, sensors and schedules that fail."""
+
+from collections.abc import Iterator
+
+from usage_pipeline.alerting.alert import Alert
+from usage_pipeline.alerting.facts import FailedRun, OrchestrationFacts
+from usage_pipeline.settings import Settings
+
+FAILURES_IN_A_ROW = 3
+
+
+def failed_run(run: FailedRun) -> Alert:
+    """Of one run; the sensor of failed runs sends it at once."""
+    return Alert(
+        "failed-run",
+        f"failed-run:{run.job}:{run.target}",
+        "failure",
+        f"Run of {run.job} failed",
+        f"Run {run.run_id} of {run.job} ({run.target}) failed at {run.failed_at:%Y-%m-%d %H:%M:%S %Z}: {run.error}",
+        "Open the run in the UI, mend the cause, and choose Re-execute; what it replaces is safe to repeat. The alert "
+        "clears when a run of the same job and partitions succeeds.",
+    )
+
+
+def failed_runs(orchestration: OrchestrationFacts, _: Settings) -> Iterator[Alert]:
+    yield from map(failed_run, orchestration.failed_runs)
+
+
+def long_runs(orchestration: OrchestrationFacts, settings: Settings) -> Iterator[Alert]:
+    for run in orchestration.slow_runs:
+        if run.seconds > settings.alert_long_run_seconds:
+            yield Alert(
+                "long-run",
+                f"long-run:{run.run_id}",
+                "warning",
+                f"Run of {run.job} takes {run.seconds / 60:.0f} minutes",
+                f"Run {run.run_id} of {run.job} ({run.target}) has taken {run.seconds:.0f} s so far, "
+                f"more than {settings.alert_long_run_seconds} s.",
+                "Look in the UI at which step it is. A backfill of many days may be right; a run that waits for a lock or a "
+                "server is safe to terminate and to run again.",
+            )
+
+
+def failed_drains(orchestration: OrchestrationFacts, _: Settings) -> Iterator[Alert]:
+    for ticks in orchestration.ticks:
+        if ticks.failures < FAILURES_IN_A_ROW:
+            continue
+        if ticks.is_drain:
+            yield Alert(
+                "failed-drains",
+                f"failed-drains:{ticks.name}",
+                "failure",
+                f"{ticks.name} failed {ticks.failures} times in a row",
+                f"The last {ticks.failures} drains of {ticks.name} failed: {ticks.problem}",
+                "See whether PostgreSQL and Redis answer (/healthz). Counters wait in Redis for up to 7 days, those of "
+                "other writers as long as they set; nothing is lost until then, and drains go on by themselves.",
+            )
+
+
+def failed_ticks(orchestration: OrchestrationFacts, _: Settings) -> Iterator[Alert]:
+    for ticks in orchestration.ticks:
+        if ticks.failures >= FAILURES_IN_A_ROW and not ticks.is_drain:
+            yield Alert(
+                "failed-ticks",
+                f"failed-ticks:{ticks.name}",
+                "failure",
+                f"{ticks.name} failed {ticks.failures} times in a row",
+                f"The last {ticks.failures} ticks of {ticks.name} failed: {ticks.problem}",
+                "Open it under Automation in the UI: the tick has the whole error. It goes on by itself once that is mended.",
+            )

@@ -1,0 +1,58 @@
+"""Uses per API key and token of closed hours: kept for 15 days, so that judging an hour does not read 14 days of raw rows."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+import psycopg
+from psycopg.rows import class_row
+
+from usage_pipeline.alerting.abnormal_usage import HISTORY_HOURS, UsageHour
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.sql import load
+
+# A drain stores an hour's last uses within seconds; what comes later counts in the reports, not here.
+_HOUR = timedelta(hours=1)
+_GRACE = timedelta(minutes=5)
+# After a pause of the scheduler so many hours are caught up at one evaluation.
+_MOST_HOURS_AT_ONCE = 24
+# The busiest ones of an hour that are judged; each costs 336 rows of an index.
+_MOST_JUDGED = 5_000
+_FAMILIES = ("api_key", "token")
+
+
+def due_hours(judged_hour: str, now: datetime) -> list[datetime]:
+    """Closed hours after `judged_hour` (ISO), oldest first; without one, the newest closed hour. Empty while none is due."""
+    newest = (now - _GRACE).replace(minute=0, second=0, microsecond=0) - _HOUR
+    if not judged_hour:
+        return [newest]
+    first = max(datetime.fromisoformat(judged_hour) + _HOUR, newest - (_MOST_HOURS_AT_ONCE - 1) * _HOUR)
+    return [first + number * _HOUR for number in range(max(0, (newest - first) // _HOUR + 1))]
+
+
+def store_hours(postgres: psycopg.Connection, hours: Sequence[datetime], *, time_zone: str) -> None:
+    """Adds up these hours from raw, each anew, and forgets those that no hour is judged by any more."""
+    for hour in hours:
+        for family in _FAMILIES:
+            postgres.execute(
+                load(f"alerting/replace_usage_hours_{family}"),
+                {"hour": hour, "first_batch": _batch_at(hour - _HOUR), "time_zone": time_zone},
+            )
+    if hours:
+        postgres.execute(load("alerting/delete_usage_hours"), {"before": hours[-1] - timedelta(days=15)})
+
+
+def read_hour(postgres: psycopg.Connection, settings: Settings, hour: datetime) -> Iterator[UsageHour]:
+    """The busiest keys and tokens of that hour with their hours of 14 days before, or since they were first seen."""
+    arguments = {
+        "hour": hour,
+        "first_hour": hour - HISTORY_HOURS * _HOUR,
+        "least_uses": settings.alert_usage_floor,
+        "most": _MOST_JUDGED,
+    }
+    with postgres.cursor(row_factory=class_row(UsageHour)) as cursor:
+        yield from cursor.execute(load("alerting/select_usage_hours"), arguments)
+
+
+def _batch_at(at: datetime) -> str:
+    """Batch ids begin with the claim time in epoch milliseconds: no batch claimed later has a smaller id."""
+    return f"{int(at.timestamp() * 1000):013d}"

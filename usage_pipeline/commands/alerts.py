@@ -1,0 +1,26 @@
+"""`usage-pipeline alerts`: what is open, as ops.alerts has it."""
+
+from contextlib import closing
+from dataclasses import asdict
+
+from rich.console import Console
+
+from usage_pipeline.cli_output import print_json, print_table
+from usage_pipeline.commands.options import AsJson
+from usage_pipeline.settings import load_settings
+
+
+def alerts(as_json: AsJson = False) -> None:
+    """List the open alerts with what to do about each, oldest first."""
+    from usage_pipeline.alerting.record import open_alerts
+    from usage_pipeline.storage.postgres import connect
+
+    with closing(connect(load_settings())) as connection:
+        found = open_alerts(connection)
+    if as_json:
+        print_json({"alerts": [asdict(one) for one in found]})
+        return
+    rows = [(one.alert_id, f"{one.first_at:%m-%d %H:%M}", one.rule, one.title, one.delivery_error) for one in found]
+    print_table(f"{len(found)} open alerts", ["number", "since", "rule", "title", "not delivered"], rows)
+    for one in found:
+        Console().print(f"\n{one.alert_id}: {one.text}\nWhat to do: {one.remedy}", markup=False)

@@ -1,0 +1,63 @@
+"""A webhook on a free port that can fail, stall and recover, and alerts to send to it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from usage_pipeline.alerting.alert import Alert
+
+
+class Webhook:
+    """What it received, and how it answers: `status`, or not before `let_go` is set while `is_stalling`."""
+
+    def __init__(self) -> None:
+        self.received: list[dict[str, Any]] = []
+        self.status = 200
+        self.is_stalling = False
+        self.let_go = threading.Event()
+        self.asked = threading.Event()
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                hook.asked.set()
+                if hook.is_stalling:
+                    hook.let_go.wait(30)
+                if hook.status == 200:
+                    hook.received.append(json.loads(body))
+                self.send_response(hook.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.port = self.server.server_address[1]
+
+    @property
+    def titles(self) -> list[str]:
+        return [message["title"].removeprefix("[usage_pipeline] ") for message in self.received]
+
+
+@contextmanager
+def webhook() -> Iterator[Webhook]:
+    hook = Webhook()
+    thread = threading.Thread(target=hook.server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield hook
+    finally:
+        hook.let_go.set()
+        hook.server.shutdown()
+        hook.server.server_close()
+        thread.join(10)
+
+
+def alert(key: str = "a", rule: str = "failed-run") -> Alert:
+    return Alert(rule, f"{rule}:{key}", "failure", f"Title of {key}", f"Text of {key}", f"Remedy of {key}")

@@ -1,0 +1,12 @@
+"""A webhook for each test that asks."""
+
+from collections.abc import Iterator
+
+import pytest
+from alert_rig import Webhook, webhook
+
+
+@pytest.fixture
+def hook() -> Iterator[Webhook]:
+    with webhook() as running:
+        yield running

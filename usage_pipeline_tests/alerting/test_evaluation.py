@@ -1,0 +1,265 @@
+"""Evaluations on real servers: the facts are read as they are, and what follows is sent, once, and said to be over."""
+
+import json
+import logging
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from alert_rig import Webhook, alert
+from psycopg.types.json import Jsonb
+
+from usage_pipeline.alerting.evaluation import (
+    RecordUnavailable,
+    alert_now,
+    alert_without_record,
+    evaluate_pipeline,
+)
+from usage_pipeline.alerting.facts import FailingTicks, OrchestrationFacts
+from usage_pipeline.counters.drain_round import drain_once
+from usage_pipeline.counters.merchants import aggregate
+from usage_pipeline.counters.recorder import Recorder
+from usage_pipeline.rollups.daily import current_day
+from usage_pipeline.settings import Settings, load_settings
+
+NOTHING = OrchestrationFacts()
+HOUR = timedelta(hours=1)
+pytestmark = pytest.mark.usefixtures("scans_every_time")
+
+
+@pytest.fixture
+def alerting(settings: Settings, hook: Webhook) -> Settings:
+    return load_settings(
+        database_url=settings.database_url.get_secret_value(),
+        redis_url=settings.redis_dsn.get_secret_value(),
+        alert_urls=f"json://127.0.0.1:{hook.port}/",
+    )
+
+
+def backdate(postgres: psycopg.Connection, seconds: float) -> None:
+    """As if the last evaluation had been so much earlier."""
+    [[details]] = postgres.execute("select details from ops.heartbeats where name = 'scheduler'").fetchall()
+    details["waiting_since"] = {family: at - seconds for family, at in details["waiting_since"].items()}
+    details["samples"] = [[at - seconds, *rest] for at, *rest in details["samples"]]
+    postgres.execute("update ops.heartbeats set details = %s where name = 'scheduler'", (Jsonb(details),))
+
+
+def open_rules(postgres: psycopg.Connection) -> list[str]:
+    return [row[0] for row in postgres.execute("select rule from ops.alerts where cleared_at is null order by 1")]
+
+
+def test_a_quiet_pipeline_raises_nothing_and_leaves_a_sign_of_life(
+    alerting: Settings, hook: Webhook, postgres: psycopg.Connection
+) -> None:
+    found = evaluate_pipeline(alerting, NOTHING, {})
+    assert (found.open, found.sent, hook.received) == (0, 0, [])
+    assert postgres.execute("select clock_timestamp() - beaten_at < '1 min' from ops.heartbeats").fetchall() == [
+        (True,)
+    ]
+
+
+def test_dead_letters_are_told_once_and_said_to_be_over_when_none_is_open(
+    alerting: Settings, hook: Webhook, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    redis_client.hset("apikey:a:metrics", "total_requests", "many")
+    drain_once(alerting)
+    for _ in range(2):
+        evaluate_pipeline(alerting, NOTHING, {})
+    assert hook.titles == ["1 dead letters of api_key"]
+    assert "many" in hook.received[0]["message"]
+    postgres.execute("update ops.dead_letters set replayed_at = now()")
+    for _ in range(2):
+        evaluate_pipeline(alerting, NOTHING, {})
+    assert hook.titles[1:] == ["Cleared: 1 dead letters of api_key"]
+
+
+def test_counters_that_nobody_drains_are_told_and_a_drain_ends_it(
+    alerting: Settings, hook: Webhook, postgres: psycopg.Connection
+) -> None:
+    with closing(Recorder.connect(alerting.redis_dsn.get_secret_value())) as recorder:
+        recorder.record_api_key("a", success=True)
+        evaluate_pipeline(alerting, NOTHING, {})
+        backdate(postgres, 90)
+        evaluate_pipeline(alerting, NOTHING, {})
+        assert open_rules(postgres) == ["backlog-age"]
+        drain_once(alerting)
+        recorder.record_api_key("a", success=True)
+        evaluate_pipeline(alerting, NOTHING, {})
+    assert [title.partition(" have")[0] for title in hook.titles] == [
+        "Counters of api_key",
+        "Cleared: Counters of api_key",
+    ]
+
+
+def test_an_aggregation_that_finds_nothing_is_told(
+    alerting: Settings, hook: Webhook, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    today = current_day(alerting.timezone)
+    days = [today - timedelta(days=1), today]
+    aggregate(alerting, days)
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert hook.titles == ["The aggregation of merchant counters found nothing"]
+    for day in days:
+        redis_client.set(f"usage:m:{day}:orders", 5)
+    aggregate(alerting, days)
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == []
+    for day in days:
+        redis_client.set(f"usage:m:{day}:orders", 4)
+    aggregate(alerting, days)
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == ["counter-regression"]
+
+
+def test_a_redis_that_grows_out_of_its_usual_size_is_told(
+    alerting: Settings, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    evaluate_pipeline(alerting, NOTHING, {})
+    [[details]] = postgres.execute("select details from ops.heartbeats where name = 'scheduler'").fetchall()
+    at, memory, _ = details["samples"][0]
+    details["samples"] = [[at - 60 * minute, memory, 10] for minute in range(20, 0, -1)]
+    postgres.execute("update ops.heartbeats set details = %s where name = 'scheduler'", (Jsonb(details),))
+    redis_client.eval("for i = 1, 50020 do redis.call('SET', 'other:' .. i, '') end", 0)
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == ["redis-surge"]
+    [[text]] = postgres.execute("select text from ops.alerts").fetchall()
+    assert "50020 keys, where 10 is usual" in text
+
+
+def test_uncertain_batches_of_the_last_day_are_told(alerting: Settings, postgres: psycopg.Connection) -> None:
+    columns = "batch_id, family, claimed_at, applied_at, keys, redis_server, is_uncertain, drained_by"
+    batch = f"insert into ops.sync_batches ({columns})"
+    postgres.execute(f"{batch} values ('1-a', 'token', now(), now() - interval '25 hours', 9, 'r', true, 'd')")
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == []
+    postgres.execute(f"{batch} values ('1-b', 'token', now(), now(), 7, 'r', true, 'd')")
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert postgres.execute("select rule, text like '1 batches with 7 keys%%' from ops.alerts").fetchall() == [
+        ("uncertain-batches", True)
+    ]
+
+
+def test_foreign_token_keys_that_were_about_to_expire_are_told(
+    alerting: Settings, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    redis_client.set("token_usage:t:fresh", '{"usageCount": 5, "instanceId": "fresh"}', ex=120)
+    drain_once(alerting)
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == []
+    redis_client.set("token_usage:t:fresh", '{"usageCount": 5, "instanceId": "fresh"}', ex=120)
+    redis_client.set("token_usage:t:old", '{"usageCount": 5, "instanceId": "old"}', ex=20)
+    drain_once(alerting)
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == ["expiring-token-keys"]
+    [[text]] = postgres.execute("select text from ops.alerts").fetchall()
+    assert text.startswith("Of 2 token keys that a drain looked at, 1 had")
+    postgres.execute("update ops.heartbeats set beaten_at = now() - interval '11 min' where name = 'token_ttls'")
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == []
+
+
+def write_hours(postgres: psycopg.Connection, family: str, name: str, uses: dict[datetime, int]) -> None:
+    for hour, count in uses.items():
+        postgres.execute("insert into ops.usage_hours values (%s, %s, %s, %s)", (family, name, hour, count))
+
+
+def test_a_token_used_far_more_than_ever_is_told_after_the_hour_and_over_with_the_next(
+    alerting: Settings, hook: Webhook, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    now = datetime.now(UTC)
+    hour = (now - timedelta(minutes=5)).replace(minute=0, second=0, microsecond=0) - HOUR
+    past = {hour - number * HOUR: 40 + number % 3 for number in range(1, 100)}
+    write_hours(postgres, "token", "leaked", past)
+    write_hours(postgres, "api_key", "steady", past)
+    at = (hour + timedelta(minutes=30)).isoformat()
+    for instance, uses in (("a", 4_000), ("b", 1_000)):
+        redis_client.set(
+            f"token_usage:leaked:{instance}",
+            f'{{"usageCount": {uses}, "lastUsedAt": "{at}", "instanceId": "{instance}"}}',
+        )
+    last_used = int((hour + timedelta(minutes=59)).timestamp() * 1000)
+    redis_client.hset("apikey:steady:metrics", mapping={"total_requests": 45, "last_used_at": last_used})
+    drain_once(alerting)
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert hook.titles == ["API token leaked is used far more than usual"]
+    assert "5000 uses" in hook.received[0]["message"]
+    stored = "select family, id, uses from ops.usage_hours where hour_start = %s order by 1"
+    assert postgres.execute(stored, (hour,)).fetchall() == [("api_key", "steady", 45), ("token", "leaked", 5_000)]
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == ["abnormal-usage"], "the hour is judged once, and the alert lasts until the next"
+    # As if the hour that was judged had been the one before.
+    [[details]] = postgres.execute("select details from ops.heartbeats where name = 'scheduler'").fetchall()
+    details["judged_hour"] = (hour - HOUR).isoformat()
+    postgres.execute("update ops.heartbeats set details = %s where name = 'scheduler'", (Jsonb(details),))
+    postgres.execute("delete from raw.token_deltas")
+    postgres.execute("delete from ops.usage_hours where hour_start = %s and family = 'token'", (hour,))
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == []
+
+
+def test_a_webhook_that_fails_is_tried_again_by_a_later_evaluation(
+    alerting: Settings, hook: Webhook, postgres: psycopg.Connection
+) -> None:
+    hook.status = 503
+    alert_now(alerting, alert())
+    hook.status = 200
+    again = OrchestrationFacts(ticks=(FailingTicks("late_days", 3, "why", False),))
+    evaluate_pipeline(alerting, again, {})
+    assert hook.titles == ["late_days failed 3 times in a row"], "the other one waits for its time"
+    postgres.execute("update ops.alerts set next_try_at = now(), cleared_at = null where rule = 'failed-run'")
+    alert_now(alerting, alert())
+    assert hook.titles == ["late_days failed 3 times in a row", "Title of a"]
+
+
+def test_without_postgresql_failing_drains_are_told_once_noted_later_and_said_to_be_over(
+    alerting: Settings, hook: Webhook, postgres: psycopg.Connection
+) -> None:
+    away = alerting.model_copy(
+        update={"database_url": type(alerting.database_url)("postgresql://u:hunter2@127.0.0.1:1/x")}
+    )
+    failing = OrchestrationFacts(ticks=(FailingTicks("drain_metrics", 3, "PostgreSQL does not answer", True),))
+    with pytest.raises(RecordUnavailable, match="not noted") as problem:
+        evaluate_pipeline(away, failing, {})
+    assert "hunter2" not in str(problem.value)
+    kept = alert_without_record(away, failing, {})
+    assert alert_without_record(away, failing, kept) == kept
+    assert hook.titles == ["drain_metrics failed 3 times in a row"]
+    evaluate_pipeline(alerting, failing, kept)
+    assert len(hook.titles) == 1
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert hook.titles[1:] == ["Cleared: drain_metrics failed 3 times in a row"]
+
+
+def test_without_redis_what_only_redis_knows_stays_as_it_is(
+    alerting: Settings, postgres: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Recorder.connect(alerting.redis_dsn.get_secret_value())) as recorder:
+        recorder.record_api_key("a", success=True)
+    evaluate_pipeline(alerting, NOTHING, {})
+    backdate(postgres, 90)
+    evaluate_pipeline(alerting, NOTHING, {})
+    away = alerting.model_copy(update={"redis_url": type(alerting.database_url)("redis://:hunter2@127.0.0.1:1")})
+    with caplog.at_level(logging.INFO):
+        evaluate_pipeline(away, NOTHING, {})
+    assert open_rules(postgres) == ["backlog-age"]
+    assert "Redis does not answer" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_the_command_lists_what_is_open(
+    alerting: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from usage_pipeline.commands.alerts import alerts
+
+    monkeypatch.setenv("DATABASE_URL", alerting.database_url.get_secret_value())
+    alert_now(alerting, alert())
+    alerts(as_json=True)
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert [(one["rule"], one["title"]) for one in document["alerts"]] == [("failed-run", "Title of a")]
+    alerts()
+    said = capsys.readouterr().out
+    assert "1 open alerts" in said
+    assert "Remedy of a" in said

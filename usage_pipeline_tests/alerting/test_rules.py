@@ -1,0 +1,169 @@
+"""Each rule on the near and the far side of its threshold; what an alert says; what was not read is not judged."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import usage_pipeline
+from usage_pipeline.alerting.abnormal_usage import UsageHour
+from usage_pipeline.alerting.facts import (
+    Aggregation,
+    BacklogAge,
+    ExpiringTokenKeys,
+    FailedRun,
+    FailingTicks,
+    OpenDeadLetters,
+    OpenRegressions,
+    OrchestrationFacts,
+    PipelineFacts,
+    RedisLoad,
+    SlowRun,
+    UncertainBatches,
+)
+from usage_pipeline.alerting.rules import RULES, cool_down, evaluate
+from usage_pipeline.settings import Settings, load_settings
+
+AT = datetime(2026, 11, 20, 13, tzinfo=UTC)
+TODAY, YESTERDAY = date(2026, 11, 20), date(2026, 11, 19)
+MB = 2**20
+FAILED = FailedRun("r1", "daily_tables", "2026-11-19", AT, "division by zero")
+
+
+def runs(**parts: tuple[object, ...]) -> PipelineFacts:
+    return PipelineFacts(orchestration=OrchestrationFacts(**parts))  # type: ignore[arg-type]
+
+
+def ticks(failures: int, name: str = "drain_metrics") -> PipelineFacts:
+    return runs(ticks=(FailingTicks(name, failures, "PostgreSQL does not answer", name.startswith("drain")),))
+
+
+def backlog(age_seconds: float, interval_seconds: float = 60.0) -> PipelineFacts:
+    return PipelineFacts(backlog=(BacklogAge("token", 7, 1, age_seconds, interval_seconds),))
+
+
+def load(
+    memory: int, keys: int, usual_memory: int | None = 1_000 * MB, usual_keys: int | None = 100_000
+) -> PipelineFacts:
+    return PipelineFacts(redis=RedisLoad(memory * MB, 0, keys, usual_memory, usual_keys))
+
+
+def aggregated(yesterday: int | None, today: int, hours_into_day: float) -> PipelineFacts:
+    found = [Aggregation(TODAY, AT, today, True, hours_into_day)]
+    if yesterday is not None:
+        found.insert(0, Aggregation(YESTERDAY, AT, yesterday, False, hours_into_day))
+    return PipelineFacts(aggregations=tuple(found))
+
+
+def used(uses: int, history: tuple[int, ...] = (50, 60) * 168) -> PipelineFacts:
+    return PipelineFacts(usage_hours=(UsageHour("token", "t1", AT, uses, history),))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (runs(), None),
+        (runs(failed_runs=(FAILED,)), "failed-run:daily_tables:2026-11-19"),
+        (runs(slow_runs=(SlowRun("r2", "windows", "all", 300.0),)), None),
+        (runs(slow_runs=(SlowRun("r2", "windows", "all", 300.1),)), "long-run:r2"),
+        (ticks(2), None),
+        (ticks(3), "failed-drains:drain_metrics"),
+        (ticks(2, "late_days"), None),
+        (ticks(3, "late_days"), "failed-ticks:late_days"),
+        (backlog(120.0), None),
+        (backlog(120.1), "backlog-age:token"),
+        # Two intervals of 5 s are less than evaluations can tell.
+        (backlog(60.0, 5.0), None),
+        (backlog(60.1, 5.0), "backlog-age:token"),
+        (load(2_000, 200_000), None),
+        (load(2_001, 100_000), "redis-surge"),
+        (load(1_000, 200_001), "redis-surge"),
+        # Small ones may double, and nothing is usual at first.
+        (load(60, 100, 20 * MB, 10), None),
+        (load(85, 100, 20 * MB, 10), "redis-surge"),
+        (load(20, 50_011, 20 * MB, 10), "redis-surge"),
+        (load(9_999, 9_999_999, None, None), None),
+        (PipelineFacts(redis=RedisLoad(900 * MB, 1_000 * MB, 1, None, None)), None),
+        (PipelineFacts(redis=RedisLoad(901 * MB, 1_000 * MB, 1, None, None)), "redis-surge"),
+        (aggregated(5, 0, 1.0), None),
+        (aggregated(5, 0, 6.0), "empty-aggregation"),
+        (aggregated(0, 5, 1.0), "empty-aggregation"),
+        (aggregated(0, 0, 1.0), "empty-aggregation"),
+        (aggregated(None, 0, 1.0), "empty-aggregation"),
+        (aggregated(5, 5, 23.0), None),
+        (PipelineFacts(dead_letters=()), None),
+        (PipelineFacts(dead_letters=(OpenDeadLetters("event", 2, "expected JSON"),)), "dead-letters:event"),
+        (PipelineFacts(regressions=()), None),
+        (PipelineFacts(regressions=(OpenRegressions(1, "m", "orders", TODAY),)), "counter-regression"),
+        (PipelineFacts(uncertain=()), None),
+        (PipelineFacts(uncertain=(UncertainBatches(3, 40, AT),)), "uncertain-batches"),
+        (PipelineFacts(expiring_tokens=()), None),
+        (PipelineFacts(expiring_tokens=(ExpiringTokenKeys(100, 4, 1.5, AT),)), "expiring-token-keys"),
+        (used(120), None),
+        (used(1_000), "abnormal-usage:token:t1"),
+    ],
+)
+def test_a_rule_raises_beyond_its_threshold_only(facts: PipelineFacts, expected: str | None) -> None:
+    judgement = evaluate(facts, load_settings())
+    assert [alert.dedupe_key for alert in judgement.alerts] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("facts", "numbers"),
+    [
+        (runs(failed_runs=(FAILED,)), ["r1", "2026-11-19", "division by zero"]),
+        (runs(slow_runs=(SlowRun("r2", "windows", "all", 660.0),)), ["r2", "660 s", "300 s"]),
+        (ticks(3), ["3", "PostgreSQL does not answer"]),
+        (backlog(500.0), ["7 keys", "1 batches", "500 s", "120 s"]),
+        (load(3_000, 300_000), ["3000 MB", "1000 MB", "300000 keys", "100000"]),
+        (aggregated(0, 0, 1.0), ["2026-11-19", "2026-11-20"]),
+        (PipelineFacts(dead_letters=(OpenDeadLetters("event", 2, "expected JSON"),)), ["2 keys", "expected JSON"]),
+        (PipelineFacts(regressions=(OpenRegressions(9, "m", "orders", TODAY),)), ["9 counters", "orders of m"]),
+        (PipelineFacts(uncertain=(UncertainBatches(3, 40, AT),)), ["3 batches", "40 keys", "13:00:00"]),
+        (PipelineFacts(expiring_tokens=(ExpiringTokenKeys(100, 4, 1.6, AT),)), ["100", "4 had", "2 s"]),
+        (used(1_000), ["1000 uses", "2026-11-20 13:00", "55", "60"]),
+    ],
+)
+def test_an_alert_says_what_happened_with_numbers_and_what_to_do(facts: PipelineFacts, numbers: list[str]) -> None:
+    [alert] = evaluate(facts, load_settings()).alerts
+    for number in numbers:
+        assert number in alert.text
+    assert "\n" not in alert.title + alert.text
+    assert len(alert.remedy) > 40
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts", "is_raised"),
+    [
+        ({"alert_long_run_seconds": 600}, runs(slow_runs=(SlowRun("r", "j", "all", 599.0),)), False),
+        ({"alert_redis_growth": 1.5}, load(1_600, 1), True),
+        ({"alert_usage_score": 900.0}, used(1_000), False),
+        ({"alert_usage_floor": 1_001}, used(1_000), False),
+    ],
+)
+def test_thresholds_are_settings(settings: dict[str, float], facts: PipelineFacts, is_raised: bool) -> None:
+    assert bool(evaluate(facts, load_settings(**settings)).alerts) == is_raised
+
+
+def test_only_rules_whose_facts_are_known_are_judged() -> None:
+    assert evaluate(PipelineFacts(), load_settings()).judged == frozenset()
+    judged = evaluate(PipelineFacts(orchestration=OrchestrationFacts(), dead_letters=()), load_settings()).judged
+    assert judged == {"failed-run", "failed-drains", "failed-ticks", "long-run", "dead-letters"}
+
+
+def test_a_flood_of_one_rule_is_cut() -> None:
+    flood = tuple(replace(FAILED, target=str(number)) for number in range(500))
+    assert len(evaluate(runs(failed_runs=flood), load_settings()).alerts) == 20
+
+
+def test_what_a_day_does_not_change_is_repeated_once_a_day() -> None:
+    settings: Settings = load_settings(alert_cool_down_minutes=30)
+    assert cool_down("failed-run", settings) == timedelta(minutes=30)
+    assert cool_down("dead-letters", settings) == timedelta(hours=12)
+
+
+def test_every_rule_has_its_heading_in_the_documentation() -> None:
+    text = (Path(usage_pipeline.__file__).parents[1] / "docs" / "alerts.md").read_text(encoding="utf-8")
+    headings = [line.removeprefix("### ") for line in text.splitlines() if line.startswith("### ")]
+    assert sorted(headings) == sorted([rule.name for rule in RULES] + ["daemon-dead"])
