@@ -14,12 +14,14 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.storage.catalog import columns
 from usage_pipeline.storage.postgres import connect
 
+MERCHANT_USAGE_KEY = dg.AssetKey(["usage", "merchant_usage"])
+
 
 def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
     """The daily asset of merchant counters; several days of a run share one scan of Redis."""
 
     @dg.asset(
-        key=["usage", "merchant_usage"],
+        key=MERCHANT_USAGE_KEY,
         deps=[source_key("merchant")],
         partitions_def=partitions,
         backfill_policy=BACKFILL_POLICY,
