@@ -14,9 +14,12 @@ from usage_pipeline.defs.assets.landing import landed_files
 from usage_pipeline.defs.assets.lifecycle import storage_lifecycle
 from usage_pipeline.defs.assets.merchants import merchant_usage_asset
 from usage_pipeline.defs.assets.rankings import ranking_assets
+from usage_pipeline.defs.assets.reconciliation import reconciliation
 from usage_pipeline.defs.assets.redis_sources import redis_sources
 from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
 from usage_pipeline.defs.assets.windows import usage_events_source, window_assets
+from usage_pipeline.defs.counter_checks import counter_asset_checks
+from usage_pipeline.defs.freshness import freshness_checks, with_freshness_policies
 from usage_pipeline.defs.jobs import JOBS
 from usage_pipeline.defs.landed_files_sensor import landed_files_sensor
 from usage_pipeline.defs.metadata import with_table_facts
@@ -55,10 +58,16 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             *issue_sources(),
             issue_stats_asset(stats_partitions(settings)),
             *ranking_assets(days, stats_partitions(settings)),
+            reconciliation,
         ]
     return dg.Definitions(
-        assets=with_table_facts(assets),
-        asset_checks=[*window_asset_checks(), *ranking_asset_checks()],
+        assets=with_table_facts(with_freshness_policies(asset) for asset in assets),
+        asset_checks=[
+            *window_asset_checks(),
+            *ranking_asset_checks(),
+            *counter_asset_checks(),
+            freshness_checks(settings),
+        ],
         jobs=JOBS,
         schedules=schedules(settings),
         sensors=[*sensors(settings), landed_files_sensor(settings), *alert_sensors(settings)],

@@ -8,13 +8,30 @@ from usage_pipeline.defs.assets.external import EXTERNAL_TAG, POSTS_KEY
 from usage_pipeline.defs.assets.history import HISTORY_KEY
 from usage_pipeline.defs.assets.issues import ISSUE_STATS_KEY
 from usage_pipeline.defs.assets.lifecycle import LIFECYCLE_KEY
+from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
 from usage_pipeline.defs.assets.rankings import is_of_issues, ranking_key
+from usage_pipeline.defs.assets.reconciliation import RECONCILIATION_KEY
 from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
 from usage_pipeline.defs.assets.snapshots import DRAIN_TAG, output_keys
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
+from usage_pipeline.defs.freshness import freshness_check_keys
 from usage_pipeline.rollups.calendar import GRAINS
 from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.rollups.windows import WINDOW_TABLES
+
+# dagster.yaml lets one run at a time have each value of this tag; advisory locks underneath keep the others' runs apart, too.
+_ONE_AT_A_TIME = "usage_pipeline/one_at_a_time"
+
+
+def one_at_a_time(job: str, partition: str | None = None) -> dict[str, str]:
+    """The tag of a run that must not be under way twice: of a job, or of its partition."""
+    return {_ONE_AT_A_TIME: job if partition is None else f"{job}/{partition}"}
+
+
+def _partitioned(*keys: dg.AssetKey) -> dg.AssetSelection:
+    """Assets with their checks but `is_fresh`, which a schedule of its own looks at."""
+    return dg.AssetSelection.assets(*keys) - dg.AssetSelection.checks(*freshness_check_keys())
+
 
 drain_now = dg.define_asset_job(
     "drain_now",
@@ -24,18 +41,19 @@ drain_now = dg.define_asset_job(
 )
 daily_tables = dg.define_asset_job(
     "daily_tables",
-    selection=dg.AssetSelection.assets(*(daily_key(family) for family in ("api_key", "provider", "token"))),
+    selection=_partitioned(*(daily_key(family) for family in ("api_key", "provider", "token"))),
     description="Replaces days of usage/*_daily from the snapshots.",
 )
 merchant_usage = dg.define_asset_job(
     "merchant_usage",
-    selection=dg.AssetSelection.assets(dg.AssetKey(["usage", "merchant_usage"])),
+    selection=_partitioned(MERCHANT_USAGE_KEY),
     description="Aggregates merchant counters of a day from Redis.",
 )
 observe_sources = dg.define_asset_job(
     "observe_sources",
     selection=dg.AssetSelection.assets(*(source_key(family) for family in SOURCES)),
-    description="Counts what waits in Redis.",
+    description="Counts what waits in Redis, and looks whether it waits too long.",
+    tags=one_at_a_time("observe_sources"),
 )
 
 # By grain, since the assets of a job share their partitions.
@@ -43,7 +61,7 @@ window_jobs = {
     grain: dg.define_asset_job(
         WINDOW_TABLES[grain].name,
         # Nobody materializes events; their check goes with the first roll-up of them.
-        selection=dg.AssetSelection.assets(window_key(grain))
+        selection=_partitioned(window_key(grain))
         | dg.AssetSelection.checks_for_assets(*([EVENTS_KEY] if grain == "hour" else [])),
         description=f"Replaces {grain}s of {window_key(grain).to_user_string()}.",
     )
@@ -53,11 +71,13 @@ storage_lifecycle = dg.define_asset_job(
     "storage_lifecycle",
     selection=dg.AssetSelection.assets(LIFECYCLE_KEY),
     description="Partitions ahead, old ones compressed or archived, the oldest dropped.",
+    tags=one_at_a_time("storage_lifecycle"),
 )
 history = dg.define_asset_job(
     "history",
     selection=dg.AssetSelection.assets(HISTORY_KEY),
     description="Prunes Dagster's own runs, event rows and check executions; no status changes.",
+    tags=one_at_a_time("history"),
 )
 external_posts = dg.define_asset_job(
     "external_posts",
@@ -67,18 +87,37 @@ external_posts = dg.define_asset_job(
 )
 issue_stats = dg.define_asset_job(
     "issue_stats",
-    selection=dg.AssetSelection.assets(ISSUE_STATS_KEY),
+    selection=_partitioned(ISSUE_STATS_KEY),
     description="Replaces days of stats/daily_issue_stats.",
 )
 # Two jobs, since the assets of a job share their partitions: issues are older than usage.
 ranking_jobs = {
     of_issues: dg.define_asset_job(
         "issue_ranking" if of_issues else "usage_rankings",
-        selection=dg.AssetSelection.assets(*(ranking_key(one) for one in RANKINGS if is_of_issues(one) == of_issues)),
+        selection=_partitioned(*(ranking_key(one) for one in RANKINGS if is_of_issues(one) == of_issues)),
         description=f"Replaces dates of stats/popular_{'issues' if of_issues else '*'} and publishes the newest in Redis.",
     )
     for of_issues in (True, False)
 }
+reconcile = dg.define_asset_job(
+    "reconcile",
+    selection=dg.AssetSelection.assets(RECONCILIATION_KEY),
+    description="Compares what our recorder wrote to Redis with what became of it.",
+    tags=one_at_a_time("reconcile"),
+)
+# Drains write these all the time, and their sensors run no checks.
+counter_checks = dg.define_asset_job(
+    "counter_checks",
+    selection=dg.AssetSelection.checks_for_assets(*(key for family in ALL_FAMILIES for key in output_keys(family))),
+    description="Looks whether totals are what was drained, and whether anything was refused.",
+    tags=one_at_a_time("counter_checks"),
+)
+freshness = dg.define_asset_job(
+    "freshness",
+    selection=dg.AssetSelection.checks(*freshness_check_keys()),
+    description="Looks whether the partitions that closed last are there.",
+    tags=one_at_a_time("freshness"),
+)
 JOBS = [
     drain_now,
     daily_tables,
@@ -90,4 +129,7 @@ JOBS = [
     *window_jobs.values(),
     issue_stats,
     *ranking_jobs.values(),
+    reconcile,
+    counter_checks,
+    freshness,
 ]

@@ -7,14 +7,13 @@ from datetime import date, timedelta
 import dagster as dg
 
 from usage_pipeline.defs.assets.rankings import ranking_key
+from usage_pipeline.defs.check_results import faults_result
 from usage_pipeline.defs.partitions import run_days
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.rollups.ranking_checks import ranking_faults
 from usage_pipeline.rollups.rankings import RANKINGS, Ranking
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
-
-_SHOWN_FAULTS = 20
 
 
 def ranking_asset_checks() -> list[dg.AssetChecksDefinition]:
@@ -33,11 +32,7 @@ def _check(ranking: Ranking) -> dg.AssetChecksDefinition:
         days = _days(context.run.tags, current_day(settings.timezone))
         with closing(connect(settings)) as connection:
             faults = ranking_faults(connection, ranking, days, settings=settings)
-        return dg.AssetCheckResult(
-            passed=not faults,
-            description=f"{len(faults)} found" if faults else "As it should be",
-            metadata={"found": dg.MetadataValue.md("\n".join(f"- {fault}" for fault in faults[:_SHOWN_FAULTS]))},
-        )
+        return faults_result(faults, severity=dg.AssetCheckSeverity.ERROR)
 
     return has_no_gap
 

@@ -5,12 +5,14 @@ from datetime import timedelta
 
 import dagster as dg
 
+from usage_pipeline.defs.check_schedules import check_schedules
 from usage_pipeline.defs.jobs import (
     daily_tables,
     external_posts,
     history,
     merchant_usage,
     observe_sources,
+    one_at_a_time,
     storage_lifecycle,
 )
 from usage_pipeline.defs.stats_schedules import stats_schedules
@@ -19,7 +21,7 @@ from usage_pipeline.settings import Settings
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Days of the counters, a look at the sources, the storage lifecycle, windows of usage events, statistics and rankings."""
+    """Days of the counters, a look at the sources, the storage lifecycle, windows of events, statistics, rankings, checks."""
     cron, timezone = settings.aggregation_cron, settings.usage_timezone
     is_on = settings.enable_job_scheduler
 
@@ -32,7 +34,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         execution_timezone=timezone,
     )
     def merchant_usage_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-        yield from _today_and_yesterday(context, settings)
+        yield from _today_and_yesterday(context, settings, merchant_usage.name)
 
     @dg.schedule(
         name="daily_tables_hourly",
@@ -43,7 +45,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         execution_timezone=timezone,
     )
     def daily_tables_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-        yield from _today_and_yesterday(context, settings)
+        yield from _today_and_yesterday(context, settings, daily_tables.name)
 
     observe = dg.ScheduleDefinition(
         name="observe_sources_hourly",
@@ -78,13 +80,19 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         execution_timezone=timezone,
     )
     regular = [merchant_usage_hourly, daily_tables_hourly, observe, lifecycle, pruning, posts]
-    return [*regular, *window_schedules(settings), *stats_schedules(settings)]
+    return [*regular, *window_schedules(settings), *stats_schedules(settings), *check_schedules(settings)]
 
 
-def _today_and_yesterday(context: dg.ScheduleEvaluationContext, settings: Settings) -> Iterator[dg.RunRequest]:
+def _today_and_yesterday(
+    context: dg.ScheduleEvaluationContext, settings: Settings, job: str
+) -> Iterator[dg.RunRequest]:
     """The two days as of the scheduled time, which a late tick may have passed; one run each per scheduled time."""
     scheduled = context.scheduled_execution_time
     today = scheduled.astimezone(settings.timezone).date()
     for day in (today - timedelta(days=1), today):
         if day >= settings.usage_start_date:
-            yield dg.RunRequest(run_key=f"{scheduled:%Y-%m-%dT%H:%M}:{day}", partition_key=day.isoformat())
+            yield dg.RunRequest(
+                run_key=f"{scheduled:%Y-%m-%dT%H:%M}:{day}",
+                partition_key=day.isoformat(),
+                tags=one_at_a_time(job, day.isoformat()),
+            )

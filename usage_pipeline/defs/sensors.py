@@ -16,6 +16,8 @@ from usage_pipeline.counters.drain_round import (
 )
 from usage_pipeline.defs.assets.daily import daily_key
 from usage_pipeline.defs.assets.snapshots import drained_metadata, output_keys
+from usage_pipeline.defs.jobs import daily_tables, one_at_a_time
+from usage_pipeline.defs.missed_sensor import missed_partitions_sensor
 from usage_pipeline.defs.window_sensors import late_windows_sensor
 from usage_pipeline.rollups.daily import current_day, stale_days
 from usage_pipeline.settings import Settings
@@ -25,6 +27,8 @@ from usage_pipeline.storage.postgres import PostgresUnavailable, connect
 # multiple itself gives one or two loops in turn.
 _LESS_THAN_A_LOOP_SECONDS = 1
 _REPORT_SECONDS = 60
+# Also when nothing was to be drained, so that freshness says whether drains are at work and not whether there is traffic.
+_QUIET_REPORT_SECONDS = 1_800
 # In the cursor, so that a day is reported at once only when it is new.
 _DAYS_REMEMBERED = 60
 _LATE_DAYS_PER_TICK = 25
@@ -32,7 +36,7 @@ DRAIN_SENSORS = ("drain_metrics", "drain_tokens")
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Two drains at the cadences of contracts §5, and the sensors for late days and late windows."""
+    """Two drains at the cadences of contracts §5, and the sensors for late days, late windows and missed partitions."""
     status = dg.DefaultSensorStatus.RUNNING if settings.enable_job_scheduler else dg.DefaultSensorStatus.STOPPED
     return [
         _drain_sensor(
@@ -51,6 +55,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         ),
         _late_days_sensor(status),
         late_windows_sensor(settings, status),
+        missed_partitions_sensor(settings, status),
     ]
 
 
@@ -80,21 +85,24 @@ def _drain_sensor(
         touched = sorted(day.isoformat() for drained in report.families for day in drained.usage_dates)
         is_new_day = not set(touched) <= set(cursor.get("days", []))
         since = datetime.fromtimestamp(cursor.get("reported", now.timestamp()), UTC)
+        all_reported = cursor.get("all_reported", now.timestamp())
         is_due = (now - since).total_seconds() >= _REPORT_SECONDS
         if not (is_new_day or is_due):
-            kept = {"reported": since.timestamp(), "days": cursor.get("days", [])}
+            kept = {"reported": since.timestamp(), "all_reported": all_reported, "days": cursor.get("days", [])}
             return dg.SensorResult(skip_reason=_said(report), cursor=json.dumps(kept))
         days = sorted({*cursor.get("days", []), *touched})[-_DAYS_REMEMBERED:]
         found = drained_metadata(settings, since, list(families))
+        is_quiet_report_due = now.timestamp() - all_reported >= _QUIET_REPORT_SECONDS
         events = [
             dg.AssetMaterialization(asset_key=key, metadata=metadata)
             for key, metadata in found.items()
-            if metadata["batches"]
+            if metadata["batches"] or is_quiet_report_due
         ]
+        all_reported = now.timestamp() if is_quiet_report_due else all_reported
         return dg.SensorResult(
             skip_reason=_said(report),
             asset_events=events,
-            cursor=json.dumps({"reported": now.timestamp(), "days": days}),
+            cursor=json.dumps({"reported": now.timestamp(), "all_reported": all_reported, "days": days}),
         )
 
     return drain_sensor
@@ -123,6 +131,7 @@ def _late_days_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
                 run_key=f"{day.family}:{day.usage_date}:{day.version}:{hour}",
                 partition_key=day.usage_date.isoformat(),
                 asset_selection=[daily_key(day.family)],
+                tags=one_at_a_time(f"{daily_tables.name}/{day.family}", day.usage_date.isoformat()),
             )
             for day in stale
             if day.usage_date >= settings.usage_start_date

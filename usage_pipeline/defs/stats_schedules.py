@@ -1,11 +1,11 @@
 """When issue statistics and rankings are made."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 
 import dagster as dg
 
-from usage_pipeline.defs.jobs import issue_stats, ranking_jobs
+from usage_pipeline.defs.jobs import issue_stats, one_at_a_time, ranking_jobs
 from usage_pipeline.defs.window_schedules import default_status
 from usage_pipeline.settings import Settings
 
@@ -29,7 +29,7 @@ def stats_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         scheduled = context.scheduled_execution_time
         day = scheduled.astimezone(zone).date() - timedelta(days=1)
         if day >= settings.stats_start_date:
-            yield dg.RunRequest(run_key=f"{scheduled:%Y-%m-%dT%H:%M%z}:{day}", partition_key=day.isoformat())
+            yield _request(issue_stats.name, scheduled, day)
 
     return [yesterday, *(_ranking_schedule(settings, of_issues) for of_issues in ranking_jobs)]
 
@@ -51,6 +51,14 @@ def _ranking_schedule(settings: Settings, of_issues: bool) -> dg.ScheduleDefinit
         hour_before = (scheduled - timedelta(hours=1)).astimezone(zone).date()
         for day in sorted({hour_before, scheduled.astimezone(zone).date()}):
             if day >= start:
-                yield dg.RunRequest(run_key=f"{scheduled:%Y-%m-%dT%H:%M%z}:{day}", partition_key=day.isoformat())
+                yield _request(job.name, scheduled, day)
 
     return today
+
+
+def _request(job: str, scheduled: datetime, day: date) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=f"{scheduled:%Y-%m-%dT%H:%M%z}:{day}",
+        partition_key=day.isoformat(),
+        tags=one_at_a_time(job, day.isoformat()),
+    )

@@ -1,6 +1,6 @@
 """Asset checks of the roll-ups. Unpartitioned: each looks at the last days, and at the days of its run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -8,17 +8,15 @@ from typing import Any
 import dagster as dg
 
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
-from usage_pipeline.defs.partitions import run_days
+from usage_pipeline.defs.check_results import checked_spans, faults_result
 from usage_pipeline.rollups import calendar, window_checks
-from usage_pipeline.rollups.calendar import Grain
+from usage_pipeline.rollups.calendar import GRAINS, Grain
+from usage_pipeline.rollups.counter_checks import negative_faults
 from usage_pipeline.rollups.daily import current_day
+from usage_pipeline.rollups.windows import WINDOW_TABLES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 
-_RECENT_DAYS = 3
-# A run of the daily tables has no more days; one of weeks or months begins on that many at most.
-_MOST_DAYS_OF_A_RUN = 31
-_SHOWN_FAULTS = 20
 # Connection, first and last day, settings -> what is wrong. The connection is the domain's affair.
 Find = Callable[[Any, date, date, Settings], list[str]]
 
@@ -35,6 +33,7 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
             lambda connection, first, last, settings: window_checks.day_count_faults(
                 connection, first, last, settings.timezone
             ),
+            blocking=True,
         ),
         _check(
             EVENTS_KEY,
@@ -78,6 +77,23 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
             )
             for grain in ("week", "month")
         ),
+        *(
+            _check(
+                window_key(grain), "no_negative_count", "No count is below 0.", error, _negative(grain), blocking=True
+            )
+            for grain in GRAINS
+        ),
+        *(
+            _check(
+                window_key(grain),
+                "windows_are_complete",
+                f"Every {grain} that has been over for two hours is rolled up with all its events.",
+                warning,
+                _overdue(grain),
+            )
+            # Hours have `no_gaps`.
+            for grain in GRAINS[1:]
+        ),
     ]
 
 
@@ -93,35 +109,42 @@ def _merged(grain: Grain) -> Find:
     return find
 
 
+def _negative(grain: Grain) -> Find:
+    table = WINDOW_TABLES[grain]
+
+    def find(connection: Any, first: date, last: date, _: Settings) -> list[str]:
+        begin = {"week": calendar.week_of(first), "month": calendar.month_of(first)}.get(grain, first)
+        return negative_faults(connection, table.table, table.column, begin, last)
+
+    return find
+
+
+def _overdue(grain: Grain) -> Find:
+    return lambda connection, _, __, settings: window_checks.overdue_window_faults(
+        connection, grain, datetime.now(UTC), settings.timezone
+    )
+
+
 def _check(
-    asset: dg.AssetKey, name: str, description: str, severity: dg.AssetCheckSeverity, find: Find
+    asset: dg.AssetKey,
+    name: str,
+    description: str,
+    severity: dg.AssetCheckSeverity,
+    find: Find,
+    *,
+    blocking: bool = False,
 ) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=asset, name=name, description=description)
+    @dg.asset_check(asset=asset, name=name, description=description, blocking=blocking)
     def window_check(
         context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> dg.AssetCheckResult:
         with closing(connect(settings)) as connection:
-            faults = [
+            found = [
                 fault
-                for first, last in _spans(context.run.tags, current_day(settings.timezone))
+                for first, last in checked_spans(context.run.tags, current_day(settings.timezone))
                 for fault in find(connection, first, last, settings)
             ]
-        return dg.AssetCheckResult(
-            passed=not faults,
-            severity=severity,
-            description=f"{len(faults)} found" if faults else "As it should be",
-            metadata={"found": dg.MetadataValue.md("\n".join(f"- {fault}" for fault in faults[:_SHOWN_FAULTS]))},
-        )
+        # Two spans may tell the same.
+        return faults_result(list(dict.fromkeys(found)), severity=severity)
 
     return window_check
-
-
-def _spans(tags: Mapping[str, str], today: date) -> list[tuple[date, date]]:
-    """The last days, and those of the run's partitions unless they are among them."""
-    recent = (today - timedelta(days=_RECENT_DAYS - 1), today)
-    # Every key begins with its day: 2026-10-25, 2026-10-25-02:00+0100.
-    days = run_days(tags)
-    if not days or recent[0] <= min(days) <= max(days) <= recent[1]:
-        return [recent]
-    first, last = min(days), max(days)
-    return [(first, min(last, first + timedelta(days=_MOST_DAYS_OF_A_RUN))), recent]

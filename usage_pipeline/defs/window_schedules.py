@@ -6,7 +6,7 @@ from datetime import timedelta
 import dagster as dg
 
 from usage_pipeline.defs.assets.windows import window_partition
-from usage_pipeline.defs.jobs import window_jobs
+from usage_pipeline.defs.jobs import one_at_a_time, window_jobs
 from usage_pipeline.defs.partitions import window_partitions
 from usage_pipeline.rollups.calendar import Grain, Window, day_window, hour_window, month_of, week_of, window_on
 from usage_pipeline.settings import Settings
@@ -33,7 +33,8 @@ def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
             key = window_partition(grain, partitions[grain], window)
             if key is not None:
                 run_key = f"{grain}:{key}:{context.scheduled_execution_time:%Y-%m-%dT%H:%M%z}"
-                yield dg.RunRequest(run_key=run_key, partition_key=key)
+                tags = one_at_a_time(window_jobs[grain].name, key)
+                yield dg.RunRequest(run_key=run_key, partition_key=key, tags=tags)
 
     @dg.schedule(
         name="usage_hourly_after_the_hour",

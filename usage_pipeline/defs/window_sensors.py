@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from usage_pipeline.defs.assets.windows import window_partition
-from usage_pipeline.defs.jobs import storage_lifecycle, window_jobs
+from usage_pipeline.defs.jobs import one_at_a_time, storage_lifecycle, window_jobs
 from usage_pipeline.defs.partitions import window_partitions
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.windows import WINDOW_TABLES
@@ -43,6 +43,7 @@ def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> d
                 job_name=WINDOW_TABLES[one.window.grain].name,
                 run_key=f"{one.window.grain}:{key}:{one.touched_at.timestamp():.6f}:{hour}",
                 partition_key=key,
+                tags=one_at_a_time(WINDOW_TABLES[one.window.grain].name, key),
             )
             for one in stale
             if not one.is_archived

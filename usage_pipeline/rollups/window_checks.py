@@ -8,6 +8,7 @@ import psycopg
 
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.calendar import Window
+from usage_pipeline.rollups.counter_checks import MOST_FAULTS
 from usage_pipeline.rollups.windows import WINDOW_TABLES
 from usage_pipeline.storage.sql import load
 
@@ -48,6 +49,18 @@ def hour_gap_faults(
     ).fetchall()
     late = {hour.start for hour in over} & {start for (start,) in stale}
     return gaps + [f"hour {start:%Y-%m-%dT%H:%MZ}: not rolled up since its events changed" for start in sorted(late)]
+
+
+def overdue_window_faults(
+    connection: psycopg.Connection, grain: calendar.Grain, now: datetime, time_zone: ZoneInfo
+) -> list[str]:
+    """Windows that have been over for two hours, and whose events changed more than two hours ago without a roll-up since."""
+    arguments = {"grain": grain, "now": now, "timezone": time_zone.key, "most": MOST_FAULTS}
+    rows = connection.execute(load("rollups/select_overdue_windows"), arguments).fetchall()
+    return [
+        f"{calendar.window_at(grain, start, time_zone)}: not rolled up since its events changed at {at:%Y-%m-%d %H:%M}Z"
+        for start, at in rows
+    ]
 
 
 def error_share_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:

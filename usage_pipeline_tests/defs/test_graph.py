@@ -24,6 +24,18 @@ EDGES = {
     "app/issues": [],
     "ops/dagster_history": [],
     "ops/landed_files": [],
+    "ops/reconciliation": [
+        "redis/api_key_metrics",
+        "redis/event_queue",
+        "redis/merchant_counters",
+        "redis/provider_metrics",
+        "redis/token_usage",
+        "snapshots/api_key_deltas",
+        "snapshots/provider_deltas",
+        "snapshots/request_events",
+        "snapshots/token_deltas",
+        "usage/merchant_usage",
+    ],
     "ops/storage_lifecycle": [
         "analytics/usage_daily",
         "analytics/usage_hourly",

@@ -77,7 +77,12 @@ def test_a_range_of_hours_is_one_run_with_metadata_for_each_and_its_checks(
     schema = {column.name: column for column in events[keys[0]]["dagster/column_schema"].value.columns}
     assert "US dollars" in schema["cost_usd"].description
     # The hours after them are empty, which the check of the run's days finds.
-    assert checks(result) == {"usage_hourly.no_gaps": False, "usage_events.no_conflicts": True}
+    assert checks(result) == {
+        "usage_hourly.no_gaps": False,
+        "usage_hourly.no_negative_count": True,
+        "usage_events.no_conflicts": True,
+        "usage_events.no_dead_letters": True,
+    }
 
 
 def test_late_events_become_runs_for_exactly_their_windows_until_all_are_done(
@@ -174,14 +179,19 @@ def test_checks_of_a_day_pass_and_fail_with_the_numbers(
         "usage_daily.events_are_counted_once": True,
         "usage_daily.few_errors": True,
         "usage_daily.models_have_prices": True,
+        "usage_daily.no_negative_count": True,
+        "usage_daily.windows_are_complete": True,
     }
     store(postgres, settings, *[AT] * 30, status_code=500, model="unheard-of")
     postgres.execute(
         "delete from analytics.usage_event_ids where event_id in (select event_id from analytics.usage_events limit 1)"
     )
     result = run(definitions, instance, "usage_daily", str(DAY))
-    assert result.success
-    assert set(checks(result).values()) == {False}
+    assert not result.success, "weeks, months and rankings must not be made of it"
+    assert [name for name, passed in checks(result).items() if passed] == [
+        "usage_daily.no_negative_count",
+        "usage_daily.windows_are_complete",
+    ]
     found = {one.check_name: one for one in result.get_asset_check_evaluations()}
     assert found["events_are_counted_once"].severity == dg.AssetCheckSeverity.ERROR
     assert "31 events, 30 in the registry" in str(found["events_are_counted_once"].metadata["found"].value)
@@ -201,9 +211,15 @@ def test_the_check_of_weeks_and_months_looks_at_those_of_the_run(
 ) -> None:
     store(postgres, settings, AT)
     assert run(definitions, instance, "usage_daily", str(DAY)).success
-    assert checks(run(definitions, instance, job, str(first))) == {f"{job}.is_sum_of_days": True}
+    passed = checks(run(definitions, instance, job, str(first)))
+    assert passed == {
+        f"{job}.is_sum_of_days": True,
+        f"{job}.no_negative_count": True,
+        f"{job}.windows_are_complete": True,
+    }
     postgres.execute("update analytics.usage_daily set errors = errors + 1")
-    assert checks(run(definitions, instance, job, str(first))) == {f"{job}.is_sum_of_days": False}
+    failed = checks(run(definitions, instance, job, str(first)))
+    assert [name for name, is_passed in failed.items() if not is_passed] == [f"{job}.is_sum_of_days"]
 
 
 SCHEDULED = [

@@ -17,6 +17,7 @@ from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 
+MERCHANT_USAGE_KEY = dg.AssetKey(["usage", "merchant_usage"])
 _TABLE = "usage.merchant_usage"
 
 
@@ -24,7 +25,7 @@ def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsD
     """The daily asset of merchant counters; several days of a run share one scan of Redis."""
 
     @dg.asset(
-        key=["usage", "merchant_usage"],
+        key=MERCHANT_USAGE_KEY,
         deps=[source_key("merchant")],
         partitions_def=partitions,
         backfill_policy=BACKFILL_POLICY,

@@ -1,0 +1,99 @@
+"""The books of the reconciliation: what was recorded per family and day, beside what became of it. Pure; no I/O."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+
+# Family -> the field of the odometer that is compared.
+MEASURES = {
+    "api_key": "total_requests",
+    "provider": "upload_count",
+    "token": "usage_count",
+    "event": "records",
+    "merchant": "metric_value",
+}
+# Their keys carry the day, so nothing of one day ever counts for another.
+_BY_DAY_IN_THE_KEY = frozenset({"merchant"})
+
+Place = tuple[str, date]
+Amounts = Counter[Place]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at both sides: amounts by family and day, each read later than the one before it."""
+
+    recorded: Amounts
+    live: Amounts
+    claimed: Amounts
+    stored: Amounts
+    dead: Amounts = field(default_factory=Counter)
+    duplicates: Amounts = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class DayBalance:
+    """A row of ops.reconciliation, whose comments explain the columns."""
+
+    family: str
+    usage_date: date
+    measure: str
+    recorded: int
+    stored: int
+    live: int
+    claimed: int
+    dead: int
+    duplicates: int
+    carried: int = 0
+    missing: int = 0
+
+    @property
+    def difference(self) -> int:
+        found = self.stored + self.live + self.claimed + self.dead + self.duplicates
+        return self.recorded - found - self.carried
+
+
+def balances(look: Look) -> list[DayBalance]:
+    """A balance for each family and day that has anything, with what deltas carried from one day to another."""
+    parts = (look.recorded, look.stored, look.live, look.claimed, look.dead, look.duplicates)
+    places = sorted({place for part in parts for place, amount in part.items() if amount})
+    rows = [DayBalance(*place, MEASURES[place[0]], *(part[place] for part in parts)) for place in places]
+    return [row for family in MEASURES for row in _carried([row for row in rows if row.family == family])]
+
+
+def confirmed(first: Sequence[DayBalance], second: Sequence[DayBalance]) -> list[DayBalance]:
+    """The second look, with what both of them missed."""
+    before = {(row.family, row.usage_date): row.difference for row in first}
+    return [
+        replace(row, missing=max(0, min(row.difference, before.get((row.family, row.usage_date), 0)))) for row in second
+    ]
+
+
+def _carried(rows: list[DayBalance]) -> Iterator[DayBalance]:
+    """A shortage of one day is covered by the surplus of others, the nearest first, a later day before an earlier one.
+
+    A delta counts for one day, that of its last use: what was counted before midnight and drained after it counts for
+    the later day, and a record that came late takes what was drained with it to its own day.
+    """
+    left = {row.usage_date: row.difference for row in rows}
+    carried: Counter[date] = Counter()
+    if rows and rows[0].family not in _BY_DAY_IN_THE_KEY:
+        for day, other in _pairs(left):
+            amount = min(left[day], -left[other])
+            if amount > 0:
+                left[day] -= amount
+                left[other] += amount
+                carried[day] += amount
+                carried[other] -= amount
+    return (replace(row, carried=carried[row.usage_date]) for row in rows)
+
+
+def _pairs(differences: Mapping[date, int]) -> list[tuple[date, date]]:
+    """Days that are short with days that have more, the nearest first."""
+    short = [day for day, difference in differences.items() if difference > 0]
+    rich = [day for day, difference in differences.items() if difference < 0]
+    return sorted(
+        ((day, other) for day in short for other in rich),
+        key=lambda pair: (abs(pair[0] - pair[1]), pair[1] - pair[0] < timedelta(0), pair[0]),
+    )

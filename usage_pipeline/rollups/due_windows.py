@@ -1,0 +1,24 @@
+"""Which hours, days, weeks and months ended last: those that must be there by now. Pure; no I/O."""
+
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from usage_pipeline.rollups.calendar import Grain, Window, hour_window, month_of, week_of, window_on
+
+
+def closed_windows(grain: Grain, until: datetime, count: int, time_zone: ZoneInfo) -> list[Window]:
+    """The last `count` windows that had ended by `until`, the newest first."""
+    local = until.astimezone(time_zone)
+    if grain == "hour":
+        into_the_hour = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
+        return [hour_window(until - into_the_hour - timedelta(hours=ago), time_zone) for ago in range(1, count + 1)]
+    windows = []
+    day = _begin(grain, local.date())
+    for _ in range(count):
+        day = _begin(grain, day - timedelta(days=1))
+        windows.append(window_on(grain, day, time_zone))
+    return windows
+
+
+def _begin(grain: Grain, day: date) -> date:
+    return {"week": week_of, "month": month_of}.get(grain, lambda same: same)(day)
