@@ -119,6 +119,8 @@ def freshness_checks(settings: Settings) -> dg.AssetChecksDefinition:
             one = known[check.asset_key]
             [last] = closed_windows(one.grain, now - one.grace, 1, settings.timezone)
             faults = [f"{key}: {said}" for key, said in missed(context.instance, one, [last]).items()]
+            if _made_at(context.instance, one.key, None) is None:
+                faults.append("no partition was ever made")
             yield faults_result(faults, name=IS_FRESH, asset=one.key, severity=dg.AssetCheckSeverity.ERROR)
 
     return partitions_are_fresh
@@ -127,15 +129,17 @@ def freshness_checks(settings: Settings) -> dg.AssetChecksDefinition:
 def missed(instance: dg.DagsterInstance, asset: Partitioned, windows: Sequence[Window]) -> dict[str, str]:
     """Partitions of closed windows that were not made since these closed, and how they stand.
 
-    A window that closed before the asset was first made is not asked for: a new installation has missed nothing.
+    A window that closed before the asset was first made is none of them: a new installation has missed nothing.
     """
     first_made = _made_at(instance, asset.key, None)
-    found = {}
+    found: dict[str, str] = {}
+    if first_made is None:
+        return found
     for window in windows:
         key = asset.partition(window)
-        if key is None or (first_made is not None and first_made >= window.end):
+        if key is None or first_made >= window.end:
             continue
-        made = None if first_made is None else _made_at(instance, asset.key, key)
+        made = _made_at(instance, asset.key, key)
         if made is None:
             found[key] = "is not there"
         elif made < window.end:

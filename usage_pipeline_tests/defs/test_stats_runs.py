@@ -189,7 +189,7 @@ def test_the_check_finds_gaps_wrong_orders_and_missing_entries(
         "delete from stats.popular_issues where rank in (3, 10)",
     ]
     broken.append("delete from stats.popular_issues where rank = 10")
-    check = dg.AssetSelection.checks_for_assets(POPULAR)
+    check = dg.AssetSelection.checks(dg.AssetCheckKey(POPULAR, "has_no_gap"))
     alone = dg.Definitions.merge(definitions, dg.Definitions(jobs=[dg.define_asset_job("alone", selection=check)]))
     tags = {"dagster/partition": str(day)}
     said = []
