@@ -1,0 +1,51 @@
+"""The Redis of compose, started by its own command: durable, bounded, and its password is not among the arguments."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from deployment_files import COMPOSE, interpolated, services
+
+from usage_pipeline.local.redis_server import redis_executable
+
+PASSWORD = "a1b2c3"
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[tuple[psutil.Process, redis.Redis]]:
+    service = services(COMPOSE)["redis"]
+    values = {"REDIS_PASSWORD": PASSWORD}
+    variables = {name: interpolated(value, values) for name, value in service["environment"].items()}
+    *shell, script = (interpolated(argument, {}) for argument in service["command"])
+    # A socket instead of a port: nothing else of it is changed.
+    script = script.replace("dir /data", f"dir {folder}\nport 0\nunixsocket {folder}/socket")
+    path = f"{redis_executable().parent}{os.pathsep}{os.environ['PATH']}"
+    with (
+        subprocess.Popen([*shell, script], env=variables | {"PATH": path}, stdout=subprocess.DEVNULL) as process,
+        redis.Redis(unix_socket_path=f"{folder}/socket", password=PASSWORD, decode_responses=True) as client,
+    ):
+        deadline = time.monotonic() + 20
+        while not (folder / "socket").exists():
+            assert process.poll() is None, "it ended"
+            assert time.monotonic() < deadline, "it does not listen"
+            time.sleep(0.02)
+        yield psutil.Process(process.pid), client
+        process.terminate()
+        assert process.wait(20) == 0, "SIGTERM reaches it, since the shell is gone"
+
+
+def test_redis_keeps_what_it_acknowledges_and_refuses_rather_than_evicts(
+    server: tuple[psutil.Process, redis.Redis],
+) -> None:
+    process, client = server
+    wanted = {"appendonly": "yes", "appendfsync": "always", "save": "", "maxmemory-policy": "noeviction"}
+    assert {name: client.config_get(name)[name] for name in wanted} == wanted
+    assert int(client.config_get("maxmemory")["maxmemory"]) == 768 * 2**20
+    assert PASSWORD not in " ".join(process.cmdline())
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(unix_socket_path=client.connection_pool.connection_kwargs["path"]).ping()
