@@ -46,6 +46,7 @@ bench: setup
 	$(RUN)python -m benchmarks.ingest
 	$(RUN)python -m benchmarks.api
 	$(RUN)python -m benchmarks.rollups
+	$(RUN)python -m benchmarks.orchestration
 
 clean:
 	rm -rf .venv .local

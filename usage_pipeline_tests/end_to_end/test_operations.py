@@ -171,6 +171,7 @@ def test_a_person_opens_the_lineage_selects_days_launches_their_backfill_and_see
     system: DagsterSystem,
 ) -> None:
     days = DAYS[-10:]
+    system.turn_off()
     with open_browser(system.url) as browser:
         browser.open("/asset-groups?expanded=global%40global%3Ausage")
         browser.wait_for("snapshots", "token_daily")
@@ -187,7 +188,7 @@ def test_a_person_opens_the_lineage_selects_days_launches_their_backfill_and_see
 
         browser.open("/runs/?view=backfills")
         assert browser.follow_link_to("/runs/b/") == launched, "the newest is on top"
+        assert system.finished_backfill(launched)["counts"] == (10, 10, 0)
         browser.wait_for("Succeeded", "100% completed")
         browser.open("/assets/usage/token_daily?view=partitions")
         browser.wait_for("Materialized (10)", "Failed (0)")
-    assert system.backfill(launched)["status"] == "COMPLETED_SUCCESS"
