@@ -1,5 +1,6 @@
 """`ops/reconciliation`: what our recorder wrote, beside what became of it; and the check that nothing is missing."""
 
+from contextlib import closing
 from typing import Any
 
 import dagster as dg
@@ -11,9 +12,11 @@ from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
 from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
 from usage_pipeline.defs.assets.snapshots import snapshot_key
 from usage_pipeline.defs.check_results import faults_result
-from usage_pipeline.defs.metadata import OWNERS, table_metadata
+from usage_pipeline.defs.metadata import OWNERS, table_metadata, table_rows
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.table_profile import profile_table
 
 RECONCILIATION_KEY = dg.AssetKey(["ops", "reconciliation"])
 _TABLE = "ops.reconciliation"
@@ -42,7 +45,9 @@ _CHECK = dg.AssetCheckSpec(
 )
 def reconciliation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster asks for it bare
     report = reconcile(settings)
-    return dg.MaterializeResult(metadata=_metadata(report), check_results=[_nothing_is_missing(report)])
+    with closing(connect(settings)) as connection:
+        metadata = {**_metadata(report), **table_rows(_TABLE, profile_table(connection, _TABLE))}
+    return dg.MaterializeResult(metadata=metadata, check_results=[_nothing_is_missing(report)])
 
 
 def _nothing_is_missing(report: ReconciliationReport) -> dg.AssetCheckResult:
@@ -59,7 +64,7 @@ def _metadata(report: ReconciliationReport) -> dict[str, Any]:
         [dg.TableColumn("day"), dg.TableColumn("family"), *(dg.TableColumn(name, type="int") for name in _COLUMNS)]
     )
     return {
-        "dagster/row_count": len(report.rows),
+        "rows": len(report.rows),
         "looks": report.looks,
         "missing": sum(row.missing for row in report.rows),
         "not_recorded_by_us": sum(max(0, -row.difference) for row in report.rows),
