@@ -17,7 +17,7 @@ _PAPER, _INK, _SOFT_INK, _GRID = "#f7f8fa", "#1f2733", "#5b6776", "#dfe3e8"
 COLORS = ("#3468c0", "#e08a1e", "#b5382f", "#3f8f7f", "#7a5cab")
 _WIDTH_INCHES, _HEIGHT_INCHES, _DOTS_PER_INCH = 8.0, 3.0, 100
 # With so few colours a picture takes a third of the bytes, and nobody sees it.
-_PALETTE = 32
+_PALETTE = 16
 
 
 def draw_bars(title: str, times: Sequence[datetime], values: Sequence[float], *, width: timedelta) -> bytes:
