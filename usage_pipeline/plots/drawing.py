@@ -16,8 +16,10 @@ _PAPER, _INK, _SOFT_INK, _GRID = "#f7f8fa", "#1f2733", "#5b6776", "#dfe3e8"
 # Apart from each other for eyes that do not tell red from green, too.
 COLORS = ("#3468c0", "#e08a1e", "#b5382f", "#3f8f7f", "#7a5cab")
 _WIDTH_INCHES, _HEIGHT_INCHES, _DOTS_PER_INCH = 8.0, 3.0, 100
+# A longer title is written smaller, so that all of it is there.
+_TITLE_SIZE, _TITLE_LENGTH = 12.0, 68
 # With so few colours a picture takes a third of the bytes, and nobody sees it.
-_PALETTE = 32
+_PALETTE = 16
 
 
 def draw_bars(title: str, times: Sequence[datetime], values: Sequence[float], *, width: timedelta) -> bytes:
@@ -64,7 +66,8 @@ def _empty(title: str, height: float = _HEIGHT_INCHES) -> "tuple[Figure, Axes]":
     # Not by pyplot: it keeps its figures in the process, and other threads may draw.
     figure = Figure((_WIDTH_INCHES, height), _DOTS_PER_INCH, facecolor=_PAPER, layout="constrained")
     axes = figure.add_subplot(facecolor=_PAPER)
-    figure.suptitle(title, x=0.012, horizontalalignment="left", color=_INK, fontsize=12, fontweight="bold")
+    size = min(_TITLE_SIZE, _TITLE_SIZE * _TITLE_LENGTH / len(title))
+    figure.suptitle(title, x=0.012, horizontalalignment="left", color=_INK, fontsize=size, fontweight="bold")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]  # of the constrained layout
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
