@@ -32,7 +32,7 @@ class SlowRun:
 
 @dataclass(frozen=True, slots=True)
 class FailingTicks:
-    """A sensor or schedule and how often in a row it has failed; a drain that was impossible is a failure of its sensor."""
+    """A sensor and how often in a row it has failed; a drain that was impossible is a failure of its sensor."""
 
     name: str
     failures: int

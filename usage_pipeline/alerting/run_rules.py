@@ -1,4 +1,4 @@
-"""The rules about what Dagster does: runs that fail or take long, sensors and schedules that fail."""
+"""The rules about what Dagster does: runs that fail or take long, sensors that fail."""
 
 from collections.abc import Iterator
 

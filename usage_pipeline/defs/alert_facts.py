@@ -1,4 +1,4 @@
-"""What Dagster's own storage knows of runs, sensors and schedules, as facts of the alerts; nothing is judged here."""
+"""What Dagster's own storage knows of runs and sensors, as facts of the alerts; nothing is judged here."""
 
 import json
 import re
@@ -25,7 +25,7 @@ _UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 def orchestration_facts(
     instance: dg.DagsterInstance, names: Collection[str], drain_sensors: Collection[str], now: datetime
 ) -> OrchestrationFacts:
-    """A few queries with limits; `names` are the sensors and schedules whose ticks count."""
+    """A few queries with limits; `names` are the sensors whose ticks count."""
     return OrchestrationFacts(
         tuple(_failed_runs(instance, now)),
         tuple(_slow_runs(instance, now)),
@@ -89,25 +89,33 @@ def _failing_ticks(
     instance: dg.DagsterInstance, names: Collection[str], drain_sensors: Collection[str]
 ) -> Iterator[FailingTicks]:
     for state in instance.all_instigator_state():
-        if state.instigator_name not in names or not state.is_running:
+        data = state.sensor_instigator_data
+        if state.instigator_name not in names or not state.is_running or data is None:
             continue
-        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=FAILURES_IN_A_ROW + 1)
-        failures, problem = 0, ""
-        for tick in ticks:
-            if tick.status.value == "STARTED":
-                continue
-            if not tick.is_failure:
-                break
-            failures += 1
-            problem = problem or (_innermost(tick.error) if tick.error else "no error was recorded")
+        # The daemon sets this after a tick that did not fail. Each question for ticks costs a connection.
+        has_failed = data.last_tick_success_timestamp is None
+        failures, problem = _failures(instance, state) if has_failed else (0, "")
         is_drain = state.instigator_name in drain_sensors
-        if is_drain and (data := state.sensor_instigator_data) and data.cursor:
+        if is_drain and data.cursor:
             # A drain that a server made impossible is no failure to Dagster: its sensor counts these itself.
             cursor = json.loads(data.cursor)
             failures += cursor.get("failures", 0)
             problem = problem or cursor.get("problem", "")
         if failures:
             yield FailingTicks(state.instigator_name, failures, problem, is_drain)
+
+
+def _failures(instance: dg.DagsterInstance, state: Any) -> tuple[int, str]:
+    """How many of the newest ticks failed in a row, and why the last one did."""
+    failures, problem = 0, ""
+    for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=FAILURES_IN_A_ROW + 1):
+        if tick.status.value == "STARTED":
+            continue
+        if not tick.is_failure:
+            break
+        failures += 1
+        problem = problem or (_innermost(tick.error) if tick.error else "no error was recorded")
+    return failures, problem
 
 
 def _target(run: dg.DagsterRun) -> str:

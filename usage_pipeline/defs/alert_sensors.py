@@ -63,6 +63,4 @@ def _failed_runs(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
 
 def _names(context: dg.SensorEvaluationContext) -> set[str]:
     repository = context.repository_def
-    if repository is None:
-        return set()
-    return {one.name for one in repository.sensor_defs} | {one.name for one in repository.schedule_defs}
+    return {one.name for one in repository.sensor_defs} if repository else set()

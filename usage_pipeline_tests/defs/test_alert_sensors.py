@@ -171,6 +171,10 @@ def test_ticks_that_fail_and_drains_that_are_impossible_are_counted(
     assert (found.name, found.failures, found.is_drain) == (name, 2 + 2 * found.is_drain, name == "drain_metrics")
     assert found.problem == "cannot read redis://…@host"
     assert orchestration_facts(instance, {"another"}, (), datetime.now(UTC)).ticks == ()
+    [known] = instance.all_instigator_state()
+    over = SensorInstigatorData(cursor="{}", last_tick_success_timestamp=9.0)
+    instance.update_instigator_state(known.with_data(over))
+    assert orchestration_facts(instance, {name}, {"drain_metrics"}, datetime.now(UTC)).ticks == ()
 
 
 def _origin(name: str) -> Any:
