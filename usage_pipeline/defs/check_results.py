@@ -7,6 +7,8 @@ import dagster as dg
 
 from usage_pipeline.defs.partitions import run_days
 
+# A check reads: one that takes longer than this is worth a look, and keeps others waiting.
+CHECK_SECONDS = 300
 _RECENT_DAYS = 3
 # A run of the daily tables has no more days; one of weeks or months begins on that many at most.
 _MOST_DAYS_OF_A_RUN = 31

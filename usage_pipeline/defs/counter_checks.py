@@ -14,7 +14,7 @@ from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
 from usage_pipeline.defs.assets.redis_sources import source_key
 from usage_pipeline.defs.assets.snapshots import output_keys, snapshot_key
 from usage_pipeline.defs.assets.windows import EVENTS_KEY
-from usage_pipeline.defs.check_results import checked_spans, faults_result
+from usage_pipeline.defs.check_results import CHECK_SECONDS, checked_spans, faults_result
 from usage_pipeline.events.dead_letters import KINDS
 from usage_pipeline.rollups import counter_checks
 from usage_pipeline.rollups.counter_checks import COUNTER_TABLES
@@ -153,7 +153,7 @@ def _checks(asset: dg.AssetKey, rules: Sequence[Rule]) -> dg.AssetChecksDefiniti
         context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> Iterator[dg.AssetCheckResult]:
         spans = checked_spans(context.run.tags, current_day(settings.timezone))
-        with closing(connect(settings)) as connection:
+        with closing(connect(settings, statement_seconds=CHECK_SECONDS)) as connection:
             for check in sorted(context.selected_asset_check_keys):
                 rule = by_name[check.name]
                 asked = spans if rule.by_days else spans[-1:]

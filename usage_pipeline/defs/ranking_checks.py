@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import dagster as dg
 
 from usage_pipeline.defs.assets.rankings import ranking_key
-from usage_pipeline.defs.check_results import faults_result
+from usage_pipeline.defs.check_results import CHECK_SECONDS, faults_result
 from usage_pipeline.defs.partitions import run_days
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.rollups.ranking_checks import ranking_faults
@@ -30,7 +30,7 @@ def _check(ranking: Ranking) -> dg.AssetChecksDefinition:
     )
     def has_no_gap(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
         days = _days(context.run.tags, current_day(settings.timezone))
-        with closing(connect(settings)) as connection:
+        with closing(connect(settings, statement_seconds=CHECK_SECONDS)) as connection:
             faults = ranking_faults(connection, ranking, days, settings=settings)
         return faults_result(faults, severity=dg.AssetCheckSeverity.ERROR)
 

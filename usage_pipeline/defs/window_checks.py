@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
-from usage_pipeline.defs.check_results import checked_spans, faults_result
+from usage_pipeline.defs.check_results import CHECK_SECONDS, checked_spans, faults_result
 from usage_pipeline.rollups import calendar, window_checks
 from usage_pipeline.rollups.calendar import GRAINS, Grain
 from usage_pipeline.rollups.counter_checks import negative_faults
@@ -138,7 +138,7 @@ def _check(
     def window_check(
         context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> dg.AssetCheckResult:
-        with closing(connect(settings)) as connection:
+        with closing(connect(settings, statement_seconds=CHECK_SECONDS)) as connection:
             found = [
                 fault
                 for first, last in checked_spans(context.run.tags, current_day(settings.timezone))

@@ -5,25 +5,31 @@ import psycopg
 from usage_pipeline.settings import Settings
 
 APPLICATION_NAME = "usage_pipeline"
+# Whoever holds a lock for longer is stuck: its run has failed, and so should those that wait for it.
+_LOCK_MINUTES = 5
 
 
 class PostgresUnavailable(Exception):
     """PostgreSQL does not answer; nothing was changed. The message is one line without secrets."""
 
 
-def connect(settings: Settings) -> psycopg.Connection:
+def connect(settings: Settings, *, statement_seconds: int = 0) -> psycopg.Connection:
     """A new autocommit connection with the session time zone UTC; the caller closes it.
+
+    A lock is waited for at most five minutes, a statement takes at most `statement_seconds` (0: as long as the server lets it).
 
     Raises PostgresUnavailable when no server that can be written to is reached within `connect_timeout_seconds`, or the
     URL cannot be read.
     """
+    # Without one, what an administrator has set for the role stays.
+    limit = f" -c statement_timeout={statement_seconds}s" if statement_seconds else ""
     try:
         return psycopg.connect(
             settings.database_url.get_secret_value(),
             autocommit=True,
             connect_timeout=max(2, round(settings.connect_timeout_seconds)),
             application_name=APPLICATION_NAME,
-            options="-c timezone=UTC",
+            options=f"-c timezone=UTC -c lock_timeout={_LOCK_MINUTES}min{limit}",
             keepalives_idle=30,
             # A standby answers too, but stores nothing: what is claimed would only wait.
             target_session_attrs="read-write",

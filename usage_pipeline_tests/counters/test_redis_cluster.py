@@ -30,6 +30,7 @@ from usage_pipeline.counters.ledger import read_sources
 from usage_pipeline.counters.merchant_status import day_status
 from usage_pipeline.counters.merchants import aggregate
 from usage_pipeline.counters.quota import QuotaDecision
+from usage_pipeline.counters.reconciliation import reconcile
 from usage_pipeline.counters.recorder import AsyncRecorder, Recorder
 from usage_pipeline.counters.redis_source import RedisSource
 from usage_pipeline.settings import Settings, load_settings
@@ -611,6 +612,16 @@ def record_calls(recorder: Recorder | AsyncRecorder) -> Iterable[object]:
         yield recorder.record_event(name, **EVENT)
 
 
+AMOUNTS = {"api_key": 1, "provider": 1, "token": 2, "merchant": 3, "event": 1}
+
+
+def reconciled(settings: Settings, column: str) -> dict[str, int]:
+    """Where everything is by family, when nothing is missing and nothing is anywhere else."""
+    rows = reconcile(settings).rows
+    assert {row.difference for row in rows} == {0}
+    return {row.family: getattr(row, column) for row in rows}
+
+
 def assert_all_is_recorded(cluster: Cluster, settings: Settings, postgres: psycopg.Connection) -> None:
     """Announced, with a time to live, in the odometer; and drained."""
     for family in ("api_key", "provider", "token"):
@@ -627,7 +638,10 @@ def assert_all_is_recorded(cluster: Cluster, settings: Settings, postgres: psyco
         ("api_key", "provider", "token", "merchant", "event"), b"%d" % len(NAMES)
     )
     assert odometers["token"][b"usage_count"] == b"%d" % (2 * len(NAMES))
+    assert reconciled(settings, "live") == {family: len(NAMES) * amount for family, amount in AMOUNTS.items()}
     drain_once(settings)
+    aggregate(settings, [datetime.now(UTC).date()])
+    assert reconciled(settings, "stored") == {family: len(NAMES) * amount for family, amount in AMOUNTS.items()}
     assert stored(postgres, "api_key") == {name: {"total_requests": 1, "total_file_size": 5} for name in NAMES}
     assert stored(postgres, "provider") == {name: {"upload_count": 1, "total_file_size": 5} for name in NAMES}
     assert stored(postgres, "token") == {name: {"usage_count": 2} for name in NAMES}

@@ -1,6 +1,7 @@
 """Checks of the counters through Dagster: where they are, which stop what comes after them, and what they say."""
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 import redis
 
+from usage_pipeline.counters.recorder import Recorder
 from usage_pipeline.defs.check_results import SHOWN_FAULTS, faults_result
 
 pytestmark = pytest.mark.usefixtures("scans_every_time")
@@ -171,27 +173,48 @@ def test_merchant_checks_see_regressions_refused_counters_and_days_that_were_lef
     assert f"{TODAY - timedelta(days=1)}: not aggregated" in found["usage/merchant_usage.days_are_complete"]
 
 
-@pytest.mark.parametrize("grain", ["hourly", "daily", "weekly", "monthly"])
 def test_windows_with_a_count_below_zero_fail(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, postgres: psycopg.Connection, grain: str
+    definitions: dg.Definitions, instance: dg.DagsterInstance, postgres: psycopg.Connection
 ) -> None:
-    day = (TODAY - timedelta(days=70)).replace(day=1)
-    monday = day - timedelta(days=day.weekday())
-    key, column, value = {
-        "hourly": (f"{day}-00:00", "hour_start", day),
-        "daily": (str(day), "usage_date", day),
-        "weekly": (str(monday), "week_start", monday),
-        "monthly": (str(day), "month_start", day),
-    }[grain]
-    name = f"analytics/usage_{grain}.no_negative_count"
-    check = dg.AssetCheckKey(dg.AssetKey(["analytics", f"usage_{grain}"]), "no_negative_count")
-    chosen = with_job(definitions, dg.AssetSelection.checks(check))
-    tags = {"dagster/asset_partition_range_start": key, "dagster/asset_partition_range_end": key}
+    grains = {"hourly": "hour_start", "daily": "usage_date", "weekly": "week_start", "monthly": "month_start"}
+    month = (TODAY - timedelta(days=70)).replace(day=1)
+    monday = month - timedelta(days=month.weekday())
+    checks = [dg.AssetCheckKey(dg.AssetKey(["analytics", f"usage_{grain}"]), "no_negative_count") for grain in grains]
+    chosen = with_job(definitions, dg.AssetSelection.checks(*checks))
+    tags = {"dagster/asset_partition_range_start": str(month), "dagster/asset_partition_range_end": str(month)}
     assert failed(run(chosen, instance, "chosen", tags=tags)) == {}
     columns = "team, service, provider, model, requests, errors, input_tokens, output_tokens, total_tokens"
-    postgres.execute(
-        f"insert into analytics.usage_{grain} ({column}, {columns}, distinct_users, unpriced_requests) "
-        "values (%s, 't', 's', 'p', 'm', 1, -1, 0, 0, 0, 1, 0)",
-        (value,),
-    )
-    assert "t, s, p, m: errors -1" in failed(run(chosen, instance, "chosen", tags=tags))[name]
+    for grain, column in grains.items():
+        postgres.execute(
+            f"insert into analytics.usage_{grain} ({column}, {columns}, distinct_users, unpriced_requests) "
+            "values (%s, 't', 's', 'p', 'm', 1, -1, 0, 0, 0, 1, 0)",
+            (monday if grain == "weekly" else month,),
+        )
+    found = failed(run(chosen, instance, "chosen", tags=tags))
+    assert sorted(found) == sorted(f"analytics/usage_{grain}.no_negative_count" for grain in grains)
+    assert all("t, s, p, m: errors -1" in said for said in found.values())
+
+
+def test_reconciliation_is_an_asset_that_says_what_is_missing(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, redis_url: str, redis_client: redis.Redis
+) -> None:
+    with closing(Recorder.connect(redis_url, timeout_seconds=5)) as recorder:
+        assert recorder.record_api_key("a", requests=5)
+        assert recorder.record_token("t", "i")
+    redis_client.hincrby("apikey:foreign:metrics", "total_requests", 2)
+    run(definitions, instance, "drain_now")
+    result = execute(definitions, instance, "reconcile")
+    assert failed(evaluated(result)) == {}
+    [event] = result.get_asset_materialization_events()
+    metadata = event.materialization.metadata
+    assert (metadata["missing"].value, metadata["not_recorded_by_us"].value) == (0, 2)
+    rows = [record.data for record in metadata["newest_days"].records]
+    assert [(row["family"], row["recorded"], row["stored"], row["difference"]) for row in rows] == [
+        ("api_key", 5, 7, -2),
+        ("token", 1, 1, 0),
+    ]
+    redis_client.hincrby(f"usage_pipeline:recorded:token:{TODAY}", "usage_count", 3)
+    found = failed(run(definitions, instance, "reconcile"))
+    assert found == {
+        "ops/reconciliation.nothing_is_missing": f"- token of {TODAY}: 3 of 4 recorded usage_count are nowhere"
+    }

@@ -1,5 +1,6 @@
 """Daily tables are replaced from raw: a re-run changes nothing, late data is noted, a lost source is refused."""
 
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 
 import psycopg
@@ -9,6 +10,7 @@ import redis
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.rollups.daily import DAILY_TABLES, SourceGoneError, current_day, replace_day, stale_days
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import connect
 
 API_KEY, PROVIDER, TOKEN = DAILY_TABLES
 TODAY = datetime.now(UTC).date()
@@ -122,6 +124,23 @@ def test_a_day_whose_source_is_gone_is_not_replaced_by_less(
     with pytest.raises(SourceGoneError, match=f"archive restore {YESTERDAY}"):
         replace_day(postgres, API_KEY, YESTERDAY, today=TODAY)
     assert daily_rows(postgres, YESTERDAY) == rows
+
+
+def test_a_day_is_replaced_by_one_transaction_at_a_time_which_is_not_waited_for_forever(
+    settings: Settings, redis_client: redis.Redis, database_url: str
+) -> None:
+    record(redis_client, "a", YESTERDAY, 5)
+    drain_once(settings)
+    with closing(connect(settings)) as connection, psycopg.connect(database_url) as other:
+        assert connection.execute("show lock_timeout").fetchone() == ("5min",)
+        connection.execute("set lock_timeout = '50ms'")
+        key = (API_KEY.table, YESTERDAY.toordinal())
+        other.execute("select pg_advisory_xact_lock(hashtext(%s), %s)", key)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            replace_day(connection, API_KEY, YESTERDAY, today=TODAY)
+        assert replace_day(connection, PROVIDER, YESTERDAY, today=TODAY).rows == 0
+        other.rollback()
+        assert replace_day(connection, API_KEY, YESTERDAY, today=TODAY).rows == 1
 
 
 def test_an_empty_day_without_a_partition_is_an_empty_day(postgres: psycopg.Connection) -> None:
