@@ -42,7 +42,8 @@ class Composed:
         (home / "dagster.yaml").write_bytes(instance.read_bytes())
         (celery / "dagster.yaml").write_bytes(instance.read_bytes() + launcher.read_bytes())
         (celery / "storage").symlink_to("../home/storage")
-        (celery / "dagster_celery_config.py").write_bytes((DEPLOY / "celery" / "dagster_celery_config.py").read_bytes())
+        for module in (DEPLOY / "celery").glob("*.py"):
+            (celery / module.name).write_bytes(module.read_bytes())
         workspace = yaml.safe_load((DEPLOY / "workspace.yaml").read_text())
         server = workspace["load_from"][0]["grpc_server"]
         assert (server["host"], str(server["port"])) == ("code", _PORTS["code"])

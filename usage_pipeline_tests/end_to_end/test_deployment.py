@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -34,7 +34,11 @@ LAUNCH = """mutation ($parameters: LaunchBackfillParams!) { launchPartitionBackf
 BACKFILL = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill {
     status error { message } assetBackfillData { assetBackfillStatuses { ... on AssetPartitionsStatusCounts {
         numPartitionsMaterialized numPartitionsFailed } } } } } }"""
-RUNS = "{ runsOrError { ... on Runs { results { status tags { key value } } } } }"
+RUNS = "{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }"
+LAUNCH_RUN = """mutation { launchRun(executionParams: { selector: { repositoryLocationName: "usage_pipeline",
+    repositoryName: "__repository__", jobName: "drain_now" } }) { ... on LaunchRunSuccess { run { runId } } } }"""
+STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+CANCEL = "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }"
 ASSETS = "{ assetNodes { assetKey { path } } permissions { permission value } }"
 WORKERS = ("one", "two")
 FOLDERS = {"logs", ".logs_queue", "storage"}
@@ -182,20 +186,46 @@ def test_a_backfill_of_twenty_days_is_worked_on_by_both_celery_workers(deploymen
     assert workers.total() == 10
 
 
+def test_a_run_that_is_cancelled_ends_so_and_is_not_retried(deployment: Deployment) -> None:
+    held = "select pg_advisory_lock(hashtext('drain'), hashtext('api_key'))"
+    with psycopg.connect(deployment.postgres.url("usage")) as connection:
+        # Which the run waits for.
+        connection.execute(held)
+        run = deployment.ask("webserver", LAUNCH_RUN)["launchRun"]["run"]["runId"]
+        wait_for(lambda: status(deployment, run) == "STARTED", "the start of a run")
+        answer = deployment.ask("webserver", CANCEL, id=run)["terminateRun"]
+        assert answer["__typename"] == "TerminateRunSuccess"
+        wait_for(lambda: status(deployment, run) not in ("STARTED", "CANCELING"), "its end")
+    assert status(deployment, run) == "CANCELED"
+    [found] = [one for one in deployment.ask("webserver", RUNS)["runsOrError"]["results"] if one["runId"] == run]
+    assert "dagster/will_retry" not in {tag["key"] for tag in found["tags"]}
+
+
 def test_nothing_is_written_beside_the_volumes(deployment: Deployment) -> None:
     """The containers' file systems are read-only."""
     dagster = deployment.composed.folder / "opt" / "dagster"
     assert {path.name for path in (dagster / "home").iterdir()} == {"dagster.yaml", *FOLDERS}
     written = {path.name for path in (dagster / "celery").iterdir()} - {"__pycache__"}
-    assert written == {"dagster.yaml", "dagster_celery_config.py", *FOLDERS}
+    assert written == {"dagster.yaml", "dagster_celery_config.py", "cancellable_celery.py", *FOLDERS}
     assert not [path for name in ("logs", ".logs_queue") for path in (dagster / "celery" / name).iterdir()]
 
 
 def followed(deployment: Deployment, backfill: str) -> Any:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while True:
+    def ended() -> Any:
         found = deployment.ask("webserver", BACKFILL, id=backfill)["partitionBackfillOrError"]
-        if found["status"] not in ("REQUESTED", "COMPLETING"):
-            return found
-        assert time.monotonic() < deadline, f"waited in vain for the backfill: {found}"
+        return found if found["status"] not in ("REQUESTED", "COMPLETING") else None
+
+    return wait_for(ended, "the backfill")
+
+
+def status(deployment: Deployment, run: str) -> str:
+    found: str = deployment.ask("webserver", STATUS, id=run)["runOrError"]["status"]
+    return found
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.1)
+    return found
