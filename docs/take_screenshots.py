@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 FOLDER = Path(__file__).parent
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 180
 _GROUPS = "%2C".join(f"global%40global%3A{group}" for group in ("analytics", "redis", "snapshots", "usage"))
 _YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 
@@ -79,8 +79,8 @@ def main(url: str, api_url: str, read_token: str) -> None:
             WebDriverWait(browser, TIMEOUT_SECONDS).until(
                 lambda shown: not shown.find_elements(By.CSS_SELECTOR, "[class*='Spinner'], .bp5-spinner")
             )
-            for element in browser.find_elements(By.XPATH, f"//*[text()='{picture.opens}']")[:1]:
-                element.click()
+            if picture.opens and (found := browser.find_elements(By.XPATH, f"//*[text()='{picture.opens}']")):
+                found[0].click()
                 wait_for_images(browser)
             for button in browser.find_elements(By.CSS_SELECTOR, "[aria-label='zoom_out']") * 3:
                 button.click()

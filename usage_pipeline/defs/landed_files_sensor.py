@@ -27,9 +27,8 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
         else dg.DefaultSensorStatus.STOPPED,
         description="Reads files of usage events from LANDING_URL once they are whole: unchanged between two looks.",
     )
-    def landed_files(
-        context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
-    ) -> dg.SensorResult | dg.SkipReason:
+    def landed_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        # `settings` is no resource here, see sensors.py.
         if settings.landing_url is None:
             return dg.SkipReason("LANDING_URL is not set.")
         try:

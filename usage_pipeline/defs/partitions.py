@@ -46,7 +46,8 @@ def run_days(tags: Mapping[str, str]) -> list[date]:
     return [date.fromisoformat(tags[tag][:10]) for tag in _PARTITION_TAGS if tag in tags]
 
 
-# A range run handles up to 30 days: as fast as one single run for all, and a bad day is seen near itself.
+# A month is a run, half a year are six, of which four go on at once. A bad day fails none of its neighbours, see
+# partition_runs.py, so this is a matter of time alone: benchmarks/orchestration.py.
 BACKFILL_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=30)
 # Hours are quick; a run of a week of them takes a few seconds.
 HOURLY_BACKFILL_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=7 * 24)

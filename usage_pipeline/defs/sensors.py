@@ -40,6 +40,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
     status = dg.DefaultSensorStatus.RUNNING if settings.enable_job_scheduler else dg.DefaultSensorStatus.STOPPED
     return [
         _drain_sensor(
+            settings,
             "drain_metrics",
             METRICS_FAMILIES,
             settings.metrics_sync_interval_ms,
@@ -47,6 +48,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             "Drains API keys, providers and request events inside its tick (METRICS_SYNC_INTERVAL_MS).",
         ),
         _drain_sensor(
+            settings,
             "drain_tokens",
             TOKEN_FAMILIES,
             settings.api_token_sync_interval_ms,
@@ -60,7 +62,12 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
 
 
 def _drain_sensor(
-    name: str, families: Sequence[str], interval_ms: int, status: dg.DefaultSensorStatus, description: str
+    settings: Settings,
+    name: str,
+    families: Sequence[str],
+    interval_ms: int,
+    status: dg.DefaultSensorStatus,
+    description: str,
 ) -> dg.SensorDefinition:
     keys = [key for family in families for key in output_keys(family)]
 
@@ -71,7 +78,8 @@ def _drain_sensor(
         default_status=status,
         description=description,
     )
-    def drain_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult:
+    def drain_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        # Not by a resource: for these, each tick would open Dagster's own storage, which takes longer than an idle drain.
         cursor = json.loads(context.cursor or "{}")
         now = datetime.now(UTC)
         try:

@@ -27,9 +27,7 @@ def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> d
         default_status=status,
         description="Rolls up exactly the closed hours, days, weeks and months whose events changed, oldest first.",
     )
-    def late_windows(
-        context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
-    ) -> dg.SensorResult | dg.SkipReason:
+    def late_windows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         now = datetime.now(UTC)
         try:
             with closing(connect(settings)) as connection:
