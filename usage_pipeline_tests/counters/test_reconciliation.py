@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import redis
 
-from usage_pipeline.counters import keys
+from usage_pipeline.counters import keys, reconciliation
 from usage_pipeline.counters.balance import MEASURES, DayBalance
 from usage_pipeline.counters.batch import new_batch_id
 from usage_pipeline.counters.drain_round import drain_once
@@ -222,3 +222,30 @@ def test_nothing_is_missing_while_writers_write_and_drains_drain(
     last = reconcile(settings, sleep=no_pause)
     assert sum(row.recorded for row in last.rows) > 100
     assert {row.difference for row in last.rows} == {0}
+
+
+@pytest.mark.parametrize("step", ["read_odometer", "read_live", "read_claimed", "_stored"])
+@pytest.mark.parametrize("move", ["claim", "store"])
+def test_what_moves_on_after_any_step_of_a_look_is_found_by_the_first_look(
+    settings: Settings,
+    recorder: Recorder,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    move: str,
+) -> None:
+    record_all(recorder)
+    real = getattr(reconciliation, step)
+
+    def moving(*arguments: object, **options: object) -> object:
+        seen = real(*arguments, **options)
+        if move == "store":
+            drain_once(settings)
+        elif redis_client.exists("apikey:a0:metrics"):
+            claim = keys.claim(new_batch_id(int(NOW.timestamp() * 1000)), b"apikey:a0:metrics")
+            redis_client.rename("apikey:a0:metrics", claim)
+        return seen
+
+    monkeypatch.setattr(reconciliation, step, moving)
+    report = reconcile(settings, sleep=no_pause)
+    assert (report.missing, report.looks) == ([], 1)

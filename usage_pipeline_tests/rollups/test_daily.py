@@ -131,7 +131,8 @@ def test_a_day_is_replaced_by_one_transaction_at_a_time_which_is_not_waited_for_
 ) -> None:
     record(redis_client, "a", YESTERDAY, 5)
     drain_once(settings)
-    with closing(connect(settings)) as connection, psycopg.connect(database_url) as other:
+    with closing(connect(settings, statement_seconds=7)) as connection, psycopg.connect(database_url) as other:
+        assert connection.execute("show statement_timeout").fetchone() == ("7s",)
         assert connection.execute("show lock_timeout").fetchone() == ("5min",)
         connection.execute("set lock_timeout = '50ms'")
         key = (API_KEY.table, YESTERDAY.toordinal())
