@@ -46,9 +46,11 @@ def run_days(tags: Mapping[str, str]) -> list[date]:
     return [date.fromisoformat(tags[tag][:10]) for tag in _PARTITION_TAGS if tag in tags]
 
 
-# A month is a run, half a year are six, of which four go on at once. A bad day fails none of its neighbours, see
-# partition_runs.py, so this is a matter of time alone: benchmarks/orchestration.py.
-BACKFILL_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=30)
+# Days of counters take less time than the process of a run needs to start, so half a year is one run. A bad day fails none
+# of its neighbours, see partition_runs.py: the size is a matter of time alone, see benchmarks/orchestration.py.
+BACKFILL_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=180)
+# Days of usage events take about a second each: months go on side by side.
+WINDOW_BACKFILL_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=30)
 # Hours are quick; a run of a week of them takes a few seconds.
 HOURLY_BACKFILL_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=7 * 24)
 # Days of statistics and rankings are made by one statement a run: years are a handful of runs.

@@ -14,7 +14,7 @@ from usage_pipeline.settings import load_settings
 
 TODAY = datetime.now(UTC).date()
 DAYS = [TODAY - timedelta(days=ago) for ago in range(60, 0, -1)]
-# In the middle of the second range run.
+# In the middle of its range run.
 BAD = DAYS[45]
 SCHEDULE = """query ($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) { ... on Schedule {
     scheduleState { ticks(limit: 5) { runIds } } } } }"""

@@ -11,7 +11,7 @@ from usage_pipeline.defs.assets.landing import LANDED_FILES
 from usage_pipeline.defs.metadata import OWNERS, row_counts, table_metadata
 from usage_pipeline.defs.partition_metadata import about_partition
 from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, one_by_one
-from usage_pipeline.defs.partitions import BACKFILL_POLICY, HOURLY_BACKFILL_POLICY
+from usage_pipeline.defs.partitions import HOURLY_BACKFILL_POLICY, WINDOW_BACKFILL_POLICY
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.calendar import GRAINS, Grain, Window, hour_window, window_on
 from usage_pipeline.rollups.windows import WINDOW_TABLES, WindowReport, replace_window
@@ -80,7 +80,7 @@ def _window_asset(grain: Grain, partitions: dg.TimeWindowPartitionsDefinition) -
         key=window_key(grain),
         deps=[EVENTS_KEY if grain in ("hour", "day") else window_key("day")],
         partitions_def=partitions,
-        backfill_policy=HOURLY_BACKFILL_POLICY if grain == "hour" else BACKFILL_POLICY,
+        backfill_policy=HOURLY_BACKFILL_POLICY if grain == "hour" else WINDOW_BACKFILL_POLICY,
         group_name="analytics",
         owners=OWNERS,
         kinds={"postgres"},
