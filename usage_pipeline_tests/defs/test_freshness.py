@@ -19,6 +19,21 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 DAILY = dg.AssetKey(["usage", "api_key_daily"])
 
 
+def stop_clocks(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return at
+
+    for module in ("freshness", "missed_sensor"):
+        monkeypatch.setattr(f"usage_pipeline.defs.{module}.datetime", Stopped)
+
+
+@pytest.fixture(autouse=True)
+def _the_hour_does_not_change_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_clocks(monkeypatch, NOW)
+
+
 class Maker:
     """Materializations of an asset, made at a time of the past."""
 
@@ -159,13 +174,7 @@ def test_what_was_asked_for_in_vain_is_asked_for_again_an_hour_later_under_anoth
     maker.make(DAILY, "2026-01-01", NOW - timedelta(days=30))
     first = missed_tick(definitions, instance)
     assert len(first) == 7
-
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:
-            return NOW + timedelta(hours=1)
-
-    monkeypatch.setattr("usage_pipeline.defs.missed_sensor.datetime", Later)
+    stop_clocks(monkeypatch, NOW + timedelta(hours=1))
     second = missed_tick(definitions, instance)
     keys = [{request.run_key for request in requests.values()} for requests in (first, second)]
     assert not keys[0] & keys[1]

@@ -49,6 +49,7 @@ def test_all_schedules_are_in_the_configured_time_zone_and_follow_their_settings
         "issue_ranking_every_five_minutes": "*/5 * * * *",
         "usage_rankings_every_five_minutes": "*/5 * * * *",
         "storage_lifecycle_daily": "30 4 * * *",
+        "history_daily": "15 5 * * *",
         "external_posts_hourly": "40 * * * *",
         "usage_hourly_after_the_hour": "5 * * * *",
         "usage_daily_hourly": "10 * * * *",
