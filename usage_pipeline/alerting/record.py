@@ -4,7 +4,7 @@ Any number of evaluators may work at once: one open row per dedupe key, and a me
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -81,15 +81,7 @@ def note_alerts(postgres: psycopg.Connection, alerts: Iterable[Alert], settings:
     """Opens alerts, or counts on those that are open, in key order, so that two evaluators do not deadlock."""
     opened = 0
     for alert in sorted(alerts, key=lambda one: one.dedupe_key):
-        arguments = {
-            "dedupe_key": alert.dedupe_key,
-            "rule": alert.rule,
-            "severity": alert.severity,
-            "title": alert.title,
-            "text": alert.text,
-            "remedy": alert.remedy,
-            "cool_down": cool_down(alert.rule, settings),
-        }
+        arguments = asdict(alert) | {"cool_down": cool_down(alert.rule, settings)}
         row = postgres.execute(load("alerting/upsert_alert"), arguments).fetchone()
         opened += bool(row and row[0])
     return opened
@@ -97,16 +89,7 @@ def note_alerts(postgres: psycopg.Connection, alerts: Iterable[Alert], settings:
 
 def note_sent_before(postgres: psycopg.Connection, alert: Alert, sent_at: datetime) -> None:
     """An alert that was sent while PostgreSQL was away, so that it is not sent again, and is said to be over."""
-    arguments = {
-        "dedupe_key": alert.dedupe_key,
-        "rule": alert.rule,
-        "severity": alert.severity,
-        "title": alert.title,
-        "text": alert.text,
-        "remedy": alert.remedy,
-        "sent_at": sent_at,
-    }
-    postgres.execute(load("alerting/insert_sent_alert"), arguments)
+    postgres.execute(load("alerting/insert_sent_alert"), asdict(alert) | {"sent_at": sent_at})
 
 
 def claim_messages(postgres: psycopg.Connection, claimed_by: str, *, most: int) -> list[Message]:
