@@ -39,7 +39,7 @@ class Picture:
 
 
 PICTURES = {
-    "lineage.png": Picture(f"/asset-groups~{_SELECTION}?expanded={_GROUPS}", ("snapshots",), height=1300),
+    "lineage.png": Picture(f"/asset-groups~{_SELECTION}?expanded={_GROUPS}", ("snapshots",), height=1800),
     "windows.png": Picture(
         f"/assets/analytics/usage_daily?view=partitions&partition={_YESTERDAY}", ("sum_total_tokens",)
     ),
