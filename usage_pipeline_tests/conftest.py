@@ -64,8 +64,8 @@ def _no_settings_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.fixture
-def scans_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _scans_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each drain looks for keys that nobody announced. A scan that a busy machine holds up would put off the next ones."""
     monkeypatch.setattr("usage_pipeline.counters.redis_source._SCAN_SHARE", 1e9)
 

@@ -27,7 +27,6 @@ from usage_pipeline.settings import Settings, load_settings
 
 NOTHING = OrchestrationFacts()
 HOUR = timedelta(hours=1)
-pytestmark = pytest.mark.usefixtures("scans_every_time")
 
 
 @pytest.fixture

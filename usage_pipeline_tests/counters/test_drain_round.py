@@ -241,7 +241,6 @@ def test_watching_goes_on_when_postgresql_is_back(
     assert_at_rest(redis_client, postgres, "api_key")
 
 
-@pytest.mark.usefixtures("scans_every_time")
 def test_watching_notices_a_barrier_that_has_become_necessary(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:

@@ -20,7 +20,6 @@ def ago(days: int) -> str:
     return (TODAY - timedelta(days=days)).isoformat()
 
 
-@pytest.mark.usefixtures("scans_every_time")
 def test_open_dead_letters_are_told_with_key_and_reason(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:

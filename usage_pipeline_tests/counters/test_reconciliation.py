@@ -19,7 +19,6 @@ from usage_pipeline.counters.recorder import Recorder
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("scans_every_time")
 NOW = datetime.now(UTC)
 TODAY, YESTERDAY = NOW.date(), NOW.date() - timedelta(days=1)
 

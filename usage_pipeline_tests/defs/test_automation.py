@@ -13,7 +13,6 @@ from usage_pipeline.definitions import build_definitions
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("scans_every_time")
 TODAY = datetime.now(UTC).date()
 YESTERDAY = TODAY - timedelta(days=1)
 

@@ -13,7 +13,6 @@ import redis
 from usage_pipeline.counters.recorder import Recorder
 from usage_pipeline.defs.check_results import SHOWN_FAULTS, faults_result
 
-pytestmark = pytest.mark.usefixtures("scans_every_time")
 NOW = datetime.now(UTC)
 TODAY = NOW.date()
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

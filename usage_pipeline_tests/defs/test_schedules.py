@@ -99,7 +99,6 @@ def tick(definitions: dg.Definitions, instance: dg.DagsterInstance, name: str, c
     return definitions.resolve_sensor_def(name)(context)
 
 
-@pytest.mark.usefixtures("scans_every_time")
 @pytest.mark.parametrize(("name", "module"), [("late_days", "sensors"), ("late_windows", "window_sensors")])
 def test_what_failed_is_asked_for_again_after_an_hour_under_another_key_and_not_before(
     definitions: dg.Definitions,
@@ -155,7 +154,7 @@ def backlog(redis_client: redis.Redis) -> None:
         pipeline.execute()
 
 
-@pytest.mark.usefixtures("backlog", "scans_every_time")
+@pytest.mark.usefixtures("backlog")
 def test_ticks_on_a_backlog_of_100_000_keys_end_after_their_budget_and_the_batch_in_hand_until_all_is_stored(
     settings: Settings, instance: dg.DagsterInstance, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:

@@ -12,7 +12,6 @@ from usage_pipeline.rollups.counter_checks import COUNTER_TABLES
 from usage_pipeline.rollups.daily import replace_day
 from usage_pipeline.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("scans_every_time")
 NOW = datetime.now(UTC)
 TODAY, YESTERDAY = NOW.date(), NOW.date() - timedelta(days=1)
 FAMILIES = ("api_key", "provider", "token")
