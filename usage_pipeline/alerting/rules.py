@@ -130,8 +130,8 @@ def _dead_letters(found: Sequence[OpenDeadLetters], _: Settings) -> Iterator[Ale
             "dead-letters",
             f"dead-letters:{letters.family}",
             "warning",
-            f"{letters.count} dead letters of {letters.family}",
-            f"{letters.count} keys or items of {letters.family} were refused and are not counted; the newest: "
+            f"Dead letters of {letters.family}: {letters.count}",
+            f"What was refused is not counted: {letters.count} keys or items of {letters.family}; the newest: "
             f"{letters.newest_reason}",
             "`usage-pipeline dead-letters list` says why each was refused; mend the writer, then "
             "`usage-pipeline dead-letters replay` counts what can be counted, once.",
@@ -144,7 +144,7 @@ def _regressions(found: Sequence[OpenRegressions], _: Settings) -> Iterator[Aler
             "counter-regression",
             "counter-regression",
             "warning",
-            f"{one.count} merchant counters read lower than stored",
+            f"Merchant counters that read lower than stored: {one.count}",
             f"Redis lost {one.count} counters; the latest is {one.metric_type} of {one.merchant_id} on {one.day}. The "
             "stored values stay, and what is counted since then is not added yet.",
             "If Redis was restored or lost data, `usage-pipeline counters accept-reset` adds what was counted since; "
@@ -158,7 +158,7 @@ def _uncertain_batches(found: Sequence[UncertainBatches], _: Settings) -> Iterat
             "uncertain-batches",
             "uncertain-batches",
             "warning",
-            f"{one.count} batches may have been counted twice",
+            f"Batches that may have been counted twice: {one.count}",
             f"{one.count} batches with {one.keys} keys of the last 24 hours were about a restart or fail-over of Redis, "
             f"the newest at {one.newest_at:%Y-%m-%d %H:%M:%S %Z}.",
             "If Redis came back from an old snapshot or a replica that was behind, compare ops.sync_batches where is_uncertain "

@@ -67,12 +67,12 @@ def test_dead_letters_are_told_once_and_said_to_be_over_when_none_is_open(
     drain_once(alerting)
     for _ in range(2):
         evaluate_pipeline(alerting, NOTHING, {})
-    assert hook.titles == ["1 dead letters of api_key"]
+    assert hook.titles == ["Dead letters of api_key: 1"]
     assert "many" in hook.received[0]["message"]
     postgres.execute("update ops.dead_letters set replayed_at = now()")
     for _ in range(2):
         evaluate_pipeline(alerting, NOTHING, {})
-    assert hook.titles[1:] == ["Cleared: 1 dead letters of api_key"]
+    assert hook.titles[1:] == ["Cleared: Dead letters of api_key: 1"]
 
 
 def test_counters_that_nobody_drains_are_told_and_a_drain_ends_it(
