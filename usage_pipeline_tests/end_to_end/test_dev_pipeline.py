@@ -2,7 +2,6 @@
 
 import json
 import signal
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -112,7 +111,7 @@ def assert_five_years_of_issues_equal_a_recomputation(ui: Ui, postgres: psycopg.
     assert {day: rankings.get(day, []) for day in days} == recomputed_rankings(path, days, "UTC")
 
 
-def test_counters_become_rows_without_a_click_and_backfills_equal_the_sums_of_raw_and_a_recomputation(
+def test_counters_become_rows_without_a_click_and_a_backfill_of_five_years_equals_a_recomputation(
     dev: tuple[Ui, redis.Redis, psycopg.Connection], tmp_path: Path
 ) -> None:
     ui, client, postgres = dev
@@ -120,32 +119,13 @@ def test_counters_become_rows_without_a_click_and_backfills_equal_the_sums_of_ra
     def stored(key: str) -> Any:
         return postgres.execute("select total_requests from usage.api_keys where api_key_id = %s", (key,)).fetchone()
 
-    seconds = []
-    for number in range(4):
+    for number in range(2):
         client.hset(f"apikey:fresh-{number}:metrics", "total_requests", 3)
-        started = time.monotonic()
         assert wait_until(lambda number=number: stored(f"fresh-{number}"), "a stored counter") == (3,)
-        seconds.append(time.monotonic() - started)
-    # The interval is 5 s; generous, since other tests may keep the machine busy.
-    assert statistics.median(seconds) < 20
-
-    days = [TODAY - timedelta(days=ago) for ago in range(30, 0, -1)]
-    for day in days:
-        at_ms = int(datetime(day.year, day.month, day.day, 12, tzinfo=UTC).timestamp() * 1000)
-        for number in range(5):
-            key = f"apikey:{day}-{number}:metrics"
-            client.hset(key, mapping={"total_requests": number + 1, "last_used_at": at_ms})
-    wait_until(lambda: not client.keys("apikey:*"), "an empty Redis")
-
-    assert backfilled(ui, [["usage", "api_key_daily"]], days) == [30]
-    sums = "select usage_date, sum(total_requests) from {} where usage_date < %s group by 1 order by 1"
-    daily = postgres.execute(sums.format("usage.api_key_daily"), (TODAY,)).fetchall()
-    assert daily == postgres.execute(sums.format("raw.api_key_deltas"), (TODAY,)).fetchall()
-    assert daily == [(day, 15) for day in days]
 
     nodes = ui.ask(MATERIALIZATIONS)["assetsOrError"]["nodes"]
     reported = {"/".join(node["key"]["path"]) for node in nodes if node["assetMaterializations"]}
-    assert {"snapshots/api_key_deltas", "usage/api_keys", "usage/api_key_daily"} <= reported
+    assert {"snapshots/api_key_deltas", "usage/api_keys"} <= reported
 
     assert_five_years_of_issues_equal_a_recomputation(ui, postgres, tmp_path)
 
