@@ -27,7 +27,9 @@ class Service:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False)
+        # No limits: above 20 connections the pool closes some that another thread is about to use ("Bad file descriptor").
+        url = f"http://127.0.0.1:{port}"
+        self.client = httpx.Client(base_url=url, timeout=30, trust_env=False, limits=httpx.Limits())
 
     def with_token(self, token: str) -> httpx.Client:
         self.client.headers["Authorization"] = f"Bearer {token}"
