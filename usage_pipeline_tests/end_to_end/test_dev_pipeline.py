@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -12,6 +11,7 @@ import httpx
 import psycopg
 import pytest
 import redis
+from dagster_system import wait_until
 from event_rig import event
 from issue_rig import (
     REAL_FILE,
@@ -70,14 +70,6 @@ def dev(folder: Path, launch: Callable[..., Any]) -> Iterator[tuple[Ui, redis.Re
     assert launcher.wait() == 0
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
-    deadline = time.monotonic() + timeout_seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
-    return found
-
-
 def backfilled(ui: Ui, assets: list[list[str]], days: list[date]) -> list[int]:
     """Launches a backfill as the UI does and follows it to its end; how many partitions of each asset it materialized."""
     parameters = {
@@ -121,7 +113,7 @@ def test_counters_become_rows_without_a_click_and_a_backfill_of_five_years_equal
 
     for number in range(2):
         client.hset(f"apikey:fresh-{number}:metrics", "total_requests", 3)
-        assert wait_until(lambda number=number: stored(f"fresh-{number}"), "a stored counter") == (3,)
+        assert wait_until(lambda number=number: stored(f"fresh-{number}"), "a stored counter", TIMEOUT_SECONDS) == (3,)
 
     nodes = ui.ask(MATERIALIZATIONS)["assetsOrError"]["nodes"]
     reported = {"/".join(node["key"]["path"]) for node in nodes if node["assetMaterializations"]}
@@ -142,7 +134,7 @@ def test_a_landed_file_of_late_events_becomes_windows_without_a_click(
         return postgres.execute(f"select sum(requests)::int from analytics.{table} having sum(requests) > 0").fetchall()
 
     for table in ("usage_hourly", "usage_daily"):
-        assert wait_until(lambda table=table: requests(table), f"a row of {table}") == [(20,)]
-    assert wait_until(lambda: [path.name for path in folder.glob("landing/done/*")], "the file in done/") == [
-        "late.jsonl"
-    ]
+        assert wait_until(lambda table=table: requests(table), f"a row of {table}", TIMEOUT_SECONDS) == [(20,)]
+    assert wait_until(
+        lambda: [path.name for path in folder.glob("landing/done/*")], "the file in done/", TIMEOUT_SECONDS
+    ) == ["late.jsonl"]
