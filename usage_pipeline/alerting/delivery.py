@@ -137,7 +137,8 @@ class _Sending:
         try:
             if channel.notify(body=body, title=title, notify_type=_notify_type(kind)):
                 self._problem = None
-            else:
+            # Apprise has the same time-out and does not say when it was that; its begins later, so it ends later, too.
+            elif time.monotonic() < self._ends_at:
                 self._problem = "the message was not accepted, or there is no connection"
         except Exception as error:  # a plugin of Apprise may raise anything, with the address in it
             self._problem = f"{type(error).__name__} in Apprise"
