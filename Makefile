@@ -20,17 +20,17 @@ $(UV):
 demo: setup
 	$(RUN)usage-pipeline demo
 
-# Several processes, each with servers of its own, and the tests of a file in their order: some share a server. The files in
-# theirs, too: those with few tests take longest, and would come last, when only one process has work left.
-PYTEST := $(RUN)pytest --dist loadfile --no-loadscope-reorder --numprocesses
+# Three processes for two cores: tests wait for servers and daemons as much as they compute. Each has servers of its own, and
+# the tests of a file in their order: some share a server. The files in theirs, too: those with few tests take longest, and
+# would come last, when only one process has work left.
+PYTEST := $(RUN)pytest --dist loadfile --no-loadscope-reorder --numprocesses 3
 
 test: setup lint
-	$(PYTEST) 2 --ignore usage_pipeline_tests/end_to_end
+	$(PYTEST) --ignore usage_pipeline_tests/end_to_end
 
-# Through the whole of it: the launcher, the web server and its GraphQL, the daemon, HTTP clients that are killed. These wait
-# for daemons more than they compute: three processes for two cores.
+# Through the whole of it: the launcher, the web server and its GraphQL, the daemon, HTTP clients that are killed.
 e2e: setup
-	$(PYTEST) 3 usage_pipeline_tests/end_to_end
+	$(PYTEST) usage_pipeline_tests/end_to_end
 
 torture: setup
 	$(RUN)python -m usage_pipeline_tests.torture
