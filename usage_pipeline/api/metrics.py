@@ -43,7 +43,7 @@ class Metrics:
 
     def __init__(self, multiprocess_folder: Path | None = None) -> None:
         # Each counter's time of creation would double the number of series, and several processes have none anyway.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()
         self._folder = multiprocess_folder
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
@@ -125,8 +125,8 @@ class Metrics:
             pid = file.stem.rpartition("_")[2]
             if pid.isdigit() and not _is_running(int(pid)):
                 # A process that was killed would have its requests in hand for ever.
-                mark_process_dead(int(pid), str(self._folder))  # type: ignore[no-untyped-call]
-        collected: Iterable[Metric] = MultiProcessCollector(None, str(self._folder)).collect()  # type: ignore[no-untyped-call]
+                mark_process_dead(int(pid), str(self._folder))
+        collected: Iterable[Metric] = MultiProcessCollector(None, str(self._folder)).collect()
         return collected
 
 

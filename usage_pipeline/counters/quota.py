@@ -74,7 +74,7 @@ def _send(client: redis.Redis | redis.RedisCluster, commands: Sequence[KeyComman
     else:
         pipeline = client.pipeline(transaction=False)
         for _, command in commands:
-            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
+            pipeline.execute_command(*command)
         answers = pipeline.execute(raise_on_error=False)
     for answer in answers:
         if isinstance(answer, Exception):

@@ -98,7 +98,7 @@ class Recorder(Recording[bool, str | None]):
             else:
                 pipeline = self._client.pipeline(transaction=is_atomic)
                 for command in commands:
-                    pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
+                    pipeline.execute_command(*command)
                 answers = pipeline.execute(raise_on_error=False)
         except _REDIS_ERRORS as error:
             self._no_answers(what, error, began_at, is_correction)

@@ -37,7 +37,7 @@ def draw_lines(title: str, times: Sequence[datetime], lines: Mapping[str, Sequen
     figure, axes = _empty(title)
     for color, (name, values) in zip(COLORS, lines.items(), strict=False):
         points = [float("nan") if value is None else value for value in values]
-        axes.plot(list(times), points, color=color, linewidth=2.2, marker="o", markersize=3.5, label=name)  # type: ignore[arg-type]
+        axes.plot(list(times), points, color=color, linewidth=2.2, marker="o", markersize=3.5, label=name)  # type: ignore[arg-type]  # times are fine
     axes.legend(loc="upper left", ncols=len(lines), frameon=False, labelcolor=_INK, fontsize=10)
     axes.margins(y=0.25)
     return _png(figure, axes)
@@ -82,9 +82,9 @@ def _png(figure: "Figure", axes: "Axes") -> bytes:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    locator = AutoDateLocator(minticks=3, maxticks=10)  # type: ignore[no-untyped-call]
+    locator = AutoDateLocator(minticks=3, maxticks=10)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_ylim(bottom=0)
@@ -96,8 +96,8 @@ def _saved(figure: "Figure") -> bytes:
     from PIL import Image
 
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = bytes(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    canvas.draw()
+    pixels = bytes(canvas.buffer_rgba())
     picture = Image.frombuffer("RGBA", canvas.get_width_height(), pixels).convert("RGB")
     written = BytesIO()
     picture.quantize(_PALETTE, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)

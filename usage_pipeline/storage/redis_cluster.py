@@ -50,7 +50,7 @@ def cluster_client(settings: Settings) -> redis.RedisCluster:
 
 def primaries(cluster: redis.RedisCluster) -> list[redis.Redis]:
     """A pooled client of each primary that owns slots."""
-    return [node.redis_connection for node in cluster.get_primaries()]  # type: ignore[no-untyped-call]  # redis-py's
+    return [node.redis_connection for node in cluster.get_primaries()]
 
 
 @contextmanager
@@ -70,10 +70,10 @@ def send_to_owners(client: redis.RedisCluster, commands: Sequence[KeyCommand]) -
     when nothing was sent.
     """
     queued = [
-        PipelineCommand(command, {"target_nodes": client.get_node_from_key(key)}, number)  # type: ignore[no-untyped-call]  # redis-py's
+        PipelineCommand(command, {"target_nodes": client.get_node_from_key(key)}, number)
         for number, (key, command) in enumerate(commands)
     ]
-    pipeline = client.pipeline()  # type: ignore[no-untyped-call]  # redis-py's
+    pipeline = client.pipeline()
     answers: list[Any] = pipeline.send_cluster_commands(queued, raise_on_error=False, allow_redirections=False)
     return [_followed(client, answer, one.command) for answer, one in zip(answers, commands, strict=True)]
 
@@ -125,16 +125,16 @@ def _followed(client: redis.RedisCluster, answer: Any, command: Command) -> Any:
     for _ in range(_MOST_REDIRECTS):
         if not isinstance(answer, AskError):
             break
-        known = client.get_node(answer.host, answer.port)  # type: ignore[no-untyped-call]  # redis-py's
+        known = client.get_node(answer.host, answer.port)
         if isinstance(answer, MovedError):
             client.nodes_manager.move_slot(answer)
-            known = client.get_node(answer.host, answer.port)  # type: ignore[no-untyped-call]  # redis-py's
-        node = known or ClusterNode(answer.host, answer.port, PRIMARY)  # type: ignore[no-untyped-call]  # redis-py's
+            known = client.get_node(answer.host, answer.port)
+        node = known or ClusterNode(answer.host, answer.port, PRIMARY)
         server = client.get_redis_connection(node)
         try:
             pipeline = server.pipeline(transaction=False)
-            pipeline.execute_command("ASKING")  # type: ignore[no-untyped-call]  # redis-py's
-            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
+            pipeline.execute_command("ASKING")
+            pipeline.execute_command(*command)
             answer = pipeline.execute(raise_on_error=False)[-1]
         except (redis.RedisError, OSError) as error:
             answer = error
