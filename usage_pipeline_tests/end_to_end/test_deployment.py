@@ -5,9 +5,8 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -21,6 +20,7 @@ import psycopg
 import pytest
 import redis
 from composed import Composed
+from dagster_system import wait_until
 from deployment_files import DEPLOY
 
 from usage_pipeline.counters.drain_round import drain_until_empty
@@ -192,10 +192,10 @@ def test_a_run_that_is_cancelled_ends_so_and_is_not_retried(deployment: Deployme
         # Which the run waits for.
         connection.execute(held)
         run = deployment.ask("webserver", LAUNCH_RUN)["launchRun"]["run"]["runId"]
-        wait_for(lambda: status(deployment, run) == "STARTED", "the start of a run")
+        wait_until(lambda: status(deployment, run) == "STARTED", "the start of a run", TIMEOUT_SECONDS)
         answer = deployment.ask("webserver", CANCEL, id=run)["terminateRun"]
         assert answer["__typename"] == "TerminateRunSuccess"
-        wait_for(lambda: status(deployment, run) not in ("STARTED", "CANCELING"), "its end")
+        wait_until(lambda: status(deployment, run) not in ("STARTED", "CANCELING"), "its end", TIMEOUT_SECONDS)
     assert status(deployment, run) == "CANCELED"
     [found] = [one for one in deployment.ask("webserver", RUNS)["runsOrError"]["results"] if one["runId"] == run]
     assert "dagster/will_retry" not in {tag["key"] for tag in found["tags"]}
@@ -215,17 +215,9 @@ def followed(deployment: Deployment, backfill: str) -> Any:
         found = deployment.ask("webserver", BACKFILL, id=backfill)["partitionBackfillOrError"]
         return found if found["status"] not in ("REQUESTED", "COMPLETING") else None
 
-    return wait_for(ended, "the backfill")
+    return wait_until(ended, "the backfill", TIMEOUT_SECONDS)
 
 
 def status(deployment: Deployment, run: str) -> str:
     found: str = deployment.ask("webserver", STATUS, id=run)["runOrError"]["status"]
-    return found
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
     return found
