@@ -5,19 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 import redis
+from clock_rig import days_ago, today
 from command_rig import Run, command_environment
 
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import sql_folder
-
-TODAY = datetime.now(UTC).date()
-YESTERDAY = TODAY - timedelta(days=1)
 
 
 def test_drain_prints_a_table_or_one_json_document(run: Run, redis_client: redis.Redis) -> None:
@@ -67,39 +64,39 @@ def test_watch_drains_until_it_is_told_to_stop(
 
 
 def test_aggregate_answers_as_the_contract_says(run: Run, redis_client: redis.Redis) -> None:
-    redis_client.incrby(f"usage:m:{YESTERDAY}:orders", 7)
-    redis_client.incrby(f"usage:n:{TODAY}:orders", 8)
+    redis_client.incrby(f"usage:m:{days_ago(1)}:orders", 7)
+    redis_client.incrby(f"usage:n:{today()}:orders", 8)
     document = json.loads(run("aggregate", "--json").stdout)
     assert {name: document[name] for name in ("success", "date", "keys_found", "records_aggregated", "errors")} == {
         "success": True,
-        "date": YESTERDAY.isoformat(),
+        "date": days_ago(1).isoformat(),
         "keys_found": 1,
         "records_aggregated": 1,
         "errors": [],
     }
-    span = json.loads(run("aggregate", "--from", str(YESTERDAY), "--to", str(TODAY), "--json").stdout)
+    span = json.loads(run("aggregate", "--from", str(days_ago(1)), "--to", str(today()), "--json").stdout)
     assert [day["keys_found"] for day in span["days"]] == [1, 1]
-    alone = json.loads(run("aggregate", "--date", str(TODAY), "--merchant", "m", "--json").stdout)
+    alone = json.loads(run("aggregate", "--date", str(today()), "--merchant", "m", "--json").stdout)
     assert alone["keys_found"] == 0
-    redis_client.set(f"usage:n:{TODAY}:returns", "some")
-    failed = run("aggregate", "--date", str(TODAY))
+    redis_client.set(f"usage:n:{today()}:returns", "some")
+    failed = run("aggregate", "--date", str(today()))
     assert failed.returncode == 1
     assert "returns" in failed.stderr
 
 
 def test_status_and_accept_reset(run: Run, redis_client: redis.Redis) -> None:
-    key = f"usage:m:{TODAY}:orders"
+    key = f"usage:m:{today()}:orders"
     redis_client.incrby(key, 7)
     assert json.loads(run("status", "--json").stdout)["missing_count"] == 1
-    run("aggregate", "--date", str(TODAY))
-    shown = run("status", str(TODAY)).stdout
+    run("aggregate", "--date", str(today()))
+    shown = run("status", str(today())).stdout
     assert "last aggregated" in shown
     assert "0 counters not stored" in shown
     redis_client.set(key, 2)
-    assert run("aggregate", "--date", str(TODAY)).returncode == 1
+    assert run("aggregate", "--date", str(today())).returncode == 1
     [reset] = json.loads(run("counters", "accept-reset", "--json").stdout)["resets"]
     assert (reset["stored_before"], reset["stored_after"]) == (7, 9)
-    assert run("aggregate", "--date", str(TODAY)).returncode == 0
+    assert run("aggregate", "--date", str(today())).returncode == 0
 
 
 def test_migrate_says_the_version(run: Run) -> None:

@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +15,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from clock_rig import days_ago, today
 from psycopg_pool import ConnectionPool
 from service_rig import Shared, expect_problem, wait_until
 
@@ -23,7 +24,6 @@ from usage_pipeline.api.encodings import CsvEncoding, ParquetEncoding
 from usage_pipeline.api.usage_reading import Export
 from usage_pipeline.api.usage_resources import API_KEYS, MODELS, RESOURCES
 
-TODAY = datetime.now(UTC).date()
 MANY = 23_000
 HOSTILE = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\tx", "\rx", 'quo"te', "a,b", "two\r\nlines", "日本", " =1"]
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
@@ -42,7 +42,7 @@ def _usage(shared: Shared) -> None:
             " output_tokens, total_tokens, distinct_users, cost_usd, unpriced_requests) values"
             " (%(day)s, 't', 's', 'p', 'm', 9223372036854775807, 1, 2, 3, 5, 1, 123456789.123456789012345678, 0),"
             " (%(day)s, 't', 's', 'p', 'unpriced', 1, 1, 2, 3, 5, 1, null, 1)",
-            {"day": TODAY},
+            {"day": today()},
         )
 
 
@@ -64,16 +64,17 @@ def test_csv_has_all_rows_and_every_value(shared: Shared) -> None:
 
 
 def test_parquet_has_exact_types_and_values(shared: Shared) -> None:
-    response = shared.client.get(f"/api/usage/models/daily?format=parquet&from={TODAY}&to={TODAY}")
+    response = shared.client.get(f"/api/usage/models/daily?format=parquet&from={today()}&to={today()}")
     assert response.headers["content-type"] == "application/vnd.apache.parquet"
     assert (
-        response.headers["content-disposition"] == f'attachment; filename="usage-models-daily-{TODAY}-{TODAY}.parquet"'
+        response.headers["content-disposition"]
+        == f'attachment; filename="usage-models-daily-{today()}-{today()}.parquet"'
     )
     table = pq.read_table(io.BytesIO(response.content))
     types = {"day": pa.date32(), "text": pa.string(), "count": pa.int64(), "money": pa.decimal128(38, 18)}
     assert table.schema.types == [types[column.kind] for column in MODELS.daily.columns]
     first, second = table.to_pylist()
-    assert first["usageDate"] == TODAY
+    assert first["usageDate"] == today()
     assert first["requests"] == 2**63 - 1
     assert first["costUsd"] == Decimal("123456789.123456789012345678")
     assert second["costUsd"] is None
@@ -230,7 +231,7 @@ def test_a_reader_who_reads_too_slowly_is_cut(shared: Shared, monkeypatch: pytes
 
 
 def test_dates_in_a_file_name_are_the_range(shared: Shared) -> None:
-    first = TODAY - timedelta(days=29)
+    first = days_ago(29)
     disposition = shared.client.get("/api/usage/tokens/daily?format=csv").headers["content-disposition"]
-    assert disposition == f'attachment; filename="usage-tokens-daily-{first}-{TODAY}.csv"'
-    assert date.fromisoformat(str(first)) < TODAY
+    assert disposition == f'attachment; filename="usage-tokens-daily-{first}-{today()}.csv"'
+    assert date.fromisoformat(str(first)) < today()

@@ -9,14 +9,13 @@ from urllib.parse import quote
 import httpx
 import psycopg
 import pytest
+from clock_rig import days_ago, today
 from service_rig import Shared, expect_problem, serving
 
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.counters.recorder import Recorder
 from usage_pipeline.settings import load_settings
 
-TODAY = datetime.now(UTC).date()
-DAYS = [TODAY - timedelta(days=age) for age in range(40, -1, -1)]
 # What an id may hold (contracts §2), sorted as PostgreSQL does here.
 IDS = [
     "Ärger",
@@ -36,6 +35,11 @@ IDS = [
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
+def all_days() -> list[date]:
+    """Those that have rows, the oldest first."""
+    return [days_ago(age) for age in range(40, -1, -1)]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _usage(shared: Shared) -> None:
     """Some of everything: each number tells its row."""
@@ -52,7 +56,7 @@ def _usage(shared: Shared) -> None:
             cursor.execute(
                 "insert into usage.api_access_tokens (token_id, usage_count) values (%s, %s)", (known_id, number)
             )
-            for age, day in enumerate(DAYS):
+            for age, day in enumerate(all_days()):
                 cursor.execute(
                     "insert into usage.api_key_daily values (%s, %s, %s, %s, 0, 7, 3, %s)",
                     (day, known_id, age, age, NOON),
@@ -62,9 +66,9 @@ def _usage(shared: Shared) -> None:
                     (day, known_id, f"p{number % 2}", age),
                 )
                 cursor.execute("insert into usage.token_daily values (%s, %s, %s)", (day, known_id, age))
-        for merchant, metric, day in itertools.product(("m1", "m2"), ("orders", "refunds"), DAYS):
+        for merchant, metric, day in itertools.product(("m1", "m2"), ("orders", "refunds"), all_days()):
             cursor.execute("insert into usage.merchant_usage values (%s, %s, %s, 2)", (merchant, day, metric))
-        for team, model, day in itertools.product(("search", "ads"), ("gpt-4o", "o3", "claude"), DAYS):
+        for team, model, day in itertools.product(("search", "ads"), ("gpt-4o", "o3", "claude"), all_days()):
             cursor.execute(
                 "insert into analytics.usage_daily (usage_date, team, service, provider, model, requests, errors, input_tokens,"
                 " output_tokens, total_tokens, distinct_users, cost_usd, unpriced_requests)"
@@ -115,14 +119,14 @@ def test_pages_of_any_size_are_the_same_rows_each_once(shared: Shared, resource:
 
 @pytest.mark.parametrize("resource", KEYS)
 def test_days_come_in_pages_with_both_ends_included(shared: Shared, resource: str) -> None:
-    path = f"/api/usage/{resource}/daily?from={DAYS[3]}&to={DAYS[6]}"
+    path = f"/api/usage/{resource}/daily?from={all_days()[3]}&to={all_days()[6]}"
     whole = items(shared.client, f"{path}&limit=1000")
     assert items(shared.client, f"{path}&limit=7") == whole
     keys = [(item["usageDate"], *(item[name] for name in KEYS[resource])) for item in whole]
     assert len(set(keys)) == len(keys)
     days = [item["usageDate"] for item in whole]
     assert days == sorted(days)
-    assert set(days) == {str(day) for day in DAYS[3:7]}
+    assert set(days) == {str(day) for day in all_days()[3:7]}
     per_day = {"api-keys": len(IDS), "tokens": len(IDS), "providers": len(IDS), "merchants": 4, "models": 3}[resource]
     assert len(whole) == 4 * per_day
 
@@ -136,12 +140,12 @@ def test_totals_are_what_is_stored(shared: Shared) -> None:
     assert found[0]["lastUsedAt"] == "2026-01-02T12:00:00Z"
     merchants = items(shared.client, "/api/usage/merchants")
     assert {(one["merchantId"], one["metricType"], one["metricValue"]) for one in merchants} == {
-        (merchant, metric, 2 * len(DAYS)) for merchant in ("m1", "m2") for metric in ("orders", "refunds")
+        (merchant, metric, 2 * len(all_days())) for merchant in ("m1", "m2") for metric in ("orders", "refunds")
     }
     by_model = {one["model"]: one for one in items(shared.client, "/api/usage/models")}
     assert by_model["gpt-4o"]["costUsd"] == "0.000010250"
     assert by_model["o3"]["costUsd"] is None
-    assert by_model["claude"]["totalTokens"] == 30 * 2 * len(DAYS)
+    assert by_model["claude"]["totalTokens"] == 30 * 2 * len(all_days())
 
 
 def test_tokens_show_no_secret_and_no_prefix(shared: Shared) -> None:
@@ -174,7 +178,7 @@ def test_filters(shared: Shared, path: str, column: str, value: str, count: int)
 def test_a_filter_by_team_counts_that_team_only(shared: Shared) -> None:
     [both] = items(shared.client, "/api/usage/models?model=o3")
     [one] = items(shared.client, "/api/usage/models?model=o3&team=ads")
-    assert both["requests"] == 2 * one["requests"] == 6 * len(DAYS)
+    assert both["requests"] == 2 * one["requests"] == 6 * len(all_days())
 
 
 def test_a_filter_stays_over_the_pages(shared: Shared) -> None:
@@ -183,8 +187,8 @@ def test_a_filter_stays_over_the_pages(shared: Shared) -> None:
 
 def test_without_a_range_it_is_the_last_thirty_days(shared: Shared) -> None:
     page = shared.client.get("/api/usage/models/daily?limit=1000").json()
-    assert (page["from"], page["to"]) == (str(TODAY - timedelta(days=29)), str(TODAY))
-    assert {item["usageDate"] for item in page["items"]} == {str(day) for day in DAYS[-30:]}
+    assert (page["from"], page["to"]) == (str(days_ago(29)), str(today()))
+    assert {item["usageDate"] for item in page["items"]} == {str(day) for day in all_days()[-30:]}
 
 
 def test_today_is_the_one_of_the_time_zone(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,8 +207,8 @@ def test_today_is_the_one_of_the_time_zone(shared: Shared, monkeypatch: pytest.M
 
 
 def test_the_summary_has_every_day_once(shared: Shared) -> None:
-    found = shared.client.get(f"/api/usage/summary?from={DAYS[0] - timedelta(days=1)}&to={DAYS[2]}").json()
-    assert [one["usageDate"] for one in found] == [str(DAYS[0] - timedelta(days=1)), *map(str, DAYS[:3])]
+    found = shared.client.get(f"/api/usage/summary?from={all_days()[0] - timedelta(days=1)}&to={all_days()[2]}").json()
+    assert [one["usageDate"] for one in found] == [str(all_days()[0] - timedelta(days=1)), *map(str, all_days()[:3])]
     assert found[0]["modelRequests"] == found[0]["apiKeyRequests"] == 0
     assert found[0]["costUsd"] is None
     assert found[3]["apiKeyRequests"] == 2 * len(IDS)
@@ -213,8 +217,8 @@ def test_the_summary_has_every_day_once(shared: Shared) -> None:
 
 
 def test_a_range_of_366_days_is_taken(shared: Shared) -> None:
-    first = TODAY - timedelta(days=365)
-    assert shared.client.get(f"/api/usage/api-keys/daily?from={first}&to={TODAY}").status_code == 200
+    first = days_ago(365)
+    assert shared.client.get(f"/api/usage/api-keys/daily?from={first}&to={today()}").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,16 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 import redis
+from clock_rig import days_ago, today
 
 from usage_pipeline.counters import open_matters
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.counters.merchants import aggregate
 from usage_pipeline.settings import Settings
 
-NOW = datetime.now(UTC)
-TODAY = NOW.date()
-
 
 def ago(days: int) -> str:
-    return (TODAY - timedelta(days=days)).isoformat()
+    return days_ago(days).isoformat()
 
 
 def test_open_dead_letters_are_told_with_key_and_reason(
@@ -38,12 +36,12 @@ def test_open_regressions_are_told_with_merchant_and_day(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
     for value in (9, 4):
-        redis_client.set(f"usage:m:{TODAY}:orders", value)
-        aggregate(settings, [TODAY])
+        redis_client.set(f"usage:m:{today()}:orders", value)
+        aggregate(settings, [today()])
     [fault] = open_matters.regression_faults(postgres)
-    assert fault.startswith(f"{TODAY}, m orders: 9 stored, 4 in Redis")
-    redis_client.set(f"usage:m:{TODAY}:orders", 10)
-    aggregate(settings, [TODAY])
+    assert fault.startswith(f"{today()}, m orders: 9 stored, 4 in Redis")
+    redis_client.set(f"usage:m:{today()}:orders", 10)
+    aggregate(settings, [today()])
     postgres.execute("update ops.counter_regressions set accepted_at = now()")
     assert open_matters.regression_faults(postgres) == []
 
@@ -52,18 +50,18 @@ def test_days_that_were_not_aggregated_after_their_end_are_told(
     settings: Settings, postgres: psycopg.Connection
 ) -> None:
     def faults() -> list[str]:
-        return open_matters.unaggregated_day_faults(postgres, today=TODAY, settings=settings)
+        return open_matters.unaggregated_day_faults(postgres, today=today(), settings=settings)
 
     assert faults() == []
-    aggregate(settings, [TODAY])
+    aggregate(settings, [today()])
     assert faults() == [], "the days before the first aggregation are nobody's fault"
     postgres.execute("update ops.sync_batches set applied_at = applied_at - interval '3 days 12 hours'")
     missed = faults()
     assert [fault[:10] for fault in missed][-3:] == [ago(3), ago(2), ago(1)]
     assert f"`usage-pipeline aggregate --date {ago(1)}`" in missed[-1]
-    aggregate(settings, [TODAY - timedelta(days=2)], merchant_id="m")
+    aggregate(settings, [days_ago(2)], merchant_id="m")
     assert faults() == missed, "one merchant is not the day"
-    aggregate(settings, [TODAY - timedelta(days=days) for days in range(1, 5)])
+    aggregate(settings, [days_ago(days) for days in range(1, 5)])
     assert faults() == []
     postgres.execute("update ops.sync_batches set claimed_at = claimed_at - interval '1 day'")
     assert [fault[:10] for fault in faults()] == [ago(1)], "it was read before it ended"
@@ -97,9 +95,10 @@ def test_a_batch_that_stays_open_and_an_item_at_the_head_of_the_queue_have_waite
     redis_client.hset("usage_pipeline:open:token", "0000000000001-0000000000", "gone")
     [fault] = open_matters.backlog_faults(settings, "token")
     assert fault.startswith("1 open batches, the oldest claimed ")
-    redis_client.rpush("event_queue", json.dumps({"at": (NOW - timedelta(seconds=5)).isoformat()}))
-    assert open_matters.backlog_faults(settings, "event", now=NOW) == []
-    [fault] = open_matters.backlog_faults(settings, "event", now=NOW + timedelta(seconds=10))
+    now = datetime.now(UTC)
+    redis_client.rpush("event_queue", json.dumps({"at": (now - timedelta(seconds=5)).isoformat()}))
+    assert open_matters.backlog_faults(settings, "event", now=now) == []
+    [fault] = open_matters.backlog_faults(settings, "event", now=now + timedelta(seconds=10))
     assert fault == "event_queue: waits for 15 s at least, a drain is due every 5 s"
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 import redis
+from clock_rig import days_ago, today
 
 from usage_pipeline.counters import keys, reconciliation
 from usage_pipeline.counters.balance import MEASURES, DayBalance
@@ -18,9 +19,6 @@ from usage_pipeline.counters.reconciliation import ReconciliationReport, reconci
 from usage_pipeline.counters.recorder import Recorder
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.settings import Settings
-
-NOW = datetime.now(UTC)
-TODAY, YESTERDAY = NOW.date(), NOW.date() - timedelta(days=1)
 
 
 @pytest.fixture
@@ -34,8 +32,8 @@ def no_pause(_: float) -> None:
     pass
 
 
-def at_ms(days_ago: int) -> int:
-    return int((NOW - timedelta(days=days_ago)).timestamp() * 1000)
+def at_ms(age_days: int) -> int:
+    return int((datetime.now(UTC) - timedelta(days=age_days)).timestamp() * 1000)
 
 
 def record_all(recorder: Recorder, times: int = 1) -> None:
@@ -48,7 +46,7 @@ def record_all(recorder: Recorder, times: int = 1) -> None:
 
 
 def of_today(report: ReconciliationReport) -> dict[str, DayBalance]:
-    return {row.family: row for row in report.rows if row.usage_date == TODAY}
+    return {row.family: row for row in report.rows if row.usage_date == today()}
 
 
 def test_what_waits_is_live_and_what_is_drained_is_stored(
@@ -61,7 +59,7 @@ def test_what_waits_is_live_and_what_is_drained_is_stored(
         family: (amount, amount, 0) for family, amount in expected.items()
     }
     drain_once(settings)
-    aggregate(settings, [TODAY])
+    aggregate(settings, [today()])
     report = reconcile(settings, sleep=no_pause)
     rows = of_today(report)
     assert {family: (row.recorded, row.live, row.stored) for family, row in rows.items()} == {
@@ -70,7 +68,8 @@ def test_what_waits_is_live_and_what_is_drained_is_stored(
     assert (report.missing, report.looks) == ([], 1)
     columns = "family, usage_date, measure, recorded, stored, difference, missing, missing_since"
     assert postgres.execute(f"select {columns} from ops.reconciliation order by family").fetchall() == [
-        (family, TODAY, MEASURES[family], expected[family], expected[family], 0, 0, None) for family in sorted(expected)
+        (family, today(), MEASURES[family], expected[family], expected[family], 0, 0, None)
+        for family in sorted(expected)
     ]
 
 
@@ -79,7 +78,7 @@ LOSSES: dict[str, Callable[[redis.Redis], object]] = {
     "provider": lambda client: client.delete("provider:a0:s3:metrics"),
     "token": lambda client: client.delete("token_usage:t0:host:1"),
     "event": lambda client: client.lpop("event_queue"),
-    "merchant": lambda client: client.delete(f"usage:m0:{TODAY}:orders"),
+    "merchant": lambda client: client.delete(f"usage:m0:{today()}:orders"),
 }
 
 
@@ -91,12 +90,12 @@ def test_what_is_lost_is_missing_by_family_and_day_until_it_is_found(
     LOSSES[family](redis_client)
     report = reconcile(settings, sleep=no_pause)
     lost = {"api_key": 2, "provider": 3, "token": 4, "event": 1, "merchant": 5}[family]
-    assert [(row.family, row.usage_date, row.missing) for row in report.missing] == [(family, TODAY, lost)]
+    assert [(row.family, row.usage_date, row.missing) for row in report.missing] == [(family, today(), lost)]
     assert report.looks == 2
     since = postgres.execute("select missing_since from ops.reconciliation where missing > 0").fetchall()
     reconcile(settings, sleep=no_pause)
     assert postgres.execute("select missing_since from ops.reconciliation where missing > 0").fetchall() == since
-    redis_client.hincrby(keys.recorded(family, TODAY), MEASURES[family], -lost)
+    redis_client.hincrby(keys.recorded(family, today()), MEASURES[family], -lost)
     assert reconcile(settings, sleep=no_pause).missing == []
     assert postgres.execute("select 1 from ops.reconciliation where missing_since is not null").fetchall() == []
 
@@ -125,7 +124,7 @@ def test_claimed_keys_count_until_their_batch_is_stored_and_then_once(
     settings: Settings, recorder: Recorder, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
     record_all(recorder)
-    batch, *_ = batches = [new_batch_id(int(NOW.timestamp() * 1000)) for _ in range(3)]
+    batch, *_ = batches = [new_batch_id(int(datetime.now(UTC).timestamp() * 1000)) for _ in range(3)]
     copies = {}
     for batch_id, name in zip(batches, (b"apikey:a0:metrics", b"token_usage:t0:host:1", b"event_queue"), strict=True):
         claim = keys.claim(batch_id, name)
@@ -186,10 +185,10 @@ def test_a_delta_of_two_days_is_carried_and_a_rolled_day_is_known_without_its_ra
         return {row.usage_date: (row.carried, row.difference) for row in reconcile(settings, sleep=no_pause).rows}
 
     # The last record of `a` was that of yesterday, and today's counts went with it.
-    assert carried() == {YESTERDAY: (-3, 0), TODAY: (3, 0)}
-    replace_day(postgres, DAILY_TABLES[0], YESTERDAY, today=TODAY)
-    postgres.execute("delete from raw.api_key_deltas where usage_date = %s", (YESTERDAY,))
-    assert carried() == {YESTERDAY: (-3, 0), TODAY: (3, 0)}
+    assert carried() == {days_ago(1): (-3, 0), today(): (3, 0)}
+    replace_day(postgres, DAILY_TABLES[0], days_ago(1), today=today())
+    postgres.execute("delete from raw.api_key_deltas where usage_date = %s", (days_ago(1),))
+    assert carried() == {days_ago(1): (-3, 0), today(): (3, 0)}
 
 
 def test_nothing_is_missing_while_writers_write_and_drains_drain(
@@ -204,7 +203,7 @@ def test_nothing_is_missing_while_writers_write_and_drains_drain(
     def drain() -> None:
         while not stop.is_set():
             drain_once(settings)
-            aggregate(settings, [TODAY])
+            aggregate(settings, [today()])
 
     threads = [threading.Thread(target=work) for work in (write, drain)]
     for thread in threads:
@@ -217,7 +216,7 @@ def test_nothing_is_missing_while_writers_write_and_drains_drain(
             thread.join()
     assert [row for report in reports for row in report.missing] == []
     drain_once(settings)
-    aggregate(settings, [TODAY])
+    aggregate(settings, [today()])
     last = reconcile(settings, sleep=no_pause)
     assert sum(row.recorded for row in last.rows) > 100
     assert {row.difference for row in last.rows} == {0}
@@ -241,7 +240,7 @@ def test_what_moves_on_after_any_step_of_a_look_is_found_by_the_first_look(
         if move == "store":
             drain_once(settings)
         elif redis_client.exists("apikey:a0:metrics"):
-            claim = keys.claim(new_batch_id(int(NOW.timestamp() * 1000)), b"apikey:a0:metrics")
+            claim = keys.claim(new_batch_id(int(datetime.now(UTC).timestamp() * 1000)), b"apikey:a0:metrics")
             redis_client.rename("apikey:a0:metrics", claim)
         return seen
 

@@ -8,13 +8,11 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
+from clock_rig import days_ago, today
 
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.settings import Settings
-
-TODAY = datetime.now(UTC).date()
-YESTERDAY = TODAY - timedelta(days=1)
 
 
 def tick(
@@ -62,7 +60,7 @@ def test_a_tick_drains_and_reports_at_most_once_a_minute_or_when_a_day_is_new(
     redis_client.hset("apikey:a:metrics", mapping={"total_requests": 5, "last_used_at": at_ms})
     fourth = tick(definitions, instance, "drain_metrics", third.cursor)
     assert fourth.asset_events[0].metadata["keys"].value == 1
-    assert (TODAY - timedelta(days=3)).isoformat() in str(fourth.asset_events[0].metadata["days_touched"].value)
+    assert days_ago(3).isoformat() in str(fourth.asset_events[0].metadata["days_touched"].value)
 
 
 def test_each_cadence_has_a_sensor_with_its_families(
@@ -132,11 +130,11 @@ def test_a_closed_day_that_changes_becomes_a_run_for_exactly_that_day(
     redis_client.hset("apikey:b:metrics", "total_requests", 6)
     tick(definitions, instance, "drain_metrics")
     [request] = tick(definitions, instance, "late_days").run_requests
-    assert request.partition_key == YESTERDAY.isoformat()
+    assert request.partition_key == days_ago(1).isoformat()
     assert request.asset_selection == [dg.AssetKey(["usage", "api_key_daily"])]
     [again] = tick(definitions, instance, "late_days").run_requests
     assert again.run_key == request.run_key
-    replace_day(postgres, DAILY_TABLES[0], YESTERDAY, today=TODAY)
+    replace_day(postgres, DAILY_TABLES[0], days_ago(1), today=today())
     assert tick(definitions, instance, "late_days").run_requests == []
 
 

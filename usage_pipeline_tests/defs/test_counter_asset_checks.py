@@ -9,12 +9,11 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
+from clock_rig import days_ago, today
 
 from usage_pipeline.counters.recorder import Recorder
 from usage_pipeline.defs.check_results import SHOWN_FAULTS, faults_result
 
-NOW = datetime.now(UTC)
-TODAY = NOW.date()
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 # Every check of a counter, and whether what comes after its asset in a run is held back when it fails.
@@ -94,8 +93,8 @@ def test_checks_of_days_pass_and_a_wrong_day_holds_back_what_is_made_of_it(
     redis_client: redis.Redis,
     postgres: psycopg.Connection,
 ) -> None:
-    day = TODAY - timedelta(days=20)
-    at_ms = int((NOW - timedelta(days=20)).timestamp() * 1000)
+    day = days_ago(20)
+    at_ms = int((datetime.now(UTC) - timedelta(days=20)).timestamp() * 1000)
     redis_client.hset("apikey:a:metrics", mapping={"total_requests": 3, "last_used_at": at_ms})
     assert failed(run(definitions, instance, "drain_now")) == {}
     checks = run(definitions, instance, "daily_tables", partition_key=str(day))
@@ -161,22 +160,22 @@ def test_observing_the_sources_looks_at_the_backlog(
 def test_merchant_checks_see_regressions_refused_counters_and_days_that_were_left_out(
     definitions: dg.Definitions, instance: dg.DagsterInstance, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
-    redis_client.set(f"usage:m:{TODAY}:orders", 9)
-    assert failed(run(definitions, instance, "merchant_usage", partition_key=str(TODAY))) == {}
-    redis_client.set(f"usage:m:{TODAY}:orders", 4)
-    redis_client.set(f"usage:m:{TODAY}:refunds", "many")
+    redis_client.set(f"usage:m:{today()}:orders", 9)
+    assert failed(run(definitions, instance, "merchant_usage", partition_key=str(today()))) == {}
+    redis_client.set(f"usage:m:{today()}:orders", 4)
+    redis_client.set(f"usage:m:{today()}:refunds", "many")
     postgres.execute("update ops.sync_batches set applied_at = applied_at - interval '1 day 1 hour'")
-    found = failed(run(definitions, instance, "merchant_usage", partition_key=str(TODAY)))
-    assert f"{TODAY}, m orders: 9 stored, 4 in Redis" in found["usage/merchant_usage.no_regressions"]
+    found = failed(run(definitions, instance, "merchant_usage", partition_key=str(today())))
+    assert f"{today()}, m orders: 9 stored, 4 in Redis" in found["usage/merchant_usage.no_regressions"]
     assert "refunds" in found["usage/merchant_usage.no_dead_letters"]
-    assert f"{TODAY - timedelta(days=1)}: not aggregated" in found["usage/merchant_usage.days_are_complete"]
+    assert f"{days_ago(1)}: not aggregated" in found["usage/merchant_usage.days_are_complete"]
 
 
 def test_windows_with_a_count_below_zero_fail(
     definitions: dg.Definitions, instance: dg.DagsterInstance, postgres: psycopg.Connection
 ) -> None:
     grains = {"hourly": "hour_start", "daily": "usage_date", "weekly": "week_start", "monthly": "month_start"}
-    month = (TODAY - timedelta(days=70)).replace(day=1)
+    month = days_ago(70).replace(day=1)
     monday = month - timedelta(days=month.weekday())
     checks = [dg.AssetCheckKey(dg.AssetKey(["analytics", f"usage_{grain}"]), "no_negative_count") for grain in grains]
     chosen = with_job(definitions, dg.AssetSelection.checks(*checks))
@@ -212,8 +211,8 @@ def test_reconciliation_is_an_asset_that_says_what_is_missing(
         ("api_key", 5, 7, -2),
         ("token", 1, 1, 0),
     ]
-    redis_client.hincrby(f"usage_pipeline:recorded:token:{TODAY}", "usage_count", 3)
+    redis_client.hincrby(f"usage_pipeline:recorded:token:{today()}", "usage_count", 3)
     found = failed(run(definitions, instance, "reconcile"))
     assert found == {
-        "ops/reconciliation.nothing_is_missing": f"- token of {TODAY}: 3 of 4 recorded usage_count are nowhere"
+        "ops/reconciliation.nothing_is_missing": f"- token of {today()}: 3 of 4 recorded usage_count are nowhere"
     }

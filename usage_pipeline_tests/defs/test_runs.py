@@ -6,11 +6,11 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
+from clock_rig import days_ago, today
 
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.settings import Settings
 
-TODAY = datetime.now(UTC).date()
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -46,7 +46,7 @@ def test_materializing_snapshots_drains_now_and_reports_what_was_drained(
     }
     assert len(reported) == 7
     assert reported["snapshots/api_key_deltas"]["keys"].value == 1
-    assert reported["snapshots/api_key_deltas"]["days_touched"].value == TODAY.isoformat()
+    assert reported["snapshots/api_key_deltas"]["days_touched"].value == today().isoformat()
 
 
 def test_selecting_one_table_drains_its_family_only(
@@ -67,7 +67,7 @@ def test_a_range_of_days_is_one_run_with_metadata_for_each_day(
 ) -> None:
     write_days(redis_client, 30)
     assert run(definitions, "drain_now", instance).success
-    days = [(TODAY - timedelta(days=ago)).isoformat() for ago in range(30, 0, -1)]
+    days = [days_ago(ago).isoformat() for ago in range(30, 0, -1)]
     result = run(
         definitions,
         "daily_tables",
@@ -95,7 +95,7 @@ def test_a_second_run_of_a_day_changes_nothing(
 ) -> None:
     write_days(redis_client, 1)
     assert run(definitions, "drain_now", instance).success
-    day = (TODAY - timedelta(days=1)).isoformat()
+    day = days_ago(1).isoformat()
     changed = []
     for _ in range(2):
         result = run(definitions, "daily_tables", instance, partition_key=day)
@@ -107,8 +107,8 @@ def test_a_second_run_of_a_day_changes_nothing(
 def test_merchant_counters_of_a_day(
     definitions: dg.Definitions, instance: dg.DagsterInstance, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
-    redis_client.incrby(f"usage:m:1:{TODAY}:orders", 7)
-    result = run(definitions, "merchant_usage", instance, partition_key=TODAY.isoformat())
+    redis_client.incrby(f"usage:m:1:{today()}:orders", 7)
+    result = run(definitions, "merchant_usage", instance, partition_key=today().isoformat())
     assert result.success
     [event] = result.get_asset_materialization_events()
     assert event.materialization.metadata["keys_found"].value == 1

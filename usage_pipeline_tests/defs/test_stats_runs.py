@@ -1,6 +1,6 @@
 """Statistics and rankings through Dagster: a year as range runs, equal to a recomputation; the cache; schedules; checks."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import msgspec
 import psycopg
 import pytest
 import redis
+from clock_rig import days_ago, today
 from issue_rig import (
     made_up_file,
     real_file,
@@ -26,7 +27,6 @@ from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.settings import Settings, load_settings
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-TODAY = datetime.now(UTC).date()
 STATS, POPULAR = dg.AssetKey(["stats", "daily_issue_stats"]), dg.AssetKey(["stats", "popular_issues"])
 TABLES = ("stats.daily_issue_stats", "stats.popular_issues")
 
@@ -115,7 +115,7 @@ def test_a_ranking_shows_its_entries_and_the_newest_one_is_published(
     )
     results = [
         definitions.resolve_job_def(job).execute_in_process(
-            instance=instance, run_config=QUIET, partition_key=str(TODAY)
+            instance=instance, run_config=QUIET, partition_key=str(today())
         )
         for job in ("issue_ranking", "usage_rankings")
     ]
@@ -132,7 +132,7 @@ def test_a_ranking_shows_its_entries_and_the_newest_one_is_published(
     checks = [check for result in results for check in result.get_asset_check_evaluations()]
     assert [(check.check_name, check.passed) for check in checks] == [("has_no_gap", True)] * len(RANKINGS)
     # A backfill of older dates leaves the newest in the cache.
-    older = TODAY - timedelta(days=1)
+    older = days_ago(1)
     run(definitions, instance, "issue_ranking", older - timedelta(days=3), older)
     assert msgspec.json.decode(redis_client.get("popular:issues") or b"") == published
 
@@ -156,7 +156,7 @@ def test_sixty_days_of_usage_and_the_rankings_of_it_in_one_run(
     settings: Settings, instance: dg.DagsterInstance, postgres: psycopg.Connection
 ) -> None:
     """The last ranking is made of days of the same run, the first one of days before it, too."""
-    first, last = TODAY - timedelta(days=70), TODAY - timedelta(days=11)
+    first, last = days_ago(70), days_ago(11)
     for day in days_of(first, last):
         postgres.execute(
             "insert into usage.api_key_daily values (%s, 'k', 1, 1, 0, 0, 0, null), (%s, 'l', 2, 2, 0, 0, 0, null)",

@@ -1,17 +1,16 @@
 """`usage-pipeline stats` as a person or a script calls it."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import psycopg
 import pytest
+from clock_rig import days_ago, today
 from command_rig import Run
-
-TODAY = datetime.now(UTC).date()
 
 
 def test_yesterday_or_a_range_is_counted_stored_and_printed(run: Run, postgres: psycopg.Connection) -> None:
-    yesterday = TODAY - timedelta(days=1)
+    yesterday = days_ago(1)
     postgres.execute(
         "insert into app.issues (id, title, status, created_at) values ('a', 't', 'OPEN', %s)", (yesterday,)
     )
@@ -20,7 +19,7 @@ def test_yesterday_or_a_range_is_counted_stored_and_printed(run: Run, postgres: 
     assert done.returncode == 0, done.stderr
     assert f"{yesterday}" in done.stdout
     assert postgres.execute("select date from stats.daily_issue_stats").fetchall() == [(yesterday,)]
-    span = json.loads(run("stats", "--from", yesterday - timedelta(days=1), "--to", TODAY, "--json").stdout)
+    span = json.loads(run("stats", "--from", yesterday - timedelta(days=1), "--to", today(), "--json").stdout)
     assert span["success"]
     assert [(day["created_count"], day["comment_count"], day["is_changed"]) for day in span["days"]] == [
         (0, 0, True),
@@ -32,7 +31,7 @@ def test_yesterday_or_a_range_is_counted_stored_and_printed(run: Run, postgres: 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--date", TODAY + timedelta(days=1)),
+        ("--date", days_ago(-2)),
         ("--date", "2014-12-31"),
         ("--date", "soon"),
         ("--from", "2024-01-01"),

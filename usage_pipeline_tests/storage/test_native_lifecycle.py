@@ -1,7 +1,7 @@
 """Declarative partitions: ahead, archived once their roll-ups are complete, read back exactly, dropped at the end."""
 
 import itertools
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from lifecycle_rig import (
     EVENT_TABLE,
     HARD_VALUES,
     MIDNIGHT,
-    NOW,
     age_restores,
     count_of,
     day,
@@ -59,8 +58,9 @@ def test_partitions_are_made_ahead_in_the_length_that_is_set(postgres: psycopg.C
         run_lifecycle(settings.model_copy(update={"chunk_time_interval_hours": hours}))
         for table in (EVENT_TABLE, ARCHIVE_TABLE):
             made = chunks(postgres, table)
-            assert made[0].start <= NOW - timedelta(days=1)
-            assert made[-1].end >= NOW + timedelta(days=3)
+            now = datetime.now(UTC)
+            assert made[0].start <= now - timedelta(days=1)
+            assert made[-1].end >= now + timedelta(days=3)
             assert all(before.end == after.start for before, after in itertools.pairwise(made))
     assert run_lifecycle(settings).created == []
 
