@@ -143,6 +143,7 @@ def _facts(
         aggregations=reading.read_aggregations(postgres, settings, now),
         dead_letters=reading.read_dead_letters(postgres),
         regressions=reading.read_regressions(postgres),
+        missing_usage=reading.read_missing_usage(postgres),
         uncertain=reading.read_uncertain(postgres, now),
         expiring_tokens=reading.read_expiring_tokens(postgres),
     )

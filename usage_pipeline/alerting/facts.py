@@ -5,6 +5,7 @@ A part that could not be read is None: rules about it neither raise nor clear an
 
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 
 from usage_pipeline.alerting.abnormal_usage import UsageHour
 
@@ -102,6 +103,20 @@ class OpenRegressions:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingUsage:
+    """What of a family the newest reconciliation did not find: on `days` days, `missing` of what was `recorded` for them."""
+
+    family: str
+    measure: str
+    missing: Decimal
+    recorded: Decimal
+    days: int
+    first_day: date
+    last_day: date
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class UncertainBatches:
     """Batches of the last day about a restart or fail-over of Redis."""
 
@@ -130,6 +145,7 @@ class PipelineFacts:
     aggregations: tuple[Aggregation, ...] | None = None
     dead_letters: tuple[OpenDeadLetters, ...] | None = None
     regressions: tuple[OpenRegressions, ...] | None = None
+    missing_usage: tuple[MissingUsage, ...] | None = None
     uncertain: tuple[UncertainBatches, ...] | None = None
     expiring_tokens: tuple[ExpiringTokenKeys, ...] | None = None
     usage_hours: tuple[UsageHour, ...] | None = None

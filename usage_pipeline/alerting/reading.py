@@ -12,6 +12,7 @@ from psycopg.rows import class_row
 from usage_pipeline.alerting.facts import (
     Aggregation,
     ExpiringTokenKeys,
+    MissingUsage,
     OpenDeadLetters,
     OpenRegressions,
     UncertainBatches,
@@ -78,6 +79,11 @@ def read_dead_letters(postgres: psycopg.Connection) -> tuple[OpenDeadLetters, ..
 def read_regressions(postgres: psycopg.Connection) -> tuple[OpenRegressions, ...]:
     with postgres.cursor(row_factory=class_row(OpenRegressions)) as cursor:
         return tuple(cursor.execute(load("alerting/select_regressions"), {"most": MOST_COUNTED}).fetchall())
+
+
+def read_missing_usage(postgres: psycopg.Connection) -> tuple[MissingUsage, ...]:
+    with postgres.cursor(row_factory=class_row(MissingUsage)) as cursor:
+        return tuple(cursor.execute(load("alerting/select_missing_usage")).fetchall())
 
 
 def read_uncertain(postgres: psycopg.Connection, now: datetime) -> tuple[UncertainBatches, ...]:

@@ -12,6 +12,7 @@ from usage_pipeline.alerting.facts import (
     Aggregation,
     BacklogAge,
     ExpiringTokenKeys,
+    MissingUsage,
     OpenDeadLetters,
     OpenRegressions,
     PipelineFacts,
@@ -152,6 +153,21 @@ def _regressions(found: Sequence[OpenRegressions], _: Settings) -> Iterator[Aler
         )
 
 
+def _missing_usage(found: Sequence[MissingUsage], _: Settings) -> Iterator[Alert]:
+    for one in found:
+        days = f"{one.first_day}" if one.days == 1 else f"{one.days} days from {one.first_day} to {one.last_day}"
+        yield Alert(
+            "missing-usage",
+            f"missing-usage:{one.family}",
+            "failure",
+            f"Usage of {one.family} is missing: {one.missing:,} {one.measure}",
+            f"Of {one.recorded:,} {one.measure} that our recorder wrote for {days}, {one.missing:,} are nowhere: not stored, "
+            f"not in Redis, not refused; found missing at {one.since:%Y-%m-%d %H:%M %Z}.",
+            "`select * from ops.reconciliation where missing > 0` has the days. See what happened to Redis then: a restart "
+            "from an old snapshot, a fail-over, an eviction policy, keys that somebody deleted (docs/exactly-once.md).",
+        )
+
+
 def _uncertain_batches(found: Sequence[UncertainBatches], _: Settings) -> Iterator[Alert]:
     for one in found:
         yield Alert(
@@ -215,6 +231,7 @@ RULES = (
     Rule("abnormal-usage", "usage_hours", _abnormal_usage, 24),
     Rule("dead-letters", "dead_letters", _dead_letters, 24),
     Rule("counter-regression", "regressions", _regressions, 24),
+    Rule("missing-usage", "missing_usage", _missing_usage, 24),
     Rule("uncertain-batches", "uncertain", _uncertain_batches, 24),
     Rule("expiring-token-keys", "expiring_tokens", _expiring_tokens),
 )

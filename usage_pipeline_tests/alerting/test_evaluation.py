@@ -10,6 +10,7 @@ import psycopg
 import pytest
 import redis
 from alert_rig import Webhook, alert
+from clock_rig import today
 from psycopg.types.json import Jsonb
 
 from usage_pipeline.alerting.evaluation import (
@@ -21,6 +22,7 @@ from usage_pipeline.alerting.evaluation import (
 from usage_pipeline.alerting.facts import FailingTicks, OrchestrationFacts
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.counters.merchants import aggregate
+from usage_pipeline.counters.reconciliation import reconcile
 from usage_pipeline.counters.recorder import Recorder
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings, load_settings
@@ -126,6 +128,40 @@ def test_a_redis_that_grows_out_of_its_usual_size_is_told(
     assert open_rules(postgres) == ["redis-surge"]
     [[text]] = postgres.execute("select text from ops.alerts").fetchall()
     assert "50020 keys, where 10 is usual" in text
+
+
+def test_recorded_usage_that_is_nowhere_is_told_until_it_is_found(
+    alerting: Settings, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    with closing(Recorder.connect(alerting.redis_dsn.get_secret_value())) as recorder:
+        recorder.record_token("t", "host:1", count=5)
+    key = "token_usage:t:host:1"
+    lost = redis_client.dump(key)
+    redis_client.delete(key)
+    reconcile(alerting, sleep=lambda _: None)
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == ["missing-usage"]
+    [[text]] = postgres.execute("select text from ops.alerts").fetchall()
+    assert text.startswith(f"Of 5 usage_count that our recorder wrote for {today()}, 5 are nowhere")
+    redis_client.restore(key, 0, lost)
+    reconcile(alerting, sleep=lambda _: None)
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == []
+
+
+def test_what_a_reconciliation_long_ago_missed_is_not_told(alerting: Settings, postgres: psycopg.Connection) -> None:
+    columns = (
+        "family, usage_date, measure, recorded, stored, live, claimed, dead, duplicates, carried, difference, missing"
+    )
+    row = f"insert into ops.reconciliation ({columns}, missing_since, reconciled_at) values"
+    postgres.execute(
+        f"{row} ('token', '2026-01-01', 'usage_count', 5, 0, 0, 0, 0, 0, 0, 5, 5, now(), now() - interval '1 hour')"
+    )
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == ["missing-usage"], "the newest there is"
+    postgres.execute(f"{row} ('token', '2026-01-02', 'usage_count', 5, 5, 0, 0, 0, 0, 0, 0, 0, null, now())")
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == []
 
 
 def test_uncertain_batches_of_the_last_day_are_told(alerting: Settings, postgres: psycopg.Connection) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from usage_pipeline.alerting.facts import (
     ExpiringTokenKeys,
     FailedRun,
     FailingTicks,
+    MissingUsage,
     OpenDeadLetters,
     OpenRegressions,
     OrchestrationFacts,
@@ -41,6 +43,12 @@ def ticks(failures: int, name: str = "drain_metrics") -> PipelineFacts:
 
 def backlog(age_seconds: float, interval_seconds: float = 60.0) -> PipelineFacts:
     return PipelineFacts(backlog=(BacklogAge("token", 7, 1, age_seconds, interval_seconds),))
+
+
+def missing(days: int) -> PipelineFacts:
+    first = TODAY - timedelta(days=days - 1)
+    amounts = (Decimal(1_234), Decimal(50_000))
+    return PipelineFacts(missing_usage=(MissingUsage("token", "usage_count", *amounts, days, first, TODAY, AT),))
 
 
 def load(
@@ -96,6 +104,8 @@ def used(uses: int, history: tuple[int, ...] = (50, 60) * 168) -> PipelineFacts:
         (PipelineFacts(dead_letters=(OpenDeadLetters("event", 2, "expected JSON"),)), "dead-letters:event"),
         (PipelineFacts(regressions=()), None),
         (PipelineFacts(regressions=(OpenRegressions(1, "m", "orders", TODAY),)), "counter-regression"),
+        (PipelineFacts(missing_usage=()), None),
+        (missing(1), "missing-usage:token"),
         (PipelineFacts(uncertain=()), None),
         (PipelineFacts(uncertain=(UncertainBatches(3, 40, AT),)), "uncertain-batches"),
         (PipelineFacts(expiring_tokens=()), None),
@@ -120,6 +130,8 @@ def test_a_rule_raises_beyond_its_threshold_only(facts: PipelineFacts, expected:
         (aggregated(0, 0, 1.0), ["2026-11-19", "2026-11-20"]),
         (PipelineFacts(dead_letters=(OpenDeadLetters("event", 2, "expected JSON"),)), ["2 keys", "expected JSON"]),
         (PipelineFacts(regressions=(OpenRegressions(9, "m", "orders", TODAY),)), ["9 counters", "orders of m"]),
+        (missing(1), ["1,234 are nowhere", "50,000 usage_count", "for 2026-11-20,", "2026-11-20 13:00"]),
+        (missing(2), ["for 2 days from 2026-11-19 to 2026-11-20"]),
         (PipelineFacts(uncertain=(UncertainBatches(3, 40, AT),)), ["3 batches", "40 keys", "13:00:00"]),
         (PipelineFacts(expiring_tokens=(ExpiringTokenKeys(100, 4, 1.6, AT),)), ["100", "4 had", "2 s"]),
         (used(1_000), ["1000 uses", "2026-11-20 13:00", "55", "60"]),
