@@ -40,7 +40,7 @@ def _holds(landing: Landing, address: str, wanted: Sequence[bytes]) -> bool:
     """Whether a file holds one of the byte strings, decompressed where it is gzip; a broken one as far as it can be read."""
     overlap = max(map(len, wanted)) - 1
     with landing.files.open(landing.path(address), "rb") as stream:
-        plain: BinaryIO = gzip.GzipFile(fileobj=stream) if ".gz" in address else stream  # type: ignore[assignment]  # it reads
+        plain: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=stream) if ".gz" in address else stream
         rest = b""
         try:
             while piece := plain.read(_READ_BYTES):

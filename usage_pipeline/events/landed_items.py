@@ -9,6 +9,7 @@ from usage_pipeline.events.documents import items_of
 from usage_pipeline.values import Malformed
 
 _READ_BYTES = 1 << 20
+_Readable = BinaryIO | gzip.GzipFile
 
 
 class BrokenFile(Exception):
@@ -21,7 +22,7 @@ def items_of_file(stream: BinaryIO, name: str, member: str, limit_bytes: int) ->
     Raises BrokenFile after the items before the fault, and OSError when the file system fails.
     """
     is_packed = name.endswith(".gz")
-    plain: BinaryIO = gzip.GzipFile(fileobj=stream) if is_packed else stream  # type: ignore[assignment]  # it reads
+    plain: _Readable = gzip.GzipFile(fileobj=stream) if is_packed else stream
     try:
         if name.removesuffix(".gz").endswith(".jsonl"):
             yield from _lines(plain, limit_bytes)
@@ -33,7 +34,7 @@ def items_of_file(stream: BinaryIO, name: str, member: str, limit_bytes: int) ->
         raise BrokenFile(str(malformed)) from None
 
 
-def _lines(stream: BinaryIO, limit_bytes: int) -> Iterator[bytes]:
+def _lines(stream: _Readable, limit_bytes: int) -> Iterator[bytes]:
     number = 0
     while line := stream.readline(limit_bytes + 1):
         number += 1
@@ -43,7 +44,7 @@ def _lines(stream: BinaryIO, limit_bytes: int) -> Iterator[bytes]:
             yield line.strip()
 
 
-def _whole(stream: BinaryIO, limit_bytes: int) -> bytes:
+def _whole(stream: _Readable, limit_bytes: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while part := stream.read(_READ_BYTES):

@@ -75,7 +75,7 @@ class MessageArchive(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class _ReceivedEvent(UsageEvent):
     """With the extra members as text: what a short text holds may be large once it is decoded."""
 
-    extra: msgspec.Raw = _NULL  # type: ignore[assignment]  # the parent has it decoded
+    extra: msgspec.Raw = _NULL  # type: ignore[assignment]  # where the parent has decoded members
 
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=values.MAX_ID_CHARACTERS)]

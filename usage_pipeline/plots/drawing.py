@@ -26,7 +26,7 @@ def draw_bars(title: str, times: Sequence[datetime], values: Sequence[float], *,
     """Bars over time, each as wide as its window; the newest, which the partition is, stands out."""
     figure, axes = _empty(title)
     colors = [COLORS[0] if time == times[-1] else "#9db8e3" for time in times]
-    axes.bar(list(times), list(values), width=width * 0.82, color=colors)  # type: ignore[arg-type]  # times are fine
+    axes.bar(list(times), list(values), width=width * 0.82, color=colors)  # type: ignore[arg-type]  # its stub knows no datetimes
     newest = f"{times[-1]:%Y-%m-%d %H:%M}".removesuffix(" 00:00")
     axes.set_title(f"{newest}: {values[-1]:,.0f}", loc="right", color=COLORS[0], fontsize=10, pad=8)
     return _png(figure, axes)
@@ -37,7 +37,7 @@ def draw_lines(title: str, times: Sequence[datetime], lines: Mapping[str, Sequen
     figure, axes = _empty(title)
     for color, (name, values) in zip(COLORS, lines.items(), strict=False):
         points = [float("nan") if value is None else value for value in values]
-        axes.plot(list(times), points, color=color, linewidth=2.2, marker="o", markersize=3.5, label=name)  # type: ignore[arg-type]  # times are fine
+        axes.plot(list(times), points, color=color, linewidth=2.2, marker="o", markersize=3.5, label=name)  # type: ignore[arg-type]  # its stub knows no datetimes
     axes.legend(loc="upper left", ncols=len(lines), frameon=False, labelcolor=_INK, fontsize=10)
     axes.margins(y=0.25)
     return _png(figure, axes)

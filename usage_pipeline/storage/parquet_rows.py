@@ -237,7 +237,8 @@ def _array(values: list[Any], arrow: pa.DataType) -> pa.Array:
 def _values(column: pa.ChunkedArray) -> list[Any]:
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.int64())
-    return column.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 def _restored(data_type: str) -> Callable[[Any], object] | None:

@@ -72,7 +72,7 @@ class _ParserOfMany(_HiredisParser):
         get, replies = self._reader.gets, list[Any]()
         while len(replies) < self.replies_at_once:
             while (reply := get(False)) is NOT_ENOUGH_DATA:
-                self.read_from_socket()  # type: ignore[no-untyped-call]  # redis-py's
+                self.read_from_socket()  # type: ignore[no-untyped-call]  # redis-py gives it no types
             if isinstance(reply, redis.ConnectionError):
                 # The server says that it cannot serve this connection: it is loading, or its primary is down.
                 raise reply
@@ -145,7 +145,7 @@ class PinnedConnection:
         return replies
 
     def _make_parser(self, **options: Any) -> "_ParserOfMany":
-        self._parser = _ParserOfMany(**options)  # type: ignore[no-untyped-call]  # redis-py's
+        self._parser = _ParserOfMany(**options)  # type: ignore[no-untyped-call]  # redis-py gives it no types
         return self._parser
 
     @contextmanager
