@@ -7,13 +7,13 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
+from clock_rig import days_ago
 
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.settings import Settings
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-TODAY = datetime.now(UTC).date()
-DAYS = [TODAY - timedelta(days=ago) for ago in range(9, 0, -1)]
+DAYS = [days_ago(ago) for ago in range(9, 0, -1)]
 BAD = DAYS[3]
 GOOD = [str(day) for day in DAYS if day != BAD]
 DAILY, STATS, RANKING, MERCHANTS = (

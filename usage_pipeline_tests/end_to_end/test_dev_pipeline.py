@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import httpx
 import psycopg
 import pytest
 import redis
+from clock_rig import days_ago
 from dagster_system import wait_until
 from event_rig import event
 from issue_rig import (
@@ -38,7 +39,6 @@ BACKFILL = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) {
         numPartitionsTargeted numPartitionsMaterialized } } } } } }"""
 MATERIALIZATIONS = """{ assetsOrError { ... on AssetConnection { nodes { key { path }
     assetMaterializations(limit: 1) { timestamp } } } } }"""
-TODAY = datetime.now(UTC).date()
 TIMEOUT_SECONDS = 150
 # Two events a partition and asset: 7,308 of them, whatever else the machine does.
 BACKFILL_TIMEOUT_SECONDS = 600
@@ -126,7 +126,7 @@ def test_a_landed_file_of_late_events_becomes_windows_without_a_click(
     dev: tuple[Ui, redis.Redis, psycopg.Connection], folder: Path
 ) -> None:
     _, _, postgres = dev
-    day = TODAY - timedelta(days=2)
+    day = days_ago(2)
     events = [event(event_time=f"{day}T10:{minute:02d}:00Z") for minute in range(20)]
     (folder / "landing" / "late.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
 

@@ -1,16 +1,15 @@
 """SIGKILL to a run, to the code server in the middle of a drain, and to the daemon: each recovers, and nothing is lost."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psutil
 import psycopg
 import pytest
 import redis
+from clock_rig import days_ago
 from dagster_system import DagsterSystem, running_system, wait_until
 
-TODAY = datetime.now(UTC).date()
 STORED = "select coalesce(sum(total_requests), 0)::int from usage.api_keys where api_key_id like %s"
 
 
@@ -91,7 +90,7 @@ def test_a_code_server_that_is_killed_in_the_middle_of_a_drain_goes_on_when_it_i
 def test_a_daemon_that_is_killed_goes_on_with_its_backfill_and_its_sensors(
     system: DagsterSystem, postgres: psycopg.Connection, client: redis.Redis
 ) -> None:
-    days = [TODAY - timedelta(days=ago) for ago in range(60, 0, -1)]
+    days = [days_ago(ago) for ago in range(60, 0, -1)]
     # The first range run waits for the end of the block: it is surely under way when the daemon dies.
     with system.blocked("ops.touched_days"):
         launched = system.launch_backfill("usage/token_daily", days)

@@ -7,13 +7,13 @@ import psycopg
 import pytest
 import redis
 from browser import open_browser
+from clock_rig import days_ago, today
 from dagster_system import LOCATION, DagsterSystem, running_system, wait_until
 
 from usage_pipeline.counters.drain_round import drain_once
 from usage_pipeline.settings import load_settings
 
-TODAY = datetime.now(UTC).date()
-DAYS = [TODAY - timedelta(days=ago) for ago in range(60, 0, -1)]
+DAYS = [days_ago(ago) for ago in range(60, 0, -1)]
 # In the middle of its range run.
 BAD = DAYS[45]
 SCHEDULE = """query ($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) { ... on Schedule {
@@ -80,10 +80,10 @@ def test_sensors_and_schedules_tick_and_materialize_by_themselves(
 ) -> None:
     # One schedule is enough to see. All of them ask for five runs a minute, which busy cores do not keep up with.
     system.turn_off("daily_tables_hourly", "observe_sources_hourly")
-    late = TODAY - timedelta(days=3)
+    late = days_ago(3)
     at_ms = int(datetime(late.year, late.month, late.day, 12, tzinfo=UTC).timestamp() * 1000)
     client.hset("apikey:late:metrics", mapping={"total_requests": 3, "last_used_at": at_ms})
-    client.incrby(f"usage:m1:{TODAY}:orders", 7)
+    client.incrby(f"usage:m1:{today()}:orders", 7)
 
     # A sensor that works inside its tick, and tells it as a materialization.
     stored = "select total_requests from usage.api_keys where api_key_id = 'late'"
@@ -99,7 +99,7 @@ def test_sensors_and_schedules_tick_and_materialize_by_themselves(
     run, *_ = wait_until(lambda: asked_for(system, "sensor", "late_days"), "a tick for a late day")
     assert system.finished_run(run) == "SUCCESS"
     daily = "select usage_date, total_requests from usage.api_key_daily where usage_date < %s"
-    assert postgres.execute(daily, (TODAY,)).fetchall() == [(late, 3)]
+    assert postgres.execute(daily, (today(),)).fetchall() == [(late, 3)]
     # And schedules.
     runs = wait_until(lambda: asked_for(system, "schedule", "merchant_usage_hourly"), "a tick of a schedule")
     turn_everything_off(system)
