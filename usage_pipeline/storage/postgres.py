@@ -1,16 +1,57 @@
 """Connections to PostgreSQL, and what their errors say."""
 
+import logging
+from typing import Any, TypeVar
+
 import psycopg
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 
 from usage_pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 APPLICATION_NAME = "usage_pipeline"
 # Whoever holds a lock for longer is stuck: its run has failed, and so should those that wait for it.
 _LOCK_MINUTES = 5
+_CANCEL_SECONDS = 5.0
 
 
 class PostgresUnavailable(Exception):
     """PostgreSQL does not answer; nothing was changed. The message is one line without secrets."""
+
+
+class _InterruptibleConnection(psycopg.Connection):
+    """One that an interrupt of any kind leaves usable, and the server without the statement that was in hand.
+
+    psycopg sees to that for KeyboardInterrupt and SystemExit only. Dagster cancels a run by an exception of its own: the
+    server would work on and keep the transaction's locks, and a rollback or an unlock would fail as "another command is
+    already in progress".
+    """
+
+    def wait(self, gen: PQGen[Result], *arguments: Any, **options: Any) -> Result:
+        try:
+            return super().wait(gen, *arguments, **options)
+        except (Exception, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self._stop_statement(gen)
+            raise
+
+    def _stop_statement(self, gen: PQGen[Any]) -> None:
+        try:
+            self.cancel_safe(timeout=_CANCEL_SECONDS)
+            super().wait(gen, timeout=_CANCEL_SECONDS)
+        except psycopg.errors.QueryCanceled:
+            pass  # as asked
+        except Exception as error:
+            log.warning(
+                "PostgreSQL: a statement could not be stopped (%s); the connection is closed", first_line(error)
+            )
+            self.close()
 
 
 def connect(settings: Settings, *, statement_seconds: int = 0) -> psycopg.Connection:
@@ -24,7 +65,7 @@ def connect(settings: Settings, *, statement_seconds: int = 0) -> psycopg.Connec
     # Without one, what an administrator has set for the role stays.
     limit = f" -c statement_timeout={statement_seconds}s" if statement_seconds else ""
     try:
-        return psycopg.connect(
+        return _InterruptibleConnection.connect(
             settings.database_url.get_secret_value(),
             autocommit=True,
             connect_timeout=max(2, round(settings.connect_timeout_seconds)),

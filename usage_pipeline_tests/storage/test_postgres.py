@@ -1,0 +1,91 @@
+"""A connection that is interrupted in the middle of a statement, as Dagster interrupts a run that is cancelled."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import NoReturn
+
+import psycopg
+import pytest
+
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import connect
+
+SLEEPING = "select pid from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
+
+
+class Interrupted(BaseException):
+    """Neither an Exception nor a KeyboardInterrupt, like Dagster's."""
+
+
+def raise_interrupted(*_: object) -> NoReturn:
+    raise Interrupted
+
+
+@contextmanager
+def interrupted_in_its_sleep(postgres: psycopg.Connection) -> Iterator[None]:
+    """The block is interrupted by a signal once a statement of it sleeps in the server."""
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 20
+        while not postgres.execute(SLEEPING).fetchall() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    thread = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGUSR1, raise_interrupted)
+    thread.start()
+    try:
+        yield
+    except Interrupted:
+        pass
+    else:
+        pytest.fail("was not interrupted")
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_interrupted_statement_ends_in_the_server_and_the_connection_goes_on(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    with closing(connect(settings)) as connection:
+        with interrupted_in_its_sleep(postgres), connection.transaction():
+            connection.execute("create table half_done ()")
+            connection.execute("select pg_sleep(30)")
+        assert postgres.execute(SLEEPING).fetchall() == []
+        assert connection.execute("select to_regclass('half_done')").fetchall() == [(None,)], "rolled back"
+
+
+def test_what_follows_an_interrupted_statement_does_not_hide_the_interrupt(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    locks = "select count(*) from pg_locks where locktype = 'advisory' and objid = 1"
+    with closing(connect(settings)) as connection:
+        with interrupted_in_its_sleep(postgres):
+            connection.execute("select pg_advisory_lock(1)")
+            try:
+                connection.execute("select pg_sleep(30)")
+            finally:
+                connection.execute("select pg_advisory_unlock(1)")
+        assert postgres.execute(locks).fetchall() == [(0,)]
+
+
+def test_an_interrupted_copy_stores_nothing(settings: Settings, postgres: psycopg.Connection) -> None:
+    slow = "create trigger slow before insert on copied for each row execute function sleep_long()"
+    postgres.execute("create table copied (number int)")
+    postgres.execute(
+        "create function sleep_long() returns trigger language plpgsql as 'begin perform pg_sleep(30); return new; end'"
+    )
+    postgres.execute(slow)
+    with closing(connect(settings)) as connection:
+        with (
+            interrupted_in_its_sleep(postgres),
+            connection.cursor() as cursor,
+            cursor.copy("copy copied from stdin") as copy,
+        ):
+            copy.write_row([1])
+        assert connection.execute("select count(*) from copied").fetchall() == [(0,)]
