@@ -39,7 +39,7 @@ def _replace_all(context: dg.AssetExecutionContext, replace: Replace, *, at_once
     try:
         for first in range(0, len(keys), at_once):
             _replace_or_split(keys[first : first + at_once], replace, done, failed)
-    except Exception:
+    except (Exception, dg.DagsterExecutionInterruptedError):
         yield from _materializations(context, done)
         raise
     if failed:

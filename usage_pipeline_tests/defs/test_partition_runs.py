@@ -10,6 +10,7 @@ import redis
 from clock_rig import days_ago
 
 from usage_pipeline.counters.drain_round import drain_once
+from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.settings import Settings
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -181,3 +182,18 @@ def test_rankings_and_merchants_stand_too(
     assert not result.success
     assert list(failed_partitions(result)) == [str(BAD)]
     assert sorted(materialized(result)) == GOOD
+
+
+@pytest.mark.parametrize("interrupt", [dg.DagsterExecutionInterruptedError, KeyboardInterrupt])
+def test_what_is_interrupted_is_not_tried_again(interrupt: type[BaseException]) -> None:
+    """Otherwise Dagster would: a run that is cancelled would begin anew, and succeed."""
+    tries = []
+
+    @dg.asset(retry_policy=IO_RETRY)
+    def interrupted() -> None:
+        tries.append(1)
+        raise interrupt
+
+    result = dg.materialize([interrupted], raise_on_error=False, run_config=QUIET)
+    assert not result.success
+    assert len(tries) == 1

@@ -27,6 +27,8 @@ from usage_pipeline.local.servers import LocalServers
 from usage_pipeline.storage.migrations import migrate
 
 TIMEOUT_SECONDS = 120
+# Looks in a row, a tenth of a second apart.
+QUIET_LOOKS = 10
 LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "usage_pipeline"}
 FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 _LOADED = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
@@ -42,12 +44,17 @@ _BACKFILLS = "{ partitionBackfillsOrError(limit: 20) { ... on PartitionBackfills
 _LAUNCH_RUN = """mutation ($parameters: ExecutionParams!) { launchRun(executionParams: $parameters) {
     __typename ... on LaunchRunSuccess { run { id } } ... on PythonError { message } } }"""
 _RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+_ERRORS = """query ($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
+    ... on ErrorEvent { error { message } } } } } }"""
+_CANCEL = """mutation ($id: String!) { terminateRun(runId: $id) {
+    __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
 _RUNS = """query ($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs {
     results { id status parentRunId tags { key value } } } } }"""
 _POOL = """{ instance { concurrencyLimit(concurrencyKey: "redis_drain") {
     claimedSlots { runId } pendingSteps { runId } } } }"""
 _SWITCHES = """query ($repository: RepositorySelector!) { repositoryOrError(repositorySelector: $repository) {
-    ... on Repository { schedules { name scheduleState { id status } } sensors { name sensorState { id status } } } } }"""
+    ... on Repository { schedules { name scheduleState { ...switch } } sensors { name sensorState { ...switch } } } } }
+    fragment switch on InstigationState { id status ticks(limit: 1) { status } }"""
 _START_SENSOR = "mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) { __typename } }"
 _STOP_SCHEDULE = "mutation ($id: String!) { stopRunningSchedule(id: $id) { __typename } }"
 _STOP_SENSOR = "mutation ($id: String!) { stopSensor(id: $id) { __typename } }"
@@ -165,22 +172,51 @@ class DagsterSystem:
         return str(self.ask(_RUN, id=run_id)["runOrError"]["status"])
 
     def finished_run(self, run_id: str) -> str:
-        """The status that it ends with."""
-        return str(
-            wait_until(lambda: (status := self.status(run_id)) in FINISHED and status, f"the end of run {run_id}")
-        )
+        """The status that it ends with. Errors are printed, for the report of a test that did not expect them."""
+        wait_until(lambda: self.status(run_id) in FINISHED, f"the end of run {run_id}")
+        for event in self.ask(_ERRORS, id=run_id)["logsForRun"]["events"]:
+            if event.get("error"):
+                print(f"run {run_id}: {event['error']['message']}")
+        return self.status(run_id)
+
+    def cancel(self, run_id: str) -> None:
+        """As the button "Terminate" does; Dagster refuses it for a run that starts at that moment."""
+        answer = self.ask(_CANCEL, id=run_id)["terminateRun"]
+        assert answer["__typename"] == "TerminateRunSuccess", answer
 
     def turn_on(self, sensor: str) -> None:
         """As with the switch on the page "Automation"."""
         self.ask(_START_SENSOR, selector={**LOCATION, "sensorName": sensor})
 
     def turn_off(self, *names: str) -> None:
-        """These schedules and sensors, or all of them."""
+        """These schedules and sensors, or all of them, until they stay off.
+
+        At the end of a tick Dagster stores the whole state that it has read just before: what was turned off meanwhile is on
+        again.
+        """
+        looks = 0
+
+        def stays_off() -> bool:
+            nonlocal looks
+            looks = 0 if self._turn_off_once(names) else looks + 1
+            return looks == QUIET_LOOKS
+
+        wait_until(stays_off, "schedules and sensors that stay off")
+
+    def _turn_off_once(self, names: Sequence[str]) -> bool:
+        """Whether there was something to turn off, or a tick was under way."""
         found = self.ask(_SWITCHES, repository=LOCATION)["repositoryOrError"]
+        was_busy = False
         for kind, mutation in (("schedule", _STOP_SCHEDULE), ("sensor", _STOP_SENSOR)):
             for one in found[f"{kind}s"]:
-                if one[f"{kind}State"]["status"] == "RUNNING" and (not names or one["name"] in names):
-                    self.ask(mutation, id=one[f"{kind}State"]["id"])
+                state = one[f"{kind}State"]
+                if names and one["name"] not in names:
+                    continue
+                if state["status"] == "RUNNING":
+                    self.ask(mutation, id=state["id"])
+                    was_busy = True
+                was_busy |= any(tick["status"] == "STARTED" for tick in state["ticks"])
+        return was_busy
 
     def runs(self, **filters: object) -> list[Any]:
         """Those that meet the filters, newest first."""

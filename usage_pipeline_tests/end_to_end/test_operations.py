@@ -20,7 +20,6 @@ SCHEDULE = """query ($selector: ScheduleSelector!) { scheduleOrError(scheduleSel
     scheduleState { ticks(limit: 5) { runIds } } } } }"""
 SENSOR = """query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor {
     sensorState { ticks(limit: 50) { runIds } } } } }"""
-CANCEL = "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }"
 LATEST = """query ($key: AssetKeyInput!) { assetOrError(assetKey: $key) { ... on Asset {
     assetMaterializations(limit: 1) { runId timestamp } } } }"""
 
@@ -157,7 +156,7 @@ def test_a_drain_that_is_cancelled_loses_nothing_and_leaves_no_slot_of_its_pool(
     with system.blocked("usage.api_keys"):
         run = system.launch_run("drain_now")
         wait_until(lambda: client.keys("usage_pipeline:claim:*"), "a claimed batch")
-        system.ask(CANCEL, id=run)
+        system.cancel(run)
         assert system.finished_run(run) == "CANCELED"
     assert postgres.execute(stored).fetchall() == [(0,)]
     assert system.held_slots() == []
@@ -192,3 +191,21 @@ def test_a_person_opens_the_lineage_selects_days_launches_their_backfill_and_see
         browser.wait_for("Succeeded", "100% completed")
         browser.open("/assets/usage/token_daily?view=partitions")
         browser.wait_for("Materialized (10)", "Failed (0)")
+
+
+def test_a_range_run_that_is_cancelled_ends_at_once_and_what_was_done_by_then_stands(
+    system: DagsterSystem, postgres: psycopg.Connection
+) -> None:
+    asset, days = "usage/token_daily", DAYS[:6]
+    waiting = "select pid from pg_locks where locktype = 'advisory' and not granted"
+    with system.postgres() as other, other.transaction():
+        # The lock of a day, for which the run waits.
+        other.execute("select pg_advisory_xact_lock(hashtext('usage.token_daily'), %s)", (days[4].toordinal(),))
+        backfill = system.launch_backfill(asset, days)
+        wait_until(lambda: postgres.execute(waiting).fetchall(), "a run that waits")
+        [run] = [one["id"] for one in system.backfill(backfill)["runs"]]
+        system.cancel(run)
+        # What fails is tried again, what is cancelled is not.
+        assert system.finished_run(run) == "CANCELED"
+        assert postgres.execute(waiting).fetchall() == [], "nor does PostgreSQL go on with it"
+    assert system.partition_statuses(asset)[0] == ("MATERIALIZED", str(days[0]), str(days[3]))
