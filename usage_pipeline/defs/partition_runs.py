@@ -1,6 +1,7 @@
 """How a run replaces its partitions: one that fails takes none of its neighbours along, in any partitioned asset.
 
-The others are materialized, the failed ones stay red with their reasons in the run, and a re-run of these mends them.
+The others are materialized, the failed ones stay red with their reasons in the run, and a re-run of these mends them. Of a run
+that is cancelled, what was done by then is materialized.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
