@@ -21,14 +21,15 @@ demo: setup
 	$(RUN)usage-pipeline demo
 
 # Three processes for two cores: tests wait for servers and daemons as much as they compute. Each has servers of its own, and
-# the tests of a file in their order: some share a server. The files in theirs, too: those with few tests take longest, and
-# would come last, when only one process has work left.
-PYTEST := $(RUN)pytest --dist loadfile --no-loadscope-reorder --numprocesses 3
+# the tests of a file in their order: some share a server.
+PYTEST := $(RUN)pytest --dist loadfile --numprocesses 3
 
+# The files in their order: those with few tests take longest, and would come last, when only one process has work left.
 test: setup lint
-	$(PYTEST) --ignore usage_pipeline_tests/end_to_end
+	$(PYTEST) --no-loadscope-reorder --ignore usage_pipeline_tests/end_to_end
 
-# Through the whole of it: the launcher, the web server and its GraphQL, the daemon, HTTP clients that are killed.
+# Through the whole of it: the launcher, the web server and its GraphQL, the daemon, HTTP clients that are killed. Files with
+# many tests first: here they take longest.
 e2e: setup
 	$(PYTEST) usage_pipeline_tests/end_to_end
 
