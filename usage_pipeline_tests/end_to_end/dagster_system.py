@@ -173,11 +173,13 @@ class DagsterSystem:
 
     def finished_run(self, run_id: str) -> str:
         """The status that it ends with. Errors are printed, for the report of a test that did not expect them."""
-        wait_until(lambda: self.status(run_id) in FINISHED, f"the end of run {run_id}")
+        status: str = wait_until(
+            lambda: (status := self.status(run_id)) in FINISHED and status, f"the end of run {run_id}"
+        )
         for event in self.ask(_ERRORS, id=run_id)["logsForRun"]["events"]:
             if event.get("error"):
                 print(f"run {run_id}: {event['error']['message']}")
-        return self.status(run_id)
+        return status
 
     def cancel(self, run_id: str) -> None:
         """As the button "Terminate" does; Dagster refuses it for a run that starts at that moment."""

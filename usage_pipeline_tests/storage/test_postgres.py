@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import NoReturn
@@ -13,6 +12,7 @@ import pytest
 
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
+from usage_pipeline_tests.torture.waiting import wait_until
 
 SLEEPING = "select pid from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
 
@@ -30,9 +30,7 @@ def interrupted_in_its_sleep(postgres: psycopg.Connection) -> Iterator[None]:
     """The block is interrupted by a signal once a statement of it sleeps in the server."""
 
     def interrupt() -> None:
-        deadline = time.monotonic() + 20
-        while not postgres.execute(SLEEPING).fetchall() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: postgres.execute(SLEEPING).fetchall(), "a statement sleeps", 20)
         os.kill(os.getpid(), signal.SIGUSR1)
 
     thread = threading.Thread(target=interrupt)
@@ -75,12 +73,11 @@ def test_what_follows_an_interrupted_statement_does_not_hide_the_interrupt(
 
 
 def test_an_interrupted_copy_stores_nothing(settings: Settings, postgres: psycopg.Connection) -> None:
-    slow = "create trigger slow before insert on copied for each row execute function sleep_long()"
     postgres.execute("create table copied (number int)")
     postgres.execute(
         "create function sleep_long() returns trigger language plpgsql as 'begin perform pg_sleep(30); return new; end'"
     )
-    postgres.execute(slow)
+    postgres.execute("create trigger slow before insert on copied for each row execute function sleep_long()")
     with closing(connect(settings)) as connection:
         with (
             interrupted_in_its_sleep(postgres),
