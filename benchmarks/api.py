@@ -28,10 +28,10 @@ from rich.table import Table
 from starlette.responses import Response
 
 from benchmarks.harness import Rates, measure_in_turns, own_servers, paired_ratio
+from usage_pipeline.access.tokens import AccessToken, create_token
 from usage_pipeline.api.app import app_of_environment
 from usage_pipeline.api.auth import requires
-from usage_pipeline.api.tokens import AccessToken, create_token
-from usage_pipeline.local.ports import LOOPBACK, free_port
+from usage_pipeline.local.servers.ports import LOOPBACK, free_port
 from usage_pipeline.settings import Settings
 
 _FLOOR, _CHECK, _RANKING = "/benchmark/floor", "/benchmark/token", "/api/issues/popular"

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import psutil
 
-from usage_pipeline.local.children import MARK, stop_left_overs
-from usage_pipeline.local.dagster_processes import location_problem
-from usage_pipeline.local.ports import LOOPBACK, free_port
+from usage_pipeline.local.processes.children import MARK, stop_left_overs
+from usage_pipeline.local.processes.dagster import location_problem
+from usage_pipeline.local.servers.ports import LOOPBACK, free_port
 
 TIMEOUT_SECONDS = 600.0
 _RUN_DEV = """

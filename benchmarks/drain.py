@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import Timed, answer_and_peak_mb, measure_in_turns, own_servers, paired_ratio
-from usage_pipeline.counters import keys as names
-from usage_pipeline.counters.drain_round import drain_once
-from usage_pipeline.counters.redis_source import drainer_name
+from usage_pipeline import redis_keys as names
+from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.drain.sources.node import drainer_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.redis import PinnedConnection, bulk_strings, client, one_by_one
@@ -158,7 +158,7 @@ class Bench:
         """Keys a second of COPY out of ready buffers and the upsert of the totals: same chunks, no raw, no ledger."""
         buffers = list(self._copy_buffers())
         postgres = self._postgres
-        stage, upsert = load("counters/stage_api_key"), load("counters/upsert_totals_api_key")
+        stage, upsert = load("drain/stage_api_key"), load("drain/upsert_totals_api_key")
         with self._all_stored(self._keys), Timed(self._keys) as rate:
             for buffer in buffers:
                 with postgres.transaction():

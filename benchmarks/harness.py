@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 

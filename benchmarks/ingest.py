@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import Rates, Timed, measure_in_turns, own_servers, paired_ratio
-from usage_pipeline.api.tokens import create_token
-from usage_pipeline.events.documents import items_of
-from usage_pipeline.events.ingest import EVENTS, ingest
-from usage_pipeline.local.ports import LOOPBACK, free_port
+from usage_pipeline.access.tokens import create_token
+from usage_pipeline.events.ingest.batches import EVENTS, ingest
+from usage_pipeline.events.ingest.documents import items_of
+from usage_pipeline.local.servers.ports import LOOPBACK, free_port
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.copy_text import copy_line
 from usage_pipeline.storage.postgres import connect

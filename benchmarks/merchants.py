@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import Timed, answer_and_peak_mb, measure_in_turns, own_servers, paired_ratio
-from usage_pipeline.counters.keys import merchant_counter
-from usage_pipeline.counters.merchants import aggregate, parse_counter_key
+from usage_pipeline.merchants.aggregation import aggregate, parse_counter_key
+from usage_pipeline.redis_keys import merchant_counter
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.redis import client

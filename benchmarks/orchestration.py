@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.dev_system import Backfill, DevSystem, own_folder, running_dev
 from benchmarks.range_definitions import VARIABLE
-from usage_pipeline.counters.drain_round import drain_once
+from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import load_settings
 

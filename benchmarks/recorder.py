@@ -29,12 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import own_servers
-from usage_pipeline.counters.drain_round import drain_once
-from usage_pipeline.counters.keys import CLAIMS, scan_pause
-from usage_pipeline.counters.merchants import aggregate
-from usage_pipeline.counters.record_commands import Family
-from usage_pipeline.counters.recorder import AsyncRecorder, Recorder
-from usage_pipeline.counters.recording import Build, Recording
+from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.merchants.aggregation import aggregate
+from usage_pipeline.recording.calls import Build, Recording
+from usage_pipeline.recording.commands import Family
+from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
+from usage_pipeline.redis_keys import CLAIMS, scan_pause
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import client
 from usage_pipeline.storage.sql import load

@@ -21,7 +21,7 @@ from benchmarks.harness import measure_in_turns, own_servers, paired_ratio
 from usage_pipeline.rollups.calendar import day_window, hour_window, hours_of, week_window
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.partitions import ensure_chunks
+from usage_pipeline.storage.chunks.partitions import ensure_chunks
 from usage_pipeline.storage.postgres import connect
 
 EVENTS_A_DAY = 170_000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 
-from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.storage.catalog import write_catalog
 from usage_pipeline.storage.migrations import migrate
 

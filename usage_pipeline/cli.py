@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from usage_pipeline.cli_output import counter_cells, print_demo, print_json, print_status, print_table, progress
 from usage_pipeline.commands import api as api_commands
 from usage_pipeline.commands.alerts import alerts
 from usage_pipeline.commands.archive import archive_app, erase_user
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.options import AsJson, UsageError, chosen_range, parsed_date
+from usage_pipeline.commands.output import counter_cells, print_demo, print_json, print_status, print_table, progress
 from usage_pipeline.commands.recost import recost
 from usage_pipeline.commands.stats import stats
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
-    from usage_pipeline.counters.drain_round import RoundReport
+    from usage_pipeline.drain.rounds import RoundReport
 
 app = typer.Typer(
     name="usage-pipeline",
@@ -68,17 +68,17 @@ def main() -> None:
 def _known_errors() -> tuple[type[Exception], ...]:
     """Errors that one line explains. Imported only when one is raised, as each command imports what it needs: `--help`
     should not wait for all of it."""
-    from usage_pipeline.api.tokens import UnknownTokenError
-    from usage_pipeline.counters.drain_round import DrainImpossible
-    from usage_pipeline.events.price_table import PriceTableError
+    from usage_pipeline.access.tokens import UnknownTokenError
+    from usage_pipeline.drain.rounds import DrainImpossible
+    from usage_pipeline.events.pricing.own_prices import PriceTableError
     from usage_pipeline.issues.issue_file import IssueFileError
-    from usage_pipeline.local.dagster_processes import NoCheckoutError
-    from usage_pipeline.local.postgres_server import PostgresServerError
-    from usage_pipeline.local.redis_server import RedisServerError
-    from usage_pipeline.local.servers import AlreadyRunningError
-    from usage_pipeline.local.traffic import TraceError
-    from usage_pipeline.storage.archive_store import ArchiveUnavailable
-    from usage_pipeline.storage.chunk_locks import ChunksBusy
+    from usage_pipeline.local.processes.dagster import NoCheckoutError
+    from usage_pipeline.local.servers.both import AlreadyRunningError
+    from usage_pipeline.local.servers.postgres import PostgresServerError
+    from usage_pipeline.local.servers.redis import RedisServerError
+    from usage_pipeline.local.traffic.counters import TraceError
+    from usage_pipeline.storage.archives.store import ArchiveUnavailable
+    from usage_pipeline.storage.chunks.locks import ChunksBusy
     from usage_pipeline.storage.postgres import PostgresUnavailable
     from usage_pipeline.storage.redis import RedisUnavailable
     from usage_pipeline.values import Malformed
@@ -114,7 +114,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Write traffic while drains run, materialize the days, and compare what was written with what is stored."""
-    from usage_pipeline.local.demo import run_demo
+    from usage_pipeline.local.demo.run import run_demo
 
     if trace is not None and not trace.is_file():
         raise UsageError(f"--trace: expected a file, came {trace}")
@@ -148,7 +148,7 @@ def drain(
     as_json: AsJson = False,
 ) -> None:
     """Drain API keys, providers, tokens and request events from Redis."""
-    from usage_pipeline.counters import drain_round
+    from usage_pipeline.drain import rounds as drain_round
 
     if once and watch:
         raise UsageError("expected --once or --watch, came both")
@@ -181,7 +181,7 @@ def aggregate(
     as_json: AsJson = False,
 ) -> None:
     """Aggregate merchant counters from Redis for a date, or each date of a range."""
-    from usage_pipeline.counters import merchants
+    from usage_pipeline.merchants import aggregation as merchants
 
     settings = load_settings()
     report = merchants.aggregate(settings, _days(settings, day, first, last), merchant_id=merchant)
@@ -217,7 +217,7 @@ def list_dead_letters(
     as_json: AsJson = False,
 ) -> None:
     """List refused input with its reasons, oldest first."""
-    from usage_pipeline.counters import dead_letters
+    from usage_pipeline.drain import dead_letters
     from usage_pipeline.storage.postgres import connect
 
     with closing(connect(load_settings())) as connection:
@@ -248,10 +248,10 @@ def replay_dead_letters(
     as_json: AsJson = False,
 ) -> None:
     """Try refused input again, after its cause is mended. Each counts once, however often it is replayed."""
-    from usage_pipeline.counters import dead_letters
-    from usage_pipeline.counters.redis_source import drainer_name
-    from usage_pipeline.counters.usage_store import UsageStore
-    from usage_pipeline.events.dead_letters import KINDS, replay_item
+    from usage_pipeline.drain import dead_letters
+    from usage_pipeline.drain.sources.node import drainer_name
+    from usage_pipeline.drain.store import UsageStore
+    from usage_pipeline.events.landing.dead_letters import KINDS, replay_item
     from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()
@@ -284,7 +284,7 @@ def accept_reset(
     as_json: AsJson = False,
 ) -> None:
     """Fold in counters that Redis lost: what was stored stays, and what they count since then is added."""
-    from usage_pipeline.counters.merchant_resets import accept_resets
+    from usage_pipeline.merchants.resets import accept_resets
 
     accepted = accept_resets(
         load_settings(), merchant_id=merchant, day=parsed_date("--date", day) if day else None, metric_type=metric
@@ -305,7 +305,7 @@ def status(
     day: Annotated[str | None, typer.Argument(metavar="[DATE]", help="Default: today.")] = None, as_json: AsJson = False
 ) -> None:
     """Say what is aggregated of merchant usage on a date, when, from how many keys, and what is missing."""
-    from usage_pipeline.counters.merchant_status import day_status
+    from usage_pipeline.merchants.status import day_status
     from usage_pipeline.rollups.daily import current_day
 
     settings = load_settings()

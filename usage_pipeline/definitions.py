@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from usage_pipeline.defs.alert_sensors import alert_sensors
 from usage_pipeline.defs.assets.daily import daily_assets
 from usage_pipeline.defs.assets.external import external_posts
 from usage_pipeline.defs.assets.history import dagster_history
@@ -18,16 +17,17 @@ from usage_pipeline.defs.assets.reconciliation import reconciliation
 from usage_pipeline.defs.assets.redis_sources import redis_sources
 from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
 from usage_pipeline.defs.assets.windows import usage_events_source, window_assets
-from usage_pipeline.defs.counter_checks import counter_asset_checks
-from usage_pipeline.defs.freshness import freshness_checks, with_freshness_policies
+from usage_pipeline.defs.checks.counters import counter_asset_checks
+from usage_pipeline.defs.checks.freshness import freshness_checks, with_freshness_policies
+from usage_pipeline.defs.checks.rankings import ranking_asset_checks
+from usage_pipeline.defs.checks.windows import window_asset_checks
 from usage_pipeline.defs.jobs import JOBS
-from usage_pipeline.defs.landed_files_sensor import landed_files_sensor
 from usage_pipeline.defs.metadata import with_table_facts
-from usage_pipeline.defs.partitions import daily_partitions, stats_partitions, window_partitions
-from usage_pipeline.defs.ranking_checks import ranking_asset_checks
-from usage_pipeline.defs.schedules import schedules
-from usage_pipeline.defs.sensors import sensors
-from usage_pipeline.defs.window_checks import window_asset_checks
+from usage_pipeline.defs.partitions.calendar import daily_partitions, stats_partitions, window_partitions
+from usage_pipeline.defs.schedules.all import schedules
+from usage_pipeline.defs.sensors.alerts import alert_sensors
+from usage_pipeline.defs.sensors.drains import sensors
+from usage_pipeline.defs.sensors.landed_files import landed_files_sensor
 from usage_pipeline.settings import Settings, load_settings
 
 

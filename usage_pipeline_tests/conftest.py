@@ -22,19 +22,19 @@ import psutil
 import psycopg
 import pytest
 import redis
-from command_rig import Run, run_command
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import AliasChoices
 
-from usage_pipeline.local.children import stop_left_overs
-from usage_pipeline.local.postgres_server import RunningPostgres, create_database, stop_postgres
-from usage_pipeline.local.redis_server import stop_left_over_redis
-from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.processes.children import stop_left_overs
+from usage_pipeline.local.servers.both import LocalServers
+from usage_pipeline.local.servers.postgres import RunningPostgres, create_database, stop_postgres
+from usage_pipeline.local.servers.redis import stop_left_over_redis
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
+from usage_pipeline_tests.rigs.commands import Run, run_command
 
 _TEMPLATE = "usage_template"
 
@@ -67,7 +67,7 @@ def _no_settings_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _scans_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each drain looks for keys that nobody announced. A scan that a busy machine holds up would put off the next ones."""
-    monkeypatch.setattr("usage_pipeline.counters.redis_source._SCAN_SHARE", 1e9)
+    monkeypatch.setattr("usage_pipeline.drain.sources.node._SCAN_SHARE", 1e9)
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from clock_rig import days_ago, today
-from command_rig import Run, command_environment
 
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import sql_folder
+from usage_pipeline_tests.rigs.clock import days_ago, today
+from usage_pipeline_tests.rigs.commands import Run, command_environment
 
 
 def test_drain_prints_a_table_or_one_json_document(run: Run, redis_client: redis.Redis) -> None:

@@ -114,7 +114,7 @@ def test_an_import_does_no_io_and_reads_no_environment(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr[-2_000:]
     answer = json.loads(result.stdout.splitlines()[-1])
-    assert "usage_pipeline.counters.drain_round" in answer["imported"]
+    assert "usage_pipeline.drain.rounds" in answer["imported"]
     assert len(answer["imported"]) > 15
     assert answer["seen"] == []
     assert [path.name for path in tmp_path.iterdir()] == []

@@ -1,1 +1,1 @@
-"""Alerts: facts, rules, messages. What Dagster knows comes from `defs/alert_facts.py`; docs/alerts.md explains each rule."""
+"""Alerts: facts, rules, messages. docs/alerts.md explains each rule; `defs/sensors/alert_facts.py` asks Dagster."""

@@ -18,7 +18,7 @@ from usage_pipeline.alerting.delivery import Courier
 from usage_pipeline.alerting.facts import OrchestrationFacts, PipelineFacts
 from usage_pipeline.alerting.memory import Memory
 from usage_pipeline.alerting.rules import cool_down, evaluate
-from usage_pipeline.counters.redis_source import drainer_name
+from usage_pipeline.drain.sources.node import drainer_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
 from usage_pipeline.storage.redis import RedisUnavailable

@@ -18,8 +18,8 @@ from usage_pipeline.alerting.facts import (
     UncertainBatches,
 )
 from usage_pipeline.alerting.memory import Sample, Waiting
-from usage_pipeline.counters.backlog import read_backlog
-from usage_pipeline.counters.drain_round import ALL_FAMILIES, TOKEN_FAMILIES
+from usage_pipeline.drain.readings.backlog import read_backlog
+from usage_pipeline.drain.rounds import ALL_FAMILIES, TOKEN_FAMILIES
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
@@ -107,7 +107,7 @@ def read_aggregations(
     hours = (now - day_window(today, settings.timezone).start).total_seconds() / 3600
     found = []
     for day in (today - timedelta(days=1), today):
-        row = postgres.execute(load("counters/select_merchant_sync_batch"), {"day": day}).fetchone()
+        row = postgres.execute(load("merchants/select_merchant_sync_batch"), {"day": day}).fetchone()
         if row is not None and row[1] >= oldest:
             found.append(Aggregation(day, row[1], row[2], day == today, hours))
     return tuple(found) or None

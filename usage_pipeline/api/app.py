@@ -11,22 +11,28 @@ from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
 from starlette.middleware.cors import CORSMiddleware
 
+from usage_pipeline.access.cache import TokenCache
+from usage_pipeline.access.quota import TokenQuota
+from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import Admission, Gate
-from usage_pipeline.api.downloads import Downloads
-from usage_pipeline.api.external_posts import PostDesk
-from usage_pipeline.api.metrics import Metrics, MetricsMiddleware
-from usage_pipeline.api.pipeline_metrics import PipelineMetrics
-from usage_pipeline.api.quick_redis import QuickRedis
-from usage_pipeline.api.ranking_reads import RankingReads
-from usage_pipeline.api.routes import dashboard, external, ingest, rankings, service, stats, usage
-from usage_pipeline.api.routes import metrics as metrics_route
+from usage_pipeline.api.dashboard import routes as dashboard
+from usage_pipeline.api.external import routes as external
+from usage_pipeline.api.external.posts import PostDesk
+from usage_pipeline.api.ingest import routes as ingest
+from usage_pipeline.api.metrics import routes as metrics_route
+from usage_pipeline.api.metrics.counts import Metrics, MetricsMiddleware
+from usage_pipeline.api.metrics.pipeline import PipelineMetrics
+from usage_pipeline.api.rankings import routes as rankings
+from usage_pipeline.api.rankings.reads import RankingReads
+from usage_pipeline.api.service import routes as service
+from usage_pipeline.api.stats import routes as stats
 from usage_pipeline.api.storing import Storing
-from usage_pipeline.api.token_cache import TokenCache
-from usage_pipeline.api.token_quota import TokenQuota
-from usage_pipeline.api.token_uses import TokenUses
-from usage_pipeline.counters.recorder import AsyncRecorder
+from usage_pipeline.api.usage import routes as usage
+from usage_pipeline.api.usage.downloads import Downloads
+from usage_pipeline.recording.recorder import AsyncRecorder
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.storage.quick_redis import QuickRedis
 
 _DESCRIPTION = """
 Takes LLM usage events and message archives, and stores each once by its `event_id`, however often it is sent. Answers what was

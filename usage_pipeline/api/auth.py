@@ -10,12 +10,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from usage_pipeline.access.cache import TokenCache
+from usage_pipeline.access.quota import TokenQuota, exceeded
+from usage_pipeline.access.tokens import AccessToken, prefix_of
+from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api.problems import Problem, unavailable
 from usage_pipeline.api.storing import AWAY
-from usage_pipeline.api.token_cache import TokenCache
-from usage_pipeline.api.token_quota import TokenQuota, exceeded
-from usage_pipeline.api.token_uses import TokenUses
-from usage_pipeline.api.tokens import AccessToken, prefix_of
 
 _REALM = 'Bearer realm="usage_pipeline"'
 _bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline tokens create NAME --scope SCOPE`")

@@ -1,1 +1,1 @@
-"""Groups of commands that `cli.py` puts together, one module each."""
+"""The commands of `usage-pipeline`, a module for each group; cli.py puts them together."""

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from usage_pipeline.cli_output import print_json, print_table
 from usage_pipeline.commands.options import AsJson
+from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from usage_pipeline.cli_output import print_json, print_table
 from usage_pipeline.commands.options import AsJson
+from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
 
 tokens_app = typer.Typer(no_args_is_help=True, help="Tokens of the HTTP service.")
@@ -35,7 +35,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a token. It is shown once; only its hash is stored."""
-    from usage_pipeline.api.tokens import create_token
+    from usage_pipeline.access.tokens import create_token
     from usage_pipeline.storage.postgres import connect
 
     with closing(connect(load_settings())) as connection:
@@ -50,7 +50,7 @@ def create(
 @tokens_app.command("list")
 def list_all(as_json: AsJson = False) -> None:
     """List tokens, oldest first; those that expired or were revoked, too."""
-    from usage_pipeline.api.tokens import list_tokens
+    from usage_pipeline.access.tokens import list_tokens
     from usage_pipeline.storage.postgres import connect
 
     with closing(connect(load_settings())) as connection:
@@ -83,8 +83,8 @@ def revoke(
     """End a token, at once and for good. May be repeated."""
     import redis
 
-    from usage_pipeline.api.token_cache import CACHE_SECONDS, forget
-    from usage_pipeline.api.tokens import revoke_token
+    from usage_pipeline.access.cache import CACHE_SECONDS, forget
+    from usage_pipeline.access.tokens import revoke_token
     from usage_pipeline.storage.postgres import connect
     from usage_pipeline.storage.redis import RedisUnavailable
 

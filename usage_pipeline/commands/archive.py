@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from usage_pipeline.cli_output import print_json, print_table
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
+from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from usage_pipeline.storage.archive_store import ArchiveStore
+    from usage_pipeline.storage.archives.store import ArchiveStore
 
 archive_app = typer.Typer(no_args_is_help=True, help="Old partitions as Parquet files: list them, read a day back.")
 
@@ -23,7 +23,7 @@ def list_archives(
     as_json: AsJson = False,
 ) -> None:
     """List archived partitions, oldest first."""
-    from usage_pipeline.storage.archive_manifest import archives
+    from usage_pipeline.storage.archives.manifest import archives
     from usage_pipeline.storage.postgres import connect
 
     with closing(connect(load_settings())) as connection:
@@ -44,9 +44,9 @@ def restore_day(
     as_json: AsJson = False,
 ) -> None:
     """Read the archived partitions of a day back into their tables; they stay there for a day at least."""
-    from usage_pipeline.storage.archive_manifest import archives_of_day
-    from usage_pipeline.storage.archive_store import ArchiveDamaged
-    from usage_pipeline.storage.archives import restore
+    from usage_pipeline.storage.archives.files import restore
+    from usage_pipeline.storage.archives.manifest import archives_of_day
+    from usage_pipeline.storage.archives.store import ArchiveDamaged
     from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()
@@ -79,7 +79,7 @@ def erase_user(
     as_json: AsJson = False,
 ) -> None:
     """Remove a user's prompts and archives everywhere, Parquet files included, and put a pseudonym in place of the id."""
-    from usage_pipeline.events.erasure import erase
+    from usage_pipeline.events.erasure.erase import erase
     from usage_pipeline.values import identifier_text
 
     result = erase(load_settings(), identifier_text("ID", user_id))
@@ -93,7 +93,7 @@ def erase_user(
 
 
 def _place(settings: Settings) -> "ArchiveStore":
-    from usage_pipeline.storage.archive_store import archive_store
+    from usage_pipeline.storage.archives.store import archive_store
 
     store = archive_store(settings)
     if store is None:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from usage_pipeline.cli_output import print_json, print_table
 from usage_pipeline.commands.options import AsJson
+from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
 
 load_app = typer.Typer(no_args_is_help=True, help="Load a file into the applications' tables.")

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from usage_pipeline.cli_output import print_json, print_table
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
+from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
 
 _MOST_DAYS = 3_660
@@ -27,7 +27,7 @@ def recost(
     as_json: AsJson = False,
 ) -> None:
     """Pin days to a price version and compute their costs anew. The same version gives the same costs again."""
-    from usage_pipeline.events.price_table import has_price_version, read_price_table, store_price_table
+    from usage_pipeline.events.pricing.own_prices import has_price_version, read_price_table, store_price_table
     from usage_pipeline.rollups.daily import current_day
     from usage_pipeline.rollups.recost import recost as recost_days
     from usage_pipeline.storage.postgres import connect

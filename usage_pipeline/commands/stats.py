@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from usage_pipeline.cli_output import print_json, print_table
 from usage_pipeline.commands.options import AsJson, UsageError, chosen_range
+from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
 
 

@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from usage_pipeline.counters.drain_round import ALL_FAMILIES
 from usage_pipeline.defs.assets.daily import daily_key
 from usage_pipeline.defs.assets.external import EXTERNAL_TAG, POSTS_KEY
 from usage_pipeline.defs.assets.history import HISTORY_KEY
@@ -14,7 +13,8 @@ from usage_pipeline.defs.assets.reconciliation import RECONCILIATION_KEY
 from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
 from usage_pipeline.defs.assets.snapshots import DRAIN_TAG, output_keys
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
-from usage_pipeline.defs.freshness import freshness_check_keys
+from usage_pipeline.defs.checks.freshness import freshness_check_keys
+from usage_pipeline.drain.rounds import ALL_FAMILIES
 from usage_pipeline.rollups.calendar import GRAINS
 from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.rollups.windows import WINDOW_TABLES

@@ -10,8 +10,8 @@ import dagster as dg
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.assets.windows import window_partition
 from usage_pipeline.defs.jobs import daily_tables, issue_stats, merchant_usage, ranking_jobs, window_jobs
-from usage_pipeline.defs.partitions import window_partitions
-from usage_pipeline.local.dagster_processes import EVENT_BATCHES
+from usage_pipeline.defs.partitions.calendar import window_partitions
+from usage_pipeline.local.processes.dagster import EVENT_BATCHES
 from usage_pipeline.rollups.calendar import GRAINS, day_window, hour_window, hours_of, month_of, week_of, window_on
 from usage_pipeline.settings import Settings
 

@@ -1,0 +1,1 @@
+"""Everything on one machine: `usage-pipeline dev`, the demo and its traffic, embedded servers, child processes."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from usage_pipeline.local.children import Child, stop_children, stop_left_overs
-from usage_pipeline.local.dagster_processes import (
+from usage_pipeline.local.processes.children import Child, stop_children, stop_left_overs
+from usage_pipeline.local.processes.dagster import (
     UNREACHABLE,
     DagsterProcesses,
     child_environment,
@@ -20,9 +20,9 @@ from usage_pipeline.local.dagster_processes import (
     project_folder,
     with_driver,
 )
-from usage_pipeline.local.ports import LOOPBACK, first_free_port, free_port, is_listening
-from usage_pipeline.local.servers import LocalServers
-from usage_pipeline.local.stop_signals import StopRequestedError, StopSignals
+from usage_pipeline.local.processes.stop_signals import StopRequestedError, StopSignals
+from usage_pipeline.local.servers.both import LocalServers
+from usage_pipeline.local.servers.ports import LOOPBACK, first_free_port, free_port, is_listening
 from usage_pipeline.settings import Settings, load_settings
 
 DEFAULT_PORT = 3000

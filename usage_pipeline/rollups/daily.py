@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 import psycopg
 from psycopg.types.json import Jsonb
 
-from usage_pipeline.storage.archive_manifest import is_only_in_file, raw_span
-from usage_pipeline.storage.chunk_locks import reading
-from usage_pipeline.storage.partitions import has_partition
+from usage_pipeline.storage.archives.manifest import is_only_in_file, raw_span
+from usage_pipeline.storage.chunks.locks import reading
+from usage_pipeline.storage.chunks.partitions import has_partition
 from usage_pipeline.storage.sql import load
 
 

@@ -2,7 +2,7 @@
 
 import psycopg
 
-from usage_pipeline.events import cost
+from usage_pipeline.events.pricing import prices as cost
 from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.storage.sql import load
 

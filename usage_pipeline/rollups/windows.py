@@ -13,12 +13,12 @@ import psycopg
 from psycopg import sql as compose
 from psycopg.types.json import Jsonb
 
-from usage_pipeline.events import cost
+from usage_pipeline.events.pricing import prices as cost
 from usage_pipeline.rollups import day_prices
 from usage_pipeline.rollups.calendar import Grain, Window, day_window, month_of, month_window, week_of, week_window
 from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.chunk_locks import reading_with_one_snapshot
+from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
 from usage_pipeline.storage.sql import load
 
 # Each of these makes one attempt vain: the day has no prices yet, models are new, another transaction changed the same rows.

@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from usage_pipeline.storage.analyst_role import ensure_analyst_role
-from usage_pipeline.storage.partitions import ensure_partitions_ahead
+from usage_pipeline.storage.chunks.partitions import ensure_partitions_ahead
 from usage_pipeline.storage.postgres import APPLICATION_NAME, PostgresUnavailable, first_line
 from usage_pipeline.storage.sql import load, sql_folder
 from usage_pipeline.storage.timescale import offer_extension

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from alert_rig import Webhook, webhook
+
+from usage_pipeline_tests.rigs.alerts import Webhook, webhook
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 import csv
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from usage_pipeline.alerting.abnormal_usage import HISTORY_HOURS, LEAST_HOURS, UsageHour, judge
+from usage_pipeline_tests.rigs.places import REAL_DATA, REAL_ISSUES, REAL_TRACE
 
 AT = datetime(2026, 11, 20, 13, tzinfo=UTC)
-DATA = Path(__file__).parents[3] / "shared" / "data"
 STEADY = (95, 100, 105, 110) * 84
 # Ten in each hour of the night, 300 in each hour of the day.
 DAYS_AND_NIGHTS = ((10,) * 12 + (300,) * 12) * 14
@@ -56,7 +55,7 @@ def alarms(series: list[int]) -> tuple[int, int]:
 
 def requests_in_steps_of(seconds: int, times: int) -> list[int]:
     """The real hour of requests, spread: each step of it stands for an hour of so many times its requests."""
-    with (DATA / "azure_llm_trace_code_2023.csv").open() as lines:
+    with REAL_TRACE.open() as lines:
         at = [datetime.fromisoformat(row["TIMESTAMP"][:26]) for row in csv.DictReader(lines)]
     first = min(at)
     steps = Counter(int((one - first).total_seconds() // seconds) for one in at)
@@ -64,13 +63,13 @@ def requests_in_steps_of(seconds: int, times: int) -> list[int]:
 
 
 def issues_by_day(column: str, times: int) -> list[int]:
-    with (DATA / "github_issues_jest.csv").open() as lines:
+    with REAL_ISSUES.open() as lines:
         days = Counter(date.fromisoformat(row[column][:10]) for row in csv.DictReader(lines) if row[column])
     first = min(days)
     return [days[first + timedelta(days=day)] * times for day in range((max(days) - first).days + 1)]
 
 
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real traces are not at ../shared/data")
+needs_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real traces are not at ../shared/data")
 
 
 @needs_data

@@ -4,11 +4,11 @@ import logging
 from datetime import UTC, datetime
 
 import pytest
-from alert_rig import Webhook
 from pydantic import SecretStr
 
 from usage_pipeline.alerting.delivery import Courier
 from usage_pipeline.alerting.record import Kind, Message
+from usage_pipeline_tests.rigs.alerts import Webhook
 
 AT = datetime(2026, 11, 20, 13, tzinfo=UTC)
 SECRET = "T0K3N/hunter2"

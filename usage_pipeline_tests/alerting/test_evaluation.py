@@ -9,23 +9,18 @@ from typing import Any
 import psycopg
 import pytest
 import redis
-from alert_rig import Webhook, alert
-from clock_rig import today
 from psycopg.types.json import Jsonb
 
-from usage_pipeline.alerting.evaluation import (
-    RecordUnavailable,
-    alert_now,
-    alert_without_record,
-    evaluate_pipeline,
-)
+from usage_pipeline.alerting.evaluation import RecordUnavailable, alert_now, alert_without_record, evaluate_pipeline
 from usage_pipeline.alerting.facts import FailingTicks, OrchestrationFacts
-from usage_pipeline.counters.drain_round import drain_once
-from usage_pipeline.counters.merchants import aggregate
-from usage_pipeline.counters.reconciliation import reconcile
-from usage_pipeline.counters.recorder import Recorder
+from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.merchants.aggregation import aggregate
+from usage_pipeline.reconciliation.comparison import reconcile
+from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.rigs.alerts import Webhook, alert
+from usage_pipeline_tests.rigs.clock import today
 
 NOTHING = OrchestrationFacts()
 HOUR = timedelta(hours=1)

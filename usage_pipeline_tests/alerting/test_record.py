@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
-from alert_rig import alert
 
 from usage_pipeline.alerting import record
 from usage_pipeline.alerting.alert import Alert
 from usage_pipeline.alerting.rules import Judgement
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.alerts import alert
 
 RULES = frozenset({"failed-run", "dead-letters"})
 

@@ -3,11 +3,9 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
-import usage_pipeline
 from usage_pipeline.alerting.abnormal_usage import UsageHour
 from usage_pipeline.alerting.facts import (
     Aggregation,
@@ -26,6 +24,7 @@ from usage_pipeline.alerting.facts import (
 )
 from usage_pipeline.alerting.rules import RULES, cool_down, evaluate
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.rigs.places import DOCS
 
 AT = datetime(2026, 11, 20, 13, tzinfo=UTC)
 TODAY, YESTERDAY = date(2026, 11, 20), date(2026, 11, 19)
@@ -176,6 +175,6 @@ def test_what_a_day_does_not_change_is_repeated_once_a_day() -> None:
 
 
 def test_every_rule_has_its_heading_in_the_documentation() -> None:
-    text = (Path(usage_pipeline.__file__).parents[1] / "docs" / "alerts.md").read_text(encoding="utf-8")
+    text = (DOCS / "alerts.md").read_text(encoding="utf-8")
     headings = [line.removeprefix("### ") for line in text.splitlines() if line.startswith("### ")]
     assert sorted(headings) == sorted([rule.name for rule in RULES] + ["daemon-dead"])

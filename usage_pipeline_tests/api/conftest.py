@@ -6,9 +6,9 @@ import httpx
 import psycopg
 import pytest
 import redis
-from service_rig import Service, Shared, new_token, serving
 
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.rigs.service import Service, Shared, new_token, serving
 
 
 @pytest.fixture

@@ -11,17 +11,17 @@ import httpx
 import psycopg
 import pytest
 import redis
-from service_rig import EVENTS_PATH, Service, expect_problem, new_token, serving, wait_until
 
-from usage_pipeline.api.metrics import Metrics
-from usage_pipeline.api.quick_redis import QuickRedis
-from usage_pipeline.api.token_cache import TokenCache, forget
-from usage_pipeline.api.token_uses import TokenUses
-from usage_pipeline.api.tokens import AccessToken, create_token, find_token, prefix_of, revoke_token
-from usage_pipeline.counters.keys import recorded, token_usage
-from usage_pipeline.counters.recorder import AsyncRecorder
+from usage_pipeline.access.cache import TokenCache, forget
+from usage_pipeline.access.tokens import AccessToken, create_token, find_token, prefix_of, revoke_token
+from usage_pipeline.access.uses import TokenUses
+from usage_pipeline.api.metrics.counts import Metrics
+from usage_pipeline.recording.recorder import AsyncRecorder
+from usage_pipeline.redis_keys import recorded, token_usage
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.quick_redis import QuickRedis
+from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, expect_problem, new_token, serving, wait_until
 
 
 def post(service: Service, authorization: str | None) -> httpx.Response:
@@ -179,7 +179,7 @@ def uses_recorded(redis_client: redis.Redis) -> int:
 def test_each_authenticated_request_is_recorded_for_its_token_before_it_is_answered(
     service: Service, token: str, postgres: psycopg.Connection, settings: Settings, redis_client: redis.Redis
 ) -> None:
-    from usage_pipeline.counters.drain_round import drain_once
+    from usage_pipeline.drain.rounds import drain_once
 
     for number in range(3):
         post(service, f"Bearer {token}")

@@ -15,12 +15,20 @@ import httpx
 import psutil
 import psycopg
 import pytest
-from event_rig import event
-from service_rig import EVENTS_PATH, Service, answer_of, expect_problem, new_token, serving, wait_until
 
-from usage_pipeline.api.bodies import decompressed
+from usage_pipeline.api.ingest.bodies import decompressed
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.settings import MAX_EXPANSION, Settings, load_settings
+from usage_pipeline_tests.rigs.events import event
+from usage_pipeline_tests.rigs.service import (
+    EVENTS_PATH,
+    Service,
+    answer_of,
+    expect_problem,
+    new_token,
+    serving,
+    wait_until,
+)
 
 MOST_BYTES = 4_096
 MOST_ITEMS = 3
@@ -141,7 +149,7 @@ def test_a_document_of_tiny_items_makes_no_objects_of_them(service: Service, ing
     """200 MB of `1,1,1…` would be 100 million objects; only as many as are allowed are made."""
     import tracemalloc
 
-    from usage_pipeline.events.documents import TooManyItems, items_of
+    from usage_pipeline.events.ingest.documents import TooManyItems, items_of
 
     for document in (b"[" + b"1," * 2_000_000 + b"1]", b'{"events":[' + b"1," * 2_000_000 + b"1]}"):
         tracemalloc.start()

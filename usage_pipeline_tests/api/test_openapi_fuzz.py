@@ -16,11 +16,11 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from service_rig import Service, new_token, serving
 
 from usage_pipeline.api.app import create_app
-from usage_pipeline.local.ports import free_port
+from usage_pipeline.local.servers.ports import free_port
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.rigs.service import Service, new_token, serving
 
 CHECKS = [
     not_a_server_error,

@@ -13,14 +13,14 @@ from urllib.parse import quote
 import httpx
 import pytest
 from fastapi.routing import APIRoute
-from service_rig import Shared, expect_problem, new_token, serving
 from starlette.routing import Route
 
-from usage_pipeline.api import tokens
+from usage_pipeline.access import tokens
+from usage_pipeline.access.tokens import AccessToken, prefix_of
 from usage_pipeline.api.app import create_app
-from usage_pipeline.api.routes.dashboard import prefers_html
-from usage_pipeline.api.tokens import AccessToken, prefix_of
+from usage_pipeline.api.dashboard.routes import prefers_html
 from usage_pipeline.settings import SettingsError, load_settings
+from usage_pipeline_tests.rigs.service import Shared, expect_problem, new_token, serving
 
 # What needs no token: contracts §3, and the documents and pages that tell of the service and nothing of its data.
 OPEN = {"/", "/healthz", "/metrics", "/api/external/posts/{id}", "/dashboard/{name}", "/openapi.json", "/docs"}
@@ -254,7 +254,7 @@ def test_the_dashboard_loads_and_reaches_nothing_of_others(shared: Shared) -> No
 
 
 def test_the_paths_that_the_dashboard_asks_for_are_there(shared: Shared) -> None:
-    from usage_pipeline.api.routes.dashboard import FOLDER
+    from usage_pipeline.api.dashboard.routes import FOLDER
 
     asked = set(re.findall(r"[\"`](/(?:api|healthz)[^\"`?$]*)", Path(FOLDER / "dashboard.js").read_text()))
     assert len(asked) >= 5

@@ -8,11 +8,11 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
-from clock_rig import days_ago, today
 
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.clock import days_ago, today
 
 
 def tick(
@@ -83,7 +83,7 @@ def test_a_tick_stands_down_while_a_worker_holds_the_lock_and_reports_for_it(
     redis_client: redis.Redis,
     postgres: psycopg.Connection,
 ) -> None:
-    from usage_pipeline.counters.drain_round import drain_once
+    from usage_pipeline.drain.rounds import drain_once
 
     before = tick(definitions, instance, "drain_metrics")
     redis_client.hset("apikey:a:metrics", "total_requests", 3)

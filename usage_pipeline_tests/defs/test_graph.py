@@ -3,15 +3,15 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from usage_pipeline.definitions import build_definitions
-from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import Settings, SettingsError, load_settings
+from usage_pipeline_tests.rigs.places import PROJECT
 
 EDGES = {
     "analytics/usage_daily": ["analytics/usage_events"],
@@ -163,7 +163,7 @@ def test_loading_the_location_gives_no_warning() -> None:
 def test_dagster_validates_the_definitions_with_the_projects_own_instance_and_workspace(servers: LocalServers) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dagster", "definitions", "validate"],
-        cwd=Path(__file__).parents[2],
+        cwd=PROJECT,
         env={**os.environ, "DAGSTER_POSTGRES_URL": servers.dagster_postgres_url},
         capture_output=True,
         text=True,

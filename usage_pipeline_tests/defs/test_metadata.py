@@ -10,13 +10,13 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
-from event_rig import event
 
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
 from usage_pipeline.rollups.calendar import GRAINS, Grain
 from usage_pipeline.rollups.lineage import COLUMN_LINEAGE
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.rigs.events import event
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 NOW = datetime.now(UTC)

@@ -6,10 +6,10 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
-from clock_rig import days_ago, today
 
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.clock import days_ago, today
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from deployment_files import (
+
+from usage_pipeline.cli import app
+from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.deployment_files import (
     CELERY_COMPOSE,
     COMPOSE,
     DAGSTER_VARIABLES,
@@ -23,9 +26,6 @@ from deployment_files import (
     services,
     variables,
 )
-
-from usage_pipeline.cli import app
-from usage_pipeline.settings import Settings
 
 HELM = DEPLOY / "helm" / "values.yaml"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))

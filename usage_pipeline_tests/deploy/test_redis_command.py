@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
-from deployment_files import COMPOSE, interpolated, services
 
-from usage_pipeline.local.redis_server import redis_executable
+from usage_pipeline.local.servers.redis import redis_executable
+from usage_pipeline_tests.rigs.deployment_files import COMPOSE, interpolated, services
 
 PASSWORD = "a1b2c3"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from deployment_files import CELERY_COMPOSE, COMPOSE, DEPLOY, PROJECT, interpolated, services
 
-from usage_pipeline.local.children import Child, start_child
-from usage_pipeline.local.ports import LOOPBACK, free_port, is_listening
+from usage_pipeline.local.processes.children import Child, start_child
+from usage_pipeline.local.servers.ports import LOOPBACK, free_port, is_listening
+from usage_pipeline_tests.rigs.deployment_files import CELERY_COMPOSE, COMPOSE, DEPLOY, PROJECT, interpolated, services
 
 SECRETS = dict.fromkeys(("POSTGRES_PASSWORD", "USAGE_DB_PASSWORD", "DAGSTER_DB_PASSWORD", "REDIS_PASSWORD"), "secret")
 _PORTS = {"code": "4000", "webserver": "3000", "webserver-read-only": "3000", "api": "8000"}

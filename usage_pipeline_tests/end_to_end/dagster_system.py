@@ -20,10 +20,10 @@ import psutil
 import psycopg
 import redis
 
-from usage_pipeline.local.children import MARK, Child, start_child, stop_children, stop_left_overs
-from usage_pipeline.local.dagster_processes import child_environment, prepare_home, project_folder
-from usage_pipeline.local.ports import LOOPBACK, free_port, is_listening
-from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.processes.children import MARK, Child, start_child, stop_children, stop_left_overs
+from usage_pipeline.local.processes.dagster import child_environment, prepare_home, project_folder
+from usage_pipeline.local.servers.both import LocalServers
+from usage_pipeline.local.servers.ports import LOOPBACK, free_port, is_listening
 from usage_pipeline.storage.migrations import migrate
 
 TIMEOUT_SECONDS = 120

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-TRACE = Path(__file__).parents[3] / "shared" / "data" / "azure_llm_trace_code_2023.csv"
+from usage_pipeline_tests.rigs.places import REAL_TRACE
+
 REQUESTS = 1_500
 
 
@@ -45,10 +46,10 @@ def check(document: dict[str, Any]) -> None:
 
 def trace_rows() -> list[list[str]]:
     """The head of the real trace, or as many made-up rows of its shape where it is not beside this checkout."""
-    if not TRACE.exists():
+    if not REAL_TRACE.exists():
         made_up = ([f"2023-11-16 18:{n // 60:02d}:{n % 60:02d}.0000000", str(n), "20"] for n in range(REQUESTS))
         return [["TIMESTAMP", "ContextTokens", "GeneratedTokens"], *made_up]
-    with TRACE.open(newline="") as file:
+    with REAL_TRACE.open(newline="") as file:
         return list(itertools.islice(csv.reader(file), REQUESTS + 1))
 
 

@@ -19,15 +19,15 @@ import psutil
 import psycopg
 import pytest
 import redis
-from composed import Composed
-from dagster_system import wait_until
-from deployment_files import DEPLOY
 
-from usage_pipeline.counters.drain_round import drain_until_empty
-from usage_pipeline.local.children import stop_children
-from usage_pipeline.local.postgres_server import RunningPostgres, start_postgres, stop_postgres
-from usage_pipeline.local.redis_server import start_redis, stop_redis
+from usage_pipeline.drain.rounds import drain_until_empty
+from usage_pipeline.local.processes.children import stop_children
+from usage_pipeline.local.servers.postgres import RunningPostgres, start_postgres, stop_postgres
+from usage_pipeline.local.servers.redis import start_redis, stop_redis
 from usage_pipeline.settings import load_settings
+from usage_pipeline_tests.end_to_end.composed import Composed
+from usage_pipeline_tests.end_to_end.dagster_system import wait_until
+from usage_pipeline_tests.rigs.deployment_files import DEPLOY
 
 LAUNCH = """mutation ($parameters: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $parameters) {
     __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""

@@ -11,10 +11,10 @@ import psutil
 import psycopg
 import pytest
 
-from usage_pipeline.local.children import MARK
-from usage_pipeline.local.dagster_processes import with_driver
-from usage_pipeline.local.ports import free_port
-from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.processes.children import MARK
+from usage_pipeline.local.processes.dagster import with_driver
+from usage_pipeline.local.servers.both import LocalServers
+from usage_pipeline.local.servers.ports import free_port
 
 DEFINITIONS = """
 import dagster as dg

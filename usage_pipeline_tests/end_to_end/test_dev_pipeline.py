@@ -11,20 +11,20 @@ import httpx
 import psycopg
 import pytest
 import redis
-from clock_rig import days_ago
-from dagster_system import wait_until
-from event_rig import event
-from issue_rig import (
-    REAL_FILE,
+
+from usage_pipeline.issues.load import load_issues
+from usage_pipeline.local.servers.ports import free_port
+from usage_pipeline_tests.end_to_end.dagster_system import wait_until
+from usage_pipeline_tests.rigs.clock import days_ago
+from usage_pipeline_tests.rigs.events import event
+from usage_pipeline_tests.rigs.issues import (
+    REAL_ISSUES,
     made_up_file,
     recomputed_days,
     recomputed_rankings,
     stored_days,
     stored_rankings,
 )
-
-from usage_pipeline.issues.load import load_issues
-from usage_pipeline.local.ports import free_port
 
 DEV = """
 import sys
@@ -94,7 +94,7 @@ def assert_five_years_of_issues_equal_a_recomputation(ui: Ui, postgres: psycopg.
     """The real issues, or made-up ones where their file is not beside the checkout."""
     first = date(2019, 3, 18)
     days = [first + timedelta(days=offset) for offset in range(5 * 365 + 2)]
-    path = REAL_FILE if REAL_FILE.exists() else made_up_file(folder / "issues.csv", first, len(days))
+    path = REAL_ISSUES if REAL_ISSUES.exists() else made_up_file(folder / "issues.csv", first, len(days))
     assert load_issues(postgres, path).is_success
     assert backfilled(ui, [["stats", "daily_issue_stats"], ["stats", "popular_issues"]], days) == [len(days)] * 2
     # Schedules may have made other days meanwhile: yesterday's statistics, today's ranking.

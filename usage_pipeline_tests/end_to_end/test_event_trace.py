@@ -20,19 +20,27 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from usage_frames import DIMENSIONS, Windows, day_of, expected_windows, hour_of, month_of, week_of
 
-from usage_pipeline.api.tokens import create_token
-from usage_pipeline.local.event_traffic import trace_calls, usage_events
-from usage_pipeline.local.ports import free_port
+from usage_pipeline.access.tokens import create_token
+from usage_pipeline.local.servers.ports import free_port
+from usage_pipeline.local.traffic.events import trace_calls, usage_events
 from usage_pipeline.rollups.calendar import GRAINS, Window, window_at
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.windows import WINDOW_TABLES, WindowReport, replace_window
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.timescale import is_hypertable
+from usage_pipeline_tests.end_to_end.usage_frames import (
+    DIMENSIONS,
+    Windows,
+    day_of,
+    expected_windows,
+    hour_of,
+    month_of,
+    week_of,
+)
+from usage_pipeline_tests.rigs.places import REAL_TRACE
 
-TRACE = Path(__file__).parents[3] / "shared" / "data" / "azure_llm_trace_code_2023.csv"
 CLIENT = Path(__file__).parent / "trace_client.py"
 SEED = 20261121
 CLIENTS, CLIENT_KILLS, SERVER_KILLS = 4, 12, 3
@@ -216,14 +224,14 @@ def named(window: Window) -> tuple[str, Any]:
     return window.grain, window.start if window.grain == "hour" else window.day
 
 
-@pytest.mark.skipif(not TRACE.exists(), reason="the real trace is not beside this checkout (../shared/data)")
+@pytest.mark.skipif(not REAL_TRACE.exists(), reason="the real trace is not beside this checkout (../shared/data)")
 def test_the_tables_equal_an_independent_recomputation_to_the_unit(
     stored_in: Settings, service: Service, tmp_path: Path
 ) -> None:
     chance = random.Random(SEED)
     until = datetime.now(UTC) - timedelta(minutes=1)
-    events = list(usage_events(trace_calls(TRACE, until=until, span=timedelta(days=9)), SEED))
-    with TRACE.open(newline="") as file:
+    events = list(usage_events(trace_calls(REAL_TRACE, until=until, span=timedelta(days=9)), SEED))
+    with REAL_TRACE.open(newline="") as file:
         assert len(events) == sum(1 for _ in csv.reader(file)) - 1
     closed = [event for event in events if datetime.fromisoformat(event["event_time"]) < until - timedelta(days=3)]
     late = chance.sample(closed, 40)

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 import redis
-from browser import open_browser
-from clock_rig import days_ago, today
-from dagster_system import LOCATION, DagsterSystem, running_system, wait_until
 
-from usage_pipeline.counters.drain_round import drain_once
+from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.settings import load_settings
+from usage_pipeline_tests.end_to_end.browser import open_browser
+from usage_pipeline_tests.end_to_end.dagster_system import LOCATION, DagsterSystem, running_system, wait_until
+from usage_pipeline_tests.rigs.clock import days_ago, today
 
 DAYS = [days_ago(ago) for ago in range(60, 0, -1)]
 # In the middle of its range run.

@@ -10,7 +10,11 @@ from email.utils import format_datetime
 import httpx
 import pytest
 import pytest_asyncio
-from external_rig import (
+
+from usage_pipeline.enrichment.posts import MAX_ANSWER_BYTES, Post, external_client, fallback, fetch_post
+from usage_pipeline.enrichment.retry_rules import RetryPolicy
+from usage_pipeline.settings import load_settings
+from usage_pipeline_tests.rigs.external_api import (
     Behaviour,
     ExternalApi,
     body,
@@ -26,10 +30,6 @@ from external_rig import (
     status,
     too_much,
 )
-
-from usage_pipeline.enrichment.posts import MAX_ANSWER_BYTES, Post, external_client, fallback, fetch_post
-from usage_pipeline.enrichment.retry_rules import RetryPolicy
-from usage_pipeline.settings import load_settings
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 POLICY = RetryPolicy(tries=3, timeout_seconds=5.0)

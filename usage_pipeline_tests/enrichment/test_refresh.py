@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from external_rig import ExternalApi, external_api, post, status
 
 from usage_pipeline.enrichment.posts import FALLBACK_BODY, FALLBACK_TITLE, Post, fallback
 from usage_pipeline.enrichment.refresh import (
@@ -19,6 +18,7 @@ from usage_pipeline.enrichment.refresh import (
 from usage_pipeline.enrichment.store import StoredPosts, store_posts
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable
+from usage_pipeline_tests.rigs.external_api import ExternalApi, external_api, post, status
 
 AT = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 GOOD = Post(1, 3, "Title", "Text")

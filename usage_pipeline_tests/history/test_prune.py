@@ -5,11 +5,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from history_rig import REPORTED, History, open_history
 
 from usage_pipeline.history.prune import AlreadyPruning, HistoryLimits, HistoryReport, prune_history
 from usage_pipeline.history.storage import UnknownStorage
-from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.servers.both import LocalServers
+from usage_pipeline_tests.rigs.history import REPORTED, History, open_history
 
 LIMITS = HistoryLimits(run_days=30, event_days=7)
 EVENTS = "select count(*) from event_logs where run_id = %s"

@@ -7,11 +7,19 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from issue_rig import HEADER, comment_frame, issue_frame, made_up_file, real_file, row_versions, write_issues
 
 from usage_pipeline.issues.issue_file import BadLine, Issue, IssueFileError, parsed_issue
 from usage_pipeline.issues.load import LoadReport, load_issues
 from usage_pipeline.values import Malformed
+from usage_pipeline_tests.rigs.issues import (
+    HEADER,
+    comment_frame,
+    issue_frame,
+    made_up_file,
+    real_file,
+    row_versions,
+    write_issues,
+)
 
 GOOD = "8144,2019-03-18 10:59:01,2021-05-12 02:25:37,2019-03-18 14:43:52,closed,1,7"
 OPEN = "9,2019-03-18 10:00:00,2019-03-18 10:00:10,,open,3,0"

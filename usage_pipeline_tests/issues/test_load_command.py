@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from command_rig import Run
-from issue_rig import write_issues
+from usage_pipeline_tests.rigs.commands import Run
+from usage_pipeline_tests.rigs.issues import write_issues
 
 GOOD = "8144,2019-03-18 10:59:01,2021-05-12 02:25:37,2019-03-18 14:43:52,closed,1,7"
 

@@ -6,10 +6,10 @@ from typing import Any
 import psycopg
 import pytest
 import redis
-from reporting_rig import Fortnight, store_fortnight
 
-from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import load_settings
+from usage_pipeline_tests.reporting.reporting_rig import Fortnight, store_fortnight
 
 
 @pytest.fixture(scope="package")

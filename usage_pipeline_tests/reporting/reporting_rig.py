@@ -7,18 +7,18 @@ from typing import Any
 
 import pandas as pd
 import psycopg
-from event_rig import as_items, event
 
-from usage_pipeline.counters.drain_round import drain_once
-from usage_pipeline.counters.merchants import aggregate
-from usage_pipeline.counters.recorder import Recorder
-from usage_pipeline.events.ingest import EVENTS, ingest
+from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.events.ingest.batches import EVENTS, ingest
+from usage_pipeline.merchants.aggregation import aggregate
+from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.calendar import GRAINS, window_at
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.rollups.issue_stats import replace_issue_stats
 from usage_pipeline.rollups.rankings import RANKINGS, replace_ranking
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.events import as_items, event
 
 # US dollars per million input and output tokens; the last model has no price anywhere.
 PRICES = {

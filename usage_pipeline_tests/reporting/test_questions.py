@@ -2,7 +2,6 @@
 
 from datetime import date, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,12 @@ import pandas as pd
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from reporting_rig import DAYS, LATE_DAYS_AGO, LATE_EVENTS, PRICES, Fortnight
 
 from usage_pipeline.storage.sql import sql_folder
+from usage_pipeline_tests.reporting.reporting_rig import DAYS, LATE_DAYS_AGO, LATE_EVENTS, PRICES, Fortnight
+from usage_pipeline_tests.rigs.places import DOCS
 
 QUESTIONS = {path.stem: path.read_text(encoding="utf-8") for path in (sql_folder() / "reporting").glob("*.sql")}
-DOCS = Path(__file__).parents[2] / "docs"
 Rows = list[dict[str, Any]]
 
 

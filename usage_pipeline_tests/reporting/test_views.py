@@ -2,18 +2,18 @@
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psycopg
 import pytest
-from event_rig import as_items, event
-from reporting_rig import KEYS, LATE_DAYS_AGO, LATE_EVENTS, MERCHANTS, Fortnight, roll_up
 
-from usage_pipeline.events.ingest import EVENTS, ingest
+from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.rollups.issue_stats import replace_issue_stats
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.reporting.reporting_rig import KEYS, LATE_DAYS_AGO, LATE_EVENTS, MERCHANTS, Fortnight, roll_up
+from usage_pipeline_tests.rigs.events import as_items, event
+from usage_pipeline_tests.rigs.places import DOCS
 
 PERCENTILES = "latency_p50_ms, latency_p95_ms, latency_p99_ms"
 
@@ -31,7 +31,7 @@ def test_every_view_answers_on_an_empty_database(postgres: psycopg.Connection) -
 
 
 def test_the_page_for_analysts_names_every_view(postgres: psycopg.Connection) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "analysts.md").read_text(encoding="utf-8")
+    page = (DOCS / "analysts.md").read_text(encoding="utf-8")
     assert [view for view in views(postgres) if f"| `{view}`" not in page and f", `{view}`" not in page] == []
 
 

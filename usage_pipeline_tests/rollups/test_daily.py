@@ -6,12 +6,12 @@ from datetime import UTC, date, datetime, timedelta
 import psycopg
 import pytest
 import redis
-from clock_rig import days_ago, today
 
-from usage_pipeline.counters.drain_round import drain_once
+from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.rollups.daily import DAILY_TABLES, SourceGoneError, current_day, replace_day, stale_days
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
+from usage_pipeline_tests.rigs.clock import days_ago, today
 
 API_KEY, PROVIDER, TOKEN = DAILY_TABLES
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from issue_rig import made_up_file, recomputed_days, row_versions, stored_days
 
 from usage_pipeline.issues.load import load_issues
 from usage_pipeline.rollups.issue_stats import IssueDay, replace_issue_stats
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.issues import made_up_file, recomputed_days, row_versions, stored_days
 
 MICROSECOND = timedelta(microseconds=1)
 DAY = date(2025, 3, 30)

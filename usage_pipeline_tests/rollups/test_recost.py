@@ -9,15 +9,15 @@ from typing import Any
 
 import psycopg
 import pytest
-from command_rig import Run
-from window_rig import archive_chunk, event_at, store_events, window_rows
 
-from usage_pipeline.events import cost
+from usage_pipeline.events.pricing import prices as cost
 from usage_pipeline.rollups import calendar, windows
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.recost import recost
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.commands import Run
+from usage_pipeline_tests.rigs.windows import archive_chunk, event_at, store_events, window_rows
 
 ZONE = Settings().timezone
 DAY = (datetime.now(UTC) - timedelta(days=10)).date()

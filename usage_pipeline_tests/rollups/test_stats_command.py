@@ -5,8 +5,9 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from clock_rig import days_ago, today
-from command_rig import Run
+
+from usage_pipeline_tests.rigs.clock import days_ago, today
+from usage_pipeline_tests.rigs.commands import Run
 
 
 def test_yesterday_or_a_range_is_counted_stored_and_printed(run: Run, postgres: psycopg.Connection) -> None:

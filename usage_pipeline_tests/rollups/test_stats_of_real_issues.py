@@ -4,13 +4,20 @@ from datetime import date, timedelta
 
 import psycopg
 import pytest
-from issue_rig import real_file, recomputed_days, recomputed_rankings, row_versions, stored_days, stored_rankings
 
+from usage_pipeline.checks.rankings import ranking_faults
 from usage_pipeline.issues.load import load_issues
 from usage_pipeline.rollups.issue_stats import replace_issue_stats
-from usage_pipeline.rollups.ranking_checks import ranking_faults
 from usage_pipeline.rollups.rankings import RANKINGS, replace_rankings
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.issues import (
+    real_file,
+    recomputed_days,
+    recomputed_rankings,
+    row_versions,
+    stored_days,
+    stored_rankings,
+)
 
 FIRST, LAST = date(2019, 3, 1), date(2024, 12, 31)
 DAYS = [FIRST + timedelta(days=offset) for offset in range((LAST - FIRST).days + 1)]

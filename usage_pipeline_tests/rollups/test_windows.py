@@ -7,13 +7,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from window_rig import archive_chunk, event_at, store_events, window_rows
 
 from usage_pipeline.rollups import calendar, windows
 from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.windows import WINDOW_TABLES, replace_window
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.windows import archive_chunk, event_at, store_events, window_rows
 
 # A Wednesday, long over.
 DAY = date(2025, 6, 11)

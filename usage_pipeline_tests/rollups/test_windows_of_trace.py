@@ -6,12 +6,21 @@ from datetime import UTC, date, datetime, timedelta
 
 import psycopg
 import pytest
-from trace_rig import assert_all_equal, assert_equal_rows, recomputed, roll, store, stored, trace_events, windows_of
 
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rollups.trace_rig import (
+    assert_all_equal,
+    assert_equal_rows,
+    recomputed,
+    roll,
+    store,
+    stored,
+    trace_events,
+    windows_of,
+)
 
 NOW = datetime(2025, 12, 5, 12, tzinfo=UTC)
 SPANS = {

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ import pandas as pd
 import psycopg
 from genai_prices import Usage, calc_price
 
-from usage_pipeline.events.ingest import EVENTS, ingest
+from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.rollups.windows import WINDOW_TABLES, replace_window
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.places import REAL_TRACE
 
-TRACE = Path(__file__).parents[3] / "shared" / "data" / "azure_llm_trace_code_2023.csv"
 DIMENSIONS = ["team", "service", "provider", "model"]
 # By day, by start date, above a threshold of input tokens, per request, without a price for output, and unknown.
 MODELS = [
@@ -40,8 +39,8 @@ def trace_events(
     spans: Sequence[tuple[datetime, timedelta]], *, seed: int, most: int | None = None
 ) -> list[dict[str, Any]]:
     """The rows of the trace, spread evenly over these spans of time; teams, users, models and latencies by the seed."""
-    if TRACE.exists():
-        with TRACE.open(newline="") as file:
+    if REAL_TRACE.exists():
+        with REAL_TRACE.open(newline="") as file:
             rows = [(int(row["ContextTokens"]), int(row["GeneratedTokens"])) for row in csv.DictReader(file)]
     else:
         lengths = random.Random(1)

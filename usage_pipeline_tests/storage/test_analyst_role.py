@@ -4,18 +4,18 @@ import logging
 import re
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from usage_pipeline.local.postgres_server import create_database
-from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.servers.both import LocalServers
+from usage_pipeline.local.servers.postgres import create_database
 from usage_pipeline.storage.migrations import migrate
+from usage_pipeline_tests.rigs.places import DOCS
 
 ROLE = "usage_analyst"
-PAGE = Path(__file__).parents[2] / "docs" / "analysts.md"
+PAGE = DOCS / "analysts.md"
 SCHEMAS = ["app", "raw", "usage", "analytics", "stats", "reporting", "ops", "public"]
 RELATIONS = """
     select relkind, nspname, relname

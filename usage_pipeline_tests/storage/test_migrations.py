@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from usage_pipeline.local.postgres_server import create_database
-from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.servers.both import LocalServers
+from usage_pipeline.local.servers.postgres import create_database
 from usage_pipeline.storage.migrations import migrate
 
 SCHEMAS = ["app", "raw", "usage", "analytics", "stats", "reporting", "ops"]

@@ -12,7 +12,7 @@ import pytest
 
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
-from usage_pipeline_tests.torture.waiting import wait_until
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 SLEEPING = "select pid from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
 

@@ -23,10 +23,10 @@ def test_a_query_begins_with_what_it_is_for(path: Path) -> None:
     assert any(not line.startswith("--") and line for line in rest)
 
 
-# `counters/insert_raw_{family.name}` loads each file that fits.
+# `drain/insert_raw_{family.name}` loads each file that fits.
 TEMPLATES = [
     re.sub(r"\\{[^{}]+\\}", "[a-z_]+", re.escape(text))
-    for text in re.findall(r"""["']([\w.{}]+/[\w.{}]+)["']""", SOURCE)
+    for text in re.findall(r"""["']([\w.{}]+/[\w.{}/]+)["']""", SOURCE)
 ]
 
 
@@ -35,11 +35,17 @@ def test_a_query_is_used(name: str) -> None:
     assert [template for template in TEMPLATES if re.fullmatch(template, name)], f"no load(...) of {name}"
 
 
+@pytest.mark.parametrize("asked", sorted(set(re.findall(r"""load\(f?["']([^"']+)["']""", SOURCE))))
+def test_a_query_that_is_asked_for_is_there(asked: str) -> None:
+    pattern = re.sub(r"\\{[^{}]+\\}", "[a-z_]+", re.escape(asked))
+    assert [name for name in NAMES if re.fullmatch(pattern, name)], f"no sql/{asked}.sql"
+
+
 def test_a_query_is_read_by_its_name() -> None:
-    assert load("counters/insert_sync_batch").startswith("-- The ledger row")
-    assert load("counters/insert_sync_batch") is load("counters/insert_sync_batch")
+    assert load("drain/insert_sync_batch").startswith("-- The ledger row")
+    assert load("drain/insert_sync_batch") is load("drain/insert_sync_batch")
 
 
 def test_a_query_that_is_not_there_is_an_error() -> None:
     with pytest.raises(FileNotFoundError):
-        load("counters/no_such_query")
+        load("drain/no_such_query")

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from usage_pipeline_tests.torture.arena import Outcome
-from usage_pipeline_tests.torture.faults import FAULTS
+from usage_pipeline_tests.torture.faults.catalogue import FAULTS
 from usage_pipeline_tests.torture.schedules import Schedules
 from usage_pipeline_tests.torture.servers import Stage
 

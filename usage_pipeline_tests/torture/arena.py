@@ -8,11 +8,11 @@ from typing import Any
 import psycopg
 import redis
 
-from usage_pipeline.local.ports import LOOPBACK
+from usage_pipeline.local.servers.ports import LOOPBACK
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.torture import balance
-from usage_pipeline_tests.torture.drainer_process import settings_of
-from usage_pipeline_tests.torture.drainers import Drainers
+from usage_pipeline_tests.torture.drainers.parent import Drainers
+from usage_pipeline_tests.torture.drainers.process import settings_of
 from usage_pipeline_tests.torture.load import Load, LoadPlan
 from usage_pipeline_tests.torture.servers import Stage
 

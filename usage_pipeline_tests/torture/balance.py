@@ -11,9 +11,9 @@ import psycopg
 import redis
 from psycopg import sql
 
-from usage_pipeline.counters import keys as names
-from usage_pipeline.counters.drain_round import ALL_FAMILIES, DrainImpossible, drain_once
-from usage_pipeline.counters.request_events import page_id
+from usage_pipeline import redis_keys as names
+from usage_pipeline.drain.event_queue import page_id
+from usage_pipeline.drain.rounds import ALL_FAMILIES, DrainImpossible, drain_once
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.redis import client
@@ -143,8 +143,8 @@ def left_by(postgres: psycopg.Connection, server: redis.Redis, batch_ids: Iterab
 def _no_grace() -> Iterator[None]:
     """A batch that was begun and never filled is forgotten at once: whoever could have filled it has ended."""
     with (
-        mock.patch("usage_pipeline.counters.drain.FORGET_EMPTY_BATCH_MS", -1),
-        mock.patch("usage_pipeline.counters.request_events.FORGET_EMPTY_BATCH_MS", -1),
+        mock.patch("usage_pipeline.drain.protocol.FORGET_EMPTY_BATCH_MS", -1),
+        mock.patch("usage_pipeline.drain.event_queue.FORGET_EMPTY_BATCH_MS", -1),
     ):
         yield
 

@@ -21,9 +21,9 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection
 from redis.retry import Retry
 
-from usage_pipeline.counters import record_commands
-from usage_pipeline.counters.record_commands import Moment
-from usage_pipeline.local.ports import LOOPBACK
+from usage_pipeline.local.servers.ports import LOOPBACK
+from usage_pipeline.recording import commands as record_commands
+from usage_pipeline.recording.commands import Moment
 
 # (family, id, name of the count) -> count
 Counts = Counter[tuple[str, str, str]]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from usage_pipeline.local.ports import LOOPBACK
+from usage_pipeline.local.servers.ports import LOOPBACK
 
 _PIECE_BYTES = 65_536
 

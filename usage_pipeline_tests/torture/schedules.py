@@ -1,4 +1,4 @@
-"""Random schedules of the drain's single steps (counters/drain_machine.py), beside the faults: on servers of their own."""
+"""Random schedules of the drain's single steps (drain/state_machine/machine.py), beside the faults: on servers of their own."""
 
 import json
 import os
@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from usage_pipeline_tests.rigs.places import PROJECT
 from usage_pipeline_tests.torture.arena import Outcome
 
-_PROGRAM = Path(__file__).parents[1] / "counters" / "drain_machine.py"
 # What a process prints at its end goes to a pipe: its tally, or a failed schedule with all its steps.
 _COMPLAINT_CHARACTERS = 4_000
 
@@ -25,11 +24,20 @@ class Schedules:
         share = -(-schedules // processes)
         self._running = [
             subprocess.Popen(
-                [sys.executable, str(_PROGRAM), "--schedules", str(share), "--seed", str(seed + number)],
+                [
+                    sys.executable,
+                    "-m",
+                    "usage_pipeline_tests.drain.state_machine.machine",
+                    "--schedules",
+                    str(share),
+                    "--seed",
+                    str(seed + number),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                cwd=PROJECT,
             )
             for number in range(processes)
         ]

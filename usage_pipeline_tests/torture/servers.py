@@ -20,12 +20,12 @@ import psycopg
 import redis
 from psycopg import sql
 
-from usage_pipeline.local.ports import LOOPBACK, free_port
-from usage_pipeline.local.postgres_server import RunningPostgres, create_database, start_postgres, stop_postgres
-from usage_pipeline.local.redis_server import redis_executable
+from usage_pipeline.local.servers.ports import LOOPBACK, free_port
+from usage_pipeline.local.servers.postgres import RunningPostgres, create_database, start_postgres, stop_postgres
+from usage_pipeline.local.servers.redis import redis_executable
 from usage_pipeline.storage.migrations import migrate
-from usage_pipeline_tests.torture.drainers import DrainerParent
-from usage_pipeline_tests.torture.waiting import wait_until
+from usage_pipeline_tests.rigs.waiting import wait_until
+from usage_pipeline_tests.torture.drainers.parent import DrainerParent
 
 _TEMPLATE = "torture_template"
 

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from usage_pipeline_tests.rigs.waiting import wait_until
 from usage_pipeline_tests.torture.arena import arena
 from usage_pipeline_tests.torture.balance import compare
-from usage_pipeline_tests.torture.drainers import DrainerEnded, Drainers
-from usage_pipeline_tests.torture.failover import Pair
-from usage_pipeline_tests.torture.faults import FAULTS
+from usage_pipeline_tests.torture.drainers.parent import DrainerEnded, Drainers
+from usage_pipeline_tests.torture.faults.catalogue import FAULTS
+from usage_pipeline_tests.torture.faults.failover import Pair
 from usage_pipeline_tests.torture.load import Load
 from usage_pipeline_tests.torture.schedules import Schedules
 from usage_pipeline_tests.torture.servers import NO_PERSISTENCE, Stage
-from usage_pipeline_tests.torture.waiting import wait_until
 
 _KILLS = 12
 

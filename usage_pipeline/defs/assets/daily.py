@@ -7,9 +7,9 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.snapshots import snapshot_key
 from usage_pipeline.defs.metadata import OWNERS, row_counts, table_metadata
-from usage_pipeline.defs.partition_metadata import about_partition
-from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, one_by_one
-from usage_pipeline.defs.partitions import BACKFILL_POLICY
+from usage_pipeline.defs.partitions.calendar import BACKFILL_POLICY
+from usage_pipeline.defs.partitions.metadata import about_partition
+from usage_pipeline.defs.partitions.runs import Metadata, PartitionEvents, one_by_one
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.daily import DAILY_TABLES, DailyTable, current_day, replace_day
 from usage_pipeline.settings import Settings

@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 
 from usage_pipeline.defs.metadata import OWNERS, row_counts, table_metadata
-from usage_pipeline.defs.partition_metadata import about_partition
-from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, all_at_once
-from usage_pipeline.defs.partitions import STATS_BACKFILL_POLICY
+from usage_pipeline.defs.partitions.calendar import STATS_BACKFILL_POLICY
+from usage_pipeline.defs.partitions.metadata import about_partition
+from usage_pipeline.defs.partitions.runs import Metadata, PartitionEvents, all_at_once
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.issue_stats import ISSUE_STATS_TABLE, IssueDay, replace_issue_stats
 from usage_pipeline.settings import Settings

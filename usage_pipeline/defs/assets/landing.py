@@ -8,7 +8,7 @@ from pydantic import Field
 
 from usage_pipeline.defs.metadata import OWNERS, table_metadata, table_rows
 from usage_pipeline.defs.retries import IO_RETRY
-from usage_pipeline.events.landing import FileReport, ingest_landed
+from usage_pipeline.events.landing.folder import FileReport, ingest_landed
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.table_profile import profile_table

@@ -12,8 +12,8 @@ from usage_pipeline.defs.assets.windows import window_key
 from usage_pipeline.defs.metadata import OWNERS, table_metadata, table_rows
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.lifecycle import run_lifecycle
-from usage_pipeline.storage.lifecycle_report import LifecycleReport
+from usage_pipeline.storage.lifecycle.report import LifecycleReport
+from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.table_profile import profile_table
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import dagster as dg
 
-from usage_pipeline.counters.merchants import DayReport, aggregate
 from usage_pipeline.defs.assets.redis_sources import source_key
 from usage_pipeline.defs.metadata import OWNERS, table_metadata
-from usage_pipeline.defs.partition_metadata import about_partition
-from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, all_at_once
-from usage_pipeline.defs.partitions import BACKFILL_POLICY
+from usage_pipeline.defs.partitions.calendar import BACKFILL_POLICY
+from usage_pipeline.defs.partitions.metadata import about_partition
+from usage_pipeline.defs.partitions.runs import Metadata, PartitionEvents, all_at_once
 from usage_pipeline.defs.retries import IO_RETRY
+from usage_pipeline.merchants.aggregation import DayReport, aggregate
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 

@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 
 from usage_pipeline.defs.metadata import OWNERS, null_shares, plot_metadata, row_counts, table_metadata
-from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, all_at_once
-from usage_pipeline.defs.partitions import STATS_BACKFILL_POLICY
+from usage_pipeline.defs.partitions.calendar import STATS_BACKFILL_POLICY
+from usage_pipeline.defs.partitions.runs import Metadata, PartitionEvents, all_at_once
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.plots.series import ranking_picture
 from usage_pipeline.rollups.ranking_cache import publish_newest

@@ -5,15 +5,15 @@ from typing import Any
 
 import dagster as dg
 
-from usage_pipeline.counters.balance import DayBalance
-from usage_pipeline.counters.drain_round import ALL_FAMILIES
-from usage_pipeline.counters.reconciliation import ReconciliationReport, reconcile
 from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
 from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
 from usage_pipeline.defs.assets.snapshots import snapshot_key
-from usage_pipeline.defs.check_results import faults_result
+from usage_pipeline.defs.checks.results import faults_result
 from usage_pipeline.defs.metadata import OWNERS, table_metadata, table_rows
 from usage_pipeline.defs.retries import IO_RETRY
+from usage_pipeline.drain.rounds import ALL_FAMILIES
+from usage_pipeline.reconciliation.balance import DayBalance
+from usage_pipeline.reconciliation.comparison import ReconciliationReport, reconcile
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.table_profile import profile_table

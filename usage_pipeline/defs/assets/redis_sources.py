@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from usage_pipeline.counters.ledger import SourceReading, read_sources
 from usage_pipeline.defs.metadata import OWNERS, column_schema, plot_metadata
+from usage_pipeline.drain.readings.ledger import SourceReading, read_sources
 from usage_pipeline.plots.series import backlog_picture
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.catalog import Column

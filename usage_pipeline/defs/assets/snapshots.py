@@ -7,11 +7,11 @@ from typing import Any
 
 import dagster as dg
 
-from usage_pipeline.counters.batch_profile import profile_batches
-from usage_pipeline.counters.drain_round import ALL_FAMILIES, DrainImpossible, drain_once
-from usage_pipeline.counters.ledger import FamilySummary, summarize
 from usage_pipeline.defs.assets.redis_sources import source_key
 from usage_pipeline.defs.metadata import OWNERS, null_shares, table_metadata, table_rows
+from usage_pipeline.drain.readings.batch_profile import profile_batches
+from usage_pipeline.drain.readings.ledger import FamilySummary, summarize
+from usage_pipeline.drain.rounds import ALL_FAMILIES, DrainImpossible, drain_once
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.table_profile import profile_table

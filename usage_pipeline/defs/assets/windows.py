@@ -9,9 +9,9 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.landing import LANDED_FILES
 from usage_pipeline.defs.metadata import OWNERS, row_counts, table_metadata
-from usage_pipeline.defs.partition_metadata import about_partition
-from usage_pipeline.defs.partition_runs import Metadata, PartitionEvents, one_by_one
-from usage_pipeline.defs.partitions import HOURLY_BACKFILL_POLICY, WINDOW_BACKFILL_POLICY
+from usage_pipeline.defs.partitions.calendar import HOURLY_BACKFILL_POLICY, WINDOW_BACKFILL_POLICY
+from usage_pipeline.defs.partitions.metadata import about_partition
+from usage_pipeline.defs.partitions.runs import Metadata, PartitionEvents, one_by_one
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.calendar import GRAINS, Grain, Window, hour_window, window_on
 from usage_pipeline.rollups.windows import WINDOW_TABLES, WindowReport, replace_window

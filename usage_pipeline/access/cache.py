@@ -1,0 +1,85 @@
+"""The cache before the token table: `api_token:{prefix}` (contracts §1.7) for five minutes; works without Redis, too."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, suppress
+
+import msgspec
+import psycopg
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from starlette.concurrency import run_in_threadpool
+
+from usage_pipeline.access.tokens import AccessToken, find_token
+from usage_pipeline.api.metrics.counts import Metrics
+from usage_pipeline.redis_keys import token_cache
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.quick_redis import AWAY, REDIS_ERRORS, TIMEOUT_SECONDS, QuickRedis
+from usage_pipeline.storage.redis import client, is_cluster_node
+from usage_pipeline.storage.redis_cluster import cluster_client
+from usage_pipeline.storage.sql import load
+
+CACHE_SECONDS = 300
+
+Connect = Callable[[], AbstractContextManager[psycopg.Connection]]
+
+
+class TokenCache:
+    """Finds tokens by their prefix: in Redis, or else, in a thread, in the database, and then puts them into Redis."""
+
+    def __init__(self, cache: QuickRedis, writer: redis.Redis, connect: Connect, metrics: Metrics) -> None:
+        self._cache = cache
+        self._metrics = metrics
+        self._writer = writer
+        self._connect = connect
+
+    @classmethod
+    def of(cls, settings: Settings, cache: QuickRedis, connect: Connect, metrics: Metrics) -> "TokenCache":
+        """Reads by `cache`, and writes by a connection of its own, from threads; nothing is sent yet."""
+        writer = redis.Redis.from_url(
+            settings.redis_dsn.get_secret_value(),
+            protocol=2,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+        return cls(cache, writer, connect, metrics)
+
+    async def find(self, token_prefix: str) -> AccessToken | None:
+        """The token of this prefix, valid or not. Raises psycopg.Error when Redis does not have it and PostgreSQL fails."""
+        name = token_cache(token_prefix)
+        cached = await self._cache.ask(lambda one: one.get(name))
+        if isinstance(cached, bytes):
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):  # a foreign writer's: the database knows
+                token = msgspec.json.decode(cached, type=AccessToken)
+                self._metrics.cache_lookup("token", "hit")
+                return token
+        self._metrics.cache_lookup("token", "miss")
+        return await run_in_threadpool(self._looked_up, token_prefix, may_keep=cached is not AWAY)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _looked_up(self, token_prefix: str, *, may_keep: bool) -> AccessToken | None:
+        with self._connect() as connection, connection.transaction():
+            # Whoever revokes waits for this transaction, and deletes from the cache only then: no copy that was read before
+            # can come into it afterwards.
+            connection.execute(load("access/lock_api_access_token_shared"), {"token_prefix": token_prefix})
+            token = find_token(connection, token_prefix)
+            if token is not None and may_keep:
+                self._keep(token)
+        return token
+
+    def _keep(self, token: AccessToken) -> None:
+        with suppress(*REDIS_ERRORS):
+            self._writer.set(token_cache(token.token_prefix), msgspec.json.encode(token), ex=CACHE_SECONDS)
+
+
+def forget(settings: Settings, token_prefix: str) -> None:
+    """Deletes the cached copy. Raises redis.RedisError, RedisUnavailable or OSError; then it may live on for CACHE_SECONDS."""
+    with closing(client(settings)) as one:
+        if not is_cluster_node(one):
+            one.delete(token_cache(token_prefix))
+            return
+    with closing(cluster_client(settings)) as cluster:
+        cluster.delete(token_cache(token_prefix))

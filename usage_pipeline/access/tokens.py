@@ -1,0 +1,156 @@
+"""API access tokens (contracts §2, §6): made, listed, revoked, found, in PostgreSQL. The cache before it is in cache.py.
+
+A token is `upt_<12 hex digits>_<43 characters>`: the part before the second `_` is its prefix, by which it is looked up.
+Only the SHA-256 of the whole token is stored. Its 256 random bits need no slow hash.
+"""
+
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+import psycopg
+
+from usage_pipeline.storage.sql import load
+from usage_pipeline.values import Malformed, identifier_text
+
+SCOPES = ("ingest", "read")
+MAX_EXPIRES_IN_DAYS = 36_500
+# What Redis's scripts count exactly.
+MAX_QUOTA = 2**53 - 1
+_SHAPE = re.compile(r"(upt_[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """A token that was just made; `token` is shown once and stored nowhere."""
+
+    token_id: str
+    token_prefix: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """What is stored of a token."""
+
+    token_id: str
+    token_prefix: str
+    token_hash: str = field(repr=False)
+    name: str
+    scopes: tuple[str, ...]
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    # Requests per day; without a default, so that a cached copy which does not say it is none.
+    quota: int | None
+
+    def is_valid_at(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+    def is_hash_of(self, token: str) -> bool:
+        """Whether this is the whole token, in constant time."""
+        return hmac.compare_digest(self.token_hash, _hash(token))
+
+
+@dataclass(frozen=True, slots=True)
+class ListedToken:
+    """A token as `tokens list` shows it; `usage_count` is what is drained so far."""
+
+    token_id: str
+    token_prefix: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    quota: int | None
+    usage_count: int
+    last_used_at: datetime | None
+
+
+class UnknownTokenError(Exception):
+    """No token has this id or prefix; one line."""
+
+
+def prefix_of(token: str) -> str | None:
+    """The prefix of what is shaped like a token; None for anything else, which needs no look-up."""
+    match = _SHAPE.fullmatch(token)
+    return match and match[1]
+
+
+def create_token(
+    connection: psycopg.Connection,
+    name: str,
+    scopes: Sequence[str],
+    *,
+    expires_in_days: int | None = None,
+    quota: int | None = None,
+) -> NewToken:
+    """Makes and stores a token on an autocommit connection; `quota` is in requests per day, none: as many as come.
+
+    Raises Malformed for a wrong name, scope, number of days or quota.
+    """
+    identifier_text("NAME", name)
+    if not scopes or not set(scopes) <= set(SCOPES):
+        raise Malformed(f"--scope: expected one or more of {', '.join(SCOPES)}, came {', '.join(scopes) or 'none'}")
+    if expires_in_days is not None and not 1 <= expires_in_days <= MAX_EXPIRES_IN_DAYS:
+        raise Malformed(f"--expires-in-days: expected 1 to {MAX_EXPIRES_IN_DAYS}, came {expires_in_days}")
+    if quota is not None and not 1 <= quota <= MAX_QUOTA:
+        raise Malformed(f"--quota: expected 1 to {MAX_QUOTA} requests a day, came {quota}")
+    expires_at = expires_in_days and datetime.now(UTC) + timedelta(days=expires_in_days)
+    for _ in range(_ATTEMPTS):
+        prefix = f"upt_{secrets.token_hex(6)}"
+        token = f"{prefix}_{secrets.token_urlsafe(32)}"
+        made = NewToken(secrets.token_hex(16), prefix, token)
+        row = {
+            "token_id": made.token_id,
+            "token_prefix": prefix,
+            "token_hash": _hash(token),
+            "name": name,
+            "scopes": sorted(set(scopes)),
+            "expires_at": expires_at,
+            "quota": quota,
+        }
+        if connection.execute(load("access/insert_api_access_token"), row).fetchone():
+            return made
+    raise RuntimeError(f"no free token prefix after {_ATTEMPTS} random ones")
+
+
+def list_tokens(connection: psycopg.Connection) -> list[ListedToken]:
+    """All tokens that were made here, oldest first; those that expired or were revoked, too."""
+    return [ListedToken(*row) for row in connection.execute(load("access/select_api_access_tokens"))]
+
+
+def revoke_token(connection: psycopg.Connection, name: str) -> str:
+    """Revokes the token of this id or prefix on an autocommit connection, and returns its prefix. May be repeated.
+
+    Its cached copy must be deleted afterwards. Raises UnknownTokenError.
+    """
+    found = connection.execute(load("access/select_token_prefix"), {"name": name}).fetchone()
+    if found is None:
+        # Not repeated: it may be a whole token.
+        raise UnknownTokenError(
+            "expected the id or the prefix of a token, see `usage-pipeline tokens list`; came another"
+        )
+    prefix: str = found[0]
+    with connection.transaction():
+        connection.execute(load("access/lock_api_access_token"), {"token_prefix": prefix})
+        connection.execute(load("access/revoke_api_access_token"), {"token_prefix": prefix})
+    return prefix
+
+
+def find_token(connection: psycopg.Connection, token_prefix: str) -> AccessToken | None:
+    """The stored token of this prefix, valid or not."""
+    row = connection.execute(load("access/select_api_access_token"), {"token_prefix": token_prefix}).fetchone()
+    if row is None:
+        return None
+    token_id, prefix, token_hash, name, scopes, expires_at, revoked_at, quota = row
+    return AccessToken(token_id, prefix, token_hash, name, tuple(scopes), expires_at, revoked_at, quota)
+
+
+def _hash(token: str) -> str:
+    return sha256(token.encode()).hexdigest()

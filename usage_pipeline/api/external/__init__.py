@@ -1,0 +1,1 @@
+"""`GET /api/external/posts/{id}`: posts of the external API, for callers without a token."""

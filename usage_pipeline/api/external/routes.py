@@ -1,0 +1,66 @@
+"""Posts of the external API (contracts §4), for everybody."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from starlette.responses import Response
+
+from usage_pipeline.api import problems
+from usage_pipeline.api.external.posts import PostDesk
+from usage_pipeline.enrichment.posts import FALLBACK_BODY, FALLBACK_TITLE
+from usage_pipeline.settings import MAX_POST_ID
+
+router = APIRouter(prefix="/api/external", tags=["external"])
+
+
+class ExternalPost(BaseModel):
+    """A post as the external API gave it."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+
+    id: int = Field(examples=[1])
+    user_id: int | str = Field(description="Its author there", examples=[1])
+    title: str = Field(examples=["A title"])
+    body: str = Field(examples=["A text"])
+
+
+class UnavailablePost(BaseModel):
+    """What stands for a post that the external API did not give."""
+
+    id: int = Field(examples=[1])
+    title: str = Field(examples=[FALLBACK_TITLE])
+    body: str = Field(examples=[FALLBACK_BODY])
+    error: bool = Field(description="Always true", examples=[True])
+
+
+def _digits(came: object) -> object:
+    """Pydantic alone takes `1.0` and `+1` for numbers, too."""
+    if isinstance(came, str) and not (came.isascii() and came.isdigit()):
+        raise ValueError("expected decimal digits")
+    return came
+
+
+PostId = Annotated[
+    int,
+    Field(ge=1, le=MAX_POST_ID),
+    BeforeValidator(_digits),
+    Path(description="Number of the post", examples=[1]),
+]
+
+
+@router.get(
+    "/posts/{id}",
+    summary="A post of the external API",
+    response_model=ExternalPost | UnavailablePost,
+    responses=problems.responses(422, 500, 503),
+)
+async def external_post(request: Request, id: PostId) -> Response:  # the contract's name
+    """The post, or one with `"error": true` when the API does not give it, also when it says that there is none: always a 200.
+
+    Answers come from memory for a minute. 503 with Retry-After when too many posts are being fetched.
+    """
+    desk: PostDesk = request.app.state.posts
+    return JSONResponse((await desk.post(id)).document())

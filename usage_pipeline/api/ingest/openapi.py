@@ -1,0 +1,78 @@
+"""What OpenAPI says about the bodies of bulk requests: both shapes, gzip, limits, examples. The members are the model's."""
+
+from typing import Any
+
+import msgspec
+
+from usage_pipeline.events.ingest.batches import EVENTS, Kind
+from usage_pipeline.events.ingest.model import MessageArchive, UsageEvent
+
+_EVENT = {
+    "event_id": "0f0e1c2a-6f2b-4b7e-9d5c-3a1f5b8e7c11",
+    "event_time": "2026-11-20T12:00:00Z",
+    "user_id": "user-1",
+    "team": "search",
+    "service": "chat",
+    "provider": "openai",
+    "model": "gpt-4o",
+    "input_tokens": 100,
+    "output_tokens": 20,
+    "latency_ms": 350,
+    "status_code": 200,
+}
+_ARCHIVE = {
+    "event_id": _EVENT["event_id"],
+    "user_id": "user-1",
+    "service": "chat",
+    "prompt_full": "What is a ledger?",
+    "response_full": "A book of accounts.",
+}
+_LIMITS = (
+    "At most MAX_BULK_SIZE items (1,000 unless the server says otherwise) and MAX_GZIP_SIZE bytes as sent (10,485,760), "
+    "20 times as many once decompressed. With `Content-Encoding: gzip` the body is gzip."
+)
+
+
+def request_body(kind: Kind) -> dict[str, Any]:
+    """The part of an operation that describes its body and the header for gzip."""
+    item = item_schema(kind)
+    example = _EVENT if kind is EVENTS else _ARCHIVE
+    array = {"type": "array", "items": item}
+    wrapped = {
+        "type": "object",
+        "properties": {kind.name: array},
+        "required": [kind.name],
+        "additionalProperties": False,
+    }
+    return {
+        "requestBody": {
+            "required": True,
+            "description": f'A JSON array of items, or `{{"{kind.name}": […]}}`. {_LIMITS}',
+            "content": {
+                "application/json": {
+                    "schema": {"oneOf": [array, wrapped]},
+                    "examples": {
+                        "array": {"summary": "An array", "value": [example]},
+                        "object": {"summary": "An object", "value": {kind.name: [example]}},
+                    },
+                }
+            },
+        },
+        "parameters": [
+            {
+                "name": "Content-Encoding",
+                "in": "header",
+                "required": False,
+                "description": "gzip when the body is compressed",
+                "schema": {"type": "string", "enum": ["gzip", "identity"]},
+            }
+        ],
+    }
+
+
+def item_schema(kind: Kind) -> dict[str, Any]:
+    """The JSON schema of one item, without references."""
+    model = UsageEvent if kind is EVENTS else MessageArchive
+    (_, schemas) = msgspec.json.schema_components([model], ref_template="{name}")
+    schema: dict[str, Any] = schemas[model.__name__]
+    return schema

@@ -1,0 +1,101 @@
+"""Readings of the pipeline for `/metrics`, by queries that are cheap whatever the tables hold, on a connection of their own."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+from psycopg.rows import class_row
+
+from usage_pipeline.drain.rounds import ALL_FAMILIES
+from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import APPLICATION_NAME
+from usage_pipeline.storage.sql import load
+
+# Rates are over so many seconds before the reading.
+RATE_SECONDS = 300
+# Open dead letters beyond that many are not counted.
+MOST_DEAD_LETTERS = 100_000
+# Instances that get a label of their own; the number of all of them is one value.
+MOST_INSTANCES = 10
+STATEMENT_MS = 1_500
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRate:
+    """What was drained of a family in the last RATE_SECONDS; no age when there was never a batch."""
+
+    family: str
+    last_batch_age_seconds: float | None
+    batches: int
+    keys: int
+    longest_lag_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class IngestRate:
+    """What became of ingested items of a kind in the last RATE_SECONDS."""
+
+    kind: str
+    inserted: int
+    duplicates: int
+    conflicts: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A server instance that counted uses of tokens yesterday and today, and the sums over all instances."""
+
+    instance_id: str
+    uses: float
+    all_uses: float
+    all_instances: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerReading:
+    """What PostgreSQL knows of the pipeline."""
+
+    drains: list[DrainRate]
+    ingests: list[IngestRate]
+    dead_letters: dict[str, int]
+
+
+async def connected(settings: Settings) -> psycopg.AsyncConnection:
+    """A connection for readings: those of the pool may all be at work. Raises psycopg.Error."""
+    return await psycopg.AsyncConnection.connect(
+        settings.database_url.get_secret_value(),
+        autocommit=True,
+        application_name=APPLICATION_NAME,
+        options=f"-c timezone=UTC -c statement_timeout={STATEMENT_MS}",
+    )
+
+
+async def read_ledger(connection: psycopg.AsyncConnection) -> LedgerReading:
+    """Milliseconds, whatever the tables hold. Raises psycopg.Error."""
+    families = [*ALL_FAMILIES, "merchant"]
+    recent = {"seconds": RATE_SECONDS}
+    async with connection.cursor(row_factory=class_row(DrainRate)) as cursor:
+        await cursor.execute(load("api/metrics/select_drain_rates"), recent | {"families": families})
+        drains = await cursor.fetchall()
+    async with connection.cursor(row_factory=class_row(IngestRate)) as rates:
+        await rates.execute(load("api/metrics/select_ingest_rates"), recent)
+        ingests = await rates.fetchall()
+    letters = await connection.execute(load("api/metrics/count_dead_letters"), {"most": MOST_DEAD_LETTERS})
+    # A family without open ones is a zero: an alert on a value that vanishes would never clear.
+    none = dict.fromkeys([*families, EVENTS.dead_letter_family, ARCHIVES.dead_letter_family], 0)
+    return LedgerReading(drains, ingests, none | dict(await letters.fetchall()))
+
+
+async def read_instances(connection: psycopg.AsyncConnection, settings: Settings, now: datetime) -> list[Instance]:
+    """The busiest instances, the busiest first. Reads two days of raw rows: with many it takes seconds.
+
+    Raises psycopg.Error.
+    """
+    yesterday = (now.astimezone(settings.timezone) - timedelta(days=1)).date()
+    async with connection.cursor(row_factory=class_row(Instance)) as cursor:
+        await cursor.execute(
+            load("api/metrics/select_busiest_instances"), {"first_day": yesterday, "most": MOST_INSTANCES}
+        )
+        return await cursor.fetchall()

@@ -1,0 +1,1 @@
+"""`GET /` and `GET /healthz`: what the service says about itself."""

@@ -1,0 +1,166 @@
+"""What the service says about itself: its name and links, and whether its parts are there."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+import psycopg
+import redis
+import redis.asyncio
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from usage_pipeline.alerting.record import HEARTBEAT
+from usage_pipeline.api import problems
+from usage_pipeline.api.dashboard.routes import dashboard_file, prefers_html
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import APPLICATION_NAME, first_line
+from usage_pipeline.storage.sql import load
+
+# Each part is asked for at most so long, and the answer serves everyone who asks within a second: the route needs no token.
+PART_SECONDS = 2.0
+_KEPT_SECONDS = 1.0
+_log = logging.getLogger(__name__)
+_PAGE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
+router = APIRouter(tags=["service"])
+Up = Literal["up", "down"]
+
+
+class Health(BaseModel):
+    """Whether the service and its parts work."""
+
+    status: Literal["ok", "unavailable"] = Field(description="ok when all parts are up")
+    database: Up = Field(description="PostgreSQL answers and can be written to")
+    redis: Up = Field(description="Redis answers")
+    scheduler: Literal["up", "down", "off"] = Field(
+        description="down: the Dagster daemon has shown no sign of life for HEARTBEAT_SECONDS, though it once did; "
+        "off: there never was one, or ENABLE_JOB_SCHEDULER is false, or the database is down"
+    )
+    last_tick_age_seconds: float | None = Field(description="Since its last sign of life; null when there is none")
+    timestamp: datetime = Field(description="When that was found out")
+
+
+class About(BaseModel):
+    """The service."""
+
+    name: str
+    version: str
+    links: dict[str, str]
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """The last sign of life of the Dagster daemon, which the sensor `alerts` leaves in PostgreSQL."""
+
+    age_seconds: float | None = None
+
+    def state(self, settings: Settings) -> Literal["up", "down", "off"]:
+        """A service without a Dagster beside it is whole: only a scheduler that once was there can be down."""
+        if not settings.enable_job_scheduler or self.age_seconds is None:
+            return "off"
+        return "up" if self.age_seconds <= settings.heartbeat_seconds else "down"
+
+
+class Checks:
+    """The last answer, and the one who asks for the next."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = asyncio.Lock()
+        self._health: Health | None = None
+        self._found_at = 0.0
+
+    async def health(self) -> Health:
+        async with self._lock:
+            if self._health is None or time.monotonic() - self._found_at > _KEPT_SECONDS:
+                heartbeat = Heartbeat()
+                database, cache = await asyncio.gather(
+                    _asked("PostgreSQL", _ask_postgres(self._settings, heartbeat)),
+                    _asked("Redis", _ask_redis(self._settings)),
+                )
+                scheduler = heartbeat.state(self._settings)
+                is_ok = (database, cache) == ("up", "up") and scheduler != "down"
+                self._health = Health(
+                    status="ok" if is_ok else "unavailable",
+                    database=database,
+                    redis=cache,
+                    scheduler=scheduler,
+                    last_tick_age_seconds=heartbeat.age_seconds,
+                    timestamp=datetime.now(UTC),
+                )
+                self._found_at = time.monotonic()
+            return self._health
+
+
+@router.get("/healthz", summary="Whether the parts work", response_model=Health, responses={503: {"model": Health}})
+async def healthz(request: Request) -> Response:
+    """200 when PostgreSQL, Redis and the scheduler are up (or there is no scheduler), 503 when one is down.
+
+    Ingest works without Redis and the scheduler, too: this route is for monitors. Who decides whether to send requests here
+    asks `/`.
+    """
+    checks: Checks = request.app.state.checks
+    health = await checks.health()
+    return JSONResponse(health.model_dump(mode="json"), 200 if health.status == "ok" else 503)
+
+
+@router.get("/", summary="Name, version, links", response_model=About, responses={**_PAGE, **problems.responses(500)})
+async def about(request: Request) -> Response:
+    """Where to go from here. A browser, which asks for text/html, gets the dashboard."""
+    if prefers_html(request.headers.get("accept", "")):
+        return dashboard_file("index.html")
+    links = {
+        "documentation": "/docs",
+        "openapi": "/openapi.json",
+        "health": "/healthz",
+        "metrics": "/metrics",
+        "events": "/api/v1/ingest/requests:bulk",
+        "archives": "/api/v1/ingest/archives:bulk",
+        "usage": "/api/usage/summary",
+        "issues": "/api/stats/daily",
+        "rankings": "/api/issues/popular",
+    }
+    document = About(name="usage_pipeline", version=version("usage-pipeline"), links=links)
+    return JSONResponse(document.model_dump(), headers={"Vary": "Accept"})
+
+
+async def _asked(what: str, question: Awaitable[None]) -> Up:
+    try:
+        async with asyncio.timeout(PART_SECONDS):
+            await question
+    except (psycopg.Error, redis.RedisError, OSError, TimeoutError) as error:
+        _log.warning("health: %s is down: %s", what, first_line(error))
+        return "down"
+    return "up"
+
+
+async def _ask_postgres(settings: Settings, heartbeat: Heartbeat) -> None:
+    # A connection of its own: those of the pool may all be at work, and one that waits can be given up only this way.
+    connection = await psycopg.AsyncConnection.connect(
+        settings.database_url.get_secret_value(),
+        autocommit=True,
+        application_name=APPLICATION_NAME,
+        target_session_attrs="read-write",
+    )
+    async with connection:
+        # A schema that is older than heartbeats has none.
+        with suppress(psycopg.errors.UndefinedTable):
+            found = await connection.execute(load("api/service/select_heartbeat_age"), {"name": HEARTBEAT})
+            row = await found.fetchone()
+            heartbeat.age_seconds = row[0] if row else None
+
+
+async def _ask_redis(settings: Settings) -> None:
+    client = redis.asyncio.Redis.from_url(
+        settings.redis_dsn.get_secret_value(), protocol=2, socket_timeout=PART_SECONDS
+    )
+    async with client:
+        await client.ping()

@@ -1,0 +1,1 @@
+"""`GET /api/stats/daily`: issue statistics per day."""

@@ -1,0 +1,110 @@
+"""Whole listings as files: encoded while they are sent, with a connection each, and few at a time.
+
+What fails before the first byte is a problem document. Afterwards the connection is cut, so that no client takes a part for
+the whole.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from usage_pipeline.api.problems import Problem, unavailable
+from usage_pipeline.api.storing import Storing
+from usage_pipeline.api.usage.encodings import CsvEncoding, Encoding, ParquetEncoding
+from usage_pipeline.api.usage.queries import Format
+from usage_pipeline.api.usage.reading import MAX_EXPORT_ROWS, Arguments, Export, TooManyRows
+from usage_pipeline.api.usage.resources import Listing
+
+MEDIA_TYPES: dict[Format, str] = {
+    "json": "application/json",
+    "csv": "text/csv; charset=utf-8; header=present",
+    "parquet": "application/vnd.apache.parquet",
+}
+# Each holds a connection of the pool while it is read; the others are for requests that are answered at once.
+_SHARE_OF_CONNECTIONS = 4
+# For all of one file.
+DOWNLOAD_SECONDS = 600
+_log = logging.getLogger(__name__)
+
+
+class Downloads:
+    """The files that are being sent; at most a quarter of DB_POOL_SIZE, and one at least."""
+
+    def __init__(self, storing: Storing, pool_size: int) -> None:
+        self._storing = storing
+        self._most = max(1, pool_size // _SHARE_OF_CONNECTIONS)
+        self._in_hand = 0
+
+    async def of(self, listing: Listing, arguments: Arguments, format: Format, file_name: str) -> StreamingResponse:
+        """All rows as an answer. Raises Problem: 422 for more than MAX_EXPORT_ROWS, 503."""
+        encoding: Encoding = (CsvEncoding if format == "csv" else ParquetEncoding)(listing.columns)
+        pieces = self._pieces(Export(self._storing.pool, listing, arguments), encoding)
+        first = await anext(pieces)
+        return _Download(first, pieces, MEDIA_TYPES[format], file_name)
+
+    async def _pieces(self, export: Export, encoding: Encoding) -> AsyncGenerator[bytes, None]:
+        with self._place():
+            try:
+                await self._storing.in_thread(export.open)
+                while (piece := await self._storing.in_thread(lambda: _encoded(export, encoding))) is not None:
+                    yield piece
+                yield encoding.end()
+            except TooManyRows:
+                detail = (
+                    f"expected at most {MAX_EXPORT_ROWS:,} rows in one file, came more; ask for fewer days or one id"
+                )
+                raise Problem(422, "too-many-rows", detail) from None
+            finally:
+                # After what a thread is still at with this connection, even when this request was given up.
+                await asyncio.shield(asyncio.to_thread(export.close))
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._in_hand >= self._most:
+            raise unavailable(
+                f"{self._in_hand} files are being sent, which is all that this server does; ask again later"
+            )
+        self._in_hand += 1
+        try:
+            yield
+        finally:
+            self._in_hand -= 1
+
+
+class _Download(StreamingResponse):
+    """Ends with its generator closed, whatever becomes of the client."""
+
+    def __init__(self, first: bytes, pieces: AsyncGenerator[bytes, None], media_type: str, file_name: str) -> None:
+        headers = {
+            "Content-Disposition": f'attachment; filename="{file_name}"',
+            "Cache-Control": "private, no-store",
+            "X-Content-Type-Options": "nosniff",
+        }
+        super().__init__(_beginning_with(first, pieces), headers=headers)
+        self.headers["Content-Type"] = media_type
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(DOWNLOAD_SECONDS):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            _log.warning("a download was cut: not read to its end within %d s", DOWNLOAD_SECONDS)
+            raise
+        finally:
+            await self._pieces.aclose()
+
+
+async def _beginning_with(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+def _encoded(export: Export, encoding: Encoding) -> bytes | None:
+    rows = export.chunk()
+    return encoding.rows(rows) if rows else None

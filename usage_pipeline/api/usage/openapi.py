@@ -1,0 +1,158 @@
+"""What OpenAPI says about the read routes: parameters and answers with examples, from the same definitions that serve them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from usage_pipeline.api.usage.downloads import MEDIA_TYPES
+from usage_pipeline.api.usage.queries import DEFAULT_DAYS, DEFAULT_LIMIT, FORMATS, MAX_DAYS, MAX_LIMIT, cursor_after
+from usage_pipeline.api.usage.reading import MAX_EXPORT_ROWS
+from usage_pipeline.api.usage.resources import Balance, Column, Listing, Resource
+
+_TYPES: dict[str, dict[str, Any]] = {
+    "text": {"type": "string"},
+    "count": {"type": "integer", "format": "int64", "minimum": 0},
+    "money": {"type": "string", "description": "A decimal number"},
+    "time": {"type": "string", "format": "date-time"},
+    "day": {"type": "string", "format": "date"},
+}
+_ID = {"type": "string", "minLength": 1, "maxLength": 200}
+_DAYS = (
+    (
+        "from",
+        f"First day; by default the {DEFAULT_DAYS} days that end with `to`. At most {MAX_DAYS} days",
+        "2026-11-01",
+    ),
+    ("to", "Last day, included; by default today, in USAGE_TIMEZONE", "2026-11-20"),
+)
+_FILTER_EXAMPLES = {
+    "api_key_id": "key-1",
+    "token_id": "9f2c41d07be84a35a1c6e5d2f0b37a18",
+    "provider": "openai",
+    "user_id": "user-1",
+    "merchant_id": "merchant-1",
+    "metric_type": "orders",
+    "model": "gpt-4o",
+    "team": "search",
+    "service": "chat",
+}
+
+
+def listing_operation(resource: Resource, listing: Listing) -> dict[str, Any]:
+    """Parameters of a listing."""
+    parameters = [
+        *(day_parameters() if listing.has_days else ()),
+        *(_parameter(name, text, _ID, _FILTER_EXAMPLES[name]) for name, text in resource.filters.items()),
+        _parameter(
+            "limit",
+            "Rows of a page of JSON",
+            {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+            DEFAULT_LIMIT,
+        ),
+        _parameter("after", "Cursor of the page before: follow its `next` instead of making one", {"type": "string"}),
+        _parameter(
+            "format",
+            f"csv and parquet are files of all rows, at most {MAX_EXPORT_ROWS:,}, and take neither limit nor after",
+            {"type": "string", "enum": list(FORMATS), "default": "json"},
+            "json",
+        ),
+    ]
+    return {"parameters": parameters}
+
+
+def listing_answer(listing: Listing) -> dict[int | str, dict[str, Any]]:
+    """A page, or a file."""
+    days = {"from": {"type": "string", "format": "date"}, "to": {"type": "string", "format": "date"}}
+    following = {"type": ["string", "null"], "description": "Path of the next page; null on the last"}
+    properties = {**(days if listing.has_days else {}), "items": _array(listing), "next": following}
+    example = {
+        **({"from": "2026-11-20", "to": "2026-11-20"} if listing.has_days else {}),
+        "items": [_example(listing.columns)],
+        # null would be left out of the document.
+        "next": f"/api/usage/…?after={cursor_after(listing, [column.example for column in listing.columns])}",
+    }
+    file = {"schema": {"type": "string", "format": "binary"}}
+    link = {"Link": {"description": 'The next page, rel="next"', "schema": {"type": "string"}}}
+    content = {"application/json": {"schema": _object(properties), "example": example}}
+    others = {MEDIA_TYPES[name].partition(";")[0]: file for name in FORMATS if name != "json"}
+    return {200: {"description": "A page, or a file", "headers": link, "content": {**content, **others}}}
+
+
+def array_answer(schema: Mapping[str, Any], example: Sequence[Any], **headers: str) -> dict[int | str, dict[str, Any]]:
+    """A JSON array; `headers` are names (with `_` for `-`) and what they say."""
+    described = {
+        name.replace("_", "-"): {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
+    }
+    content = {"application/json": {"schema": {"type": "array", "items": schema}, "example": example}}
+    return {200: {"description": "A JSON array", "headers": described, "content": content}}
+
+
+def rows_answer(listing: Listing) -> dict[int | str, dict[str, Any]]:
+    """An array of rows."""
+    return array_answer(_array(listing)["items"], [_example(listing.columns)])
+
+
+def balance_answer(listing: Listing, balance: Balance) -> dict[int | str, dict[str, Any]]:
+    """One of them: stored, pending, total."""
+    counts = [column for column in listing.columns if column.name in balance.counts]
+    [id_column] = [column for column in listing.columns if column.name == balance.id_column]
+    fields = _object({column.shown_name: _schema(column) for column in counts})
+    example = _example(counts)
+    pending = {"anyOf": [fields, {"type": "null"}], "description": "Not drained yet; null when Redis does not answer"}
+    total = {"anyOf": [fields, {"type": "null"}], "description": "Their sum; null when pending is"}
+    time = {"type": ["string", "null"], "format": "date-time", "description": "Latest use that is stored"}
+    schema = _object(
+        {
+            id_column.shown_name: _schema(id_column),
+            "stored": fields,
+            "pending": pending,
+            "total": total,
+            "lastUsedAt": time,
+        }
+    )
+    zeros = dict.fromkeys(example, 0)
+    shown = {
+        id_column.shown_name: id_column.example,
+        "stored": example,
+        "pending": zeros,
+        "total": example,
+        "lastUsedAt": "2026-11-20T12:00:00Z",
+    }
+    content = {"application/json": {"schema": schema, "example": shown}}
+    return {200: {"description": "What is stored, what waits in Redis, and their sum", "content": content}}
+
+
+def day_parameters() -> list[dict[str, Any]]:
+    """`from` and `to`."""
+    return [_parameter(name, text, {"type": "string", "format": "date"}, example) for name, text, example in _DAYS]
+
+
+def id_parameter(text: str, example: str, name: str = "id") -> dict[str, Any]:
+    """An id in the query that must be given."""
+    return _parameter(name, text, _ID, example) | {"required": True}
+
+
+def _parameter(name: str, text: str, schema: Mapping[str, Any], example: object = None) -> dict[str, Any]:
+    described = {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
+    return described if example is None else {**described, "example": example}
+
+
+def _array(listing: Listing) -> dict[str, Any]:
+    return {"type": "array", "items": _object({column.shown_name: _schema(column) for column in listing.columns})}
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _schema(column: Column) -> dict[str, Any]:
+    schema = {**_TYPES[column.kind], "description": column.description, "examples": [column.example]}
+    return schema | {"type": [schema["type"], "null"]} if column.is_nullable else schema
+
+
+def _example(columns: Iterable[Column]) -> dict[str, Any]:
+    return {column.shown_name: column.example for column in columns}

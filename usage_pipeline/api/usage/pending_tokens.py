@@ -1,0 +1,60 @@
+"""What Redis holds of a token's usage that is not drained yet (contracts §1.3), over all server instances.
+
+Only keys that a recorder announced: those of foreign writers are found by scans of the whole keyspace, which a question
+about one token must not cost. A batch in flight is in neither Redis nor the totals for some milliseconds.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import redis.asyncio
+
+from usage_pipeline import redis_keys as keys
+from usage_pipeline.drain.families import TOKEN, parse_token
+from usage_pipeline.values import Malformed, TimeWindow
+
+_MEMBERS_PER_STEP = 5_000
+# So many announced tokens are a drain that stands still; then nobody waits for this answer.
+_MOST_STEPS = 400
+_GLOB = re.compile(r"([*?\[\]\\])")
+
+
+class TooManyAnnounced(Exception):
+    """More keys are announced than one question may look through."""
+
+
+async def pending_token_uses(client: redis.asyncio.Redis, token_id: str, window: TimeWindow) -> int:
+    """Uses that wait in Redis; values that a drain would refuse do not count. Raises redis.RedisError, TooManyAnnounced."""
+    pattern = _GLOB.sub(r"\\\1", keys.token_usage(token_id, "")) + "*"
+    # In this order: a drain renames the one set to the other, and what it moves meanwhile is seen in one of them.
+    names = [
+        name
+        for announced in (keys.touched(TOKEN.name), keys.taken(TOKEN.name))
+        async for name in _members(client, announced, pattern)
+    ]
+    found: list[bytes] = sorted(set(names))
+    values: list[Any] = await client.mget(found) if found else []
+    return sum(_uses(name, value, token_id, window) for name, value in zip(found, values, strict=True))
+
+
+async def _members(client: redis.asyncio.Redis, announced: str, pattern: str) -> AsyncIterator[Any]:
+    cursor = 0
+    for _ in range(_MOST_STEPS):
+        cursor, members = await client.sscan(announced, cursor, match=pattern, count=_MEMBERS_PER_STEP)
+        for member in members:
+            yield member
+        if cursor == 0:
+            return
+    raise TooManyAnnounced
+
+
+def _uses(name: bytes, value: bytes | None, token_id: str, window: TimeWindow) -> int:
+    if value is None:
+        return 0  # drained between the two questions
+    try:
+        known_id, _, count, *_ = parse_token(name, value, window)
+    except Malformed:
+        return 0
+    # `a:b` begins like a key of the token `a`; the JSON's instanceId tells them apart.
+    return count if known_id == token_id and isinstance(count, int) else 0

@@ -1,0 +1,149 @@
+"""Query parameters of the read routes: each is checked, and what is wrong is told as what was expected and what came (422)."""
+
+import base64
+import binascii
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any, Literal, get_args
+
+import msgspec
+from fastapi import Request
+
+from usage_pipeline.api.problems import Problem
+from usage_pipeline.api.usage.resources import Column, Listing
+from usage_pipeline.values import Malformed, identifier_text
+
+Format = Literal["json", "csv", "parquet"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+MAX_DAYS = 366
+DEFAULT_DAYS = 30
+MAX_LIMIT = 1_000
+DEFAULT_LIMIT = 100
+_FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(2999, 12, 31)
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_MAX_CURSOR_CHARACTERS = 4_000
+_SHOWN_CHARACTERS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class DayRange:
+    """Days with both ends included."""
+
+    first: date
+    last: date
+
+    @property
+    def until(self) -> date:
+        return self.last + timedelta(days=1)
+
+
+def parameters_of(request: Request, known: Collection[str]) -> dict[str, str]:
+    """The parameters of the query, each given once. Raises Problem (422) for one that is unknown or repeated."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            expected = f"one of {', '.join(sorted(known))}" if known else "none"
+            raise wrong("parameter", expected, _shown(name))
+        if name in found:
+            raise wrong(name, "it once", "it twice or more")
+        found[name] = value
+    return found
+
+
+def format_of(parameters: dict[str, str]) -> Format:
+    """`format`, json by default."""
+    given = parameters.get("format", "json")
+    for known in FORMATS:
+        if given == known:
+            return known
+    raise wrong("format", f"one of {', '.join(FORMATS)}", _shown(given))
+
+
+def limit_of(parameters: dict[str, str]) -> int:
+    """`limit`, the rows of a page."""
+    given = parameters.get("limit")
+    if given is None:
+        return DEFAULT_LIMIT
+    if given.isascii() and given.isdigit() and len(given) <= len(str(MAX_LIMIT)) and 1 <= int(given) <= MAX_LIMIT:
+        return int(given)
+    raise wrong("limit", f"1 to {MAX_LIMIT}", _shown(given))
+
+
+def days_of(parameters: dict[str, str], today: date) -> DayRange:
+    """`from` and `to`: at most MAX_DAYS days; by default the DEFAULT_DAYS days that end with `to`, and `to` is today."""
+    last = _day("to", parameters["to"]) if "to" in parameters else today
+    if "from" in parameters:
+        first = _day("from", parameters["from"])
+    else:
+        first = max(_FIRST_DAY, last - timedelta(days=DEFAULT_DAYS - 1))
+    if first > last:
+        raise wrong("from", f"a day not after to ({last})", str(first))
+    if (count := (last - first).days + 1) > MAX_DAYS:
+        raise wrong("from and to", f"at most {MAX_DAYS} days, both ends included", str(count))
+    return DayRange(first, last)
+
+
+def text_of(parameters: dict[str, str], name: str) -> str | None:
+    """A filter's value: an id, or None when it is not given."""
+    return None if name not in parameters else identifier_of(name, parameters[name])
+
+
+def identifier_of(name: str, given: str) -> str:
+    """An id (contracts §2). Raises Problem (422) for what none can be."""
+    try:
+        return identifier_text(name, given)
+    except Malformed as error:
+        raise Problem(422, "invalid-parameter", str(error)) from None
+
+
+def cursor_after(listing: Listing, row: Sequence[Any]) -> str:
+    """An opaque text for `after`: the key of the last row of a page. It is no secret, and is checked when it comes back."""
+    key = [row[listing.place(name)] for name in listing.key]
+    return base64.urlsafe_b64encode(msgspec.json.encode([listing.query, *key])).decode().rstrip("=")
+
+
+def position_of(parameters: dict[str, str], listing: Listing) -> dict[str, str | date | None]:
+    """`after` as the parameters of the listing's query: the key of the row after which to go on, None for the first page."""
+    given = parameters.get("after")
+    names = [f"after_{name}" for name in listing.key]
+    if given is None:
+        return dict.fromkeys(names)
+    try:
+        if len(given) > _MAX_CURSOR_CHARACTERS:
+            raise ValueError("too long")
+        padded = given.encode("ascii") + b"=" * (-len(given) % 4)
+        query, *key = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=list[str])
+        if query != listing.query or len(key) != len(names):
+            raise ValueError("another listing's")
+        values = [_key_value(column, text) for column, text in zip(listing.key_columns, key, strict=True)]
+    except (ValueError, binascii.Error, msgspec.DecodeError, Malformed, Problem):
+        raise wrong("after", "the cursor of a page of this route", _shown(given)) from None
+    return dict(zip(names, values, strict=True))
+
+
+def wrong(name: str, expected: str, came: str) -> Problem:
+    """422 for a parameter."""
+    return Problem(422, "invalid-parameter", f"{name}: expected {expected}, came {came}")
+
+
+def _key_value(column: Column, text: str) -> str | date:
+    return _day("after", text) if column.kind == "day" else identifier_text(column.name, text)
+
+
+def _day(name: str, given: str) -> date:
+    if _DATE.fullmatch(given):
+        try:
+            day = date.fromisoformat(given)
+        except ValueError:
+            day = date.min
+        if _FIRST_DAY <= day <= _LAST_DAY:
+            return day
+    raise wrong(name, f"a date YYYY-MM-DD of the years {_FIRST_DAY:%Y} to {_LAST_DAY:%Y}", _shown(given))
+
+
+def _shown(given: str) -> str:
+    return (
+        repr(given) if len(given) <= _SHOWN_CHARACTERS else f"{given[:_SHOWN_CHARACTERS]!r}… ({len(given)} characters)"
+    )

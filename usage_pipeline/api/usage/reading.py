@@ -1,0 +1,88 @@
+"""Reads listings of usage from PostgreSQL: a page at a time, or all of one through a cursor of the server."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from threading import Lock
+from typing import Any
+
+import psycopg
+from psycopg import sql as compose
+from psycopg.rows import tuple_row
+from psycopg_pool import ConnectionPool
+
+from usage_pipeline.api.usage.resources import Listing
+from usage_pipeline.storage.sql import load
+
+Row = tuple[Any, ...]
+Arguments = Mapping[str, Any]
+MAX_EXPORT_ROWS = 1_000_000
+# What is held in memory of an export, whatever its size.
+ROWS_PER_CHUNK = 5_000
+# An export that nobody reads on ends after so long, and its connection is free again.
+_IDLE_SECONDS = 60
+
+
+class TooManyRows(Exception):
+    """An export has more than MAX_EXPORT_ROWS rows."""
+
+
+def page(connection: psycopg.Connection, listing: Listing, arguments: Arguments, limit: int) -> tuple[list[Row], bool]:
+    """At most `limit` rows, and whether there are more."""
+    # Planned with its values: a generic plan could not leave out the conditions of filters that are not given.
+    rows = connection.execute(query_of(listing), {**arguments, "most": limit + 1}, prepare=False).fetchall()
+    return rows[:limit], len(rows) > limit
+
+
+class Export:
+    """All rows of a listing, of one moment. It takes a connection of the pool until `close`; each call blocks.
+
+    The calls may come from different threads, and `close` while another is at work: it then waits for it.
+    """
+
+    def __init__(self, pool: ConnectionPool, listing: Listing, arguments: Arguments) -> None:
+        self._pool = pool
+        self._query = query_of(listing)
+        self._arguments = {**arguments, "most": MAX_EXPORT_ROWS + 1}
+        self._held = ExitStack()
+        self._cursor: psycopg.ServerCursor[Row] | None = None
+        self._lock = Lock()
+        self._is_closed = False
+
+    def open(self) -> None:
+        """Takes the connection and counts. Raises TooManyRows; psycopg.Error."""
+        with self._lock:
+            self._expect_open()
+            connection = self._held.enter_context(self._pool.connection())
+            self._held.enter_context(connection.transaction(force_rollback=True))
+            connection.execute("set transaction isolation level repeatable read, read only")
+            connection.execute(f"set local idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
+            counting = compose.SQL("select count(*) from ({}) as counted").format(compose.SQL(self._query))
+            [(count,)] = connection.execute(counting, self._arguments, prepare=False).fetchall()
+            if count > MAX_EXPORT_ROWS:
+                raise TooManyRows
+            self._cursor = connection.cursor("export", row_factory=tuple_row)
+            self._held.enter_context(self._cursor)
+            self._cursor.execute(self._query, self._arguments)
+
+    def chunk(self) -> Sequence[Row]:
+        """The next rows, at most ROWS_PER_CHUNK; none at the end. Raises psycopg.Error."""
+        with self._lock:
+            self._expect_open()
+            assert self._cursor is not None  # noqa: S101  # `open` came first
+            return self._cursor.fetchmany(ROWS_PER_CHUNK)
+
+    def close(self) -> None:
+        """Gives the connection back. May be repeated, and called before `open`."""
+        with self._lock:
+            self._is_closed = True
+            with suppress(psycopg.Error):  # the connection may be lost; then the pool replaces it
+                self._held.close()
+
+    def _expect_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("the export was closed before it was read")
+
+
+def query_of(listing: Listing) -> str:
+    """The text of the listing's query."""
+    return load(f"api/usage/select_{listing.query}")

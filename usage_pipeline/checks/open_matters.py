@@ -1,0 +1,109 @@
+"""What waits for a person or for a drain: dead letters, regressions, days that nobody aggregated, keys that wait too long."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from datetime import UTC, date, datetime, timedelta
+
+import psycopg
+import redis
+
+from usage_pipeline import redis_keys as names
+from usage_pipeline import values
+from usage_pipeline.drain.readings.backlog import read_backlog
+from usage_pipeline.drain.rounds import TOKEN_FAMILIES
+from usage_pipeline.merchants.status import open_regressions
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.redis import client, is_cluster_node
+from usage_pipeline.storage.redis_cluster import cluster_client, translated_cluster_errors
+from usage_pipeline.storage.sql import load
+
+MOST_FAULTS = 1_000
+# The counters in Redis live for so long: what was not aggregated by then is lost.
+MERCHANT_DAYS_BACK = 7
+_REASON_CHARACTERS = 160
+_SAMPLED_KEYS = 100
+
+
+def dead_letter_faults(connection: psycopg.Connection, families: Sequence[str]) -> list[str]:
+    """Open dead letters, newest first."""
+    arguments = {"families": list(families), "most": MOST_FAULTS}
+    rows = connection.execute(load("checks/select_newest_letters"), arguments).fetchall()
+    return [
+        f"#{number}, {family} {values.shown(source_key)}, {at:%Y-%m-%d %H:%M}Z: {reason[:_REASON_CHARACTERS]}"
+        for number, family, source_key, at, reason in rows
+    ]
+
+
+def regression_faults(connection: psycopg.Connection) -> list[str]:
+    """Merchant counters that read lower than what is stored, which stays until someone decides."""
+    return [
+        f"{one.date}, {one.merchant_id} {one.metric_type}: {one.stored_value} stored, {one.counter_value} in Redis; "
+        "see `usage-pipeline counters accept-reset`"
+        for one in open_regressions(connection, at_most=MOST_FAULTS)
+    ]
+
+
+def unaggregated_day_faults(connection: psycopg.Connection, *, today: date, settings: Settings) -> list[str]:
+    """Closed days whose merchant counters are still in Redis, and were not all read since the day ended."""
+    first, last = today - timedelta(days=MERCHANT_DAYS_BACK), today - timedelta(days=1)
+    arguments = {"first_day": first, "last_day": last, "timezone": settings.usage_timezone}
+    rows = connection.execute(load("checks/select_unaggregated_days"), arguments).fetchall()
+    return [f"{day}: not aggregated since it ended; `usage-pipeline aggregate --date {day}`" for (day,) in rows]
+
+
+def backlog_faults(settings: Settings, family: str, *, now: datetime | None = None) -> list[str]:
+    """What waits in Redis for more than two intervals of the family's drain.
+
+    Looks at open batches, at the first item of the queue, and at some keys that our recorder announced: a key that nobody
+    wrote to for two intervals has waited at least as long. Raises redis.RedisError or RedisUnavailable.
+    """
+    interval_ms = settings.api_token_sync_interval_ms if family in TOKEN_FAMILIES else settings.metrics_sync_interval_ms
+    limit = 2 * interval_ms / 1000
+    [backlog] = [
+        one for one in read_backlog(settings, timeout_seconds=settings.redis_timeout_seconds) if one.family == family
+    ]
+    faults = []
+    if backlog.oldest_open_seconds > limit:
+        faults.append(
+            f"{backlog.open_batches} open batches, the oldest claimed {backlog.oldest_open_seconds:.0f} s ago: its drain "
+            "died, or PostgreSQL is away"
+        )
+    with ExitStack() as stack:
+        stack.enter_context(translated_cluster_errors())
+        server: redis.Redis | redis.RedisCluster = stack.enter_context(closing(client(settings)))
+        if isinstance(server, redis.Redis) and is_cluster_node(server):
+            server = stack.enter_context(closing(cluster_client(settings)))
+        waits = _queue_waits(server, now or datetime.now(UTC)) if family == "event" else _key_waits(server, family)
+        for name, seconds in waits:
+            if seconds > limit:
+                faults.append(
+                    f"{name}: waits for {seconds:.0f} s at least, a drain is due every {interval_ms / 1000:g} s"
+                )
+    return faults
+
+
+def _key_waits(server: redis.Redis | redis.RedisCluster, family: str) -> Iterator[tuple[str, float]]:
+    announced: set[bytes] = set()
+    for members in (names.touched(family), names.taken(family)):
+        announced.update(server.srandmember(members, _SAMPLED_KEYS) or [])  # type: ignore[arg-type]  # bytes client
+    for key in sorted(announced):
+        try:
+            idle = server.object("IDLETIME", key)
+        except redis.ResponseError:
+            # Redis counts uses in place of idle time (maxmemory-policy lfu).
+            return
+        if idle is not None:
+            yield values.shown(key), float(idle)
+
+
+def _queue_waits(server: redis.Redis | redis.RedisCluster, now: datetime) -> Iterator[tuple[str, float]]:
+    try:
+        first = server.lindex(names.EVENT_QUEUE, 0)
+        at = datetime.fromisoformat(json.loads(first)["at"]) if first else None
+    except (redis.ResponseError, ValueError, TypeError, KeyError):
+        # The drain makes a dead letter of it.
+        return
+    if at is not None:
+        aware = at if at.tzinfo else at.replace(tzinfo=UTC)
+        yield "event_queue", (now - aware).total_seconds()

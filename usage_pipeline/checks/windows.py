@@ -1,0 +1,115 @@
+"""What must hold between events, their registry and the roll-ups. Each check returns a line for each thing that is wrong."""
+
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import psycopg
+
+from usage_pipeline.checks.counters import MOST_FAULTS
+from usage_pipeline.rollups import calendar
+from usage_pipeline.rollups.calendar import Window
+from usage_pipeline.rollups.windows import WINDOW_TABLES
+from usage_pipeline.storage.sql import load
+
+# A closed hour is rolled up five minutes after its end; a day of trouble fits in the retries of two hours.
+_HOURS_TO_ROLL_UP = timedelta(hours=2)
+LARGEST_ERROR_SHARE = 0.2
+_FEWEST_REQUESTS = 20
+
+
+def day_count_faults(connection: psycopg.Connection, first: date, last: date, time_zone: ZoneInfo) -> list[str]:
+    """Days (both included) on which events, registry, hours and days do not agree; roll-ups count once they are up to date."""
+    rows = connection.execute(load("checks/select_day_counts"), _span(first, last, time_zone))
+    return [
+        f"{day}: {stored} events, {registered} in the registry, {_said(hourly)} in hours, {_said(daily)} in the day"
+        for day, stored, registered, hourly, daily in rows
+        if len({stored, registered, hourly, daily} - {None}) > 1
+    ]
+
+
+def conflict_faults(connection: psycopg.Connection, since: datetime) -> list[str]:
+    """Items that came since then under the id of another one."""
+    rows = connection.execute(load("checks/select_recent_conflicts"), {"since": since})
+    return [
+        f"{kind} {event_id}: kept out {times} times, last {at:%Y-%m-%d %H:%M}Z" for event_id, kind, times, at in rows
+    ]
+
+
+def hour_gap_faults(
+    connection: psycopg.Connection, first: date, last: date, time_zone: ZoneInfo, now: datetime
+) -> list[str]:
+    """Hours without any request between or after hours that have some, and hours that should be rolled up and are not."""
+    span = _span(first, last, time_zone)
+    used = [start for (start,) in connection.execute(load("checks/select_hours_with_usage"), span)]
+    over = [hour for hour in _hours(first, last, time_zone) if hour.end + _HOURS_TO_ROLL_UP <= now]
+    gaps = [f"{hour}: no requests" for hour in over if used and used[0] < hour.start and hour.start not in set(used)]
+    stale = connection.execute(
+        "select distinct window_start from ops.touched_windows where grain = 'hour' order by window_start"
+    ).fetchall()
+    late = {hour.start for hour in over} & {start for (start,) in stale}
+    return gaps + [f"hour {start:%Y-%m-%dT%H:%MZ}: not rolled up since its events changed" for start in sorted(late)]
+
+
+def overdue_window_faults(
+    connection: psycopg.Connection, grain: calendar.Grain, now: datetime, time_zone: ZoneInfo
+) -> list[str]:
+    """Windows that have been over for two hours, and whose events changed more than two hours ago without a roll-up since."""
+    arguments = {"grain": grain, "now": now, "timezone": time_zone.key, "most": MOST_FAULTS}
+    rows = connection.execute(load("checks/select_overdue_windows"), arguments).fetchall()
+    return [
+        f"{calendar.window_at(grain, start, time_zone)}: not rolled up since its events changed at {at:%Y-%m-%d %H:%M}Z"
+        for start, at in rows
+    ]
+
+
+def error_share_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:
+    """Services of which more than a fifth of the requests failed."""
+    rows = connection.execute(load("checks/select_error_shares"), {"first_day": first, "last_day": last})
+    return [
+        f"{service}: {errors} of {requests} requests failed ({errors / requests:.0%})"
+        for service, requests, errors in rows
+        if requests >= _FEWEST_REQUESTS and errors > LARGEST_ERROR_SHARE * requests
+    ]
+
+
+def unpriced_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:
+    """Models with requests that have no cost, most requests first."""
+    rows = connection.execute(load("checks/select_unpriced_models"), {"first_day": first, "last_day": last})
+    return [
+        f"{provider}/{model}: {requests} requests, "
+        + ("without both input and output tokens, or out of the bounds of its prices" if is_known else "unknown model")
+        for provider, model, requests, is_known in rows
+    ]
+
+
+def merged_window_faults(connection: psycopg.Connection, windows: Sequence[Window]) -> list[str]:
+    """Weeks or months that are not the sums of their days."""
+    faults = []
+    for window in windows:
+        query = WINDOW_TABLES[window.grain].compose("checks/select_window_mismatches")
+        bounds = {"first_day": window.day, "next_day": window.next_day}
+        name = {"window": window.day, "grain": window.grain, "window_start": window.start}
+        for *group, merged, daily in connection.execute(query, {**bounds, **name}):
+            faults.append(f"{window}, {'/'.join(group)}: {_said(merged)} requests, its days have {_said(daily)}")
+    return faults
+
+
+def _span(first: date, last: date, time_zone: ZoneInfo) -> dict[str, object]:
+    return {
+        "first_day": first,
+        "last_day": last,
+        "first": calendar.day_window(first, time_zone).first,
+        "until": calendar.day_window(last, time_zone).end,
+        "timezone": time_zone.key,
+    }
+
+
+def _hours(first: date, last: date, time_zone: ZoneInfo) -> Iterator[Window]:
+    for offset in range((last - first).days + 1):
+        for start in calendar.hours_of(calendar.day_window(first + timedelta(days=offset), time_zone)):
+            yield calendar.hour_window(start, time_zone)
+
+
+def _said(count: int | None) -> str:
+    return "unknown" if count is None else str(count)

@@ -1,0 +1,43 @@
+"""Asset checks of the rankings, one each. Unpartitioned: it looks at the dates of its run."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import date, timedelta
+
+import dagster as dg
+
+from usage_pipeline.checks.rankings import ranking_faults
+from usage_pipeline.defs.assets.rankings import ranking_key
+from usage_pipeline.defs.checks.results import CHECK_SECONDS, faults_result
+from usage_pipeline.defs.partitions.calendar import run_days
+from usage_pipeline.rollups.daily import current_day
+from usage_pipeline.rollups.rankings import RANKINGS, Ranking
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import connect
+
+
+def ranking_asset_checks() -> list[dg.AssetChecksDefinition]:
+    """`has_no_gap` of each ranking; it stops what would go on from a broken one."""
+    return [_check(ranking) for ranking in RANKINGS]
+
+
+def _check(ranking: Ranking) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=ranking_key(ranking),
+        name="has_no_gap",
+        description="Ranks are 1 to n, scores descend, and n is the number of candidates, ten at most.",
+        blocking=True,
+    )
+    def has_no_gap(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
+        days = _days(context.run.tags, current_day(settings.timezone))
+        with closing(connect(settings, statement_seconds=CHECK_SECONDS)) as connection:
+            faults = ranking_faults(connection, ranking, days, settings=settings)
+        return faults_result(faults, severity=dg.AssetCheckSeverity.ERROR)
+
+    return has_no_gap
+
+
+def _days(tags: Mapping[str, str], today: date) -> list[date]:
+    """Those of the run's partitions; today without any."""
+    ends = run_days(tags) or [today]
+    return [min(ends) + timedelta(days=offset) for offset in range((max(ends) - min(ends)).days + 1)]

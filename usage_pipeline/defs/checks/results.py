@@ -1,0 +1,48 @@
+"""What checks have in common: the days that they look at, and how they tell what is wrong."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+
+import dagster as dg
+
+from usage_pipeline.defs.partitions.calendar import run_days
+
+# A check reads: one that takes longer than this is worth a look, and keeps others waiting.
+CHECK_SECONDS = 300
+_RECENT_DAYS = 3
+# A run of the daily tables has no more days; one of weeks or months begins on that many at most.
+_MOST_DAYS_OF_A_RUN = 31
+# What is wrong at one place is mostly wrong at many, and an event row is no place for a report.
+SHOWN_FAULTS = 10
+
+
+def faults_result(
+    faults: Sequence[str],
+    *,
+    severity: dg.AssetCheckSeverity,
+    name: str | None = None,
+    asset: dg.AssetKey | None = None,
+) -> dg.AssetCheckResult:
+    """Passed when there is none; the metadata says which keys and days the first ones are of, ten at most."""
+    shown = list(faults[:SHOWN_FAULTS])
+    if len(faults) > len(shown):
+        shown.append(f"and {len(faults) - len(shown)} more")
+    return dg.AssetCheckResult(
+        check_name=name,
+        asset_key=asset,
+        passed=not faults,
+        severity=severity,
+        description=f"{len(faults)} found" if faults else "As it should be",
+        metadata={"found": dg.MetadataValue.md("\n".join(f"- {fault}" for fault in shown))},
+    )
+
+
+def checked_spans(tags: Mapping[str, str], today: date) -> list[tuple[date, date]]:
+    """The last days, and those of the run's partitions unless they are among them."""
+    recent = (today - timedelta(days=_RECENT_DAYS - 1), today)
+    # Every key begins with its day: 2026-10-25, 2026-10-25-02:00+0100.
+    days = run_days(tags)
+    if not days or recent[0] <= min(days) <= max(days) <= recent[1]:
+        return [recent]
+    first, last = min(days), max(days)
+    return [(first, min(last, first + timedelta(days=_MOST_DAYS_OF_A_RUN))), recent]

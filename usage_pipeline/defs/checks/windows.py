@@ -1,0 +1,151 @@
+"""Asset checks of the roll-ups. Unpartitioned: each looks at the last days, and at the days of its run."""
+
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from usage_pipeline.checks import windows as window_checks
+from usage_pipeline.checks.counters import negative_faults
+from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
+from usage_pipeline.defs.checks.results import CHECK_SECONDS, checked_spans, faults_result
+from usage_pipeline.rollups import calendar
+from usage_pipeline.rollups.calendar import GRAINS, Grain
+from usage_pipeline.rollups.daily import current_day
+from usage_pipeline.rollups.windows import WINDOW_TABLES
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import connect
+
+# Connection, first and last day, settings -> what is wrong. The connection is the domain's affair.
+Find = Callable[[Any, date, date, Settings], list[str]]
+
+
+def window_asset_checks() -> list[dg.AssetChecksDefinition]:
+    """All checks of the roll-ups; what makes them fail is told in `usage_pipeline/checks/windows.py`."""
+    error, warning = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+    return [
+        _check(
+            window_key("day"),
+            "events_are_counted_once",
+            "On each day as many events as in the registry, in the hours and in the day, once these are rolled up.",
+            error,
+            lambda connection, first, last, settings: window_checks.day_count_faults(
+                connection, first, last, settings.timezone
+            ),
+            blocking=True,
+        ),
+        _check(
+            EVENTS_KEY,
+            "no_conflicts",
+            "No event came under the id of another one with another payload: ops.event_conflicts.",
+            warning,
+            lambda connection, first, _, settings: window_checks.conflict_faults(
+                connection, calendar.day_window(first, settings.timezone).first
+            ),
+        ),
+        _check(
+            window_key("hour"),
+            "no_gaps",
+            "Every hour since the first event has requests, and is rolled up two hours after its end.",
+            warning,
+            lambda connection, first, last, settings: window_checks.hour_gap_faults(
+                connection, first, last, settings.timezone, datetime.now(UTC)
+            ),
+        ),
+        _check(
+            window_key("day"),
+            "few_errors",
+            f"No service has more than {window_checks.LARGEST_ERROR_SHARE:.0%} errors.",
+            warning,
+            lambda connection, first, last, _: window_checks.error_share_faults(connection, first, last),
+        ),
+        _check(
+            window_key("day"),
+            "models_have_prices",
+            "Every request has a cost. Others are NULL in cost_usd; `usage-pipeline recost` takes prices of your own.",
+            warning,
+            lambda connection, first, last, _: window_checks.unpriced_faults(connection, first, last),
+        ),
+        *(
+            _check(
+                window_key(grain),
+                "is_sum_of_days",
+                f"Every {grain} is the sum of its days, once it is rolled up.",
+                error,
+                _merged(grain),
+            )
+            for grain in ("week", "month")
+        ),
+        *(
+            _check(
+                window_key(grain), "no_negative_count", "No count is below 0.", error, _negative(grain), blocking=True
+            )
+            for grain in GRAINS
+        ),
+        *(
+            _check(
+                window_key(grain),
+                "windows_are_complete",
+                f"Every {grain} that has been over for two hours is rolled up with all its events.",
+                warning,
+                _overdue(grain),
+            )
+            # Hours have `no_gaps`.
+            for grain in GRAINS[1:]
+        ),
+    ]
+
+
+def _merged(grain: Grain) -> Find:
+    begin = {"week": calendar.week_of, "month": calendar.month_of}[grain]
+
+    def find(connection: Any, first: date, last: date, settings: Settings) -> list[str]:
+        days = [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
+        starts = sorted({begin(day) for day in days})
+        windows = [calendar.window_on(grain, start, settings.timezone) for start in starts]
+        return window_checks.merged_window_faults(connection, windows)
+
+    return find
+
+
+def _negative(grain: Grain) -> Find:
+    table = WINDOW_TABLES[grain]
+
+    def find(connection: Any, first: date, last: date, _: Settings) -> list[str]:
+        begin = {"week": calendar.week_of(first), "month": calendar.month_of(first)}.get(grain, first)
+        return negative_faults(connection, table.table, table.column, begin, last)
+
+    return find
+
+
+def _overdue(grain: Grain) -> Find:
+    return lambda connection, _, __, settings: window_checks.overdue_window_faults(
+        connection, grain, datetime.now(UTC), settings.timezone
+    )
+
+
+def _check(
+    asset: dg.AssetKey,
+    name: str,
+    description: str,
+    severity: dg.AssetCheckSeverity,
+    find: Find,
+    *,
+    blocking: bool = False,
+) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=asset, name=name, description=description, blocking=blocking)
+    def window_check(
+        context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.AssetCheckResult:
+        with closing(connect(settings, statement_seconds=CHECK_SECONDS)) as connection:
+            found = [
+                fault
+                for first, last in checked_spans(context.run.tags, current_day(settings.timezone))
+                for fault in find(connection, first, last, settings)
+            ]
+        # Two spans may tell the same.
+        return faults_result(list(dict.fromkeys(found)), severity=severity)
+
+    return window_check

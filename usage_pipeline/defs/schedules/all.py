@@ -1,0 +1,98 @@
+"""What runs by the clock. Each schedule is on by default unless ENABLE_JOB_SCHEDULER is false."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import dagster as dg
+
+from usage_pipeline.defs.jobs import (
+    daily_tables,
+    external_posts,
+    history,
+    merchant_usage,
+    observe_sources,
+    one_at_a_time,
+    storage_lifecycle,
+)
+from usage_pipeline.defs.schedules.checks import check_schedules
+from usage_pipeline.defs.schedules.stats import stats_schedules
+from usage_pipeline.defs.schedules.windows import default_status, window_schedules
+from usage_pipeline.settings import Settings
+
+
+def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """Days of the counters, a look at the sources, the storage lifecycle, windows of events, statistics, rankings, checks."""
+    cron, timezone = settings.aggregation_cron, settings.usage_timezone
+    is_on = settings.enable_job_scheduler
+
+    @dg.schedule(
+        name="merchant_usage_hourly",
+        job=merchant_usage,
+        default_status=default_status(is_on and settings.enable_usage_aggregation),
+        description="Aggregates merchant counters of today and yesterday (USAGE_AGGREGATION_INTERVAL).",
+        cron_schedule=cron,
+        execution_timezone=timezone,
+    )
+    def merchant_usage_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        yield from _today_and_yesterday(context, settings, merchant_usage.name)
+
+    @dg.schedule(
+        name="daily_tables_hourly",
+        job=daily_tables,
+        default_status=default_status(is_on),
+        description="Replaces today and yesterday in usage/*_daily; closed days that change later are the late-day sensor's.",
+        cron_schedule=cron,
+        execution_timezone=timezone,
+    )
+    def daily_tables_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        yield from _today_and_yesterday(context, settings, daily_tables.name)
+
+    observe = dg.ScheduleDefinition(
+        name="observe_sources_hourly",
+        job=observe_sources,
+        default_status=default_status(is_on),
+        description="Counts what waits in Redis.",
+        cron_schedule=cron,
+        execution_timezone=timezone,
+    )
+    lifecycle = dg.ScheduleDefinition(
+        name="storage_lifecycle_daily",
+        job=storage_lifecycle,
+        default_status=default_status(is_on),
+        description="Makes partitions ahead, archives and drops old ones, after the night's roll-ups.",
+        cron_schedule="30 4 * * *",
+        execution_timezone=timezone,
+    )
+    pruning = dg.ScheduleDefinition(
+        name="history_daily",
+        job=history,
+        default_status=default_status(is_on),
+        description="Prunes Dagster's own history (RUN_HISTORY_DAYS, EVENT_HISTORY_DAYS), after the lifecycle.",
+        cron_schedule="15 5 * * *",
+        execution_timezone=timezone,
+    )
+    posts = dg.ScheduleDefinition(
+        name="external_posts_hourly",
+        job=external_posts,
+        default_status=default_status(is_on),
+        description="Fetches the posts of the external API (EXTERNAL_POST_IDS), apart from the busy full hour.",
+        cron_schedule="40 * * * *",
+        execution_timezone=timezone,
+    )
+    regular = [merchant_usage_hourly, daily_tables_hourly, observe, lifecycle, pruning, posts]
+    return [*regular, *window_schedules(settings), *stats_schedules(settings), *check_schedules(settings)]
+
+
+def _today_and_yesterday(
+    context: dg.ScheduleEvaluationContext, settings: Settings, job: str
+) -> Iterator[dg.RunRequest]:
+    """The two days as of the scheduled time, which a late tick may have passed; one run each per scheduled time."""
+    scheduled = context.scheduled_execution_time
+    today = scheduled.astimezone(settings.timezone).date()
+    for day in (today - timedelta(days=1), today):
+        if day >= settings.usage_start_date:
+            yield dg.RunRequest(
+                run_key=f"{scheduled:%Y-%m-%dT%H:%M}:{day}",
+                partition_key=day.isoformat(),
+                tags=one_at_a_time(job, day.isoformat()),
+            )

@@ -1,0 +1,64 @@
+"""When issue statistics and rankings are made."""
+
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+
+import dagster as dg
+
+from usage_pipeline.defs.jobs import issue_stats, one_at_a_time, ranking_jobs
+from usage_pipeline.defs.schedules.windows import default_status
+from usage_pipeline.settings import Settings
+
+# As long as their copies in Redis live.
+_EVERY_FIVE_MINUTES = "*/5 * * * *"
+
+
+def stats_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """Yesterday's statistics by STATS_CRON_SCHEDULE, and the rankings of today every five minutes, in USAGE_TIMEZONE."""
+    status, zone = default_status(settings.enable_job_scheduler), settings.timezone
+
+    @dg.schedule(
+        name="issue_stats_daily",
+        job=issue_stats,
+        default_status=status,
+        description="Counts yesterday's issues and comments (STATS_CRON_SCHEDULE).",
+        cron_schedule=settings.stats_cron_schedule,
+        execution_timezone=settings.usage_timezone,
+    )
+    def yesterday(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        scheduled = context.scheduled_execution_time
+        day = scheduled.astimezone(zone).date() - timedelta(days=1)
+        if day >= settings.stats_start_date:
+            yield _request(issue_stats.name, scheduled, day)
+
+    return [yesterday, *(_ranking_schedule(settings, of_issues) for of_issues in ranking_jobs)]
+
+
+def _ranking_schedule(settings: Settings, of_issues: bool) -> dg.ScheduleDefinition:
+    job, zone = ranking_jobs[of_issues], settings.timezone
+    start = settings.stats_start_date if of_issues else settings.usage_start_date
+
+    @dg.schedule(
+        name=f"{job.name}_every_five_minutes",
+        job=job,
+        default_status=default_status(settings.enable_job_scheduler),
+        description="Ranks today so far and publishes it in Redis; in the first hour of a day yesterday, too.",
+        cron_schedule=_EVERY_FIVE_MINUTES,
+        execution_timezone=settings.usage_timezone,
+    )
+    def today(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        scheduled = context.scheduled_execution_time
+        hour_before = (scheduled - timedelta(hours=1)).astimezone(zone).date()
+        for day in sorted({hour_before, scheduled.astimezone(zone).date()}):
+            if day >= start:
+                yield _request(job.name, scheduled, day)
+
+    return today
+
+
+def _request(job: str, scheduled: datetime, day: date) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=f"{scheduled:%Y-%m-%dT%H:%M%z}:{day}",
+        partition_key=day.isoformat(),
+        tags=one_at_a_time(job, day.isoformat()),
+    )

@@ -1,0 +1,95 @@
+"""When windows of usage events are rolled up: soon after they close, and the running ones now and then."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import dagster as dg
+
+from usage_pipeline.defs.assets.windows import window_partition
+from usage_pipeline.defs.jobs import one_at_a_time, window_jobs
+from usage_pipeline.defs.partitions.calendar import window_partitions
+from usage_pipeline.rollups.calendar import Grain, Window, day_window, hour_window, month_of, week_of, window_on
+from usage_pipeline.settings import Settings
+
+# Clients send in batches: most events of the last hour are there five minutes after it.
+_AFTER_THE_HOUR = "5 * * * *"
+_DAY_AFTER_ITS_HOUR = "10 * * * *"
+# After the day's last roll-up, which follows midnight.
+_WEEK_AFTER_ITS_DAY = "20 0 * * *"
+_MONTH_AFTER_ITS_DAY = "25 0 * * *"
+
+
+def default_status(is_enabled: bool) -> dg.DefaultScheduleStatus:
+    return dg.DefaultScheduleStatus.RUNNING if is_enabled else dg.DefaultScheduleStatus.STOPPED
+
+
+def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """One per grain, in USAGE_TIMEZONE; windows that change after they closed are the late-window sensor's."""
+    partitions, zone = window_partitions(settings), settings.timezone
+    status = default_status(settings.enable_job_scheduler)
+
+    def requests(context: dg.ScheduleEvaluationContext, grain: Grain, windows: list[Window]) -> Iterator[dg.RunRequest]:
+        for window in windows:
+            key = window_partition(grain, partitions[grain], window)
+            if key is not None:
+                run_key = f"{grain}:{key}:{context.scheduled_execution_time:%Y-%m-%dT%H:%M%z}"
+                tags = one_at_a_time(window_jobs[grain].name, key)
+                yield dg.RunRequest(run_key=run_key, partition_key=key, tags=tags)
+
+    @dg.schedule(
+        name="usage_hourly_after_the_hour",
+        job=window_jobs["hour"],
+        default_status=status,
+        description="Rolls up the hour before the scheduled time.",
+        cron_schedule=_AFTER_THE_HOUR,
+        execution_timezone=settings.usage_timezone,
+    )
+    def hours(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        local = context.scheduled_execution_time.astimezone(zone)
+        into_the_hour = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
+        # In UTC, where an hour before is an hour before.
+        start = context.scheduled_execution_time - into_the_hour - timedelta(hours=1)
+        yield from requests(context, "hour", [hour_window(start, zone)])
+
+    @dg.schedule(
+        name="usage_daily_hourly",
+        job=window_jobs["day"],
+        default_status=status,
+        description="Rolls up today so far, and after midnight yesterday.",
+        cron_schedule=_DAY_AFTER_ITS_HOUR,
+        execution_timezone=settings.usage_timezone,
+    )
+    def days(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        scheduled = context.scheduled_execution_time
+        before = (scheduled - timedelta(hours=1)).astimezone(zone).date()
+        found = sorted({before, scheduled.astimezone(zone).date()})
+        yield from requests(context, "day", [day_window(day, zone) for day in found])
+
+    def of_yesterday(context: dg.ScheduleEvaluationContext, grain: Grain) -> Iterator[dg.RunRequest]:
+        yesterday = context.scheduled_execution_time.astimezone(zone).date() - timedelta(days=1)
+        first_day = week_of(yesterday) if grain == "week" else month_of(yesterday)
+        yield from requests(context, grain, [window_on(grain, first_day, zone)])
+
+    @dg.schedule(
+        name="usage_weekly_daily",
+        job=window_jobs["week"],
+        default_status=status,
+        description="Rolls up the week of yesterday: the running one so far, and on Mondays the one that is over.",
+        cron_schedule=_WEEK_AFTER_ITS_DAY,
+        execution_timezone=settings.usage_timezone,
+    )
+    def weeks(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        yield from of_yesterday(context, "week")
+
+    @dg.schedule(
+        name="usage_monthly_daily",
+        job=window_jobs["month"],
+        default_status=status,
+        description="Rolls up the month of yesterday: the running one so far, and on the first day the one that is over.",
+        cron_schedule=_MONTH_AFTER_ITS_DAY,
+        execution_timezone=settings.usage_timezone,
+    )
+    def months(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        yield from of_yesterday(context, "month")
+
+    return [hours, days, weeks, months]

@@ -1,0 +1,1 @@
+"""What runs by events: drains, late data, landed files, missed partitions, alerts."""

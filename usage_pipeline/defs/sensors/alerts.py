@@ -1,0 +1,66 @@
+"""The sensors of alerts: one that looks at everything twice a minute, and one that tells of a failed run at once."""
+
+import json
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from usage_pipeline.alerting.evaluation import RecordUnavailable, alert_now, alert_without_record, evaluate_pipeline
+from usage_pipeline.alerting.run_rules import failed_run
+from usage_pipeline.defs.sensors.alert_facts import failed_run_of, orchestration_facts
+from usage_pipeline.defs.sensors.drains import DRAIN_SENSORS
+from usage_pipeline.settings import Settings
+
+# A little less than half a minute: see sensors.py about the daemon's loop.
+_EVALUATION_SECONDS = 29
+
+
+def alert_sensors(settings: Settings) -> list[dg.SensorDefinition]:
+    """Both run on their own unless ENABLE_JOB_SCHEDULER is false."""
+    status = dg.DefaultSensorStatus.RUNNING if settings.enable_job_scheduler else dg.DefaultSensorStatus.STOPPED
+    return [_evaluation(status), _failed_runs(status)]
+
+
+def _evaluation(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="alerts",
+        minimum_interval_seconds=_EVALUATION_SECONDS,
+        default_status=status,
+        description="Looks at runs, ticks, backlog, Redis, dead letters and usage, and sends alerts to ALERT_URLS "
+        "(docs/alerts.md). Its sign of life is what /healthz reports as last_tick_age_seconds.",
+    )
+    def alerts(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult:
+        # What was sent while PostgreSQL was away.
+        unrecorded = json.loads(context.cursor or "{}")
+        facts = orchestration_facts(context.instance, _names(context), DRAIN_SENSORS, datetime.now(UTC))
+        try:
+            found = evaluate_pipeline(settings, facts, unrecorded)
+        except RecordUnavailable as problem:
+            kept = alert_without_record(settings, facts, unrecorded)
+            return dg.SensorResult(skip_reason=str(problem), cursor=json.dumps(kept))
+        said = f"{found.open} open, {found.opened} new, {found.cleared} over; {found.sent} sent, {found.failed} to try again."
+        return dg.SensorResult(skip_reason=said, cursor="{}")
+
+    return alerts
+
+
+def _failed_runs(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    @dg.run_failure_sensor(
+        name="failed_runs",
+        default_status=status,
+        description="Sends an alert for a run that failed, at once; the sensor `alerts` says when it is mended.",
+    )
+    def failed_runs(context: dg.RunFailureSensorContext, settings: dg.ResourceParam[Settings]) -> None:
+        run = failed_run_of(context.instance, context.dagster_run, datetime.now(UTC))
+        try:
+            alert_now(settings, failed_run(run))
+        except RecordUnavailable as problem:
+            # The other sensor finds the same run, and can do without the record.
+            context.log.warning(str(problem))
+
+    return failed_runs
+
+
+def _names(context: dg.SensorEvaluationContext) -> set[str]:
+    repository = context.repository_def
+    return {one.name for one in repository.sensor_defs} if repository else set()

@@ -1,0 +1,68 @@
+"""The sensor of the landing folder: asks for a run when files are there that nobody writes to any more."""
+
+import json
+import time
+from hashlib import sha256
+
+import dagster as dg
+
+from usage_pipeline.defs.assets.landing import LANDED_FILES, LANDING_TAG
+from usage_pipeline.events.landing.folder import LandedFile, Landing
+from usage_pipeline.settings import Settings
+
+_FILES_PER_RUN = 100
+# A file that still waits is asked for again after so long: its run failed, or its budget was spent.
+_ASK_AGAIN_SECONDS = 600
+
+
+def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
+    """Looks every 10 s. A file is asked for when two looks in a row find it the same."""
+
+    @dg.sensor(
+        name="landed_files",
+        asset_selection=[LANDED_FILES],
+        minimum_interval_seconds=9,
+        default_status=dg.DefaultSensorStatus.RUNNING
+        if settings.enable_job_scheduler and settings.landing_url
+        else dg.DefaultSensorStatus.STOPPED,
+        description="Reads files of usage events from LANDING_URL once they are whole: unchanged between two looks.",
+    )
+    def landed_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        # `settings` is no resource here, see sensors.py.
+        if settings.landing_url is None:
+            return dg.SkipReason("LANDING_URL is not set.")
+        try:
+            waiting = Landing(settings.landing_url).waiting()
+        except OSError as error:
+            return dg.SkipReason(f"The landing folder cannot be listed: {error}")
+        cursor = json.loads(context.cursor or "{}")
+        seen: dict[str, str] = cursor.get("seen", {})
+        asked: dict[str, float] = cursor.get("asked", {})
+        now = time.time()
+        due = [
+            file
+            for file in waiting
+            if seen.get(file.address) == file.fingerprint and now - asked.get(_name(file), 0) >= _ASK_AGAIN_SECONDS
+        ][:_FILES_PER_RUN]
+        names = {_name(file) for file in waiting}
+        asked = {name: at for name, at in asked.items() if name in names} | {_name(file): now for file in due}
+        state = {"seen": {file.address: file.fingerprint for file in waiting}, "asked": asked}
+        if not due:
+            return dg.SensorResult(skip_reason=f"{len(waiting)} files wait.", cursor=json.dumps(state))
+        return dg.SensorResult(run_requests=[_request(due, now)], cursor=json.dumps(state))
+
+    return landed_files
+
+
+def _name(file: LandedFile) -> str:
+    return f"{file.address} {file.fingerprint}"
+
+
+def _request(files: list[LandedFile], now: float) -> dg.RunRequest:
+    # With the time in it: the same files are asked for again only when an attempt has failed.
+    attempt = f"{now // _ASK_AGAIN_SECONDS:.0f}"
+    digest = sha256("\n".join([attempt, *map(_name, files)]).encode()).hexdigest()
+    config = {"ops": {LANDED_FILES.to_python_identifier(): {"config": {"addresses": [file.address for file in files]}}}}
+    return dg.RunRequest(
+        run_key=f"landed:{digest}", run_config=config, asset_selection=[LANDED_FILES], tags=LANDING_TAG
+    )

@@ -1,0 +1,75 @@
+"""Partitions that a closed daemon, a failed run or a server that was away left out: they become runs once all is back.
+
+Dagster catches up with the last missed tick of a schedule and no more, so what a schedule asks for is not enough.
+"""
+
+from collections import defaultdict
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from usage_pipeline.defs.assets.issues import ISSUE_STATS_KEY
+from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
+from usage_pipeline.defs.assets.rankings import is_of_issues, ranking_key
+from usage_pipeline.defs.assets.windows import window_key
+from usage_pipeline.defs.checks.freshness import Partitioned, missed, partitioned_assets
+from usage_pipeline.defs.jobs import daily_tables, issue_stats, merchant_usage, one_at_a_time, ranking_jobs, window_jobs
+from usage_pipeline.rollups.calendar import GRAINS, Grain
+from usage_pipeline.rollups.due_windows import closed_windows
+from usage_pipeline.rollups.rankings import RANKINGS
+from usage_pipeline.settings import Settings
+
+# As long as counters live in Redis; whoever was away for longer backfills by hand.
+_LOOK_BACK: dict[Grain, int] = {"hour": 24, "day": 7, "week": 1, "month": 1}
+_RUNS_PER_TICK = 25
+_INTERVAL_SECONDS = 290
+_JOBS = {
+    MERCHANT_USAGE_KEY: merchant_usage,
+    ISSUE_STATS_KEY: issue_stats,
+    **{window_key(grain): window_jobs[grain] for grain in GRAINS},
+    **{ranking_key(one): ranking_jobs[is_of_issues(one)] for one in RANKINGS},
+}
+
+
+def missed_partitions_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    """Looks every five minutes; what was asked for in vain is asked for again an hour later."""
+    assets = [
+        one
+        for one in partitioned_assets(settings)
+        if one.key != MERCHANT_USAGE_KEY or settings.enable_usage_aggregation
+    ]
+
+    @dg.sensor(
+        name="missed_partitions",
+        jobs=[daily_tables, merchant_usage, issue_stats, *window_jobs.values(), *ranking_jobs.values()],
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=status,
+        description="Makes closed hours, days, weeks and months that no run has made since they closed.",
+    )
+    def missed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        now = datetime.now(UTC)
+        wanted: dict[tuple[str, str], list[dg.AssetKey]] = defaultdict(list)
+        for one in assets:
+            for partition in _missed_of(context.instance, one, now, settings):
+                wanted[_JOBS.get(one.key, daily_tables).name, partition].append(one.key)
+        if not wanted:
+            return dg.SkipReason("No closed partition was missed.")
+        requests = [
+            dg.RunRequest(
+                # The hour is in the run key, so that one whose run failed is tried again, and not more than once an hour.
+                run_key=f"missed:{job}:{partition}:{now:%Y%m%d%H}",
+                job_name=job,
+                partition_key=partition,
+                asset_selection=sorted(keys),
+                tags=one_at_a_time(job, partition),
+            )
+            for (job, partition), keys in sorted(wanted.items(), key=lambda item: item[0][::-1])
+        ]
+        return dg.SensorResult(run_requests=requests[:_RUNS_PER_TICK])
+
+    return missed_partitions
+
+
+def _missed_of(instance: dg.DagsterInstance, one: Partitioned, now: datetime, settings: Settings) -> list[str]:
+    windows = closed_windows(one.grain, now - one.grace, _LOOK_BACK[one.grain], settings.timezone)
+    return list(missed(instance, one, windows))

@@ -1,0 +1,142 @@
+"""Dead letters: listing them, and replaying them through the same path as a drain, once, however often it is asked for."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+import psycopg
+from psycopg.rows import class_row
+
+from usage_pipeline.drain.batch import Batch, RawFormat, parse_batch, raw_value
+from usage_pipeline.drain.event_queue import EVENT, parse_page
+from usage_pipeline.drain.families import BY_NAME
+from usage_pipeline.drain.store import Applied, UsageStore
+from usage_pipeline.storage.sql import load
+
+_PAGE = 500
+_REREAD = "merchant counters are not replayed: each aggregation reads them again, and clears this once they are mended"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDeadLetter:
+    """A row of ops.dead_letters."""
+
+    dead_letter_id: int
+    family: str
+    batch_id: str | None
+    source_key: bytes
+    position: int | None
+    reason: str
+    raw: bytes
+    raw_format: RawFormat
+    claimed_at: datetime
+    created_at: datetime
+    replayed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What became of one dead letter: counted now, or still refused and why."""
+
+    dead_letter_id: int
+    family: str
+    is_counted: bool
+    reason: str
+
+
+# How a family that did not come out of Redis is replayed.
+Replay = Callable[[psycopg.Connection, StoredDeadLetter], ReplayResult]
+
+
+def list_dead_letters(
+    connection: psycopg.Connection,
+    *,
+    ids: Sequence[int] = (),
+    families: Sequence[str] = (),
+    with_replayed: bool = False,
+    after: int = 0,
+    limit: int = _PAGE,
+    with_raw: bool = True,
+) -> list[StoredDeadLetter]:
+    """Dead letters in the order of their numbers, from after number `after` on.
+
+    A raw value may be 512 MB; without `with_raw` all are empty.
+    """
+    arguments = {
+        "ids": list(ids),
+        "families": list(families),
+        "with_replayed": with_replayed,
+        "after": after,
+        "limit": limit,
+        "with_raw": with_raw,
+    }
+    # Binary: as text, bytes are twice as long, and PostgreSQL sends no row of 1 GB.
+    with connection.cursor(row_factory=class_row(StoredDeadLetter), binary=True) as cursor:
+        return cursor.execute(load("drain/select_dead_letters"), arguments).fetchall()
+
+
+def replay(
+    connection: psycopg.Connection,
+    store: UsageStore,
+    *,
+    retention_days: int,
+    ids: Sequence[int] = (),
+    families: Sequence[str] = (),
+    others: Mapping[str, Replay] = MappingProxyType({}),
+) -> Iterator[ReplayResult]:
+    """Tries open dead letters again, each in a transaction of its own, for the day that it belonged to when claimed.
+
+    `others` are for families that did not come out of Redis. A letter that is refused again stays open. Its batch id is
+    made from its number, so the ledger lets it count only once.
+    """
+    after = 0
+    while page := list_dead_letters(connection, ids=ids, families=families, after=after, with_raw=False):
+        for listed in page:
+            # With its raw value one at a time: a page of them may be larger than the memory.
+            for letter in list_dead_letters(connection, ids=[listed.dead_letter_id], with_replayed=True):
+                other = others.get(letter.family)
+                yield other(connection, letter) if other else _replay_one(connection, store, letter, retention_days)
+        after = page[-1].dead_letter_id
+
+
+def _replay_one(
+    connection: psycopg.Connection, store: UsageStore, letter: StoredDeadLetter, retention_days: int
+) -> ReplayResult:
+    if letter.family == "merchant":
+        return ReplayResult(letter.dead_letter_id, letter.family, False, _REREAD)
+    batch, item = _batch_of(letter, retention_days)
+    if batch.dead_letters:
+        return ReplayResult(letter.dead_letter_id, letter.family, False, batch.dead_letters[0].reason)
+    with connection.transaction() as transaction:
+        if letter.family == EVENT.name:
+            applied = store.apply_events(batch, {letter.position or 0: item})
+        else:
+            applied = store.apply(BY_NAME[letter.family], batch)
+        if applied.dead_letters:
+            # Refused by what is stored (a total over bigint, a conflicting event): it stays the letter that it is.
+            raise psycopg.Rollback(transaction)
+        store.mark_released([batch.batch_id])
+        connection.execute(
+            "update ops.dead_letters set replayed_at = clock_timestamp() where dead_letter_id = %s",
+            (letter.dead_letter_id,),
+        )
+    return _result(letter, applied)
+
+
+def _batch_of(letter: StoredDeadLetter, retention_days: int) -> tuple[Batch, bytes]:
+    claimed_ms = round(letter.claimed_at.timestamp() * 1000)
+    batch_id = f"{claimed_ms:013d}-replay-{letter.dead_letter_id}"
+    if letter.family == EVENT.name and letter.raw_format == "string":
+        first = letter.position or 0
+        return parse_page(batch_id, letter.claimed_at, first, [letter.raw], "replay", False, retention_days), letter.raw
+    claims = [(letter.source_key, raw_value(letter.raw, letter.raw_format))]
+    family = BY_NAME.get(letter.family, EVENT)
+    batch = parse_batch(family, batch_id, claims, retention_days=retention_days, server="replay", is_uncertain=False)
+    return batch, letter.raw
+
+
+def _result(letter: StoredDeadLetter, applied: Applied) -> ReplayResult:
+    if applied.dead_letters:
+        return ReplayResult(letter.dead_letter_id, letter.family, False, letter.reason)
+    return ReplayResult(letter.dead_letter_id, letter.family, True, "")

@@ -1,0 +1,194 @@
+"""The request event queue (contracts §1.5): claims the whole list by one rename, and stores it page by page.
+
+Once renamed, the list never changes: writers push to the live name only. So a page is known by its position, has a ledger
+row of its own, and is stored by one drainer, once. The list is deleted when every page is stored.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from hashlib import blake2b
+from typing import Literal, Protocol
+from uuid import UUID
+
+import msgspec
+
+from usage_pipeline import values
+from usage_pipeline.drain.batch import Batch, DeadLetter, WrongType, claimed_ms, dead_letter, new_batch_id
+from usage_pipeline.drain.families import Family, Row, unknown_members
+from usage_pipeline.drain.protocol import (
+    FORGET_EMPTY_BATCH_MS,
+    BarrierFellShort,
+    CounterSource,
+    DrainLimits,
+    DrainReport,
+)
+from usage_pipeline.drain.store import Applied
+from usage_pipeline.redis_keys import EVENT_QUEUE
+from usage_pipeline.storage.copy_text import copy_line
+from usage_pipeline.values import UNREADABLE_JSON, Malformed, TimeWindow
+
+# Part of the protocol: a page's position is its identity, so two versions that page differently must not meet.
+PAGE_ITEMS = 5_000
+
+
+class RequestEvent(msgspec.Struct):
+    """One item of the queue, as writers push it."""
+
+    event_id: UUID
+    api_key_id: str
+    user_id: str
+    provider: str
+    event_type: str
+    file_size: int
+    status: Literal["success", "failure"]
+    at: datetime
+
+
+_decode = msgspec.json.Decoder(RequestEvent).decode
+_MEMBERS = frozenset(RequestEvent.__struct_fields__)
+
+
+def parse_event(item: bytes, window: TimeWindow) -> Row:
+    """A queue item -> (payload hash, event_id, api_key_id, user_id, provider, event_type, file_size, status, at, extra).
+
+    The hash covers all but `at`, since a retry may stamp its own time. Raises Malformed.
+    """
+    try:
+        event = _decode(item)
+    except UNREADABLE_JSON as error:
+        came = f"{values.shown(item)}: {values.described(error)}"
+        raise Malformed(f"item: expected a request event as JSON, came {came}") from None
+    texts = tuple(
+        values.identifier_text(name, getattr(event, name))
+        for name in ("api_key_id", "user_id", "provider", "event_type")
+    )
+    if not 0 <= event.file_size <= values.MAX_COUNT:
+        raise Malformed(f"file_size: expected 0 to {values.MAX_COUNT} (bigint), came {event.file_size}")
+    at = values.moment("at", event.at, window)
+    extra = unknown_members(item, _MEMBERS)
+    payload = msgspec.json.encode((*texts, event.file_size, event.status, extra))
+    return (blake2b(payload, digest_size=16).digest(), event.event_id, *texts, event.file_size, event.status, at, extra)
+
+
+EVENT = Family("event", EVENT_QUEUE, b"", b"list", b"LRANGE", "raw.request_events", lambda *_: ())
+
+
+def page_id(queue_batch: str, number: int) -> str:
+    """The ledger's id of a page: the claimed queue's batch id and the page's number."""
+    return f"{queue_batch}/{number:07d}"
+
+
+class EventStore(Protocol):
+    """What the queue's drain needs of PostgreSQL; UsageStore is the real one."""
+
+    def apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied: ...
+    def unreleased(self, family: str) -> list[str]: ...
+    def mark_released(self, batch_ids: Sequence[str]) -> None: ...
+
+
+class QueueSource(CounterSource, Protocol):
+    """What the queue's drain needs of Redis beyond the counters'."""
+
+    def claim_queue(self, batch_id: str) -> bool: ...
+    def queue_length(self, batch_id: str) -> int | WrongType: ...
+    def read_page(self, batch_id: str, first: int, items: int) -> list[bytes]: ...
+
+
+def drain_events(
+    source: QueueSource, store: EventStore, limits: DrainLimits, *, is_uncertain: bool = False
+) -> DrainReport:
+    """Recovers queues that others left claimed, then claims the live one and stores all its pages.
+
+    A reached limit leaves the rest of the pages claimed, for the next drain. `is_uncertain` flags what is claimed now.
+    """
+    report = DrainReport(EVENT.name)
+    _recover(source, store, limits, report)
+    if limits.is_reached():
+        report.is_complete = False
+        return report
+    batch_id = new_batch_id(source.now_ms())
+    source.open_batch(EVENT.name, batch_id)
+    if not source.claim_queue(batch_id):
+        source.settle_batch(EVENT.name, batch_id)
+    else:
+        _load_queue(source, store, batch_id, is_uncertain, limits, report)
+    return report
+
+
+def _recover(source: QueueSource, store: EventStore, limits: DrainLimits, report: DrainReport) -> None:
+    servers = {batch.batch_id: batch.server for batch in source.open_batches(EVENT.name)}
+    unsettled = {*servers, *(page.partition("/")[0] for page in store.unreleased(EVENT.name))}
+    if source.is_claim_scan_due(EVENT):
+        unsettled.update(source.claimed_keys(EVENT))
+    for batch_id in sorted(unsettled):
+        if limits.is_reached():
+            report.is_complete = False
+            return
+        _load_queue(source, store, batch_id, servers.get(batch_id) != source.facts.identity, limits, report)
+
+
+def _load_queue(
+    source: QueueSource, store: EventStore, batch_id: str, is_uncertain: bool, limits: DrainLimits, report: DrainReport
+) -> None:
+    """Stores the pages that are not stored yet, then deletes the claimed list and settles the batch."""
+    # Asked before Redis is: a page that is stored by now and a list that is gone after that mean that every page is stored. A
+    # page that is found after a look at the list may be of one that was claimed since then, and is not all stored.
+    is_stored = bool(_unreleased_pages(store, batch_id))
+    length = source.queue_length(batch_id)
+    if length == 0:
+        if is_stored:
+            _release(source, store, batch_id)
+        elif source.age_ms(batch_id) > FORGET_EMPTY_BATCH_MS:
+            # Only forgotten: a drainer that is slower than that may claim the queue at this very moment.
+            source.settle_batch(EVENT.name, batch_id)
+        return
+    if source.age_ms(batch_id) < source.plan.minimum_age_ms:
+        report.left_claimed += 1 if isinstance(length, WrongType) else length
+        return
+    if not source.barrier():
+        raise BarrierFellShort(f"event: queue {batch_id} stays claimed until Redis confirms it")
+    at = values.from_ms(claimed_ms(batch_id))
+    if isinstance(length, WrongType):
+        reason = f"key: expected a Redis list, came a {length.redis_type}"
+        page = Batch(page_id(batch_id, 0), at, source.facts.identity, is_uncertain, keys=[EVENT_QUEUE])
+        page.dead_letters.append(replace(dead_letter(EVENT_QUEUE, length, reason), position=0))
+        report.add(1, store.apply_events(page, {}))
+    else:
+        for number, first in enumerate(range(0, length, PAGE_ITEMS)):
+            if limits.is_reached():
+                report.is_complete = False
+                return
+            items = source.read_page(batch_id, first, PAGE_ITEMS)
+            if not items:
+                # Released by another drainer, which had stored every page before.
+                break
+            page = parse_page(
+                page_id(batch_id, number), at, first, items, source.facts.identity, is_uncertain, limits.retention_days
+            )
+            report.add(len(items), store.apply_events(page, dict(enumerate(items, first))))
+    _release(source, store, batch_id)
+
+
+def _release(source: QueueSource, store: EventStore, batch_id: str) -> None:
+    if source.release(batch_id, [EVENT_QUEUE]):
+        store.mark_released(_unreleased_pages(store, batch_id))
+        source.settle_batch(EVENT.name, batch_id)
+
+
+def _unreleased_pages(store: EventStore, batch_id: str) -> list[str]:
+    return [page for page in store.unreleased(EVENT.name) if page.startswith(f"{batch_id}/")]
+
+
+def parse_page(
+    page: str, at: datetime, first: int, items: Sequence[bytes], server: str, is_uncertain: bool, retention_days: int
+) -> Batch:
+    """Sorts the items of a page, whose first one has position `first`, into lines and dead letters."""
+    window = TimeWindow.around(round(at.timestamp() * 1000), retention_days)
+    batch = Batch(page, at, server, is_uncertain, keys=[EVENT_QUEUE] * len(items))
+    for position, item in enumerate(items, first):
+        try:
+            batch.lines.append(copy_line((position, *parse_event(item, window))))
+        except Malformed as malformed:
+            batch.dead_letters.append(DeadLetter(EVENT_QUEUE, str(malformed), item, "string", position))
+    return batch

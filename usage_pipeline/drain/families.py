@@ -1,0 +1,294 @@
+"""The families of delta counters (contracts §1.1–1.3): their keys, and how a key becomes a row.
+
+Pure. The request event queue (§1.5) is in event_queue.py, merchant counters (§1.4) in merchants/.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from operator import itemgetter
+
+import msgspec
+
+from usage_pipeline import values
+from usage_pipeline.storage.copy_text import NULL, Field, copy_line
+from usage_pipeline.values import UNREADABLE_JSON, Malformed, TimeWindow
+
+Row = tuple[Field, ...]
+# What Redis answers to the family's read command: fields and values in turn (HGETALL), or a string (GET).
+Value = Sequence[bytes] | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of delta counter.
+
+    `prefix` and `suffix` bound its keys in Redis, `read_command` reads one; `parse(key, value, window)` gives the row to
+    stage, in the column order of `sql/counters/stage_<name>.sql`, or raises Malformed. `plain`, where there is one, gives
+    the same row as a line at once, or None for a value that takes a closer look.
+    """
+
+    name: str
+    prefix: bytes
+    suffix: bytes
+    redis_type: bytes
+    read_command: bytes
+    raw_table: str
+    parse: Callable[[bytes, Value, TimeWindow], Row]
+    plain: Callable[[bytes, Value, TimeWindow], bytes | None] = lambda *_: None
+
+    @property
+    def pattern(self) -> bytes:
+        """The keys as SCAN's MATCH takes them."""
+        return self.prefix + b"*" + self.suffix
+
+    def owns(self, key: bytes) -> bool:
+        """Whether a live name is one of this family's."""
+        return key.startswith(self.prefix) and key.endswith(self.suffix)
+
+    def staged_line(self, key: bytes, value: Value, window: TimeWindow) -> bytes:
+        """The row to stage as COPY text. Raises Malformed."""
+        return self.plain(key, value, window) or copy_line(self.parse(key, value, window))
+
+
+def parse_api_key(key: bytes, value: Value, window: TimeWindow) -> Row:
+    """`apikey:{api_key_id}:metrics` and its hash -> (api_key_id, five counts, last_used_at, extra)."""
+    api_key_id = values.identifier("api_key_id", _middle(key, b"apikey:"))
+    requests = successful = failed = file_size = files = 0
+    last_used_at: datetime | None = None
+    unknown: dict[bytes, bytes] | None = None
+    for field, content in _pairs(value):
+        if field == b"total_requests":
+            requests = values.count("total_requests", content)
+        elif field == b"successful_requests":
+            successful = values.count("successful_requests", content)
+        elif field == b"failed_requests":
+            failed = values.count("failed_requests", content)
+        elif field == b"total_file_size":
+            file_size = values.count("total_file_size", content)
+        elif field == b"total_files_uploaded":
+            files = values.count("total_files_uploaded", content)
+        elif field == b"last_used_at":
+            last_used_at = values.epoch_ms("last_used_at", content, window)
+        else:
+            unknown = unknown or {}
+            unknown[field] = content
+    return (api_key_id, requests, successful, failed, file_size, files, last_used_at, _extra(unknown))
+
+
+_API_KEY_COLUMNS = (
+    b"total_requests",
+    b"successful_requests",
+    b"failed_requests",
+    b"total_file_size",
+    b"total_files_uploaded",
+    b"last_used_at",
+)
+
+
+def plain_api_key(key: bytes, value: Value, window: TimeWindow) -> bytes | None:
+    """What `parse_api_key` gives, for a hash with a time, known fields and an id that COPY takes as it is."""
+    picked = _picked(_API_KEY_COLUMNS, 1, value)
+    return None if picked is None else _plain_line(_PLAIN_API_KEY, (_middle(key, b"apikey:"), *picked), window)
+
+
+def parse_provider(key: bytes, value: Value, window: TimeWindow) -> Row:
+    """`provider:{api_key_id}:{provider}:metrics` and its hash -> (both ids, user_id, two counts, last_used_at, extra)."""
+    uploads = file_size = 0
+    named: bytes | None = None
+    user_id: str | None = None
+    last_used_at: datetime | None = None
+    unknown: dict[bytes, bytes] | None = None
+    for field, content in _pairs(value):
+        if field == b"upload_count":
+            uploads = values.count("upload_count", content)
+        elif field == b"total_file_size":
+            file_size = values.count("total_file_size", content)
+        elif field == b"user_id":
+            user_id = values.identifier("user_id", content)
+        elif field == b"provider":
+            named = content
+        elif field == b"last_used_at":
+            last_used_at = values.epoch_ms("last_used_at", content, window)
+        else:
+            unknown = unknown or {}
+            unknown[field] = content
+    api_key_id, provider = _split_provider(_middle(key, b"provider:"), named)
+    return (
+        values.identifier("api_key_id", api_key_id),
+        values.identifier("provider", provider),
+        user_id,
+        uploads,
+        file_size,
+        last_used_at,
+        _extra(unknown),
+    )
+
+
+_PROVIDER_COLUMNS = (b"upload_count", b"total_file_size", b"user_id", b"provider", b"last_used_at")
+
+
+def plain_provider(key: bytes, value: Value, window: TimeWindow) -> bytes | None:
+    """What `parse_provider` gives, for a hash with both ids and a time, known fields and ids that COPY takes as they are."""
+    picked = _picked(_PROVIDER_COLUMNS, 3, value)
+    if picked is None:
+        return None
+    uploads, file_size, user_id, provider, last_used_ms = picked
+    api_key_id, separator, named = _middle(key, b"provider:").rpartition(b":")
+    if not separator or named != provider:
+        return None
+    return _plain_line(_PLAIN_PROVIDER, (api_key_id, provider, user_id, uploads, file_size, last_used_ms), window)
+
+
+class _TokenUsage(msgspec.Struct, rename="camel"):
+    usage_count: int
+    instance_id: str | None = None
+    last_used_at: datetime | None = None
+
+
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_token_usage = msgspec.json.Decoder(_TokenUsage).decode
+_TOKEN_MEMBERS = frozenset(("usageCount", "instanceId", "lastUsedAt"))
+
+
+def parse_token(key: bytes, value: Value, window: TimeWindow) -> Row:
+    """`token_usage:{token_id}:{instance_id}` and its JSON -> (token_id, instance_id, usage_count, last_used_at, extra)."""
+    if not isinstance(value, bytes):
+        raise Malformed("value: expected a JSON string")
+    try:
+        usage = _decode_token_usage(value)
+    except UNREADABLE_JSON as error:
+        came = f"{values.shown(value)}: {values.described(error)}"
+        raise Malformed(f"value: expected {{usageCount, lastUsedAt, instanceId}} as JSON, came {came}") from None
+    if not 0 <= usage.usage_count <= values.MAX_COUNT:
+        raise Malformed(f"usageCount: expected 0 to {values.MAX_COUNT} (bigint), came {usage.usage_count}")
+    last_used_at = usage.last_used_at and values.moment("lastUsedAt", usage.last_used_at, window)
+    token_id, instance_id = _split_token(key.removeprefix(b"token_usage:"), usage.instance_id)
+    return (
+        values.identifier("token_id", token_id),
+        values.identifier("instance_id", instance_id),
+        usage.usage_count,
+        last_used_at,
+        unknown_members(value, _TOKEN_MEMBERS),
+    )
+
+
+def unknown_members(document: bytes, known: frozenset[str]) -> str | None:
+    """The members of a JSON object that are not known, as JSON in key order; None when there are none.
+
+    They are decoded and written anew: a typed decoder skips them unseen, and jsonb refuses some of what it skips (bad
+    UTF-8, 1e400000, NUL). Raises Malformed for those, and for more than MAX_UNKNOWN_BYTES.
+    """
+    try:
+        unknown = {name: raw for name, raw in _decode_members(document).items() if name not in known}
+        if not unknown:
+            return None
+        values.within_unknown_limit("unknown members", sum(memoryview(raw).nbytes for raw in unknown.values()))
+        decoded = {name: msgspec.json.decode(raw) for name, raw in unknown.items()}
+    except UNREADABLE_JSON as error:
+        raise Malformed(f"value: expected JSON members that can be stored, came {values.described(error)}") from None
+    return values.storable_json(decoded, "JSON member")
+
+
+API_KEY = Family(
+    "api_key", b"apikey:", b":metrics", b"hash", b"HGETALL", "raw.api_key_deltas", parse_api_key, plain_api_key
+)
+PROVIDER = Family(
+    "provider", b"provider:", b":metrics", b"hash", b"HGETALL", "raw.provider_deltas", parse_provider, plain_provider
+)
+TOKEN = Family("token", b"token_usage:", b"", b"string", b"GET", "raw.token_deltas", parse_token)
+FAMILIES = (API_KEY, PROVIDER, TOKEN)
+BY_NAME = {family.name: family for family in FAMILIES}
+
+
+# Nearly all hashes are plain: known fields, digits, ids of printable ASCII without a backslash. One pattern over the line that
+# COPY needs anyway takes a fifth of the time of a look at each field, and whatever it does not match is parsed in full.
+_PLAIN_ID = rb"[!-\[\]-~]{1,200}"
+_PLAIN_COUNT = rb"(?:0|[1-9][0-9]{0,17})"
+_PLAIN_MS = rb"[0-9]{13}"
+_PLAIN_API_KEY = re.compile(b"\t".join((_PLAIN_ID, *[_PLAIN_COUNT] * 5, _PLAIN_MS)))
+_PLAIN_PROVIDER = re.compile(b"\t".join((*[_PLAIN_ID] * 3, *[_PLAIN_COUNT] * 2, _PLAIN_MS)))
+
+
+def _picked(columns: tuple[bytes, ...], required: int, value: Value) -> tuple[bytes, ...] | None:
+    """The values of a flat hash in the order of the columns, `0` for a missing one.
+
+    None for anything but a hash, for one with an unknown field, and when one of the last `required` columns is missing.
+    """
+    if not isinstance(value, list):
+        return None
+    pick = _picker(columns, required, tuple(value[::2]))
+    return pick and pick([*value, b"0"])
+
+
+@lru_cache(maxsize=256)
+def _picker(
+    columns: tuple[bytes, ...], required: int, fields: tuple[bytes, ...]
+) -> Callable[[list[bytes]], tuple[bytes, ...]] | None:
+    """Writers' hashes look alike, so where the fields are is found once for each look."""
+    if not set(columns[-required:]) <= set(fields) <= set(columns):
+        return None
+    places = {name: 2 * number + 1 for number, name in enumerate(fields)}
+    return itemgetter(*(places.get(column, -1) for column in columns))
+
+
+def _plain_line(pattern: re.Pattern[bytes], row: tuple[bytes, ...], window: TimeWindow) -> bytes | None:
+    """A row that ends with epoch milliseconds, as a line that ends with microseconds and no extra."""
+    line = b"\t".join(row)
+    if pattern.fullmatch(line) and window.oldest_ms <= int(row[-1]) <= window.newest_ms:
+        return b"%b000\t%b" % (line, NULL)
+    return None
+
+
+def _pairs(value: Value) -> Iterator[tuple[bytes, bytes]]:
+    if isinstance(value, bytes):
+        raise Malformed("value: expected a hash")
+    fields = iter(value)
+    return zip(fields, fields, strict=True)
+
+
+def _middle(key: bytes, prefix: bytes) -> bytes:
+    return key[len(prefix) : -len(b":metrics")]
+
+
+def _split_provider(middle: bytes, named: bytes | None) -> tuple[bytes, bytes]:
+    """The `provider` field settles the split where it is present (§1.2); otherwise the last `:` does."""
+    if named is None:
+        api_key_id, separator, provider = middle.rpartition(b":")
+        if not separator:
+            raise Malformed(
+                f"key: expected provider:<api_key_id>:<provider>:metrics, came no provider in {values.shown(middle)}"
+            )
+        return api_key_id, provider
+    if not middle.endswith(b":" + named):
+        raise Malformed(f"provider: expected the end of the key's {values.shown(middle)}, came {values.shown(named)}")
+    return middle[: -len(named) - 1], named
+
+
+def _split_token(rest: bytes, named: str | None) -> tuple[bytes, bytes]:
+    """The JSON's `instanceId` settles the split where it is present (§1.3); otherwise the first `:` does."""
+    if named is None:
+        token_id, separator, instance_id = rest.partition(b":")
+        if not separator:
+            raise Malformed(f"key: expected token_usage:<token_id>:<instance_id>, came {values.shown(rest)}")
+        return token_id, instance_id
+    instance = named.encode(errors="surrogatepass")
+    if not rest.endswith(b":" + instance):
+        raise Malformed(
+            f"instanceId: expected the end of the key's {values.shown(rest)}, came {values.shown(instance)}"
+        )
+    return rest[: -len(instance) - 1], instance
+
+
+def _extra(unknown: dict[bytes, bytes] | None) -> str | None:
+    """Unknown hash fields as JSON, so that `raw` keeps them; they must be text."""
+    if unknown is None:
+        return None
+    values.within_unknown_limit("unknown fields", sum(len(name) + len(content) for name, content in unknown.items()))
+    try:
+        fields = {name.decode(): content.decode() for name, content in unknown.items()}
+    except UnicodeDecodeError:
+        raise Malformed(f"unknown field: expected UTF-8, came {values.shown(next(iter(unknown)))}") from None
+    return values.storable_json(fields, "unknown field")

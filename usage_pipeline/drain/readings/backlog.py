@@ -1,0 +1,56 @@
+"""How much waits in Redis, by a few cheap commands; the whole truth costs a scan of the keyspace, see ledger.py."""
+
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+
+import redis
+
+from usage_pipeline import redis_keys as names
+from usage_pipeline.drain.batch import claimed_ms
+from usage_pipeline.drain.rounds import ALL_FAMILIES
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.redis import client, is_cluster_node
+from usage_pipeline.storage.redis_cluster import cluster_client, translated_cluster_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits of one family: keys that our recorder announced (events: queue items), and batches that are not settled."""
+
+    family: str
+    waiting: int
+    open_batches: int
+    oldest_open_seconds: float
+
+
+def read_backlog(settings: Settings, *, timeout_seconds: float) -> list[Backlog]:
+    """One reading of Redis or of the whole cluster; each command takes at most `timeout_seconds`.
+
+    Keys of other writers are not among the announced ones: the drain finds them by its own scans.
+    Raises redis.RedisError, RedisUnavailable or OSError when Redis does not answer.
+    """
+    hasty = settings.model_copy(
+        update={"redis_timeout_seconds": timeout_seconds, "connect_timeout_seconds": timeout_seconds}
+    )
+    with ExitStack() as stack:
+        stack.enter_context(translated_cluster_errors())
+        named = stack.enter_context(closing(client(hasty)))
+        seconds, microseconds = named.time()
+        server: redis.Redis | redis.RedisCluster = named
+        if is_cluster_node(named):
+            server = stack.enter_context(closing(cluster_client(hasty)))
+        now_ms = seconds * 1000 + microseconds // 1000
+        return [_reading(server, family, now_ms) for family in ALL_FAMILIES]
+
+
+def _reading(server: redis.Redis | redis.RedisCluster, family: str, now_ms: int) -> Backlog:
+    waiting = 0
+    if family == "event":
+        # A queue of another type is the drain's to complain of.
+        with suppress(redis.ResponseError):
+            waiting = int(server.llen(names.EVENT_QUEUE))
+    else:
+        waiting = int(server.scard(names.touched(family))) + int(server.scard(names.taken(family)))
+    batches: list[bytes] = server.hkeys(names.open_batches(family))  # type: ignore[assignment]  # bytes client
+    ages = [max(0, now_ms - claimed_ms(batch_id.decode())) for batch_id in batches]
+    return Backlog(family, waiting, len(ages), max(ages, default=0) / 1000)

@@ -1,0 +1,99 @@
+"""Readings from the ledger of batches, and from Redis, for people and for Dagster's metadata. Nothing here changes anything."""
+
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import date, datetime
+from itertools import chain
+
+import psycopg
+import redis
+from psycopg.rows import class_row
+
+from usage_pipeline import redis_keys as names
+from usage_pipeline.drain.batch import claimed_ms
+from usage_pipeline.drain.families import FAMILIES
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.redis import client, is_cluster_node
+from usage_pipeline.storage.redis_cluster import cluster_client, primaries, translated_cluster_errors
+from usage_pipeline.storage.sql import load
+
+_SCAN_COUNT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class FamilySummary:
+    """What was drained of one family in a span of time."""
+
+    family: str
+    batches: int
+    keys: int
+    stored_rows: int
+    dead_letters: int
+    duplicates: int
+    uncertain_batches: int
+    longest_lag_seconds: float
+    usage_dates: list[date]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReading:
+    """What waits in Redis of one family: live keys (events: items), claimed keys, and the age of the oldest open batch."""
+
+    family: str
+    live_keys: int
+    claimed_keys: int
+    open_batches: int
+    oldest_open_seconds: float
+    redis_memory_bytes: int
+
+
+def summarize(connection: psycopg.Connection, since: datetime, until: datetime) -> list[FamilySummary]:
+    """Batches applied after `since`, up to and with `until`, by family."""
+    with connection.cursor(row_factory=class_row(FamilySummary)) as cursor:
+        return cursor.execute(load("drain/summarize_batches"), {"since": since, "until": until}).fetchall()
+
+
+def read_sources(settings: Settings) -> list[SourceReading]:
+    """Counts what waits in Redis or the whole cluster, by scanning the keyspace once (about a second per million keys).
+
+    Raises redis.RedisError or RedisUnavailable when Redis does not answer.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(translated_cluster_errors())
+        named = stack.enter_context(closing(client(settings)))
+        pooled: redis.Redis | redis.RedisCluster = named
+        servers = [named]
+        if is_cluster_node(named):
+            pooled = stack.enter_context(closing(cluster_client(settings)))
+            servers = primaries(pooled)
+        live = dict.fromkeys([*(family.name for family in FAMILIES), "event", "merchant"], 0)
+        claimed = dict(live)
+        for key in chain.from_iterable(server.scan_iter(count=_SCAN_COUNT) for server in servers):
+            is_claim = key.startswith(names.CLAIMS)
+            try:
+                name = names.parse_claim(key)[1] if is_claim else key
+            except ValueError:
+                continue
+            if family := _family_of(name):
+                (claimed if is_claim else live)[family] += 1
+        live["event"] = int(pooled.llen("event_queue")) if pooled.type("event_queue") == b"list" else live["event"]
+        memory = sum(int(server.info("memory")["used_memory"]) for server in servers)
+        seconds, microseconds = servers[0].time()
+        now_ms = seconds * 1000 + microseconds // 1000
+        return [_reading(pooled, family, live[family], claimed[family], memory, now_ms) for family in live]
+
+
+def _family_of(key: bytes) -> str | None:
+    if key == names.EVENT_QUEUE:
+        return "event"
+    if key.startswith(b"usage:"):
+        return "merchant"
+    return next((family.name for family in FAMILIES if family.owns(key)), None)
+
+
+def _reading(
+    pooled: redis.Redis | redis.RedisCluster, family: str, live: int, claimed: int, memory: int, now_ms: int
+) -> SourceReading:
+    open_batches: list[bytes] = pooled.hkeys(names.open_batches(family))  # type: ignore[assignment]  # bytes client
+    ages = [now_ms - claimed_ms(batch_id.decode()) for batch_id in open_batches]
+    return SourceReading(family, live, claimed, len(ages), max(ages, default=0) / 1000, memory)

@@ -1,0 +1,261 @@
+"""One round of drains over several families, and the loop of the worker that repeats it. Owns the connections."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+
+import psycopg
+import redis
+
+from usage_pipeline import redis_keys as names
+from usage_pipeline.drain.event_queue import EVENT, drain_events
+from usage_pipeline.drain.families import BY_NAME, TOKEN
+from usage_pipeline.drain.protocol import BarrierFellShort, DrainLimits, DrainReport, drain_family
+from usage_pipeline.drain.sources.cluster import ClusterSource, open_sources
+from usage_pipeline.drain.sources.node import RedisSource, drainer_name
+from usage_pipeline.drain.store import UsageStore
+from usage_pipeline.recording.quota import publish_quotas
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
+from usage_pipeline.storage.redis import SLOT_ELSEWHERE, RedisUnavailable
+from usage_pipeline.storage.redis_cluster import translated_cluster_errors
+
+log = logging.getLogger(__name__)
+
+# In the order in which they are drained; the two cadences of contracts §5.
+METRICS_FAMILIES = ("api_key", "provider", "event")
+TOKEN_FAMILIES = ("token",)
+ALL_FAMILIES = METRICS_FAMILIES + TOKEN_FAMILIES
+
+_PUBLISH_QUOTAS_SECONDS = 60
+_RETRY_SECONDS = 2.0
+# What is committed is deleted from Redis next. Where an administrator turned synchronous_commit off, a crash of PostgreSQL
+# would forget it; a stricter setting than `on` stays.
+_DURABLE_COMMITS = """
+select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'
+"""
+
+
+class DrainImpossible(Exception):
+    """A server does not answer, or cannot promise durability. Nothing is lost; one line that says what and what follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """What one round did. `busy` are families that another drainer held the lock of."""
+
+    families: list[DrainReport] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def keys(self) -> int:
+        return sum(report.keys for report in self.families)
+
+    @property
+    def dead_letters(self) -> int:
+        return sum(report.dead_letters for report in self.families)
+
+    @property
+    def left_claimed(self) -> int:
+        return sum(report.left_claimed for report in self.families)
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.busy and all(report.is_complete for report in self.families)
+
+
+def drain_once(
+    settings: Settings,
+    families: Sequence[str] = ALL_FAMILIES,
+    *,
+    budget_seconds: float = float("inf"),
+    wait_for_lock_seconds: float = 0.0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RoundReport:
+    """Drains each family once, within the budget. Idempotent; safe with any number of drainers at once.
+
+    PostgreSQL is asked first: when it does not answer, nothing is claimed, since Redis is the safest place for what is not
+    stored yet. Raises DrainImpossible.
+    """
+    limits = _limits(settings, should_stop, time.monotonic() + budget_seconds)
+    with _translated_errors(), ExitStack() as stack:
+        drains = stack.enter_context(_open_drains(settings))
+        started = time.monotonic()
+        reports, busy = [], []
+        for name in families:
+            with drains.store.lock(name, wait_seconds=wait_for_lock_seconds) as is_ours:
+                if is_ours:
+                    reports.append(drains.run(name, limits))
+                else:
+                    busy.append(name)
+        drains.publish_quotas_when_due()
+        return RoundReport(reports, busy, time.monotonic() - started)
+
+
+def drain_until_empty(
+    settings: Settings,
+    families: Sequence[str] = ALL_FAMILIES,
+    *,
+    wait_for_lock_seconds: float = 30.0,
+    should_stop: threading.Event,
+) -> RoundReport:
+    """`drain_once`, and once more for claims that were too young for the barrier by age. Raises DrainImpossible."""
+    report = drain_once(settings, families, wait_for_lock_seconds=wait_for_lock_seconds, should_stop=should_stop.is_set)
+    if report.left_claimed and not should_stop.wait(_RETRY_SECONDS + 0.1):
+        again = drain_once(
+            settings, families, wait_for_lock_seconds=wait_for_lock_seconds, should_stop=should_stop.is_set
+        )
+        return RoundReport(report.families + again.families, again.busy, report.seconds + again.seconds)
+    return report
+
+
+def watch(
+    settings: Settings,
+    families: Sequence[str],
+    *,
+    should_stop: threading.Event,
+    on_round: Callable[[RoundReport], None],
+) -> None:
+    """Drains again and again, each family at its interval, until `should_stop` is set; the batch in hand is finished.
+
+    Holds the families' locks all the time, so that the sensor of the code location stands down. A server that is away is
+    logged once, and tried again until it is back.
+    """
+    complaint = ""
+    while not should_stop.is_set():
+        try:
+            with _translated_errors(), _open_drains(settings) as drains, ExitStack() as locks:
+                for name in families:
+                    if not locks.enter_context(drains.store.lock(name, wait_seconds=_RETRY_SECONDS)):
+                        raise DrainImpossible(f"another drainer works on {name}; waiting for it")
+                if complaint:
+                    log.info("drain: goes on")
+                    complaint = ""
+                _watch_connected(settings, drains, families, should_stop, on_round)
+        except DrainImpossible as problem:
+            if str(problem) != complaint:
+                complaint = str(problem)
+                log.warning("drain: %s", complaint)
+            should_stop.wait(_RETRY_SECONDS)
+
+
+def _watch_connected(
+    settings: Settings,
+    drains: "_Drains",
+    families: Sequence[str],
+    should_stop: threading.Event,
+    on_round: Callable[[RoundReport], None],
+) -> None:
+    due = dict.fromkeys(families, 0.0)
+    while not should_stop.is_set():
+        started = time.monotonic()
+        ready = [name for name in families if due[name] <= started]
+        limits = _limits(settings, should_stop.is_set, started + settings.drain_budget_seconds)
+        drains.check()
+        reports = [drains.run(name, limits) for name in ready]
+        drains.publish_quotas_when_due()
+        on_round(RoundReport(reports, [], time.monotonic() - started))
+        for name in ready:
+            interval = (
+                settings.api_token_sync_interval_ms if name in TOKEN_FAMILIES else settings.metrics_sync_interval_ms
+            )
+            due[name] = started + interval / 1000
+        should_stop.wait(max(0.0, min(due.values()) - time.monotonic()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Drains:
+    """The open connections of a round: one to PostgreSQL, two to Redis (see drain_family), one for single commands."""
+
+    postgres: psycopg.Connection
+    redis: redis.Redis | redis.RedisCluster
+    claiming: RedisSource | ClusterSource
+    releasing: RedisSource | ClusterSource
+    store: UsageStore
+    token_interval_ms: int
+    # Family -> the Redis server that it was last drained from on these connections.
+    servers: dict[str, str] = field(default_factory=dict)
+
+    def run(self, name: str, limits: DrainLimits) -> DrainReport:
+        server = self.claiming.facts.identity
+        is_uncertain = self.servers.get(name) != server and self.store.flag_forgettable(name, server)
+        self.servers[name] = server
+        if is_uncertain:
+            log.warning("drain: %s: Redis is another server than before; batches about the change are uncertain", name)
+        if name == EVENT.name:
+            report = drain_events(self.releasing, self.store, limits, is_uncertain=is_uncertain)
+        else:
+            family = BY_NAME[name]
+            report = drain_family(self.claiming, self.releasing, self.store, family, limits, is_uncertain=is_uncertain)
+            if family is TOKEN:
+                self._note_expiring()
+        if report.keys:
+            log.info("drain: %s: %d keys, %d dead letters", name, report.keys, report.dead_letters)
+        return report
+
+    def _note_expiring(self) -> None:
+        """Token keys that would not have lived for half an interval more: others like them may have expired unread."""
+        ttls_ms = self.claiming.take_ttls_ms()
+        expiring = [ttl_ms for ttl_ms in ttls_ms if ttl_ms < self.token_interval_ms / 2]
+        if expiring:
+            log.warning("drain: token: %d of %d keys looked at were about to expire", len(expiring), len(ttls_ms))
+            self.store.note_expiring_tokens(len(ttls_ms), len(expiring), min(expiring) / 1000)
+
+    def check(self) -> None:
+        """Before each round on kept connections: nothing is claimed unless PostgreSQL answers, and the barrier still fits."""
+        self.postgres.execute("select 1")
+        self.claiming.plan_anew()
+        self.releasing.plan_anew()
+
+    def publish_quotas_when_due(self) -> None:
+        # A full Redis has room again soon, and the drain before this one was not in vain.
+        with suppress(redis.OutOfMemoryError):
+            if self.redis.set(names.scan_pause("quotas"), drainer_name(), nx=True, ex=_PUBLISH_QUOTAS_SECONDS):
+                publish_quotas(self.postgres, self.redis)
+
+
+@contextmanager
+def _open_drains(settings: Settings) -> Iterator[_Drains]:
+    with ExitStack() as stack:
+        # PostgreSQL first: without it nothing may be claimed.
+        connection = stack.enter_context(closing(connect(settings)))
+        connection.execute(_DURABLE_COMMITS)
+        pooled, claiming, releasing = stack.enter_context(open_sources(settings, settings.drain_barrier))
+        if claiming.plan.warning:
+            log.warning("%s", claiming.plan.warning)
+        store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=drainer_name())
+        yield _Drains(connection, pooled, claiming, releasing, store, settings.api_token_sync_interval_ms)
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        with translated_cluster_errors():
+            yield
+    except PostgresUnavailable as error:
+        raise DrainImpossible(f"{error}; nothing is claimed, the counters wait in Redis") from None
+    except psycopg.OperationalError as error:
+        message = f"PostgreSQL went away: {first_line(error)}; what is claimed is recovered by the next drain"
+        raise DrainImpossible(message) from None
+    except psycopg.ProgrammingError as error:
+        raise DrainImpossible(
+            f"the schema is missing or old: {first_line(error)}; run: usage-pipeline migrate"
+        ) from None
+    except (RedisUnavailable, BarrierFellShort) as error:
+        raise DrainImpossible(f"{error}; what is claimed is recovered by the next drain") from None
+    except SLOT_ELSEWHERE as error:
+        raise DrainImpossible(
+            f"Redis Cluster: a slot is on the move ({first_line(error)}); what is claimed is recovered by the next drain"
+        ) from None
+    except redis.RedisError as error:
+        raise DrainImpossible(
+            f"Redis refused: {first_line(error)}; what is claimed is recovered by the next drain"
+        ) from None
+
+
+def _limits(settings: Settings, should_stop: Callable[[], bool], deadline: float) -> DrainLimits:
+    return DrainLimits(settings.drain_chunk_keys, settings.retention_days, should_stop, deadline)

@@ -1,0 +1,1 @@
+"""The Redis side of the drain: where keys are found, claimed, read and released, and when that is durable."""

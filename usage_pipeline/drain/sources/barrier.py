@@ -1,0 +1,108 @@
+"""The barrier: how what was written on a connection becomes durable in Redis before PostgreSQL relies on it.
+
+Rules are in architecture.md, drain step 4. Chosen from what the server says of itself, or by DRAIN_BARRIER.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import redis
+
+from usage_pipeline.redis_keys import BARRIER
+from usage_pipeline.settings import Barrier
+from usage_pipeline.storage.redis import PinnedConnection
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_MS = 2_000
+_EVERYSEC_LOSS_MS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What decides about the barrier: INFO and CONFIG of one Redis server."""
+
+    identity: str
+    version: tuple[int, ...]
+    replicas: int
+    has_aof: bool
+    fsyncs_always: bool
+    has_snapshots: bool
+    is_cluster: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierPlan:
+    """What to wait for. All zero: an answer of the server is durable already, or nothing undone can come back."""
+
+    replicas: int = 0
+    local_fsyncs: int = 0
+    minimum_age_ms: int = 0
+    warning: str | None = None
+
+
+def read_facts(connection: PinnedConnection) -> ServerFacts:
+    """Asks the server that the connection is pinned to. Where CONFIG is forbidden, the cautious answer is assumed."""
+    info = _parse_info(connection.call("INFO"))
+    settings: dict[bytes, bytes] = {}
+    for name in ("appendfsync", "save"):
+        try:
+            answer = connection.call("CONFIG", "GET", name)
+        except redis.ResponseError:
+            continue
+        settings.update(zip(answer[::2], answer[1::2], strict=True))
+    return ServerFacts(
+        identity=f"{info.get('run_id', '?')} {info.get('master_replid', '?')}",
+        version=tuple(int(part) for part in info.get("redis_version", "0").split(".") if part.isdigit()),
+        replicas=int(info.get("connected_slaves", "0")),
+        has_aof=info.get("aof_enabled") == "1",
+        fsyncs_always=settings.get(b"appendfsync") == b"always",
+        has_snapshots=settings.get(b"save", b"unknown") != b"",
+        is_cluster=info.get("cluster_enabled") == "1",
+    )
+
+
+def plan_barrier(facts: ServerFacts, chosen: Barrier) -> BarrierPlan:
+    """Pure: the barrier for a server, or the one that the setting names."""
+    if chosen == "none":
+        return BarrierPlan()
+    if chosen == "wait":
+        return BarrierPlan(replicas=max(1, facts.replicas))
+    if chosen == "waitaof":
+        return BarrierPlan(replicas=facts.replicas, local_fsyncs=1)
+    if chosen == "age":
+        return BarrierPlan(minimum_age_ms=_EVERYSEC_LOSS_MS)
+    if facts.has_aof and not facts.fsyncs_always:
+        if facts.version >= (7, 2):
+            return BarrierPlan(replicas=facts.replicas, local_fsyncs=1)
+        return BarrierPlan(replicas=facts.replicas, minimum_age_ms=_EVERYSEC_LOSS_MS)
+    if facts.replicas or facts.has_aof or not facts.has_snapshots:
+        return BarrierPlan(replicas=facts.replicas)
+    return BarrierPlan(
+        warning="Redis keeps RDB snapshots only: a crash brings counters back that were drained already. "
+        "Turn on appendonly, or turn snapshots off."
+    )
+
+
+def pass_barrier(connection: PinnedConnection, plan: BarrierPlan, key: str = BARRIER) -> bool:
+    """Waits until all that was written on this connection is durable; False when it fell short of the plan.
+
+    Writes `key` itself: a recovery has only read the claims of others, and a connection that wrote nothing does not wait.
+    The age of a claim (`minimum_age_ms`) is not waited for: the drain leaves young claims to its next round.
+    """
+    if plan.replicas or plan.local_fsyncs:
+        connection.call("SET", key, "1")
+    if plan.replicas and int(connection.call("WAIT", plan.replicas, _TIMEOUT_MS)) < plan.replicas:
+        log.warning("Redis: fewer than %d replicas confirmed within %d ms", plan.replicas, _TIMEOUT_MS)
+        return False
+    if plan.local_fsyncs:
+        [fsyncs, _] = connection.call("WAITAOF", plan.local_fsyncs, 0, _TIMEOUT_MS)
+        if int(fsyncs) < plan.local_fsyncs:
+            log.warning("Redis: its append-only file was not synced within %d ms", _TIMEOUT_MS)
+            return False
+    return True
+
+
+def _parse_info(text: bytes) -> dict[str, str]:
+    pairs = (line.partition(":") for line in text.decode(errors="replace").splitlines() if not line.startswith("#"))
+    return {name: value.strip() for name, _, value in pairs}

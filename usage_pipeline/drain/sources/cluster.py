@@ -1,0 +1,254 @@
+"""The Redis side of the drain on a Redis Cluster: one RedisSource per primary, each command where its key's slot is.
+
+A batch may hold keys of several primaries. While a slot moves between two of them its keys cannot be claimed, and are left
+to the next round.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
+from hashlib import blake2b
+from itertools import chain
+from typing import Any, TypeVar
+
+import redis
+from redis.crc import key_slot
+
+from usage_pipeline import redis_keys as names
+from usage_pipeline.drain.batch import Claimed, WrongType, claimed_ms
+from usage_pipeline.drain.families import Family
+from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts, read_facts
+from usage_pipeline.drain.sources.node import OpenBatch, RedisSource
+from usage_pipeline.settings import Barrier, Settings
+from usage_pipeline.storage.redis import PinnedConnection, client
+from usage_pipeline.storage.redis_cluster import (
+    ClusterReader,
+    KeyCommand,
+    cluster_client,
+    send_to_owners,
+    translated_cluster_errors,
+)
+
+Argument = TypeVar("Argument")
+Answer = TypeVar("Answer")
+
+_SLOTS = 16_384
+
+
+class ClusterSource:
+    """All primaries of a Redis Cluster as the drain sees them, each through one pinned connection. Close it after use.
+
+    `facts` and `plan` are the cluster's: they change when a primary does. Which primary owns which slot is read once a
+    round (`plan_anew`); what moved since is refused by Redis, and never taken for something that is gone.
+    """
+
+    def __init__(self, cluster: redis.RedisCluster, barrier: Barrier) -> None:
+        self._cluster = cluster
+        self._barrier: Barrier = barrier
+        self._owners: list[str] = []
+        self._primaries: dict[str, RedisSource] = {}
+        self._threads = ThreadPoolExecutor(thread_name_prefix="primary")
+        self.facts: ServerFacts
+        self.plan: BarrierPlan
+        try:
+            self.plan_anew()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def primaries(self) -> list[RedisSource]:
+        return list(self._primaries.values())
+
+    def plan_anew(self) -> None:
+        """Reads who owns which slot now, and chooses the barriers; connects anew when that has changed."""
+        with translated_cluster_errors():
+            self._cluster.nodes_manager.initialize()
+        slots = self._cluster.nodes_manager.slots_cache
+        owners = [slots[slot][0].name for slot in range(_SLOTS)]
+        if owners == self._owners:
+            for source in self.primaries:
+                source.plan_anew()
+        else:
+            self._connect({slot_nodes[0].name: slot_nodes[0] for slot_nodes in slots.values()}, owners)
+        identity = cluster_identity(source.facts.identity for source in self.primaries)
+        for source in self.primaries:
+            # An open batch names the cluster: the next drain compares that, whichever primary keeps the note.
+            source.facts = replace(source.facts, identity=identity)
+        self.facts = self.primaries[0].facts
+        self.plan = _strictest(source.plan for source in self.primaries)
+
+    def now_ms(self) -> int:
+        """One primary's clock in epoch milliseconds, the same one for all drainers."""
+        return self._owner(names.BARRIER).now_ms()
+
+    def age_ms(self, batch_id: str) -> int:
+        return self.now_ms() - claimed_ms(batch_id)
+
+    # finding keys
+
+    def live_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
+        """As RedisSource does: what was announced, whichever primary it is on, then a scan of each primary where due."""
+        yield from self._owner(names.touched(family.name)).announced_keys(family, chunk_keys)
+        for source in self.primaries:
+            yield from source.scanned_keys(family, chunk_keys)
+
+    def take_ttls_ms(self) -> list[int]:
+        return [ttl_ms for source in self.primaries for ttl_ms in source.take_ttls_ms()]
+
+    def claimed_keys(self, family: Family) -> dict[str, list[bytes]]:
+        """The claimed keys of all primaries by batch id; each comes once, even one that was seen on both sides of a move."""
+        found: dict[str, dict[bytes, None]] = {}
+        for claimed in self._on_each(dict.fromkeys(self.primaries), lambda source, _: source.claimed_keys(family)):
+            for batch_id, held in claimed.items():
+                found.setdefault(batch_id, {}).update(dict.fromkeys(held))
+        return {batch_id: list(held) for batch_id, held in found.items()}
+
+    def is_claim_scan_due(self, family: Family) -> bool:
+        return any(source.is_claim_scan_due(family) for source in self.primaries)
+
+    # batches
+
+    def open_batch(self, family: str, batch_id: str) -> None:
+        self._owner(names.open_batches(family)).open_batch(family, batch_id)
+
+    def settle_batch(self, family: str, batch_id: str) -> None:
+        self._owner(names.open_batches(family)).settle_batch(family, batch_id)
+
+    def open_batches(self, family: str) -> list[OpenBatch]:
+        return self._owner(names.open_batches(family)).open_batches(family)
+
+    def claim(self, family: Family, batch_id: str, live: Sequence[bytes]) -> list[Claimed]:
+        """As RedisSource does; keys whose slot is on the move stay live, and are announced to the next round."""
+        owned = self._by_owner(live)
+        claims = self._on_each(owned, lambda source, keys: source.claim(family, batch_id, keys))
+        refused = [key for source in owned for key in source.take_refused()]
+        if refused:
+            # Not worth a failed round: a scan finds them as well.
+            with suppress(redis.ResponseError):
+                self._owner(names.touched(family.name)).announce(family, refused)
+        return list(chain.from_iterable(claims))
+
+    def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> list[Claimed]:
+        owned = self._by_owner(held)
+        claims = self._on_each(owned, lambda source, keys: source.move(family, from_batch, to_batch, keys))
+        for source in owned:
+            # They stay in their batch, for recovery.
+            source.take_refused()
+        return list(chain.from_iterable(claims))
+
+    def read(self, family: Family, batch_id: str, held: Sequence[bytes]) -> list[Claimed]:
+        claims = self._on_each(self._by_owner(held), lambda source, keys: source.read(family, batch_id, keys))
+        return list(chain.from_iterable(claims))
+
+    # the request event queue: one list in one slot
+
+    def claim_queue(self, batch_id: str) -> bool:
+        return self._owner(names.EVENT_QUEUE).claim_queue(batch_id)
+
+    def queue_length(self, batch_id: str) -> int | WrongType:
+        return self._owner(names.EVENT_QUEUE).queue_length(batch_id)
+
+    def read_page(self, batch_id: str, first: int, items: int) -> list[bytes]:
+        return self._owner(names.EVENT_QUEUE).read_page(batch_id, first, items)
+
+    # durability
+
+    def barrier(self) -> bool:
+        """Whether all that was written or read is durable on every primary now; they are asked at once."""
+        return all(self._on_each(dict.fromkeys(self.primaries), lambda source, _: source.barrier()))
+
+    def release(self, batch_id: str, held: Sequence[bytes]) -> bool:
+        """Deletes exactly these claimed keys of the batch; True when that is durable on every primary that had some.
+
+        False too when the slot of one was on the move: whether it is gone is not known, and the batch stays unreleased.
+        """
+        return all(self._on_each(self._by_owner(held), lambda source, keys: source.release(batch_id, keys)))
+
+    def delete_token_caches(self, token_prefixes: Sequence[str]) -> None:
+        """As RedisSource does, without a promise of durability, so that the client may follow a slot that moves."""
+        cached = [names.token_cache(prefix) for prefix in token_prefixes]
+        with translated_cluster_errors():
+            answers = send_to_owners(self._cluster, [KeyCommand(name, ("UNLINK", name)) for name in cached])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        for source in self.primaries:
+            source.close()
+
+    # inside
+
+    def _connect(self, nodes: Mapping[str, Any], owners: list[str]) -> None:
+        for source in self.primaries:
+            source.close()
+        self._owners, self._primaries = [], {}
+        for name, node in nodes.items():
+            # The last slot that it owns: moving slots away begins with the first ones.
+            last_slot = max(slot for slot, owner in enumerate(owners) if owner == name)
+            tag = f"{{{names.number_in_slot(last_slot)}}}"
+            self._primaries[name] = RedisSource(node.redis_connection, self._barrier, tag)
+        self._owners = owners
+
+    def _owner(self, key: str | bytes) -> RedisSource:
+        return self._primaries[self._owners[key_slot(key.encode() if isinstance(key, str) else key)]]
+
+    def _by_owner(self, keys: Iterable[bytes]) -> dict[RedisSource, list[bytes]]:
+        owned: dict[RedisSource, list[bytes]] = {}
+        for key in keys:
+            owned.setdefault(self._owner(key), []).append(key)
+        return owned
+
+    def _on_each(
+        self, arguments: Mapping[RedisSource, Argument], do: Callable[[RedisSource, Argument], Answer]
+    ) -> list[Answer]:
+        """Does it on several primaries at once. All have ended before an error of one is raised."""
+        doing = [self._threads.submit(do, source, argument) for source, argument in arguments.items()]
+        wait(doing)
+        return [done.result() for done in doing]
+
+
+def cluster_identity(identities: Iterable[str]) -> str:
+    """A short name for a cluster of these primaries, in whatever order they come."""
+    return f"cluster {blake2b(chr(10).join(sorted(identities)).encode(), digest_size=16).hexdigest()}"
+
+
+def server_identity(reader: PinnedConnection | ClusterReader) -> str:
+    """What the ledger notes of the server or the cluster."""
+    if isinstance(reader, PinnedConnection):
+        return read_facts(reader).identity
+    return cluster_identity(read_facts(primary).identity for primary in reader.primaries)
+
+
+def _strictest(plans: Iterable[BarrierPlan]) -> BarrierPlan:
+    """What the drain is told; each primary passes its own barrier."""
+    known = list(plans)
+    return BarrierPlan(
+        replicas=max(plan.replicas for plan in known),
+        local_fsyncs=max(plan.local_fsyncs for plan in known),
+        minimum_age_ms=max(plan.minimum_age_ms for plan in known),
+        warning=next((plan.warning for plan in known if plan.warning), None),
+    )
+
+
+@contextmanager
+def open_sources(
+    settings: Settings, barrier: Barrier
+) -> Iterator[tuple[redis.Redis | redis.RedisCluster, RedisSource | ClusterSource, RedisSource | ClusterSource]]:
+    """A client for single commands and the two sources of a drain (see drain_family), for a server or a whole cluster.
+
+    Which one it is the server of REDIS_URL says itself. Raises RedisUnavailable.
+    """
+    with ExitStack() as stack:
+        pooled = stack.enter_context(closing(client(settings)))
+        first = stack.enter_context(closing(RedisSource(pooled, barrier)))
+        if first.facts.is_cluster:
+            first.close()
+            cluster = stack.enter_context(closing(cluster_client(settings)))
+            claiming, releasing = (stack.enter_context(closing(ClusterSource(cluster, barrier))) for _ in range(2))
+            yield cluster, claiming, releasing
+        else:
+            yield pooled, first, stack.enter_context(closing(RedisSource(pooled, barrier)))

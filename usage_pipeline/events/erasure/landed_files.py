@@ -1,0 +1,53 @@
+"""Erasure in the landing folder: files that were read go when they name the user, since all that is in them is stored."""
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from usage_pipeline.events.landing.folder import BROKEN, DONE, Landing
+
+_READ_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class LandedErasure:
+    """Files that were deleted, and those that name the user and are not ours to delete, each with what to do."""
+
+    deleted: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def erase_landed(landing: Landing, needles: Sequence[bytes]) -> LandedErasure:
+    """Deletes the files of `done/` that hold one of the needles as a JSON string. Raises OSError."""
+    wanted = [b'"' + needle + b'"' for needle in needles]
+    erasure = LandedErasure()
+    for address in landing.addresses(DONE):
+        if _holds(landing, address, wanted):
+            landing.files.rm_file(landing.path(address))
+            erasure.deleted += 1
+    for address in landing.addresses(BROKEN):
+        if _holds(landing, address, wanted):
+            erasure.problems.append(f"{address}: it names the user and was not read to its end; mend it or delete it")
+    for file in landing.waiting():
+        if _holds(landing, file.address, wanted):
+            erasure.problems.append(f"{file.address}: it names the user and waits to be read; erase again after that")
+    return erasure
+
+
+def _holds(landing: Landing, address: str, wanted: Sequence[bytes]) -> bool:
+    """Whether a file holds one of the byte strings, decompressed where it is gzip; a broken one as far as it can be read."""
+    overlap = max(map(len, wanted)) - 1
+    with landing.files.open(landing.path(address), "rb") as stream:
+        plain: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=stream) if ".gz" in address else stream
+        rest = b""
+        try:
+            while piece := plain.read(_READ_BYTES):
+                text = rest + piece
+                if any(needle in text for needle in wanted):
+                    return True
+                rest = text[-overlap:]
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            return False
+    return False

@@ -1,0 +1,274 @@
+"""Stores batches of usage events and message archives, each item once. One function for HTTP, landed files and replays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import psycopg
+from psycopg import sql as compose
+
+from usage_pipeline.drain.batch import new_batch_id
+from usage_pipeline.events.ingest.documents import Items
+from usage_pipeline.events.ingest.model import EventWindow, Item, Parse, parse_archive, parse_event
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.chunks.partitions import ensure_chunks
+from usage_pipeline.storage.sql import load
+from usage_pipeline.values import Malformed
+
+# A partition may be archived between our look and our insert; then the batch is stored anew, with a partition of its own.
+_ATTEMPTS = 3
+_LINES_PER_WRITE = 500
+# No time zone is off by less than that: hours and days begin with one everywhere.
+_QUARTER_SECONDS = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What can be ingested: its name (also that of the member that holds the items of a document), tables and queries."""
+
+    name: Literal["events", "archives"]
+    dead_letter_family: str
+    table: str
+    staging_table: str
+    stage: str
+    insert: str
+    select_unstored: str
+    parse: Parse
+
+
+EVENTS = Kind(
+    "events",
+    "usage_event",
+    "analytics.usage_events",
+    "staged_usage_event",
+    "events/ingest/stage_usage_event",
+    "events/ingest/insert_usage_events",
+    "events/ingest/select_unstored_events",
+    parse_event,
+)
+ARCHIVES = Kind(
+    "archives",
+    "message_archive",
+    "analytics.message_archives",
+    "staged_message_archive",
+    "events/ingest/stage_message_archive",
+    "events/ingest/insert_message_archives",
+    "events/ingest/select_unstored_archives",
+    parse_archive,
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Rejection:
+    """An item that was not stored: its index in the batch, and what was expected and what came."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LetterBox:
+    """Where rejected items came from, when they are to become dead letters: a source, and its first item's position there."""
+
+    source_key: bytes
+    first_position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What became of a batch: received = inserted + duplicates + conflicts + rejected."""
+
+    batch_id: str
+    received: int
+    inserted: int
+    duplicates: int
+    conflicts: int
+    rejected: tuple[Rejection, ...]
+
+
+def ingest(
+    connection: psycopg.Connection,
+    kind: Kind,
+    items: Items,
+    *,
+    source: str,
+    settings: Settings,
+    now: datetime | None = None,
+    letters: LetterBox | None = None,
+) -> IngestReport:
+    """Stores the JSON items in one transaction on an autocommit connection; what it reports is committed.
+
+    An item that breaks a rule is rejected by its index and costs no other. The same id again is a duplicate when all but
+    the event's time is equal, and a conflict otherwise, kept in ops.event_conflicts. `source` goes to the ledger. Who has no
+    caller to tell gives `letters`: rejected items become dead letters.
+    Raises psycopg.Error when PostgreSQL fails; then nothing of the batch is stored, and it may be sent again.
+    """
+    now = now or datetime.now(UTC)
+    batch_id = new_batch_id(int(now.timestamp() * 1000))
+    parsed, rejected = _parse(kind, items, EventWindow.around(now, settings.retention_days))
+    batch = _Batch(batch_id, now, source, kind, items, parsed, rejected, letters)
+    if kind is EVENTS and (report := _store_new(connection, batch, settings)):
+        return report
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _store_any(connection, batch, settings)
+        except (psycopg.errors.CheckViolation, psycopg.errors.UndefinedTable):
+            if attempt == _ATTEMPTS:
+                raise
+    raise AssertionError("unreachable: each attempt returns or raises")
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    batch_id: str
+    read_at: datetime
+    source: str
+    kind: Kind
+    items: Items
+    parsed: dict[int, Item]
+    rejected: Sequence[Rejection]
+    letters: LetterBox | None
+
+    def report(self, *, inserted: int, duplicates: int, conflicts: int, rejected: Sequence[Rejection]) -> IngestReport:
+        return IngestReport(self.batch_id, len(self.items), inserted, duplicates, conflicts, tuple(sorted(rejected)))
+
+
+def _parse(kind: Kind, items: Items, window: EventWindow) -> tuple[dict[int, Item], list[Rejection]]:
+    parsed: dict[int, Item] = {}
+    rejected: list[Rejection] = []
+    for index, item in enumerate(items):
+        try:
+            parsed[index] = kind.parse(item, window)
+        except Malformed as malformed:
+            rejected.append(Rejection(index, str(malformed)))
+    return parsed, rejected
+
+
+def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings) -> IngestReport | None:
+    """Stores events whose ids are all new and whose partitions are all there, as nearly all batches are, in half the time.
+
+    COPY right into the tables needs no staging, no sort and no join, and writes a page at a time. At the first id that is
+    stored already, or event without a partition, nothing of the batch is stored; then None is returned.
+    """
+    # In id order, as the other way has it: two batches with overlapping ids wait for each other and never deadlock.
+    events = sorted(batch.parsed.values(), key=_id_of)
+    if not events:
+        return None
+    times = [event.event_time for event in events if event.event_time]
+    keys = [f"{event.event_id.int:032x}\t{at.isoformat()}" for event, at in zip(events, times, strict=True)]
+    report = batch.report(inserted=len(events), duplicates=0, conflicts=0, rejected=batch.rejected)
+    try:
+        with connection.transaction(), connection.cursor() as cursor:
+            with cursor.copy(load("events/ingest/copy_usage_event_ids")) as copy:
+                copy.write(
+                    "".join([f"{key}\t\\\\x{event.payload_hash}\n" for key, event in zip(keys, events, strict=True)])
+                )
+                # Put together while the server is busy with the ids.
+                rows = [b"%b\t%b\n" % (key.encode(), event.payload) for key, event in zip(keys, events, strict=True)]
+                quarters = {int(at.timestamp()) // _QUARTER_SECONDS for at in times}
+            with cursor.copy(load("events/ingest/copy_usage_events")) as copy:
+                _write(copy, rows)
+            moments = [datetime.fromtimestamp(quarter * _QUARTER_SECONDS, UTC) for quarter in quarters]
+            touched = {"moments": moments, "timezone": settings.usage_timezone}
+            with connection.pipeline():
+                cursor.execute(load("events/ingest/insert_touched_windows"), touched)
+                _insert_report(cursor, batch, report)
+    except (psycopg.errors.UniqueViolation, psycopg.errors.CheckViolation, psycopg.errors.UndefinedTable):
+        return None
+    return report
+
+
+def _id_of(item: Item) -> int:
+    return item.event_id.int
+
+
+def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings) -> IngestReport:
+    kind, items, parsed = batch.kind, batch.items, batch.parsed
+    connection.execute(load(kind.stage))
+    if kind is EVENTS:
+        moments = {item.event_time for item in parsed.values() if item.event_time is not None}
+        ensure_chunks(connection, kind.table, moments, settings.chunk_time_interval_hours)
+    with connection.transaction(), connection.cursor() as cursor:
+        _stage(cursor, kind, parsed)
+        if kind is ARCHIVES:
+            hours = {hour for (hour,) in cursor.execute(load("events/ingest/select_archive_hours"))}
+            ensure_chunks(connection, kind.table, hours, settings.chunk_time_interval_hours)
+        [(stored,)] = cursor.execute(load(kind.insert), {"timezone": settings.usage_timezone}).fetchall()
+        unstored = (
+            cursor.execute(load(kind.select_unstored), {"stored": stored}).fetchall()
+            if len(stored) < len(parsed)
+            else []
+        )
+        unknown = [
+            Rejection(position, f"event_id: expected the id of a stored event, came {parsed[position].event_id}")
+            for position, _, stored_hash in unstored
+            if stored_hash is None
+        ]
+        conflicts = [
+            {
+                "kind": kind.name,
+                "event_id": parsed[position].event_id,
+                "stored_hash": stored_hash,
+                "other_hash": other_hash,
+                "other_payload": bytes(items[position]),
+                "batch_id": batch.batch_id,
+            }
+            for position, other_hash, stored_hash in unstored
+            if stored_hash is not None and stored_hash != other_hash
+        ]
+        if conflicts:
+            cursor.executemany(load("events/ingest/insert_event_conflict"), conflicts)
+        report = batch.report(
+            inserted=len(stored),
+            duplicates=len(unstored) - len(unknown) - len(conflicts),
+            conflicts=len(conflicts),
+            rejected=(*batch.rejected, *unknown),
+        )
+        _insert_report(cursor, batch, report)
+    return report
+
+
+def _insert_report(cursor: psycopg.Cursor, batch: _Batch, report: IngestReport) -> None:
+    cursor.execute(
+        load("events/ingest/insert_ingest_batch"),
+        {
+            "batch_id": batch.batch_id,
+            "kind": batch.kind.name,
+            "source": batch.source,
+            "received": report.received,
+            "inserted": report.inserted,
+            "duplicates": report.duplicates,
+            "conflicts": report.conflicts,
+            "rejected": len(report.rejected),
+        },
+    )
+    if batch.letters is not None and report.rejected:
+        cursor.executemany(
+            load("events/ingest/insert_item_dead_letter"), _letters(batch, batch.letters, report.rejected)
+        )
+
+
+def _letters(batch: _Batch, letters: LetterBox, rejected: Sequence[Rejection]) -> list[dict[str, object]]:
+    return [
+        {
+            "family": batch.kind.dead_letter_family,
+            "source_key": letters.source_key,
+            "position": letters.first_position + rejection.index,
+            "reason": rejection.reason,
+            "raw": bytes(batch.items[rejection.index]),
+            "read_at": batch.read_at,
+        }
+        for rejection in rejected
+    ]
+
+
+def _stage(cursor: psycopg.Cursor, kind: Kind, parsed: dict[int, Item]) -> None:
+    copy_to = compose.SQL("copy {} from stdin").format(compose.Identifier(kind.staging_table))
+    with cursor.copy(copy_to) as copy:
+        _write(copy, [item.staged(position) for position, item in parsed.items()])
+
+
+def _write(copy: psycopg.Copy, lines: Sequence[bytes]) -> None:
+    for first in range(0, len(lines), _LINES_PER_WRITE):
+        copy.write(b"".join(lines[first : first + _LINES_PER_WRITE]))

@@ -1,0 +1,272 @@
+"""What clients send: usage events and message archives (contracts §2), and how one becomes a row. Pure; no I/O."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+
+from usage_pipeline import values
+from usage_pipeline.storage.copy_text import NULL, copy_line
+from usage_pipeline.values import UNREADABLE_JSON, Malformed
+
+# Clients' clocks may be ahead by so much (contracts: time window).
+CLOCK_AHEAD = timedelta(minutes=5)
+# A prompt is what is looked at beside the numbers; whole conversations are message archives.
+MAX_PROMPT_CHARACTERS = 1_000_000
+MAX_EXTRA_CHARACTERS = 1_000_000
+MAX_ARCHIVE_CHARACTERS = 16_000_000
+MAX_LATENCY_MS = 2**31 - 1
+# A character as JSON may write it, for example \u00fc.
+_ESCAPED_BYTES = 6
+_NULL = msgspec.Raw(b"null")
+_NONE = NULL.decode()
+# What COPY text writes otherwise, or text cannot hold; tabs are counted.
+_NOT_PLAIN = re.compile(r"[\\\n\r\0]").search
+
+
+@dataclass(frozen=True, slots=True)
+class EventWindow:
+    """Which event times are taken, both ends included, and how RETENTION_DAYS bounds them."""
+
+    oldest: datetime
+    newest: datetime
+    retention_days: int
+
+    @classmethod
+    def around(cls, now: datetime, retention_days: int) -> "EventWindow":
+        return cls(now - timedelta(days=retention_days), now + CLOCK_AHEAD, retention_days)
+
+
+class UsageEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One request to a model. What is optional may also be null."""
+
+    event_id: UUID
+    event_time: datetime
+    user_id: str
+    team: str
+    service: str
+    provider: str
+    model: str
+    total_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    latency_ms: int | None = None
+    status_code: int | None = None
+    error_type: str | None = None
+    prompt: str | None = None
+    extra: dict[str, Any] | None = None
+
+
+class MessageArchive(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The whole prompt and response of an event that is stored before."""
+
+    event_id: UUID
+    user_id: str
+    service: str
+    prompt_full: str | None = None
+    response_full: str | None = None
+
+
+class _ReceivedEvent(UsageEvent):
+    """With the extra members as text: what a short text holds may be large once it is decoded."""
+
+    extra: msgspec.Raw = _NULL  # type: ignore[assignment]  # where the parent has decoded members
+
+
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=values.MAX_ID_CHARACTERS)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=values.MAX_COUNT)]
+
+
+class _PlainEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The same, decoded only when it breaks no rule of a single value."""
+
+    event_id: UUID
+    event_time: Annotated[datetime, msgspec.Meta(tz=True)]
+    user_id: _Id
+    team: _Id
+    service: _Id
+    provider: _Id
+    model: _Id
+    total_tokens: _Count | None = None
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    latency_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_LATENCY_MS)] | None = None
+    status_code: Annotated[int, msgspec.Meta(ge=100, le=599)] | None = None
+    error_type: Annotated[str, msgspec.Meta(max_length=values.MAX_ID_CHARACTERS)] | None = None
+    prompt: str | None = None
+    extra: msgspec.Raw = _NULL
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """A valid item: its id, the time (archives have none), the hash in hex digits, and its other columns as COPY text."""
+
+    event_id: UUID
+    event_time: datetime | None
+    payload_hash: str
+    payload: bytes
+
+    def staged(self, position: int) -> bytes:
+        """The line of its staging table."""
+        time = "" if self.event_time is None else f"{self.event_time.isoformat()}\t"
+        return f"{position}\t{self.event_id.int:032x}\t\\\\x{self.payload_hash}\t{time}".encode() + self.payload + b"\n"
+
+
+Parse = Callable[[bytes | msgspec.Raw, EventWindow], Item]
+
+_decode_plain = msgspec.json.Decoder(_PlainEvent).decode
+_decode_event = msgspec.json.Decoder(_ReceivedEvent).decode
+_decode_extra = msgspec.json.Decoder(dict[str, Any] | None).decode
+_decode_archive = msgspec.json.Decoder(MessageArchive).decode
+
+
+def parse_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
+    """The JSON of an event -> its row in the column order of `sql/events/ingest/stage_usage_event.sql`. Raises Malformed.
+
+    Nearly all events are plain, and their line is put together here in a third of the time that `_parse_any_event` takes for
+    the same line.
+    """
+    try:
+        event = _decode_plain(item)
+    except UNREADABLE_JSON:
+        return _parse_any_event(item, window)
+    at, entered, left, total = event.event_time, event.input_tokens, event.output_tokens, event.total_tokens
+    if entered is None or left is None:
+        total = total or 0
+    elif total is None:
+        total = entered + left
+    texts = f"{event.user_id}\t{event.team}\t{event.service}\t{event.provider}\t{event.model}"
+    error = event.error_type
+    if (
+        event.prompt is not None
+        or event.extra is not _NULL
+        or not window.oldest <= at <= window.newest
+        or (entered is not None and left is not None and total != entered + left)
+        or total > values.MAX_COUNT
+        or texts.count("\t") != 4
+        or _NOT_PLAIN(texts)
+        or (error and _NOT_PLAIN(error))
+        or (error and "\t" in error)
+    ):
+        return _parse_any_event(item, window)
+    latency, status = event.latency_ms, event.status_code
+    payload = (
+        f"{texts}\t{_NONE if entered is None else entered}\t{_NONE if left is None else left}\t{total}"
+        f"\t{_NONE if latency is None else latency}\t{_NONE if status is None else status}"
+        f"\t{_NONE if error is None else error}\t{_NONE}\t{_NONE}"
+    ).encode()
+    return Item(event.event_id, at, _hash(payload), payload)
+
+
+def _parse_any_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
+    """Every rule, one after the other, for its reason."""
+    try:
+        event = _decode_event(item)
+    except UNREADABLE_JSON as error:
+        raise Malformed(_unreadable("a usage event", error)) from None
+    at = _event_time(event.event_time, window)
+    payload = copy_line(
+        (
+            values.identifier_text("user_id", event.user_id),
+            values.identifier_text("team", event.team),
+            values.identifier_text("service", event.service),
+            values.identifier_text("provider", event.provider),
+            values.identifier_text("model", event.model),
+            _tokens("input_tokens", event.input_tokens),
+            _tokens("output_tokens", event.output_tokens),
+            _total_tokens(event),
+            _within("latency_ms", event.latency_ms, 0, MAX_LATENCY_MS),
+            _within("status_code", event.status_code, 100, 599),
+            event.error_type and values.identifier_text("error_type", event.error_type),
+            _long_text("prompt", event.prompt, MAX_PROMPT_CHARACTERS),
+            _extra(event.extra),
+        )
+    )
+    return Item(event.event_id, at, _hash(payload), payload)
+
+
+def parse_archive(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
+    """The JSON of an archive -> its row in the column order of `stage_message_archive.sql`. Raises Malformed."""
+    try:
+        archive = _decode_archive(item)
+    except UNREADABLE_JSON as error:
+        raise Malformed(_unreadable("a message archive", error)) from None
+    if archive.prompt_full is None and archive.response_full is None:
+        raise Malformed("prompt_full, response_full: expected at least one of them, came none")
+    payload = copy_line(
+        (
+            values.identifier_text("user_id", archive.user_id),
+            values.identifier_text("service", archive.service),
+            _long_text("prompt_full", archive.prompt_full, MAX_ARCHIVE_CHARACTERS),
+            _long_text("response_full", archive.response_full, MAX_ARCHIVE_CHARACTERS),
+        )
+    )
+    return Item(archive.event_id, None, _hash(payload), payload)
+
+
+def _hash(payload: bytes) -> str:
+    """Covers all but id and time: a retry may stamp its own time."""
+    return blake2b(payload, digest_size=16).hexdigest()
+
+
+def _unreadable(what: str, error: Exception) -> str:
+    return f"expected {what} as a JSON object, came one with a fault: {values.described(error)}"
+
+
+def _event_time(at: datetime, window: EventWindow) -> datetime:
+    if at.tzinfo is None:
+        raise Malformed(f"event_time: expected an ISO-8601 time with its offset, for example Z, came {at.isoformat()}")
+    if not window.oldest <= at <= window.newest:
+        raise Malformed(
+            f"event_time: expected a time from {window.oldest:%Y-%m-%dT%H:%M:%SZ} (RETENTION_DAYS={window.retention_days}) "
+            f"to {window.newest:%Y-%m-%dT%H:%M:%SZ} (now and 5 minutes), came {at.isoformat()}"
+        )
+    return at
+
+
+def _total_tokens(event: UsageEvent) -> int:
+    """As given; without it, the sum of both parts; 0 when nothing tells."""
+    total = _tokens("total_tokens", event.total_tokens)
+    if event.input_tokens is None or event.output_tokens is None:
+        return total or 0
+    parts = event.input_tokens + event.output_tokens
+    if total is not None and total != parts:
+        raise Malformed(f"total_tokens: expected input_tokens + output_tokens = {parts}, came {total}")
+    return _tokens("input_tokens + output_tokens", parts) or 0
+
+
+def _tokens(name: str, count: int | None) -> int | None:
+    return _within(name, count, 0, values.MAX_COUNT)
+
+
+def _within(name: str, number: int | None, least: int, most: int) -> int | None:
+    if number is not None and not least <= number <= most:
+        raise Malformed(f"{name}: expected {least} to {most}, came {number}")
+    return number
+
+
+def _long_text(name: str, text: str | None, most: int) -> str | None:
+    if text is None:
+        return None
+    if len(text) > most:
+        raise Malformed(f"{name}: expected at most {most} characters, came {len(text)}")
+    if "\0" in text:
+        raise Malformed(f"{name}: expected no NUL character, came one at position {text.index(chr(0))}")
+    return text
+
+
+def _extra(text: msgspec.Raw) -> str | None:
+    size = memoryview(text).nbytes
+    if size > _ESCAPED_BYTES * MAX_EXTRA_CHARACTERS:
+        raise Malformed(f"extra: expected at most {MAX_EXTRA_CHARACTERS} characters, came {size} bytes")
+    try:
+        extra = _decode_extra(text)
+    except UNREADABLE_JSON as error:
+        raise Malformed(_unreadable("a usage event", error)) from None
+    if extra is None:
+        return None
+    return _long_text("extra", values.storable_json(extra, "extra"), MAX_EXTRA_CHARACTERS)

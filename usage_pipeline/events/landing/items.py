@@ -1,0 +1,58 @@
+"""Items of a landed file, read as a stream: JSON lines one by one, a JSON document as a whole."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from usage_pipeline.events.ingest.documents import items_of
+from usage_pipeline.values import Malformed
+
+_READ_BYTES = 1 << 20
+_Readable = BinaryIO | gzip.GzipFile
+
+
+class BrokenFile(Exception):
+    """A file that cannot be read to its end; the message says what was expected and what came."""
+
+
+def items_of_file(stream: BinaryIO, name: str, member: str, limit_bytes: int) -> Iterator[bytes]:
+    """The JSON items of a file whose `name` tells its format; `limit_bytes` is for a document, or a line, decompressed.
+
+    Raises BrokenFile after the items before the fault, and OSError when the file system fails.
+    """
+    is_packed = name.endswith(".gz")
+    plain: _Readable = gzip.GzipFile(fileobj=stream) if is_packed else stream
+    try:
+        if name.removesuffix(".gz").endswith(".jsonl"):
+            yield from _lines(plain, limit_bytes)
+        else:
+            yield from map(bytes, items_of(_whole(plain, limit_bytes), member))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BrokenFile(f"expected a whole gzip file, came one with a fault: {error}") from None
+    except Malformed as malformed:
+        raise BrokenFile(str(malformed)) from None
+
+
+def _lines(stream: _Readable, limit_bytes: int) -> Iterator[bytes]:
+    number = 0
+    while line := stream.readline(limit_bytes + 1):
+        number += 1
+        if len(line) > limit_bytes:
+            raise BrokenFile(f"line {number}: expected at most {limit_bytes} bytes (MAX_GZIP_SIZE x 20), came more")
+        if not line.isspace():
+            yield line.strip()
+
+
+def _whole(stream: _Readable, limit_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while part := stream.read(_READ_BYTES):
+        size += len(part)
+        if size > limit_bytes:
+            raise BrokenFile(
+                f"expected a JSON document of at most {limit_bytes} bytes (MAX_GZIP_SIZE x 20), came more;"
+                " a file of JSON lines may be longer"
+            )
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,137 @@
+"""The demo's usage events: sent to the HTTP service by clients, some of them twice, while counters are drained."""
+
+import gzip
+import itertools
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+
+from usage_pipeline.events.ingest.batches import EVENTS, ingest
+from usage_pipeline.local.processes.children import Child, start_child, stop_children
+from usage_pipeline.local.servers.ports import LOOPBACK, free_port
+from usage_pipeline.local.traffic.counters import Counts
+from usage_pipeline.rollups.calendar import GRAINS
+from usage_pipeline.rollups.late_windows import stale_windows
+from usage_pipeline.rollups.windows import replace_window
+from usage_pipeline.settings import Settings
+
+# As they are stored, and as they are rolled up by day: the same counts.
+FAMILIES = ("usage_event", "usage_daily")
+_BATCH = 500
+_CLIENTS = 2
+_START_SECONDS = 60.0
+_POLL_SECONDS = 0.1
+_SUMS = ("input_tokens", "output_tokens")
+
+
+class ServiceError(RuntimeError):
+    """The HTTP service did not start, or refused what it should take."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """What the clients sent, and what they were told."""
+
+    counts: Counts = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+
+
+@contextmanager
+def service(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """The HTTP service as a process of its own; gives its address once it answers. Raises ServiceError."""
+    port = free_port()
+    command = [sys.executable, "-m", "usage_pipeline.cli", "api", "--host", LOOPBACK, "--port", str(port)]
+    mark = str(folder.resolve())
+    child = start_child(
+        "api", command, mark=mark, environment=environment, folder=Path.cwd(), log=folder / "logs" / "api.log"
+    )
+    try:
+        url = f"http://{LOOPBACK}:{port}"
+        _wait_until_it_answers(url, child)
+        yield url
+    finally:
+        stop_children([child])
+
+
+def send_events(url: str, token: str, events: Sequence[dict[str, Any]]) -> Sent:
+    """Sends all events from two clients at once, each tenth one twice, and one that is malformed. Raises ServiceError."""
+    shares = [_batches(events[number::_CLIENTS], is_first=number == 0) for number in range(_CLIENTS)]
+    sent = Sent()
+    with ThreadPoolExecutor(_CLIENTS, thread_name_prefix="event client") as clients:
+        for told in clients.map(lambda share: _send(url, token, share), shares):
+            sent.answers.update(told)
+    sent.counts = _counts(events)
+    return sent
+
+
+def store_late(connection: psycopg.Connection, settings: Settings, events: Sequence[dict[str, Any]]) -> Counts:
+    """Stores events whose days are closed and rolled up, and replaces what they touch as the sensor `late_windows` does."""
+    items = [json.dumps(event).encode() for event in events]
+    ingest(connection, EVENTS, items, source="demo:late", settings=settings)
+    for _ in GRAINS:
+        now = datetime.now(UTC)
+        for stale in stale_windows(connection, time_zone=settings.timezone, now=now):
+            replace_window(connection, stale.window, settings=settings, now=now)
+    return _counts(events)
+
+
+def _counts(events: Sequence[dict[str, Any]]) -> Counts:
+    total: Counts = Counter()
+    for event in events:
+        key = "/".join(event[name] for name in ("team", "service", "provider", "model"))
+        counts = {"requests": 1, "errors": int("error_type" in event), **{name: event[name] for name in _SUMS}}
+        total.update({(family, key, name): value for family in FAMILIES for name, value in counts.items()})
+    return total
+
+
+def _batches(events: Sequence[dict[str, Any]], *, is_first: bool) -> Iterator[list[dict[str, Any]]]:
+    doubled = itertools.chain.from_iterable(
+        [event, event] if at % 10 == 0 else [event] for at, event in enumerate(events)
+    )
+    while batch := list(itertools.islice(doubled, _BATCH)):
+        yield batch
+    if is_first and events:
+        yield [events[0] | {"event_id": "a broken client"}]
+
+
+def _send(url: str, token: str, batches: Iterator[list[dict[str, Any]]]) -> Counter[str]:
+    told = Counter[str]()
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Content-Type": "application/json",
+        "Content-Encoding": "gzip",
+    }
+    with httpx.Client(headers=headers, timeout=60, trust_env=False) as client:
+        for batch in batches:
+            answer = client.post(
+                f"{url}/api/v1/ingest/requests:bulk", content=gzip.compress(json.dumps(batch).encode(), 1)
+            )
+            if answer.status_code != 200:
+                raise ServiceError(f"expected 200 from {answer.url}, came {answer.status_code}: {answer.text}")
+            report = answer.json()
+            told.update({name: report[name] for name in ("received", "inserted", "duplicates", "conflicts")})
+            told.update(requests=1, rejected=len(report["rejected"]))
+    return told
+
+
+def _wait_until_it_answers(url: str, child: Child) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if child.has_ended:
+            break
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{url}/healthz", timeout=5, trust_env=False).status_code == 200:
+                return
+        time.sleep(_POLL_SECONDS)
+    raise ServiceError(f"the HTTP service does not answer; the end of its log:\n{child.log_tail()}")

@@ -1,0 +1,133 @@
+"""The processes of a local Dagster: one code server that the web server and the daemon share, their DAGSTER_HOME, the API.
+
+Dagster runs as child processes only; nothing here imports it.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+import usage_pipeline
+from usage_pipeline.local.processes.children import Child, start_child
+from usage_pipeline.local.servers.ports import LOOPBACK
+
+LOCATION = "usage_pipeline"
+UNREACHABLE = "unreachable"
+# A range run has an event for each of its days; one by one, writing them takes longer than making the days.
+EVENT_BATCHES = {"DAGSTER_EVENT_BATCH_SIZE": "100"}
+_LATER = "usage_pipeline.local.processes.run_when_served"
+_WORKSPACE = "workspace.yaml"
+_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
+    locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
+
+
+class NoCheckoutError(RuntimeError):
+    """dagster.yaml is neither in the working directory nor beside the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class DagsterProcesses:
+    """What the processes have in common: where they work and log, and the environment they get."""
+
+    project: Path
+    home: Path
+    logs: Path
+    environment: Mapping[str, str]
+    mark: str
+
+    def start_code_server(self, module: str, port: int) -> Child:
+        """Serve the definitions of `module` on a loopback port, which opens once they are loaded (or failed to).
+
+        `code-server start` rather than `api grpc`: it can load the code again when "Reload" is clicked.
+        """
+        target = ("--module-name", module, "--location-name", LOCATION, "--working-directory", str(self.project))
+        return self._start(
+            "code-server", "dagster", "code-server", "start", "--host", LOOPBACK, "--port", str(port), *target
+        )
+
+    def start_webserver(self, port: int, *, code_server_port: int, read_only: bool = False) -> Child:
+        """Serve the UI on a loopback port, once the code server listens. `read_only`: it refuses every change."""
+        arguments = ["--host", LOOPBACK, "--port", str(port), *self._workspace]
+        if read_only:
+            arguments.append("--read-only")
+        return self._start("webserver", _LATER, str(code_server_port), "dagster-webserver", *arguments)
+
+    def start_daemon(self, *, webserver_port: int) -> Child:
+        """Run schedules, sensors and the run queue, once the UI listens."""
+        return self._start("daemon", _LATER, str(webserver_port), "dagster-daemon", "run", *self._workspace)
+
+    def start_api(self, port: int) -> Child:
+        """Serve HTTP ingest on a loopback port."""
+        return self._start("api", "usage_pipeline.cli", "api", "--host", LOOPBACK, "--port", str(port))
+
+    @property
+    def _workspace(self) -> tuple[str, str]:
+        return "--workspace", str(self.home / _WORKSPACE)
+
+    def _start(self, name: str, module: str, *arguments: str) -> Child:
+        return start_child(
+            name,
+            [sys.executable, "-m", module, *arguments],
+            mark=self.mark,
+            environment=self.environment,
+            folder=self.project,
+            log=self.logs / f"{name}.log",
+        )
+
+
+def project_folder() -> Path:
+    """The folder with dagster.yaml: the working directory, or the checkout that the package is in.
+
+    Raises NoCheckoutError for an installed wheel without one.
+    """
+    for folder in (Path.cwd(), Path(usage_pipeline.__file__).resolve().parents[1]):
+        if (folder / "dagster.yaml").is_file():
+            return folder
+    raise NoCheckoutError("no dagster.yaml in the working directory: run this in a checkout of usage_pipeline")
+
+
+def prepare_home(home: Path, project: Path, *, code_server_port: int) -> None:
+    """Make DAGSTER_HOME with the project's dagster.yaml and a workspace (in JSON, which is YAML) of that code server."""
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(project / "dagster.yaml", home / "dagster.yaml")
+    server = {"host": LOOPBACK, "port": code_server_port, "location_name": LOCATION}
+    (home / _WORKSPACE).write_text(json.dumps({"load_from": [{"grpc_server": server}]}))
+
+
+def location_problem(url: str) -> str | None:
+    """What keeps the UI at `url` from showing the definitions: UNREACHABLE (so far), their error, or None."""
+    try:
+        # Without `trust_env`: a proxy of the shell has no business with a loopback address.
+        answer = httpx.post(f"{url}/graphql", json={"query": _LOCATIONS}, timeout=30, trust_env=False)
+        (entry,) = answer.raise_for_status().json()["data"]["workspaceOrError"]["locationEntries"]
+    except (httpx.HTTPError, KeyError, ValueError):
+        return UNREACHABLE
+    found = entry["locationOrLoadError"]
+    if found is None or "DagsterUserCodeUnreachableError" in found.get("message", ""):
+        return UNREACHABLE
+    return str(found["message"]).strip() if found["__typename"] == "PythonError" else None
+
+
+def child_environment(home: Path, *, database_url: str, redis_url: str, dagster_postgres_url: str) -> dict[str, str]:
+    """This process's environment with the servers in it, and without Dagster settings of the shell."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_")}
+    return inherited | {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "DAGSTER_POSTGRES_URL": dagster_postgres_url,
+        "DAGSTER_HOME": str(home),
+        "PYTHONUNBUFFERED": "1",
+        **EVENT_BATCHES,
+    }
+
+
+def with_driver(url: str) -> str:
+    """`url` for SQLAlchemy, to whose version 2.1 a bare `postgresql://` means psycopg 3, which Dagster cannot use."""
+    scheme, separator, rest = url.partition("://")
+    return f"postgresql+psycopg2{separator}{rest}" if scheme in ("postgresql", "postgres") else url

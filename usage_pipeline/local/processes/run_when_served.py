@@ -1,0 +1,33 @@
+"""`python -m usage_pipeline.local.processes.run_when_served PORT SCRIPT ARGUMENT…`: import a console script now, run it later.
+
+Most of a Dagster process's start is its imports. With this they overlap, and yet each process first looks for the one
+that it needs when that one listens on PORT: the web server would look again after ten seconds only, the daemon after
+a minute, and both would make Dagster's tables at the same time.
+"""
+
+import sys
+import time
+from importlib.metadata import entry_points
+
+from usage_pipeline.local.servers.ports import is_listening
+
+_POLL_SECONDS = 0.05
+# Longer than `dev` waits for the UI, so that its own message comes first.
+_TIMEOUT_SECONDS = 300
+
+
+def main() -> None:
+    port, script, *arguments = sys.argv[1:]
+    (entry_point,) = entry_points(group="console_scripts", name=script)
+    run = entry_point.load()
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while not is_listening(int(port)):
+        if time.monotonic() > deadline:
+            sys.exit(f"{script}: nothing listens on port {port} after {_TIMEOUT_SECONDS} s")
+        time.sleep(_POLL_SECONDS)
+    sys.argv = [script, *arguments]
+    run()
+
+
+if __name__ == "__main__":
+    main()

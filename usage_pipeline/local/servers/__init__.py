@@ -1,0 +1,1 @@
+"""Embedded PostgreSQL and Redis, from wheels: a folder in, addresses out."""

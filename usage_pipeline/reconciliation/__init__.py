@@ -1,0 +1,1 @@
+"""What was recorded, against what became of it: stored, waiting, refused, or missing."""

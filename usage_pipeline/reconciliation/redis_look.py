@@ -1,0 +1,109 @@
+"""What Redis or a whole Redis Cluster holds of all counters, by family and day, for the reconciliation. Reads only."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from usage_pipeline import redis_keys as names
+from usage_pipeline.drain.families import FAMILIES, Family
+from usage_pipeline.merchants.counters import Reader
+from usage_pipeline.reconciliation.balance import MEASURES, Amounts
+from usage_pipeline.reconciliation.counted import day_of, of_hash, of_token
+from usage_pipeline.storage.redis import Command
+
+_SCAN_COUNT = 10_000
+_KEYS_PER_SEND = 500
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKey:
+    """A claimed key and what it counts; for a queue the number of its items."""
+
+    family: str
+    batch_id: str
+    key: bytes
+    day: date
+    amount: int
+
+
+def read_odometer(reader: Reader, days: Collection[date]) -> Amounts:
+    """What our recorder says that it wrote. To be read before everything else: what is counted here is somewhere after that."""
+    places = [(family, day) for family in MEASURES for day in days]
+    commands = [(b"HGET", names.recorded(family, day), MEASURES[family]) for family, day in places]
+    answers = reader.pipeline(commands)
+    return Counter({place: _whole(answer) for place, answer in zip(places, answers, strict=True)})
+
+
+def read_live(reader: Reader, *, at: datetime, timezone: ZoneInfo) -> Amounts:
+    """What waits under live names, without merchant counters; items of the queue count for the day of `at`."""
+    found: Amounts = Counter()
+    for family in FAMILIES:
+        for page in reader.scan(family.pattern, _SCAN_COUNT):
+            # A page may name a key twice; two pages may, too, when Redis resizes its table, which counts too much at most.
+            for _, day, amount in _read(reader, family, sorted(set(page)), at, timezone):
+                found[family.name, day] += amount
+    [length] = reader.pipeline([(b"LLEN", names.EVENT_QUEUE)])
+    found["event", day_of(None, at, timezone)] += _whole(length)
+    return found
+
+
+def read_claimed(reader: Reader, *, at: datetime, timezone: ZoneInfo) -> list[HeldKey]:
+    """The claimed keys. To be read after the live ones, which become claimed meanwhile, and before what is stored."""
+    held: list[HeldKey] = []
+    for page in reader.scan(names.CLAIMS + b"*", _SCAN_COUNT):
+        by_live_key = {claimed: names.parse_claim(claimed) for claimed in sorted(set(page)) if _is_ours(claimed)}
+        for family in FAMILIES:
+            claims = [claimed for claimed, (_, key) in by_live_key.items() if family.owns(key)]
+            for claimed, day, amount in _read(reader, family, claims, at, timezone):
+                held.append(HeldKey(family.name, *by_live_key[claimed], day, amount))
+        queues = [claimed for claimed, (_, key) in by_live_key.items() if key == names.EVENT_QUEUE]
+        lengths = reader.pipeline([(b"LLEN", claimed) for claimed in queues]) if queues else []
+        today = day_of(None, at, timezone)
+        held += [
+            HeldKey("event", *by_live_key[claimed], today, _whole(length))
+            for claimed, length in zip(queues, lengths, strict=True)
+        ]
+    return held
+
+
+def _read(
+    reader: Reader, family: Family, found: Sequence[bytes], at: datetime, timezone: ZoneInfo
+) -> list[tuple[bytes, date, int]]:
+    """Each key with its day and count; one that is gone by now, or of another type, counts 0."""
+    counted = []
+    for first in range(0, len(found), _KEYS_PER_SEND):
+        some = found[first : first + _KEYS_PER_SEND]
+        answers = reader.pipeline([_question(family, key) for key in some])
+        for key, answer in zip(some, answers, strict=True):
+            if family.name == "token":
+                day, amount = of_token(answer, at=at, timezone=timezone)
+            else:
+                fields = answer if isinstance(answer, list) else (None, None)
+                day, amount = of_hash(*fields, at=at, timezone=timezone)
+            counted.append((key, day, amount))
+    return counted
+
+
+def _question(family: Family, key: bytes) -> Command:
+    if family.name == "token":
+        return (b"GET", key)
+    return (b"HMGET", key, MEASURES[family.name], b"last_used_at")
+
+
+def _is_ours(claimed: bytes) -> bool:
+    try:
+        names.parse_claim(claimed)
+    except ValueError:
+        return False
+    return True
+
+
+def _whole(answer: Any) -> int:
+    """A number that Redis answered, whatever it looks like; 0 for an error or nothing."""
+    try:
+        return int(answer)
+    except (TypeError, ValueError):
+        return 0

@@ -1,0 +1,232 @@
+"""What both recorders have in common: the calls of contracts §1.6 and the meaning of Redis's answers. Sends nothing."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
+
+from usage_pipeline.recording import commands as record_commands
+from usage_pipeline.recording.commands import API_KEY_COUNTS, Command, Family, Moment, Record, WrongArgumentError
+from usage_pipeline.recording.failures import Reason, RecordFailures, redis_reason
+from usage_pipeline.recording.outage import Outage
+from usage_pipeline.recording.quota import UNKNOWN, QuotaDecision, decide
+
+Outcome = TypeVar("Outcome")
+EventOutcome = TypeVar("EventOutcome")
+Built = TypeVar("Built")
+Build = Callable[[Moment], Record]
+UTC = ZoneInfo("UTC")
+
+
+class Options(TypedDict, total=False):
+    """What both recorders take: USAGE_TIMEZONE (UTC), a clock in epoch seconds, RETENTION_DAYS (180), and who is told of each
+    failure (what, reason), which must not raise.
+    """
+
+    timezone: ZoneInfo
+    clock: Callable[[], float]
+    retention_days: int
+    on_failure: Callable[[str, Reason], None]
+
+
+class Recording(ABC, Generic[Outcome, EventOutcome]):
+    """The records themselves; how they are sent is the subclass's. `Outcome` is bool, or an awaitable of it.
+
+    Every `record_*` answers True when Redis confirmed the record and False when it was dropped: Redis failed (after a
+    time-out it may still have been written: what Redis holds lies between the confirmed records, and those together with
+    the "unreachable" ones), or an argument was wrong. Ids are 1–200 characters; counts 0 to 2**63 - 1; `at_ms` is epoch
+    milliseconds, by default the clock's now, at most `retention_days` old.
+    """
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        self._timezone = options.get("timezone", UTC)
+        self._clock = options.get("clock", time.time)
+        self._retention_days = options.get("retention_days", 180)
+        self._failures = RecordFailures(options.get("on_failure"))
+        self._outage = Outage()
+
+    @property
+    def dropped(self) -> Mapping[Family, int]:
+        """Records dropped so far, per family; all five families are present."""
+        return self._failures.dropped
+
+    @property
+    def failures(self) -> Mapping[tuple[str, Reason], int]:
+        """All failures so far per (what, reason), with those of the reads: see RecordFailures for the names."""
+        return self._failures.by_reason
+
+    def record_api_key(
+        self,
+        api_key_id: str,
+        *,
+        success: bool = True,
+        requests: int = 1,
+        failed: int | None = None,
+        file_size: int = 0,
+        files_uploaded: int = 0,
+        at_ms: int | None = None,
+    ) -> Outcome:
+        """Adds requests of an API key (§1.1) and counts them against its daily quota.
+
+        One request needs `success` only; a batch gives `requests` and how many of them `failed`. `file_size` is the
+        sum in bytes.
+        """
+        build = partial(
+            record_commands.api_key,
+            api_key_id=api_key_id,
+            success=success,
+            requests=requests,
+            failed=failed,
+            file_size=file_size,
+            files_uploaded=files_uploaded,
+        )
+        return self._record("api_key", at_ms, build)
+
+    def record_provider(
+        self,
+        api_key_id: str,
+        provider: str,
+        *,
+        user_id: str,
+        uploads: int = 1,
+        file_size: int = 0,
+        at_ms: int | None = None,
+    ) -> Outcome:
+        """Adds uploads of an API key to a provider (§1.2); `file_size` is their sum in bytes."""
+        build = partial(
+            record_commands.provider,
+            api_key_id=api_key_id,
+            provider=provider,
+            user_id=user_id,
+            uploads=uploads,
+            file_size=file_size,
+        )
+        return self._record("provider", at_ms, build)
+
+    def record_token(self, token_id: str, instance_id: str, *, count: int = 1, at_ms: int | None = None) -> Outcome:
+        """Adds uses of a token on a server instance (§1.3), such as `host:port`; below 2**53 between two drains."""
+        build = partial(record_commands.token, token_id=token_id, instance_id=instance_id, count=count)
+        return self._record("token", at_ms, build)
+
+    def record_merchant(
+        self, merchant_id: str, metric_type: str, *, value: int = 1, at_ms: int | None = None
+    ) -> Outcome:
+        """Adds to a merchant's counter of the record's day (§1.4). `metric_type` has no colon."""
+        build = partial(record_commands.merchant, merchant_id=merchant_id, metric_type=metric_type, value=value)
+        return self._record("merchant", at_ms, build)
+
+    def record_event(
+        self,
+        api_key_id: str,
+        *,
+        user_id: str,
+        provider: str,
+        event_type: str,
+        file_size: int = 0,
+        success: bool = True,
+        event_id: UUID | str | None = None,
+        at_ms: int | None = None,
+    ) -> EventOutcome:
+        """Queues a request event (§1.5) and puts it on the API key's timeline, which the limit per minute counts.
+
+        Answers the event's id (a new one if none is given), or None when it was dropped. `file_size` is in bytes.
+        """
+        known_id = str(uuid4() if event_id is None else event_id)
+        build = partial(
+            record_commands.event,
+            event_id=known_id,
+            api_key_id=api_key_id,
+            now_ms=self._now_ms(),
+            user_id=user_id,
+            provider=provider,
+            event_type=event_type,
+            file_size=file_size,
+            success=success,
+        )
+        return self._event_outcome(known_id, self._record("event", at_ms, build))
+
+    @abstractmethod
+    def _record(self, family: Family, at_ms: int | None, build: Build) -> Outcome: ...
+
+    @abstractmethod
+    def _event_outcome(self, event_id: str, recorded: Outcome) -> EventOutcome: ...
+
+    def _built(self, what: str, build: Callable[[], Built]) -> Built | None:
+        """What `build` gives, or None after counting a wrong argument."""
+        try:
+            return build()
+        except WrongArgumentError as error:
+            self._failures.count(what, "wrong argument", str(error))
+            return None
+
+    def _settle(self, record: Record, answers: list[Any]) -> list[Command] | None:
+        """None when the record stands; otherwise it is counted as dropped, and these commands correct the odometer."""
+        refused = [(write, answer) for write, answer in zip(record.writes, answers, strict=False) if _is_error(answer)]
+        if refused:
+            # In a cluster one node may not answer while the others do.
+            reason = redis_reason(refused[0][1])
+            self._failures.count(record.family, reason, f"the write was {reason}")
+            return [] if _is_error(answers[-1]) else record.take_back([write for write, _ in refused])
+        if any(map(_is_error, answers)):
+            self._failures.count(record.family, "bookkeeping", "recorded, but not announced or not in the odometer")
+        return None
+
+    def _begin(self, what: str, is_correction: bool) -> float | None:
+        """When the call begins, or None after counting one that is not tried."""
+        began_at = self._outage.begin()
+        if began_at is None:
+            self._failures.count(what, "bookkeeping" if is_correction else "not tried", "Redis does not answer")
+        return began_at
+
+    def _no_answers(self, what: str, error: Exception, began_at: float, is_correction: bool) -> None:
+        reason = redis_reason(error)
+        if reason == "unreachable":
+            self._outage.failed(began_at)
+        else:
+            self._outage.answered()
+        self._failures.count(what, "bookkeeping" if is_correction else reason, type(error).__name__)
+
+    def _decision(self, answers: list[Any] | None) -> QuotaDecision:
+        if answers is None or self._has_no_answer("quota", answers):
+            return UNKNOWN
+        try:
+            (per_day, per_minute), used_today, used_this_minute = answers
+            return decide(
+                None if per_day is None else int(per_day),
+                None if per_minute is None else int(per_minute),
+                used_today=int(used_today or 0),
+                used_this_minute=int(used_this_minute),
+            )
+        except (TypeError, ValueError):
+            self._failures.count("quota", "refused", "Redis answered something else than numbers")
+            return UNKNOWN
+
+    def _pending_counts(self, answers: list[Any] | None) -> dict[str, int] | None:
+        if answers is None or self._has_no_answer("pending", answers):
+            return None
+        try:
+            return {name: int(count or 0) for name, count in zip(API_KEY_COUNTS, answers[0], strict=True)}
+        except (TypeError, ValueError):
+            self._failures.count("pending", "refused", "Redis answered something else than numbers")
+            return None
+
+    def _has_no_answer(self, what: str, answers: list[Any]) -> bool:
+        error = next(filter(_is_error, answers), None)
+        if error is not None:
+            self._failures.count(what, redis_reason(error), type(error).__name__)
+        return error is not None
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _moment(self, at_ms: int | None = None) -> Moment:
+        return record_commands.moment(
+            at_ms, now_ms=self._now_ms(), timezone=self._timezone, retention_days=self._retention_days
+        )
+
+
+def _is_error(answer: object) -> bool:
+    return isinstance(answer, Exception)

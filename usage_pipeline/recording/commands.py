@@ -1,0 +1,244 @@
+"""What one record is in Redis commands (contracts §1.1–1.6): pure functions, shared by the sync and the async recorder.
+
+Every function raises WrongArgumentError, and nothing else, on arguments that could not be stored later.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from usage_pipeline import redis_keys as keys
+from usage_pipeline.recording.quota import LIMITS
+from usage_pipeline.recording.token_script import ADD_TOKEN_USAGE, LARGEST_TOKEN_COUNT
+from usage_pipeline.values import MAX_COUNT, MAX_ID_CHARACTERS
+
+Family = Literal["api_key", "provider", "token", "merchant", "event"]
+Command = tuple[str | bytes | int, ...]
+
+COUNTER_TTL_SECONDS = 7 * 86_400
+ODOMETER_TTL_SECONDS = 35 * 86_400
+QUOTA_USED_TTL_SECONDS = 2 * 86_400
+WINDOW_MS = 60_000
+API_KEY_COUNTS = ("total_requests", "successful_requests", "failed_requests", "total_file_size", "total_files_uploaded")
+UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+DAY_MS = 86_400_000
+# The drain refuses a last_used_at of more than a day ahead, and with it everything else in that key: an hour of margin
+# for its clock.
+AHEAD_MS = DAY_MS - 3_600_000
+
+
+class WrongArgumentError(ValueError):
+    """An argument of a record cannot be stored; the message names the argument and never its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When something was used: epoch milliseconds, and the day of that instant in the pipeline's time zone."""
+
+    ms: int
+    day: date
+
+    @property
+    def iso(self) -> str:
+        """ISO 8601 in UTC with milliseconds and `Z`, as JavaScript's `toISOString` writes it."""
+        whole, ms = divmod(self.ms, 1000)
+        return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One command that changes a counter, with what the odometer says of it (nothing when `odometer_field` is None)."""
+
+    command: Command
+    odometer_field: str | None = None
+    amount: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One call of the recorder. `commands` are sent in this order: the counter, its announcement, the odometer."""
+
+    family: Family
+    day: date
+    writes: Sequence[Write]
+    after: Sequence[Command] = ()
+
+    def commands(self) -> list[Command]:
+        return [*(write.command for write in self.writes), *self.after, *self._odometer()]
+
+    def take_back(self, refused: Sequence[Write]) -> list[Command]:
+        """Commands that undo the odometer for writes that Redis refused; MULTI does not roll the others back."""
+        counting = [write for write in self.writes if write.odometer_field is not None]
+        key = keys.recorded(self.family, self.day)
+        undo: list[Command] = [
+            ("HINCRBY", key, write.odometer_field, -write.amount)
+            for write in refused
+            if write.odometer_field is not None and write.amount
+        ]
+        if all(write in refused for write in counting or self.writes[:1]):
+            undo.append(("HINCRBY", key, "records", -1))
+        return undo
+
+    def _odometer(self) -> list[Command]:
+        key = keys.recorded(self.family, self.day)
+        counted: list[Command] = [
+            ("HINCRBY", key, write.odometer_field, write.amount)
+            for write in self.writes
+            if write.odometer_field is not None and write.amount
+        ]
+        return [*counted, ("HINCRBY", key, "records", 1), ("EXPIRE", key, ODOMETER_TTL_SECONDS)]
+
+
+def moment(at_ms: int | None, *, now_ms: int, timezone: ZoneInfo, retention_days: int) -> Moment:
+    """The time of a record, now by default: at most `retention_days` ago (a day less: margin) and 23 hours ahead."""
+    if at_ms is None:
+        at_ms = now_ms
+    _integer("at_ms", at_ms)
+    if not now_ms - max(retention_days - 1, 0) * DAY_MS <= at_ms <= now_ms + AHEAD_MS:
+        raise WrongArgumentError("at_ms must lie within the retention and not in the future")
+    return Moment(at_ms, datetime.fromtimestamp(at_ms // 1000, timezone).date())
+
+
+def api_key(
+    at: Moment,
+    api_key_id: str,
+    *,
+    success: bool,
+    requests: int,
+    failed: int | None,
+    file_size: int,
+    files_uploaded: int,
+) -> Record:
+    """§1.1, and the requests of the day for the quota check."""
+    identifier("api_key_id", api_key_id)
+    _integer("requests", requests)
+    if failed is None:
+        failed = 0 if success else requests
+    _integer("failed", failed, requests)
+    counts = dict(zip(API_KEY_COUNTS, (requests, requests - failed, failed, file_size, files_uploaded), strict=True))
+    key = keys.api_key_metrics(api_key_id)
+    quota_used = keys.quota_used(api_key_id, at.day)
+    quota: list[Command] = [("INCRBY", quota_used, requests), ("EXPIRE", quota_used, QUOTA_USED_TTL_SECONDS)]
+    return Record("api_key", at.day, _hash_writes(key, at, counts), [("SADD", keys.touched("api_key"), key), *quota])
+
+
+def provider(at: Moment, api_key_id: str, provider: str, *, user_id: str, uploads: int, file_size: int) -> Record:
+    """§1.2. The names go in before the counts, so that the key's split is settled whenever it has counts."""
+    identifier("api_key_id", api_key_id)
+    identifier("provider", provider)
+    identifier("user_id", user_id)
+    key = keys.provider_metrics(api_key_id, provider)
+    names = Write(("HSET", key, "user_id", user_id, "provider", provider))
+    counts = {"upload_count": uploads, "total_file_size": file_size}
+    return Record(
+        "provider", at.day, [names, *_hash_writes(key, at, counts)], [("SADD", keys.touched("provider"), key)]
+    )
+
+
+def token(at: Moment, token_id: str, instance_id: str, *, count: int) -> Record:
+    """§1.3, with a TTL of 7 days."""
+    identifier("token_id", token_id)
+    identifier("instance_id", instance_id)
+    _integer("count", count, LARGEST_TOKEN_COUNT)
+    key = keys.token_usage(token_id, instance_id)
+    add: Command = ("EVAL", ADD_TOKEN_USAGE, 1, key, count, at.ms, at.iso, instance_id, COUNTER_TTL_SECONDS)
+    return Record("token", at.day, [Write(add, "usage_count", count)], [("SADD", keys.touched("token"), key)])
+
+
+def merchant(at: Moment, merchant_id: str, metric_type: str, *, value: int) -> Record:
+    """§1.4. The metric is the last part of the key, so it cannot contain a colon."""
+    identifier("merchant_id", merchant_id)
+    identifier("metric_type", metric_type)
+    if ":" in metric_type:
+        raise WrongArgumentError("metric_type must not contain a colon")
+    _integer("value", value)
+    key = keys.merchant_counter(merchant_id, at.day, metric_type)
+    return Record(
+        "merchant",
+        at.day,
+        [Write(("INCRBY", key, value), "metric_value", value), Write(("EXPIRE", key, COUNTER_TTL_SECONDS))],
+    )
+
+
+def event(
+    at: Moment,
+    event_id: str,
+    api_key_id: str,
+    *,
+    now_ms: int,
+    user_id: str,
+    provider: str,
+    event_type: str,
+    file_size: int,
+    success: bool,
+) -> Record:
+    """§1.5. The timeline keeps the last 60 s before `now_ms`."""
+    ids = {"event_id": event_id, "api_key_id": api_key_id, "user_id": user_id, "provider": provider}
+    for name, value in {**ids, "event_type": event_type}.items():
+        identifier(name, value)
+    if not UUID_TEXT.fullmatch(event_id):
+        raise WrongArgumentError("event_id must be a UUID such as 123e4567-e89b-12d3-a456-426614174000")
+    _integer("file_size", file_size)
+    status = "success" if success else "failure"
+    document = {**ids, "event_type": event_type, "file_size": file_size, "status": status, "at": at.iso}
+    timeline = keys.api_key_timeline(api_key_id)
+    return Record(
+        "event",
+        at.day,
+        [Write(("RPUSH", keys.EVENT_QUEUE, msgspec.json.encode(document)), "file_size", file_size)],
+        [
+            ("ZADD", timeline, at.ms, event_id),
+            ("ZREMRANGEBYSCORE", timeline, "-inf", now_ms - WINDOW_MS),
+            ("PEXPIRE", timeline, WINDOW_MS),
+        ],
+    )
+
+
+def quota_question(now: Moment, api_key_id: str) -> list[Command]:
+    """What `check_quota` asks: both limits, the requests of the day, the events of the last 60 s."""
+    identifier("api_key_id", api_key_id)
+    return [
+        ("HMGET", keys.quota(api_key_id), *LIMITS),
+        ("GET", keys.quota_used(api_key_id, now.day)),
+        ("ZCOUNT", keys.api_key_timeline(api_key_id), f"({now.ms - WINDOW_MS}", "+inf"),
+    ]
+
+
+def pending_question(api_key_id: str) -> list[Command]:
+    """What `pending` asks: the five counts of §1.1, in the order of API_KEY_COUNTS."""
+    identifier("api_key_id", api_key_id)
+    return [("HMGET", keys.api_key_metrics(api_key_id), *API_KEY_COUNTS)]
+
+
+def identifier(name: str, value: str) -> None:
+    """Raises WrongArgumentError unless the value is text that PostgreSQL stores: 1–200 characters, no NUL, valid UTF-8."""
+    if not isinstance(value, str):
+        raise WrongArgumentError(f"{name} must be a string, came {type(value).__name__}")
+    if not 1 <= len(value) <= MAX_ID_CHARACTERS:
+        raise WrongArgumentError(f"{name} must have 1 to {MAX_ID_CHARACTERS} characters, has {len(value)}")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise WrongArgumentError(f"{name} must not contain NUL or lone surrogates")
+
+
+def _hash_writes(key: str, at: Moment, counts: dict[str, int]) -> list[Write]:
+    """Zero counts are left out: every field is optional (§1.1), and nothing is added."""
+    for field, count in counts.items():
+        _integer(field, count)
+    increments = [Write(("HINCRBY", key, field, count), field, count) for field, count in counts.items() if count]
+    return [
+        *increments,
+        Write(("HSET", key, "last_used_at", at.ms)),
+        Write(("EXPIRE", key, COUNTER_TTL_SECONDS)),
+    ]
+
+
+def _integer(name: str, value: int, largest: int = MAX_COUNT) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise WrongArgumentError(f"{name} must be an integer, came {type(value).__name__}")
+    if not 0 <= value <= largest:
+        raise WrongArgumentError(f"{name} must be between 0 and {largest}")

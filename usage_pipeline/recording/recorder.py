@@ -1,0 +1,181 @@
+"""The recorder of the API servers, sync and asyncio (contracts §1.6): each call is one round trip and never raises.
+
+The calls themselves are in calls.py, their Redis commands in commands.py.
+"""
+
+from collections.abc import Awaitable, Iterable
+from contextlib import suppress
+from typing import Any, Self, Unpack
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from usage_pipeline.recording import cluster as record_cluster
+from usage_pipeline.recording import commands as record_commands
+from usage_pipeline.recording.calls import Build, Options, Recording
+from usage_pipeline.recording.commands import Command, Family
+from usage_pipeline.recording.quota import QuotaDecision
+
+TIMEOUT_SECONDS = 0.25
+MAX_CONNECTIONS = 50
+# RedisClusterException is no RedisError: a whole cluster that does not answer, or a slot that nobody owns.
+_REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
+
+
+class Recorder(Recording[bool, str | None]):
+    """Records usage in Redis from threads; safe to share between them.
+
+    Make it with `Recorder.connect`, or give it a client of your own. Such a client should not retry: a command that is
+    sent again after its answer was lost counts twice. With a RedisCluster each key of a record is written in one step, but
+    the record is not: while a node is away the counter may be written without its announcement (then the next scan finds
+    it, within five minutes), its odometer or its quota, or the other way round.
+    """
+
+    def __init__(self, client: redis.Redis | redis.RedisCluster, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
+        self._client = client
+
+    @classmethod
+    def connect(cls, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS, **options: Unpack[Options]) -> Self:
+        """A recorder with a pool of MAX_CONNECTIONS connections of its own; nothing is sent yet.
+
+        While Redis is stalled a call takes `timeout_seconds`; at worst three times that, if waiting for a connection of
+        the pool and connecting took as long as they may. On top come name resolution, and the steps of a login that are
+        each answered just in time. Once ten calls in a row and a second had no answer, the others return at once, and
+        one in 0.1 s asks whether Redis is back. Nothing is retried, see above; a connection that was closed while idle
+        is noticed and replaced before it is used. Options in the URL win over these. Raises ValueError if the URL is not
+        one of Redis.
+        """
+        retry = Retry(NoBackoff(), 0)
+        pool = redis.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)
+        return cls(redis.Redis.from_pool(pool), **options)
+
+    def check_quota(self, api_key_id: str) -> QuotaDecision:
+        """Whether this API key may make one more request now, from Redis alone (§1.6), in one round trip.
+
+        Counts what `record_api_key` recorded today, and what `record_event` recorded in the last 60 s. If Redis does
+        not answer, the request is allowed and `is_known` is False.
+        """
+        commands = self._built("quota", lambda: record_commands.quota_question(self._moment(), api_key_id))
+        return self._decision(commands and self._send("quota", commands, is_atomic=False))
+
+    def pending(self, api_key_id: str) -> dict[str, int] | None:
+        """The five counts of §1.1 that are not drained yet, by field; zeros if there are none, None if Redis failed.
+
+        Stored totals plus these are what a reader wants. A batch in flight is in neither for some milliseconds: from
+        its claim until its commit.
+        """
+        commands = self._built("pending", lambda: record_commands.pending_question(api_key_id))
+        return self._pending_counts(commands and self._send("pending", commands, is_atomic=False))
+
+    def close(self) -> None:
+        """Closes the pool's connections. Raises nothing."""
+        with suppress(*_REDIS_ERRORS):
+            self._client.close()
+
+    def _record(self, family: Family, at_ms: int | None, build: Build) -> bool:
+        record = self._built(family, lambda: build(self._moment(at_ms)))
+        if record is None or (answers := self._send(family, record.commands())) is None:
+            return False
+        correction = self._settle(record, answers)
+        if correction:
+            self._send(family, correction, is_correction=True)
+        return correction is None
+
+    def _event_outcome(self, event_id: str, recorded: bool) -> str | None:
+        return event_id if recorded else None
+
+    def _send(
+        self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_correction: bool = False
+    ) -> list[Any] | None:
+        if (began_at := self._begin(what, is_correction)) is None:
+            return None
+        try:
+            if isinstance(self._client, redis.RedisCluster):
+                answers = record_cluster.send(self._client, commands)
+            else:
+                pipeline = self._client.pipeline(transaction=is_atomic)
+                for command in commands:
+                    pipeline.execute_command(*command)
+                answers = pipeline.execute(raise_on_error=False)
+        except _REDIS_ERRORS as error:
+            self._no_answers(what, error, began_at, is_correction)
+            return None
+        self._outage.answered()
+        return answers
+
+
+class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
+    """The same for asyncio, on one event loop: every call is awaited. See Recorder for clients, retries and clusters."""
+
+    def __init__(self, client: redis.asyncio.Redis | redis.asyncio.RedisCluster, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
+        self._client = client
+
+    @classmethod
+    def connect(cls, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS, **options: Unpack[Options]) -> Self:
+        """As `Recorder.connect`."""
+        retry = AsyncRetry(NoBackoff(), 0)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)
+        return cls(redis.asyncio.Redis.from_pool(pool), **options)
+
+    async def check_quota(self, api_key_id: str) -> QuotaDecision:
+        """As `Recorder.check_quota`."""
+        commands = self._built("quota", lambda: record_commands.quota_question(self._moment(), api_key_id))
+        return self._decision(commands and await self._send("quota", commands, is_atomic=False))
+
+    async def pending(self, api_key_id: str) -> dict[str, int] | None:
+        """As `Recorder.pending`."""
+        commands = self._built("pending", lambda: record_commands.pending_question(api_key_id))
+        return self._pending_counts(commands and await self._send("pending", commands, is_atomic=False))
+
+    async def close(self) -> None:
+        """Closes the pool's connections. Raises nothing."""
+        with suppress(*_REDIS_ERRORS):
+            await self._client.aclose()
+
+    async def _record(self, family: Family, at_ms: int | None, build: Build) -> bool:
+        record = self._built(family, lambda: build(self._moment(at_ms)))
+        if record is None or (answers := await self._send(family, record.commands())) is None:
+            return False
+        correction = self._settle(record, answers)
+        if correction:
+            await self._send(family, correction, is_correction=True)
+        return correction is None
+
+    async def _event_outcome(self, event_id: str, recorded: Awaitable[bool]) -> str | None:
+        return event_id if await recorded else None
+
+    async def _send(
+        self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_correction: bool = False
+    ) -> list[Any] | None:
+        if (began_at := self._begin(what, is_correction)) is None:
+            return None
+        try:
+            if isinstance(self._client, redis.asyncio.RedisCluster):
+                answers = await record_cluster.send_async(self._client, commands)
+            else:
+                pipeline = self._client.pipeline(transaction=is_atomic)
+                for command in commands:
+                    pipeline.execute_command(*command)
+                answers = await pipeline.execute(raise_on_error=False)
+        except _REDIS_ERRORS as error:
+            self._no_answers(what, error, began_at, is_correction)
+            return None
+        self._outage.answered()
+        return answers
+
+
+def _bounded(timeout_seconds: float) -> dict[str, Any]:
+    """Options of a pool whose callers wait for a connection; others turn the 101st caller at a time away."""
+    return {
+        "max_connections": MAX_CONNECTIONS,
+        "timeout": timeout_seconds,
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        # 2 leaves out HELLO, and with it a round trip that an old server answers with an error.
+        "protocol": 2,
+    }

@@ -1,0 +1,1 @@
+"""Partitions as Parquet files: the manifest, the files, reading them back, rewriting them."""

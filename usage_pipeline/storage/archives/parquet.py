@@ -1,0 +1,258 @@
+"""Rows of a table as zstd Parquet and back, exactly, a row group at a time: COPY on one side, pyarrow on the other.
+
+Text, whole numbers, times to the microsecond, dates, booleans and bytea have types of their own in the file; every other type
+is kept as PostgreSQL's text of it, which its input function reads back (jsonb, uuid, arrays).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from psycopg import sql as compose
+
+from usage_pipeline.storage.archives.store import ArchiveDamaged
+from usage_pipeline.storage.catalog import Column, columns
+
+# A row group is what is held in memory: so many rows, or bytes of text, whichever comes first. One row may be 64 MB.
+GROUP_ROWS = 20_000
+GROUP_BYTES = 16 * 2**20
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_MOMENT, _LAST_MOMENT = -62_135_596_800_000_000, 253_402_300_799_999_999
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How a column leaves PostgreSQL (`selected`, read as `read_as` from binary COPY) and what it is in the file."""
+
+    selected: str
+    read_as: str
+    arrow: pa.DataType
+
+
+_TEXT = _Kind("{}::text", "text", pa.string())
+# As epoch microseconds, exactly: extract() gives a numeric. PostgreSQL's own text of a time would be parsed row by row.
+_TIME = _Kind("(extract(epoch from {}) * 1000000)::bigint", "int8", pa.timestamp("us", tz="UTC"))
+_KINDS = {
+    "text": _Kind("{}", "text", pa.string()),
+    "bigint": _Kind("{}", "int8", pa.int64()),
+    "integer": _Kind("{}", "int4", pa.int32()),
+    "smallint": _Kind("{}", "int2", pa.int16()),
+    "boolean": _Kind("{}", "bool", pa.bool_()),
+    "bytea": _Kind("{}", "bytea", pa.binary()),
+    "date": _Kind("{}", "date", pa.date32()),
+    "timestamp with time zone": _TIME,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a file holds: its rows, and a digest of their values by which it is compared after it was read back."""
+
+    rows: int
+    digest: bytes
+
+
+Group = list[list[Any]]
+"""The values of a row group, column by column; times are epoch microseconds."""
+
+
+def export(connection: psycopg.Connection, table: str, partition: str, local: Path, *, order_by: str) -> Written:
+    """Writes the rows of `partition` (schema.name) with the columns of `table` to a local Parquet file.
+
+    The caller's transaction says which snapshot is read. Raises psycopg.Error.
+    """
+    listed = columns(connection, table)
+    with ParquetWriter(local, listed) as writer:
+        for group in _groups(connection, listed, partition, order_by):
+            writer.write(group)
+    return writer.written
+
+
+class ParquetWriter:
+    """Writes groups of column values to a local file, and keeps their digest."""
+
+    def __init__(self, local: Path, listed: Sequence[Column]) -> None:
+        fields = [
+            pa.field(column.name, _kind(column).arrow, metadata={"postgresql": column.data_type}) for column in listed
+        ]
+        self._schema = pa.schema(fields)
+        self._local = local
+        self._rows = 0
+        self._digest = blake2b(digest_size=32)
+
+    def __enter__(self) -> "ParquetWriter":
+        self._writer = pq.ParquetWriter(self._local, self._schema, compression="zstd", store_schema=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, group: Group) -> None:
+        """One row group."""
+        arrays = [_array(values, field.type) for values, field in zip(group, self._schema, strict=True)]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(group[0]))
+        self._rows += len(group[0])
+        self._digest.update(_digest(group))
+
+    @property
+    def written(self) -> Written:
+        return Written(self._rows, self._digest.digest())
+
+
+class ParquetReader:
+    """Reads a local file that `ParquetWriter` made. Raises ArchiveDamaged when it is not one."""
+
+    def __init__(self, local: Path, address: str) -> None:
+        self._address = address
+        self._file = self._guarded(lambda: pq.ParquetFile(local))
+
+    def __enter__(self) -> "ParquetReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def rows(self) -> int:
+        return int(self._file.metadata.num_rows)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._file.schema_arrow.names)
+
+    @property
+    def listed(self) -> list[Column]:
+        """The columns as they were in PostgreSQL."""
+        return [
+            Column(field.name, (field.metadata or {}).get(b"postgresql", b"text").decode(), field.nullable, "")
+            for field in self._file.schema_arrow
+        ]
+
+    def groups(self) -> Iterator[Group]:
+        """The values, a row group at a time."""
+        for number in range(self._file.num_row_groups):
+            yield self._guarded(partial(self._group, number))
+
+    def has(self, column: str, value: str) -> bool:
+        """Whether a text column has that value; only this column is read."""
+
+        def is_in(number: int) -> bool:
+            [found] = self._file.read_row_group(number, columns=[column])
+            return bool(pc.any(pc.equal(found, value)).as_py())
+
+        return any(self._guarded(partial(is_in, number)) for number in range(self._file.num_row_groups))
+
+    def written(self) -> Written:
+        """What the file holds, from reading all of it."""
+        digest = blake2b(digest_size=32)
+        rows = 0
+        for group in self.groups():
+            rows += len(group[0])
+            digest.update(_digest(group))
+        return Written(rows, digest.digest())
+
+    def _group(self, number: int) -> Group:
+        return [_values(column) for column in self._file.read_row_group(number)]
+
+    def _guarded(self, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except (pa.ArrowException, OSError) as error:
+            raise ArchiveDamaged(
+                f"{self._address}: expected a readable Parquet file, came {type(error).__name__}"
+            ) from None
+
+
+def load_rows(connection: psycopg.Connection, table: str, reader: ParquetReader) -> int:
+    """COPYs the rows of a file into `table`, within the caller's transaction, and returns how many there were.
+
+    Columns that the table has by now and the file has not get their defaults. Raises psycopg.Error.
+    """
+    known = {column.name: column.data_type for column in columns(connection, table)}
+    names = reader.names
+    if missing := [name for name in names if name not in known]:
+        raise ArchiveDamaged(f"{table}: expected the columns of the file, lacks {', '.join(missing)}")
+    written = [_restored(known[name]) for name in names]
+    copy_in = compose.SQL("copy {} ({}) from stdin").format(
+        _identifier(table), compose.SQL(", ").join(compose.Identifier(name) for name in names)
+    )
+    with connection.cursor() as cursor:
+        with cursor.copy(copy_in) as copy:
+            for group in reader.groups():
+                texts = [
+                    values if convert is None else [None if value is None else convert(value) for value in values]
+                    for values, convert in zip(group, written, strict=True)
+                ]
+                for row in zip(*texts, strict=True):
+                    copy.write_row(row)
+        return cursor.rowcount
+
+
+def _groups(connection: psycopg.Connection, listed: Sequence[Column], partition: str, order_by: str) -> Iterator[Group]:
+    kinds = [_kind(column) for column in listed]
+    selected = compose.SQL(", ").join(
+        compose.SQL(kind.selected).format(compose.Identifier(column.name))
+        for column, kind in zip(listed, kinds, strict=True)
+    )
+    copy_out = compose.SQL("copy (select {} from {} order by {}) to stdout (format binary)").format(
+        selected, _identifier(partition), compose.Identifier(order_by)
+    )
+    with connection.cursor() as cursor, cursor.copy(copy_out) as copy:
+        copy.set_types([kind.read_as for kind in kinds])
+        rows: list[tuple[Any, ...]] = []
+        size = 0
+        for row in copy.rows():
+            rows.append(row)
+            size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
+            if len(rows) >= GROUP_ROWS or size >= GROUP_BYTES:
+                yield [list(values) for values in zip(*rows, strict=True)]
+                rows, size = [], 0
+        if rows:
+            yield [list(values) for values in zip(*rows, strict=True)]
+
+
+def _kind(column: Column) -> _Kind:
+    return _KINDS.get(column.data_type, _TEXT)
+
+
+def _array(values: list[Any], arrow: pa.DataType) -> pa.Array:
+    if pa.types.is_timestamp(arrow):
+        for extreme in (fold((each for each in values if each is not None), default=0) for fold in (min, max)):
+            # What could not be read back must not leave the table. An infinite time has failed before, as a bigint.
+            if not _FIRST_MOMENT <= extreme <= _LAST_MOMENT:
+                raise ValueError(f"expected times of the years 1 to 9999, came epoch microseconds {extreme}")
+        return pa.array(values, pa.int64()).cast(arrow)
+    return pa.array(values, arrow)
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.int64())
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _restored(data_type: str) -> Callable[[Any], object] | None:
+    """How a value of the file becomes what COPY's text format takes; None: as it is."""
+    return _time_text if data_type == "timestamp with time zone" else None
+
+
+def _time_text(epoch_microseconds: int) -> str:
+    return (_EPOCH + timedelta(microseconds=epoch_microseconds)).isoformat()
+
+
+def _digest(group: Group) -> bytes:
+    return blake2b(msgspec.msgpack.encode(group), digest_size=32).digest()
+
+
+def _identifier(table: str) -> compose.Identifier:
+    return compose.Identifier(*table.split("."))

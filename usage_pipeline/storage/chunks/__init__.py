@@ -1,0 +1,1 @@
+"""Partitions of tables by time (TimescaleDB calls them chunks): made, locked, and when one may leave."""

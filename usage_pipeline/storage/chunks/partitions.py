@@ -1,0 +1,153 @@
+"""Partitions: of the raw tables by day, of the events by chunks of hours; ahead, and on demand for what a batch meets."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import psycopg
+from psycopg import sql as compose
+
+from usage_pipeline.storage.sql import load
+
+RAW_TABLES = ("raw.api_key_deltas", "raw.provider_deltas", "raw.token_deltas", "raw.request_events")
+DAYS_AHEAD = 3
+
+
+def ensure_partitions(connection: psycopg.Connection, table: str, days: Iterable[date]) -> list[date]:
+    """Creates the partitions of `table` (schema.name) that `days` need, and returns the days that were missing.
+
+    Runs in a transaction of its own on an autocommit connection. Two processes may ask at once: an advisory lock per
+    table lets one create and the other find them.
+    """
+    wanted = sorted(set(days))
+    if not _missing(connection, table, wanted):
+        return []
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(hashtext('partitions'), hashtext(%s))", (table,))
+        missing = _missing(connection, table, wanted)
+        for day in missing:
+            _create(connection, f"{table}_{day:%Y%m%d}", table, day, day + timedelta(days=1))
+    return missing
+
+
+def has_partition(connection: psycopg.Connection, table: str, day: date) -> bool:
+    """Whether `table` (schema.name) has a partition for that day."""
+    return not _missing(connection, table, [day])
+
+
+def ensure_partitions_ahead(database_url: str) -> None:
+    """Yesterday, today and the next `DAYS_AHEAD` days, for each raw table."""
+    today = datetime.now(UTC).date()
+    days = [today + timedelta(days=offset) for offset in range(-1, DAYS_AHEAD + 1)]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for table in RAW_TABLES:
+            ensure_partitions(connection, table, days)
+
+
+def _missing(connection: psycopg.Connection, table: str, days: list[date]) -> list[date]:
+    rows = connection.execute(load("storage/chunks/select_missing_days"), {"parent": table, "days": days}).fetchall()
+    return [day for (day,) in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A partition by time (schema.name): half-open, from `start` to `end`."""
+
+    name: str
+    start: datetime
+    end: datetime
+
+
+def chunks(connection: psycopg.Connection, table: str) -> list[Chunk]:
+    """The partitions of `table` (schema.name), oldest first; none for a table that is not partitioned by our own means."""
+    rows = connection.execute(load("storage/chunks/select_partition_bounds"), {"parent": table})
+    return [Chunk(name, start.astimezone(UTC), end.astimezone(UTC)) for name, start, end in rows]
+
+
+def ensure_chunks(
+    connection: psycopg.Connection, table: str, moments: Iterable[datetime], interval_hours: int
+) -> list[Chunk]:
+    """Creates the partitions of `table` that hold these moments, and returns those that were missing.
+
+    Chunks begin at multiples of `interval_hours` since the epoch. One that would overlap partitions of an earlier interval is
+    cut at their bounds. Two processes may ask at once. A hypertable makes its own, and gets none from here.
+    """
+    wanted = sorted(set(moments))
+    if not wanted or not _uncovered(wanted, chunks(connection, table)) or not _is_partitioned(connection, table):
+        return []
+    created: list[Chunk] = []
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(hashtext('partitions'), hashtext(%s))", (table,))
+        existing = chunks(connection, table)
+        while missing := _uncovered(wanted, existing):
+            chunk = _chunk_of(table, missing[0], existing, timedelta(hours=interval_hours))
+            _create(connection, chunk.name, table, chunk.start, chunk.end)
+            existing.append(chunk)
+            created.append(chunk)
+    return created
+
+
+def ensure_span(
+    connection: psycopg.Connection, table: str, start: datetime, end: datetime, interval_hours: int
+) -> list[Chunk]:
+    """Creates the partitions of `table` that a half-open span of time lacks, and returns them."""
+    created: list[Chunk] = []
+    moment = start
+    while moment < end:
+        made = ensure_chunks(connection, table, [moment], interval_hours)
+        created += made
+        covering = [chunk.end for chunk in chunks(connection, table) if chunk.start <= moment < chunk.end]
+        if not covering:
+            # A hypertable makes its own.
+            break
+        moment = covering[0]
+    return created
+
+
+def drop_partition(connection: psycopg.Connection, table: str, chunk: Chunk, *, only_if_empty: bool) -> bool:
+    """Drops a partition within the caller's transaction; False when it is gone, or has rows and must be empty.
+
+    The locks come in the order of all who need them: that of `ensure_partitions`, the parent, the partition. A writer that
+    waits meanwhile finds no partition for its rows afterwards, and begins anew.
+    """
+    connection.execute("select pg_advisory_xact_lock(hashtext('partitions'), hashtext(%s))", (table,))
+    names = {"parent": compose.Identifier(*table.split(".")), "partition": compose.Identifier(*chunk.name.split("."))}
+    connection.execute(compose.SQL("lock table only {parent} in access exclusive mode").format(**names))
+    if chunk not in chunks(connection, table):
+        return False
+    connection.execute(compose.SQL("lock table {partition} in access exclusive mode").format(**names))
+    row_query = compose.SQL("select from {partition} limit 1").format(**names)
+    if only_if_empty and connection.execute(row_query).fetchone() is not None:
+        return False
+    connection.execute(compose.SQL("drop table {partition}").format(**names))
+    return True
+
+
+def _uncovered(moments: Sequence[datetime], existing: Sequence[Chunk]) -> list[datetime]:
+    return [moment for moment in moments if not any(chunk.start <= moment < chunk.end for chunk in existing)]
+
+
+def _chunk_of(table: str, moment: datetime, existing: Sequence[Chunk], interval: timedelta) -> Chunk:
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    start = epoch + (moment - epoch) // interval * interval
+    end = start + interval
+    start = max((start, *(chunk.end for chunk in existing if chunk.end <= moment)))
+    end = min((end, *(chunk.start for chunk in existing if chunk.start > moment)))
+    return Chunk(f"{table}_{start:%Y%m%d%H}", start, end)
+
+
+def _create(connection: psycopg.Connection, partition: str, parent: str, first: date, following: date) -> None:
+    """`first` and `following` are the bounds; a datetime is a date too."""
+    names = {
+        "parent": compose.Identifier(*parent.split(".")),
+        "partition": compose.Identifier(*partition.split(".")),
+        "first": compose.Literal(first.isoformat()),
+        "next": compose.Literal(following.isoformat()),
+    }
+    connection.execute(compose.SQL(load("storage/chunks/create_partition")).format(**names))
+    connection.execute(compose.SQL(load("storage/chunks/attach_partition")).format(**names))
+
+
+def _is_partitioned(connection: psycopg.Connection, table: str) -> bool:
+    row = connection.execute("select relkind = 'p' from pg_class where oid = %s::text::regclass", (table,)).fetchone()
+    return bool(row and row[0])

@@ -1,0 +1,64 @@
+"""The tables that have a lifecycle, and when a chunk of one may leave: its roll-ups are complete, and its batches released."""
+
+from dataclasses import dataclass
+
+import psycopg
+
+from usage_pipeline.storage.chunks.partitions import RAW_TABLES, Chunk
+from usage_pipeline.storage.sql import load
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleTable:
+    """A table (schema.name) in chunks along `key`. `family`: that of a raw table, whose chunks are days."""
+
+    name: str
+    key: str
+    family: str | None = None
+
+    @property
+    def is_raw(self) -> bool:
+        return self.family is not None
+
+
+# Archives of messages have no roll-up of their own: they leave by the same rule as the events that they belong to.
+EVENT_TABLES = (
+    LifecycleTable("analytics.message_archives", "event_time"),
+    LifecycleTable("analytics.usage_events", "event_time"),
+)
+_FAMILIES = {
+    "raw.api_key_deltas": "api_key",
+    "raw.provider_deltas": "provider",
+    "raw.token_deltas": "token",
+    "raw.request_events": "event",
+}
+RAW = tuple(LifecycleTable(name, "usage_date", _FAMILIES[name]) for name in RAW_TABLES)
+TABLES = EVENT_TABLES + RAW
+BY_NAME = {table.name: table for table in TABLES}
+
+
+def waiting_reason(connection: psycopg.Connection, table: LifecycleTable, chunk: Chunk) -> str | None:
+    """Why a chunk must stay for now; None: it may be compressed, archived or dropped.
+
+    Within a transaction that holds the chunk's lock, the answer stays right until its end.
+    """
+    arguments = {"start": chunk.start, "end": chunk.end, "family": table.family, "day": chunk.start.date()}
+    query = "storage/chunks/find_unreleased_day" if table.is_raw else "storage/chunks/find_touched_window"
+    row = connection.execute(load(query), arguments).fetchone()
+    return str(row[0]) if row else None
+
+
+def needs_rows(connection: psycopg.Connection, table: LifecycleTable, chunk: Chunk) -> bool:
+    """Whether a roll-up waits for the rows of a chunk that is only in a file."""
+    if table.is_raw:
+        return waiting_reason(connection, table, chunk) is not None
+    bounds = {"start": chunk.start, "end": chunk.end}
+    return connection.execute(load("storage/chunks/find_touched_source"), bounds).fetchone() is not None
+
+
+def restored_reason(connection: psycopg.Connection, table: LifecycleTable, chunk: Chunk) -> str | None:
+    """Why a chunk that was read back lately is not archived again: whoever asked for it needs time to look and to backfill."""
+    row = connection.execute(
+        load("storage/chunks/find_restored_archive"), {"table": table.name, "start": chunk.start, "end": chunk.end}
+    ).fetchone()
+    return f"read back at {row[0]:%Y-%m-%d %H:%M}, stays for a day" if row else None

@@ -1,0 +1,257 @@
+"""The lifecycle of declarative partitions: made ahead, archived as zstd Parquet, dropped.
+
+A partition is archived without keeping anyone waiting: its rows are written from a snapshot, the file is stored and read back,
+and only then the partition is locked, compared with the snapshot by the identity of its row versions, and emptied in the
+transaction that writes the manifest. The empty partition is dropped after that. A crash leaves the rows in the table or in the
+file, and never in neither.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import psycopg
+from psycopg import sql as compose
+
+from usage_pipeline.storage.archives.files import delete_file, delete_leftovers, note_leftover, restore, verify_stored
+from usage_pipeline.storage.archives.manifest import Archive, archives
+from usage_pipeline.storage.archives.parquet import ParquetReader, Written, export
+from usage_pipeline.storage.archives.store import (
+    ArchiveDamaged,
+    ArchiveStore,
+    ArchiveUnavailable,
+    StoredFile,
+    checksum,
+    new_address,
+)
+from usage_pipeline.storage.chunks.locks import LOCK_SECONDS, ChunksBusy, changing, lock_timeout, removing
+from usage_pipeline.storage.chunks.partitions import (
+    DAYS_AHEAD,
+    Chunk,
+    chunks,
+    drop_partition,
+    ensure_partitions,
+    ensure_span,
+)
+from usage_pipeline.storage.chunks.tables import LifecycleTable, needs_rows, restored_reason, waiting_reason
+from usage_pipeline.storage.lifecycle.report import LifecycleReport, Moved, Packed, Waiting
+from usage_pipeline.storage.sql import load
+
+log = logging.getLogger(__name__)
+
+
+class Stays(Exception):
+    """The chunk changed or is in use: it stays as it is until the next run. The transaction is rolled back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fingerprint:
+    rows: int
+    versions: str
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLifecycle:
+    """Declarative partitions over one autocommit connection. Without a `store` nothing is archived."""
+
+    connection: psycopg.Connection
+    store: ArchiveStore | None
+    interval_hours: int
+
+    def make_ahead(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
+        """Yesterday, today and the next days."""
+        if table.is_raw:
+            days = [now.date() + timedelta(days=offset) for offset in range(-1, DAYS_AHEAD + 1)]
+            report.created += [
+                f"{table.name}_{day:%Y%m%d}" for day in ensure_partitions(self.connection, table.name, days)
+            ]
+            return
+        span = now - timedelta(days=1), now + timedelta(days=DAYS_AHEAD)
+        made = ensure_span(self.connection, table.name, *span, self.interval_hours)
+        report.created += [chunk.name for chunk in made]
+
+    def restore_changed(self, table: LifecycleTable, report: LifecycleReport) -> None:
+        """Reads back what changed after it was archived: windows were touched, or rows came for a chunk that is in a file."""
+        if self.store is None:
+            return
+        for archive in archives(self.connection, table=table.name, only_in_files=True):
+            chunk = Chunk(archive.address, archive.chunk_start, archive.chunk_end)
+            if not self._has_changed(table, chunk):
+                continue
+            with handled(table, archive.address, report):
+                done = restore(self.connection, self.store, archive, interval_hours=self.interval_hours)
+                if done.is_ours:
+                    report.restored.append(Moved(table.name, archive.address, archive.rows))
+
+    def compress(self, table: LifecycleTable, older_than: datetime, report: LifecycleReport) -> None:
+        """Archives the partitions that end before `older_than` and are complete."""
+        for chunk in self._chunks_before(table, older_than):
+            with handled(table, chunk.name, report):
+                if self._is_empty(chunk):
+                    if self.store is not None:
+                        self._drop(table, chunk, only_if_empty=True)
+                elif reason := waiting_reason(self.connection, table, chunk) or restored_reason(
+                    self.connection, table, chunk
+                ):
+                    report.waiting.append(Waiting(table.name, chunk.name, reason))
+                elif self.store is not None:
+                    self._archive(table, chunk, self.store, report)
+
+    def drop(self, table: LifecycleTable, older_than: datetime, report: LifecycleReport) -> None:
+        """Drops the partitions that end before `older_than` and are complete, and deletes the files of such."""
+        for chunk in self._chunks_before(table, older_than):
+            with handled(table, chunk.name, report):
+                if reason := waiting_reason(self.connection, table, chunk):
+                    report.waiting.append(Waiting(table.name, chunk.name, reason))
+                elif self._drop(table, chunk, only_if_empty=False):
+                    report.dropped.append(Moved(table.name, chunk.name))
+        for archive in archives(self.connection, table=table.name, end=older_than):
+            if archive.deleted_at is None and archive.chunk_end <= older_than:
+                self._drop_file(table, archive, report)
+
+    def clean_up(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
+        """Deletes files that a crash left behind, and those that were read back more than a day ago."""
+        if self.store is None:
+            return
+        with handled(table, "files", report), changing(self.connection, table.name):
+            report.leftovers_removed += len(delete_leftovers(self.connection, self.store, table.name))
+            for archive in archives(self.connection, table=table.name):
+                if archive.restored_at and not archive.deleted_at and archive.restored_at < now - timedelta(days=1):
+                    delete_file(self.connection, self.store, archive)
+
+    # inside
+
+    def _chunks_before(self, table: LifecycleTable, moment: datetime) -> list[Chunk]:
+        return [chunk for chunk in chunks(self.connection, table.name) if chunk.end <= moment]
+
+    def _has_changed(self, table: LifecycleTable, chunk: Chunk) -> bool:
+        if needs_rows(self.connection, table, chunk):
+            return True
+        overlapping = (
+            each for each in chunks(self.connection, table.name) if each.start < chunk.end and each.end > chunk.start
+        )
+        return not all(self._is_empty(each) for each in overlapping)
+
+    def _archive(self, table: LifecycleTable, chunk: Chunk, store: ArchiveStore, report: LifecycleReport) -> None:
+        with (
+            changing(self.connection, table.name),
+            tempfile.TemporaryDirectory(prefix="usage-pipeline-archive-") as folder,
+        ):
+            if chunk not in chunks(self.connection, table.name):
+                return
+            local = Path(folder) / "rows.parquet"
+            size = self._bytes(chunk)
+            before, written = self._export(table, chunk, local)
+            file = checksum(local)
+            address = new_address(table.name, chunk.start)
+            note_leftover(self.connection, table.name, address)
+            store.put(local, address)
+            verify_stored(store, address, file)
+            try:
+                self._replace_by_file(table, chunk, before, address, file)
+            except (Stays, ChunksBusy):
+                # Rolled back for certain, so nobody refers to the file.
+                delete_leftovers(self.connection, store, table.name)
+                raise
+            log.info("lifecycle: %s archived: %d rows, %d to %d bytes", chunk.name, written.rows, size, file.bytes)
+            report.archived.append(Packed(table.name, chunk.name, written.rows, size, file.bytes))
+            # Rows that came since the commit stay where they are; the next run reads the file back and archives all of them.
+            self._drop_locked(table, chunk, only_if_empty=True)
+
+    def _export(self, table: LifecycleTable, chunk: Chunk, local: Path) -> tuple[_Fingerprint, Written]:
+        """The partition as a local file that was read again, and its fingerprint, both of one snapshot."""
+        with self.connection.transaction():
+            self.connection.execute("set transaction isolation level repeatable read, read only")
+            before = self._fingerprint(chunk)
+            written = export(self.connection, table.name, chunk.name, local, order_by=table.key)
+        with ParquetReader(local, chunk.name) as reader:
+            again = reader.written()
+        if again != written or written.rows != before.rows:
+            raise ArchiveDamaged(
+                f"{chunk.name}: expected a file of {before.rows} rows as they were read, came {again.rows} rows"
+            )
+        return before, written
+
+    def _replace_by_file(
+        self, table: LifecycleTable, chunk: Chunk, before: _Fingerprint, address: str, file: StoredFile
+    ) -> None:
+        """The one step that counts: the manifest's row and the emptied partition become visible together.
+
+        TRUNCATE, since a lock on the partition alone is enough for it: DROP needs one on the parent, which every writer holds.
+        """
+        partition = compose.Identifier(*chunk.name.split("."))
+        with lock_timeout(self.connection, LOCK_SECONDS, "in use"), self.connection.transaction():
+            removing(self.connection, table.name)
+            self.connection.execute(compose.SQL("lock table {} in access exclusive mode").format(partition))
+            if reason := waiting_reason(self.connection, table, chunk):
+                raise Stays(reason)
+            if self._fingerprint(chunk) != before:
+                raise Stays("it changed while it was archived")
+            arguments = {"table": table.name, "start": chunk.start, "end": chunk.end, "address": address}
+            self.connection.execute(
+                load("storage/archives/insert_archive"),
+                {**arguments, "rows": before.rows, "bytes": file.bytes, "checksum": file.checksum},
+            )
+            self.connection.execute(compose.SQL("truncate table {}").format(partition))
+
+    def _drop(self, table: LifecycleTable, chunk: Chunk, *, only_if_empty: bool) -> bool:
+        with changing(self.connection, table.name):
+            return self._drop_locked(table, chunk, only_if_empty=only_if_empty)
+
+    def _drop_locked(self, table: LifecycleTable, chunk: Chunk, *, only_if_empty: bool) -> bool:
+        with lock_timeout(self.connection, LOCK_SECONDS, "in use"), self.connection.transaction():
+            removing(self.connection, table.name)
+            is_dropped = drop_partition(self.connection, table.name, chunk, only_if_empty=only_if_empty)
+            if is_dropped and not only_if_empty and (reason := waiting_reason(self.connection, table, chunk)):
+                raise Stays(reason)
+        if is_dropped:
+            log.info("lifecycle: %s dropped", chunk.name)
+        return is_dropped
+
+    def _drop_file(self, table: LifecycleTable, archive: Archive, report: LifecycleReport) -> None:
+        chunk = Chunk(archive.address, archive.chunk_start, archive.chunk_end)
+        if self.store is None:
+            report.waiting.append(Waiting(table.name, archive.address, "ARCHIVE_URL is not set"))
+        elif reason := waiting_reason(self.connection, table, chunk):
+            report.waiting.append(Waiting(table.name, archive.address, reason))
+        else:
+            with handled(table, archive.address, report), changing(self.connection, table.name):
+                delete_file(self.connection, self.store, archive)
+                if archive.restored_at is None:
+                    report.dropped.append(Moved(table.name, archive.address, archive.rows))
+
+    def _fingerprint(self, chunk: Chunk) -> _Fingerprint:
+        query = compose.SQL(load("storage/lifecycle/fingerprint_partition")).format(
+            partition=compose.Identifier(*chunk.name.split("."))
+        )
+        [(rows, versions)] = self.connection.execute(query).fetchall()
+        return _Fingerprint(rows, versions)
+
+    def _is_empty(self, chunk: Chunk) -> bool:
+        query = compose.SQL("select from {} limit 1").format(compose.Identifier(*chunk.name.split(".")))
+        return self.connection.execute(query).fetchone() is None
+
+    def _bytes(self, chunk: Chunk) -> int:
+        [(size,)] = self.connection.execute(
+            "select pg_total_relation_size(%s::text::regclass)", (chunk.name,)
+        ).fetchall()
+        return int(size)
+
+
+@contextmanager
+def handled(table: LifecycleTable, chunk: str, report: LifecycleReport) -> Iterator[None]:
+    """One chunk that is in use or damaged does not keep the others: it is reported, and tried again by the next run."""
+    try:
+        yield
+    except (Stays, ChunksBusy) as error:
+        report.waiting.append(Waiting(table.name, chunk, str(error)))
+    except psycopg.errors.UndefinedTable:
+        # Another run dropped it meanwhile.
+        log.info("lifecycle: %s is gone already", chunk)
+    except (ArchiveDamaged, ArchiveUnavailable, OSError, ValueError, psycopg.DataError) as error:
+        log.error("lifecycle: %s: %s", chunk, error)
+        report.problems.append(f"{chunk}: {error}")

@@ -1,0 +1,120 @@
+"""The lifecycle of hypertables: TimescaleDB makes the chunks; a run compresses and drops them, and refreshes the aggregate.
+
+No background policies: only the lifecycle run knows which roll-ups are complete.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+from psycopg import sql as compose
+
+from usage_pipeline.storage.chunks.locks import LOCK_SECONDS, changing, lock_timeout, removing
+from usage_pipeline.storage.chunks.partitions import Chunk
+from usage_pipeline.storage.chunks.tables import LifecycleTable, waiting_reason
+from usage_pipeline.storage.lifecycle.native import Stays, handled
+from usage_pipeline.storage.lifecycle.report import LifecycleReport, Moved, Packed, Waiting
+from usage_pipeline.storage.sql import load
+
+log = logging.getLogger(__name__)
+
+_COUNTED_TABLE = "analytics.usage_events"
+_COUNTS = "analytics.usage_hourly_counts"
+
+
+def hypertable_chunks(connection: psycopg.Connection, table: str) -> list[Chunk]:
+    """All chunks of a hypertable (schema.name), oldest first."""
+    rows = connection.execute(load("storage/lifecycle/select_hypertable_chunks"), {"table": table, "end": None})
+    return [Chunk(name, start, end) for name, start, end, _ in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class TimescaleLifecycle:
+    """Hypertables over one autocommit connection."""
+
+    connection: psycopg.Connection
+    interval_hours: int
+
+    def make_ahead(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
+        """Only the length of future chunks is set; TimescaleDB makes them with the first row."""
+        interval = timedelta(hours=self.interval_hours)
+        self.connection.execute(
+            load("storage/lifecycle/set_chunk_interval"), {"table": table.name, "interval": interval}
+        )
+
+    def restore_changed(self, table: LifecycleTable, report: LifecycleReport) -> None:
+        """Nothing to read back: compressed chunks take late rows."""
+
+    def compress(self, table: LifecycleTable, older_than: datetime, report: LifecycleReport) -> None:
+        """Compresses chunks that end before `older_than` and are complete, and again those that took rows since then."""
+        for chunk, needs_it in self._chunks_before(table, older_than):
+            if not needs_it:
+                continue
+            with handled(table, chunk.name, report):
+                if reason := waiting_reason(self.connection, table, chunk):
+                    report.waiting.append(Waiting(table.name, chunk.name, reason))
+                    continue
+                with changing(self.connection, table.name):
+                    report.compressed.append(self._compress(table, chunk))
+
+    def drop(self, table: LifecycleTable, older_than: datetime, report: LifecycleReport) -> None:
+        """Drops chunks that end before `older_than` and are complete, after their hours are in the continuous aggregate."""
+        if table.name == _COUNTED_TABLE and not self._refresh(table, report):
+            return
+        for chunk, _ in self._chunks_before(table, older_than):
+            with handled(table, chunk.name, report), changing(self.connection, table.name):
+                self._drop(table, chunk)
+                report.dropped.append(Moved(table.name, chunk.name))
+
+    def clean_up(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
+        """No files."""
+
+    # inside
+
+    def _chunks_before(self, table: LifecycleTable, moment: datetime) -> list[tuple[Chunk, bool]]:
+        rows = self.connection.execute(
+            load("storage/lifecycle/select_hypertable_chunks"), {"table": table.name, "end": moment}
+        )
+        return [(Chunk(name, start, end), needs_it) for name, start, end, needs_it in rows]
+
+    def _compress(self, table: LifecycleTable, chunk: Chunk) -> Packed:
+        with lock_timeout(self.connection, LOCK_SECONDS, "in use"), self.connection.transaction():
+            # It truncates what it has compressed, which an older snapshot would miss.
+            removing(self.connection, table.name)
+            self.connection.execute(
+                "select compress_chunk(%s::text::regclass, if_not_compressed => true)", (chunk.name,)
+            )
+        [(rows, before, after)] = self.connection.execute(
+            load("storage/lifecycle/select_chunk_compression"), {"table": table.name, "chunk": chunk.name}
+        ).fetchall()
+        log.info("lifecycle: %s compressed: %d rows, %d to %d bytes", chunk.name, rows, before, after)
+        return Packed(table.name, chunk.name, rows, before, after)
+
+    def _drop(self, table: LifecycleTable, chunk: Chunk) -> None:
+        with lock_timeout(self.connection, LOCK_SECONDS, "in use"), self.connection.transaction():
+            removing(self.connection, table.name)
+            name = compose.Identifier(*chunk.name.split("."))
+            self.connection.execute(compose.SQL("lock table {} in access exclusive mode").format(name))
+            if reason := waiting_reason(self.connection, table, chunk):
+                raise Stays(reason)
+            arguments = {"table": table.name, "start": chunk.start, "end": chunk.end}
+            self.connection.execute(load("storage/lifecycle/drop_hypertable_chunk"), arguments)
+        log.info("lifecycle: %s dropped", chunk.name)
+
+    def _refresh(self, table: LifecycleTable, report: LifecycleReport) -> bool:
+        """From the oldest chunk on, since a refresh of an hour whose events are gone would forget its counts.
+
+        False when another refresh is at work: then nothing is dropped, since its counts may not be stored yet.
+        """
+        known = hypertable_chunks(self.connection, table.name)
+        with handled(table, _COUNTS, report), changing(self.connection, table.name):
+            if known:
+                with lock_timeout(self.connection, LOCK_SECONDS, "another refresh is at work"):
+                    self.connection.execute(
+                        "call refresh_continuous_aggregate(%s::text::regclass, %s, date_trunc('hour', now()))",
+                        (_COUNTS, known[0].start),
+                    )
+                report.refreshed.append(_COUNTS)
+            return True
+        return False

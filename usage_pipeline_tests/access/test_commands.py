@@ -1,0 +1,69 @@
+"""`usage-pipeline tokens` as a person or a script calls it."""
+
+import json
+
+import psycopg
+import pytest
+import redis
+
+from usage_pipeline_tests.rigs.commands import Run
+
+
+def test_a_token_is_made_listed_and_revoked(run: Run, redis_client: redis.Redis, postgres: psycopg.Connection) -> None:
+    made = run("tokens", "create", "loader", "--scope", "ingest", "--scope", "read", "--expires-in-days", "7", "--json")
+    document = json.loads(made.stdout)
+    assert set(document) == {"token", "token_id", "token_prefix"}
+    assert document["token"].startswith(document["token_prefix"])
+    [listed] = json.loads(run("tokens", "list", "--json").stdout)["tokens"]
+    assert (listed["token_id"], listed["name"], listed["scopes"]) == (
+        document["token_id"],
+        "loader",
+        ["ingest", "read"],
+    )
+    assert listed["expires_at"]
+    shown = run("tokens", "list").stdout
+    assert "loader" in shown
+    assert document["token"] not in shown + json.dumps(listed)
+
+    key = f"api_token:{document['token_prefix']}"
+    for name in (document["token_id"], document["token_prefix"]):  # it may be repeated
+        redis_client.set(key, "cached")
+        assert run("tokens", "revoke", name).returncode == 0
+        assert redis_client.get(key) is None
+    [(is_revoked,)] = postgres.execute("select revoked_at < now() from usage.api_access_tokens").fetchall()
+    assert is_revoked
+
+
+def test_without_json_the_token_alone_is_on_standard_output(run: Run) -> None:
+    made = run("tokens", "create", "loader", "--scope", "ingest")
+    assert made.stdout.startswith("upt_")
+    assert len(made.stdout.split()) == 1
+
+
+def test_revoking_without_redis_is_done_and_says_what_is_left(run: Run, postgres: psycopg.Connection) -> None:
+    token_id = json.loads(run("tokens", "create", "loader", "--scope", "ingest", "--json").stdout)["token_id"]
+    done = run("tokens", "revoke", token_id, REDIS_URL="redis://:hunter2@127.0.0.1:1")
+    assert done.returncode == 1
+    assert "is revoked, but Redis does not answer" in done.stderr.replace("\n", " ")
+    assert "hunter2" not in done.stderr
+    assert postgres.execute("select revoked_at is not null from usage.api_access_tokens").fetchone() == (True,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["create", "x", "--scope", "admin"], "--scope: expected one or more of ingest, read, came admin"),
+        (["create", "", "--scope", "read"], "NAME: expected 1 to 200 characters, came 0"),
+        (
+            ["create", "x", "--scope", "read", "--expires-in-days", "0"],
+            "--expires-in-days: expected 1 to 36500, came 0",
+        ),
+        (["revoke", "upt_secret"], "expected the id or the prefix of a token"),
+    ],
+)
+def test_what_the_caller_must_mend_is_one_line_and_status_2(run: Run, arguments: list[str], expected: str) -> None:
+    done = run("tokens", *arguments)
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    assert expected in line
+    assert "upt_secret" not in line

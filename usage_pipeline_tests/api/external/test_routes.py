@@ -1,0 +1,223 @@
+"""`GET /api/external/posts/{id}`: the API's post or the fallback, few requests at once, each post once, whoever asks."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+import httpx
+import psycopg
+import pytest
+
+from usage_pipeline.api.external import posts as external_posts
+from usage_pipeline.api.external.posts import PostDesk
+from usage_pipeline.api.metrics.counts import Metrics
+from usage_pipeline.api.storing import Storing
+from usage_pipeline.enrichment.posts import fallback
+from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.external_api import ExternalApi, document, external_api, post, stall, status
+from usage_pipeline_tests.rigs.service import Service, expect_problem, serving, wait_until
+
+FALLBACK = fallback(7).document()
+
+
+@pytest.fixture
+def api() -> Iterator[ExternalApi]:
+    with external_api() as api:
+        yield api
+
+
+@pytest.fixture
+def service(api: ExternalApi, settings: Settings) -> Iterator[Service]:
+    # One try: nothing waits for the next one.
+    with serving(api.settings(settings, external_api_max_retries=1)) as running:
+        yield running
+
+
+def stored(postgres: psycopg.Connection) -> list[tuple[object, ...]]:
+    return postgres.execute("select id, user_id, title, is_fallback from app.external_posts order by id").fetchall()
+
+
+def test_a_post_is_answered_and_stored_without_a_token(
+    service: Service, api: ExternalApi, postgres: psycopg.Connection
+) -> None:
+    response = service.client.get("/api/external/posts/7")
+    assert (response.status_code, response.json()) == (200, document(7))
+    assert response.headers["content-type"] == "application/json"
+    assert stored(postgres) == [("7", "7", "Title 7", False)]
+    # For a minute from memory.
+    api.otherwise = status(500)
+    assert service.client.get("/api/external/posts/7").json() == document(7)
+    assert api.asked == [7]
+
+
+def test_what_is_kept_is_kept_a_minute(service: Service, api: ExternalApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.client.get("/api/external/posts/7")
+    monkeypatch.setattr(external_posts, "CACHE_SECONDS", 0.0)
+    api.otherwise = status(404)
+    # A stored success does not stand in: the answer says that the API is away.
+    assert service.client.get("/api/external/posts/7").json() == FALLBACK
+    assert api.asked == [7, 7]
+
+
+def test_a_fallback_is_a_200_that_is_neither_kept_nor_stored_and_a_success_replaces_a_stored_one(
+    service: Service, api: ExternalApi, postgres: psycopg.Connection
+) -> None:
+    api.script = [status(500), status(404)]
+    for _ in range(2):
+        response = service.client.get("/api/external/posts/7")
+        assert (response.status_code, response.json()) == (200, FALLBACK)
+    assert stored(postgres) == []
+    postgres.execute(
+        "insert into app.external_posts (id, title, body, fetched_at, is_fallback) values ('7', 'F', 'F', now(), true)"
+    )
+    assert service.client.get("/api/external/posts/7").json() == document(7)
+    assert stored(postgres) == [("7", "7", "Title 7", False)]
+
+
+@pytest.mark.parametrize(
+    "post_id",
+    ["0", "-1", "2147483648", "9" * 400, "1.0", "+1", "abc", "1e3", "%31%00", "٣", "1%20or%201=1", "0x10", "true"],
+)
+def test_what_is_no_number_of_a_post_is_a_problem_and_nobody_is_asked(
+    service: Service, api: ExternalApi, post_id: str
+) -> None:
+    response = service.client.get(f"/api/external/posts/{post_id}")
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["type"] == "urn:usage-pipeline:invalid-request"
+    assert api.requests == []
+
+
+def test_the_largest_number_is_a_post(service: Service, api: ExternalApi) -> None:
+    assert service.client.get("/api/external/posts/2147483647").json()["id"] == 2**31 - 1
+
+
+def test_many_requests_for_a_post_are_one_request_to_the_api(service: Service, api: ExternalApi) -> None:
+    gate = threading.Event()
+
+    def late(api: ExternalApi, connection: socket.socket, post_id: int) -> None:
+        gate.wait(20)
+        post(api, connection, post_id)
+
+    api.otherwise = late
+    with ThreadPoolExecutor(30) as clients:
+        answers = [clients.submit(service.client.get, "/api/external/posts/7") for _ in range(30)]
+        wait_until(lambda: misses(service) == 30)
+        gate.set()
+        assert [answer.result(30).json() for answer in answers] == [document(7)] * 30
+    assert api.asked == [7]
+
+
+def misses(service: Service) -> float:
+    text = service.client.get("/metrics").text
+    prefix = 'usage_pipeline_cache_lookups_total{cache="external_post",outcome="miss"} '
+    return float(next((line.removeprefix(prefix) for line in text.splitlines() if line.startswith(prefix)), 0))
+
+
+def test_a_flood_of_different_posts_asks_for_a_few_and_the_others_are_told_to_come_again(
+    service: Service, api: ExternalApi
+) -> None:
+    api.otherwise = stall
+    with ThreadPoolExecutor(external_posts.FETCHES_AT_ONCE) as clients:
+        first: list[Future[httpx.Response]] = [
+            clients.submit(service.client.get, f"/api/external/posts/{number}")
+            for number in range(1, external_posts.FETCHES_AT_ONCE + 1)
+        ]
+        wait_until(lambda: api.in_hand == external_posts.FETCHES_AT_ONCE)
+        for number in range(100, 130):
+            response = service.client.get(f"/api/external/posts/{number}")
+            expect_problem(response, 503, "unavailable")
+            assert int(response.headers["retry-after"]) > 0
+        # The others of the service are not held up.
+        assert service.client.get("/healthz").status_code == 200
+        api.otherwise = post
+        # The servers behind the stalled requests close them: a failure of the one try there is.
+        api.released.set()
+        assert {answer.result(30).json()["error"] for answer in first} == {True}
+    assert len(api.requests) == external_posts.FETCHES_AT_ONCE
+    api.released.clear()
+    wait_until(lambda: service.client.get("/api/external/posts/100").json() == document(100))
+
+
+def test_so_many_may_wait_and_no_more(service: Service, api: ExternalApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external_posts, "MOST_WAITING", 2)
+    api.otherwise = stall
+    with ThreadPoolExecutor(2) as clients:
+        first = [clients.submit(service.client.get, "/api/external/posts/7") for _ in range(2)]
+        wait_until(lambda: misses(service) == 2)
+        expect_problem(service.client.get("/api/external/posts/7"), 503, "unavailable")
+        api.released.set()
+        assert [answer.result(30).status_code for answer in first] == [200, 200]
+
+
+async def test_whoever_is_cancelled_takes_the_fetch_from_nobody(
+    api: ExternalApi, settings: Settings, postgres: psycopg.Connection
+) -> None:
+    gate = threading.Event()
+
+    def late(api: ExternalApi, connection: socket.socket, post_id: int) -> None:
+        gate.wait(20)
+        post(api, connection, post_id)
+
+    api.otherwise = late
+    storing = Storing(settings)
+    storing.pool.open(wait=False)
+    desk = PostDesk(api.settings(settings), storing.pool, Metrics())
+    first, second = asyncio.create_task(desk.post(7)), asyncio.create_task(desk.post(7))
+    async with asyncio.timeout(20):
+        while api.in_hand == 0:
+            await asyncio.sleep(0.005)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    gate.set()
+    assert (await second).document() == document(7)
+    await desk.close()
+    storing.close()
+    assert api.asked == [7]
+    assert stored(postgres) == [("7", "7", "Title 7", False)]
+
+
+def test_a_post_is_answered_though_it_cannot_be_stored(
+    api: ExternalApi, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = settings.model_copy(
+        update={
+            "database_url": type(settings.database_url)("postgresql://u:hunter2@127.0.0.1:1/x"),
+            "connect_timeout_seconds": 0.2,
+        }
+    )
+    with serving(api.settings(away)) as service:
+        assert service.client.get("/api/external/posts/7").json() == document(7)
+    assert "external post 7 is answered, but not stored" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def ask(port: int) -> None:
+    with suppress(httpx.HTTPError), httpx.Client(trust_env=False, timeout=30) as client:
+        client.get(f"http://127.0.0.1:{port}/api/external/posts/7")
+
+
+def test_the_service_stops_while_a_post_is_fetched(api: ExternalApi, settings: Settings) -> None:
+    api.otherwise = stall
+    with serving(api.settings(settings, external_api_timeout=1_000, external_api_max_retries=1)) as service:
+        asking = threading.Thread(target=ask, args=(service.port,))
+        asking.start()
+        wait_until(lambda: api.in_hand == 1)
+    asking.join(30)
+    assert not asking.is_alive()
+
+
+def test_openapi_says_what_comes(service: Service) -> None:
+    operation = service.client.get("/openapi.json").json()["paths"]["/api/external/posts/{id}"]["get"]
+    [parameter] = operation["parameters"]
+    assert (parameter["schema"]["minimum"], parameter["schema"]["maximum"]) == (1, 2**31 - 1)
+    assert "security" not in operation
+    shapes = [
+        one["$ref"].rpartition("/")[2]
+        for one in operation["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
+    ]
+    assert shapes == ["ExternalPost", "UnavailablePost"]

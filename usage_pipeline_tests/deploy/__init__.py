@@ -1,0 +1,1 @@
+"""Tests of the files of `deploy/`, the wheel and the image."""

@@ -1,0 +1,1 @@
+"""The whole of it: web server, daemon, HTTP clients, kills."""

@@ -1,0 +1,51 @@
+"""Landed files and the erasure of a user: read ones that name the user go, others are listed or left alone."""
+
+import gzip
+import json
+from pathlib import Path
+
+import psycopg
+
+from usage_pipeline.events.erasure.erase import erase
+from usage_pipeline.events.landing.folder import Landing, ingest_file
+from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.events import event
+
+WHO = 'Zoë "Z" 1'
+
+
+def line(user_id: str) -> bytes:
+    return json.dumps(event(user_id=user_id, prompt="secret")).encode() + b"\n"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_read_files_that_name_the_user_go_and_the_rest_is_listed_until_it_is_gone(
+    tmp_path: Path, settings: Settings, postgres: psycopg.Connection
+) -> None:
+    there = settings.model_copy(update={"landing_url": str(tmp_path)})
+    landing = Landing(str(tmp_path))
+    (tmp_path / "theirs.jsonl").write_bytes(line(WHO) + line("omar"))
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(line("omar") + line(WHO)))
+    (tmp_path / "unescaped.json").write_bytes(json.dumps([event(user_id=WHO)], ensure_ascii=False).encode())
+    (tmp_path / "others.jsonl").write_bytes(line("omar") + line("1"))
+    (tmp_path / "cut.json").write_bytes(b"[" + line(WHO))
+    for file in landing.waiting():
+        ingest_file(postgres, landing, file.address, settings=there)
+    (tmp_path / "new.jsonl").write_bytes(line(WHO))
+
+    first = erase(there, WHO)
+    assert [problem.partition(":")[0] for problem in first.problems] == ["broken/cut.json", "new.jsonl"]
+    assert first.counts["landed:done"] == 3
+    left = ["broken/cut.json", "broken/cut.json.reason.txt", "done/others.jsonl", "new.jsonl"]
+    assert names(tmp_path) == left
+    (tmp_path / "broken" / "cut.json").unlink()
+    ingest_file(postgres, landing, "new.jsonl", settings=there)
+
+    second = erase(there, WHO)
+    assert (second.problems, second.pseudonym) == ([], first.pseudonym)
+    assert names(tmp_path) == ["broken/cut.json.reason.txt", "done/others.jsonl"]
+    users = postgres.execute("select user_id, count(*) from analytics.usage_events group by 1").fetchall()
+    assert dict(users) == {first.pseudonym: 4, "omar": 3, "1": 1}

@@ -1,0 +1,202 @@
+"""One item: what is taken, what is refused, and the reason that the caller is given."""
+
+import json
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usage_pipeline.events.ingest.model import EventWindow, Item, parse_archive, parse_event
+from usage_pipeline.values import Malformed
+from usage_pipeline_tests.rigs.events import NOW, archive, as_items, event
+
+WINDOW = EventWindow.around(NOW, retention_days=180)
+
+
+def parsed(**changes: Any) -> Item:
+    return parse_event(as_items(event(**changes))[0], WINDOW)
+
+
+def payload(item: Item) -> list[bytes]:
+    """The columns after id, hash and time."""
+    return item.payload.split(b"\t")
+
+
+def test_an_event_becomes_a_row_in_the_order_of_its_staging_table() -> None:
+    at = NOW - timedelta(days=3, microseconds=1)
+    item = parsed(
+        event_time=at.isoformat(), error_type="timeout", prompt="a\tb", extra={"b": 1, "a": "ü"}, total_tokens=120
+    )
+    row = [b"user-1", b"search", b"chat", b"openai", b"gpt-4o", b"100", b"20", b"120", b"350", b"200", b"timeout"]
+    assert payload(item) == [*row, b"a\\tb", '{"a":"ü","b":1}'.encode()]
+    assert item.event_time == at
+    position, event_id, payload_hash, time, *columns = item.staged(7).rstrip(b"\n").split(b"\t")
+    assert (position, uuid.UUID(event_id.decode()), columns) == (b"7", item.event_id, payload(item))
+    assert payload_hash == b"\\\\x" + item.payload_hash.encode()
+    assert datetime.fromisoformat(time.decode()) == at
+
+
+@pytest.mark.parametrize(
+    ("members", "total"),
+    [
+        ({"total_tokens": 120}, b"120"),
+        ({}, b"120"),
+        ({"total_tokens": 7, "input_tokens": ...}, b"7"),
+        ({"total_tokens": 7, "output_tokens": None}, b"7"),
+        ({"output_tokens": ...}, b"0"),
+        ({"input_tokens": ..., "output_tokens": ..., "total_tokens": 5}, b"5"),
+    ],
+)
+def test_total_tokens_are_as_given_or_the_sum_of_both_parts(members: dict[str, Any], total: bytes) -> None:
+    assert payload(parsed(**members))[7] == total
+
+
+def test_a_retry_that_stamps_its_own_time_has_the_same_hash_and_any_other_change_another() -> None:
+    first = event(extra={"a": 1, "b": 2})
+    changes: list[dict[str, Any]] = [
+        {"event_time": NOW.isoformat()},
+        {"extra": {"b": 2, "a": 1}},
+        {"total_tokens": 120},
+        {"user_id": "user-2"},
+        {"latency_ms": 351},
+        {"latency_ms": None},
+        {"error_type": "x"},
+        {"extra": {"a": 1, "b": 3}},
+    ]
+    hashes = [parse_event(as_items(first | change)[0], WINDOW).payload_hash for change in ({}, *changes)]
+    assert hashes[:4] == [hashes[0]] * 4
+    assert len(set(hashes[3:])) == len(hashes[3:])
+
+
+def test_an_offset_is_understood() -> None:
+    at = NOW - timedelta(hours=2)
+    assert parsed(event_time=at.astimezone().isoformat()).event_time == at
+    assert parsed(event_time=f"{at:%Y-%m-%dT%H:%M:%S}Z").event_time == at
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"event_id": ...}, "missing required field `event_id`"),
+    ({"event_id": "no-uuid"}, "Invalid UUID"),
+    ({"event_time": "yesterday"}, "Invalid RFC3339"),
+    ({"event_time": "2026-11-20T10:00:00"}, "event_time: expected an ISO-8601 time with its offset"),
+    ({"event_time": (NOW - timedelta(days=180, seconds=1)).isoformat()}, r"\(RETENTION_DAYS=180\)"),
+    ({"event_time": (NOW + timedelta(minutes=5, seconds=1)).isoformat()}, r"\(now and 5 minutes\)"),
+    ({"user_id": ""}, "user_id: expected 1 to 200 characters, came 0"),
+    ({"team": "x" * 201}, "team: expected 1 to 200 characters, came 201"),
+    ({"service": "a\0b"}, "service: expected no NUL character, came one at position 1"),
+    ({"provider": None}, "Expected `str`, got `null`"),
+    ({"model": 4}, "Expected `str`, got `int`"),
+    ({"input_tokens": -1}, "input_tokens: expected 0 to 9223372036854775807, came -1"),
+    ({"output_tokens": 2**63}, "output_tokens: expected 0 to 9223372036854775807, came 9223372036854775808"),
+    ({"input_tokens": 2**63 - 1, "output_tokens": 1}, "input_tokens . output_tokens: expected 0 to"),
+    ({"total_tokens": 121}, r"total_tokens: expected input_tokens \+ output_tokens = 120, came 121"),
+    ({"total_tokens": 1.5}, "Expected `int | null`, got `float`"),
+    ({"total_tokens": True}, "got `bool`"),
+    ({"latency_ms": 2**31}, "latency_ms: expected 0 to 2147483647, came 2147483648"),
+    ({"status_code": 99}, "status_code: expected 100 to 599, came 99"),
+    ({"status_code": 600}, "status_code: expected 100 to 599, came 600"),
+    ({"error_type": "x" * 201}, "error_type: expected 1 to 200 characters, came 201"),
+    ({"prompt": "a\0"}, "prompt: expected no NUL character, came one at position 1"),
+    ({"prompt": "x" * 1_000_001}, "prompt: expected at most 1000000 characters, came 1000001"),
+    ({"extra": [1]}, "Expected `object | null`, got `array`"),
+    ({"extra": {"a": "\0"}}, "extra: expected no NUL character, came one"),
+    ({"extra": {"a": "x" * 1_000_000}}, "extra: expected at most 1000000 characters"),
+    ({"total_token": 1}, "unknown field `total_token`"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_broken_rule_is_refused_with_its_reason(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Malformed, match=reason):
+        parsed(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"event_time": (NOW - timedelta(days=180)).isoformat()},
+        {"event_time": (NOW + timedelta(minutes=5)).isoformat()},
+        {"user_id": "ü" * 200, "team": "x" * 200},
+        {"input_tokens": 2**63 - 1, "output_tokens": 0},
+        {"latency_ms": 2**31 - 1, "status_code": 599},
+        {"latency_ms": 0, "status_code": 100},
+        {"prompt": "x" * 1_000_000},
+        {"extra": {"a": "\\u0000"}},
+    ],
+)
+def test_the_last_value_before_a_limit_is_taken(changes: dict[str, Any]) -> None:
+    assert parsed(**changes)
+
+
+@pytest.mark.parametrize(
+    "item", [b"", b"[]", b"nonsense", b'{"event_id":', b"\xff", b"[" * 100_000, b"null", b'"\xff"']
+)
+def test_what_is_no_event_at_all_is_refused(item: bytes) -> None:
+    with pytest.raises(Malformed, match="expected a usage event as a JSON object"):
+        parse_event(item, WINDOW)
+
+
+def test_deep_or_huge_values_in_extra_are_refused_and_not_raised() -> None:
+    text = json.dumps(event())[:-1]
+    for extra in ('{"a":' * 5_000 + "1" + "}" * 5_000, '{"a": 1e400000}', '{"a": "\\ud800"}'):
+        with pytest.raises(Malformed):
+            parse_event(f'{text}, "extra": {extra}}}'.encode(), WINDOW)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=10))
+def test_any_value_in_any_member_is_a_row_or_a_reason(value: object) -> None:
+    for name in event():
+        item = json.dumps(event() | {name: value, "extra": {"a": value}}).encode()
+        try:
+            line = parse_event(item, WINDOW).staged(0)
+        except Malformed:
+            continue
+        assert line.count(b"\t") == 16
+        assert line.count(b"\n") == 1
+
+
+_NUMBERS = st.none() | st.integers(-1, 700) | st.sampled_from([2**31 - 1, 2**31, 2**63 - 1, 2**63])
+_TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from("\\\t\n\r\0"), max_size=4)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional=dict.fromkeys(("user_id", "team", "model", "error_type", "prompt"), _TEXTS)
+        | dict.fromkeys(("input_tokens", "output_tokens", "total_tokens", "latency_ms", "status_code"), _NUMBERS)
+        | {"extra": st.none() | st.dictionaries(_TEXTS, _NUMBERS, max_size=2)},
+    )
+)
+def test_a_plain_event_becomes_the_row_that_the_rules_make_one_by_one(changes: dict[str, Any]) -> None:
+    from usage_pipeline.events.ingest.model import _parse_any_event
+
+    def outcome(parse: Any) -> Item | str:
+        try:
+            return parse(item, WINDOW)
+        except Malformed as malformed:
+            return str(malformed)
+
+    item = as_items(event(**changes))[0]
+    assert outcome(parse_event) == outcome(_parse_any_event)
+
+
+def test_an_archive_needs_a_prompt_or_a_response_within_its_limits() -> None:
+    event_id = str(uuid.uuid4())
+
+    def parsed_archive(**changes: Any) -> Item:
+        return parse_archive(as_items(archive(event_id, **changes))[0], WINDOW)
+
+    assert payload(parsed_archive(response_full=...))[-2:] == [b"What is a ledger?", b"\\N"]
+    assert parsed_archive(prompt_full="x" * 16_000_000)
+    for changes, reason in (
+        ({"prompt_full": None, "response_full": None}, "expected at least one of them"),
+        ({"response_full": "x" * 16_000_001}, "response_full: expected at most 16000000 characters"),
+        ({"prompt_full": "\0"}, "prompt_full: expected no NUL character"),
+        ({"user_id": ""}, "user_id: expected 1 to 200 characters"),
+        ({"prompt": "x"}, "unknown field `prompt`"),
+    ):
+        with pytest.raises(Malformed, match=reason):
+            parsed_archive(**changes)

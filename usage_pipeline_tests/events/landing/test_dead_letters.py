@@ -1,0 +1,66 @@
+"""Rejected items of landed files, replayed by the command after their cause is mended."""
+
+import json
+from pathlib import Path
+
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from usage_pipeline.cli import app
+from usage_pipeline.events.landing.folder import Landing, ingest_file
+from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.events import archive, event
+
+
+@pytest.fixture
+def replay(monkeypatch: pytest.MonkeyPatch, database_url: str, redis_url: str) -> CliRunner:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    return CliRunner()
+
+
+def replayed(runner: CliRunner) -> tuple[int, dict[str, object]]:
+    result = runner.invoke(app, ["dead-letters", "replay", "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_an_archive_that_came_before_its_event_counts_once_after_it(
+    tmp_path: Path, postgres: psycopg.Connection, settings: Settings, replay: CliRunner
+) -> None:
+    late = event()
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives" / "a.jsonl").write_text(json.dumps(archive(late["event_id"])))
+    landing = Landing(str(tmp_path))
+    assert ingest_file(postgres, landing, "archives/a.jsonl", settings=settings).rejected == 1
+    status, answer = replayed(replay)
+    assert (status, answer["replayed"]) == (1, 0)
+    assert "expected the id of a stored event" in str(answer["refused"])
+    assert postgres.execute("select count(*) from ops.ingest_batches where source like 'dead-letter:%'").fetchall() == [
+        (0,)
+    ]
+    (tmp_path / "e.jsonl").write_text(json.dumps(late))
+    ingest_file(postgres, landing, "e.jsonl", settings=settings)
+    assert replayed(replay) == (0, {"success": True, "replayed": 1, "refused": []})
+    assert replayed(replay) == (0, {"success": True, "replayed": 0, "refused": []})
+    assert postgres.execute("select event_id::text from analytics.message_archives").fetchall() == [(late["event_id"],)]
+
+
+def test_an_item_that_conflicts_with_a_stored_one_stays_open(
+    tmp_path: Path, postgres: psycopg.Connection, settings: Settings, replay: CliRunner
+) -> None:
+    landing = Landing(str(tmp_path))
+    strict = settings.model_copy(update={"retention_days": 1})
+    old = event(event_time=(event()["event_time"][:10]) + "T00:00:00Z")
+    first = old | {"event_time": "2020-01-01T00:00:00Z"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(first))
+    assert ingest_file(postgres, landing, "a.jsonl", settings=strict).rejected == 1
+    postgres.execute(
+        "update ops.dead_letters set raw = %s", (json.dumps(event(event_id=old["event_id"], model="x")).encode(),)
+    )
+    (tmp_path / "b.jsonl").write_text(json.dumps(event(event_id=old["event_id"])))
+    assert ingest_file(postgres, landing, "b.jsonl", settings=settings).inserted == 1
+    status, answer = replayed(replay)
+    assert (status, answer["replayed"]) == (1, 0)
+    assert "stored with another payload" in str(answer["refused"])
+    assert postgres.execute("select model from analytics.usage_events").fetchall() == [("gpt-4o",)]

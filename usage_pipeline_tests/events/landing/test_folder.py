@@ -1,0 +1,331 @@
+"""Landed files: each read once, put away where it belongs, and never half."""
+
+import gzip
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import psycopg
+import pytest
+
+from usage_pipeline.events.landing import folder as module
+from usage_pipeline.events.landing.folder import (
+    FileReport,
+    Landing,
+    NoLandingError,
+    ingest_file,
+    ingest_landed,
+    settled,
+)
+from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.events import archive, event
+
+
+@pytest.fixture
+def landing(tmp_path: Path) -> Landing:
+    return Landing(str(tmp_path))
+
+
+@pytest.fixture
+def read(postgres: psycopg.Connection, landing: Landing, settings: Settings) -> Callable[[str], FileReport]:
+    return lambda address: ingest_file(postgres, landing, address, settings=settings)
+
+
+def lines(*members: Any) -> bytes:
+    return b"".join(json.dumps(member).encode() + b"\n" for member in members)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def count_of(postgres: psycopg.Connection, table: str) -> int:
+    [(rows,)] = postgres.execute(f"select count(*) from {table}").fetchall()
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", lines(event(), event()) + b"\n\n"),
+        ("a.json", json.dumps([event(), event()]).encode()),
+        ("a.json", json.dumps({"events": [event(), event()]}).encode()),
+        ("a.json.gz", gzip.compress(json.dumps([event(), event()]).encode())),
+        ("a.jsonl.gz", gzip.compress(lines(event())) + gzip.compress(lines(event()))),
+        ("ünï code.jsonl", lines(event(), event())[:-1]),
+    ],
+)
+def test_each_format_is_read_and_put_away(
+    name: str, content: bytes, tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert read(name) == FileReport(name, "stored", None, 2, 2, 0, 0, 0)
+    assert names(tmp_path) == [f"done/{name}"]
+    assert (tmp_path / "done" / name).read_bytes() == content
+    columns = "address, bytes, kind, outcome, reason, received, inserted"
+    ledger = postgres.execute(f"select {columns} from ops.landed_files").fetchall()
+    assert ledger == [(name, len(content), "events", "stored", None, 2, 2)]
+    assert postgres.execute("select source from ops.ingest_batches").fetchall() == [(f"file:{name}",)]
+
+
+def test_files_below_archives_hold_archives(
+    tmp_path: Path, landing: Landing, read: Callable[[str], FileReport], postgres: psycopg.Connection
+) -> None:
+    known = event()
+    (tmp_path / "events.jsonl").write_bytes(lines(known))
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives" / "a.jsonl").write_bytes(lines(archive(known["event_id"])))
+    assert [file.address for file in landing.waiting()] == ["events.jsonl", "archives/a.jsonl"]
+    for file in landing.waiting():
+        assert read(file.address).inserted == 1
+    assert count_of(postgres, "analytics.message_archives") == 1
+    assert names(tmp_path) == ["done/archives/a.jsonl", "done/events.jsonl"]
+
+
+def test_what_is_not_finished_or_no_event_file_is_left_alone(
+    tmp_path: Path, landing: Landing, read: Callable[[str], FileReport]
+) -> None:
+    for name in (
+        ".a.jsonl",
+        "_a.jsonl",
+        "a.jsonl.tmp",
+        "a.csv",
+        "a.gz",
+        "done/a.jsonl",
+        "broken/a.jsonl",
+        "other/a.jsonl",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(lines(event()))
+    assert landing.waiting() == []
+    for address in ("../a.jsonl", "done/a.jsonl", "archives/../a.jsonl", "/etc/a.jsonl", "a.csv"):
+        with pytest.raises(ValueError, match="expected the name of a file in the landing folder"):
+            read(address)
+
+
+def test_rejected_items_become_dead_letters_with_their_place_in_the_file(
+    tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 2)
+    bad = event(team="")
+    (tmp_path / "a.jsonl").write_bytes(lines(event(), event(), event()) + lines(bad) + b"nonsense\n" + lines(event()))
+    report = read("a.jsonl")
+    assert (report.outcome, report.received, report.inserted, report.rejected) == ("stored", 6, 4, 2)
+    columns = "family, source_key, position, split_part(reason, ':', 1), raw, batch_id"
+    assert postgres.execute(f"select {columns} from ops.dead_letters order by position").fetchall() == [
+        ("usage_event", b"a.jsonl", 3, "team", json.dumps(bad).encode(), None),
+        (
+            "usage_event",
+            b"a.jsonl",
+            4,
+            "expected a usage event as a JSON object, came one with a fault",
+            b"nonsense",
+            None,
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "stored", "reason"),
+    [
+        ("a.json", b'[{"event_id"', 0, "body: expected a JSON array"),
+        ("a.json", b"", 0, "body: expected a JSON array"),
+        ("a.json.gz", b"no gzip", 0, "expected a whole gzip file"),
+        ("a.jsonl.gz", gzip.compress(lines(*(event() for _ in range(100))))[:-9], 100, "expected a whole gzip file"),
+        (
+            "a.jsonl",
+            lines(event()) + b"x" * 25_000,
+            1,
+            r"line 2: expected at most 20480 bytes \(MAX_GZIP_SIZE x 20\), came more",
+        ),
+        ("a.json", b"[" + b" " * 25_000 + b"]", 0, "expected a JSON document of at most 20480 bytes"),
+        ("a.json.gz", gzip.compress(b" " * 25_000, mtime=0), 0, "expected a JSON document of at most 20480 bytes"),
+    ],
+)
+def test_a_broken_file_ends_beside_its_reason_and_not_in_a_loop(
+    name: str,
+    content: bytes,
+    stored: int,
+    reason: str,
+    tmp_path: Path,
+    landing: Landing,
+    postgres: psycopg.Connection,
+    settings: Settings,
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    small = settings.model_copy(update={"max_gzip_size": 1024})
+    report = ingest_file(postgres, landing, name, settings=small)
+    assert (report.outcome, report.inserted) == ("broken", stored)
+    assert names(tmp_path) == [f"broken/{name}", f"broken/{name}.reason.txt"]
+    assert re.match(reason, (tmp_path / "broken" / f"{name}.reason.txt").read_text())
+    assert landing.waiting() == []
+    assert count_of(postgres, "analytics.usage_events") == stored
+
+
+def test_a_file_is_read_once_however_often_it_is_asked_for(
+    tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection
+) -> None:
+    content = lines(event(), event())
+    (tmp_path / "a.jsonl").write_bytes(content)
+    assert read("a.jsonl").inserted == 2
+    assert read("a.jsonl").outcome == "gone"
+    # As it is when the process dies between the ledger and the move.
+    os.rename(tmp_path / "done" / "a.jsonl", tmp_path / "a.jsonl")
+    assert read("a.jsonl") == FileReport("a.jsonl", "stored", None, 2, 2, 0, 0, 0)
+    assert names(tmp_path) == ["done/a.jsonl"]
+    assert count_of(postgres, "ops.ingest_batches") == 1
+
+
+def test_a_crash_before_the_ledger_counts_nothing_twice(
+    tmp_path: Path,
+    read: Callable[[str], FileReport],
+    postgres: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 2)
+    (tmp_path / "a.jsonl").write_bytes(lines(event(), event(team=""), event(), event(team="", user_id="u"), event()))
+    whole = module.ingest
+    calls = []
+
+    def dies_at_the_third(*arguments: Any, **named: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise psycopg.OperationalError("the server went away")
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(module, "ingest", dies_at_the_third)
+    with pytest.raises(psycopg.OperationalError):
+        read("a.jsonl")
+    assert names(tmp_path) == ["a.jsonl"]
+    assert read("a.jsonl") == FileReport("a.jsonl", "stored", None, 5, 1, 2, 0, 2)
+    assert count_of(postgres, "analytics.usage_events") == 3
+    assert count_of(postgres, "ops.dead_letters") == 2
+
+
+def test_the_same_name_with_other_content_is_another_file(
+    tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection
+) -> None:
+    for _ in range(3):
+        (tmp_path / "a.jsonl").write_bytes(lines(event()))
+        assert read("a.jsonl").inserted == 1
+    assert len(names(tmp_path)) == 3
+    assert count_of(postgres, "ops.landed_files") == 3
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_again(
+    tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines(event()))
+    whole = module.ingest
+
+    def while_it_grows(*arguments: Any, **named: Any) -> Any:
+        with path.open("ab") as file:
+            file.write(lines(event()))
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(module, "ingest", while_it_grows)
+    assert read("a.jsonl").outcome == "changed"
+    monkeypatch.setattr(module, "ingest", whole)
+    assert names(tmp_path) == ["a.jsonl"]
+    assert read("a.jsonl").received == 2
+    assert count_of(postgres, "analytics.usage_events") == 2
+
+
+def test_a_file_that_is_written_to_while_it_is_moved_comes_back(
+    tmp_path: Path,
+    landing: Landing,
+    read: Callable[[str], FileReport],
+    postgres: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines(event()))
+    move = landing.files.mv
+    with path.open("ab") as writer:
+
+        def moved_under_its_writer(*arguments: Any, **named: Any) -> None:
+            monkeypatch.setattr(landing.files, "mv", move)
+            writer.write(lines(event()))
+            writer.flush()
+            move(*arguments, **named)
+
+        monkeypatch.setattr(landing.files, "mv", moved_under_its_writer)
+        assert read("a.jsonl").received == 1
+    assert names(tmp_path) == ["a.jsonl"]
+    assert read("a.jsonl").inserted == 1
+    assert count_of(postgres, "analytics.usage_events") == 2
+
+
+def test_two_processes_at_once_do_not_read_the_same_file(
+    tmp_path: Path, landing: Landing, settings: Settings, database_url: str, postgres: psycopg.Connection
+) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.jsonl").write_bytes(lines(*(event() for _ in range(20))))
+    reports: list[FileReport] = []
+
+    def work() -> None:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            addresses = [file.address for file in landing.waiting()]
+            reports.extend(ingest_file(connection, landing, address, settings=settings) for address in addresses)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sum(report.inserted for report in reports if report.outcome == "stored") == 400
+    assert sum(report.duplicates for report in reports) == 0
+    assert len(names(tmp_path / "done")) == 20
+
+
+def test_only_settled_files_are_read_unasked(tmp_path: Path, settings: Settings, landing: Landing) -> None:
+    (tmp_path / "new.jsonl").write_bytes(lines(event()))
+    (tmp_path / "old.jsonl").write_bytes(lines(event()))
+    a_minute_ago = time.time() - 60
+    os.utime(tmp_path / "old.jsonl", (a_minute_ago, a_minute_ago))
+    assert [file.address for file in settled(landing.waiting(), 10, time.time())] == ["old.jsonl"]
+    there = settings.model_copy(update={"landing_url": str(tmp_path)})
+    assert [report.address for report in ingest_landed(there, budget_seconds=60)] == ["old.jsonl"]
+    assert [report.outcome for report in ingest_landed(there, ["new.jsonl", "old.jsonl"], budget_seconds=60)] == [
+        "stored",
+        "gone",
+    ]
+    assert ingest_landed(there, ["x.jsonl"], budget_seconds=-1) == []
+
+
+def test_a_file_that_the_file_system_refuses_costs_no_other(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "a.jsonl").mkdir()
+    (tmp_path / "b.jsonl").write_bytes(lines(event()))
+    there = settings.model_copy(update={"landing_url": str(tmp_path)})
+    first, second = ingest_landed(there, ["a.jsonl", "b.jsonl"], budget_seconds=60)
+    assert (first.outcome, second.outcome) == ("failed", "stored")
+    assert first.reason is not None
+    assert first.reason.startswith("IsADirectoryError")
+
+
+def test_any_fsspec_address_will_do(postgres: psycopg.Connection, settings: Settings) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/landing/a.jsonl", lines(event(), event(team="")))
+    memory.pipe_file("/landing/b.json", b"nonsense")
+    landing = Landing("memory://landing")
+    for file in landing.waiting():
+        ingest_file(postgres, landing, file.address, settings=settings)
+    assert sorted(memory.find("/landing")) == [
+        "/landing/broken/b.json",
+        "/landing/broken/b.json.reason.txt",
+        "/landing/done/a.jsonl",
+    ]
+    memory.rm("/landing", recursive=True)
+    assert landing.waiting() == []
+
+
+def test_without_a_landing_folder_it_is_said_what_is_missing(settings: Settings) -> None:
+    with pytest.raises(NoLandingError, match="LANDING_URL: expected"):
+        ingest_landed(settings, budget_seconds=1)

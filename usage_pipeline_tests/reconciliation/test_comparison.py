@@ -1,0 +1,250 @@
+"""Reconciliation of Redis with what is stored, on real servers: at rest, while writers write, and when something is lost."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+import redis
+
+from usage_pipeline import redis_keys as keys
+from usage_pipeline.drain.batch import new_batch_id
+from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.merchants.aggregation import aggregate
+from usage_pipeline.reconciliation import comparison as reconciliation
+from usage_pipeline.reconciliation.balance import MEASURES, DayBalance
+from usage_pipeline.reconciliation.comparison import ReconciliationReport, reconcile
+from usage_pipeline.recording.recorder import Recorder
+from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
+from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.clock import days_ago, today
+
+
+@pytest.fixture
+def recorder(redis_url: str) -> Iterator[Recorder]:
+    recorder = Recorder.connect(redis_url, timeout_seconds=5)
+    yield recorder
+    recorder.close()
+
+
+def no_pause(_: float) -> None:
+    pass
+
+
+def at_ms(age_days: int) -> int:
+    return int((datetime.now(UTC) - timedelta(days=age_days)).timestamp() * 1000)
+
+
+def record_all(recorder: Recorder, times: int = 1) -> None:
+    for number in range(times):
+        assert recorder.record_api_key(f"a{number}", requests=2)
+        assert recorder.record_provider(f"a{number}", "s3", user_id="u", uploads=3)
+        assert recorder.record_token(f"t{number}", "host:1", count=4)
+        assert recorder.record_merchant(f"m{number}", "orders", value=5)
+        assert recorder.record_event(f"a{number}", user_id="u", provider="s3", event_type="upload")
+
+
+def of_today(report: ReconciliationReport) -> dict[str, DayBalance]:
+    return {row.family: row for row in report.rows if row.usage_date == today()}
+
+
+def test_what_waits_is_live_and_what_is_drained_is_stored(
+    settings: Settings, recorder: Recorder, postgres: psycopg.Connection
+) -> None:
+    record_all(recorder, 3)
+    expected = {"api_key": 6, "provider": 9, "token": 12, "event": 3, "merchant": 15}
+    rows = of_today(reconcile(settings, sleep=no_pause))
+    assert {family: (row.recorded, row.live, row.stored) for family, row in rows.items()} == {
+        family: (amount, amount, 0) for family, amount in expected.items()
+    }
+    drain_once(settings)
+    aggregate(settings, [today()])
+    report = reconcile(settings, sleep=no_pause)
+    rows = of_today(report)
+    assert {family: (row.recorded, row.live, row.stored) for family, row in rows.items()} == {
+        family: (amount, 0, amount) for family, amount in expected.items()
+    }
+    assert (report.missing, report.looks) == ([], 1)
+    columns = "family, usage_date, measure, recorded, stored, difference, missing, missing_since"
+    assert postgres.execute(f"select {columns} from ops.reconciliation order by family").fetchall() == [
+        (family, today(), MEASURES[family], expected[family], expected[family], 0, 0, None)
+        for family in sorted(expected)
+    ]
+
+
+LOSSES: dict[str, Callable[[redis.Redis], object]] = {
+    "api_key": lambda client: client.delete("apikey:a0:metrics"),
+    "provider": lambda client: client.delete("provider:a0:s3:metrics"),
+    "token": lambda client: client.delete("token_usage:t0:host:1"),
+    "event": lambda client: client.lpop("event_queue"),
+    "merchant": lambda client: client.delete(f"usage:m0:{today()}:orders"),
+}
+
+
+@pytest.mark.parametrize("family", LOSSES)
+def test_what_is_lost_is_missing_by_family_and_day_until_it_is_found(
+    settings: Settings, recorder: Recorder, redis_client: redis.Redis, postgres: psycopg.Connection, family: str
+) -> None:
+    record_all(recorder, 2)
+    LOSSES[family](redis_client)
+    report = reconcile(settings, sleep=no_pause)
+    lost = {"api_key": 2, "provider": 3, "token": 4, "event": 1, "merchant": 5}[family]
+    assert [(row.family, row.usage_date, row.missing) for row in report.missing] == [(family, today(), lost)]
+    assert report.looks == 2
+    since = postgres.execute("select missing_since from ops.reconciliation where missing > 0").fetchall()
+    reconcile(settings, sleep=no_pause)
+    assert postgres.execute("select missing_since from ops.reconciliation where missing > 0").fetchall() == since
+    redis_client.hincrby(keys.recorded(family, today()), MEASURES[family], -lost)
+    assert reconcile(settings, sleep=no_pause).missing == []
+    assert postgres.execute("select 1 from ops.reconciliation where missing_since is not null").fetchall() == []
+
+
+def test_what_the_second_look_finds_is_not_missing(
+    settings: Settings, recorder: Recorder, redis_client: redis.Redis
+) -> None:
+    record_all(recorder)
+    redis_client.rename("apikey:a0:metrics", "hidden")
+    report = reconcile(settings, sleep=lambda _: redis_client.rename("hidden", "apikey:a0:metrics"))
+    assert (report.missing, report.looks) == ([], 2)
+    assert of_today(report)["api_key"].difference == 0
+
+
+def test_other_writers_make_more_stored_than_recorded_and_nothing_is_missing(
+    settings: Settings, recorder: Recorder, redis_client: redis.Redis
+) -> None:
+    record_all(recorder)
+    redis_client.hincrby("apikey:foreign:metrics", "total_requests", 7)
+    drain_once(settings)
+    row = of_today(reconcile(settings, sleep=no_pause))["api_key"]
+    assert (row.recorded, row.stored, row.difference, row.missing) == (2, 9, -7, 0)
+
+
+def test_claimed_keys_count_until_their_batch_is_stored_and_then_once(
+    settings: Settings, recorder: Recorder, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    record_all(recorder)
+    batch, *_ = batches = [new_batch_id(int(datetime.now(UTC).timestamp() * 1000)) for _ in range(3)]
+    copies = {}
+    for batch_id, name in zip(batches, (b"apikey:a0:metrics", b"token_usage:t0:host:1", b"event_queue"), strict=True):
+        claim = keys.claim(batch_id, name)
+        redis_client.rename(name, claim)
+        copies[claim] = redis_client.dump(claim)
+    rows = of_today(reconcile(settings, sleep=no_pause))
+    assert [(rows[family].live, rows[family].claimed) for family in ("api_key", "token", "event")] == [
+        (0, 2),
+        (0, 4),
+        (0, 1),
+    ]
+    drain_once(settings)
+    # As if a drainer had died between its commit and the deletion, and then another one had renamed a key late.
+    postgres.execute("update ops.sync_batches set released_at = null")
+    for claim, dump in copies.items():
+        redis_client.restore(claim, 0, dump)
+    redis_client.hset(keys.claim(batch, b"apikey:late:metrics"), "total_requests", 9)
+    rows = of_today(reconcile(settings, sleep=no_pause))
+    assert [(rows[family].stored, rows[family].claimed) for family in ("api_key", "token", "event")] == [
+        (2, 9),
+        (4, 0),
+        (1, 0),
+    ]
+
+
+def test_dead_letters_hold_what_they_hold_until_they_are_replayed(
+    settings: Settings, recorder: Recorder, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    record_all(recorder)
+    redis_client.hset("apikey:a0:metrics", "failed_requests", "many")
+    redis_client.rpush("event_queue", "junk")
+    drain_once(settings)
+    rows = of_today(reconcile(settings, sleep=no_pause))
+    assert (rows["api_key"].dead, rows["api_key"].difference) == (2, 0)
+    assert (rows["event"].dead, rows["event"].difference) == (1, -1)
+    postgres.execute("update ops.dead_letters set replayed_at = now()")
+    assert of_today(reconcile(settings, sleep=no_pause))["api_key"].missing == 2
+
+
+def test_an_event_that_was_recorded_twice_is_a_duplicate(settings: Settings, recorder: Recorder) -> None:
+    event_id = uuid.uuid4()
+    for _ in range(2):
+        assert recorder.record_event("a", user_id="u", provider="s3", event_type="upload", event_id=event_id)
+    drain_once(settings)
+    row = of_today(reconcile(settings, sleep=no_pause))["event"]
+    assert (row.recorded, row.stored, row.duplicates, row.difference) == (2, 1, 1, 0)
+
+
+def test_a_delta_of_two_days_is_carried_and_a_rolled_day_is_known_without_its_raw_rows(
+    settings: Settings, recorder: Recorder, postgres: psycopg.Connection
+) -> None:
+    assert recorder.record_api_key("a", requests=3)
+    assert recorder.record_api_key("a", requests=4, at_ms=at_ms(1))
+    assert recorder.record_api_key("b", requests=5, at_ms=at_ms(1))
+    drain_once(settings)
+
+    def carried() -> dict[object, tuple[int, int]]:
+        return {row.usage_date: (row.carried, row.difference) for row in reconcile(settings, sleep=no_pause).rows}
+
+    # The last record of `a` was that of yesterday, and today's counts went with it.
+    assert carried() == {days_ago(1): (-3, 0), today(): (3, 0)}
+    replace_day(postgres, DAILY_TABLES[0], days_ago(1), today=today())
+    postgres.execute("delete from raw.api_key_deltas where usage_date = %s", (days_ago(1),))
+    assert carried() == {days_ago(1): (-3, 0), today(): (3, 0)}
+
+
+def test_nothing_is_missing_while_writers_write_and_drains_drain(
+    settings: Settings, recorder: Recorder, postgres: psycopg.Connection
+) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            record_all(recorder, 5)
+
+    def drain() -> None:
+        while not stop.is_set():
+            drain_once(settings)
+            aggregate(settings, [today()])
+
+    threads = [threading.Thread(target=work) for work in (write, drain)]
+    for thread in threads:
+        thread.start()
+    try:
+        reports = [reconcile(settings, sleep=no_pause) for _ in range(15)]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert [row for report in reports for row in report.missing] == []
+    drain_once(settings)
+    aggregate(settings, [today()])
+    last = reconcile(settings, sleep=no_pause)
+    assert sum(row.recorded for row in last.rows) > 100
+    assert {row.difference for row in last.rows} == {0}
+
+
+@pytest.mark.parametrize("step", ["read_odometer", "read_live", "read_claimed", "_stored"])
+@pytest.mark.parametrize("move", ["claim", "store"])
+def test_what_moves_on_after_any_step_of_a_look_is_found_by_the_first_look(
+    settings: Settings,
+    recorder: Recorder,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    move: str,
+) -> None:
+    record_all(recorder)
+    real = getattr(reconciliation, step)
+
+    def moving(*arguments: object, **options: object) -> object:
+        seen = real(*arguments, **options)
+        if move == "store":
+            drain_once(settings)
+        elif redis_client.exists("apikey:a0:metrics"):
+            claim = keys.claim(new_batch_id(int(datetime.now(UTC).timestamp() * 1000)), b"apikey:a0:metrics")
+            redis_client.rename("apikey:a0:metrics", claim)
+        return seen
+
+    monkeypatch.setattr(reconciliation, step, moving)
+    report = reconcile(settings, sleep=no_pause)
+    assert (report.missing, report.looks) == ([], 1)

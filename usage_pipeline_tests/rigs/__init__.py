@@ -1,0 +1,1 @@
+"""What tests of several rooms share: servers, data, clocks, and waiting for a condition."""

@@ -1,0 +1,98 @@
+"""`archive list`, `archive restore` and `erase-user` as a person or a script calls them."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.archives.manifest import archives
+from usage_pipeline.storage.lifecycle.run import run_lifecycle
+from usage_pipeline_tests.rigs.commands import Run, run_command
+from usage_pipeline_tests.rigs.lifecycle import EVENT_TABLE, count_of, day, roll_up, store_archives, store_events
+
+OLD = day(10).date()
+
+
+@pytest.fixture
+def archiving(settings: Settings, tmp_path: Path) -> Settings:
+    return settings.model_copy(update={"archive_url": str(tmp_path / "archive")})
+
+
+@pytest.fixture
+def run(archiving: Settings) -> Run:
+    return partial(run_command, archiving)
+
+
+@pytest.fixture
+def archived(postgres: psycopg.Connection, archiving: Settings) -> None:
+    store_events(postgres, archiving, day(10), {}, {"user_id": "user-2"})
+    store_archives(postgres, archiving)
+    roll_up(postgres)
+    assert len(run_lifecycle(archiving).archived) == 2
+
+
+def test_a_day_is_listed_read_back_and_listed_no_more(archived: None, run: Run, postgres: psycopg.Connection) -> None:
+    listed = json.loads(run("archive", "list", "--json").stdout)["archives"]
+    assert [(one["table_name"], one["rows"], one["state"]) for one in listed] == [
+        ("analytics.message_archives", 2, "archived"),
+        (EVENT_TABLE, 2, "archived"),
+    ]
+    assert EVENT_TABLE in run("archive", "list").stdout
+    done = run("archive", "restore", str(OLD), "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["success"], len(document["restored"]), document["failed"]) == (True, 2, [])
+    assert count_of(postgres, EVENT_TABLE) == 2
+    assert json.loads(run("archive", "list", "--json").stdout) == {"archives": []}
+    assert {one["state"] for one in json.loads(run("archive", "list", "--all", "--json").stdout)["archives"]} == {
+        "restored"
+    }
+    again = run("archive", "restore", str(OLD))
+    assert again.returncode == 0
+    assert "only in a file" in again.stdout
+
+
+def test_a_damaged_file_is_listed_with_status_1_and_the_others_are_read(
+    archived: None, run: Run, postgres: psycopg.Connection, archiving: Settings
+) -> None:
+    [broken] = archives(postgres, table=EVENT_TABLE)
+    (Path(str(archiving.archive_url)) / broken.address).write_bytes(b"x")
+    done = run("archive", "restore", str(OLD), "--json")
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert [one["table"] for one in document["restored"]] == ["analytics.message_archives"]
+    assert "expected" in document["failed"][0]["reason"]
+    shown = run("archive", "restore", str(OLD))
+    assert shown.returncode == 1
+    assert broken.address in shown.stderr
+
+
+def test_what_the_caller_must_mend_is_one_line_and_status_2(archived: None, run: Run) -> None:
+    for arguments, variables, expected in [
+        (["archive", "restore", "yesterday"], {}, "DAY: expected a date YYYY-MM-DD"),
+        (["archive", "restore", str(OLD)], {"ARCHIVE_URL": ""}, "ARCHIVE_URL: expected the folder or address"),
+        (["erase-user", "user-1"], {"ARCHIVE_URL": ""}, "ARCHIVE_URL: expected the place of 2 archive files"),
+        (["erase-user", ""], {}, "ID: expected 1 to 200 characters"),
+        (["archive", "list"], {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, "PostgreSQL does not answer"),
+    ]:
+        done = run(*arguments, **variables)
+        assert done.returncode == 2, done.stdout
+        [line] = done.stderr.strip().splitlines()
+        assert expected in line
+        assert "hunter2" not in line
+
+
+def test_a_user_is_erased_with_counts_by_table(archived: None, run: Run) -> None:
+    done = run("erase-user", "user-1", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["success"]
+    assert document["counts"] == {"file:analytics.message_archives": 2, "file:analytics.usage_events": 1}
+    assert document["pseudonym"].startswith("erased-")
+    assert "user-1" not in done.stdout + done.stderr
+    shown = run("erase-user", "user-2")
+    assert "file:analytics.usage_events" in shown.stdout
+    assert "user-2" not in shown.stdout + shown.stderr

@@ -1,0 +1,349 @@
+"""Declarative partitions: ahead, archived once their roll-ups are complete, read back exactly, dropped at the end."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import psycopg
+import pytest
+
+from usage_pipeline.rollups.calendar import day_window
+from usage_pipeline.rollups.daily import SourceGoneError
+from usage_pipeline.rollups.windows import replace_window
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.archives.files import restore
+from usage_pipeline.storage.archives.manifest import archives, archives_of_day
+from usage_pipeline.storage.archives.store import ArchiveDamaged, ArchiveStore
+from usage_pipeline.storage.chunks.partitions import chunks, ensure_chunks
+from usage_pipeline.storage.lifecycle.run import run_lifecycle
+from usage_pipeline_tests.rigs.lifecycle import (
+    ARCHIVE_TABLE,
+    EVENT_TABLE,
+    HARD_VALUES,
+    MIDNIGHT,
+    age_restores,
+    count_of,
+    day,
+    roll_up,
+    rows_of,
+    store_archives,
+    store_events,
+    waiting_on,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "archive"
+
+
+@pytest.fixture
+def archiving(settings: Settings, folder: Path) -> Settings:
+    return settings.model_copy(update={"archive_url": str(folder)})
+
+
+@pytest.fixture
+def old_day(postgres: psycopg.Connection, archiving: Settings) -> list[tuple[Any, ...]]:
+    """A day of hard values that is rolled up and old enough; its rows as text."""
+    store_events(postgres, archiving, day(10), *HARD_VALUES)
+    store_archives(postgres, archiving, prompt_full="", response_full="ü\n\\N🦩")
+    roll_up(postgres)
+    return rows_of(postgres, EVENT_TABLE) + rows_of(postgres, ARCHIVE_TABLE)
+
+
+def test_partitions_are_made_ahead_in_the_length_that_is_set(postgres: psycopg.Connection, settings: Settings) -> None:
+    for hours in (48, 6, 12, 24):
+        run_lifecycle(settings.model_copy(update={"chunk_time_interval_hours": hours}))
+        for table in (EVENT_TABLE, ARCHIVE_TABLE):
+            made = chunks(postgres, table)
+            now = datetime.now(UTC)
+            assert made[0].start <= now - timedelta(days=1)
+            assert made[-1].end >= now + timedelta(days=3)
+            assert all(before.end == after.start for before, after in itertools.pairwise(made))
+    assert run_lifecycle(settings).created == []
+
+
+@pytest.mark.parametrize("hours", [6, 12, 24, 48])
+def test_an_archived_day_is_read_back_exactly(
+    hours: int, postgres: psycopg.Connection, archiving: Settings, folder: Path
+) -> None:
+    archiving = archiving.model_copy(update={"chunk_time_interval_hours": hours})
+    store_events(postgres, archiving, day(10), *HARD_VALUES)
+    store_archives(postgres, archiving, prompt_full="", response_full="ü\n\\N🦩")
+    roll_up(postgres)
+    before = rows_of(postgres, EVENT_TABLE), rows_of(postgres, ARCHIVE_TABLE)
+    report = run_lifecycle(archiving)
+    assert [(packed.table, packed.rows) for packed in report.archived] == [(ARCHIVE_TABLE, 5), (EVENT_TABLE, 5)]
+    assert all(packed.bytes_after > 0 and packed.bytes_before > 0 for packed in report.archived)
+    assert count_of(postgres, EVENT_TABLE) == count_of(postgres, ARCHIVE_TABLE) == 0
+    assert not [chunk for chunk in chunks(postgres, EVENT_TABLE) if chunk.start <= day(10) < chunk.end]
+    assert sorted(path.stat().st_size for path in folder.rglob("*.parquet")) == sorted(
+        archive.bytes for archive in archives(postgres)
+    )
+    store = ArchiveStore(str(folder))
+    found = archives_of_day(postgres, day(10).date(), archiving.timezone)
+    assert len(found) == 2
+    for archive in found:
+        assert restore(postgres, store, archive, interval_hours=hours).is_ours
+        assert not restore(postgres, store, archive, interval_hours=hours).is_ours
+    assert (rows_of(postgres, EVENT_TABLE), rows_of(postgres, ARCHIVE_TABLE)) == before
+    assert archives(postgres, only_in_files=True) == []
+
+
+def test_a_restored_partition_is_like_a_fresh_one(
+    postgres: psycopg.Connection, archiving: Settings, folder: Path, old_day: list[tuple[Any, ...]]
+) -> None:
+    def described(at: Any) -> list[tuple[Any, ...]]:
+        """Columns, defaults, comments, constraints and indexes, without the partition's own name."""
+        [chunk] = [chunk for chunk in chunks(postgres, EVENT_TABLE) if chunk.start <= at < chunk.end]
+        mark = chunk.name.rpartition("_")[2]
+        query = """
+            select 'column', attname, format_type(atttypid, atttypmod), attnotnull::text, col_description(attrelid, attnum),
+                pg_get_expr(adbin, adrelid)
+            from pg_attribute left join pg_attrdef on adrelid = attrelid and adnum = attnum
+            where attrelid = %(name)s::text::regclass and attnum > 0
+            union all
+            select 'constraint', conname, pg_get_constraintdef(oid), '', obj_description(oid, 'pg_constraint'), ''
+            from pg_constraint where conrelid = %(name)s::text::regclass
+            union all
+            select 'index', replace(indexrelid::regclass::text, %(mark)s, '*'),
+                replace(pg_get_indexdef(indexrelid), %(mark)s, '*'), indisvalid::text, null, null
+            from pg_index where indrelid = %(name)s::text::regclass
+            order by 1, 2
+        """
+        return postgres.execute(query, {"name": chunk.name, "mark": mark}).fetchall()
+
+    run_lifecycle(archiving)
+    for archive in archives(postgres):
+        restore(postgres, ArchiveStore(str(folder)), archive, interval_hours=24)
+    ensure_chunks(postgres, EVENT_TABLE, [day(20)], 24)
+    fresh = described(day(20))
+    assert {row[0] for row in fresh} == {"column", "constraint", "index"}
+    assert described(day(10)) == fresh
+
+
+def test_nothing_is_archived_before_its_roll_ups_are_complete(
+    postgres: psycopg.Connection, archiving: Settings
+) -> None:
+    store_events(postgres, archiving, day(10), {})
+    report = run_lifecycle(archiving)
+    assert report.archived == []
+    [reason] = waiting_on(report, EVENT_TABLE)
+    assert reason.startswith("the ")
+    assert reason.endswith("is not rolled up")
+    roll_up(postgres)
+    postgres.execute("delete from ops.touched_windows")
+    # A day and more away on either side, since windows begin in other time zones: a week of which the last day is near, too.
+    for grain, start, is_in_the_way in [
+        ("hour", MIDNIGHT - timedelta(days=11, hours=2), False),
+        ("hour", MIDNIGHT - timedelta(days=10, hours=1), True),
+        ("day", MIDNIGHT - timedelta(days=8), False),
+        ("day", MIDNIGHT - timedelta(days=8, hours=1), True),
+        ("week", MIDNIGHT - timedelta(days=17), True),
+        ("month", MIDNIGHT - timedelta(days=45), False),
+    ]:
+        postgres.execute("insert into ops.touched_windows (grain, window_start) values (%s, %s)", (grain, start))
+        report = run_lifecycle(archiving)
+        assert bool(report.archived) is not is_in_the_way, grain
+        postgres.execute("delete from ops.touched_windows")
+        if report.archived:
+            for archive in archives(postgres, only_in_files=True):
+                restore(postgres, ArchiveStore(str(archiving.archive_url)), archive, interval_hours=24)
+            age_restores(postgres)
+
+
+def test_young_partitions_stay(postgres: psycopg.Connection, archiving: Settings) -> None:
+    store_events(postgres, archiving, day(7), {})
+    store_events(postgres, archiving, day(8), {})
+    roll_up(postgres)
+    report = run_lifecycle(archiving, now=MIDNIGHT + timedelta(hours=1))
+    assert [packed.chunk for packed in report.archived] == [f"{EVENT_TABLE}_{day(8):%Y%m%d}00"]
+    assert count_of(postgres, EVENT_TABLE) == 1
+
+
+def test_a_late_event_brings_the_whole_chunk_back_and_it_is_archived_again_as_one(
+    postgres: psycopg.Connection, archiving: Settings, folder: Path, old_day: list[tuple[Any, ...]]
+) -> None:
+    run_lifecycle(archiving)
+    assert run_lifecycle(archiving).restored == []
+    store_events(postgres, archiving, day(10) + timedelta(hours=1), {})
+    assert count_of(postgres, EVENT_TABLE) == 1
+    report = run_lifecycle(archiving)
+    assert [(moved.table, moved.rows) for moved in report.restored] == [(ARCHIVE_TABLE, 5), (EVENT_TABLE, 5)]
+    assert count_of(postgres, EVENT_TABLE) == 6
+    assert report.archived == []
+    roll_up(postgres)
+    report = run_lifecycle(archiving)
+    assert report.archived == []
+    assert "stays for a day" in waiting_on(report, EVENT_TABLE)[0]
+    age_restores(postgres)
+    report = run_lifecycle(archiving)
+    assert [(packed.table, packed.rows) for packed in report.archived] == [(ARCHIVE_TABLE, 5), (EVENT_TABLE, 6)]
+    live = {archive.address for archive in archives(postgres, only_in_files=True)}
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")} == live
+    assert len(live) == 2
+
+
+def test_a_late_event_leaves_the_neighbours_in_their_files_and_its_windows_are_rolled_up_after_the_way_back(
+    postgres: psycopg.Connection, archiving: Settings
+) -> None:
+    windows = [day_window(day(ago).date(), archiving.timezone) for ago in (9, 10, 11)]
+    for ago in (9, 10, 11):
+        store_events(postgres, archiving, day(ago), {"model": "gpt-4o"}, {})
+    for window in windows:
+        replace_window(postgres, window, settings=archiving)
+    roll_up(postgres)
+    assert len(run_lifecycle(archiving).archived) == 3
+    store_events(postgres, archiving, day(10), {})
+    with pytest.raises(SourceGoneError, match=f"archive restore {day(10).date()}"):
+        replace_window(postgres, windows[1], settings=archiving)
+    assert [moved.rows for moved in run_lifecycle(archiving).restored] == [2]
+    assert replace_window(postgres, windows[1], settings=archiving).sums["requests"] == 3
+    with pytest.raises(SourceGoneError):
+        replace_window(postgres, windows[0], settings=archiving)
+    # The week and the month that the day has touched keep it here until they are merged.
+    age_restores(postgres)
+    assert run_lifecycle(archiving).archived == []
+    roll_up(postgres)
+    assert [packed.rows for packed in run_lifecycle(archiving).archived] == [3]
+
+
+def test_a_late_message_archive_brings_its_chunk_back(
+    postgres: psycopg.Connection, archiving: Settings, old_day: list[tuple[Any, ...]]
+) -> None:
+    store_events(postgres, archiving, day(10), {})
+    roll_up(postgres)
+    run_lifecycle(archiving)
+    store_archives(postgres, archiving)
+    report = run_lifecycle(archiving)
+    assert [(moved.table, moved.rows) for moved in report.restored] == [(ARCHIVE_TABLE, 5)]
+    assert count_of(postgres, ARCHIVE_TABLE) == 6
+
+
+def test_without_a_place_for_archives_partitions_stay_until_the_retention(
+    postgres: psycopg.Connection, settings: Settings
+) -> None:
+    store_events(postgres, settings, day(10), {})
+    store_events(postgres, settings, day(100), {})
+    roll_up(postgres)
+    report = run_lifecycle(settings.model_copy(update={"retention_days": 90}))
+    assert "ARCHIVE_URL is not set" in report.archive_place
+    assert report.archived == []
+    assert [moved.chunk for moved in report.dropped] == [f"{EVENT_TABLE}_{day(100):%Y%m%d}00"]
+    assert count_of(postgres, EVENT_TABLE) == count_of(postgres, "analytics.usage_event_ids") == 1
+
+
+def test_at_the_end_of_the_retention_partition_file_and_registry_go(
+    postgres: psycopg.Connection, archiving: Settings, folder: Path, old_day: list[tuple[Any, ...]]
+) -> None:
+    store_events(postgres, archiving, day(2), {})
+    run_lifecycle(archiving)
+    assert len(list(folder.rglob("*.parquet"))) == 2
+    assert count_of(postgres, "analytics.usage_event_ids") == 6
+    store_events(postgres, archiving, day(9), {})
+    short = archiving.model_copy(update={"retention_days": 8})
+    report = run_lifecycle(short)
+    # The late event waits for its roll-up; the file's chunk is near, and waits too.
+    assert report.dropped == []
+    assert len(waiting_on(report, f"{day(10):%Y%m%d}")) >= 2
+    assert count_of(postgres, "analytics.usage_event_ids") == 7
+    roll_up(postgres)
+    report = run_lifecycle(short)
+    assert {moved.table for moved in report.dropped} == {EVENT_TABLE, ARCHIVE_TABLE}
+    assert list(folder.rglob("*.parquet")) == []
+    assert report.registry_rows_removed == 6
+    for table in (EVENT_TABLE, "analytics.usage_event_ids"):
+        assert count_of(postgres, table) == 1
+    assert count_of(postgres, "analytics.message_archive_ids") == 0
+    assert {archive.state for archive in archives(postgres)} <= {"deleted", "restored"}
+    again = run_lifecycle(short)
+    assert (again.dropped, again.registry_rows_removed, again.problems) == ([], 0, [])
+
+
+@pytest.mark.parametrize("damage", ["byte", "cut", "gone", "rows"])
+def test_a_file_that_is_not_the_manifests_is_never_read_back(
+    damage: str, postgres: psycopg.Connection, archiving: Settings, folder: Path, old_day: list[tuple[Any, ...]]
+) -> None:
+    run_lifecycle(archiving)
+    [archive] = archives(postgres, table=EVENT_TABLE)
+    file = folder / archive.address
+    whole = file.read_bytes()
+    if damage == "byte":
+        file.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
+    elif damage == "cut":
+        file.write_bytes(whole[:-1])
+    elif damage == "gone":
+        file.unlink()
+    else:
+        postgres.execute("update ops.archives set rows = rows + 1")
+    [archive] = archives(postgres, table=EVENT_TABLE)
+    with pytest.raises(ArchiveDamaged, match="expected"):
+        restore(postgres, ArchiveStore(str(folder)), archive, interval_hours=24)
+    assert count_of(postgres, EVENT_TABLE) == 0
+    # The lifecycle run says so, goes on with the others, and leaves the manifest as it is.
+    store_events(postgres, archiving, day(10), {})
+    report = run_lifecycle(archiving)
+    assert any(archive.address in problem for problem in report.problems)
+    assert [each.restored_at for each in archives(postgres, table=EVENT_TABLE)] == [None]
+
+
+class _Spoiling(ArchiveStore):
+    """A place that keeps another byte than it was given."""
+
+    def put(self, local: Path, address: str) -> None:
+        whole = local.read_bytes()
+        local.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+        super().put(local, address)
+
+
+def test_a_file_that_was_stored_wrong_never_lets_a_partition_go(
+    postgres: psycopg.Connection,
+    archiving: Settings,
+    folder: Path,
+    old_day: list[tuple[Any, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("usage_pipeline.storage.lifecycle.run.archive_store", lambda _: _Spoiling(str(folder)))
+    report = run_lifecycle(archiving)
+    assert report.archived == []
+    assert len(report.problems) == 2
+    assert rows_of(postgres, EVENT_TABLE) + rows_of(postgres, ARCHIVE_TABLE) == old_day
+    assert archives(postgres) == []
+    monkeypatch.undo()
+    report = run_lifecycle(archiving)
+    assert report.leftovers_removed == 2
+    assert len(report.archived) == len(list(folder.rglob("*.parquet"))) == 2
+
+
+def test_archives_may_be_at_any_fsspec_address(
+    postgres: psycopg.Connection, archiving: Settings, old_day: list[tuple[Any, ...]]
+) -> None:
+    url = f"memory://archive-{id(old_day)}"
+    report = run_lifecycle(archiving.model_copy(update={"archive_url": url}))
+    assert "memory" in report.archive_place
+    found = archives(postgres, only_in_files=True)
+    assert len(found) == 2
+    assert fsspec.filesystem("memory").exists(f"{url}/{found[0].address}")
+    for archive in found:
+        restore(postgres, ArchiveStore(url), archive, interval_hours=24)
+    assert rows_of(postgres, EVENT_TABLE) + rows_of(postgres, ARCHIVE_TABLE) == old_day
+
+
+def test_a_place_that_does_not_answer_costs_nothing(
+    postgres: psycopg.Connection, archiving: Settings, tmp_path: Path, old_day: list[tuple[Any, ...]]
+) -> None:
+    (tmp_path / "file").write_text("")
+    report = run_lifecycle(archiving.model_copy(update={"archive_url": str(tmp_path / "file")}))
+    assert len(report.problems) == 2
+    assert "ARCHIVE_URL: cannot write" in report.problems[0]
+    assert rows_of(postgres, EVENT_TABLE) + rows_of(postgres, ARCHIVE_TABLE) == old_day
+
+
+def test_secrets_of_the_address_are_never_shown() -> None:
+    from usage_pipeline.storage.archives.store import ArchiveUnavailable
+
+    with pytest.raises(ArchiveUnavailable) as raised:
+        ArchiveStore("nowhere://key:hunter2@host/bucket")
+    assert "hunter2" not in str(raised.value)

@@ -1,0 +1,1 @@
+"""Drain processes that the faults hit."""

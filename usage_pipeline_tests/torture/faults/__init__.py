@@ -1,0 +1,1 @@
+"""What is done to servers, processes and clocks while the drain works."""
