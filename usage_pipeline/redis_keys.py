@@ -1,4 +1,7 @@
-"""Names of Redis keys: the API servers' (contracts §1.1–1.8) and ours under `usage_pipeline:`. Pure; no I/O."""
+"""Names of Redis keys: the API servers' (contracts §1.1–1.8) and ours under `usage_pipeline:`. Pure; no I/O.
+
+With the limits of what their values may hold, which the recorder and the drain share.
+"""
 
 from collections.abc import Sequence
 from datetime import date
@@ -6,6 +9,8 @@ from functools import lru_cache
 
 from redis.crc import key_slot
 
+MAX_COUNT = 2**63 - 1
+MAX_ID_CHARACTERS = 200
 NAMESPACE = "usage_pipeline:"
 CLAIMS = b"usage_pipeline:claim:"
 EVENT_QUEUE = b"event_queue"

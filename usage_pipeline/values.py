@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-MAX_COUNT = 2**63 - 1
-MAX_ID_CHARACTERS = 200
+from usage_pipeline import redis_keys
+
+MAX_COUNT = redis_keys.MAX_COUNT
+MAX_ID_CHARACTERS = redis_keys.MAX_ID_CHARACTERS
 # What a key may hold beyond the known fields. jsonb refuses strings and arrays of 256 MB, and arrays of 16 million numbers
 # (34 MB of text): one such value would fail its whole batch, again and again.
 MAX_UNKNOWN_BYTES = 16 * 2**20

@@ -16,6 +16,7 @@ PACKAGE = Path(usage_pipeline.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 DEFS = [path for path in MODULES if path.is_relative_to(PACKAGE / "defs") or path.name == "definitions.py"]
 DOMAIN = [path for path in MODULES if path not in DEFS]
+MOST_MODULES = 15
 
 
 def named(path: Path) -> str:
@@ -53,6 +54,42 @@ def test_definitions_hold_no_sql_and_no_redis_commands(path: Path) -> None:
         if statement.match(node.value) and re.search(r"\b(from|into|set|table|as)\b", node.value, re.IGNORECASE)
     ]
     assert queries == []
+
+
+def rooms_of(path: Path) -> set[str]:
+    """The folders and modules of the top level that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in found if name.startswith("usage_pipeline.")}
+
+
+def test_no_room_imports_one_that_imports_it() -> None:
+    imports: dict[str, set[str]] = {}
+    for path in MODULES:
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        imports.setdefault(room, set()).update(rooms_of(path) - {room})
+    while leaves := [room for room, others in imports.items() if not others & imports.keys()]:
+        for room in leaves:
+            del imports[room]
+    assert imports == {}, "these import each other, or what does"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "recording").glob("*.py")), ids=named)
+def test_the_recorder_imports_nothing_of_ours_but_names_of_keys(path: Path) -> None:
+    assert rooms_of(path) <= {"recording", "redis_keys"}
+
+
+def test_a_room_has_a_dozen_modules_at_most_and_says_what_is_in_it() -> None:
+    tests = PACKAGE.parent / "usage_pipeline_tests"
+    for folder in {path.parent for path in (*MODULES, *tests.rglob("*.py"))}:
+        modules = [path.name for path in folder.glob("*.py") if path.name not in ("__init__.py", "conftest.py")]
+        assert len(modules) <= MOST_MODULES, f"{folder}: {len(modules)} modules"
+        lines = (ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or "").splitlines()
+        assert 1 <= len(lines) <= 5, f"{folder}/__init__.py: expected one to five lines on what is here and what is not"
 
 
 # Bytecode is the only thing that an import may write.

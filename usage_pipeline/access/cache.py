@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, suppress
+from typing import Literal
 
 import msgspec
 import psycopg
@@ -11,7 +12,6 @@ from redis.retry import Retry
 from starlette.concurrency import run_in_threadpool
 
 from usage_pipeline.access.tokens import AccessToken, find_token
-from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.redis_keys import token_cache
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.quick_redis import AWAY, REDIS_ERRORS, TIMEOUT_SECONDS, QuickRedis
@@ -22,20 +22,24 @@ from usage_pipeline.storage.sql import load
 CACHE_SECONDS = 300
 
 Connect = Callable[[], AbstractContextManager[psycopg.Connection]]
+OnLookup = Callable[[Literal["hit", "miss"]], None]
 
 
 class TokenCache:
     """Finds tokens by their prefix: in Redis, or else, in a thread, in the database, and then puts them into Redis."""
 
-    def __init__(self, cache: QuickRedis, writer: redis.Redis, connect: Connect, metrics: Metrics) -> None:
+    def __init__(self, cache: QuickRedis, writer: redis.Redis, connect: Connect, on_lookup: OnLookup) -> None:
         self._cache = cache
-        self._metrics = metrics
+        self._on_lookup = on_lookup
         self._writer = writer
         self._connect = connect
 
     @classmethod
-    def of(cls, settings: Settings, cache: QuickRedis, connect: Connect, metrics: Metrics) -> "TokenCache":
-        """Reads by `cache`, and writes by a connection of its own, from threads; nothing is sent yet."""
+    def of(cls, settings: Settings, cache: QuickRedis, connect: Connect, on_lookup: OnLookup) -> "TokenCache":
+        """Reads by `cache`, and writes by a connection of its own, from threads; nothing is sent yet.
+
+        `on_lookup` is told of each one whether the cache had it.
+        """
         writer = redis.Redis.from_url(
             settings.redis_dsn.get_secret_value(),
             protocol=2,
@@ -43,7 +47,7 @@ class TokenCache:
             socket_connect_timeout=TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
-        return cls(cache, writer, connect, metrics)
+        return cls(cache, writer, connect, on_lookup)
 
     async def find(self, token_prefix: str) -> AccessToken | None:
         """The token of this prefix, valid or not. Raises psycopg.Error when Redis does not have it and PostgreSQL fails."""
@@ -52,9 +56,9 @@ class TokenCache:
         if isinstance(cached, bytes):
             with suppress(msgspec.DecodeError, UnicodeDecodeError):  # a foreign writer's: the database knows
                 token = msgspec.json.decode(cached, type=AccessToken)
-                self._metrics.cache_lookup("token", "hit")
+                self._on_lookup("hit")
                 return token
-        self._metrics.cache_lookup("token", "miss")
+        self._on_lookup("miss")
         return await run_in_threadpool(self._looked_up, token_prefix, may_keep=cached is not AWAY)
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from usage_pipeline.access.tokens import AccessToken
-from usage_pipeline.api.problems import Problem
 from usage_pipeline.redis_keys import token_quota
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.storage.quick_redis import AWAY, QuickRedis
@@ -72,12 +71,3 @@ class TokenQuota:
             reset_seconds=max(1, math.ceil((day.end - now).total_seconds())),
             is_refused=used < 0,
         )
-
-
-def exceeded(share: Share) -> Problem:
-    """429: come back when the day ends."""
-    detail = (
-        f"expected at most {share.quota} requests a day with this token, came more; "
-        f"the next day begins in {share.reset_seconds} s"
-    )
-    return Problem(429, "quota-exceeded", detail, {"Retry-After": str(share.reset_seconds)})

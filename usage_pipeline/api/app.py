@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -63,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         storing = Storing(settings)
         storing.pool.open(wait=False)
         cache = QuickRedis.of(settings)
-        tokens = TokenCache.of(settings, cache, storing.pool.connection, metrics)
+        tokens = TokenCache.of(settings, cache, storing.pool.connection, partial(metrics.cache_lookup, "token"))
         recorder = AsyncRecorder.connect(
             settings.redis_dsn.get_secret_value(),
             timezone=settings.timezone,

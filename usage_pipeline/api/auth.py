@@ -11,7 +11,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from usage_pipeline.access.cache import TokenCache
-from usage_pipeline.access.quota import TokenQuota, exceeded
+from usage_pipeline.access.quota import Share, TokenQuota
 from usage_pipeline.access.tokens import AccessToken, prefix_of
 from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api.problems import Problem, unavailable
@@ -42,7 +42,7 @@ class Gate:
         if share is not None:
             request.state.rate_limit = share.headers
             if share.is_refused:
-                raise exceeded(share)
+                raise _quota_exceeded(share)
         request.state.use_recorded = self._uses.add(token.token_id)
         return token
 
@@ -94,6 +94,15 @@ class Admission:
             await send(message)
 
         await self._app(scope, receive, send_when_recorded)
+
+
+def _quota_exceeded(share: Share) -> Problem:
+    """429: come back when the day ends."""
+    detail = (
+        f"expected at most {share.quota} requests a day with this token, came more; "
+        f"the next day begins in {share.reset_seconds} s"
+    )
+    return Problem(429, "quota-exceeded", detail, {"Retry-After": str(share.reset_seconds)})
 
 
 def _expect_scope(token: AccessToken, scope: str) -> None:

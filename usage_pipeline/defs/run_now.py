@@ -1,17 +1,14 @@
 """Materializes days in this process, for the demo: the jobs of the UI, on the instance that the UI shows."""
 
-import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 
-from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.assets.windows import window_partition
 from usage_pipeline.defs.jobs import daily_tables, issue_stats, merchant_usage, ranking_jobs, window_jobs
 from usage_pipeline.defs.partitions.calendar import window_partitions
-from usage_pipeline.local.processes.dagster import EVENT_BATCHES
 from usage_pipeline.rollups.calendar import GRAINS, day_window, hour_window, hours_of, month_of, week_of, window_on
 from usage_pipeline.settings import Settings
 
@@ -19,15 +16,13 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 
 
 def materialize_days(
-    settings: Settings, days: Sequence[date], *, issue_days: tuple[date, date], home: Path, storage_url: str
+    defs: dg.Definitions, settings: Settings, days: Sequence[date], *, issue_days: tuple[date, date], home: Path
 ) -> bool:
     """Replaces these days, their hours, weeks and months in all assets of days and windows; True when every run succeeded.
 
     And the issue statistics from the first to the last of `issue_days`, and the rankings of the last two of all days.
-    `home` is a folder with dagster.yaml, whose storage reads DAGSTER_POSTGRES_URL: `storage_url`.
+    `home` is a folder with dagster.yaml, which reads the environment of this process.
     """
-    os.environ |= {"DAGSTER_POSTGRES_URL": storage_url, **EVENT_BATCHES}
-    defs = build_definitions({"settings": settings})
     with dg.DagsterInstance.from_config(str(home)) as instance:
         return all(
             defs.resolve_job_def(name)

@@ -14,10 +14,10 @@ from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.event_queue import EVENT, drain_events
 from usage_pipeline.drain.families import BY_NAME, TOKEN
 from usage_pipeline.drain.protocol import BarrierFellShort, DrainLimits, DrainReport, drain_family
+from usage_pipeline.drain.quotas import publish_quotas
 from usage_pipeline.drain.sources.cluster import ClusterSource, open_sources
 from usage_pipeline.drain.sources.node import RedisSource, drainer_name
 from usage_pipeline.drain.store import UsageStore
-from usage_pipeline.recording.quota import publish_quotas
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
 from usage_pipeline.storage.redis import SLOT_ELSEWHERE, RedisUnavailable

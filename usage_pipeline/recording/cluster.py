@@ -11,7 +11,7 @@ import redis
 import redis.asyncio
 
 from usage_pipeline.recording.commands import Command
-from usage_pipeline.storage.redis_cluster import KeyCommand, send_to_owners, send_to_owners_async
+from usage_pipeline.recording.slot_owners import KeyCommand, send_to_owners, send_to_owners_async
 
 # Carries out commands on one key, each given as the number of its further arguments, its name, and these.
 _ALL_OF_A_KEY = """\

@@ -15,7 +15,7 @@ import msgspec
 from usage_pipeline import redis_keys as keys
 from usage_pipeline.recording.quota import LIMITS
 from usage_pipeline.recording.token_script import ADD_TOKEN_USAGE, LARGEST_TOKEN_COUNT
-from usage_pipeline.values import MAX_COUNT, MAX_ID_CHARACTERS
+from usage_pipeline.redis_keys import MAX_COUNT, MAX_ID_CHARACTERS
 
 Family = Literal["api_key", "provider", "token", "merchant", "event"]
 Command = tuple[str | bytes | int, ...]

@@ -1,24 +1,9 @@
-"""Quotas of API keys: the decision, and their way from `usage.api_key_quotas` into Redis (contracts §1.6, §2)."""
+"""Whether one more request of an API key is within its quota (contracts §1.6). Pure; no I/O."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psycopg
-import redis
-
-from usage_pipeline import redis_keys as keys
-from usage_pipeline.storage import sql
-from usage_pipeline.storage.redis_cluster import KeyCommand, send_to_owners
-
-PUBLISHED_IDS = f"{keys.NAMESPACE}quota_ids"
+# The fields of the hash that `drain/quotas.py` publishes.
 LIMITS = ("requests_per_day", "requests_per_minute")
-_IDS_PER_SEND = 1_000
-
-# Replaces a hash in one step; a script, since a transaction of a Redis Cluster is confined to one slot.
-_REPLACE = """\
-redis.call('DEL', KEYS[1])
-return #ARGV == 0 or redis.pcall('HSET', KEYS[1], unpack(ARGV))
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,44 +27,3 @@ def decide(per_day: int | None, per_minute: int | None, *, used_today: int, used
     today = None if per_day is None else max(0, per_day - used_today)
     this_minute = None if per_minute is None else max(0, per_minute - used_this_minute)
     return QuotaDecision(0 not in (today, this_minute), today, this_minute, is_known=True)
-
-
-def publish_quotas(connection: psycopg.Connection, client: redis.Redis | redis.RedisCluster) -> int:
-    """Makes the quota hashes in Redis equal to `usage.api_key_quotas`, and returns how many there are. Idempotent.
-
-    A hash is replaced in one step, so a check never sees half of it. An id is listed before its hash is there, and as long
-    as it is. Raises psycopg.Error and redis.RedisError: what was published by then stays, and the next call completes it.
-    """
-    rows = connection.execute(sql.load("drain/select_api_key_quotas")).fetchall()
-    stale = {_text(published) for published in client.smembers(PUBLISHED_IDS)} - {row[0] for row in rows}
-    for first in range(0, len(rows), _IDS_PER_SEND):
-        some = rows[first : first + _IDS_PER_SEND]
-        client.sadd(PUBLISHED_IDS, *(api_key_id for api_key_id, *_ in some))
-        _send(client, [_replacement(keys.quota(api_key_id), limits) for api_key_id, *limits in some])
-    if stale:
-        _send(client, [KeyCommand(name, ("UNLINK", name)) for name in map(keys.quota, stale)])
-        client.srem(PUBLISHED_IDS, *stale)
-    return len(rows)
-
-
-def _replacement(key: str, limits: Sequence[int | None]) -> KeyCommand:
-    known = ((name, limit) for name, limit in zip(LIMITS, limits, strict=True) if limit is not None)
-    fields: list[str | int] = [word for pair in known for word in pair]
-    return KeyCommand(key, ("EVAL", _REPLACE, 1, key, *fields))
-
-
-def _send(client: redis.Redis | redis.RedisCluster, commands: Sequence[KeyCommand]) -> None:
-    if isinstance(client, redis.RedisCluster):
-        answers = send_to_owners(client, commands)
-    else:
-        pipeline = client.pipeline(transaction=False)
-        for _, command in commands:
-            pipeline.execute_command(*command)
-        answers = pipeline.execute(raise_on_error=False)
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-
-
-def _text(member: bytes | str) -> str:
-    return member.decode() if isinstance(member, bytes) else member

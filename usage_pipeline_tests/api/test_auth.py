@@ -15,7 +15,6 @@ import redis
 from usage_pipeline.access.cache import TokenCache, forget
 from usage_pipeline.access.tokens import AccessToken, create_token, find_token, prefix_of, revoke_token
 from usage_pipeline.access.uses import TokenUses
-from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.recording.recorder import AsyncRecorder
 from usage_pipeline.redis_keys import recorded, token_usage
 from usage_pipeline.settings import Settings, load_settings
@@ -37,7 +36,7 @@ def found(
     async def find() -> AccessToken | None:
         cache = QuickRedis.of(settings)
         try:
-            with closing(kind.of(settings, cache, connect, Metrics())) as tokens:
+            with closing(kind.of(settings, cache, connect, on_lookup=lambda _: None)) as tokens:
                 return await tokens.find(prefix)
         finally:
             await cache.close()

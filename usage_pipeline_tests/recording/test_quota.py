@@ -1,12 +1,8 @@
-"""The quota decision, and publishing quotas from PostgreSQL to Redis."""
+"""The decision whether one more request is within a quota."""
 
-import psycopg
 import pytest
-import redis
 
-from usage_pipeline import redis_keys as keys
-from usage_pipeline.recording.quota import QuotaDecision, decide, publish_quotas
-from usage_pipeline.recording.recorder import Recorder
+from usage_pipeline.recording.quota import QuotaDecision, decide
 
 
 @pytest.mark.parametrize(
@@ -25,57 +21,3 @@ def test_a_request_is_allowed_while_every_limit_has_room(
     per_day: int | None, per_minute: int | None, today: int, this_minute: int, expected: QuotaDecision
 ) -> None:
     assert decide(per_day, per_minute, used_today=today, used_this_minute=this_minute) == expected
-
-
-def set_quota(postgres: psycopg.Connection, api_key_id: str, per_day: int | None, per_minute: int | None) -> None:
-    postgres.execute(
-        "insert into usage.api_key_quotas (api_key_id, requests_per_day, requests_per_minute) values (%s, %s, %s)"
-        " on conflict (api_key_id) do update set requests_per_day = excluded.requests_per_day,"
-        " requests_per_minute = excluded.requests_per_minute",
-        (api_key_id, per_day, per_minute),
-    )
-
-
-def test_published_quotas_follow_the_table(postgres: psycopg.Connection, redis_client: redis.Redis) -> None:
-    for api_key_id, per_day, per_minute in (
-        ("both", 10, 2),
-        ("day", 2**62, None),
-        ("none", None, None),
-        ("gone", 1, 1),
-    ):
-        set_quota(postgres, api_key_id, per_day, per_minute)
-    for _ in range(2):
-        assert publish_quotas(postgres, redis_client) == 4
-        assert redis_client.hgetall(keys.quota("both")) == {b"requests_per_day": b"10", b"requests_per_minute": b"2"}
-        assert redis_client.hgetall(keys.quota("day")) == {b"requests_per_day": b"%d" % 2**62}
-        assert not redis_client.exists(keys.quota("none"))
-
-    postgres.execute("delete from usage.api_key_quotas where api_key_id = 'gone'")
-    set_quota(postgres, "both", None, 5)
-    assert publish_quotas(postgres, redis_client) == 3
-    assert not redis_client.exists(keys.quota("gone"))
-    assert redis_client.hgetall(keys.quota("both")) == {b"requests_per_minute": b"5"}
-    assert redis_client.smembers("usage_pipeline:quota_ids") == {b"both", b"day", b"none"}
-
-
-def test_more_quotas_than_one_transaction_holds_are_all_published(
-    postgres: psycopg.Connection, redis_client: redis.Redis
-) -> None:
-    postgres.execute(
-        "insert into usage.api_key_quotas (api_key_id, requests_per_day)"
-        " select 'key-' || n, n from generate_series(1, 2500) as n"
-    )
-    assert publish_quotas(postgres, redis_client) == 2500
-    assert redis_client.hget(keys.quota("key-2500"), "requests_per_day") == b"2500"
-    postgres.execute("delete from usage.api_key_quotas")
-    assert publish_quotas(postgres, redis_client) == 0
-    assert redis_client.keys("usage_pipeline:quota*") == []
-
-
-def test_a_published_quota_is_what_the_recorder_checks(postgres: psycopg.Connection, redis_client: redis.Redis) -> None:
-    set_quota(postgres, "key-1", 1, None)
-    publish_quotas(postgres, redis_client)
-    recorder = Recorder(redis_client)
-    assert recorder.check_quota("key-1") == QuotaDecision(True, 1, None, True)
-    recorder.record_api_key("key-1")
-    assert recorder.check_quota("key-1") == QuotaDecision(False, 0, None, True)

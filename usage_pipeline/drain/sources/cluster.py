@@ -20,13 +20,12 @@ from usage_pipeline.drain.batch import Claimed, WrongType, claimed_ms
 from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts, read_facts
 from usage_pipeline.drain.sources.node import OpenBatch, RedisSource
+from usage_pipeline.recording.slot_owners import KeyCommand, send_to_owners
 from usage_pipeline.settings import Barrier, Settings
 from usage_pipeline.storage.redis import PinnedConnection, client
 from usage_pipeline.storage.redis_cluster import (
     ClusterReader,
-    KeyCommand,
     cluster_client,
-    send_to_owners,
     translated_cluster_errors,
 )
 

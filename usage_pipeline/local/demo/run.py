@@ -1,5 +1,6 @@
 """`usage-pipeline demo`: writers and drains at the same time on local servers, then the comparison of both sides."""
 
+import os
 import threading
 import time
 from collections import Counter
@@ -14,10 +15,11 @@ from typing import Any
 import psycopg
 
 from usage_pipeline.access.tokens import create_token, revoke_token
+from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.run_now import materialize_days
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.local.demo.events import send_events, service, store_late
-from usage_pipeline.local.processes.dagster import child_environment, prepare_home, project_folder
+from usage_pipeline.local.processes.dagster import EVENT_BATCHES, child_environment, prepare_home, project_folder
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.traffic.counters import (
     Counts,
@@ -151,12 +153,13 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         aggregate(settings, days)
         say(f"materializing {len(days)} daily partitions in Dagster")
         prepare_home(home, project_folder(), code_server_port=0)
+        os.environ |= {"DAGSTER_POSTGRES_URL": servers.dagster_postgres_url, **EVENT_BATCHES}
         are_materialized = materialize_days(
+            build_definitions({"settings": settings}),
             settings,
             days,
             issue_days=(today - timedelta(days=_ISSUE_DAYS), today - timedelta(days=1)),
             home=home,
-            storage_url=servers.dagster_postgres_url,
         )
         written.counts.update(store_late(connection, settings, late))
         stored, letters = _stored(connection), _dead_letters(connection)

@@ -1,0 +1,96 @@
+"""Commands to the nodes of a Redis Cluster that own their keys, wherever a slot moves meanwhile; sync and asyncio.
+
+redis-py knows which node owns which slot. Its pipelines are not used as they are: see `send_to_owners`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import redis
+import redis.asyncio
+from redis.asyncio import cluster as asyncio_cluster
+from redis.cluster import PRIMARY, ClusterNode, PipelineCommand
+from redis.exceptions import AskError, MovedError
+
+Command = Sequence[bytes | str | int]
+# A slot that has moved, and is moving on: there is no longer way from a node to its owner.
+_MOST_REDIRECTS = 5
+
+
+class KeyCommand(NamedTuple):
+    """A command and the key that it concerns."""
+
+    key: str | bytes
+    command: Command
+
+
+def send_to_owners(client: redis.RedisCluster, commands: Sequence[KeyCommand]) -> list[Any]:
+    """One answer per command, errors among them: all are sent at once, and again only those whose slot has moved.
+
+    `ClusterPipeline.execute` would also send again what a lost connection may have carried out, ask a node for the keys of
+    each script, and fail on a move to a primary that had no slots before. Raises redis.RedisError or RedisClusterException
+    when nothing was sent.
+    """
+    queued = [
+        PipelineCommand(command, {"target_nodes": client.get_node_from_key(key)}, number)
+        for number, (key, command) in enumerate(commands)
+    ]
+    pipeline = client.pipeline()
+    answers: list[Any] = pipeline.send_cluster_commands(queued, raise_on_error=False, allow_redirections=False)
+    return [_followed(client, answer, one.command) for answer, one in zip(answers, commands, strict=True)]
+
+
+async def send_to_owners_async(client: redis.asyncio.RedisCluster, commands: Sequence[KeyCommand]) -> list[Any]:
+    """As `send_to_owners`."""
+    await client.initialize()
+    pipeline = client.pipeline()
+    for key, command in commands:
+        pipeline.execute_command(*command, target_nodes=client.get_node_from_key(key))  # type: ignore[arg-type]  # bytes do
+    answers = await pipeline.execute(raise_on_error=False, allow_redirections=False)
+    return [await _followed_async(client, answer, one.command) for answer, one in zip(answers, commands, strict=True)]
+
+
+def _followed(client: redis.RedisCluster, answer: Any, command: Command) -> Any:
+    """The answer of the node that an answer points to; the command was not carried out by the one that says so."""
+    for _ in range(_MOST_REDIRECTS):
+        if not isinstance(answer, AskError):
+            break
+        known = client.get_node(answer.host, answer.port)
+        if isinstance(answer, MovedError):
+            client.nodes_manager.move_slot(answer)
+            known = client.get_node(answer.host, answer.port)
+        node = known or ClusterNode(answer.host, answer.port, PRIMARY)
+        server = client.get_redis_connection(node)
+        try:
+            pipeline = server.pipeline(transaction=False)
+            pipeline.execute_command("ASKING")
+            pipeline.execute_command(*command)
+            answer = pipeline.execute(raise_on_error=False)[-1]
+        except (redis.RedisError, OSError) as error:
+            answer = error
+        finally:
+            if known is None:
+                server.close()
+    return answer
+
+
+async def _followed_async(client: redis.asyncio.RedisCluster, answer: Any, command: Command) -> Any:
+    """As `_followed`."""
+    for _ in range(_MOST_REDIRECTS):
+        if not isinstance(answer, AskError):
+            break
+        if isinstance(answer, MovedError):
+            await client.nodes_manager.move_slot(answer)
+        known = client.get_node(answer.host, answer.port)
+        options = client.nodes_manager.connection_kwargs
+        node = known or asyncio_cluster.ClusterNode(answer.host, answer.port, PRIMARY, **options)
+        asked = [asyncio_cluster.PipelineCommand(0, "ASKING"), asyncio_cluster.PipelineCommand(1, *command)]
+        try:
+            await node.execute_pipeline(asked)
+            answer = asked[1].result
+        except (redis.RedisError, OSError) as error:
+            answer = error
+        finally:
+            if known is None:
+                await node.disconnect()
+    return answer
