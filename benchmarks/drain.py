@@ -50,7 +50,7 @@ set total_requests = t.total_requests + excluded.total_requests,
 """
 _DRAIN_ALONE = """
 import sys
-from usage_pipeline.counters.drain_round import drain_once
+from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.settings import load_settings
 
 answer = drain_once(load_settings(database_url=sys.argv[1], redis_url=sys.argv[2]), ["api_key"]).keys

@@ -35,7 +35,7 @@ set metric_value = excluded.metric_value,
 _AGGREGATE_ALONE = """
 import sys
 from datetime import date
-from usage_pipeline.counters.merchants import aggregate
+from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.settings import load_settings
 
 report = aggregate(load_settings(database_url=sys.argv[1], redis_url=sys.argv[2]), [date.fromisoformat("{day}")])

@@ -41,6 +41,28 @@ class DeadLetter:
     position: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a batch comes from: its id, when it was claimed, from which Redis server.
+
+    `is_uncertain`: that server may show again what another one forgot, so the batch may count twice.
+    """
+
+    batch_id: str
+    claimed_at: datetime
+    server: str
+    is_uncertain: bool
+
+    @classmethod
+    def of_claim(cls, batch_id: str, server: str, *, is_uncertain: bool) -> "Origin":
+        """Of a batch whose id carries the time of its claim. Raises ValueError for any other id."""
+        return cls(batch_id, values.from_ms(claimed_ms(batch_id)), server, is_uncertain)
+
+    def window(self, retention_days: int) -> TimeWindow:
+        """The timestamps that are believable in this batch."""
+        return TimeWindow.around(round(self.claimed_at.timestamp() * 1000), retention_days)
+
+
 @dataclass(slots=True)
 class Batch:
     """Keys claimed together: what each became, a line to stage (COPY text) or a dead letter.
@@ -48,14 +70,19 @@ class Batch:
     `claims` is what they contained, for rows that only PostgreSQL finds it has to refuse.
     """
 
-    batch_id: str
-    claimed_at: datetime
-    server: str
-    is_uncertain: bool
+    origin: Origin
     keys: list[bytes] = field(default_factory=list)
     lines: list[bytes] = field(default_factory=list)
     claims: list[Claimed] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
+
+    @property
+    def batch_id(self) -> str:
+        return self.origin.batch_id
+
+    @property
+    def claimed_at(self) -> datetime:
+        return self.origin.claimed_at
 
 
 def new_batch_id(claimed_ms: int) -> str:
@@ -74,13 +101,10 @@ def claimed_ms(batch_id: str) -> int:
     return int(milliseconds)
 
 
-def parse_batch(
-    family: Family, batch_id: str, claims: list[Claimed], *, retention_days: int, server: str, is_uncertain: bool
-) -> Batch:
+def parse_batch(family: Family, origin: Origin, claims: list[Claimed], *, retention_days: int) -> Batch:
     """Sorts the claimed keys of a batch into rows and dead letters; never fails for one of them."""
-    at_ms = claimed_ms(batch_id)
-    window = TimeWindow.around(at_ms, retention_days)
-    batch = Batch(batch_id, values.from_ms(at_ms), server, is_uncertain, claims=claims)
+    window = origin.window(retention_days)
+    batch = Batch(origin, claims=claims)
     for key, value in claims:
         batch.keys.append(key)
         try:

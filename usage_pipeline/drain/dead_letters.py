@@ -8,7 +8,7 @@ from types import MappingProxyType
 import psycopg
 from psycopg.rows import class_row
 
-from usage_pipeline.drain.batch import Batch, RawFormat, parse_batch, raw_value
+from usage_pipeline.drain.batch import Batch, Origin, RawFormat, parse_batch, raw_value
 from usage_pipeline.drain.event_queue import EVENT, parse_page
 from usage_pipeline.drain.families import BY_NAME
 from usage_pipeline.drain.store import Applied, UsageStore
@@ -105,12 +105,12 @@ def _replay_one(
 ) -> ReplayResult:
     if letter.family == "merchant":
         return ReplayResult(letter.dead_letter_id, letter.family, False, _REREAD)
-    batch, item = _batch_of(letter, retention_days)
+    batch = _batch_of(letter, retention_days)
     if batch.dead_letters:
         return ReplayResult(letter.dead_letter_id, letter.family, False, batch.dead_letters[0].reason)
     with connection.transaction() as transaction:
         if letter.family == EVENT.name:
-            applied = store.apply_events(batch, {letter.position or 0: item})
+            applied = store.apply_events(batch, {letter.position or 0: letter.raw})
         else:
             applied = store.apply(BY_NAME[letter.family], batch)
         if applied.dead_letters:
@@ -124,16 +124,16 @@ def _replay_one(
     return _result(letter, applied)
 
 
-def _batch_of(letter: StoredDeadLetter, retention_days: int) -> tuple[Batch, bytes]:
+def _batch_of(letter: StoredDeadLetter, retention_days: int) -> Batch:
     claimed_ms = round(letter.claimed_at.timestamp() * 1000)
     batch_id = f"{claimed_ms:013d}-replay-{letter.dead_letter_id}"
+    origin = Origin(batch_id, letter.claimed_at, "replay", is_uncertain=False)
     if letter.family == EVENT.name and letter.raw_format == "string":
         first = letter.position or 0
-        return parse_page(batch_id, letter.claimed_at, first, [letter.raw], "replay", False, retention_days), letter.raw
+        return parse_page(origin, first, [letter.raw], retention_days=retention_days)
     claims = [(letter.source_key, raw_value(letter.raw, letter.raw_format))]
     family = BY_NAME.get(letter.family, EVENT)
-    batch = parse_batch(family, batch_id, claims, retention_days=retention_days, server="replay", is_uncertain=False)
-    return batch, letter.raw
+    return parse_batch(family, origin, claims, retention_days=retention_days)
 
 
 def _result(letter: StoredDeadLetter, applied: Applied) -> ReplayResult:

@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from usage_pipeline import values
-from usage_pipeline.drain.batch import Batch, DeadLetter, WrongType, claimed_ms, dead_letter, new_batch_id
+from usage_pipeline.drain.batch import Batch, DeadLetter, Origin, WrongType, dead_letter, new_batch_id
 from usage_pipeline.drain.families import Family, Row, unknown_members
 from usage_pipeline.drain.protocol import (
     FORGET_EMPTY_BATCH_MS,
@@ -95,97 +95,103 @@ class QueueSource(CounterSource, Protocol):
     def read_page(self, batch_id: str, first: int, items: int) -> list[bytes]: ...
 
 
-def drain_events(
-    source: QueueSource, store: EventStore, limits: DrainLimits, *, is_uncertain: bool = False
-) -> DrainReport:
-    """Recovers queues that others left claimed, then claims the live one and stores all its pages.
+class QueueDrain:
+    """One drain of the queue. Its steps share the two sides, the limits, and the report that they fill in."""
 
-    A reached limit leaves the rest of the pages claimed, for the next drain. `is_uncertain` flags what is claimed now.
-    """
-    report = DrainReport(EVENT.name)
-    _recover(source, store, limits, report)
-    if limits.is_reached():
-        report.is_complete = False
-        return report
-    batch_id = new_batch_id(source.now_ms())
-    source.open_batch(EVENT.name, batch_id)
-    if not source.claim_queue(batch_id):
-        source.settle_batch(EVENT.name, batch_id)
-    else:
-        _load_queue(source, store, batch_id, is_uncertain, limits, report)
-    return report
+    def __init__(self, source: QueueSource, store: EventStore, limits: DrainLimits) -> None:
+        self.report = DrainReport(EVENT.name)
+        self._source = source
+        self._store = store
+        self._limits = limits
 
+    def run(self, *, is_uncertain: bool = False) -> DrainReport:
+        """Recovers queues that others left claimed, then claims the live one and stores all its pages.
 
-def _recover(source: QueueSource, store: EventStore, limits: DrainLimits, report: DrainReport) -> None:
-    servers = {batch.batch_id: batch.server for batch in source.open_batches(EVENT.name)}
-    unsettled = {*servers, *(page.partition("/")[0] for page in store.unreleased(EVENT.name))}
-    if source.is_claim_scan_due(EVENT):
-        unsettled.update(source.claimed_keys(EVENT))
-    for batch_id in sorted(unsettled):
-        if limits.is_reached():
-            report.is_complete = False
-            return
-        _load_queue(source, store, batch_id, servers.get(batch_id) != source.facts.identity, limits, report)
+        A reached limit leaves the rest of the pages claimed, for the next drain. `is_uncertain` flags what is claimed now.
+        """
+        self._recover()
+        if self._limits.is_reached():
+            self.report.is_complete = False
+            return self.report
+        batch_id = new_batch_id(self._source.now_ms())
+        self._source.open_batch(EVENT.name, batch_id)
+        if not self._source.claim_queue(batch_id):
+            self._source.settle_batch(EVENT.name, batch_id)
+        else:
+            self._load_queue(batch_id, is_uncertain)
+        return self.report
 
-
-def _load_queue(
-    source: QueueSource, store: EventStore, batch_id: str, is_uncertain: bool, limits: DrainLimits, report: DrainReport
-) -> None:
-    """Stores the pages that are not stored yet, then deletes the claimed list and settles the batch."""
-    # Asked before Redis is: a page that is stored by now and a list that is gone after that mean that every page is stored. A
-    # page that is found after a look at the list may be of one that was claimed since then, and is not all stored.
-    is_stored = bool(_unreleased_pages(store, batch_id))
-    length = source.queue_length(batch_id)
-    if length == 0:
-        if is_stored:
-            _release(source, store, batch_id)
-        elif source.age_ms(batch_id) > FORGET_EMPTY_BATCH_MS:
-            # Only forgotten: a drainer that is slower than that may claim the queue at this very moment.
-            source.settle_batch(EVENT.name, batch_id)
-        return
-    if source.age_ms(batch_id) < source.plan.minimum_age_ms:
-        report.left_claimed += 1 if isinstance(length, WrongType) else length
-        return
-    if not source.barrier():
-        raise BarrierFellShort(f"event: queue {batch_id} stays claimed until Redis confirms it")
-    at = values.from_ms(claimed_ms(batch_id))
-    if isinstance(length, WrongType):
-        reason = f"key: expected a Redis list, came a {length.redis_type}"
-        page = Batch(page_id(batch_id, 0), at, source.facts.identity, is_uncertain, keys=[EVENT_QUEUE])
-        page.dead_letters.append(replace(dead_letter(EVENT_QUEUE, length, reason), position=0))
-        report.add(1, store.apply_events(page, {}))
-    else:
-        for number, first in enumerate(range(0, length, PAGE_ITEMS)):
-            if limits.is_reached():
-                report.is_complete = False
+    def _recover(self) -> None:
+        servers = {batch.batch_id: batch.server for batch in self._source.open_batches(EVENT.name)}
+        unsettled = {*servers, *(page.partition("/")[0] for page in self._store.unreleased(EVENT.name))}
+        if self._source.is_claim_scan_due(EVENT):
+            unsettled.update(self._source.claimed_keys(EVENT))
+        for batch_id in sorted(unsettled):
+            if self._limits.is_reached():
+                self.report.is_complete = False
                 return
-            items = source.read_page(batch_id, first, PAGE_ITEMS)
-            if not items:
-                # Released by another drainer, which had stored every page before.
-                break
-            page = parse_page(
-                page_id(batch_id, number), at, first, items, source.facts.identity, is_uncertain, limits.retention_days
-            )
-            report.add(len(items), store.apply_events(page, dict(enumerate(items, first))))
-    _release(source, store, batch_id)
+            self._load_queue(batch_id, servers.get(batch_id) != self._source.facts.identity)
+
+    def _load_queue(self, batch_id: str, is_uncertain: bool) -> None:
+        """Stores the pages that are not stored yet, then deletes the claimed list and settles the batch."""
+        source = self._source
+        # Asked before Redis is: a page that is stored by now and a list that is gone after that mean that every page is
+        # stored. A page that is found after a look at the list may be of one that was claimed since then, and is not all
+        # stored.
+        is_stored = bool(self._unreleased_pages(batch_id))
+        length = source.queue_length(batch_id)
+        if length == 0:
+            if is_stored:
+                self._release(batch_id)
+            elif source.age_ms(batch_id) > FORGET_EMPTY_BATCH_MS:
+                # Only forgotten: a drainer that is slower than that may claim the queue at this very moment.
+                source.settle_batch(EVENT.name, batch_id)
+            return
+        if source.age_ms(batch_id) < source.plan.minimum_age_ms:
+            self.report.left_claimed += 1 if isinstance(length, WrongType) else length
+            return
+        if not source.barrier():
+            raise BarrierFellShort(f"event: queue {batch_id} stays claimed until Redis confirms it")
+        queue = Origin.of_claim(batch_id, source.facts.identity, is_uncertain=is_uncertain)
+        if isinstance(length, WrongType):
+            reason = f"key: expected a Redis list, came a {length.redis_type}"
+            page = Batch(page_of(queue, 0), keys=[EVENT_QUEUE])
+            page.dead_letters.append(replace(dead_letter(EVENT_QUEUE, length, reason), position=0))
+            self._apply(page, {})
+        else:
+            for number, first in enumerate(range(0, length, PAGE_ITEMS)):
+                if self._limits.is_reached():
+                    self.report.is_complete = False
+                    return
+                items = source.read_page(batch_id, first, PAGE_ITEMS)
+                if not items:
+                    # Released by another drainer, which had stored every page before.
+                    break
+                page = parse_page(page_of(queue, number), first, items, retention_days=self._limits.retention_days)
+                self._apply(page, dict(enumerate(items, first)))
+        self._release(batch_id)
+
+    def _apply(self, page: Batch, items: dict[int, bytes]) -> None:
+        self.report.add(len(page.keys), self._store.apply_events(page, items))
+
+    def _release(self, batch_id: str) -> None:
+        if self._source.release(batch_id, [EVENT_QUEUE]):
+            self._store.mark_released(self._unreleased_pages(batch_id))
+            self._source.settle_batch(EVENT.name, batch_id)
+
+    def _unreleased_pages(self, batch_id: str) -> list[str]:
+        return [page for page in self._store.unreleased(EVENT.name) if page.startswith(f"{batch_id}/")]
 
 
-def _release(source: QueueSource, store: EventStore, batch_id: str) -> None:
-    if source.release(batch_id, [EVENT_QUEUE]):
-        store.mark_released(_unreleased_pages(store, batch_id))
-        source.settle_batch(EVENT.name, batch_id)
+def page_of(queue: Origin, number: int) -> Origin:
+    """The origin of a page of a claimed queue."""
+    return replace(queue, batch_id=page_id(queue.batch_id, number))
 
 
-def _unreleased_pages(store: EventStore, batch_id: str) -> list[str]:
-    return [page for page in store.unreleased(EVENT.name) if page.startswith(f"{batch_id}/")]
-
-
-def parse_page(
-    page: str, at: datetime, first: int, items: Sequence[bytes], server: str, is_uncertain: bool, retention_days: int
-) -> Batch:
+def parse_page(page: Origin, first: int, items: Sequence[bytes], *, retention_days: int) -> Batch:
     """Sorts the items of a page, whose first one has position `first`, into lines and dead letters."""
-    window = TimeWindow.around(round(at.timestamp() * 1000), retention_days)
-    batch = Batch(page, at, server, is_uncertain, keys=[EVENT_QUEUE] * len(items))
+    window = page.window(retention_days)
+    batch = Batch(page, keys=[EVENT_QUEUE] * len(items))
     for position, item in enumerate(items, first):
         try:
             batch.lines.append(copy_line((position, *parse_event(item, window))))

@@ -26,7 +26,7 @@ class Family:
     """One kind of delta counter.
 
     `prefix` and `suffix` bound its keys in Redis, `read_command` reads one; `parse(key, value, window)` gives the row to
-    stage, in the column order of `sql/counters/stage_<name>.sql`, or raises Malformed. `plain`, where there is one, gives
+    stage, in the column order of `sql/drain/stage_<name>.sql`, or raises Malformed. `plain`, where there is one, gives
     the same row as a line at once, or None for a value that takes a closer look.
     """
 

@@ -11,9 +11,9 @@ import psycopg
 import redis
 
 from usage_pipeline import redis_keys as names
-from usage_pipeline.drain.event_queue import EVENT, drain_events
+from usage_pipeline.drain.event_queue import EVENT, QueueDrain
 from usage_pipeline.drain.families import BY_NAME, TOKEN
-from usage_pipeline.drain.protocol import BarrierFellShort, DrainLimits, DrainReport, drain_family
+from usage_pipeline.drain.protocol import BarrierFellShort, DrainLimits, DrainReport, FamilyDrain
 from usage_pipeline.drain.quotas import publish_quotas
 from usage_pipeline.drain.sources.cluster import ClusterSource, open_sources
 from usage_pipeline.drain.sources.node import RedisSource, drainer_name
@@ -169,7 +169,7 @@ def _watch_connected(
 
 @dataclass(frozen=True, slots=True)
 class _Drains:
-    """The open connections of a round: one to PostgreSQL, two to Redis (see drain_family), one for single commands."""
+    """The open connections of a round: one to PostgreSQL, two to Redis (see FamilyDrain), one for single commands."""
 
     postgres: psycopg.Connection
     redis: redis.Redis | redis.RedisCluster
@@ -187,10 +187,13 @@ class _Drains:
         if is_uncertain:
             log.warning("drain: %s: Redis is another server than before; batches about the change are uncertain", name)
         if name == EVENT.name:
-            report = drain_events(self.releasing, self.store, limits, is_uncertain=is_uncertain)
+            report = QueueDrain(self.releasing, self.store, limits).run(is_uncertain=is_uncertain)
         else:
             family = BY_NAME[name]
-            report = drain_family(self.claiming, self.releasing, self.store, family, limits, is_uncertain=is_uncertain)
+            drain = FamilyDrain(
+                family, claiming=self.claiming, releasing=self.releasing, store=self.store, limits=limits
+            )
+            report = drain.run(is_uncertain=is_uncertain)
             if family is TOKEN:
                 self._note_expiring()
         if report.keys:

@@ -230,8 +230,8 @@ class UsageStore:
             "family": family,
             "claimed_at": batch.claimed_at,
             "keys": len(batch.keys),
-            "redis_server": batch.server,
-            "is_uncertain": batch.is_uncertain,
+            "redis_server": batch.origin.server,
+            "is_uncertain": batch.origin.is_uncertain,
             "drained_by": self._drained_by,
         }
         return self._connection.execute(load("drain/insert_sync_batch"), arguments).fetchone() is not None

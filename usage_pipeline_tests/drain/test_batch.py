@@ -6,14 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_pipeline.drain.batch import Claimed, WrongType, claimed_ms, dead_letter, new_batch_id, parse_batch, raw_value
+from usage_pipeline.drain.batch import (
+    Claimed,
+    Origin,
+    WrongType,
+    claimed_ms,
+    dead_letter,
+    new_batch_id,
+    parse_batch,
+    raw_value,
+)
 from usage_pipeline.drain.families import API_KEY, TOKEN, Family
 
 MS = 1_735_732_800_000
 
 
 def parsed(family: Family, *claims: Claimed):
-    return parse_batch(family, new_batch_id(MS), list(claims), retention_days=180, server="s", is_uncertain=False)
+    origin = Origin.of_claim(new_batch_id(MS), "s", is_uncertain=False)
+    return parse_batch(family, origin, list(claims), retention_days=180)
 
 
 @given(st.integers(0, 9_999_999_999_998))

@@ -490,8 +490,8 @@ def test_a_merchant_counter_of_another_type_is_kept_as_a_dump(
 _DRAIN_ALONE = """
 import json, sys
 from datetime import date
-from usage_pipeline.counters.drain_round import drain_once
-from usage_pipeline.counters.merchants import aggregate
+from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.settings import load_settings
 
 settings = load_settings(database_url=sys.argv[1], redis_url=sys.argv[2])

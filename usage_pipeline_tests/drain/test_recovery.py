@@ -11,15 +11,14 @@ import redis
 from redis.crc import key_slot
 
 from usage_pipeline import redis_keys as names
-from usage_pipeline.drain.batch import claimed_ms, new_batch_id, parse_batch
-from usage_pipeline.drain.event_queue import page_id, parse_page
+from usage_pipeline.drain.batch import Origin, new_batch_id, parse_batch
+from usage_pipeline.drain.event_queue import page_of, parse_page
 from usage_pipeline.drain.families import API_KEY
-from usage_pipeline.drain.protocol import BarrierFellShort, DrainReport, recover
+from usage_pipeline.drain.protocol import BarrierFellShort
 from usage_pipeline.drain.sources import node as redis_source
 from usage_pipeline.drain.sources.node import RedisSource
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import RedisUnavailable
-from usage_pipeline.values import from_ms
 from usage_pipeline_tests.rigs.drain import (
     Crash,
     Life,
@@ -157,7 +156,7 @@ def test_keys_renamed_after_their_batch_was_applied_get_a_batch_of_their_own(
         batch_id = new_batch_id(slow.claiming.now_ms())
         slow.claiming.open_batch("api_key", batch_id)
         slow.claiming.claim(API_KEY, batch_id, [b"apikey:early:metrics"])
-        recover(other.releasing, other.store, API_KEY, other.limits, DrainReport("api_key"))
+        other.drain_of("api_key").recover()
         slow.claiming.claim(API_KEY, batch_id, [b"apikey:late:metrics"])
     with Life(settings) as quiet:
         quiet.drain("api_key")
@@ -182,11 +181,12 @@ def test_a_recovery_that_comes_second_deletes_nothing(
         def come_first(number: int, label: str) -> None:
             if label.startswith("before sql -- The ledger row") and stored(postgres, "api_key") == {}:
                 claims = first.releasing.read(API_KEY, batch_id, [early])
-                batch = parse_batch(API_KEY, batch_id, claims, retention_days=180, server="", is_uncertain=False)
+                origin = Origin.of_claim(batch_id, "", is_uncertain=False)
+                batch = parse_batch(API_KEY, origin, claims, retention_days=180)
                 assert first.store.apply(API_KEY, batch).is_ours
 
         with Life(settings, at_step=come_first) as second:
-            recover(second.releasing, second.store, API_KEY, second.limits, DrainReport("api_key"))
+            second.drain_of("api_key").recover()
     with Life(settings) as quiet:
         quiet.drain("api_key")
     assert stored(postgres, "api_key") == writer.written
@@ -209,11 +209,12 @@ def test_a_recovery_deletes_all_that_a_batch_applied_even_what_its_scan_did_not_
             if label.startswith("after SCAN"):
                 owner.claiming.claim(API_KEY, batch_id, keys[1:])
                 claims = owner.claiming.read(API_KEY, batch_id, keys)
-                batch = parse_batch(API_KEY, batch_id, claims, retention_days=180, server="", is_uncertain=False)
+                origin = Origin.of_claim(batch_id, "", is_uncertain=False)
+                batch = parse_batch(API_KEY, origin, claims, retention_days=180)
                 assert owner.store.apply(API_KEY, batch).is_ours
 
         with Life(settings, at_step=apply_all) as recovering:
-            recover(recovering.releasing, recovering.store, API_KEY, recovering.limits, DrainReport("api_key"))
+            recovering.drain_of("api_key").recover()
         # The owner ends here, before it has deleted anything.
     with Life(settings) as quiet:
         quiet.drain("api_key")
@@ -505,10 +506,10 @@ def test_a_queue_that_is_claimed_just_after_a_recovery_looked_for_it_is_not_dele
             if label.startswith("after LLEN") and not was_claimed:
                 was_claimed = True
                 assert source.claim_queue(batch_id)
+                queue = Origin.of_claim(batch_id, "", is_uncertain=False)
                 for number in range(stored_pages):
                     items = source.read_page(batch_id, 0, 3)
-                    at = from_ms(claimed_ms(batch_id))
-                    page = parse_page(page_id(batch_id, number), at, 0, items, "", False, 180)
+                    page = parse_page(page_of(queue, number), 0, items, retention_days=180)
                     assert owner.store.apply_events(page, dict(enumerate(items))).stored_rows == 3
 
         with Life(settings, at_step=claim) as recovering:

@@ -16,9 +16,9 @@ from typing import Any
 import psycopg
 import redis
 
-from usage_pipeline.drain.event_queue import drain_events
+from usage_pipeline.drain.event_queue import QueueDrain
 from usage_pipeline.drain.families import FAMILIES
-from usage_pipeline.drain.protocol import DrainLimits, DrainReport, drain_family
+from usage_pipeline.drain.protocol import DrainLimits, DrainReport, FamilyDrain
 from usage_pipeline.drain.sources import node as redis_source
 from usage_pipeline.drain.sources.cluster import open_sources
 from usage_pipeline.drain.sources.node import RedisSource
@@ -74,8 +74,14 @@ class Life:
 
     def drain(self, family: str) -> DrainReport:
         if family == "event":
-            return drain_events(self.releasing, self.store, self.limits)
-        return drain_family(self.claiming, self.releasing, self.store, BY_NAME[family], self.limits)
+            return QueueDrain(self.releasing, self.store, self.limits).run()
+        return self.drain_of(family).run()
+
+    def drain_of(self, family: str) -> FamilyDrain:
+        """A drain of one family of counters that has not begun."""
+        return FamilyDrain(
+            BY_NAME[family], claiming=self.claiming, releasing=self.releasing, store=self.store, limits=self.limits
+        )
 
     def _count_round_trips(self, source: RedisSource) -> None:
         connection = source._connection
@@ -133,8 +139,8 @@ def lives(monkeypatch: Any) -> Iterator[None]:
     """Small sends, and no grace for batches that were begun and never filled: no test waits for a minute."""
     with monkeypatch.context() as patch:
         patch.setattr(redis_source, "_KEYS_PER_SEND", 2)
-        for module in ("drain", "request_events"):
-            patch.setattr(f"usage_pipeline.counters.{module}.FORGET_EMPTY_BATCH_MS", -1)
+        for module in ("protocol", "event_queue"):
+            patch.setattr(f"usage_pipeline.drain.{module}.FORGET_EMPTY_BATCH_MS", -1)
         patch.setattr("usage_pipeline.drain.event_queue.PAGE_ITEMS", 3)
         patch.setattr(redis_source, "drainer_name", lambda: f"host:{uuid.uuid4().hex[:8]}")
         yield

@@ -237,7 +237,7 @@ def _strictest(plans: Iterable[BarrierPlan]) -> BarrierPlan:
 def open_sources(
     settings: Settings, barrier: Barrier
 ) -> Iterator[tuple[redis.Redis | redis.RedisCluster, RedisSource | ClusterSource, RedisSource | ClusterSource]]:
-    """A client for single commands and the two sources of a drain (see drain_family), for a server or a whole cluster.
+    """A client for single commands and the two sources of a drain (see FamilyDrain), for a server or a whole cluster.
 
     Which one it is the server of REDIS_URL says itself. Raises RedisUnavailable.
     """

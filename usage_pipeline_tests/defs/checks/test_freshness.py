@@ -25,7 +25,7 @@ def stop_clocks(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
         def now(cls, tz: Any = None) -> datetime:
             return at
 
-    for module in ("freshness", "missed_sensor"):
+    for module in ("checks.freshness", "sensors.missed"):
         monkeypatch.setattr(f"usage_pipeline.defs.{module}.datetime", Stopped)
 
 

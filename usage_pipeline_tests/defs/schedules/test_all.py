@@ -99,7 +99,9 @@ def tick(definitions: dg.Definitions, instance: dg.DagsterInstance, name: str, c
     return definitions.resolve_sensor_def(name)(context)
 
 
-@pytest.mark.parametrize(("name", "module"), [("late_days", "sensors"), ("late_windows", "window_sensors")])
+@pytest.mark.parametrize(
+    ("name", "module"), [("late_days", "sensors.drains"), ("late_windows", "sensors.late_windows")]
+)
 def test_what_failed_is_asked_for_again_after_an_hour_under_another_key_and_not_before(
     definitions: dg.Definitions,
     instance: dg.DagsterInstance,

@@ -179,8 +179,8 @@ def repeatable_drains(ground: Ground) -> Iterator[None]:
         patch.setattr(redis_source, "_KEYS_PER_SEND", 1)
         patch.setattr(redis_source, "_KEYS_PER_UNLINK", 1)
         patch.setattr("usage_pipeline.drain.protocol.ThreadPoolExecutor", InlineExecutor)
-        for module in ("drain", "request_events"):
+        for module in ("protocol", "event_queue"):
             # As in production: drainers whose clocks disagree forget each other's empty batches too early anyhow.
-            patch.setattr(f"usage_pipeline.counters.{module}.FORGET_EMPTY_BATCH_MS", 60_000)
-            patch.setattr(f"usage_pipeline.counters.{module}.new_batch_id", ground.new_batch_id)
+            patch.setattr(f"usage_pipeline.drain.{module}.FORGET_EMPTY_BATCH_MS", 60_000)
+            patch.setattr(f"usage_pipeline.drain.{module}.new_batch_id", ground.new_batch_id)
         yield
