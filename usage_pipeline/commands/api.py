@@ -1,18 +1,8 @@
-"""`usage-pipeline api` and `usage-pipeline tokens`."""
+"""`usage-pipeline api`: the HTTP service."""
 
-import logging
-from contextlib import closing
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-
-from usage_pipeline.commands.options import AsJson
-from usage_pipeline.commands.output import print_json, print_table
-from usage_pipeline.settings import load_settings
-
-tokens_app = typer.Typer(no_args_is_help=True, help="Tokens of the HTTP service.")
 
 
 def api(
@@ -24,84 +14,3 @@ def api(
     from usage_pipeline.api.server import serve
 
     serve(host=host, port=port, workers=workers)
-
-
-@tokens_app.command("create")
-def create(
-    name: Annotated[str, typer.Argument(help="What you call it.")],
-    scope: Annotated[list[str], typer.Option(help="ingest or read; may be given again.")],
-    expires_in_days: Annotated[int | None, typer.Option(help="Default: never.")] = None,
-    quota: Annotated[int | None, typer.Option(help="Requests per day. Default: as many as come.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a token. It is shown once; only its hash is stored."""
-    from usage_pipeline.access.tokens import create_token
-    from usage_pipeline.storage.postgres import connect
-
-    with closing(connect(load_settings())) as connection:
-        made = create_token(connection, name, scope, expires_in_days=expires_in_days, quota=quota)
-    if as_json:
-        print_json(asdict(made))
-        return
-    print(made.token)
-    Console(stderr=True).print(f"Token {made.token_id}; it is not shown again.", markup=False)
-
-
-@tokens_app.command("list")
-def list_all(as_json: AsJson = False) -> None:
-    """List tokens, oldest first; those that expired or were revoked, too."""
-    from usage_pipeline.access.tokens import list_tokens
-    from usage_pipeline.storage.postgres import connect
-
-    with closing(connect(load_settings())) as connection:
-        tokens = list_tokens(connection)
-    if as_json:
-        print_json({"tokens": [asdict(token) for token in tokens]})
-        return
-    columns = ["token", "prefix", "name", "scopes", "expires", "revoked", "quota", "uses", "last used"]
-    rows = [
-        (
-            token.token_id,
-            token.token_prefix,
-            token.name,
-            ", ".join(token.scopes),
-            *(f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (token.expires_at, token.revoked_at)),
-            token.quota,
-            token.usage_count,
-            f"{token.last_used_at:%Y-%m-%d %H:%M}" if token.last_used_at else "",
-        )
-        for token in tokens
-    ]
-    print_table(f"{len(rows)} tokens", columns, rows)
-
-
-@tokens_app.command("revoke")
-def revoke(
-    token: Annotated[str, typer.Argument(metavar="TOKEN_ID", help="Id or prefix of the token.")],
-    as_json: AsJson = False,
-) -> None:
-    """End a token, at once and for good. May be repeated."""
-    import redis
-
-    from usage_pipeline.access.cache import CACHE_SECONDS, forget
-    from usage_pipeline.access.tokens import revoke_token
-    from usage_pipeline.storage.postgres import connect
-    from usage_pipeline.storage.redis import RedisUnavailable
-
-    settings = load_settings()
-    with closing(connect(settings)) as connection:
-        prefix = revoke_token(connection, token)
-    try:
-        forget(settings, prefix)
-        problem = None
-    except (redis.RedisError, redis.exceptions.RedisClusterException, RedisUnavailable, OSError) as error:
-        logging.getLogger(__name__).debug("token cache", exc_info=error)
-        problem = (
-            f"{prefix} is revoked, but Redis does not answer: servers that have it cached may take it for up to"
-            f" {CACHE_SECONDS} s more. Run this again when Redis is back."
-        )
-    if as_json:
-        print_json({"success": problem is None, "token_prefix": prefix, "error": problem})
-    else:
-        Console(stderr=problem is not None).print(problem or f"{prefix} is revoked.", markup=False)
-    raise typer.Exit(0 if problem is None else 1)

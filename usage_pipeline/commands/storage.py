@@ -1,4 +1,4 @@
-"""`usage-pipeline archive`: the manifest of archived partitions, and reading a day back. And `erase-user`."""
+"""`usage-pipeline migrate`, `archive` and `erase-user`: the schema, old partitions, and what is stored of a user."""
 
 from contextlib import closing
 from dataclasses import asdict
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from usage_pipeline.storage.archives.store import ArchiveStore
 
 archive_app = typer.Typer(no_args_is_help=True, help="Old partitions as Parquet files: list them, read a day back.")
+
+
+def migrate(as_json: AsJson = False) -> None:
+    """Bring the schema to the newest version; safe to run twice, and from two processes at once."""
+    from usage_pipeline.storage import migrations
+
+    settings = load_settings()
+    version = migrations.migrate(settings.database_url.get_secret_value(), time_zone=settings.usage_timezone)
+    print_json({"success": True, "version": version}) if as_json else Console().print(f"Schema version {version}.")
 
 
 @archive_app.command("list")

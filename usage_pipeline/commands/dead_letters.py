@@ -1,0 +1,85 @@
+"""`usage-pipeline dead-letters`: refused input, listed and tried again."""
+
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from usage_pipeline.commands.options import AsJson
+from usage_pipeline.commands.output import print_json, print_table
+from usage_pipeline.settings import load_settings
+
+dead_letters_app = typer.Typer(no_args_is_help=True, help="Input that was refused: list it, replay it.")
+
+
+@dead_letters_app.command("list")
+def list_dead_letters(
+    family: Annotated[list[str] | None, typer.Option(help="Only this family; may be given again.")] = None,
+    replayed: Annotated[bool, typer.Option("--all", help="Those that were replayed, too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List refused input with its reasons, oldest first."""
+    from usage_pipeline.drain import dead_letters
+    from usage_pipeline.storage.postgres import connect
+
+    with closing(connect(load_settings())) as connection:
+        letters = dead_letters.list_dead_letters(
+            connection, families=family or [], with_replayed=replayed, limit=limit, with_raw=as_json
+        )
+    if as_json:
+        texts = ({"source_key": _text(letter.source_key), "raw": _text(letter.raw)} for letter in letters)
+        print_json({"dead_letters": [asdict(letter) | text for letter, text in zip(letters, texts, strict=True)]})
+        return
+    rows = [
+        (
+            letter.dead_letter_id,
+            letter.family,
+            _text(letter.source_key),
+            f"{letter.created_at:%m-%d %H:%M}",
+            letter.reason,
+        )
+        for letter in letters
+    ]
+    print_table(f"{len(letters)} dead letters", ["number", "family", "key", "refused", "reason"], rows)
+
+
+@dead_letters_app.command("replay")
+def replay_dead_letters(
+    ids: Annotated[list[int] | None, typer.Argument(help="Numbers of dead letters; none: all that are open.")] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Only this family; may be given again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try refused input again, after its cause is mended. Each counts once, however often it is replayed."""
+    from usage_pipeline.drain import dead_letters
+    from usage_pipeline.drain.sources.node import drainer_name
+    from usage_pipeline.drain.store import UsageStore
+    from usage_pipeline.events.landing.dead_letters import KINDS, replay_item
+    from usage_pipeline.storage.postgres import connect
+
+    settings = load_settings()
+    with closing(connect(settings)) as connection:
+        store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=drainer_name())
+        results = list(
+            dead_letters.replay(
+                connection,
+                store,
+                retention_days=settings.retention_days,
+                ids=ids or [],
+                families=family or [],
+                others=dict.fromkeys(KINDS, partial(replay_item, settings=settings)),
+            )
+        )
+    refused = [result for result in results if not result.is_counted]
+    if as_json:
+        print_json({"success": not refused, "replayed": len(results) - len(refused), "refused": map(asdict, refused)})
+    else:
+        rows = [(result.dead_letter_id, result.family, "refused: " + result.reason) for result in refused]
+        print_table(f"Replayed {len(results) - len(refused)} of {len(results)}", ["number", "family", "outcome"], rows)
+    raise typer.Exit(1 if refused else 0)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace")

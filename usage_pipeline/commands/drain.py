@@ -1,0 +1,63 @@
+"""`usage-pipeline drain`: counters and request events out of Redis, once or as a worker."""
+
+import signal
+import threading
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from usage_pipeline.commands.options import AsJson, UsageError
+from usage_pipeline.commands.output import print_json, print_table
+from usage_pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from usage_pipeline.drain.rounds import RoundReport
+
+
+def drain(
+    once: Annotated[bool, typer.Option("--once", help="Drain what is there, then stop (the default).")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until SIGTERM or SIGINT; the batch in hand is finished.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drain API keys, providers, tokens and request events from Redis."""
+    from usage_pipeline.drain import rounds
+
+    if once and watch:
+        raise UsageError("expected --once or --watch, came both")
+    settings, should_stop = load_settings(), _stop_on_signals()
+    if watch:
+        on_round = _print_round_json if as_json else _ignore_round
+        rounds.watch(settings, rounds.ALL_FAMILIES, should_stop=should_stop, on_round=on_round)
+        return
+    report = rounds.drain_until_empty(settings, should_stop=should_stop)
+    succeeded = report.is_complete and not report.dead_letters
+    if as_json:
+        _print_round_json(report)
+    else:
+        rows = [
+            (found.family, found.keys, found.stored_rows, found.duplicates, found.dead_letters, found.recovered_batches)
+            for found in report.families
+        ]
+        print_table("Drained", ["family", "keys", "stored", "duplicates", "dead letters", "recovered batches"], rows)
+        if report.busy:
+            Console(stderr=True).print(f"Another drainer works on: {', '.join(report.busy)}")
+    raise typer.Exit(0 if succeeded else 1)
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _ignore_round(_: object) -> None:
+    """Rounds of `drain --watch` are in the log."""
+
+
+def _print_round_json(report: "RoundReport") -> None:
+    print_json({"success": report.is_complete and not report.dead_letters, **asdict(report)})

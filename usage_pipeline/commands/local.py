@@ -1,0 +1,72 @@
+"""`usage-pipeline dev` and `usage-pipeline demo`: everything on this machine."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from usage_pipeline.commands.options import AsJson, UsageError
+from usage_pipeline.commands.output import print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from usage_pipeline.local.demo.run import DemoResult
+
+
+def dev(
+    port: Annotated[int, typer.Option(help="Port of the web interface; the next free one if it is taken.")] = 3000,
+    api_port: Annotated[int, typer.Option(help="Port of the HTTP service; the next free one if it is taken.")] = 8000,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="The web interface shows everything and changes nothing.")
+    ] = False,
+) -> None:
+    """Run everything on this machine: servers (unless DATABASE_URL and REDIS_URL name them), web interface, daemon, HTTP."""
+    from usage_pipeline.local.dev import run_dev
+
+    raise typer.Exit(run_dev(port=port, api_port=api_port, read_only=read_only))
+
+
+def demo(
+    trace: Annotated[
+        Path | None, typer.Option(help="Replay this CSV: TIMESTAMP, ContextTokens, GeneratedTokens.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, max=600, help="How long made-up traffic is written.")] = 8.0,
+    writers: Annotated[int, typer.Option(min=1, max=32, help="Threads that write at the same time.")] = 2,
+    folder: Annotated[Path, typer.Option(help="Where the embedded servers keep their data.")] = Path(".local"),
+    as_json: AsJson = False,
+) -> None:
+    """Write traffic while drains run, materialize the days, and compare what was written with what is stored."""
+    from usage_pipeline.local.demo.run import run_demo
+
+    if trace is not None and not trace.is_file():
+        raise UsageError(f"--trace: expected a file, came {trace}")
+    logging.getLogger().setLevel(logging.WARNING)
+    with progress(as_json) as say:
+        result = run_demo(folder, trace=trace, seconds=seconds, writers=writers, say=say)
+    succeeded = result.difference == 0 and result.are_days_materialized
+    if as_json:
+        print_json({"success": succeeded, "difference": result.difference, **asdict(result)})
+    else:
+        _print_demo(result)
+    raise typer.Exit(0 if succeeded else 1)
+
+
+def _print_demo(result: "DemoResult") -> None:
+    """The comparison of both sides, and where to look next."""
+    console = Console()
+    columns = ["family", "written", "stored", "refused", "difference"]
+    rows = [(found.family, found.written, found.stored, found.refused, found.difference) for found in result.families]
+    print_table("Written while drains ran, and what became of it", columns, rows)
+    verdict = "nothing lost, nothing counted twice" if result.difference == 0 else "this is a bug: please report it"
+    console.print(f"Difference {result.difference} over all counts of all keys: {verdict}.")
+    console.print(
+        f"{result.requests:,} requests (5 records each) and {result.events_sent:,} usage events over HTTP (each tenth twice); "
+        f"{result.drains} drains ({result.drains_while_writing} while writing), the largest one at "
+        f"{result.keys_per_second:,.0f} keys a second; {result.seconds:.0f} s in all."
+    )
+    days = f"{result.days[0]} to {result.days[-1]}" if result.days else "none"
+    outcome = "materialized" if result.are_days_materialized else "NOT all materialized"
+    console.print(f"Daily partitions {outcome}: {days}.")
+    console.print("Next: `usage-pipeline dev` opens these data in the Dagster UI; README.md says what to look at.")

@@ -1,0 +1,136 @@
+"""`usage-pipeline aggregate`, `status` and `counters`: merchant counters (contracts §1.4)."""
+
+from dataclasses import asdict
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from usage_pipeline.commands.options import AsJson, UsageError, chosen_range, parsed_date
+from usage_pipeline.commands.output import print_json, print_table
+from usage_pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from usage_pipeline.merchants.counters import CounterKey
+    from usage_pipeline.merchants.status import DayStatus
+
+counters_app = typer.Typer(no_args_is_help=True, help="Merchant counters that Redis lost.")
+
+
+def aggregate(
+    day: Annotated[str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="Default: yesterday.")] = None,
+    first: Annotated[str | None, typer.Option("--from", metavar="YYYY-MM-DD")] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="This day included.")] = None,
+    merchant: Annotated[str | None, typer.Option(help="Only this merchant.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Aggregate merchant counters from Redis for a date, or each date of a range."""
+    from usage_pipeline.merchants import aggregation as merchants
+
+    settings = load_settings()
+    report = merchants.aggregate(settings, _days(settings, day, first, last), merchant_id=merchant)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        columns = ["date", "keys", "aggregated", "new", "raised", "regressions", "refused"]
+        rows = [
+            (
+                found.day,
+                found.keys_found,
+                found.records_aggregated,
+                found.inserted,
+                found.raised,
+                found.regressions,
+                found.dead_letters,
+            )
+            for found in report.days
+        ]
+        print_table("Merchant usage", columns, rows)
+        for note in filter(None, (found.note for found in report.days)):
+            Console().print(note, markup=False)
+        for error in report.all_errors:
+            Console(stderr=True).print(error, markup=False)
+    raise typer.Exit(0 if report.is_success else 1)
+
+
+def status(
+    day: Annotated[str | None, typer.Argument(metavar="[DATE]", help="Default: today.")] = None, as_json: AsJson = False
+) -> None:
+    """Say what is aggregated of merchant usage on a date, when, from how many keys, and what is missing."""
+    from usage_pipeline.merchants.status import day_status
+    from usage_pipeline.rollups.daily import current_day
+
+    settings = load_settings()
+    found = day_status(settings, parsed_date("DATE", day) if day else current_day(settings.timezone))
+    if as_json:
+        print_json(asdict(found))
+        return
+    _print_status(found)
+
+
+@counters_app.command("accept-reset")
+def accept_reset(
+    merchant: Annotated[str | None, typer.Option(help="Only this merchant.")] = None,
+    day: Annotated[str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="Only this date.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Only this metric.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fold in counters that Redis lost: what was stored stays, and what they count since then is added."""
+    from usage_pipeline.merchants.resets import accept_resets
+
+    accepted = accept_resets(
+        load_settings(), merchant_id=merchant, day=parsed_date("--date", day) if day else None, metric_type=metric
+    )
+    if as_json:
+        print_json({"success": True, "resets": [asdict(reset) for reset in accepted]})
+        return
+    columns = ["merchant", "date", "metric", "outcome", "stored before", "stored after", "reason"]
+    rows = [
+        (*_counter_cells(reset.key), reset.outcome, reset.stored_before, reset.stored_after, reset.reason)
+        for reset in accepted
+    ]
+    print_table("Resets", columns, rows)
+
+
+def _days(settings: Settings, day: str | None, first: str | None, last: str | None) -> list[date]:
+    from usage_pipeline.rollups.daily import current_day
+
+    yesterday = current_day(settings.timezone) - timedelta(days=1)
+    start, end = chosen_range(day, first, last, default=yesterday)
+    if end < start:
+        raise UsageError(f"--to: expected a date from {start} on, came {end}")
+    return [start + timedelta(days=offset) for offset in range((end - start).days + 1)]
+
+
+def _print_status(found: "DayStatus") -> None:
+    """Stored metrics of a day, when they were aggregated, and what is missing."""
+    metrics = [(metric.metric_type, metric.merchants, metric.total, metric.updated_at) for metric in found.metrics]
+    print_table(f"Merchant usage of {found.day}", ["metric", "merchants", "total", "last change"], metrics)
+    last = found.last_aggregation
+    when = (
+        f"last aggregated {last.applied_at:%Y-%m-%d %H:%M:%S %Z} from {last.keys:,} keys"
+        if last
+        else "never aggregated"
+    )
+    Console().print(f"{when}; {found.keys_in_redis:,} keys in Redis now, {found.refused:,} of them refused.")
+    missing = [(*_counter_cells(one.key), one.reads, one.stored) for one in found.missing]
+    print_table(
+        f"{found.missing_count:,} counters not stored as they read",
+        ["merchant", "date", "metric", "reads", "stored"],
+        missing,
+    )
+    regressions = [
+        (one.merchant_id, one.metric_type, one.stored_value, one.counter_value, one.detected_at)
+        for one in found.regressions
+    ]
+    print_table(
+        f"{found.regression_count:,} open regressions",
+        ["merchant", "metric", "stored", "reads", "detected"],
+        regressions,
+    )
+
+
+def _counter_cells(key: "CounterKey") -> tuple[str, date, str]:
+    """Merchant, date and metric of a counter, as cells."""
+    return key.merchant_id, key.day, key.metric_type
