@@ -14,7 +14,6 @@ import psycopg
 from usage_pipeline import values
 from usage_pipeline.drain.batch import DeadLetter, new_batch_id
 from usage_pipeline.drain.sources.cluster import server_identity
-from usage_pipeline.drain.sources.node import drainer_name
 from usage_pipeline.merchants.counters import (
     CounterKey,
     FoundKey,
@@ -28,6 +27,7 @@ from usage_pipeline.merchants.counters import (
     split_key,
 )
 from usage_pipeline.merchants.report import AggregationReport, DayReport, ErrorList
+from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import load
 
@@ -231,7 +231,7 @@ def _insert_ledger_rows(run: _Run, reports: Sequence[DayReport], redis_server: s
                 "dead_letters": report.dead_letters,
                 "day": report.day,
                 "redis_server": redis_server,
-                "drained_by": drainer_name(),
+                "drained_by": process_name(),
             }
             run.postgres.execute(load("merchants/insert_merchant_sync_batch"), arguments)
 

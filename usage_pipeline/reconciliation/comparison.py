@@ -16,10 +16,10 @@ import psycopg
 from usage_pipeline.drain.batch import raw_value
 from usage_pipeline.drain.event_queue import PAGE_ITEMS, page_id
 from usage_pipeline.drain.families import BY_NAME
-from usage_pipeline.drain.sources.node import drainer_name
 from usage_pipeline.drain.store import UsageStore
 from usage_pipeline.merchants.aggregation import stage_counters
 from usage_pipeline.merchants.counters import Reader, find_keys, open_servers, read_counters
+from usage_pipeline.process import process_name
 from usage_pipeline.reconciliation.balance import Amounts, DayBalance, Look, balances, confirmed
 from usage_pipeline.reconciliation.counted import of_letter
 from usage_pipeline.reconciliation.redis_look import HeldKey, read_claimed, read_live, read_odometer
@@ -105,7 +105,7 @@ def _merchant_arrears(postgres: psycopg.Connection, redis: Reader, days: Sequenc
 
 def _not_stored(postgres: psycopg.Connection, held: Sequence[HeldKey], settings: Settings) -> Amounts:
     """What of the claimed keys no batch has stored: keys of a batch may have been renamed after it was applied."""
-    store = UsageStore(postgres, usage_timezone=settings.usage_timezone, drained_by=drainer_name())
+    store = UsageStore(postgres, usage_timezone=settings.usage_timezone, drained_by=process_name())
     by_batch: dict[tuple[str, str], list[HeldKey]] = defaultdict(list)
     for one in held:
         by_batch[one.family, one.batch_id].append(one)
