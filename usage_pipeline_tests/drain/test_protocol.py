@@ -12,7 +12,7 @@ import redis
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.families import API_KEY
 from usage_pipeline.drain.rounds import drain_once
-from usage_pipeline.drain.sources import node as redis_source
+from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.rigs.drain import Crash, Life, Writer, assert_at_rest, stored
 
@@ -397,6 +397,6 @@ def test_the_ledger_says_who_drained_what_from_where(
     ).fetchall()
     info = redis_client.info()
     assert server == f"{info['run_id']} {info['master_replid']}"
-    assert drained_by == redis_source.process_name()
+    assert drained_by == process_name()
     assert not is_uncertain
     assert abs(day - date.today()) <= DAY  # noqa: DTZ011
