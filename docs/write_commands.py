@@ -36,8 +36,8 @@ _NOTES = {
     "`TIMESTAMP,ContextTokens,GeneratedTokens`, such as the public Azure LLM traces.",
     "migrate": "Run it before anything else on servers of your own, after each upgrade, and after a change of "
     "`USAGE_TIMEZONE`.",
-    "drain": "With `--watch` it works without Dagster. While it runs, the drain sensors do not drain, and report to Dagster what "
-    "it did. See [exactly-once.md](exactly-once.md).",
+    "drain": "With `--watch` it works without Dagster. While it runs, the drain sensors only report to Dagster "
+    "what it did. See [exactly-once.md](exactly-once.md).",
     "aggregate": "It only reads Redis. To do it twice changes nothing.",
     "status": "It is about merchant counters only. For everything else see `usage-pipeline alerts`, the UI and `/healthz`.",
     "counters accept-reset": "Use it when the alert [counter-regression](alerts.md#counter-regression) is open and Redis "
@@ -45,8 +45,8 @@ _NOTES = {
     "dead-letters list": "The raw value and the line of a file are shown with `--json` only.",
     "dead-letters replay": "Correct what was wrong first. See [bad input](concepts.md#what-happens-to-bad-input).",
     "api": "See [http.md](http.md).",
-    "tokens create": "The token is the only line on standard output, so `TOKEN=$(usage-pipeline tokens create …)` works. A note "
-    "with its id is on standard error. See [tokens and quotas](http.md#tokens-and-quotas).",
+    "tokens create": "The token is the only line on standard output, so `TOKEN=$(usage-pipeline tokens create …)` works. "
+    "A note with its id is on standard error. See [tokens and quotas](http.md#tokens-and-quotas).",
     "recost": "The columns of the price file are in [usage-events.md](usage-events.md#cost).",
     "archive restore": "See [usage-events.md](usage-events.md#lifecycle).",
     "erase-user": "What it reaches, and what it does not, is in [usage-events.md](usage-events.md#erasure).",
