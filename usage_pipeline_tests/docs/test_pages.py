@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from usage_pipeline.definitions import build_definitions
 from usage_pipeline.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
@@ -98,6 +99,13 @@ def test_the_page_of_settings_has_each_with_its_meaning(monkeypatch: pytest.Monk
     monkeypatch.setattr(Settings.model_fields["drain_chunk_keys"], "description", None)
     with pytest.raises(ValueError, match="drain_chunk_keys: expected a description"):
         written_by("write_settings.py")["page"]()
+
+
+def test_the_page_of_checks_has_each() -> None:
+    text = (DOCS / "checks.md").read_text(encoding="utf-8")
+    names = {key.name for key in build_definitions().resolve_asset_graph().asset_check_keys}
+    assert len(names) > 10
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
 
 
 def test_no_page_names_a_machine() -> None:
