@@ -6,7 +6,7 @@ Everything that was started here is stopped here, and nothing else.
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -122,7 +122,8 @@ def _run(
         urls = _embedded_urls(servers, is_database_given="database_url" in given)
         urls |= {name: url for name, url in folders.items() if name.lower() not in given}
         if urls:
-            _say("In other terminals: export " + " ".join(f"{name}={shlex.quote(url)}" for name, url in urls.items()))
+            _say("In another terminal, paste this line first:")
+            _say(line_to_paste(urls))
         _say(f"Logs are in {dagster.logs}. Ctrl-C stops everything.")
         while not signals.wait(_POLL_SECONDS):
             _expect_all_alive(children, servers)
@@ -136,6 +137,15 @@ def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[st
     if servers.has_redis:
         urls["REDIS_URL"] = servers.redis_url
     return urls
+
+
+def line_to_paste(urls: Mapping[str, str]) -> str:
+    """A line for a shell, by which it finds this `usage-pipeline`, its Python, and the servers and folders of `urls`."""
+    exports = "export " + " ".join(f"{name}={shlex.quote(url)}" for name, url in urls.items())
+    activate = Path(sys.prefix) / "bin" / "activate"
+    # Without a virtual environment the command is found wherever this one was.
+    is_in_one = sys.prefix != sys.base_prefix and activate.exists()
+    return f"source {shlex.quote(str(activate))} && {exports}" if is_in_one else exports
 
 
 def _migrate(database_url: str, time_zone: str, signals: StopSignals) -> None:
