@@ -40,10 +40,13 @@ e2e: setup  ## run the tests of the whole system: web server, daemon, kills, a b
 torture: setup  ## kill a thousand drains under load, and compare both sides (about half an hour)
 	$(RUN)python -m usage_pipeline_tests.torture
 
-lint: setup  ## check types and style only
+# A DAGSTER_HOME of its own: where none is set, Dagster reads dagster.yaml of this folder, which needs DAGSTER_POSTGRES_URL.
+lint: setup  ## check types, style, and that Dagster loads the definitions
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
+	@home=$$(mktemp -d) && trap "rm -r $$home" EXIT && echo "telemetry: {enabled: false}" > $$home/dagster.yaml && \
+		DAGSTER_HOME=$$home $(RUN)dg check defs
 
 bench: setup  ## measure everything (about an hour)
 	$(RUN)python -m benchmarks.drain
