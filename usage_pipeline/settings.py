@@ -1,16 +1,30 @@
 """Every environment variable and tunable, once (contracts §5). Nothing here does I/O; `load_settings` reads the environment."""
 
-import re
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from usage_pipeline.values import Malformed, numbers
+from usage_pipeline.setting_types import (
+    MAX_POST_ID,
+    MAX_POSTS,
+    AlertUrls,
+    ChunkHours,
+    CronExpression,
+    EvenInterval,
+    ExactOrigins,
+    PlainHttpUrl,
+    PostgresUrl,
+    PostNumbers,
+    RedisUrl,
+    TimeZoneName,
+    listed,
+    split_urls,
+)
+from usage_pipeline.values import numbers
 
 
 class SettingsError(ValueError):
@@ -19,15 +33,6 @@ class SettingsError(ValueError):
 
 # A bulk request or a landed document may decompress to so many times MAX_GZIP_SIZE.
 MAX_EXPANSION = 20
-# Posts are numbered by the external API; clients hold the number in 32 bits.
-MAX_POST_ID = 2**31 - 1
-MAX_POSTS = 1_000
-# Five fields of numbers, ranges, lists, steps and English names: what both the daemon and CronSim understand alike.
-_CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
-# As browsers send it: lower case, no path, no slash at the end.
-_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
-_ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*s?://\S+")
-_BEFORE_A_URL = re.compile(r",(?=\s*(?:[A-Za-z][A-Za-z0-9]*://|$))")
 Barrier = Literal["auto", "none", "wait", "waitaof", "age"]
 
 
@@ -39,7 +44,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
-    database_url: SecretStr = Field(
+    database_url: PostgresUrl = Field(
         default=SecretStr("postgresql://postgres@127.0.0.1:5432/usage"),
         validation_alias=AliasChoices("DATABASE_URL", "DB_URL"),
         description="PostgreSQL database of the usage tables, as a `postgresql://` URL.",
@@ -50,7 +55,7 @@ class Settings(BaseSettings):
         le=1000,
         description="The most connections to PostgreSQL that one process of the HTTP service keeps open.",
     )
-    redis_url: SecretStr | None = Field(
+    redis_url: RedisUrl | None = Field(
         default=None,
         description="Redis server that the API servers write to, as a `redis://`, `rediss://` or `unix://` URL; "
         "or any one node of a Redis Cluster.",
@@ -62,7 +67,7 @@ class Settings(BaseSettings):
     redis_password: SecretStr | None = Field(
         default=None, description="Password of Redis. Used only when `REDIS_URL` is not set."
     )
-    dagster_postgres_url: SecretStr | None = Field(
+    dagster_postgres_url: PostgresUrl | None = Field(
         default=None,
         description="PostgreSQL database of Dagster's own storage. Give it a database of its own.",
     )
@@ -75,7 +80,7 @@ class Settings(BaseSettings):
     api_token_sync_interval_ms: int = Field(
         default=60_000, ge=100, description="Milliseconds between two drains of API tokens."
     )
-    usage_aggregation_interval: int = Field(
+    usage_aggregation_interval: EvenInterval = Field(
         default=3_600_000,
         ge=60_000,
         description="Milliseconds between two aggregations of merchant counters: "
@@ -87,13 +92,13 @@ class Settings(BaseSettings):
     enable_job_scheduler: bool = Field(
         default=True, description="Whether schedules and sensors are on. Without them nothing runs by itself."
     )
-    stats_cron_schedule: str = Field(
+    stats_cron_schedule: CronExpression = Field(
         default="0 3 * * *",
         description="When yesterday's issue statistics are made: "
         "a cron expression of five fields, in `USAGE_TIMEZONE`.",
     )
 
-    usage_timezone: str = Field(
+    usage_timezone: TimeZoneName = Field(
         default="UTC",
         description="Time zone in which a day begins and ends, as an IANA name such as `Europe/Vienna`. "
         "Run `usage-pipeline migrate` after a change.",
@@ -116,7 +121,7 @@ class Settings(BaseSettings):
         le=3_650,
         description="Days after which a partition is compressed, or becomes Parquet files below `ARCHIVE_URL`.",
     )
-    chunk_time_interval_hours: int = Field(
+    chunk_time_interval_hours: ChunkHours = Field(
         default=24, description="Hours of usage events in one partition: 6, 12, 24 or 48."
     )
     run_history_days: int = Field(
@@ -153,7 +158,7 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=3_600, description="Seconds for the whole body of a request to the HTTP service."
     )
 
-    external_api_base_url: str = Field(
+    external_api_base_url: PlainHttpUrl = Field(
         default="https://jsonplaceholder.typicode.com",
         description="Address of the API of external posts; `/posts/{id}` is added to it. "
         "It takes no password and no query.",
@@ -164,7 +169,7 @@ class Settings(BaseSettings):
     external_api_max_retries: int = Field(
         default=3, ge=1, le=10, description="The most tries for one post, the first one included."
     )
-    external_post_ids: str = Field(
+    external_post_ids: PostNumbers = Field(
         default="1-10",
         max_length=10_000,
         description="Posts that the asset `external/posts` fetches every hour: "
@@ -176,13 +181,13 @@ class Settings(BaseSettings):
         "`usage-pipeline api --workers N` sets it.",
     )
 
-    allowed_origins: str = Field(
+    allowed_origins: ExactOrigins = Field(
         default="",
         description="Origins whose web pages may call the HTTP service, separated by commas, such as "
         "`https://app.example.com`. When it is not set, only the service's own pages may.",
     )
 
-    alert_urls: SecretStr | None = Field(
+    alert_urls: AlertUrls | None = Field(
         default=None,
         description="Where alerts are sent, separated by commas: Apprise URLs, or `http(s)://` addresses that take JSON. "
         "When it is not set, alerts are only logged.",
@@ -241,105 +246,6 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=600, description="Seconds for one answer from Redis to the drain."
     )
 
-    @field_validator("usage_timezone")
-    @classmethod
-    def _is_a_time_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError("expected an IANA time zone such as UTC or Europe/Vienna") from error
-        return name
-
-    @field_validator("stats_cron_schedule")
-    @classmethod
-    def _is_a_cron_expression(cls, expression: str) -> str:
-        try:
-            if not _CRON.fullmatch(expression):
-                raise CronSimError
-            CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
-        except CronSimError:
-            raise ValueError("expected a cron expression of five fields such as 0 3 * * *") from None
-        return expression
-
-    @field_validator("database_url", "dagster_postgres_url")
-    @classmethod
-    def _is_a_postgresql_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is None:
-            return None
-        scheme, separator, rest = url.get_secret_value().partition("://")
-        if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
-            raise ValueError("expected a URL that begins with postgresql://")
-        _expect_an_encoded_password(rest)
-        return SecretStr(f"postgresql://{rest}")
-
-    @field_validator("redis_url")
-    @classmethod
-    def _is_a_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("expected a URL that begins with redis://, rediss:// or unix://")
-        if url is not None:
-            _expect_an_encoded_password(url.get_secret_value().partition("://")[2])
-        return url
-
-    @field_validator("external_api_base_url")
-    @classmethod
-    def _is_a_plain_http_url(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            is_plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_plain = False
-        if not is_plain or not url.isprintable() or not url.isascii() or set(url) & set(" @?#\\"):
-            raise ValueError("expected an http:// or https:// URL without a password, a query or a fragment")
-        return url.rstrip("/")
-
-    @field_validator("external_post_ids")
-    @classmethod
-    def _names_posts(cls, text: str) -> str:
-        try:
-            numbers("EXTERNAL_POST_IDS", text, largest=MAX_POST_ID, most=MAX_POSTS)
-        except Malformed as error:
-            raise ValueError(str(error).partition(": ")[2]) from None
-        return text
-
-    @field_validator("alert_urls")
-    @classmethod
-    def _are_urls(cls, listed: SecretStr | None) -> SecretStr | None:
-        for position, url in enumerate(_split_urls(listed.get_secret_value()) if listed else (), start=1):
-            if not _ANY_URL.fullmatch(url):
-                raise ValueError(f"expected URLs such as slack://… or https://…, number {position} is none")
-        return listed
-
-    @field_validator("chunk_time_interval_hours")
-    @classmethod
-    def _is_a_known_interval(cls, hours: int) -> int:
-        if hours not in (6, 12, 24, 48):
-            raise ValueError("expected 6, 12, 24 or 48 hours")
-        return hours
-
-    @field_validator("allowed_origins")
-    @classmethod
-    def _are_exact_origins(cls, listed: str) -> str:
-        for origin in _listed(listed):
-            if origin == "*":
-                # A page that a user opens by chance could then use whatever token it was given or tricked out of them.
-                raise ValueError("expected exact origins, came *: name each whose pages may use tokens")
-            if not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    "expected origins such as https://app.example.com or http://localhost:8080, without a path"
-                )
-        return listed
-
-    @field_validator("usage_aggregation_interval")
-    @classmethod
-    def _divides_an_hour_or_a_day(cls, interval_ms: int) -> int:
-        minutes, rest = divmod(interval_ms, 60_000)
-        if rest or not (60 % minutes == 0 or (minutes % 60 == 0 and 24 % (minutes // 60) == 0)):
-            raise ValueError(
-                "expected milliseconds of whole minutes that divide an hour, or whole hours that divide a day"
-            )
-        return interval_ms
-
     @property
     def aggregation_cron(self) -> str:
         """USAGE_AGGREGATION_INTERVAL as a cron expression."""
@@ -364,12 +270,12 @@ class Settings(BaseSettings):
     @property
     def origins(self) -> tuple[str, ...]:
         """ALLOWED_ORIGINS, one by one."""
-        return _listed(self.allowed_origins)
+        return listed(self.allowed_origins)
 
     @property
     def alert_channels(self) -> tuple[SecretStr, ...]:
         """ALERT_URLS, one by one."""
-        return tuple(map(SecretStr, _split_urls(self.alert_urls.get_secret_value()))) if self.alert_urls else ()
+        return tuple(map(SecretStr, split_urls(self.alert_urls.get_secret_value()))) if self.alert_urls else ()
 
     @property
     def max_decompressed_bytes(self) -> int:
@@ -379,21 +285,6 @@ class Settings(BaseSettings):
     @property
     def timezone(self) -> ZoneInfo:
         return ZoneInfo(self.usage_timezone)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _split_urls(text: str) -> tuple[str, ...]:
-    """At commas before a scheme only: the URLs of Apprise have commas of their own, between recipients."""
-    return tuple(part.strip() for part in _BEFORE_A_URL.split(text) if part.strip(" ,"))
-
-
-def _expect_an_encoded_password(rest: str) -> None:
-    """A second `@` would make the end of the password part of the host, which clients name in their errors."""
-    if rest.partition("/")[0].count("@") > 1:
-        raise ValueError("expected one @, before the host; write an @ of the password as %40")
 
 
 def load_settings(**overrides: object) -> Settings:
