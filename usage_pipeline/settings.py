@@ -282,6 +282,10 @@ class Settings(BaseSettings):
         """What MAX_GZIP_SIZE allows a bulk request or a landed document to hold once decompressed."""
         return self.max_gzip_size * MAX_EXPANSION
 
+    def with_redis_timeout(self, seconds: float) -> "Settings":
+        """These settings for a look at Redis that takes at most so long, connecting included."""
+        return self.model_copy(update={"redis_timeout_seconds": seconds, "connect_timeout_seconds": seconds})
+
     @property
     def timezone(self) -> ZoneInfo:
         return ZoneInfo(self.usage_timezone)

@@ -22,7 +22,7 @@ from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
 from usage_pipeline.storage.redis import SLOT_ELSEWHERE, RedisUnavailable
-from usage_pipeline.storage.redis_cluster import translated_cluster_errors
+from usage_pipeline.storage.redis_cluster import AnyRedis, translated_cluster_errors
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class _Drains:
     """The open connections of a round: one to PostgreSQL, two to Redis (see FamilyDrain), one for single commands."""
 
     postgres: psycopg.Connection
-    redis: redis.Redis | redis.RedisCluster
+    redis: AnyRedis
     claiming: RedisSource | ClusterSource
     releasing: RedisSource | ClusterSource
     store: UsageStore
