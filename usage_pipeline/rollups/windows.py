@@ -19,7 +19,7 @@ from usage_pipeline.rollups.calendar import Grain, Window, day_window, month_of,
 from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import composed, load, relation
 
 # Each of these makes one attempt vain: the day has no prices yet, models are new, another transaction changed the same rows.
 _ATTEMPTS = 5
@@ -42,8 +42,7 @@ class WindowTable:
 
     def compose(self, query: str) -> compose.Composed:
         """A query of `sql/` that is written for the tables of all grains."""
-        table, column = compose.Identifier("analytics", self.name), compose.Identifier(self.column)
-        return compose.SQL(load(query)).format(table=table, window=column)
+        return composed(query, table=relation(self.table), window=compose.Identifier(self.column))
 
 
 WINDOW_TABLES: Mapping[Grain, WindowTable] = {
