@@ -1,5 +1,7 @@
 -- Replaces one day of analytics.usage_user_daily by its events; rows that are right already stay untouched.
 -- Tokens are summed up per price before they are multiplied: as exact as an event at a time, and a third of the time.
+-- The join with prices is that of analytics.roll_up_events, which counts hours. A migration has landed with that one: a fragment of
+-- both would change what the migration leaves whenever this query changed.
 with summed as (
     select
         event.team,

@@ -18,7 +18,7 @@ from usage_pipeline.drain.event_queue import PAGE_ITEMS, page_id
 from usage_pipeline.drain.families import BY_NAME
 from usage_pipeline.drain.sources.node import drainer_name
 from usage_pipeline.drain.store import UsageStore
-from usage_pipeline.merchants.aggregation import stage_counters
+from usage_pipeline.merchants.aggregation import beside_stored, stage_counters
 from usage_pipeline.merchants.counters import Reader, find_keys, open_servers, read_counters
 from usage_pipeline.reconciliation.balance import Amounts, DayBalance, Look, balances, confirmed
 from usage_pipeline.reconciliation.counted import of_letter
@@ -98,7 +98,7 @@ def _merchant_arrears(postgres: psycopg.Connection, redis: Reader, days: Sequenc
         reading = read_counters(redis, [found for found in chunk if found.day is not None])
         with postgres.transaction():
             stage_counters(postgres, reading)
-            for day, amount in postgres.execute(load("reconciliation/sum_merchant_arrears")):
+            for day, amount in postgres.execute(beside_stored("reconciliation/sum_merchant_arrears")):
                 behind["merchant", day] += int(amount)
     return behind
 
