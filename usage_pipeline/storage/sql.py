@@ -1,7 +1,7 @@
 """Reads the queries of the `sql/` folder by name, and puts those together that share a part.
 
 A `{part}` in a file stands for what differs between its uses: a table, a list of columns, or a fragment, which is a file of
-`sql/` too, written once for all queries that share it. Values never become text: they are parameters, `%(value)s`.
+`sql/` too, written once for all queries that share it. Values are parameters, `%(value)s`, and never become text.
 """
 
 from collections.abc import Iterable
