@@ -30,21 +30,27 @@ class WindowTable:
     def table(self) -> str:
         return f"analytics.{self.name}"
 
-    def _columns(self) -> dict[str, compose.Composed]:
-        return {
-            "key": column_list(self.key),
-            "source_key": column_list(self.key, of="source"),
-            "stored_key": column_list(self.key, of="t"),
-            "values": column_list(self.values),
-            "source_values": column_list(self.values, of="source"),
-            "stored_values": column_list(self.values, of="t"),
-            "excluded_values": column_list(self.values, of="excluded"),
-        }
+    def replacement(self, query: str) -> compose.Composed:
+        """A query of `sql/` whose `source` are the rows that a window should have, and which ends with `{store_source}`."""
+        end = composed(
+            "rollups/store_source",
+            **self._names(),
+            key=column_list(self.key),
+            source_key=column_list(self.key, of="source"),
+            stored_key=column_list(self.key, of="t"),
+            values=column_list(self.values),
+            source_values=column_list(self.values, of="source"),
+            stored_values=column_list(self.values, of="t"),
+            excluded_values=column_list(self.values, of="excluded"),
+        )
+        return composed(query, **self._names(), store_source=end)
+
+    def _names(self) -> dict[str, compose.Identifier]:
+        return {"table": relation(self.table), "window": compose.Identifier(self.column)}
 
     def compose(self, query: str) -> compose.Composed:
-        """A query of `sql/` that is written for several tables, or ends with `{store_source}`."""
-        names = {"table": relation(self.table), "window": compose.Identifier(self.column)}
-        return composed(query, **names, store_source=composed("rollups/store_source", **names, **self._columns()))
+        """A query of `sql/` that is written for the tables of all grains."""
+        return composed(query, **self._names())
 
 
 WINDOW_TABLES: Mapping[Grain, WindowTable] = {

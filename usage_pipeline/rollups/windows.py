@@ -147,12 +147,12 @@ def _replace(
     """Changed rows of what the day is made from, then rows and changed rows of the window's own table."""
     table = WINDOW_TABLES[window.grain]
     if window.grain == "hour":
-        return 0, _counts(connection, table.compose("rollups/replace_usage_hourly"), parameters)
+        return 0, _counts(connection, table.replacement("rollups/replace_usage_hourly"), parameters)
     changed_parts = 0
     if window.grain == "day":
         for part in DAY_PARTS:
-            changed_parts += _counts(connection, part.compose(f"rollups/replace_{part.name}"), parameters)[1]
-    return changed_parts, _counts(connection, table.compose("rollups/replace_merged_windows"), parameters)
+            changed_parts += _counts(connection, part.replacement(f"rollups/replace_{part.name}"), parameters)[1]
+    return changed_parts, _counts(connection, table.replacement("rollups/replace_merged_windows"), parameters)
 
 
 def _counts(
