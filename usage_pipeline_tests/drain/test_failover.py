@@ -14,7 +14,7 @@ from usage_pipeline.drain.protocol import BarrierFellShort
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.redis import RedisUnavailable
-from usage_pipeline_tests.rigs.drain import (
+from usage_pipeline_tests.drain.rig import (
     Crash,
     Life,
     Writer,

@@ -19,7 +19,7 @@ from usage_pipeline.drain.sources import node as redis_source
 from usage_pipeline.drain.sources.node import RedisSource
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import RedisUnavailable
-from usage_pipeline_tests.rigs.drain import (
+from usage_pipeline_tests.drain.rig import (
     Crash,
     Life,
     Writer,

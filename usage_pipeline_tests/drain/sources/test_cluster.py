@@ -32,8 +32,7 @@ from usage_pipeline.recording.quota import QuotaDecision
 from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.redis import RedisUnavailable
-from usage_pipeline_tests.rigs.commands import run_command
-from usage_pipeline_tests.rigs.drain import (
+from usage_pipeline_tests.drain.rig import (
     Crash,
     Life,
     Writer,
@@ -43,7 +42,8 @@ from usage_pipeline_tests.rigs.drain import (
     run_until_crash,
     stored,
 )
-from usage_pipeline_tests.rigs.redis_cluster import Cluster, Node, losing_answers, slot_of
+from usage_pipeline_tests.drain.sources.cluster_rig import Cluster, Node, losing_answers, slot_of
+from usage_pipeline_tests.rigs.commands import run_command
 
 # Hash tags, a `}` before a `{`, empty tags, nested ones, and no ASCII: together on all three primaries.
 NAMES = ["plain", "a:b", "{tag}", "x{tag}y", "a}b{c", "a}b{c}d", "{}", "{}{x}", "{{x}}", "open{", "closed}", "ü–日本"]

@@ -36,6 +36,7 @@ from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.redis import RedisUnavailable
+from usage_pipeline_tests.drain.rig import Crash, Life
 from usage_pipeline_tests.drain.state_machine.books import (
     Books,
     InPostgres,
@@ -53,7 +54,6 @@ from usage_pipeline_tests.drain.state_machine.ground import (
 )
 from usage_pipeline_tests.drain.state_machine.schedule_writer import IDS, TROUBLE, ScheduleWriter
 from usage_pipeline_tests.drain.state_machine.stepped import ONE_STEP, TO_ITS_END, SteppedDrain, Stretch, settle_waiting
-from usage_pipeline_tests.rigs.drain import Crash, Life
 
 SECONDS_OF_SKEW = (0, 0, 0, 300, -300)
 # A last drain finds what drainers with a fast clock have begun, and old enough to be settled.

@@ -29,7 +29,7 @@ from usage_pipeline.storage.lifecycle import run as module
 from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline_tests.rigs.events import as_items, event
-from usage_pipeline_tests.rigs.lifecycle import (
+from usage_pipeline_tests.storage.lifecycle_rig import (
     ARCHIVE_TABLE,
     EVENT_TABLE,
     MIDNIGHT,
