@@ -55,7 +55,7 @@ def turn_everything_off(system: DagsterSystem) -> None:
     """Until the runs that were asked for are over, too."""
     system.turn_off()
     unfinished = ["QUEUED", "NOT_STARTED", "STARTING", "STARTED"]
-    wait_until(lambda: not system.runs(statuses=unfinished), "the end of all runs", 240)
+    wait_until(lambda: not system.runs(statuses=unfinished), "the end of all runs", timeout_seconds=240)
 
 
 def write_days(client: redis.Redis, requests: int) -> None:

@@ -44,6 +44,7 @@ from usage_pipeline_tests.drain.rig import (
 )
 from usage_pipeline_tests.drain.sources.cluster_rig import Cluster, Node, losing_answers, slot_of
 from usage_pipeline_tests.rigs.commands import run_command
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 # Hash tags, a `}` before a `{`, empty tags, nested ones, and no ASCII: together on all three primaries.
 NAMES = ["plain", "a:b", "{tag}", "x{tag}y", "a}b{c", "a}b{c}d", "{}", "{}{x}", "{{x}}", "open{", "closed}", "ü–日本"]
@@ -404,12 +405,7 @@ def test_a_worker_goes_on_while_a_primary_is_added_and_takes_over_slots(
 
 
 def wait_for_rounds(rounds: list[RoundReport], many: int) -> None:
-    is_enough = threading.Event()
-    for _ in range(3_000):
-        if len(rounds) >= many:
-            return
-        is_enough.wait(0.01)
-    raise AssertionError("the worker does not go on")
+    wait_until(lambda: len(rounds) >= many, f"the worker has done {many} rounds", 30)
 
 
 # durability

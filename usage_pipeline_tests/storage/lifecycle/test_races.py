@@ -1,7 +1,6 @@
 """The lifecycle beside writers, readers and itself, and cut short anywhere: nothing is lost, nothing is there twice."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from usage_pipeline.storage.lifecycle import run as module
 from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline_tests.rigs.events import as_items, event
+from usage_pipeline_tests.rigs.waiting import wait_until
 from usage_pipeline_tests.storage.lifecycle_rig import (
     ARCHIVE_TABLE,
     EVENT_TABLE,
@@ -71,23 +71,20 @@ def other(database_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        threading.Event().wait(0.02)
-
-
 def wait_for_locks(postgres: psycopg.Connection, *relations: str, sessions: int = 1) -> None:
     """Until so many sessions wait for a lock on one of these tables."""
     waiting = "select count(*) from pg_locks where not granted and relation = any(%s::text[]::regclass[])"
-    wait_until(lambda: postgres.execute(waiting, (list(relations),)).fetchall() == [(sessions,)])
+    wait_until(
+        lambda: postgres.execute(waiting, (list(relations),)).fetchall() == [(sessions,)],
+        f"{sessions} wait for a lock on {relations}",
+        30,
+    )
 
 
 def wait_for_the_drop(postgres: psycopg.Connection, parent: str) -> None:
     """Until a session has locked that table against everyone."""
     locked = "select from pg_locks where granted and relation = %s::text::regclass and mode = 'AccessExclusiveLock'"
-    wait_until(lambda: postgres.execute(locked, (parent,)).fetchone() is not None)
+    wait_until(lambda: postgres.execute(locked, (parent,)).fetchone() is not None, f"a session has locked {parent}", 30)
 
 
 @contextmanager
