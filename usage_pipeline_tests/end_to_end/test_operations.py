@@ -32,18 +32,6 @@ def system() -> Iterator[DagsterSystem]:
         yield system
 
 
-@pytest.fixture
-def postgres(system: DagsterSystem) -> Iterator[psycopg.Connection]:
-    with system.postgres() as connection:
-        yield connection
-
-
-@pytest.fixture
-def client(system: DagsterSystem) -> Iterator[redis.Redis]:
-    with system.redis() as client:
-        yield client
-
-
 def asked_for(system: DagsterSystem, kind: str, name: str) -> list[str]:
     """The runs that a schedule or sensor has asked for, those of its newest tick first."""
     query = {"schedule": SCHEDULE, "sensor": SENSOR}[kind]
