@@ -5,37 +5,43 @@ embedded servers in a temporary folder. Run: python -m benchmarks.api [--request
 """
 
 import argparse
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from http.client import HTTPConnection
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Annotated
 
 import psycopg
 import redis
 from fastapi import Depends, FastAPI
-from rich.console import Console
 from rich.table import Table
 from starlette.responses import Response
 
-from benchmarks.harness import Rates, measure_in_turns, own_servers, paired_ratio
+from benchmarks.harness import (
+    Rates,
+    add_repeats,
+    measure_in_turns,
+    medians,
+    own_servers,
+    paired_ratio,
+    parsed,
+    running_service,
+    show,
+    table_of,
+)
 from usage_pipeline.access.tokens import AccessToken, create_token
 from usage_pipeline.api.app import app_of_environment
 from usage_pipeline.api.auth import requires
-from usage_pipeline.local.servers.ports import LOOPBACK, free_port
+from usage_pipeline.local.servers.ports import LOOPBACK
 from usage_pipeline.settings import Settings
 
 _FLOOR, _CHECK, _RANKING = "/benchmark/floor", "/benchmark/token", "/api/issues/popular"
 _CACHE_KEY = "popular:issues"
+# As `usage-pipeline api` runs its own.
+_SERVICE = ("uvicorn", "benchmarks.api:app", "--factory", "--no-access-log", "--log-level", "warning")
 _CONSTANT = b'{"answer": 42}'
 _INSERT_RANKING = """
 insert into stats.popular_issues (ranking_date, rank, id, title, score, view_count, comment_count, created_at)
@@ -148,58 +154,12 @@ class Bench:
         return len(taken) / seconds
 
 
-@contextmanager
-def running_service(settings: Settings) -> Iterator[int]:
-    """The app in a process of its own, as `usage-pipeline api` runs it; its port."""
-    port = free_port()
-    command = [
-        "uvicorn",
-        "benchmarks.api:app",
-        "--factory",
-        "--port",
-        str(port),
-        "--no-access-log",
-        "--log-level",
-        "warning",
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        env={
-            **os.environ,
-            "DATABASE_URL": settings.database_url.get_secret_value(),
-            "REDIS_URL": settings.redis_dsn.get_secret_value(),
-        },
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the service does not start")
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def _answers(port: int) -> bool:
-    connection = HTTPConnection(LOOPBACK, port, timeout=5)
-    try:
-        connection.request("GET", _FLOOR)
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
-def measure(settings: Settings, *, requests: int, repeats: int, clients: int, say: Callable[[str], None]) -> Result:
+def measure(settings: Settings, *, requests: int, repeats: int, clients: int) -> Result:
     """All measurements in turns, `repeats` times after a warm-up that is not counted."""
     with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:
         token = create_token(connection, "benchmark", ["read"]).token
         connection.execute(_INSERT_RANKING, (datetime.now(UTC).date(),))
-    with running_service(settings) as port, ProcessPoolExecutor(clients) as pool:
+    with running_service(settings, *_SERVICE, path=_FLOOR) as port, ProcessPoolExecutor(clients) as pool:
         target = Target(port, token, settings.redis_dsn.get_secret_value())
         bench = Bench(target, requests, clients, pool)
 
@@ -210,12 +170,12 @@ def measure(settings: Settings, *, requests: int, repeats: int, clients: int, sa
             except RuntimeError:
                 send(target, SUBJECTS[2], 1)
 
-        rates: Rates = measure_in_turns(bench.subjects(), repeats=repeats, settle=settle, say=say)
+        rates: Rates = measure_in_turns(bench.subjects(), repeats=repeats, settle=settle)
     cut = {name: quantiles(found, n=100) for name, found in bench.latencies.items()}
     return Result(
         requests=requests,
         repeats=repeats,
-        per_second={name: median(found) for name, found in rates.items()},
+        per_second=medians(rates),
         to_floor={name: paired_ratio(rates, name, f"floor, {name.rpartition(', ')[2]}") for name in rates},
         p50_ms={name: found[49] * 1000 for name, found in cut.items()},
         p99_ms={name: found[98] * 1000 for name, found in cut.items()},
@@ -224,10 +184,8 @@ def measure(settings: Settings, *, requests: int, repeats: int, clients: int, sa
 
 def table(result: Result) -> Table:
     """What was measured, as a person reads it."""
-    shown = Table(title=f"{result.requests:,} requests each; medians of {result.repeats}")
-    shown.add_column("")
-    for heading in ("requests a second", "to the floor", "p50 ms", "p99 ms"):
-        shown.add_column(heading, justify="right")
+    title = f"{result.requests:,} requests each; medians of {result.repeats}"
+    shown = table_of(title, "", "requests a second", "to the floor", "p50 ms", "p99 ms")
     for name, rate in result.per_second.items():
         ratio, half, most = result.to_floor[name], result.p50_ms[name], result.p99_ms[name]
         shown.add_row(name, f"{rate:,.0f}", f"{ratio:.2f}", f"{half:.2f}", f"{most:.2f}")
@@ -237,25 +195,14 @@ def table(result: Result) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=4_000, help="requests in one measurement")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind; medians are shown")
+    add_repeats(parser)
     parser.add_argument("--clients", type=int, default=4, help="clients at a time, besides one alone")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    chosen = parser.parse_args()
+    chosen = parsed(parser)
     if chosen.clients < 2 or chosen.requests < 100 * chosen.clients or chosen.repeats < 1:
         parser.error("expected at least 2 clients, 100 requests for each, and one repeat")
-    progress = Console(stderr=True)
     with own_servers() as settings:
-        result = measure(
-            settings,
-            requests=chosen.requests,
-            repeats=chosen.repeats,
-            clients=chosen.clients,
-            say=lambda line: progress.print(line, style="dim"),
-        )
-    if chosen.json:
-        print(json.dumps(asdict(result)))
-    else:
-        Console().print(table(result))
+        result = measure(settings, requests=chosen.requests, repeats=chosen.repeats, clients=chosen.clients)
+    show(asdict(result), [table(result)], as_json=chosen.json)
 
 
 if __name__ == "__main__":

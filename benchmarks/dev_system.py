@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
@@ -19,6 +19,7 @@ import psutil
 from usage_pipeline.local.processes.children import MARK, stop_left_overs
 from usage_pipeline.local.processes.dagster import location_problem
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 TIMEOUT_SECONDS = 600.0
 _RUN_DEV = """
@@ -132,14 +133,13 @@ def running_dev(
         start_new_session=True,
     )
 
-    def wait_until(condition: Callable[[], bool]) -> None:
-        while not condition():
-            if process.poll() is not None or time.monotonic() - began_at > TIMEOUT_SECONDS:
-                raise RuntimeError(f"`dev` does not start; see {folder / 'logs'}")
-            time.sleep(0.05)
+    def is_up() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError(f"`dev` does not start; see {folder / 'logs'}")
+        return location_problem(f"http://{LOOPBACK}:{port}") is None
 
     try:
-        wait_until(lambda: location_problem(f"http://{LOOPBACK}:{port}") is None)
+        wait_until(is_up, f"`dev` answers; see {folder / 'logs'}", TIMEOUT_SECONDS, poll_seconds=0.05)
         yield DevSystem(folder, port, time.monotonic() - began_at)
     finally:
         process.send_signal(signal.SIGINT)

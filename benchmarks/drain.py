@@ -13,13 +13,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from statistics import median
 
 import hiredis
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Timed, answer_and_peak_mb, measure_in_turns, own_servers, paired_ratio
+from benchmarks.harness import (
+    Timed,
+    add_repeats,
+    answer_and_peak_mb,
+    measure_in_turns,
+    medians,
+    own_servers,
+    paired_ratio,
+    parsed,
+    say,
+    show,
+)
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.process import process_name
@@ -251,7 +260,7 @@ class Bench:
             yield "".join(f"{api_key_id}\t1\t1\t0\t1024\t1\t{used_us}\t\\N\n" for api_key_id in ids).encode()
 
 
-def measure(bench: Bench, *, keys: int, rows: str, repeats: int, say: Callable[[str], None]) -> Result:
+def measure(bench: Bench, *, keys: int, rows: str, repeats: int) -> Result:
     """All measurements in turns, `repeats` times after a warm-up that is not counted. `rows` is new or existing."""
     subjects: dict[str, Callable[[], float]] = {
         "loop": bench.loop,
@@ -268,21 +277,22 @@ def measure(bench: Bench, *, keys: int, rows: str, repeats: int, say: Callable[[
     rates = measure_in_turns(
         subjects, repeats=repeats, settle=settle, say=lambda line: say(f"{keys:,} {rows} rows, {line}")
     )
+    per_second = medians(rates)
     return Result(
         keys=keys,
         rows=rows,
         repeats=repeats,
-        loop_per_second=median(rates["loop"]),
-        drain_per_second=median(rates["drain"]),
-        write_floor_per_second=median(rates["write floor"]),
-        read_floor_per_second=median(rates["read floor"]),
+        loop_per_second=per_second["loop"],
+        drain_per_second=per_second["drain"],
+        write_floor_per_second=per_second["write floor"],
+        read_floor_per_second=per_second["read floor"],
         drain_to_loop=paired_ratio(rates, "drain", "loop"),
         drain_to_write_floor=paired_ratio(rates, "drain", "write floor"),
         drain_to_read_floor=paired_ratio(rates, "drain", "read floor"),
     )
 
 
-def measure_latency(bench: Bench, *, repeats: int, say: Callable[[str], None]) -> Latency:
+def measure_latency(bench: Bench, *, repeats: int) -> Latency:
     """Of all records of all repeats, with and without a drain in turns."""
     waits: dict[bool, list[float]] = {False: [], True: []}
     for repeat in range(1, repeats + 1):
@@ -329,37 +339,24 @@ def table(results: list[Result], latency: Latency, peaks_mb: dict[int, float | N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, nargs="+", default=list(SIZES), help="API key hashes in one drain")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind; medians are shown")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    chosen = parser.parse_args()
+    add_repeats(parser)
+    chosen = parsed(parser)
     if min(chosen.keys) < 1 or chosen.repeats < 1:
         parser.error("--keys and --repeats must be at least 1")
-    progress = Console(stderr=True)
-
-    def say(line: str) -> None:
-        progress.print(line, style="dim")
-
     results: list[Result] = []
     peaks_mb: dict[int, float | None] = {}
     with own_servers() as settings:
         for keys in chosen.keys:
             with closing(Bench(settings, keys)) as bench:
                 results += [
-                    measure(bench, keys=keys, rows=rows, repeats=chosen.repeats, say=say)
-                    for rows in ("new", "existing")
+                    measure(bench, keys=keys, rows=rows, repeats=chosen.repeats) for rows in ("new", "existing")
                 ]
                 bench.settle()
                 peaks_mb[keys] = bench.peak_mb()
         with closing(Bench(settings, _LATENCY_KEYS)) as bench:
-            latency = measure_latency(bench, repeats=chosen.repeats, say=say)
-    if chosen.json:
-        print(
-            json.dumps(
-                {"results": [asdict(result) for result in results], "latency": asdict(latency), "peaks_mb": peaks_mb}
-            )
-        )
-    else:
-        Console().print(table(results, latency, peaks_mb))
+            latency = measure_latency(bench, repeats=chosen.repeats)
+    document = {"results": [asdict(result) for result in results], "latency": asdict(latency), "peaks_mb": peaks_mb}
+    show(document, [table(results, latency, peaks_mb)], as_json=chosen.json)
 
 
 if __name__ == "__main__":

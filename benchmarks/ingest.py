@@ -7,10 +7,6 @@ folder. Run: python -m benchmarks.ingest [--stored N] [--events N] [--repeats N]
 import argparse
 import gzip
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,20 +14,31 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
-from statistics import median
 from typing import Any
 from uuid import UUID
 
 import httpx
 import psycopg
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Rates, Timed, measure_in_turns, own_servers, paired_ratio
+from benchmarks.harness import (
+    Rates,
+    Timed,
+    add_repeats,
+    measure_in_turns,
+    medians,
+    own_servers,
+    paired_ratio,
+    parsed,
+    running_service,
+    say,
+    show,
+    table_of,
+)
 from usage_pipeline.access.tokens import create_token
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.events.ingest.documents import items_of
-from usage_pipeline.local.servers.ports import LOOPBACK, free_port
+from usage_pipeline.local.servers.ports import LOOPBACK
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.copy_text import copy_line
 from usage_pipeline.storage.postgres import connect
@@ -133,7 +140,7 @@ class Bench:
         self._postgres.execute(_FLOOR)
         self._clients = ProcessPoolExecutor(CLIENTS)
 
-    def store(self, events: int, say: Callable[[str], None]) -> None:
+    def store(self, events: int) -> None:
         """What is there before anything is measured."""
         for number in range(events // EVENTS_PER_BATCH):
             self._ingest(batch(self._chance, late_share=1))
@@ -203,73 +210,39 @@ def _send(url: str, token: str, bodies: list[bytes]) -> None:
             client.post(f"{url}/api/v1/ingest/requests:bulk", content=body).raise_for_status()
 
 
-@contextmanager
-def running_service(settings: Settings, workers: int) -> Iterator[str]:
-    """`usage-pipeline api`; its address."""
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "usage_pipeline.cli", "api", "--port", str(port), "--workers", str(workers)],
-        env={
-            **os.environ,
-            "DATABASE_URL": settings.database_url.get_secret_value(),
-            "REDIS_URL": settings.redis_dsn.get_secret_value(),
-        },
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://{LOOPBACK}:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while not _answers(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the service does not start")
-            time.sleep(0.05)
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/", trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def measure(
-    settings: Settings, *, stored: int, events: int, repeats: int, workers: list[int], say: Callable[[str], None]
-) -> Result:
+def measure(settings: Settings, *, stored: int, events: int, repeats: int, workers: list[int]) -> Result:
     """All measurements in turns, `repeats` times after a warm-up that is not counted."""
     with ExitStack() as stack:
         with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:
             token = create_token(connection, "benchmark", ["ingest"]).token
-        urls = {number: stack.enter_context(running_service(settings, number)) for number in workers}
+        urls: dict[int, str] = {}
+        for number in workers:
+            service = running_service(settings, "usage_pipeline.cli", "api", "--workers", str(number))
+            urls[number] = f"http://{LOOPBACK}:{stack.enter_context(service)}"
         bench = stack.enter_context(closing(Bench(settings, urls, token, events)))
-        bench.store(stored, say)
+        bench.store(stored)
         subjects: dict[str, Callable[[], float]] = {"floor": bench.floor, "ingest() in process": bench.in_process}
         for number in workers:
             for clients in (1, CLIENTS):
                 name = f"HTTP, {clients} client{'s' if clients > 1 else ''}, {number} worker{'s' if number > 1 else ''}"
                 subjects[name] = lambda number=number, clients=clients: bench.http(number, clients)  # type: ignore[misc]
-        rates: Rates = measure_in_turns(subjects, repeats=repeats, settle=bench.settle, say=say)
+        rates: Rates = measure_in_turns(subjects, repeats=repeats, settle=bench.settle)
     return Result(
         stored_before=stored,
         events=events,
         repeats=repeats,
-        per_second={name: median(found) for name, found in rates.items()},
+        per_second=medians(rates),
         to_floor={name: paired_ratio(rates, name, "floor") for name in rates},
     )
 
 
 def table(result: Result) -> Table:
     """What was measured, as a person reads it."""
-    shown = Table(
-        title=f"{result.events:,} events in batches of {EVENTS_PER_BATCH:,}, {result.stored_before:,} stored before;"
+    title = (
+        f"{result.events:,} events in batches of {EVENTS_PER_BATCH:,}, {result.stored_before:,} stored before;"
         f" medians of {result.repeats}"
     )
-    shown.add_column("")
-    shown.add_column("events a second", justify="right")
-    shown.add_column("to the floor", justify="right")
+    shown = table_of(title, "", "events a second", "to the floor")
     for name, rate in result.per_second.items():
         shown.add_row(name, f"{rate:,.0f}", f"{result.to_floor[name]:.2f}")
     return shown
@@ -279,13 +252,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stored", type=int, default=1_000_000, help="events that are stored before")
     parser.add_argument("--events", type=int, default=50_000, help="events in one measurement")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind; medians are shown")
+    add_repeats(parser)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="worker processes of the service")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    chosen = parser.parse_args()
+    chosen = parsed(parser)
     if chosen.events < CLIENTS * EVENTS_PER_BATCH or chosen.repeats < 1 or min(chosen.workers) < 1:
         parser.error(f"expected at least {CLIENTS * EVENTS_PER_BATCH} events, one repeat and one worker")
-    progress = Console(stderr=True)
     with own_servers() as settings:
         result = measure(
             settings,
@@ -293,12 +264,8 @@ def main() -> None:
             events=chosen.events,
             repeats=chosen.repeats,
             workers=chosen.workers,
-            say=lambda line: progress.print(line, style="dim"),
         )
-    if chosen.json:
-        print(json.dumps(asdict(result)))
-    else:
-        Console().print(table(result))
+    show(asdict(result), [table(result)], as_json=chosen.json)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,25 @@ Run: python -m benchmarks.merchants [--counters N] [--repeats N] [--json]
 
 import argparse
 import gc
-import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from statistics import median
 
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Timed, answer_and_peak_mb, measure_in_turns, own_servers, paired_ratio
+from benchmarks.harness import (
+    Timed,
+    add_repeats,
+    answer_and_peak_mb,
+    measure_in_turns,
+    medians,
+    own_servers,
+    paired_ratio,
+    parsed,
+    show,
+    table_of,
+)
 from usage_pipeline.merchants.aggregation import aggregate, parse_counter_key
 from usage_pipeline.redis_keys import merchant_counter
 from usage_pipeline.settings import Settings
@@ -138,7 +146,7 @@ class Bench:
                 pipeline.execute()
 
 
-def measure(settings: Settings, *, counters: int, repeats: int, say: Callable[[str], None]) -> Result:
+def measure(settings: Settings, *, counters: int, repeats: int) -> Result:
     """All measurements in turns, `repeats` times after a warm-up that is not counted."""
     with closing(Bench(settings, counters)) as bench:
         subjects: dict[str, Callable[[], float]] = {
@@ -147,16 +155,17 @@ def measure(settings: Settings, *, counters: int, repeats: int, say: Callable[[s
             "loop, unchanged": lambda: bench.loop(is_changed=False),
             "aggregation, unchanged": lambda: bench.aggregation(is_changed=False),
         }
-        rates = measure_in_turns(subjects, repeats=repeats, settle=bench.settle, say=say)
+        rates = measure_in_turns(subjects, repeats=repeats, settle=bench.settle)
         peak_mb = bench.peak_mb()
         bench.check()
+    per_second = medians(rates)
     return Result(
         counters=counters,
         repeats=repeats,
-        loop_changed_per_second=median(rates["loop, changed"]),
-        loop_unchanged_per_second=median(rates["loop, unchanged"]),
-        changed_per_second=median(rates["aggregation, changed"]),
-        unchanged_per_second=median(rates["aggregation, unchanged"]),
+        loop_changed_per_second=per_second["loop, changed"],
+        loop_unchanged_per_second=per_second["loop, unchanged"],
+        changed_per_second=per_second["aggregation, changed"],
+        unchanged_per_second=per_second["aggregation, unchanged"],
         changed_to_loop=paired_ratio(rates, "aggregation, changed", "loop, changed"),
         unchanged_to_loop=paired_ratio(rates, "aggregation, unchanged", "loop, unchanged"),
         peak_mb=peak_mb,
@@ -164,9 +173,8 @@ def measure(settings: Settings, *, counters: int, repeats: int, say: Callable[[s
 
 
 def table(result: Result) -> Table:
-    shown = Table(title=f"{result.counters:,} merchant counters, medians of {result.repeats}")
-    for column in ("", "loop, counters/s", "aggregation, counters/s", "to the loop"):
-        shown.add_column(column, justify="left" if not column else "right")
+    title = f"{result.counters:,} merchant counters, medians of {result.repeats}"
+    shown = table_of(title, "", "loop, counters/s", "aggregation, counters/s", "to the loop")
     for name, loop, rate, ratio in (
         ("changed", result.loop_changed_per_second, result.changed_per_second, result.changed_to_loop),
         ("unchanged", result.loop_unchanged_per_second, result.unchanged_per_second, result.unchanged_to_loop),
@@ -180,28 +188,15 @@ def table(result: Result) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--counters", type=int, nargs="+", default=[10_000, 100_000], help="one run for each number")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind; medians are shown")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
-    chosen = parser.parse_args()
+    add_repeats(parser)
+    chosen = parsed(parser, tables="tables")
     if min(chosen.counters) < 1 or chosen.repeats < 1:
         parser.error("--counters and --repeats must be at least 1")
-    progress = Console(stderr=True)
     results = []
     for counters in chosen.counters:
         with own_servers() as settings:
-            results.append(
-                measure(
-                    settings,
-                    counters=counters,
-                    repeats=chosen.repeats,
-                    say=lambda line: progress.print(line, style="dim"),
-                )
-            )
-    if chosen.json:
-        print(json.dumps({"results": [asdict(result) for result in results]}))
-    else:
-        for result in results:
-            Console().print(table(result))
+            results.append(measure(settings, counters=counters, repeats=chosen.repeats))
+    show({"results": [asdict(result) for result in results]}, map(table, results), as_json=chosen.json)
 
 
 if __name__ == "__main__":

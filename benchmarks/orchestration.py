@@ -4,10 +4,9 @@ Run: python -m benchmarks.orchestration [--seconds N] [--days N] [--sizes N,N] [
 """
 
 import argparse
-import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -15,10 +14,10 @@ from statistics import quantiles
 
 import psycopg
 import redis
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.dev_system import Backfill, DevSystem, own_folder, running_dev
+from benchmarks.harness import parsed, say, show, table_of
 from benchmarks.range_definitions import VARIABLE
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.rollups.daily import current_day
@@ -34,7 +33,6 @@ _SETTLE_SECONDS = 20.0
 _LONGEST_WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _STORED = "select api_key_id from usage.api_keys where api_key_id = any(%s)"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +143,7 @@ def range_system(size: int) -> Iterator[DevSystem]:
         yield system
 
 
-def measure(parts: Sequence[str], *, seconds: float, days: int, sizes: Sequence[int], say: Say) -> Result:
+def measure(parts: Sequence[str], *, seconds: float, days: int, sizes: Sequence[int]) -> Result:
     """The parts that are asked for, each `dev` on servers of its own."""
     result = Result()
     if {"start", "fresh", "idle"} & set(parts):
@@ -179,10 +177,7 @@ def measure(parts: Sequence[str], *, seconds: float, days: int, sizes: Sequence[
 
 def tables(result: Result) -> Iterator[Table]:
     """What was measured, as a person reads it."""
-    shown = Table(title="usage-pipeline dev")
-    shown.add_column("")
-    shown.add_column("measured", justify="right")
-    shown.add_column("goal", justify="right")
+    shown = table_of("usage-pipeline dev", "", "measured", "goal")
     seconds = {
         "UI answers, cold": (result.ui_cold, ""),
         "UI answers, warm": (result.ui_warm, "10 s"),
@@ -219,24 +214,12 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=180, help="days of the backfill")
     parser.add_argument("--sizes", default="10,30,60,180", help="days in a range run, one measurement each")
     parser.add_argument("--only", default=",".join(PARTS), help="parts to measure: " + ",".join(PARTS))
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
-    chosen = parser.parse_args()
+    chosen = parsed(parser, tables="tables")
     parts, sizes = chosen.only.split(","), [int(size) for size in chosen.sizes.split(",")]
     if not set(parts) <= set(PARTS) or chosen.seconds < 30 or not 3 <= chosen.days <= 180 or min(sizes) < 1:
         parser.error(f"expected parts of {', '.join(PARTS)}, at least 30 seconds, 3 to 180 days and sizes from 1")
-    progress = Console(stderr=True)
-    result = measure(
-        parts,
-        seconds=chosen.seconds,
-        days=chosen.days,
-        sizes=sizes,
-        say=lambda line: progress.print(line, style="dim"),
-    )
-    if chosen.json:
-        print(json.dumps(asdict(result)))
-    else:
-        for table in tables(result):
-            Console().print(table)
+    result = measure(parts, seconds=chosen.seconds, days=chosen.days, sizes=sizes)
+    show(asdict(result), tables(result), as_json=chosen.json)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,13 @@ and field. Run: python -m benchmarks.recorder [--requests-per-minute N] [--secon
 
 import argparse
 import asyncio
-import json
 import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,10 +21,9 @@ from random import Random
 from typing import Any
 
 import psycopg
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import own_servers
+from benchmarks.harness import own_servers, parsed, running_module, say, show, table_of
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.recording.calls import Build, Recording
@@ -280,7 +275,7 @@ def measure(
         while not all(one.done() for one in pending):
             aggregate(settings, [first_day, first_day + timedelta(days=1)])
             aggregations += 1
-            _wait_until(lambda: all(one.done() for one in pending), _AGGREGATION_SECONDS)
+            wait(pending, _AGGREGATION_SECONDS)
         recorded = [one.result() for one in pending]
         while_recording = _batches(postgres)
         say(f"recorded {sum(one.requests for one in recorded):,} requests, {while_recording:,} batches drained by then")
@@ -319,32 +314,23 @@ def measure(
 @contextmanager
 def _watching(settings: Settings) -> Iterator[None]:
     """The worker that drains, as it is run in production, from its first round until the end of the block."""
-    environment = {
-        **os.environ,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_dsn.get_secret_value(),
-        "METRICS_SYNC_INTERVAL_MS": str(_SYNC_INTERVAL_MS),
-        "API_TOKEN_SYNC_INTERVAL_MS": str(_SYNC_INTERVAL_MS),
-    }
-    command = [sys.executable, "-c", "from usage_pipeline.cli import main; main()", "drain", "--watch"]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    try:
-        with closing(client(settings)) as redis:
+    with (
+        closing(client(settings)) as redis,
+        running_module(
+            settings,
+            "usage_pipeline.cli",
+            "drain",
+            "--watch",
             # Written for a minute at the end of a round.
-            _wait_until(lambda: bool(redis.exists(scan_pause("quotas"))), 60)
+            is_up=lambda: bool(redis.exists(scan_pause("quotas"))),
+            what="the first round of drains",
+            METRICS_SYNC_INTERVAL_MS=str(_SYNC_INTERVAL_MS),
+            API_TOKEN_SYNC_INTERVAL_MS=str(_SYNC_INTERVAL_MS),
+        ) as process,
+    ):
         yield
         if process.poll() is not None:
             raise RuntimeError(f"expected drains until the end, but they ended with status {process.returncode}")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """Until then, or until the time is up."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not condition():
-        time.sleep(0.05)
 
 
 def _batches(postgres: psycopg.Connection) -> int:
@@ -378,9 +364,8 @@ def _percentile_ms(ascending: list[float], share: float) -> float:
 
 
 def table(result: Result) -> Table:
-    shown = Table(title=f"{result.requests:,} requests, {result.calls:,} record calls in {result.workers} processes")
-    shown.add_column("")
-    shown.add_column("measured", justify="right")
+    title = f"{result.requests:,} requests, {result.calls:,} record calls in {result.workers} processes"
+    shown = table_of(title, "", "measured")
     rows = [
         ("requests a minute", f"{result.achieved_per_minute:,.0f} of {result.wanted_per_minute:,}"),
         ("record call, p50", f"{result.call_p50_ms:.1f} ms"),
@@ -402,22 +387,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests-per-minute", type=int, default=50_000, help="each request is five record calls")
     parser.add_argument("--seconds", type=float, default=60, help="how long requests come")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    chosen = parser.parse_args()
+    chosen = parsed(parser)
     if chosen.requests_per_minute * chosen.seconds < 60 * WORKERS:
         parser.error(f"expected at least {WORKERS} requests in the time")
-    progress = Console(stderr=True)
     with own_servers() as settings:
         result = measure(
             settings,
             requests_per_minute=chosen.requests_per_minute,
             seconds=chosen.seconds,
-            say=lambda line: progress.print(line, style="dim"),
+            say=say,
         )
-    if chosen.json:
-        print(json.dumps(asdict(result)))
-    else:
-        Console().print(table(result))
+    show(asdict(result), [table(result)], as_json=chosen.json)
     if result.lost or result.surplus or result.dropped:
         raise SystemExit(1)
 

@@ -5,19 +5,25 @@ Run: python -m benchmarks.rollups [--events N] [--repeats N] [--json]
 """
 
 import argparse
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
-from statistics import median
 
 import psycopg
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import measure_in_turns, own_servers, paired_ratio
+from benchmarks.harness import (
+    add_repeats,
+    measure_in_turns,
+    medians,
+    own_servers,
+    paired_ratio,
+    parsed,
+    show,
+    table_of,
+)
 from usage_pipeline.rollups.calendar import day_window, hour_window, hours_of, week_window
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
@@ -69,24 +75,17 @@ where event_time >= %(first)s
 group by team, service, provider, model
 """
 _PERCENTILES = ",\n    percentile_cont(array[0.5, 0.95, 0.99]) within group (order by latency_ms)"
-_TOP_FROM_EVENTS = """
+_TOP = """
 select model, sum(total_tokens) as tokens
-from analytics.usage_events
-where event_time >= %(first)s
-  and event_time < %(until)s
+from {table}
+where {time} >= %(first)s
+  and {time} < %(until)s
 group by model
 order by tokens desc
 limit 10
 """
-_TOP_FROM_ROLL_UP = """
-select model, sum(total_tokens) as tokens
-from analytics.usage_daily
-where usage_date >= %(first_day)s
-  and usage_date < %(next_day)s
-group by model
-order by tokens desc
-limit 10
-"""
+_TOP_FROM_EVENTS = _TOP.format(table="analytics.usage_events", time="event_time")
+_TOP_FROM_ROLL_UP = _TOP.format(table="analytics.usage_daily", time="usage_date")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +146,15 @@ class Bench:
         return self._timed(lambda: replace_window(self._postgres, self._week, settings=self._settings))
 
     def top_from_events(self) -> float:
-        return self._query(_TOP_FROM_EVENTS, {"first": self._week.first, "until": self._week.end})
+        return self._query(_TOP_FROM_EVENTS, self._moments)
 
     def top_from_roll_up(self) -> float:
-        return self._query(_TOP_FROM_ROLL_UP, {"first_day": self._week.day, "next_day": self._week.next_day})
+        return self._query(_TOP_FROM_ROLL_UP, self._dates)
 
     def same_answers(self) -> None:
         """The roll-up and the events name the same models with the same tokens. Raises RuntimeError."""
-        bounds = {"first": self._week.first, "until": self._week.end}
-        days = {"first_day": self._week.day, "next_day": self._week.next_day}
-        from_events = self._postgres.execute(_TOP_FROM_EVENTS, bounds).fetchall()
-        from_roll_up = self._postgres.execute(_TOP_FROM_ROLL_UP, days).fetchall()
+        from_events = _fetched(self._postgres, _TOP_FROM_EVENTS, self._moments)
+        from_roll_up = _fetched(self._postgres, _TOP_FROM_ROLL_UP, self._dates)
         if from_events != from_roll_up:
             raise RuntimeError(f"expected the same from events and roll-up, came {from_events} and {from_roll_up}")
 
@@ -171,7 +168,15 @@ class Bench:
     def _day(self) -> dict[str, datetime]:
         return {"first": self._days[2].first, "until": self._days[2].end}
 
-    def _query(self, query: str, parameters: dict[str, object] | dict[str, datetime]) -> float:
+    @property
+    def _moments(self) -> dict[str, datetime]:
+        return {"first": self._week.first, "until": self._week.end}
+
+    @property
+    def _dates(self) -> dict[str, date]:
+        return {"first": self._week.day, "until": self._week.next_day}
+
+    def _query(self, query: str, parameters: Mapping[str, date]) -> float:
         return self._timed(lambda: _fetched(self._postgres, query, parameters))
 
     def _timed(self, call: Callable[[], object]) -> float:
@@ -180,11 +185,11 @@ class Bench:
         return 1 / (time.perf_counter() - started)
 
 
-def _fetched(connection: psycopg.Connection, query: str, parameters: object) -> list[tuple[object, ...]]:
-    return connection.execute(query, parameters).fetchall()  # type: ignore[arg-type]  # named parameters
+def _fetched(connection: psycopg.Connection, query: str, parameters: Mapping[str, date]) -> list[tuple[object, ...]]:
+    return connection.execute(query, parameters).fetchall()
 
 
-def measure(bench: Bench, *, events_a_day: int, repeats: int, say: Callable[[str], None]) -> Result:
+def measure(bench: Bench, *, events_a_day: int, repeats: int) -> Result:
     """All measurements in turns, `repeats` times after a warm-up that is not counted."""
     rates = measure_in_turns(
         {
@@ -198,34 +203,30 @@ def measure(bench: Bench, *, events_a_day: int, repeats: int, say: Callable[[str
         },
         repeats=repeats,
         settle=bench.settle,
-        say=say,
     )
 
-    def ms(name: str) -> float:
-        return 1_000 / median(rates[name])
+    ms = {name: 1_000 / a_second for name, a_second in medians(rates).items()}
 
     return Result(
         events_a_day=events_a_day,
         repeats=repeats,
-        sums_ms=ms("sums"),
-        sums_and_percentiles_ms=ms("sums and percentiles"),
+        sums_ms=ms["sums"],
+        sums_and_percentiles_ms=ms["sums and percentiles"],
         percentiles_to_sums=paired_ratio(rates, "sums", "sums and percentiles"),
-        replace_day_ms=ms("replace day"),
+        replace_day_ms=ms["replace day"],
         replace_day_to_sums=paired_ratio(rates, "sums", "replace day"),
-        replace_hour_ms=ms("replace hour"),
-        replace_week_ms=ms("replace week"),
-        top_from_events_ms=ms("top from events"),
-        top_from_roll_up_ms=ms("top from roll-up"),
+        replace_hour_ms=ms["replace hour"],
+        replace_week_ms=ms["replace week"],
+        top_from_events_ms=ms["top from events"],
+        top_from_roll_up_ms=ms["top from roll-up"],
         top_speed_up=paired_ratio(rates, "top from roll-up", "top from events"),
     )
 
 
 def table(result: Result) -> Table:
     """What was measured, as a person reads it."""
-    shown = Table(title=f"{result.events_a_day:,} usage events a day, {DAYS} days; medians of {result.repeats}")
-    shown.add_column("measured")
-    shown.add_column("ms", justify="right")
-    shown.add_column("ratio", justify="right")
+    title = f"{result.events_a_day:,} usage events a day, {DAYS} days; medians of {result.repeats}"
+    shown = table_of(title, "measured", "ms", "ratio")
     shown.add_row("sums of a day from events", f"{result.sums_ms:,.0f}", "")
     shown.add_row(
         "the same with percentiles", f"{result.sums_and_percentiles_ms:,.0f}", f"{result.percentiles_to_sums:.2f} times"
@@ -243,24 +244,14 @@ def table(result: Result) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=EVENTS_A_DAY, help="usage events a day")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind; medians are shown")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    chosen = parser.parse_args()
+    add_repeats(parser)
+    chosen = parsed(parser)
     if min(chosen.events, chosen.repeats) < 1:
         parser.error("--events and --repeats must be at least 1")
-    progress = Console(stderr=True)
     with own_servers() as settings, closing(Bench(settings, chosen.events)) as bench:
         bench.same_answers()
-        result = measure(
-            bench,
-            events_a_day=chosen.events,
-            repeats=chosen.repeats,
-            say=lambda line: progress.print(line, style="dim"),
-        )
-    if chosen.json:
-        print(json.dumps(asdict(result)))
-    else:
-        Console().print(table(result))
+        result = measure(bench, events_a_day=chosen.events, repeats=chosen.repeats)
+    show(asdict(result), [table(result)], as_json=chosen.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +34,7 @@ from usage_pipeline.local.servers.redis import stop_left_over_redis
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline_tests.rigs.commands import Run, run_command
+from usage_pipeline_tests.rigs.waiting import T, wait_until
 
 _TEMPLATE = "usage_template"
 
@@ -200,17 +200,18 @@ class Launcher:
     def output(self) -> str:
         return "".join(self._output)
 
-    def wait_until(self, condition: Callable[[], bool], timeout_seconds: float = 60) -> None:
+    def wait_until(self, condition: Callable[[], T], what: str, timeout_seconds: float = 60) -> T:
         """Until then the process must not end, nor the time."""
-        deadline = time.monotonic() + timeout_seconds
-        while not condition():
-            assert self._reader.is_alive(), f"ended early:\n{self.output}"
-            assert time.monotonic() < deadline, f"waited in vain; it said:\n{self.output}"
-            self._reader.join(0.05)
+
+        def met() -> T:
+            found = condition()
+            assert found or self._reader.is_alive(), f"ended early:\n{self.output}"
+            return found
+
+        return wait_until(met, what, timeout_seconds, poll_seconds=0.05, log=lambda: self.output)
 
     def wait_for(self, pattern: str, timeout_seconds: float = 60) -> re.Match[str]:
-        self.wait_until(lambda: re.search(pattern, self.output) is not None, timeout_seconds)
-        match = re.search(pattern, self.output)
+        match = self.wait_until(lambda: re.search(pattern, self.output), f"it says {pattern!r}", timeout_seconds)
         assert match is not None
         return match
 

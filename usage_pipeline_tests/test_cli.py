@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psycopg
@@ -15,6 +14,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.rigs.clock import days_ago, today
 from usage_pipeline_tests.rigs.commands import Run, command_environment
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 
 def test_drain_prints_a_table_or_one_json_document(run: Run, redis_client: redis.Redis) -> None:
@@ -51,9 +51,12 @@ def test_watch_drains_until_it_is_told_to_stop(
     try:
         for number in (1, 2):
             redis_client.hset(f"apikey:{number}:metrics", "total_requests", number)
-            deadline = time.monotonic() + 30
-            while not postgres.execute("select 1 from usage.api_keys where api_key_id = %s", (str(number),)).fetchone():
-                assert time.monotonic() < deadline
+            query = "select 1 from usage.api_keys where api_key_id = %s"
+            wait_until(
+                lambda query=query, number=number: postgres.execute(query, (str(number),)).fetchone(),
+                f"counter {number} is stored",
+                30,
+            )
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(30) == 0
     finally:

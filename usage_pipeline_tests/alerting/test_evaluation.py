@@ -18,8 +18,8 @@ from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.reconciliation.comparison import reconcile
 from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.daily import current_day
-from usage_pipeline.settings import Settings, load_settings
-from usage_pipeline_tests.rigs.alerts import Webhook, alert
+from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.alerts import Webhook, alert, told_at
 from usage_pipeline_tests.rigs.clock import today
 
 NOTHING = OrchestrationFacts()
@@ -28,11 +28,7 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def alerting(settings: Settings, hook: Webhook) -> Settings:
-    return load_settings(
-        database_url=settings.database_url.get_secret_value(),
-        redis_url=settings.redis_dsn.get_secret_value(),
-        alert_urls=f"json://127.0.0.1:{hook.port}/",
-    )
+    return told_at(hook, settings)
 
 
 def backdate(postgres: psycopg.Connection, seconds: float) -> None:

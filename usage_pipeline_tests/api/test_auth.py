@@ -20,7 +20,8 @@ from usage_pipeline.redis_keys import recorded, token_usage
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.quick_redis import QuickRedis
-from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, expect_problem, new_token, serving, wait_until
+from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, expect_problem, new_token, serving
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 
 def post(service: Service, authorization: str | None) -> httpx.Response:
@@ -148,7 +149,7 @@ def test_who_read_a_token_before_it_was_revoked_cannot_cache_it_afterwards(
             revoking.start()
             waiting = "select 1 from pg_locks where locktype = 'advisory' and not granted"
             with psycopg.connect(database_url, autocommit=True) as looking:
-                wait_until(lambda: looking.execute(waiting).fetchone())
+                wait_until(lambda: looking.execute(waiting).fetchone(), "the revocation waits", 20)
             super()._keep(found)
 
     def connect() -> psycopg.Connection:

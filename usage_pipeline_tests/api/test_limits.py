@@ -27,8 +27,8 @@ from usage_pipeline_tests.rigs.service import (
     expect_problem,
     new_token,
     serving,
-    wait_until,
 )
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 MOST_BYTES = 4_096
 MOST_ITEMS = 3
@@ -242,10 +242,10 @@ def test_a_client_that_goes_away_while_it_is_stored_may_send_the_same_again(
         connection = service.raw(f"Content-Length: {len(body)}", token=token)
         connection.sendall(body)
         waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-        wait_until(lambda: postgres.execute(waiting).fetchone())
+        wait_until(lambda: postgres.execute(waiting).fetchone(), "the request waits for the lock", 20)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         connection.close()  # a reset
-    wait_until(lambda: postgres.execute("select 1 from ops.ingest_batches").fetchone())
+    wait_until(lambda: postgres.execute("select 1 from ops.ingest_batches").fetchone(), "the batch is stored", 20)
     answer = ingest_client.post(EVENTS_PATH, content=body, headers=JSON).json()
     assert (answer["inserted"], answer["duplicates"]) == (0, 2)
     assert postgres.execute("select count(*), sum(received) from ops.ingest_batches").fetchone() == (2, 4)

@@ -14,7 +14,8 @@ from usage_pipeline.access.quota import Share, TokenQuota
 from usage_pipeline.access.tokens import AccessToken, create_token
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.quick_redis import QuickRedis
-from usage_pipeline_tests.rigs.service import Shared, expect_problem, serving, wait_until
+from usage_pipeline_tests.rigs.service import Shared, expect_problem, serving
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 VIENNA = ZoneInfo("Europe/Vienna")
 
@@ -65,7 +66,7 @@ def test_what_is_refused_is_neither_counted_nor_recorded(shared: Shared) -> None
     assert shared.redis.get(key) == b"1"
     assert 86_400 < shared.redis.ttl(key) <= 2 * 86_400
     usage = f"token_usage:{made.token_id}:*"
-    wait_until(lambda: shared.redis.keys(usage))
+    wait_until(lambda: shared.redis.keys(usage), "a use is recorded", 20)
     [recorded] = shared.redis.keys(usage)
     assert json.loads(shared.redis.get(recorded) or b"")["usageCount"] == 1
 

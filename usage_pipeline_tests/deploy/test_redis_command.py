@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import redis
 
 from usage_pipeline.local.servers.redis import redis_executable
 from usage_pipeline_tests.rigs.deployment_files import COMPOSE, interpolated, services
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 PASSWORD = "a1b2c3"
 
@@ -29,11 +29,12 @@ def server(folder: Path) -> Iterator[tuple[psutil.Process, redis.Redis]]:
         subprocess.Popen([*shell, script], env=variables | {"PATH": path}, stdout=subprocess.DEVNULL) as process,
         redis.Redis(unix_socket_path=f"{folder}/socket", password=PASSWORD, decode_responses=True) as client,
     ):
-        deadline = time.monotonic() + 20
-        while not (folder / "socket").exists():
+
+        def is_there() -> bool:
             assert process.poll() is None, "it ended"
-            assert time.monotonic() < deadline, "it does not listen"
-            time.sleep(0.02)
+            return (folder / "socket").exists()
+
+        wait_until(is_there, "it listens", 20)
         yield psutil.Process(process.pid), client
         process.terminate()
         assert process.wait(20) == 0, "SIGTERM reaches it, since the shell is gone"

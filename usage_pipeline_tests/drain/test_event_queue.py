@@ -13,7 +13,7 @@ from usage_pipeline.drain.event_queue import parse_event
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed, TimeWindow
-from usage_pipeline_tests.rigs.drain import assert_at_rest, event_item
+from usage_pipeline_tests.drain.rig import assert_at_rest, event_item
 
 ID = "123e4567-e89b-12d3-a456-426614174000"
 NOW = datetime.now(UTC)

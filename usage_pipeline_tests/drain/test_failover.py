@@ -14,11 +14,12 @@ from usage_pipeline.drain.protocol import BarrierFellShort
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.redis import RedisUnavailable
-from usage_pipeline_tests.rigs.drain import (
+from usage_pipeline_tests.drain.rig import (
     Crash,
     Life,
     Writer,
     assert_at_rest,
+    drain_quietly,
     event_item,
     lives,
     run_until_crash,
@@ -103,9 +104,7 @@ def test_a_claim_that_the_fail_over_forgets_was_not_applied(
             life.drain(family)
         assert stored(postgres, family) == {}
     pair.fail_over()
-    with Life(settings) as quiet:
-        quiet.drain(family)
-        quiet.drain(family)
+    drain_quietly(settings, family, 2)
     assert stored(postgres, family) == writer.written
     assert_at_rest(redis_client, postgres, family)
 
@@ -130,9 +129,7 @@ def test_a_barrier_never_speaks_for_renames_of_a_connection_that_was_lost(
     with Life(settings, barrier="wait", at_step=at_step) as life, pytest.raises(RedisUnavailable):
         life.drain(family)
     assert stored(postgres, family) == {}
-    with Life(settings, barrier="wait") as quiet:
-        quiet.drain(family)
-        quiet.drain(family)
+    drain_quietly(settings, family, 2, barrier="wait")
     assert stored(postgres, family) == writer.written
     assert_at_rest(redis_client, postgres, family)
 
@@ -149,9 +146,7 @@ def test_a_deletion_that_the_fail_over_forgets_is_not_counted_again(
     assert [*redis_client.scan_iter("usage_pipeline:claim:*")] == []
     pair.fail_over()
     assert [*redis_client.scan_iter("usage_pipeline:claim:*")] != []
-    with Life(settings) as quiet:
-        quiet.drain(family)
-        quiet.drain(family)
+    drain_quietly(settings, family, 2)
     assert stored(postgres, family) == writer.written
     assert_at_rest(redis_client, postgres, family)
 
@@ -178,8 +173,7 @@ def test_a_claim_outlives_the_ttl_of_its_counter(
             assert run_until_crash(crashed, family)
     wait_until(lambda: not redis_client.exists("deadline"), "the counters' TTL is over")
     for family, writer in writers.items():
-        with Life(settings, barrier="none") as quiet:
-            quiet.drain(family)
+        drain_quietly(settings, family, barrier="none")
         assert stored(postgres, family) == writer.written
     for family in FAMILIES:
         assert_at_rest(redis_client, postgres, family)

@@ -28,7 +28,7 @@ from usage_pipeline.drain.store import UsageStore
 from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
-from usage_pipeline_tests.rigs.drain import (
+from usage_pipeline_tests.drain.rig import (
     BY_NAME,
     TOTALS,
     Crash,

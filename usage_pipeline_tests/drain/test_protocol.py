@@ -14,7 +14,7 @@ from usage_pipeline.drain.families import API_KEY
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings, load_settings
-from usage_pipeline_tests.rigs.drain import Crash, Life, Writer, assert_at_rest, stored
+from usage_pipeline_tests.drain.rig import Crash, Life, Writer, assert_at_rest, stored
 
 BIGINT = 2**63 - 1
 DAY = timedelta(days=1)

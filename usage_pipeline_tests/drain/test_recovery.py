@@ -19,16 +19,18 @@ from usage_pipeline.drain.sources import node as redis_source
 from usage_pipeline.drain.sources.node import RedisSource
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import RedisUnavailable
-from usage_pipeline_tests.rigs.drain import (
+from usage_pipeline_tests.drain.rig import (
     Crash,
     Life,
     Writer,
     assert_at_rest,
     crash_at,
+    drain_quietly,
     event_item,
     lives,
     run_until_crash,
     stored,
+    two_drainers,
 )
 
 NAMES = ["a", "b:c", "{d}e", "f}", "g"]
@@ -52,10 +54,7 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(
         with Life(settings, at_step=crash_at(step)) as crashed:
             did_crash = run_until_crash(crashed, family)
         writer.write(family, NAMES[:2], 3)
-        with Life(settings) as quiet:
-            quiet.drain(family)
-            # What the crash left in the set of touched keys, or too young in the list of batches, takes one more.
-            quiet.drain(family)
+        drain_quietly(settings, family, 2)
         assert stored(postgres, family, prefix=f"{step}/") == writer.written, f"crash {step}: {crashed.last_step}"
         assert_at_rest(redis_client, postgres, family)
     assert step > 40, "the crashes must reach into every part of the drain"
@@ -110,35 +109,18 @@ def test_two_drains_at_once_with_live_writers_store_each_thing_once(
     family: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
     writers = [Writer(redis_client, announces=number == 0) for number in range(2)]
-    is_written = threading.Event()
-    failures: list[BaseException] = []
 
     def write(writer: Writer) -> None:
         for amount in range(1, 40):
             writer.write(family, NAMES, 1 + amount % 3)
 
-    def drain() -> None:
-        try:
-            with Life(settings, chunk_keys=2) as life:
-                while not is_written.is_set():
-                    life.drain(family)
-        except BaseException as error:
-            failures.append(error)
-            raise
-
-    drainers = [threading.Thread(target=drain) for _ in range(2)]
     writing = [threading.Thread(target=write, args=(writer,)) for writer in writers]
-    for thread in (*drainers, *writing):
-        thread.start()
-    for thread in writing:
-        thread.join(60)
-    is_written.set()
-    for thread in drainers:
-        thread.join(60)
-    assert failures == []
-    with Life(settings) as quiet:
-        quiet.drain(family)
-        quiet.drain(family)
+    with two_drainers(settings, family, chunk_keys=2):
+        for thread in writing:
+            thread.start()
+        for thread in writing:
+            thread.join(60)
+    drain_quietly(settings, family, 2)
     written = {
         name: {field: sum(w.written[name][field] for w in writers) for field in fields}
         for name, fields in writers[0].written.items()
@@ -147,19 +129,30 @@ def test_two_drains_at_once_with_live_writers_store_each_thing_once(
     assert_at_rest(redis_client, postgres, family)
 
 
+def claimed(life: Life, keys: list[bytes]) -> str:
+    """The id of a batch that was opened, and into which these keys were claimed."""
+    batch_id = new_batch_id(life.claiming.now_ms())
+    life.claiming.open_batch("api_key", batch_id)
+    life.claiming.claim(API_KEY, batch_id, keys)
+    return batch_id
+
+
+def apply(life: Life, batch_id: str, keys: list[bytes]) -> None:
+    claims = life.releasing.read(API_KEY, batch_id, keys)
+    batch = parse_batch(API_KEY, Origin.of_claim(batch_id, "", is_uncertain=False), claims, retention_days=180)
+    assert life.store.apply(API_KEY, batch).is_ours
+
+
 def test_keys_renamed_after_their_batch_was_applied_get_a_batch_of_their_own(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
     writer = Writer(redis_client)
     writer.write("api_key", ["early", "late"])
     with Life(settings) as slow, Life(settings) as other:
-        batch_id = new_batch_id(slow.claiming.now_ms())
-        slow.claiming.open_batch("api_key", batch_id)
-        slow.claiming.claim(API_KEY, batch_id, [b"apikey:early:metrics"])
+        batch_id = claimed(slow, [b"apikey:early:metrics"])
         other.drain_of("api_key").recover()
         slow.claiming.claim(API_KEY, batch_id, [b"apikey:late:metrics"])
-    with Life(settings) as quiet:
-        quiet.drain("api_key")
+    drain_quietly(settings, "api_key")
     assert stored(postgres, "api_key") == writer.written
     assert_at_rest(redis_client, postgres, "api_key")
     [(batches,)] = postgres.execute("select count(*) from ops.sync_batches").fetchall()
@@ -174,21 +167,15 @@ def test_a_recovery_that_comes_second_deletes_nothing(
     writer.write("api_key", ["early", "late"])
     early = b"apikey:early:metrics"
     with Life(settings) as first:
-        batch_id = new_batch_id(first.claiming.now_ms())
-        first.claiming.open_batch("api_key", batch_id)
-        first.claiming.claim(API_KEY, batch_id, [early, b"apikey:late:metrics"])
+        batch_id = claimed(first, [early, b"apikey:late:metrics"])
 
         def come_first(number: int, label: str) -> None:
             if label.startswith("before sql -- The ledger row") and stored(postgres, "api_key") == {}:
-                claims = first.releasing.read(API_KEY, batch_id, [early])
-                origin = Origin.of_claim(batch_id, "", is_uncertain=False)
-                batch = parse_batch(API_KEY, origin, claims, retention_days=180)
-                assert first.store.apply(API_KEY, batch).is_ours
+                apply(first, batch_id, [early])
 
         with Life(settings, at_step=come_first) as second:
             second.drain_of("api_key").recover()
-    with Life(settings) as quiet:
-        quiet.drain("api_key")
+    drain_quietly(settings, "api_key")
     assert stored(postgres, "api_key") == writer.written
     assert_at_rest(redis_client, postgres, "api_key")
 
@@ -201,23 +188,17 @@ def test_a_recovery_deletes_all_that_a_batch_applied_even_what_its_scan_did_not_
     writer.write("api_key", ["shown", "claimed after the scan"])
     keys = [b"apikey:shown:metrics", b"apikey:claimed after the scan:metrics"]
     with Life(settings) as owner:
-        batch_id = new_batch_id(owner.claiming.now_ms())
-        owner.claiming.open_batch("api_key", batch_id)
-        owner.claiming.claim(API_KEY, batch_id, keys[:1])
+        batch_id = claimed(owner, keys[:1])
 
         def apply_all(number: int, label: str) -> None:
             if label.startswith("after SCAN"):
                 owner.claiming.claim(API_KEY, batch_id, keys[1:])
-                claims = owner.claiming.read(API_KEY, batch_id, keys)
-                origin = Origin.of_claim(batch_id, "", is_uncertain=False)
-                batch = parse_batch(API_KEY, origin, claims, retention_days=180)
-                assert owner.store.apply(API_KEY, batch).is_ours
+                apply(owner, batch_id, keys)
 
         with Life(settings, at_step=apply_all) as recovering:
             recovering.drain_of("api_key").recover()
         # The owner ends here, before it has deleted anything.
-    with Life(settings) as quiet:
-        quiet.drain("api_key")
+    drain_quietly(settings, "api_key")
     assert stored(postgres, "api_key") == writer.written
     assert_at_rest(redis_client, postgres, "api_key")
 
@@ -278,8 +259,7 @@ def test_a_claim_outlives_the_open_list_since_a_new_drainer_scans(
     with Life(settings, at_step=_crash_before_apply) as crashed:
         assert run_until_crash(crashed, "api_key")
     redis_client.delete(names.open_batches("api_key"))
-    with Life(settings) as quiet:
-        quiet.drain("api_key")
+    drain_quietly(settings, "api_key")
     assert stored(postgres, "api_key") == writer.written
     [(is_uncertain,)] = postgres.execute("select is_uncertain from ops.sync_batches").fetchall()
     assert is_uncertain, "which server it was claimed from is not known"
@@ -296,8 +276,7 @@ def test_a_batch_that_spans_a_change_of_redis_is_flagged(
     if changes:
         for batch_id in redis_client.hkeys(names.open_batches(family)):
             redis_client.hset(names.open_batches(family), batch_id, "another run and replication id")
-    with Life(settings) as quiet:
-        quiet.drain(family)
+    drain_quietly(settings, family)
     assert postgres.execute("select is_uncertain from ops.sync_batches").fetchall() == [(changes,)]
 
 
@@ -317,8 +296,7 @@ def test_a_connection_that_postgresql_ends_in_mid_apply_is_recovered_from(
         life.drain(family)
     assert stored(postgres, family) == {}
     assert [*redis_client.scan_iter("usage_pipeline:claim:*")] != []
-    with Life(settings) as quiet:
-        quiet.drain(family)
+    drain_quietly(settings, family)
     assert stored(postgres, family) == writer.written
     assert_at_rest(redis_client, postgres, family)
 
@@ -339,8 +317,7 @@ def test_a_barrier_that_falls_short_keeps_the_claim_for_later(
             with pytest.raises(BarrierFellShort):
                 life.drain(family)
     assert stored(postgres, family) == {}
-    with Life(settings, barrier="none") as quiet:
-        quiet.drain(family)
+    drain_quietly(settings, family, barrier="none")
     assert stored(postgres, family) == writer.written
     assert_at_rest(redis_client, postgres, family)
 
@@ -357,8 +334,7 @@ def test_a_release_that_is_not_confirmed_leaves_the_batch_open_until_it_is(
         life.drain(family)
     assert stored(postgres, family) == writer.written
     assert postgres.execute("select count(*) from ops.sync_batches where released_at is null").fetchall() == [(1,)]
-    with Life(settings) as quiet:
-        quiet.drain(family)
+    drain_quietly(settings, family)
     assert stored(postgres, family) == writer.written
     assert_at_rest(redis_client, postgres, family)
 
@@ -477,8 +453,7 @@ def test_events_of_a_crashed_page_keep_their_order_and_conflicts(
     with Life(settings, at_step=crash_between_pages) as crashed:
         assert run_until_crash(crashed, "event")
     redis_client.rpush("event_queue", items[0])
-    with Life(settings) as quiet:
-        quiet.drain("event")
+    drain_quietly(settings, "event")
     sizes = [
         size for (size,) in postgres.execute("select file_size from raw.request_events order by batch_id, file_size")
     ]
@@ -515,8 +490,7 @@ def test_a_queue_that_is_claimed_just_after_a_recovery_looked_for_it_is_not_dele
         with Life(settings, at_step=claim) as recovering:
             recovering.drain("event")
         # The owner ends here.
-    with Life(settings) as quiet:
-        quiet.drain("event")
+    drain_quietly(settings, "event")
     assert stored(postgres, "event") == writer.written
     assert_at_rest(redis_client, postgres, "event")
 
@@ -535,8 +509,7 @@ def test_a_crashed_batch_is_found_without_a_scan(
     writer.write(family, ["a", "b"])
     with Life(settings, at_step=_crash_after_claim) as crashed:
         assert run_until_crash(crashed, family)
-    with Life(settings) as quiet:
-        quiet.drain(family)
+    drain_quietly(settings, family)
     assert stored(postgres, family) == writer.written
     assert_at_rest(redis_client, postgres, family)
 
@@ -660,7 +633,6 @@ def test_a_refused_rename_ends_the_connection_and_keeps_what_is_claimed(
         with pytest.raises(RedisUnavailable):
             life.claiming.now_ms()
     assert stored(postgres, "api_key") == {}
-    with Life(settings) as quiet:
-        quiet.drain("api_key")
+    drain_quietly(settings, "api_key")
     assert stored(postgres, "api_key") == writer.written
     assert_at_rest(redis_client, postgres, "api_key")

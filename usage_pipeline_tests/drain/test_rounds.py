@@ -12,7 +12,7 @@ from psycopg import sql
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.rounds import DrainImpossible, RoundReport, drain_once, drain_until_empty, watch
 from usage_pipeline.settings import Settings, load_settings
-from usage_pipeline_tests.rigs.drain import Writer, assert_at_rest, stored
+from usage_pipeline_tests.drain.rig import Writer, assert_at_rest, stored
 
 
 @pytest.fixture

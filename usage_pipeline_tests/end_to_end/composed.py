@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from usage_pipeline.local.processes.children import Child, start_child
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port, is_listening
 from usage_pipeline_tests.rigs.deployment_files import CELERY_COMPOSE, COMPOSE, DEPLOY, PROJECT, interpolated, services
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 SECRETS = dict.fromkeys(("POSTGRES_PASSWORD", "USAGE_DB_PASSWORD", "DAGSTER_DB_PASSWORD", "REDIS_PASSWORD"), "secret")
 _PORTS = {"code": "4000", "webserver": "3000", "webserver-read-only": "3000", "api": "8000"}
@@ -74,19 +74,17 @@ class Composed:
         kind, *test = _service(service)["healthcheck"]["test"]
         command = ["sh", "-c", *test] if kind == "CMD-SHELL" else test
         command = [self._localized(service, argument) for argument in command]
-        deadline = time.monotonic() + timeout_seconds
-        while True:
+
+        def is_healthy() -> bool:
             assert not child.has_ended, f"{service} ended:\n{child.log_tail()}"
-            assert time.monotonic() < deadline, f"{service} is not healthy in time:\n{child.log_tail()}"
             # Most of what a check takes is its imports.
             if service in self.ports and not is_listening(self.ports[service]):
-                time.sleep(0.1)
-                continue
+                return False
             environment = self._environment(service) | variables
             asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-            if asked.returncode == 0:
-                return
-            time.sleep(0.2)
+            return asked.returncode == 0
+
+        wait_until(is_healthy, f"{service} is healthy", timeout_seconds, poll_seconds=0.2, log=child.log_tail)
 
     def url(self, service: str) -> str:
         return f"http://{LOOPBACK}:{self.ports[service]}"

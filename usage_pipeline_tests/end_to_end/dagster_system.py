@@ -9,9 +9,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from usage_pipeline.local.processes.dagster import child_environment, prepare_ho
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port, is_listening
 from usage_pipeline.storage.migrations import migrate
+from usage_pipeline_tests.rigs import waiting
 
 TIMEOUT_SECONDS = 120
 # Looks in a row, a tenth of a second apart.
@@ -62,13 +64,8 @@ _PARTITIONS = """query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key)
     assetPartitionStatuses { ... on TimePartitionStatuses { ranges { status startKey endKey } } } } } }"""
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
-    """What the condition returns once that is true."""
-    deadline = time.monotonic() + timeout_seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
-    return found
+# Most conditions are questions to a UI that has enough to do.
+wait_until = partial(waiting.wait_until, timeout_seconds=TIMEOUT_SECONDS, poll_seconds=0.1)
 
 
 class DagsterSystem:
@@ -156,7 +153,7 @@ class DagsterSystem:
             found = self.backfill(backfill_id)
             return found if found["status"] not in ("REQUESTED", "COMPLETING", "FAILING") else None
 
-        found = wait_until(finished, "the end of the backfill", 240)
+        found = wait_until(finished, "the end of the backfill", timeout_seconds=240)
         [counts] = found["assetBackfillData"]["assetBackfillStatuses"]
         names = ("numPartitionsTargeted", "numPartitionsMaterialized", "numPartitionsFailed")
         return found | {"counts": tuple(counts[name] for name in names)}

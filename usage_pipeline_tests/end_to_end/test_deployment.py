@@ -192,10 +192,12 @@ def test_a_run_that_is_cancelled_ends_so_and_is_not_retried(deployment: Deployme
         # Which the run waits for.
         connection.execute(held)
         run = deployment.ask("webserver", LAUNCH_RUN)["launchRun"]["run"]["runId"]
-        wait_until(lambda: status(deployment, run) == "STARTED", "the start of a run", TIMEOUT_SECONDS)
+        wait_until(lambda: status(deployment, run) == "STARTED", "the start of a run", timeout_seconds=TIMEOUT_SECONDS)
         answer = deployment.ask("webserver", CANCEL, id=run)["terminateRun"]
         assert answer["__typename"] == "TerminateRunSuccess"
-        wait_until(lambda: status(deployment, run) not in ("STARTED", "CANCELING"), "its end", TIMEOUT_SECONDS)
+        wait_until(
+            lambda: status(deployment, run) not in ("STARTED", "CANCELING"), "its end", timeout_seconds=TIMEOUT_SECONDS
+        )
     assert status(deployment, run) == "CANCELED"
     [found] = [one for one in deployment.ask("webserver", RUNS)["runsOrError"]["results"] if one["runId"] == run]
     assert "dagster/will_retry" not in {tag["key"] for tag in found["tags"]}
@@ -215,7 +217,7 @@ def followed(deployment: Deployment, backfill: str) -> Any:
         found = deployment.ask("webserver", BACKFILL, id=backfill)["partitionBackfillOrError"]
         return found if found["status"] not in ("REQUESTED", "COMPLETING") else None
 
-    return wait_until(ended, "the backfill", TIMEOUT_SECONDS)
+    return wait_until(ended, "the backfill", timeout_seconds=TIMEOUT_SECONDS)
 
 
 def status(deployment: Deployment, run: str) -> str:

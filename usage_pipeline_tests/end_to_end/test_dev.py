@@ -147,7 +147,7 @@ def test_a_child_that_ends_by_itself_is_reported_and_the_rest_is_stopped(
     assert not set(urls) & set(re.findall(r"(\w+)=", line)), "what was set may hold a password"
     daemon = next(process for process in _children(folder) if "dagster-daemon" in process.cmdline())
     log = folder / "logs" / "daemon.log"
-    dev.wait_until(lambda: DAEMON_IS_UP in log.read_text())
+    dev.wait_until(lambda: DAEMON_IS_UP in log.read_text(), "the daemon is up")
     daemon.kill()
     assert dev.wait() == 1
     assert "daemon ended by itself with status -9" in dev.output
@@ -163,7 +163,7 @@ def test_a_signal_in_the_middle_of_the_start_leaves_nothing(
 ) -> None:
     dev = start_dev()
     code_server_log = folder / "logs" / "code-server.log"
-    dev.wait_until(code_server_log.exists)
+    dev.wait_until(code_server_log.exists, "the code server has a log")
     dev.process.send_signal(number)
     assert dev.wait() == 0, dev.output
     assert _children(folder) == []

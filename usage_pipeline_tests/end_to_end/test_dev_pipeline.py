@@ -83,7 +83,7 @@ def backfilled(ui: Ui, assets: list[list[str]], days: list[date]) -> list[int]:
         found = ui.ask(BACKFILL, id=launched["backfillId"])["partitionBackfillOrError"]
         return found if found["status"] not in ("REQUESTED", "COMPLETING") else None
 
-    backfill = wait_until(finished, "the backfill", BACKFILL_TIMEOUT_SECONDS)
+    backfill = wait_until(finished, "the backfill", timeout_seconds=BACKFILL_TIMEOUT_SECONDS)
     assert backfill["status"] == "COMPLETED_SUCCESS", backfill["error"]
     counts = backfill["assetBackfillData"]["assetBackfillStatuses"]
     assert {one["numPartitionsTargeted"] for one in counts} == {len(days)}
@@ -113,7 +113,9 @@ def test_counters_become_rows_without_a_click_and_a_backfill_of_five_years_equal
 
     for number in range(2):
         client.hset(f"apikey:fresh-{number}:metrics", "total_requests", 3)
-        assert wait_until(lambda number=number: stored(f"fresh-{number}"), "a stored counter", TIMEOUT_SECONDS) == (3,)
+        assert wait_until(
+            lambda number=number: stored(f"fresh-{number}"), "a stored counter", timeout_seconds=TIMEOUT_SECONDS
+        ) == (3,)
 
     nodes = ui.ask(MATERIALIZATIONS)["assetsOrError"]["nodes"]
     reported = {"/".join(node["key"]["path"]) for node in nodes if node["assetMaterializations"]}
@@ -134,7 +136,11 @@ def test_a_landed_file_of_late_events_becomes_windows_without_a_click(
         return postgres.execute(f"select sum(requests)::int from analytics.{table} having sum(requests) > 0").fetchall()
 
     for table in ("usage_hourly", "usage_daily"):
-        assert wait_until(lambda table=table: requests(table), f"a row of {table}", TIMEOUT_SECONDS) == [(20,)]
+        assert wait_until(
+            lambda table=table: requests(table), f"a row of {table}", timeout_seconds=TIMEOUT_SECONDS
+        ) == [(20,)]
     assert wait_until(
-        lambda: [path.name for path in folder.glob("landing/done/*")], "the file in done/", TIMEOUT_SECONDS
+        lambda: [path.name for path in folder.glob("landing/done/*")],
+        "the file in done/",
+        timeout_seconds=TIMEOUT_SECONDS,
     ) == ["late.jsonl"]

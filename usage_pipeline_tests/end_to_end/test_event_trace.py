@@ -41,6 +41,7 @@ from usage_pipeline_tests.end_to_end.usage_frames import (
     week_of,
 )
 from usage_pipeline_tests.rigs.places import REAL_TRACE
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 CLIENT = Path(__file__).parent / "trace_client.py"
 SEED = 20261121
@@ -86,14 +87,14 @@ class Service:
             self._process.kill()
 
     def wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
+        def answers() -> bool:
             with suppress(httpx.TransportError):
                 if httpx.get(f"{self.url}/healthz", trust_env=False).status_code == 200:
-                    return
+                    return True
             assert self._process.poll() is None, self._log.read_text()
-            time.sleep(0.05)
-        raise AssertionError(self._log.read_text())
+            return False
+
+        wait_until(answers, "the service answers", poll_seconds=0.05, log=self._log.read_text)
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "usage_pipeline.cli", "api", "--port", self.url.rpartition(":")[2]]

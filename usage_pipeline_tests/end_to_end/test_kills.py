@@ -23,18 +23,6 @@ def system() -> Iterator[DagsterSystem]:
         yield system
 
 
-@pytest.fixture
-def postgres(system: DagsterSystem) -> Iterator[psycopg.Connection]:
-    with system.postgres() as connection:
-        yield connection
-
-
-@pytest.fixture
-def client(system: DagsterSystem) -> Iterator[redis.Redis]:
-    with system.redis() as client:
-        yield client
-
-
 def write(client: redis.Redis, name: str) -> None:
     """Two requests of each of 300 API keys."""
     for number in range(300):

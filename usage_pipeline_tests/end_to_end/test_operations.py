@@ -32,18 +32,6 @@ def system() -> Iterator[DagsterSystem]:
         yield system
 
 
-@pytest.fixture
-def postgres(system: DagsterSystem) -> Iterator[psycopg.Connection]:
-    with system.postgres() as connection:
-        yield connection
-
-
-@pytest.fixture
-def client(system: DagsterSystem) -> Iterator[redis.Redis]:
-    with system.redis() as client:
-        yield client
-
-
 def asked_for(system: DagsterSystem, kind: str, name: str) -> list[str]:
     """The runs that a schedule or sensor has asked for, those of its newest tick first."""
     query = {"schedule": SCHEDULE, "sensor": SENSOR}[kind]
@@ -55,7 +43,7 @@ def turn_everything_off(system: DagsterSystem) -> None:
     """Until the runs that were asked for are over, too."""
     system.turn_off()
     unfinished = ["QUEUED", "NOT_STARTED", "STARTING", "STARTED"]
-    wait_until(lambda: not system.runs(statuses=unfinished), "the end of all runs", 240)
+    wait_until(lambda: not system.runs(statuses=unfinished), "the end of all runs", timeout_seconds=240)
 
 
 def write_days(client: redis.Redis, requests: int) -> None:

@@ -66,6 +66,13 @@ def count(client: redis.Redis, merchant: str, value: int, *, day: date = DAY, me
     client.set(merchant_counter(merchant, day, metric), value, ex=7 * 86_400)
 
 
+def fall_to_20(settings: Settings, client: redis.Redis) -> None:
+    """A counter of m1 that was stored at 100 and reads 20 now: an open regression."""
+    for value in (100, 20):
+        count(client, "m1", value)
+        aggregate(settings, [DAY])
+
+
 # keys
 
 
@@ -489,10 +496,7 @@ def test_a_restored_counter_is_closed_and_not_added(
     is_seen_back: bool,
     has_expired: bool,
 ) -> None:
-    count(redis_client, "m1", 100)
-    aggregate(settings, [DAY])
-    count(redis_client, "m1", 20)
-    aggregate(settings, [DAY])
+    fall_to_20(settings, redis_client)
     count(redis_client, "m1", back_at)
     if is_seen_back:
         aggregate(settings, [DAY])
@@ -509,10 +513,7 @@ def test_a_restored_counter_is_closed_and_not_added(
 def test_a_reset_counter_that_expired_is_folded_in_as_it_was_last_read(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
-    count(redis_client, "m1", 100)
-    aggregate(settings, [DAY])
-    count(redis_client, "m1", 20)
-    aggregate(settings, [DAY])
+    fall_to_20(settings, redis_client)
     redis_client.flushall()
     [accepted] = accept_resets(settings)
     assert (accepted.outcome, accepted.stored_after, accepted.counter) == ("folded", 120, None)
@@ -545,10 +546,7 @@ def test_filters_choose_which_resets_are_accepted(
 def test_an_unreadable_counter_leaves_its_regression_open(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
-    count(redis_client, "m1", 100)
-    aggregate(settings, [DAY])
-    count(redis_client, "m1", 20)
-    aggregate(settings, [DAY])
+    fall_to_20(settings, redis_client)
     redis_client.set(merchant_counter("m1", DAY, "api_calls"), "broken")
     [accepted] = accept_resets(settings)
     assert accepted.outcome == "left_open"
@@ -624,10 +622,7 @@ def test_a_reset_is_not_accepted_under_an_aggregation_that_read_before_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Otherwise the value read before the reset would be stored on top of the offset: 100 + 100."""
-    count(redis_client, "m1", 100)
-    aggregate(settings, [DAY])
-    count(redis_client, "m1", 20)
-    aggregate(settings, [DAY])
+    fall_to_20(settings, redis_client)
     count(redis_client, "m1", 100)
     has_read, may_go_on, first = threading.Event(), threading.Event(), threading.Lock()
 

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from usage_pipeline.recording import failures as record_failures
 from usage_pipeline.recording.outage import FAILURES_OF_AN_OUTAGE, PROBE_SECONDS, SECONDS_OF_AN_OUTAGE, Outage
 from usage_pipeline.recording.quota import UNKNOWN
 from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 EVENT = {"user_id": "user-1", "provider": "openai", "event_type": "upload"}
 ONE_OF_EACH: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
@@ -51,14 +53,14 @@ class OwnRedis:
         self.process = subprocess.Popen(
             [str(redis_executable()), *arguments], cwd=self._folder, stdout=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 10
         with redis.Redis.from_url(self.url) as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.ConnectionError:
-                    assert time.monotonic() < deadline, "redis-server did not answer"
+
+            def answers() -> bool:
+                with suppress(redis.ConnectionError):
+                    return client.ping()
+                return False
+
+            wait_until(answers, "redis-server answers", 10)
 
     def stall(self) -> None:
         assert self.process
@@ -472,9 +474,7 @@ async def test_a_redis_cluster_is_recorded_to_without_a_transaction(own_redis: O
     own_redis.start("--cluster-enabled", "yes")
     with redis.Redis.from_url(own_redis.url) as node:
         node.execute_command("CLUSTER ADDSLOTS", *range(16_384))
-        deadline = time.monotonic() + 10
-        while node.cluster("info")["cluster_state"] != "ok":
-            assert time.monotonic() < deadline
+        wait_until(lambda: node.cluster("info")["cluster_state"] == "ok", "the cluster is ok", 10)
         with redis.RedisCluster(host="127.0.0.1", port=own_redis.port) as client:
             recorder = Recorder(client)
             assert all(record_all(recorder).values())

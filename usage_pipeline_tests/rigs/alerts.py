@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from usage_pipeline.alerting.alert import Alert
+from usage_pipeline.settings import Settings, load_settings
 
 
 class Webhook:
@@ -57,6 +58,15 @@ def webhook() -> Iterator[Webhook]:
         hook.server.shutdown()
         hook.server.server_close()
         thread.join(10)
+
+
+def told_at(hook: Webhook, settings: Settings) -> Settings:
+    """The same servers, and this webhook for alerts."""
+    return load_settings(
+        database_url=settings.database_url.get_secret_value(),
+        redis_url=settings.redis_dsn.get_secret_value(),
+        alert_urls=f"json://127.0.0.1:{hook.port}/",
+    )
 
 
 def alert(key: str = "a", rule: str = "failed-run") -> Alert:

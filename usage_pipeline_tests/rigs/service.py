@@ -3,8 +3,7 @@
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import uvicorn
 from usage_pipeline.access.tokens import create_token
 from usage_pipeline.api.app import create_app
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 EVENTS_PATH = "/api/v1/ingest/requests:bulk"
 ARCHIVES_PATH = "/api/v1/ingest/archives:bulk"
@@ -67,7 +67,7 @@ def serving(settings: Settings) -> Iterator[Service]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    wait_until(lambda: server.started)
+    wait_until(lambda: server.started, "the service starts", 20)
     service = Service(listening.getsockname()[1])
     try:
         yield service
@@ -92,13 +92,6 @@ def answer_of(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
     status, *lines = head.decode().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     return int(status.split()[1]), headers, json.loads(body) if body else None
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def expect_problem(response: httpx.Response, status: int, kind: str) -> str:

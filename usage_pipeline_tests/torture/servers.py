@@ -180,6 +180,16 @@ class Stage:
         """A server that was not started yet."""
         return RedisServer(self.folder / f"redis-{uuid.uuid4().hex[:8]}", config, executable=executable)
 
+    @contextmanager
+    def running_redis(self) -> Iterator[RedisServer]:
+        """One that is stopped at the end of the block."""
+        server = self.redis()
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
     def _configure(self, name: str, value: str) -> None:
         with self.admin() as connection:
             connection.execute(sql.SQL("alter system set {} = {}").format(sql.Identifier(name), sql.Literal(value)))

@@ -72,16 +72,11 @@ def test_a_drain_process_that_ends_by_itself_is_noticed(stage: Stage) -> None:
 
 
 def test_a_count_that_nobody_wrote_fails_the_fault(stage: Stage) -> None:
-    server = stage.redis()
-    try:
-        server.start()
-        with arena(stage, server.port, seed=1) as here:
-            here.load.burst(1)
-            with server.client() as client:
-                client.hincrby("apikey:0-stranger:metrics", "total_requests", 3)
-            outcome = here.outcome("a stranger writes", 1)
-        assert (outcome.lost, outcome.doubled) == (0, 3)
-        assert "doubled: 3" in outcome.problems
-        assert any("no flagged batch" in problem for problem in outcome.problems)
-    finally:
-        server.stop()
+    with stage.running_redis() as server, arena(stage, server.port, seed=1) as here:
+        here.load.burst(1)
+        with server.client() as client:
+            client.hincrby("apikey:0-stranger:metrics", "total_requests", 3)
+        outcome = here.outcome("a stranger writes", 1)
+    assert (outcome.lost, outcome.doubled) == (0, 3)
+    assert "doubled: 3" in outcome.problems
+    assert any("no flagged batch" in problem for problem in outcome.problems)

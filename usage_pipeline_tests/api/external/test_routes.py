@@ -18,7 +18,8 @@ from usage_pipeline.api.storing import Storing
 from usage_pipeline.enrichment.posts import fallback
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.external_api import ExternalApi, document, external_api, post, stall, status
-from usage_pipeline_tests.rigs.service import Service, expect_problem, serving, wait_until
+from usage_pipeline_tests.rigs.service import Service, expect_problem, serving
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 FALLBACK = fallback(7).document()
 
@@ -105,7 +106,7 @@ def test_many_requests_for_a_post_are_one_request_to_the_api(service: Service, a
     api.otherwise = late
     with ThreadPoolExecutor(30) as clients:
         answers = [clients.submit(service.client.get, "/api/external/posts/7") for _ in range(30)]
-        wait_until(lambda: misses(service) == 30)
+        wait_until(lambda: misses(service) == 30, "all have asked", 20)
         gate.set()
         assert [answer.result(30).json() for answer in answers] == [document(7)] * 30
     assert api.asked == [7]
@@ -126,7 +127,7 @@ def test_a_flood_of_different_posts_asks_for_a_few_and_the_others_are_told_to_co
             clients.submit(service.client.get, f"/api/external/posts/{number}")
             for number in range(1, external_posts.FETCHES_AT_ONCE + 1)
         ]
-        wait_until(lambda: api.in_hand == external_posts.FETCHES_AT_ONCE)
+        wait_until(lambda: api.in_hand == external_posts.FETCHES_AT_ONCE, "all places are taken", 20)
         for number in range(100, 130):
             response = service.client.get(f"/api/external/posts/{number}")
             expect_problem(response, 503, "unavailable")
@@ -139,7 +140,9 @@ def test_a_flood_of_different_posts_asks_for_a_few_and_the_others_are_told_to_co
         assert {answer.result(30).json()["error"] for answer in first} == {True}
     assert len(api.requests) == external_posts.FETCHES_AT_ONCE
     api.released.clear()
-    wait_until(lambda: service.client.get("/api/external/posts/100").json() == document(100))
+    wait_until(
+        lambda: service.client.get("/api/external/posts/100").json() == document(100), "a place is free again", 20
+    )
 
 
 def test_so_many_may_wait_and_no_more(service: Service, api: ExternalApi, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +150,7 @@ def test_so_many_may_wait_and_no_more(service: Service, api: ExternalApi, monkey
     api.otherwise = stall
     with ThreadPoolExecutor(2) as clients:
         first = [clients.submit(service.client.get, "/api/external/posts/7") for _ in range(2)]
-        wait_until(lambda: misses(service) == 2)
+        wait_until(lambda: misses(service) == 2, "both have asked", 20)
         expect_problem(service.client.get("/api/external/posts/7"), 503, "unavailable")
         api.released.set()
         assert [answer.result(30).status_code for answer in first] == [200, 200]
@@ -206,7 +209,7 @@ def test_the_service_stops_while_a_post_is_fetched(api: ExternalApi, settings: S
     with serving(api.settings(settings, external_api_timeout=1_000, external_api_max_retries=1)) as service:
         asking = threading.Thread(target=ask, args=(service.port,))
         asking.start()
-        wait_until(lambda: api.in_hand == 1)
+        wait_until(lambda: api.in_hand == 1, "the post is being fetched", 20)
     asking.join(30)
     assert not asking.is_alive()
 

@@ -19,8 +19,8 @@ from usage_pipeline_tests.rigs.service import (
     expect_problem,
     new_token,
     serving,
-    wait_until,
 )
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 
 def count_of(postgres: psycopg.Connection, table: str) -> int:
@@ -169,7 +169,7 @@ def test_a_server_with_all_places_taken_turns_others_away_at_once(
     with serving(settings) as service:
         client = service.with_token(token)
         sent = [service.raw("Content-Length: 2", token=token) for _ in range(REQUESTS_PER_CONNECTION + 2)]
-        wait_until(lambda: len(select.select(sent, [], [], 0)[0]) == 2)
+        wait_until(lambda: len(select.select(sent, [], [], 0)[0]) == 2, "two are answered", 20)
         refused, _, _ = select.select(sent, [], [], 0)
         for connection in refused:
             assert connection.recv(12) == b"HTTP/1.1 503"

@@ -26,7 +26,8 @@ from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.rigs.events import event
 from usage_pipeline_tests.rigs.places import DOCS
-from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, serving, wait_until
+from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, serving
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -272,7 +273,7 @@ def test_requests_in_hand_are_seen(
         blocker.execute("lock table analytics.usage_event_ids")
         sending = threading.Thread(target=client.post, args=(EVENTS_PATH,), kwargs={"json": [event()]})
         sending.start()
-        wait_until(lambda: Scrape(client).value("http_requests_in_progress") == 2)
+        wait_until(lambda: Scrape(client).value("http_requests_in_progress") == 2, "a request in hand", 20)
     sending.join(30)
     assert Scrape(client).value("http_requests_in_progress") == 1
 
@@ -301,7 +302,11 @@ def test_workers_add_up_what_they_count_and_one_that_died_has_nothing_in_hand(
         return httpx.get(f"{url}/docs", timeout=30, trust_env=False).status_code == 200
 
     try:
-        wait_until(lambda: is_listening(port) and log.read_text().count("Application startup complete") == 2, 60)
+        wait_until(
+            lambda: is_listening(port) and log.read_text().count("Application startup complete") == 2,
+            "both workers have started",
+            60,
+        )
         assert all(asked() for _ in range(40))
         [folder] = tmp_path.glob("usage-pipeline-metrics-*")
         workers = [file.stem.rpartition("_")[2] for file in folder.glob("counter_*.db")]

@@ -21,7 +21,8 @@ from usage_pipeline.local.servers.ports import free_port, is_listening
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.rigs.commands import Run
 from usage_pipeline_tests.rigs.events import event
-from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, expect_problem, new_token, serving, wait_until
+from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, expect_problem, new_token, serving
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 
 def test_the_root_names_the_service_and_its_links_lead_somewhere(service: Service) -> None:
@@ -176,7 +177,11 @@ def api(
             [sys.executable, "-c", code, *arguments], env=environment, stderr=output, start_new_session=True
         )
     try:
-        wait_until(lambda: is_listening(port) and httpx.get(f"http://127.0.0.1:{port}/", timeout=30).status_code, 60)
+        wait_until(
+            lambda: is_listening(port) and httpx.get(f"http://127.0.0.1:{port}/", timeout=30).status_code,
+            "the service answers",
+            60,
+        )
         yield process, f"http://127.0.0.1:{port}", log
     finally:
         with suppress(ProcessLookupError):
@@ -202,9 +207,9 @@ def test_sigterm_finishes_the_request_in_hand(
         sending = Thread(target=send)
         sending.start()
         waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-        wait_until(lambda: postgres.execute(waiting).fetchone())
+        wait_until(lambda: postgres.execute(waiting).fetchone(), "the request waits for the lock", 20)
         process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "Shutting down" in log.read_text())
+        wait_until(lambda: "Shutting down" in log.read_text(), "the service begins to stop", 20)
     sending.join(30)
     assert [answer.status_code for answer in answers] == [200]
     assert process.wait(30) == 0, log.read_text()

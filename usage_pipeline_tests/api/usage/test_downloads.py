@@ -23,7 +23,8 @@ from usage_pipeline.api.usage.encodings import CsvEncoding, ParquetEncoding
 from usage_pipeline.api.usage.reading import Export
 from usage_pipeline.api.usage.resources import API_KEYS, MODELS, RESOURCES
 from usage_pipeline_tests.rigs.clock import days_ago, today
-from usage_pipeline_tests.rigs.service import Shared, expect_problem, wait_until
+from usage_pipeline_tests.rigs.service import Shared, expect_problem
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 MANY = 23_000
 HOSTILE = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\tx", "\rx", 'quo"te', "a,b", "two\r\nlines", "日本", " =1"]
@@ -201,7 +202,7 @@ def test_a_file_too_many_is_503_and_the_places_are_free_when_the_readers_are_gon
     sleeping = (
         "select count(*) from pg_stat_activity where state = 'idle in transaction' and datname = current_database()"
     )
-    wait_until(lambda: shared.postgres.execute(sleeping).fetchone() == (2,))
+    wait_until(lambda: shared.postgres.execute(sleeping).fetchone() == (2,), "two files are being sent", 20)
     response = shared.client.get(path)
     assert "2 files are being sent" in expect_problem(response, 503, "unavailable")
     assert response.headers["retry-after"]
@@ -210,7 +211,7 @@ def test_a_file_too_many_is_503_and_the_places_are_free_when_the_readers_are_gon
     gate.set()
     for reader in readers:
         reader.join(20)
-    wait_until(lambda: shared.postgres.execute(sleeping).fetchone() == (0,))
+    wait_until(lambda: shared.postgres.execute(sleeping).fetchone() == (0,), "both files are sent", 20)
     assert shared.client.get(path).status_code == 200
 
 
@@ -219,7 +220,9 @@ def test_a_reader_who_goes_away_leaves_no_connection_behind(shared: Shared) -> N
         with shared.client.stream("GET", "/api/usage/api-keys?format=csv") as response:
             assert response.status_code == 200
     sleeping = "select count(*) from pg_stat_activity where state like 'idle in%%' and datname = current_database()"
-    wait_until(lambda: shared.postgres.execute(sleeping.replace("%%", "%")).fetchone() == (0,))
+    wait_until(
+        lambda: shared.postgres.execute(sleeping.replace("%%", "%")).fetchone() == (0,), "no connection is in use", 20
+    )
     assert shared.client.get("/api/usage/api-keys?format=csv").status_code == 200
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.sensors.alert_facts import orchestration_facts
-from usage_pipeline.settings import Settings, load_settings
-from usage_pipeline_tests.rigs.alerts import Webhook, webhook
+from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.alerts import Webhook, told_at, webhook
 
 
 @pytest.fixture
@@ -30,11 +30,7 @@ def hook() -> Iterator[Webhook]:
 
 @pytest.fixture
 def alerting(settings: Settings, hook: Webhook) -> Settings:
-    return load_settings(
-        database_url=settings.database_url.get_secret_value(),
-        redis_url=settings.redis_dsn.get_secret_value(),
-        alert_urls=f"json://127.0.0.1:{hook.port}/",
-    )
+    return told_at(hook, settings)
 
 
 def days(is_failing: bool) -> dg.Definitions:

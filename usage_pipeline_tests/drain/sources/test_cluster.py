@@ -32,18 +32,21 @@ from usage_pipeline.recording.quota import QuotaDecision
 from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.redis import RedisUnavailable
-from usage_pipeline_tests.rigs.commands import run_command
-from usage_pipeline_tests.rigs.drain import (
+from usage_pipeline_tests.drain.rig import (
     Crash,
     Life,
     Writer,
     assert_at_rest,
+    drain_quietly,
     event_item,
     lives,
     run_until_crash,
     stored,
+    two_drainers,
 )
-from usage_pipeline_tests.rigs.redis_cluster import Cluster, Node, losing_answers, slot_of
+from usage_pipeline_tests.drain.sources.cluster_rig import Cluster, Node, losing_answers, slot_of
+from usage_pipeline_tests.rigs.commands import run_command
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 # Hash tags, a `}` before a `{`, empty tags, nested ones, and no ASCII: together on all three primaries.
 NAMES = ["plain", "a:b", "{tag}", "x{tag}y", "a}b{c", "a}b{c}d", "{}", "{}{x}", "{{x}}", "open{", "closed}", "ü–日本"]
@@ -100,12 +103,6 @@ def claims_on(node: Node) -> list[bytes]:
     return [key for key in node.client.scan_iter("usage_pipeline:claim:*") if slot_of(key) in node.slots()]
 
 
-def drain_twice(settings: Settings, family: str) -> None:
-    with Life(settings) as quiet:
-        quiet.drain(family)
-        quiet.drain(family)
-
-
 @pytest.mark.parametrize("announces", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_keys_of_every_shape_are_claimed_in_their_slot_recovered_and_released(
@@ -126,7 +123,7 @@ def test_keys_of_every_shape_are_claimed_in_their_slot_recovered_and_released(
         asked = [cluster.nodes[0].ask("CLUSTER", "KEYSLOT", name) for name in (claim, key)]
         assert asked[0] == asked[1], key
     writer.write(family, NAMES[:5], 3)
-    drain_twice(settings, family)
+    drain_quietly(settings, family, 2)
     assert stored(postgres, family) == writer.written
     assert_at_rest(cluster.client, postgres, family)
     assert postgres.execute("select bool_or(is_uncertain) from ops.sync_batches").fetchall() == [(False,)]
@@ -172,7 +169,7 @@ def test_a_crash_between_two_primaries_loses_and_doubles_nothing(
         with Life(settings, chunk_keys=6, at_step=crash_before(label, times=times)) as crashed:
             crashes += run_until_crash(crashed, family)
         writer.write(family, NAMES[:3], 3)
-        drain_twice(settings, family)
+        drain_quietly(settings, family, 2)
         assert stored(postgres, family, prefix=f"{number}/") == writer.written, f"crash {crashed.last_step}"
         assert_at_rest(cluster.client, postgres, family)
     # The one queue is claimed and released by one command each.
@@ -183,27 +180,11 @@ def test_a_crash_between_two_primaries_loses_and_doubles_nothing(
 def test_two_drains_at_once_with_live_writers_store_each_thing_once(
     family: str, settings: Settings, cluster: Cluster, postgres: psycopg.Connection
 ) -> None:
-    writer, is_written, failures = Writer(cluster.client, announces=True), threading.Event(), list[BaseException]()
-
-    def drain() -> None:
-        try:
-            with Life(settings, chunk_keys=4) as life:
-                while not is_written.is_set():
-                    life.drain(family)
-        except BaseException as error:
-            failures.append(error)
-            raise
-
-    drainers = [threading.Thread(target=drain) for _ in range(2)]
-    for thread in drainers:
-        thread.start()
-    for amount in range(1, 15):
-        writer.write(family, NAMES, 1 + amount % 3)
-    is_written.set()
-    for thread in drainers:
-        thread.join(60)
-    assert failures == []
-    drain_twice(settings, family)
+    writer = Writer(cluster.client, announces=True)
+    with two_drainers(settings, family, chunk_keys=4):
+        for amount in range(1, 15):
+            writer.write(family, NAMES, 1 + amount % 3)
+    drain_quietly(settings, family, 2)
     assert stored(postgres, family) == writer.written
     assert_at_rest(cluster.client, postgres, family)
 
@@ -232,7 +213,7 @@ def test_claims_whose_slot_has_moved_since_are_recovered_from_its_new_owner(
     cluster.move(slot, target)
     assert [key for key in claims_on(target) if slot_of(key) == slot] != []
     writer.write(family, [name], 3)
-    drain_twice(settings, family)
+    drain_quietly(settings, family, 2)
     assert stored(postgres, family) == writer.written
     assert_at_rest(cluster.client, postgres, family)
 
@@ -260,7 +241,7 @@ def test_claims_in_the_middle_of_a_move_are_left_to_a_later_round_and_stop_no_ot
     assert in_the_middle.get(name, {}).get("total_requests") == (2 if label == AFTER_COMMIT else None)
     writer.write("api_key", [name], 5)
     cluster.end_move(slot, target)
-    drain_twice(settings, "api_key")
+    drain_quietly(settings, "api_key", 2)
     assert stored(postgres, "api_key") == writer.written
     assert_at_rest(cluster.client, postgres, "api_key")
 
@@ -295,7 +276,7 @@ def test_an_applied_claim_that_moves_past_the_scan_is_not_counted_again(
     assert len(seen) == len(NAMES) - 1
     assert names.parse_claim(claims[0])[1] not in seen
     assert slot in target.slots()
-    drain_twice(settings, "api_key")
+    drain_quietly(settings, "api_key", 2)
     assert stored(postgres, "api_key") == writer.written
     assert_at_rest(cluster.client, postgres, "api_key")
 
@@ -315,7 +296,7 @@ def test_a_slot_that_moves_between_claim_and_release_leaves_the_batch_open_until
         life.drain("api_key")
     assert len(claims_on(target)) == 1
     assert postgres.execute("select count(*) from ops.sync_batches where released_at is null").fetchall() == [(1,)]
-    drain_twice(settings, "api_key")
+    drain_quietly(settings, "api_key", 2)
     assert stored(postgres, "api_key") == writer.written
     assert_at_rest(cluster.client, postgres, "api_key")
 
@@ -397,19 +378,14 @@ def test_a_worker_goes_on_while_a_primary_is_added_and_takes_over_slots(
         wait_for_rounds(rounds, before + 3)
     assert sum(report.keys for report in rounds) > 0
     for family, writer in writers.items():
-        drain_twice(settings, family)
+        drain_quietly(settings, family, 2)
         assert stored(postgres, family) == writer.written
         assert_at_rest(cluster.client, postgres, family)
     assert slots <= added.slots()
 
 
 def wait_for_rounds(rounds: list[RoundReport], many: int) -> None:
-    is_enough = threading.Event()
-    for _ in range(3_000):
-        if len(rounds) >= many:
-            return
-        is_enough.wait(0.01)
-    raise AssertionError("the worker does not go on")
+    wait_until(lambda: len(rounds) >= many, f"the worker has done {many} rounds", 30)
 
 
 # durability
@@ -430,7 +406,7 @@ def test_a_primary_that_is_killed_between_claim_and_apply_is_waited_for(
     assert stored(postgres, family) == {}, "recovery decides over all primaries at once"
     killed.start()
     cluster.wait_until_ok()
-    drain_twice(settings, family)
+    drain_quietly(settings, family, 2)
     assert stored(postgres, family) == writer.written
     assert_at_rest(cluster.client, postgres, family)
 
@@ -466,7 +442,7 @@ def test_one_primary_that_does_not_confirm_keeps_the_whole_batch_claimed(
             with pytest.raises(BarrierFellShort):
                 life.drain("api_key")
     assert stored(postgres, "api_key") == {}
-    drain_twice(settings, "api_key")
+    drain_quietly(settings, "api_key", 2)
     assert stored(postgres, "api_key") == writer.written
     assert_at_rest(cluster.client, postgres, "api_key")
 

@@ -20,10 +20,10 @@ from usage_pipeline.drain.sources.node import RedisSource
 from usage_pipeline.drain.store import Applied
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.partitions import ensure_partitions_ahead
+from usage_pipeline_tests.drain.rig import Life, lives
 from usage_pipeline_tests.drain.state_machine.books import Amounts, Books, InPostgres, event_part
 from usage_pipeline_tests.drain.state_machine.schedule_writer import HUGE
 from usage_pipeline_tests.drain.state_machine.stepped import InlineExecutor
-from usage_pipeline_tests.rigs.drain import Life, lives
 
 CHUNK_KEYS = 3
 

@@ -14,7 +14,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -36,6 +35,7 @@ from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.redis import RedisUnavailable
+from usage_pipeline_tests.drain.rig import Crash, Life
 from usage_pipeline_tests.drain.state_machine.books import (
     Books,
     InPostgres,
@@ -53,7 +53,7 @@ from usage_pipeline_tests.drain.state_machine.ground import (
 )
 from usage_pipeline_tests.drain.state_machine.schedule_writer import IDS, TROUBLE, ScheduleWriter
 from usage_pipeline_tests.drain.state_machine.stepped import ONE_STEP, TO_ITS_END, SteppedDrain, Stretch, settle_waiting
-from usage_pipeline_tests.rigs.drain import Crash, Life
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 SECONDS_OF_SKEW = (0, 0, 0, 300, -300)
 # A last drain finds what drainers with a fast clock have begun, and old enough to be settled.
@@ -517,9 +517,12 @@ class DrainMachine(RuleBasedStateMachine):
         self._settle_waiting()
 
     def _wait_for_the_end_of(self, pid: int) -> None:
-        deadline = time.monotonic() + 10
-        while self.ground.postgres.execute("select from pg_stat_get_activity(%s)", (pid,)).fetchone() is not None:
-            assert time.monotonic() < deadline, "PostgreSQL keeps the transaction of a client that is gone"
+        query = "select from pg_stat_get_activity(%s)"
+        wait_until(
+            lambda: self.ground.postgres.execute(query, (pid,)).fetchone() is None,
+            "PostgreSQL ends the transaction of a client that is gone",
+            10,
+        )
 
     def _waits_for_a_lock(self, drain: SteppedDrain) -> bool:
         others = [other.drain for other in self._running() if other.drain is not drain]

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import redis
 
 from usage_pipeline import redis_keys as names
+from usage_pipeline_tests.drain.rig import event_item
 from usage_pipeline_tests.drain.state_machine.books import QUEUE, WRONG_TYPE, Books, Part, event_part
-from usage_pipeline_tests.rigs.drain import event_item
 
 IDS = ("a", "b:c", "{d}e", "f}")
 INSTANCES = ("host:1", "host:2")

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from usage_pipeline_tests.rigs.drain import Life
+from usage_pipeline_tests.drain.rig import Life
 
 # Far beyond any step; whoever reaches it has found a drain that hangs.
 _LONGEST_STEP_SECONDS = 20

@@ -11,7 +11,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.manifest import archives
 from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline_tests.rigs.commands import Run, run_command
-from usage_pipeline_tests.rigs.lifecycle import EVENT_TABLE, count_of, day, roll_up, store_archives, store_events
+from usage_pipeline_tests.storage.lifecycle_rig import EVENT_TABLE, count_of, day, roll_up, store_archives, store_events
 
 OLD = day(10).date()
 

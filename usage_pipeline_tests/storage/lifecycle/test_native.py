@@ -18,7 +18,7 @@ from usage_pipeline.storage.archives.manifest import archives, archives_of_day
 from usage_pipeline.storage.archives.store import ArchiveDamaged, ArchiveStore
 from usage_pipeline.storage.chunks.partitions import chunks, ensure_chunks
 from usage_pipeline.storage.lifecycle.run import run_lifecycle
-from usage_pipeline_tests.rigs.lifecycle import (
+from usage_pipeline_tests.storage.lifecycle_rig import (
     ARCHIVE_TABLE,
     EVENT_TABLE,
     HARD_VALUES,

@@ -1,7 +1,6 @@
 """The lifecycle beside writers, readers and itself, and cut short anywhere: nothing is lost, nothing is there twice."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,13 +22,14 @@ from usage_pipeline.storage.archives.parquet import ParquetReader
 from usage_pipeline.storage.archives.store import ArchiveStore
 from usage_pipeline.storage.chunks import locks as chunk_locks
 from usage_pipeline.storage.chunks.locks import ChunksBusy, changing, reading
-from usage_pipeline.storage.chunks.partitions import chunks
+from usage_pipeline.storage.chunks.partitions import Chunk, chunks
 from usage_pipeline.storage.lifecycle import native as native_lifecycle
 from usage_pipeline.storage.lifecycle import run as module
 from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline_tests.rigs.events import as_items, event
-from usage_pipeline_tests.rigs.lifecycle import (
+from usage_pipeline_tests.rigs.waiting import wait_until
+from usage_pipeline_tests.storage.lifecycle_rig import (
     ARCHIVE_TABLE,
     EVENT_TABLE,
     MIDNIGHT,
@@ -71,23 +71,20 @@ def other(database_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        threading.Event().wait(0.02)
-
-
 def wait_for_locks(postgres: psycopg.Connection, *relations: str, sessions: int = 1) -> None:
     """Until so many sessions wait for a lock on one of these tables."""
     waiting = "select count(*) from pg_locks where not granted and relation = any(%s::text[]::regclass[])"
-    wait_until(lambda: postgres.execute(waiting, (list(relations),)).fetchall() == [(sessions,)])
+    wait_until(
+        lambda: postgres.execute(waiting, (list(relations),)).fetchall() == [(sessions,)],
+        f"{sessions} wait for a lock on {relations}",
+        30,
+    )
 
 
 def wait_for_the_drop(postgres: psycopg.Connection, parent: str) -> None:
     """Until a session has locked that table against everyone."""
     locked = "select from pg_locks where granted and relation = %s::text::regclass and mode = 'AccessExclusiveLock'"
-    wait_until(lambda: postgres.execute(locked, (parent,)).fetchone() is not None)
+    wait_until(lambda: postgres.execute(locked, (parent,)).fetchone() is not None, f"a session has locked {parent}", 30)
 
 
 @contextmanager
@@ -95,6 +92,23 @@ def held(connection: psycopg.Connection, relation: str, mode: str) -> Iterator[N
     with connection.transaction():
         connection.execute(f"lock table only {relation} in {mode} mode")
         yield
+
+
+def old_partition(postgres: psycopg.Connection, settings: Settings) -> Chunk:
+    """One of two events, which the next run archives."""
+    store_events(postgres, settings, day(10), {}, {})
+    roll_up(postgres)
+    [chunk] = chunks(postgres, EVENT_TABLE)
+    return chunk
+
+
+@contextmanager
+def held_up(postgres: psycopg.Connection, other: psycopg.Connection, start: Start, settings: Settings) -> Iterator[Any]:
+    """A run in its decisive transaction: the partition is locked, the manifest's row not written before the block ends."""
+    with held(other, "ops.archives", "share row exclusive"):
+        run = start(run_lifecycle, settings)
+        wait_for_locks(postgres, "ops.archives")
+        yield run
 
 
 def everywhere(connection: psycopg.Connection, settings: Settings, table: str) -> list[Any]:
@@ -115,13 +129,8 @@ def send(settings: Settings, at: datetime) -> Any:
 def test_an_insert_that_waits_while_its_partition_is_archived_is_not_lost(
     postgres: psycopg.Connection, other: psycopg.Connection, archiving: Settings, start: Start, patient: None
 ) -> None:
-    store_events(postgres, archiving, day(10), {}, {})
-    roll_up(postgres)
-    [chunk] = chunks(postgres, EVENT_TABLE)
-    # Held up in the decisive transaction: the partition is locked, the manifest's row not written yet.
-    with held(other, "ops.archives", "share row exclusive"):
-        run = start(run_lifecycle, archiving)
-        wait_for_locks(postgres, "ops.archives")
+    chunk = old_partition(postgres, archiving)
+    with held_up(postgres, other, start, archiving) as run:
         late = start(send, archiving, day(10))
         wait_for_locks(postgres, chunk.name)
     assert late.result(60).inserted == 1
@@ -135,12 +144,8 @@ def test_an_insert_that_waits_while_its_partition_is_archived_is_not_lost(
 def test_an_insert_that_waits_while_its_partition_is_dropped_makes_a_new_one(
     postgres: psycopg.Connection, other: psycopg.Connection, archiving: Settings, start: Start, patient: None
 ) -> None:
-    store_events(postgres, archiving, day(10), {}, {})
-    roll_up(postgres)
-    [chunk] = chunks(postgres, EVENT_TABLE)
-    with held(other, "ops.archives", "share row exclusive"):
-        run = start(run_lifecycle, archiving)
-        wait_for_locks(postgres, "ops.archives")
+    chunk = old_partition(postgres, archiving)
+    with held_up(postgres, other, start, archiving) as run:
         # A reader of the partition, who keeps the drop waiting with the parent locked.
         reader = start(_read_until, archiving, chunk.name, release := threading.Event())
         wait_for_locks(postgres, chunk.name)
@@ -433,9 +438,7 @@ def test_a_drain_whose_partition_goes_away_under_it_loses_and_doubles_nothing(
     roll_up(postgres)
     chunk = f"{table}_{OLD:%Y%m%d}"
     postgres.execute("update ops.sync_batches set released_at = null where family <> %s", (family,))
-    with held(other, "ops.archives", "share row exclusive"):
-        run = start(run_lifecycle, archiving)
-        wait_for_locks(postgres, "ops.archives")
+    with held_up(postgres, other, start, archiving) as run:
         reader = start(_read_until, archiving, chunk, release := threading.Event())
         wait_for_locks(postgres, chunk)
     # The parent is locked, the drop waits for the reader; the drain waits for it, and then its partition is gone.

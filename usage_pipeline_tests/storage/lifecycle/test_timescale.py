@@ -14,7 +14,7 @@ from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.timescale import is_hypertable
-from usage_pipeline_tests.rigs.lifecycle import (
+from usage_pipeline_tests.storage.lifecycle_rig import (
     ARCHIVE_TABLE,
     EVENT_TABLE,
     HARD_VALUES,

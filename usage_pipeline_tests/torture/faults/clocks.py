@@ -33,11 +33,9 @@ def expire_claims(stage: Stage, times: int, seed: int) -> Outcome:
     time; PostgreSQL is locked meanwhile, so that nothing can be applied.
     """
     plan = LoadPlan(writers=4, ttl_seconds=_TTL_SECONDS)
-    server, chance = stage.redis(), random.Random(seed)
-    late = 0
+    chance, late = random.Random(seed), 0
     with ExitStack() as stack:
-        stack.callback(server.stop)
-        server.start()
+        server = stack.enter_context(stage.running_redis())
         here = stack.enter_context(arena(stage, server.port, seed, plan=plan, chunk_keys=1_000))
         for number in range(times):
             with _nothing_is_applied(here):
@@ -92,10 +90,8 @@ def _shift_clocks(stage: Stage, seed: int, *, is_before_midnight: bool) -> Outco
     # Two writers, one of each kind, by each clock; a time zone in which midnight is near, whatever the time is now.
     plan = LoadPlan(writers=6, clock_offsets_ms=[offset * 1_000 for offset in offsets for _ in range(2)])
     zone, zone_name = _zone_with_midnight_in(_MIDNIGHT_SECONDS if is_before_midnight else -_MIDNIGHT_SECONDS)
-    server = stage.redis()
     with ExitStack() as stack:
-        stack.callback(server.stop)
-        server.start()
+        server = stack.enter_context(stage.running_redis())
         here = stack.enter_context(arena(stage, server.port, seed, plan=plan, usage_timezone=zone_name))
         here.load.start()
         for number, offset in enumerate(offsets):

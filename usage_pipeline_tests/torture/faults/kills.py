@@ -24,10 +24,8 @@ _LONGEST_LIFE_OF_COMMAND_SECONDS = 1.0
 def kill_drainers(stage: Stage, times: int, seed: int) -> Outcome:
     """Three drainers at once, each killed at a random moment after its first claim and replaced."""
     chance, left = random.Random(seed), Counter[str]()
-    server = stage.redis()
     with ExitStack() as stack:
-        stack.callback(server.stop)
-        server.start()
+        server = stack.enter_context(stage.running_redis())
         here = stack.enter_context(arena(stage, server.port, seed))
         postgres = stack.enter_context(here.postgres())
         here.load.start()
@@ -49,10 +47,8 @@ def kill_drainers(stage: Stage, times: int, seed: int) -> Outcome:
 def kill_commands(stage: Stage, times: int, seed: int) -> Outcome:
     """The same with the command itself, `usage-pipeline drain --watch`, one after the other."""
     chance, left = random.Random(seed), Counter[str]()
-    server = stage.redis()
     with ExitStack() as stack:
-        stack.callback(server.stop)
-        server.start()
+        server = stack.enter_context(stage.running_redis())
         here = stack.enter_context(arena(stage, server.port, seed))
         postgres = stack.enter_context(here.postgres())
         here.load.start()

@@ -120,9 +120,7 @@ def _under_load(
 
 
 def _arena(stage: Stage, seed: int, stack: ExitStack) -> Arena:
-    server = stage.redis()
-    stack.callback(server.stop)
-    server.start()
+    server = stack.enter_context(stage.running_redis())
     here = stack.enter_context(arena(stage, server.port, seed))
     here.load.start()
     here.start_drainers()

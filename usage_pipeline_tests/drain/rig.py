@@ -162,6 +162,42 @@ def run_until_crash(life: Life, family: str) -> bool:
     return True
 
 
+def drain_quietly(settings: Settings, family: str, times: int = 1, *, barrier: Barrier = "auto") -> None:
+    """By a new process that nothing disturbs.
+
+    Twice is enough for what a crash left in the set of touched keys, or too young in the list of batches.
+    """
+    with Life(settings, barrier=barrier) as quiet:
+        for _ in range(times):
+            quiet.drain(family)
+
+
+@contextmanager
+def two_drainers(settings: Settings, family: str, *, chunk_keys: int) -> Iterator[None]:
+    """Two processes that drain round after round until the end of the block. Neither may fail."""
+    is_over, failures = threading.Event(), list[BaseException]()
+
+    def drain() -> None:
+        try:
+            with Life(settings, chunk_keys=chunk_keys) as life:
+                while not is_over.is_set():
+                    life.drain(family)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    drainers = [threading.Thread(target=drain) for _ in range(2)]
+    for thread in drainers:
+        thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for thread in drainers:
+            thread.join(60)
+    assert failures == [], failures
+
+
 class Writer:
     """A foreign writer (plain Redis commands, contracts §1.1–1.5), which remembers what it wrote."""
 
