@@ -122,7 +122,7 @@ def test_a_redis_that_grows_out_of_its_usual_size_is_told(
     evaluate_pipeline(alerting, NOTHING, {})
     assert open_rules(postgres) == ["redis-surge"]
     [[text]] = postgres.execute("select text from ops.alerts").fetchall()
-    assert "50020 keys, where 10 is usual" in text
+    assert "50020 keys, usually 10" in text
 
 
 def test_recorded_usage_that_is_nowhere_is_told_until_it_is_found(

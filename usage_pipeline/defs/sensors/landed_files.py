@@ -48,9 +48,7 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
         asked = {name: at for name, at in asked.items() if name in names} | {_name(file): now for file in due}
         state = {"seen": {file.address: file.fingerprint for file in waiting}, "asked": asked}
         if not due:
-            return dg.SensorResult(
-                skip_reason=f"Files in the folder: {len(waiting)}. None is due.", cursor=json.dumps(state)
-            )
+            return dg.SensorResult(skip_reason=f"{len(waiting)} files wait, none is due yet.", cursor=json.dumps(state))
         return dg.SensorResult(run_requests=[_request(due, now)], cursor=json.dumps(state))
 
     return landed_files
