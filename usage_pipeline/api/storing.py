@@ -1,4 +1,4 @@
-"""Where blocking work is done: connections to PostgreSQL and a thread for each, with limits on what waits for them."""
+"""Runs blocking work: connections to PostgreSQL, a thread for each, and limits on how much waits for them."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnl
 
 
 class Storing:
-    """A pool of DB_POOL_SIZE connections, opened when they are needed, and as many threads."""
+    """A pool of DB_POOL_SIZE connections, opened when needed, and as many threads."""
 
     def __init__(self, settings: Settings) -> None:
         self.pool = ConnectionPool(
@@ -56,10 +56,10 @@ class Storing:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place for one request, from before its body is read until it is answered. Raises Problem (503) without one."""
+        """Holds a place for one request until it is answered. Raises Problem (503) when all places are taken."""
         if self._in_hand >= self._most_in_hand:
             raise unavailable(
-                f"{self._in_hand} requests are in hand, which is all that this server takes; send it again"
+                f"this server is busy with {self._in_hand} requests, and takes no more now; send it again"
             )
         self._in_hand += 1
         try:
@@ -68,7 +68,7 @@ class Storing:
             self._in_hand -= 1
 
     async def in_thread(self, work: Callable[[], Answer]) -> Answer:
-        """Runs `work`, which takes its connection from the pool, in a thread of ours. Raises Problem (503)."""
+        """Runs `work` in one of our threads; it takes its connection from the pool. Raises Problem (503)."""
         try:
             async with asyncio.timeout(STORE_SECONDS):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -81,6 +81,6 @@ class Storing:
             raise unavailable(detail) from None
 
     def close(self) -> None:
-        """Waits for what is being stored, which the time-outs bound."""
+        """Waits until everything that is being stored is done. The time-outs limit this."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         self.pool.close()

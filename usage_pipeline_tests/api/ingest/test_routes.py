@@ -155,7 +155,7 @@ def test_what_fails_by_our_own_fault_is_a_500_without_internals(
 ) -> None:
     postgres.execute("alter table ops.ingest_batches drop column source")
     response = ingest_client.post(EVENTS_PATH, json=[event()])
-    assert expect_problem(response, 500, "internal-error") == "the server failed; its log says how"
+    assert expect_problem(response, 500, "internal-error") == "the server failed. Its log has the error"
     assert count_of(postgres, "analytics.usage_events") == 0
 
 

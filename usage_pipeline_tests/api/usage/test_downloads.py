@@ -119,7 +119,7 @@ def test_more_rows_than_a_file_takes_are_told_before_the_first_byte(
 ) -> None:
     monkeypatch.setattr(usage_reading, "MAX_EXPORT_ROWS", MANY)
     response = shared.client.get("/api/usage/api-keys?format=csv")
-    assert "ask for fewer days or one id" in expect_problem(response, 422, "too-many-rows")
+    assert "Ask for fewer days or one id" in expect_problem(response, 422, "too-many-rows")
 
 
 def test_rows_are_read_in_chunks_of_one_moment(shared: Shared, database: Callable[[], ConnectionPool]) -> None:
@@ -203,7 +203,7 @@ def test_a_file_too_many_is_503_and_the_places_are_free_when_the_readers_are_gon
     )
     wait_until(lambda: shared.postgres.execute(sleeping).fetchone() == (2,))
     response = shared.client.get(path)
-    assert "2 files are being sent" in expect_problem(response, 503, "unavailable")
+    assert "this server is sending 2 files now" in expect_problem(response, 503, "unavailable")
     assert response.headers["retry-after"]
     # Pages go on meanwhile.
     assert shared.client.get("/api/usage/api-keys").status_code == 200
