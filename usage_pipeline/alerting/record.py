@@ -88,7 +88,7 @@ def note_alerts(postgres: psycopg.Connection, alerts: Iterable[Alert], settings:
 
 
 def note_sent_before(postgres: psycopg.Connection, alert: Alert, sent_at: datetime) -> None:
-    """Notes an alert that was sent while PostgreSQL was away, so that it is sent once, and again when it is over."""
+    """Notes an alert that was sent while PostgreSQL was away, so that it is not sent again, and its end is sent."""
     postgres.execute(load("alerting/insert_sent_alert"), asdict(alert) | {"sent_at": sent_at})
 
 

@@ -143,7 +143,7 @@ def replace_ranking(
 def replace_rankings(
     connection: psycopg.Connection, ranking: Ranking, days: Sequence[date], *, settings: Settings
 ) -> list[RankingReport]:
-    """Replaces the ranking of several dates with one statement. The reports are in the order of the dates.
+    """Replaces the ranking of several dates, each once, with one statement. The reports are in the order of the dates.
 
     If a day has no roll-up yet, or is not over, its ranking is made from what is stored.
     """

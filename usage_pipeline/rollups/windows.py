@@ -170,7 +170,7 @@ def _parameters(window: Window, price_version: str | None) -> dict[str, object]:
 def _replace(
     connection: psycopg.Connection, window: Window, parameters: Mapping[str, object]
 ) -> tuple[int, tuple[int, int]]:
-    """The number of changed rows in the tables of users and latencies, then the report on the window's own table."""
+    """The changed rows of the tables of users and latencies, then the rows and changed rows of the window's own table."""
     if window.grain == "hour":
         return 0, _counts(connection, load("rollups/replace_usage_hourly"), parameters)
     changed_parts = 0

@@ -81,7 +81,7 @@ def _flat(pairs: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
 
 
 def _erased_bytes(raw: bytes, wanted: list[bytes], pseudonym: str) -> bytes | None:
-    """The text without occurrences that are not a part of a longer word. None when there is no such occurrence."""
+    """The bytes with the random name in place of each id that is not a part of a longer word. None without such an id."""
     any_of_them = b"|".join(re.escape(each) for each in wanted)
     erased, occurrences = re.subn(rb"(?<![\w-])(?:%b)(?![\w-])" % any_of_them, pseudonym.encode(), raw)
     return erased if occurrences else None
