@@ -76,7 +76,9 @@ def restore_day(
         print_json({"success": not failed, "day": wanted, "restored": restored, "failed": failed})
     else:
         rows = [(each["table"], each["chunk_start"], each["rows"]) for each in restored]
-        title = f"Read back for {wanted}" if restored else f"No archive has rows of {wanted} that are not in the tables"
+        title = (
+            f"Read back for {wanted}" if restored else f"Nothing to read back: no rows of {wanted} are only in a file"
+        )
         print_table(title, ["table", "from (UTC)", "rows"], rows)
         for each in failed:
             Console(stderr=True).print(f"{each['table']}: {each['reason']}", markup=False)
