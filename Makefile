@@ -1,11 +1,15 @@
-# Everything a newcomer needs: `make demo` and `make test`. Both do the whole set-up first.
+# Everything a newcomer needs: `make demo` and `make test`. Both do the whole set-up first. A line of help stands behind `##`.
+.DEFAULT_GOAL := help
 PYTHON ?= python3
 UV := .local/uv/bin/uv
 RUN := .venv/bin/
 
-.PHONY: setup demo test e2e torture lint bench clean
+.PHONY: help setup demo test e2e torture lint bench clean
 
-setup: .venv/.installed
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.installed  ## install everything that the other targets need
 
 # uv itself comes from the package index into a virtual environment of its own, so that only Python is needed beforehand.
 $(UV):
@@ -17,7 +21,7 @@ $(UV):
 	UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON)
 	touch $@
 
-demo: setup
+demo: setup  ## write traffic while drains run, and compare what was written with what is stored
 	$(RUN)usage-pipeline demo
 
 # Three processes for two cores: tests wait for servers and daemons as much as they compute. Each has servers of its own, and
@@ -25,23 +29,26 @@ demo: setup
 PYTEST := $(RUN)pytest --dist loadfile --numprocesses 3
 
 # The files in their order: those with few tests take longest, and would come last, when only one process has work left.
-test: setup lint
+test: setup lint  ## check types and style, and run the tests on real servers (about ten minutes)
 	$(PYTEST) --no-loadscope-reorder --ignore usage_pipeline_tests/end_to_end
 
 # Through the whole of it: the launcher, the web server and its GraphQL, the daemon, HTTP clients that are killed. Files with
 # many tests first: here they take longest.
-e2e: setup
+e2e: setup  ## run the tests of the whole system: web server, daemon, kills, a browser (about ten minutes)
 	$(PYTEST) usage_pipeline_tests/end_to_end
 
-torture: setup
+torture: setup  ## kill a thousand drains under load, and compare both sides (about half an hour)
 	$(RUN)python -m usage_pipeline_tests.torture
 
-lint: setup
+# A DAGSTER_HOME of its own: where none is set, Dagster reads dagster.yaml of this folder, which needs DAGSTER_POSTGRES_URL.
+lint: setup  ## check types, style, and that Dagster loads the definitions
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
+	@home=$$(mktemp -d) && trap "rm -r $$home" EXIT && echo "telemetry: {enabled: false}" > $$home/dagster.yaml && \
+		DAGSTER_HOME=$$home $(RUN)dg check defs
 
-bench: setup
+bench: setup  ## measure everything (about an hour)
 	$(RUN)python -m benchmarks.drain
 	$(RUN)python -m benchmarks.merchants
 	$(RUN)python -m benchmarks.recorder
@@ -50,5 +57,5 @@ bench: setup
 	$(RUN)python -m benchmarks.rollups
 	$(RUN)python -m benchmarks.orchestration
 
-clean:
+clean:  ## delete .venv and .local: all packages, and all data of demo and dev
 	rm -rf .venv .local

@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks.harness import Timed, answer_and_peak_mb, measure_in_turns, own_servers, paired_ratio
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.rounds import drain_once
-from usage_pipeline.drain.sources.node import drainer_name
+from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.redis import PinnedConnection, bulk_strings, client, one_by_one
@@ -147,7 +147,7 @@ class Bench:
         if announced:
             self._announce()
             for pause in pauses:
-                self._redis.set(pause, drainer_name(), px=300_000)
+                self._redis.set(pause, process_name(), px=300_000)
         else:
             self._redis.delete(*pauses)
         with self._all_stored(self._keys), Timed(self._keys) as rate:

@@ -1,4 +1,4 @@
-"""Answers the questions of docs/analysts.md and README.md anew, as the role usage_analyst, from the database of DATABASE_URL.
+"""Answers the questions of docs/analysts.md anew, as the role usage_analyst, from the database of DATABASE_URL.
 
 uv run python docs/answer_questions.py
 """
@@ -13,19 +13,17 @@ from usage_pipeline.storage.analyst_role import ANALYST_ROLE
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.sql import load
 
-FOLDER = Path(__file__).parent
-PAGES = (FOLDER / "analysts.md", FOLDER.parent / "README.md")
+PAGE = Path(__file__).parent / "analysts.md"
 # What stands between is written by this script; the name is that of a file in sql/reporting.
 _ANSWER = re.compile(r"(<!-- answer: (?P<name>\w+) -->\n).*?(<!-- end of answer -->)", re.DOTALL)
 
 
 def main() -> None:
-    """Rewrites each page with the questions, their queries and their answers of now."""
+    """Rewrites the page with the questions, their queries and their answers of now."""
     with connect(load_settings()) as connection:
         connection.execute(f"set role {ANALYST_ROLE}")
-        for page in PAGES:
-            text = page.read_text(encoding="utf-8")
-            page.write_text(_ANSWER.sub(lambda found: _answered(connection, found), text), encoding="utf-8")
+        text = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(_ANSWER.sub(lambda found: _answered(connection, found), text), encoding="utf-8")
 
 
 def _answered(connection: psycopg.Connection, found: re.Match[str]) -> str:

@@ -56,7 +56,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.access.tokens import UnknownTokenError
     from usage_pipeline.drain.rounds import DrainImpossible
     from usage_pipeline.events.pricing.own_prices import PriceTableError
-    from usage_pipeline.issues.issue_file import IssueFileError
+    from usage_pipeline.issues.file import IssueFileError
     from usage_pipeline.local.processes.dagster import NoCheckoutError
     from usage_pipeline.local.servers.both import AlreadyRunningError
     from usage_pipeline.local.servers.postgres import PostgresServerError

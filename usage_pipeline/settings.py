@@ -1,16 +1,30 @@
 """Every environment variable and tunable, once (contracts §5). Nothing here does I/O; `load_settings` reads the environment."""
 
-import re
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from usage_pipeline.values import Malformed, numbers
+from usage_pipeline.setting_types import (
+    MAX_POST_ID,
+    MAX_POSTS,
+    AlertUrls,
+    ChunkHours,
+    CronExpression,
+    EvenInterval,
+    ExactOrigins,
+    PlainHttpUrl,
+    PostgresUrl,
+    PostNumbers,
+    RedisUrl,
+    TimeZoneName,
+    listed,
+    split_urls,
+)
+from usage_pipeline.values import numbers
 
 
 class SettingsError(ValueError):
@@ -19,15 +33,6 @@ class SettingsError(ValueError):
 
 # A bulk request or a landed document may decompress to so many times MAX_GZIP_SIZE.
 MAX_EXPANSION = 20
-# Posts are numbered by the external API; clients hold the number in 32 bits.
-MAX_POST_ID = 2**31 - 1
-MAX_POSTS = 1_000
-# Five fields of numbers, ranges, lists, steps and English names: what both the daemon and CronSim understand alike.
-_CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
-# As browsers send it: lower case, no path, no slash at the end.
-_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
-_ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*s?://\S+")
-_BEFORE_A_URL = re.compile(r",(?=\s*(?:[A-Za-z][A-Za-z0-9]*://|$))")
 Barrier = Literal["auto", "none", "wait", "waitaof", "age"]
 
 
@@ -39,251 +44,207 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
-    database_url: SecretStr = Field(
+    database_url: PostgresUrl = Field(
         default=SecretStr("postgresql://postgres@127.0.0.1:5432/usage"),
         validation_alias=AliasChoices("DATABASE_URL", "DB_URL"),
-        description="PostgreSQL of the usage tables, as a postgresql:// URL",
+        description="PostgreSQL database of the usage tables, as a `postgresql://` URL.",
     )
-    db_pool_size: int = Field(default=10, ge=1, le=1000, description="connections kept open per process")
-    redis_url: SecretStr | None = Field(
-        default=None, description="Redis that the API servers write to, as a redis:// URL"
+    db_pool_size: int = Field(
+        default=10,
+        ge=1,
+        le=1000,
+        description="The most connections to PostgreSQL that one process of the HTTP service keeps open.",
     )
-    redis_host: str = Field(default="127.0.0.1", description="used when REDIS_URL is not set")
-    redis_port: int = Field(default=6379, ge=1, le=65535, description="used when REDIS_URL is not set")
-    redis_password: SecretStr | None = Field(default=None, description="used when REDIS_URL is not set")
-    dagster_postgres_url: SecretStr | None = Field(
-        default=None, description="PostgreSQL of Dagster's own storage: a database of its own"
+    redis_url: RedisUrl | None = Field(
+        default=None,
+        description="Redis server that the API servers write to, as a `redis://`, `rediss://` or `unix://` URL; "
+        "or any one node of a Redis Cluster.",
+    )
+    redis_host: str = Field(default="127.0.0.1", description="Host of Redis. Used only when `REDIS_URL` is not set.")
+    redis_port: int = Field(
+        default=6379, ge=1, le=65535, description="Port of Redis. Used only when `REDIS_URL` is not set."
+    )
+    redis_password: SecretStr | None = Field(
+        default=None, description="Password of Redis. Used only when `REDIS_URL` is not set."
+    )
+    dagster_postgres_url: PostgresUrl | None = Field(
+        default=None,
+        description="PostgreSQL database of Dagster's own storage. Give it a database of its own.",
     )
 
     metrics_sync_interval_ms: int = Field(
         default=5_000,
         ge=100,
-        description="drain of API keys, providers and request events, every so many milliseconds",
+        description="Milliseconds between two drains of API keys, storage providers and request events.",
     )
     api_token_sync_interval_ms: int = Field(
-        default=60_000, ge=100, description="drain of API tokens, every so many milliseconds"
+        default=60_000, ge=100, description="Milliseconds between two drains of API tokens."
     )
-    usage_aggregation_interval: int = Field(
-        default=3_600_000, ge=60_000, description="aggregation of merchant counters, every so many milliseconds"
+    usage_aggregation_interval: EvenInterval = Field(
+        default=3_600_000,
+        ge=60_000,
+        description="Milliseconds between two aggregations of merchant counters: "
+        "whole minutes that divide an hour, or whole hours that divide a day.",
     )
     enable_usage_aggregation: bool = Field(
-        default=True, description="whether merchant counters are aggregated on their own"
+        default=True, description="Whether the schedule that aggregates merchant counters is on."
     )
-    enable_job_scheduler: bool = Field(default=True, description="whether schedules and sensors run on their own")
-    stats_cron_schedule: str = Field(
-        default="0 3 * * *", description="when yesterday's issue statistics are made: cron, in USAGE_TIMEZONE"
+    enable_job_scheduler: bool = Field(
+        default=True, description="Whether schedules and sensors are on. Without them nothing runs by itself."
+    )
+    stats_cron_schedule: CronExpression = Field(
+        default="0 3 * * *",
+        description="When yesterday's issue statistics are made: "
+        "a cron expression of five fields, in `USAGE_TIMEZONE`.",
     )
 
-    usage_timezone: str = Field(default="UTC", description="IANA name of the time zone that bounds a day")
-    usage_start_date: date = Field(default=date(2025, 1, 1), description="first daily partition")
+    usage_timezone: TimeZoneName = Field(
+        default="UTC",
+        description="Time zone in which a day begins and ends, as an IANA name such as `Europe/Vienna`. "
+        "Run `usage-pipeline migrate` after a change.",
+    )
+    usage_start_date: date = Field(default=date(2025, 1, 1), description="First daily partition of usage.")
     stats_start_date: date = Field(
-        default=date(2015, 1, 1), description="first daily partition of issue statistics: issues are older than usage"
+        default=date(2015, 1, 1),
+        description="First daily partition of issue statistics. Issues are often older than usage.",
     )
     retention_days: int = Field(
-        default=180, ge=1, le=3_650, description="older partitions are dropped; older timestamps are refused"
+        default=180,
+        ge=1,
+        le=3_650,
+        description="Days for which raw rows and events are kept. "
+        "Older partitions are dropped, and an event with an older time is refused.",
     )
     compression_after_days: int = Field(
-        default=7, ge=1, le=3_650, description="older partitions are compressed, or archived as Parquet"
+        default=7,
+        ge=1,
+        le=3_650,
+        description="Days after which a partition is compressed, or becomes Parquet files below `ARCHIVE_URL`.",
     )
-    chunk_time_interval_hours: int = Field(default=24, description="hours of usage events in one partition")
+    chunk_time_interval_hours: ChunkHours = Field(
+        default=24, description="Hours of usage events in one partition: 6, 12, 24 or 48."
+    )
     run_history_days: int = Field(
         default=30,
         ge=1,
         le=3_650,
-        description="older runs of Dagster are removed, unless a partition's status is theirs",
+        description="Days for which Dagster's runs are kept. A run that decides the status of a partition stays.",
     )
     event_history_days: int = Field(
         default=7,
         ge=1,
         le=3_650,
-        description="older event rows are removed: details of runs that succeeded, and reports of the drain sensors",
+        description="Days for which Dagster keeps the details of runs that succeeded "
+        "and the reports of the drain sensors.",
     )
     archive_url: str | None = Field(
-        default=None, description="folder or fsspec address for archived partitions; none: they stay in the database"
+        default=None,
+        description="Folder or fsspec address for archived partitions. When it is not set, they stay in the database.",
     )
     landing_url: str | None = Field(
-        default=None, description="folder or fsspec address where files of usage events land; none: no files are read"
+        default=None,
+        description="Folder or fsspec address where files of usage events arrive. "
+        "When it is not set, no files are read.",
     )
-    max_bulk_size: int = Field(default=1_000, ge=1, le=100_000, description="items in one bulk request")
+    max_bulk_size: int = Field(default=1_000, ge=1, le=100_000, description="The most items in one bulk request.")
     max_gzip_size: int = Field(
         default=10_485_760,
         ge=1_024,
         le=2**30,
-        description="bytes of one bulk request; 20 times as many once decompressed",
+        description="The most bytes of one bulk request as it is sent. Decompressed it may have 20 times as many.",
     )
 
     body_timeout_seconds: float = Field(
-        default=30.0, gt=0, le=3_600, description="for the whole body of a request to the HTTP service"
+        default=30.0, gt=0, le=3_600, description="Seconds for the whole body of a request to the HTTP service."
     )
 
-    external_api_base_url: str = Field(
+    external_api_base_url: PlainHttpUrl = Field(
         default="https://jsonplaceholder.typicode.com",
-        description="API of the external posts, whose paths are /posts/{id} below it; no password, no query",
+        description="Address of the API of external posts; `/posts/{id}` is added to it. "
+        "It takes no password and no query.",
     )
     external_api_timeout: int = Field(
-        default=5_000, ge=50, le=60_000, description="milliseconds for one try, from the connection to the last byte"
+        default=5_000, ge=50, le=60_000, description="Milliseconds for one try, from the connection to the last byte."
     )
     external_api_max_retries: int = Field(
-        default=3, ge=1, le=10, description="tries for one post, the first one included"
+        default=3, ge=1, le=10, description="The most tries for one post, the first one included."
     )
-    external_post_ids: str = Field(
+    external_post_ids: PostNumbers = Field(
         default="1-10",
         max_length=10_000,
-        description="posts that the asset external/posts fetches: numbers and ranges such as 1-10,42, at most 1,000",
+        description="Posts that the asset `external/posts` fetches every hour: "
+        "numbers and ranges such as `1-10,42`, at most 1,000 posts.",
     )
     prometheus_multiproc_dir: str | None = Field(
         default=None,
-        description="folder in which several processes of one HTTP service add up their metrics; `--workers` sets it",
+        description="Folder in which the processes of one HTTP service add up their metrics. "
+        "`usage-pipeline api --workers N` sets it.",
     )
 
-    allowed_origins: str = Field(
+    allowed_origins: ExactOrigins = Field(
         default="",
-        description="origins whose pages may call the HTTP service from a browser, comma-separated; none: its own only",
+        description="Origins whose web pages may call the HTTP service, separated by commas, such as "
+        "`https://app.example.com`. When it is not set, only the service's own pages may.",
     )
 
-    alert_urls: SecretStr | None = Field(
+    alert_urls: AlertUrls | None = Field(
         default=None,
-        description="where alerts are sent, comma-separated: Apprise URLs, or http(s):// addresses that take JSON; "
-        "none: alerts are logged only",
+        description="Where alerts are sent, separated by commas: Apprise URLs, or `http(s)://` addresses that take JSON. "
+        "When it is not set, alerts are only logged.",
     )
     alert_timeout_seconds: float = Field(
-        default=10.0, gt=0, le=30, description="for one message to one of ALERT_URLS; what fails is tried again later"
+        default=10.0,
+        gt=0,
+        le=30,
+        description="Seconds for one message to one of `ALERT_URLS`. A message that fails is sent again later.",
     )
     alert_cool_down_minutes: int = Field(
         default=60,
         ge=1,
         le=10_080,
-        description="an alert that lasts is repeated after so long; where a day changes nothing, after 24 times so long",
+        description="Minutes after which an alert that is still open is sent again. "
+        "An alert that a day cannot change waits 24 times as long.",
     )
-    alert_long_run_seconds: int = Field(default=300, ge=1, description="a run that takes longer raises an alert")
+    alert_long_run_seconds: int = Field(
+        default=300, ge=1, description="A run that takes more seconds than this raises an alert."
+    )
     alert_redis_growth: float = Field(
         default=2.0,
         gt=1,
         le=100,
-        description="times its usual memory or keys from which the growth of Redis is a surge",
+        description="Redis raises an alert when its memory or its keys grow to this many times what is usual.",
     )
     alert_usage_score: float = Field(
-        default=6.0, ge=1, le=1_000, description="robust standard deviations from which an hour's usage is abnormal"
+        default=6.0,
+        ge=1,
+        le=1_000,
+        description="An hour of usage is abnormal from this many robust standard deviations above the usual.",
     )
-    alert_usage_floor: int = Field(default=100, ge=1, description="uses in an hour below which none is abnormal")
+    alert_usage_floor: int = Field(
+        default=100, ge=1, description="With fewer uses than this, an hour is never abnormal."
+    )
     heartbeat_seconds: int = Field(
         default=180,
         ge=30,
-        description="without a tick of the alert sensor for so long, /healthz says that the scheduler is down",
+        description="When the alert sensor gives no sign of life for so many seconds, "
+        "`/healthz` says that the scheduler is down.",
     )
 
     drain_barrier: Barrier = Field(
-        default="auto", description="what makes a claim durable in Redis before it is applied"
+        default="auto",
+        description="How the drain makes sure that Redis will not forget its claims. "
+        "`auto` chooses by what the Redis server is.",
     )
-    drain_chunk_keys: int = Field(default=5_000, ge=1, le=100_000, description="keys claimed and applied as one batch")
+    drain_chunk_keys: int = Field(default=5_000, ge=1, le=100_000, description="The most keys in one batch of a drain.")
     drain_budget_seconds: float = Field(
-        default=20.0, gt=0, le=600, description="how long one drain in a sensor tick may take"
+        default=20.0, gt=0, le=600, description="Seconds that one drain in a sensor tick may take."
     )
     connect_timeout_seconds: float = Field(
-        default=3.0, gt=0, le=60, description="for connections to PostgreSQL and Redis"
+        default=3.0, gt=0, le=60, description="Seconds for a connection to PostgreSQL or Redis."
     )
     redis_timeout_seconds: float = Field(
-        default=30.0, gt=0, le=600, description="for one answer from Redis to the drain"
+        default=30.0, gt=0, le=600, description="Seconds for one answer from Redis to the drain."
     )
-
-    @field_validator("usage_timezone")
-    @classmethod
-    def _is_a_time_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError("expected an IANA time zone such as UTC or Europe/Vienna") from error
-        return name
-
-    @field_validator("stats_cron_schedule")
-    @classmethod
-    def _is_a_cron_expression(cls, expression: str) -> str:
-        try:
-            if not _CRON.fullmatch(expression):
-                raise CronSimError
-            CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
-        except CronSimError:
-            raise ValueError("expected a cron expression of five fields such as 0 3 * * *") from None
-        return expression
-
-    @field_validator("database_url", "dagster_postgres_url")
-    @classmethod
-    def _is_a_postgresql_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is None:
-            return None
-        scheme, separator, rest = url.get_secret_value().partition("://")
-        if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
-            raise ValueError("expected a URL that begins with postgresql://")
-        _expect_an_encoded_password(rest)
-        return SecretStr(f"postgresql://{rest}")
-
-    @field_validator("redis_url")
-    @classmethod
-    def _is_a_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("expected a URL that begins with redis://, rediss:// or unix://")
-        if url is not None:
-            _expect_an_encoded_password(url.get_secret_value().partition("://")[2])
-        return url
-
-    @field_validator("external_api_base_url")
-    @classmethod
-    def _is_a_plain_http_url(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            is_plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_plain = False
-        if not is_plain or not url.isprintable() or not url.isascii() or set(url) & set(" @?#\\"):
-            raise ValueError("expected an http:// or https:// URL without a password, a query or a fragment")
-        return url.rstrip("/")
-
-    @field_validator("external_post_ids")
-    @classmethod
-    def _names_posts(cls, text: str) -> str:
-        try:
-            numbers("EXTERNAL_POST_IDS", text, largest=MAX_POST_ID, most=MAX_POSTS)
-        except Malformed as error:
-            raise ValueError(str(error).partition(": ")[2]) from None
-        return text
-
-    @field_validator("alert_urls")
-    @classmethod
-    def _are_urls(cls, listed: SecretStr | None) -> SecretStr | None:
-        for position, url in enumerate(_split_urls(listed.get_secret_value()) if listed else (), start=1):
-            if not _ANY_URL.fullmatch(url):
-                raise ValueError(f"expected URLs such as slack://… or https://…, number {position} is none")
-        return listed
-
-    @field_validator("chunk_time_interval_hours")
-    @classmethod
-    def _is_a_known_interval(cls, hours: int) -> int:
-        if hours not in (6, 12, 24, 48):
-            raise ValueError("expected 6, 12, 24 or 48 hours")
-        return hours
-
-    @field_validator("allowed_origins")
-    @classmethod
-    def _are_exact_origins(cls, listed: str) -> str:
-        for origin in _listed(listed):
-            if origin == "*":
-                # A page that a user opens by chance could then use whatever token it was given or tricked out of them.
-                raise ValueError("expected exact origins, came *: name each whose pages may use tokens")
-            if not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    "expected origins such as https://app.example.com or http://localhost:8080, without a path"
-                )
-        return listed
-
-    @field_validator("usage_aggregation_interval")
-    @classmethod
-    def _divides_an_hour_or_a_day(cls, interval_ms: int) -> int:
-        minutes, rest = divmod(interval_ms, 60_000)
-        if rest or not (60 % minutes == 0 or (minutes % 60 == 0 and 24 % (minutes // 60) == 0)):
-            raise ValueError(
-                "expected milliseconds of whole minutes that divide an hour, or whole hours that divide a day"
-            )
-        return interval_ms
 
     @property
     def aggregation_cron(self) -> str:
@@ -309,36 +270,25 @@ class Settings(BaseSettings):
     @property
     def origins(self) -> tuple[str, ...]:
         """ALLOWED_ORIGINS, one by one."""
-        return _listed(self.allowed_origins)
+        return listed(self.allowed_origins)
 
     @property
     def alert_channels(self) -> tuple[SecretStr, ...]:
         """ALERT_URLS, one by one."""
-        return tuple(map(SecretStr, _split_urls(self.alert_urls.get_secret_value()))) if self.alert_urls else ()
+        return tuple(map(SecretStr, split_urls(self.alert_urls.get_secret_value()))) if self.alert_urls else ()
 
     @property
     def max_decompressed_bytes(self) -> int:
         """What MAX_GZIP_SIZE allows a bulk request or a landed document to hold once decompressed."""
         return self.max_gzip_size * MAX_EXPANSION
 
+    def with_redis_timeout(self, seconds: float) -> "Settings":
+        """These settings for a look at Redis that takes at most so long, connecting included."""
+        return self.model_copy(update={"redis_timeout_seconds": seconds, "connect_timeout_seconds": seconds})
+
     @property
     def timezone(self) -> ZoneInfo:
         return ZoneInfo(self.usage_timezone)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _split_urls(text: str) -> tuple[str, ...]:
-    """At commas before a scheme only: the URLs of Apprise have commas of their own, between recipients."""
-    return tuple(part.strip() for part in _BEFORE_A_URL.split(text) if part.strip(" ,"))
-
-
-def _expect_an_encoded_password(rest: str) -> None:
-    """A second `@` would make the end of the password part of the host, which clients name in their errors."""
-    if rest.partition("/")[0].count("@") > 1:
-        raise ValueError("expected one @, before the host; write an @ of the password as %40")
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -67,7 +67,7 @@ def _no_settings_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _scans_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each drain looks for keys that nobody announced. A scan that a busy machine holds up would put off the next ones."""
-    monkeypatch.setattr("usage_pipeline.drain.sources.node._SCAN_SHARE", 1e9)
+    monkeypatch.setattr("usage_pipeline.drain.sources.search._SCAN_SHARE", 1e9)
 
 
 @pytest.fixture(scope="session")

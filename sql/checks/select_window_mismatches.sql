@@ -1,4 +1,5 @@
 -- Groups of one window of {table} whose sums are not those of its days. None while a day changed that is not merged yet.
+-- Written apart from rollups/replace_merged_windows.sql, whose sums it checks: a fault in a shared part would not be found.
 with merged as (
     select team, service, provider, model, requests, errors, input_tokens, output_tokens, total_tokens, cost_usd, unpriced_requests
     from {table}

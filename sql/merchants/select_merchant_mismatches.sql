@@ -1,5 +1,5 @@
 -- Staged counters that are not what is stored after the upsert (lower, or too large to add), or whose regression is open.
--- Lateral with a limit: one index look-up per staged row, whatever the planner thinks of a table without statistics.
+-- The open regression is looked up by index too, hence its limit.
 select
     s.merchant_id,
     s.date,
@@ -10,12 +10,7 @@ select
     r.regression_id is not null as has_open_regression
 from staged_merchant as s
 cross join lateral (
-    select u.metric_value, u.reset_offset
-    from usage.merchant_usage as u
-    where u.merchant_id = s.merchant_id
-      and u.date = s.date
-      and u.metric_type = s.metric_type
-    limit 1
+    {stored_counter}
 ) as t
 left join lateral (
     select o.regression_id

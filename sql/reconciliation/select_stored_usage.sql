@@ -22,47 +22,7 @@ sources as (
 )
 select family, usage_date, sum(amount)::numeric as amount
 from (
-    select sources.family, usage_date, (
-        select sum(total_requests) from raw.api_key_deltas as raw where raw.usage_date = sources.usage_date
-    ) as amount
-    from sources
-    where sources.family = 'api_key'
-      and not is_rolled
-    union all
-    select sources.family, usage_date, (
-        select sum(total_requests) from usage.api_key_daily as daily where daily.usage_date = sources.usage_date
-    )
-    from sources
-    where sources.family = 'api_key'
-      and (is_rolled or is_archived)
-    union all
-    select sources.family, usage_date, (
-        select sum(upload_count) from raw.provider_deltas as raw where raw.usage_date = sources.usage_date
-    )
-    from sources
-    where sources.family = 'provider'
-      and not is_rolled
-    union all
-    select sources.family, usage_date, (
-        select sum(upload_count) from usage.provider_daily as daily where daily.usage_date = sources.usage_date
-    )
-    from sources
-    where sources.family = 'provider'
-      and (is_rolled or is_archived)
-    union all
-    select sources.family, usage_date, (
-        select sum(usage_count) from raw.token_deltas as raw where raw.usage_date = sources.usage_date
-    )
-    from sources
-    where sources.family = 'token'
-      and not is_rolled
-    union all
-    select sources.family, usage_date, (
-        select sum(usage_count) from usage.token_daily as daily where daily.usage_date = sources.usage_date
-    )
-    from sources
-    where sources.family = 'token'
-      and (is_rolled or is_archived)
+    {counters}
     union all
     select 'event', usage_date, count(*)
     from raw.request_event_ids

@@ -1,7 +1,7 @@
 """The cache of tokens in Redis: `api_token:{prefix}` (contracts §1.7) for five minutes. It also works without Redis."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Literal
 
 import msgspec
@@ -15,8 +15,7 @@ from usage_pipeline.access.tokens import AccessToken, find_token
 from usage_pipeline.redis_keys import token_cache
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.quick_redis import AWAY, REDIS_ERRORS, TIMEOUT_SECONDS, QuickRedis
-from usage_pipeline.storage.redis import client, is_cluster_node
-from usage_pipeline.storage.redis_cluster import cluster_client
+from usage_pipeline.storage.redis_cluster import server_or_cluster
 from usage_pipeline.storage.sql import load
 
 CACHE_SECONDS = 300
@@ -81,9 +80,5 @@ class TokenCache:
 
 def forget(settings: Settings, token_prefix: str) -> None:
     """Deletes the cached copy. Raises redis.RedisError, RedisUnavailable or OSError: the copy may live CACHE_SECONDS more."""
-    with closing(client(settings)) as one:
-        if not is_cluster_node(one):
-            one.delete(token_cache(token_prefix))
-            return
-    with closing(cluster_client(settings)) as cluster:
-        cluster.delete(token_cache(token_prefix))
+    with server_or_cluster(settings) as pooled:
+        pooled.delete(token_cache(token_prefix))

@@ -18,7 +18,7 @@ from usage_pipeline.alerting.delivery import Courier
 from usage_pipeline.alerting.facts import OrchestrationFacts, PipelineFacts
 from usage_pipeline.alerting.memory import Memory
 from usage_pipeline.alerting.rules import cool_down, evaluate
-from usage_pipeline.drain.sources.node import drainer_name
+from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
 from usage_pipeline.storage.redis import RedisUnavailable
@@ -122,7 +122,7 @@ def _send_due(settings: Settings, postgres: psycopg.Connection) -> tuple[int, in
     """Sends the messages that are due, within _SENDING_SECONDS. Returns how many all channels got, and how many not."""
     courier, deadline = Courier.of(settings), time.monotonic() + _SENDING_SECONDS
     # Two sensors of one process are two senders.
-    name = f"{drainer_name()}:{secrets.token_hex(4)}"
+    name = f"{process_name()}:{secrets.token_hex(4)}"
     sent = failed = 0
     for message in record.claim_messages(postgres, name, most=_MESSAGES_AT_ONCE):
         if time.monotonic() > deadline:

@@ -1,7 +1,6 @@
 """Reads the facts of PostgreSQL and Redis for an evaluation. This takes milliseconds, however much they hold."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,8 +22,7 @@ from usage_pipeline.drain.rounds import ALL_FAMILIES, TOKEN_FAMILIES
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.redis import client, is_cluster_node
-from usage_pipeline.storage.redis_cluster import cluster_client, primaries, translated_cluster_errors
+from usage_pipeline.storage.redis_cluster import primaries, server_or_cluster, translated_cluster_errors
 from usage_pipeline.storage.sql import load
 
 # More open ones are not counted.
@@ -115,14 +113,9 @@ def read_aggregations(
 
 def _size(settings: Settings) -> tuple[int, int, int]:
     """Used memory, maxmemory and keys, summed over the primaries of a cluster."""
-    hasty = settings.model_copy(
-        update={"redis_timeout_seconds": _REDIS_SECONDS, "connect_timeout_seconds": _REDIS_SECONDS}
-    )
-    with translated_cluster_errors(), closing(client(hasty)) as named:
-        if not is_cluster_node(named):
-            return _sum_of([named])
-        with closing(cluster_client(hasty)) as cluster:
-            return _sum_of(primaries(cluster))
+    hasty = settings.with_redis_timeout(_REDIS_SECONDS)
+    with translated_cluster_errors(), server_or_cluster(hasty) as pooled:
+        return _sum_of(primaries(pooled))
 
 
 def _sum_of(servers: Sequence[redis.Redis]) -> tuple[int, int, int]:

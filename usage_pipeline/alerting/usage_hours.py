@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 import psycopg
+from psycopg import sql as compose
 from psycopg.rows import class_row
 
 from usage_pipeline.alerting.abnormal_usage import HISTORY_HOURS, UsageHour
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import composed, load, relation
 
 # A drain stores an hour's last uses within seconds; what comes later counts in the reports, not here.
 _HOUR = timedelta(hours=1)
@@ -17,7 +18,15 @@ _GRACE = timedelta(minutes=5)
 _MOST_HOURS_AT_ONCE = 24
 # The busiest ones of an hour that are judged; each costs 336 rows of an index.
 _MOST_JUDGED = 5_000
-_FAMILIES = ("api_key", "token")
+# Whose uses an hour is judged by, and which column of raw counts them.
+_FAMILIES = {
+    family: {
+        "raw": relation(f"raw.{family}_deltas"),
+        "id": compose.Identifier(f"{family}_id"),
+        "uses": compose.Identifier(uses),
+    }
+    for family, uses in (("api_key", "total_requests"), ("token", "usage_count"))
+}
 
 
 def due_hours(judged_hour: str, now: datetime) -> list[datetime]:
@@ -32,11 +41,9 @@ def due_hours(judged_hour: str, now: datetime) -> list[datetime]:
 def store_hours(postgres: psycopg.Connection, hours: Sequence[datetime], *, time_zone: str) -> None:
     """Sums up these hours again from the raw rows, and deletes hours that no later hour is compared with."""
     for hour in hours:
-        for family in _FAMILIES:
-            postgres.execute(
-                load(f"alerting/replace_usage_hours_{family}"),
-                {"hour": hour, "first_batch": _batch_at(hour - _HOUR), "time_zone": time_zone},
-            )
+        arguments = {"hour": hour, "first_batch": _batch_at(hour - _HOUR), "time_zone": time_zone}
+        for family, names in _FAMILIES.items():
+            postgres.execute(composed("alerting/replace_usage_hours", **names), {**arguments, "family": family})
     if hours:
         postgres.execute(load("alerting/delete_usage_hours"), {"before": hours[-1] - timedelta(days=15)})
 

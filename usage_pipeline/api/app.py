@@ -1,8 +1,6 @@
 """The HTTP service on one screen: its parts, its routes, its documentation."""
 
 import logging
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -31,6 +29,7 @@ from usage_pipeline.api.stats import routes as stats
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.usage import routes as usage
 from usage_pipeline.api.usage.downloads import Downloads
+from usage_pipeline.process import process_name
 from usage_pipeline.recording.recorder import AsyncRecorder
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.quick_redis import QuickRedis
@@ -74,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.settings = settings
         app.state.storing = storing
         quota = TokenQuota(cache, settings.timezone)
-        uses = TokenUses(recorder, f"{socket.gethostname()}:{os.getpid()}")
+        uses = TokenUses(recorder, process_name())
         app.state.gate = Gate(tokens, quota, uses)
         app.state.rankings = rankings_read = RankingReads(cache, storing, metrics)
         app.state.reads = usage.Reads(settings, storing, Downloads(storing, settings.db_pool_size), recorder, cache)

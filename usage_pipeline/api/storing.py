@@ -28,6 +28,26 @@ Answer = TypeVar("Answer")
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 
 
+class Places:
+    """At most so many at once. More are turned away; the error is their present number and then `complaint`."""
+
+    def __init__(self, most: int, complaint: str) -> None:
+        self._most = most
+        self._complaint = complaint
+        self._in_hand = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A place until the end of the block. Raises Problem (503) when all places are taken."""
+        if self._in_hand >= self._most:
+            raise unavailable(f"{self._in_hand} {self._complaint}")
+        self._in_hand += 1
+        try:
+            yield
+        finally:
+            self._in_hand -= 1
+
+
 class Storing:
     """A pool of DB_POOL_SIZE connections, opened when needed, and as many threads."""
 
@@ -51,21 +71,11 @@ class Storing:
             },
         )
         self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="storing")
-        self._most_in_hand = REQUESTS_PER_CONNECTION * settings.db_pool_size
-        self._in_hand = 0
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Holds a place for one request until it is answered. Raises Problem (503) when all places are taken."""
-        if self._in_hand >= self._most_in_hand:
-            raise unavailable(
-                f"this server is busy with {self._in_hand} requests, and takes no more now; send it again"
-            )
-        self._in_hand += 1
-        try:
-            yield
-        finally:
-            self._in_hand -= 1
+        # One for each request, from before its body is read until it is answered.
+        self.places = Places(
+            REQUESTS_PER_CONNECTION * settings.db_pool_size,
+            "requests are running, and this server takes no more at once; send it again",
+        )
 
     async def in_thread(self, work: Callable[[], Answer]) -> Answer:
         """Runs `work` in one of our threads; it takes its connection from the pool. Raises Problem (503)."""

@@ -13,7 +13,7 @@ from psycopg import sql as compose
 
 from usage_pipeline.rollups.daily import DAILY_TABLES, DailyTable
 from usage_pipeline.storage.catalog import columns
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import column_list, composed, load, relation
 
 MOST_FAULTS = 1_000
 # The counters in Redis live for so long.
@@ -32,12 +32,13 @@ class CounterTables:
 
     def composed(self, query: str) -> compose.Composed:
         """A query of `sql/` that is written for the tables of all families."""
-        return compose.SQL(load(query)).format(
-            raw=_table(self.daily.raw_table),
-            daily=_table(self.daily.table),
-            totals=_table(self.totals),
-            keys=_listed(self.keys),
-            counts=_listed(self.counts),
+        return composed(
+            query,
+            raw=relation(self.daily.raw_table),
+            daily=relation(self.daily.table),
+            totals=relation(self.totals),
+            keys=column_list(self.keys),
+            counts=column_list(self.counts),
             sums=compose.SQL(", ").join(
                 compose.SQL("sum({0})::numeric as {0}").format(compose.Identifier(name)) for name in self.counts
             ),
@@ -93,8 +94,12 @@ def negative_faults(connection: psycopg.Connection, table: str, day_column: str,
     described = columns(connection, table)
     counts = [column.name for column in described if column.data_type in _NUMBERS]
     keys = [column.name for column in described if column.data_type in ("text", "date") or column.name == day_column]
-    query = compose.SQL(load("checks/select_negative_rows")).format(
-        table=_table(table), counts=_listed(counts), keys=_listed(keys), day=compose.Identifier(day_column)
+    query = composed(
+        "checks/select_negative_rows",
+        table=relation(table),
+        counts=column_list(counts),
+        keys=column_list(keys),
+        day=compose.Identifier(day_column),
     )
     arguments = {"first": first, "until": last + timedelta(days=1), "most": MOST_FAULTS}
     return [
@@ -130,11 +135,3 @@ def _compared(tables: CounterTables, stored: Sequence[int], summed: Sequence[int
                 yield f"{name} {one} {where}, {other} drained"
 
     return "; ".join(differing())
-
-
-def _table(name: str) -> compose.Identifier:
-    return compose.Identifier(*name.split("."))
-
-
-def _listed(names: Sequence[str]) -> compose.Composed:
-    return compose.SQL(", ").join(compose.Identifier(name) for name in names)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
 from datetime import UTC, date, datetime, timedelta
 
 import psycopg
@@ -14,8 +13,7 @@ from usage_pipeline.drain.readings.backlog import read_backlog
 from usage_pipeline.drain.rounds import TOKEN_FAMILIES
 from usage_pipeline.merchants.status import open_regressions
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.redis import client, is_cluster_node
-from usage_pipeline.storage.redis_cluster import cluster_client, translated_cluster_errors
+from usage_pipeline.storage.redis_cluster import AnyRedis, server_or_cluster, translated_cluster_errors
 from usage_pipeline.storage.sql import load
 
 MOST_FAULTS = 1_000
@@ -69,11 +67,7 @@ def backlog_faults(settings: Settings, family: str, *, now: datetime | None = No
             f"{backlog.open_batches} batches are not finished, the oldest began {backlog.oldest_open_seconds:.0f} s ago: "
             "its drain died, or PostgreSQL is away"
         )
-    with ExitStack() as stack:
-        stack.enter_context(translated_cluster_errors())
-        server: redis.Redis | redis.RedisCluster = stack.enter_context(closing(client(settings)))
-        if isinstance(server, redis.Redis) and is_cluster_node(server):
-            server = stack.enter_context(closing(cluster_client(settings)))
+    with translated_cluster_errors(), server_or_cluster(settings) as server:
         waits = _queue_waits(server, now or datetime.now(UTC)) if family == "event" else _key_waits(server, family)
         for name, seconds in waits:
             if seconds > limit:
@@ -83,7 +77,7 @@ def backlog_faults(settings: Settings, family: str, *, now: datetime | None = No
     return faults
 
 
-def _key_waits(server: redis.Redis | redis.RedisCluster, family: str) -> Iterator[tuple[str, float]]:
+def _key_waits(server: AnyRedis, family: str) -> Iterator[tuple[str, float]]:
     announced: set[bytes] = set()
     for members in (names.touched(family), names.taken(family)):
         announced.update(server.srandmember(members, _SAMPLED_KEYS) or [])  # type: ignore[arg-type]  # bytes client
@@ -97,7 +91,7 @@ def _key_waits(server: redis.Redis | redis.RedisCluster, family: str) -> Iterato
             yield values.shown(key), float(idle)
 
 
-def _queue_waits(server: redis.Redis | redis.RedisCluster, now: datetime) -> Iterator[tuple[str, float]]:
+def _queue_waits(server: AnyRedis, now: datetime) -> Iterator[tuple[str, float]]:
     try:
         first = server.lindex(names.EVENT_QUEUE, 0)
         at = datetime.fromisoformat(json.loads(first)["at"]) if first else None

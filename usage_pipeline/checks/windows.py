@@ -9,7 +9,7 @@ import psycopg
 from usage_pipeline.checks.counters import MOST_FAULTS
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.calendar import Window
-from usage_pipeline.rollups.windows import WINDOW_TABLES
+from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 from usage_pipeline.storage.sql import load
 
 # A closed hour is rolled up five minutes after its end; a day of trouble fits in the retries of two hours.

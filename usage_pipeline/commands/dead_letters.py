@@ -60,14 +60,14 @@ def replay_dead_letters(
 ) -> None:
     """Try refused input again, after you have corrected the cause. Each dead letter counts once, however often you try."""
     from usage_pipeline.drain import dead_letters
-    from usage_pipeline.drain.sources.node import drainer_name
     from usage_pipeline.drain.store import UsageStore
     from usage_pipeline.events.landing.dead_letters import KINDS, replay_item
+    from usage_pipeline.process import process_name
     from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()
     with closing(connect(settings)) as connection:
-        store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=drainer_name())
+        store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=process_name())
         results = list(
             dead_letters.replay(
                 connection,

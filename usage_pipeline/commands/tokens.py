@@ -33,7 +33,8 @@ def create(
         print_json(asdict(made))
         return
     print(made.token)
-    Console(stderr=True).print(f"Token {made.token_id}; it is not shown again.", markup=False)
+    note = f'Made token "{name}" (id {made.token_id}). The token itself is the line on standard output; it is not shown again.'
+    Console(stderr=True, soft_wrap=True).print(note, markup=False, highlight=False)
 
 
 @tokens_app.command("list")

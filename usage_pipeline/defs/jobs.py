@@ -17,7 +17,7 @@ from usage_pipeline.defs.checks.freshness import freshness_check_keys
 from usage_pipeline.drain.rounds import ALL_FAMILIES
 from usage_pipeline.rollups.calendar import GRAINS
 from usage_pipeline.rollups.rankings import RANKINGS
-from usage_pipeline.rollups.windows import WINDOW_TABLES
+from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 
 # dagster.yaml lets one run at a time have each value of this tag; advisory locks underneath keep the others' runs apart, too.
 _ONE_AT_A_TIME = "usage_pipeline/one_at_a_time"

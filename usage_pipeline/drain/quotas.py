@@ -8,6 +8,7 @@ import redis
 from usage_pipeline import redis_keys as names
 from usage_pipeline.recording.quota import LIMITS
 from usage_pipeline.recording.slot_owners import KeyCommand, send_to_owners
+from usage_pipeline.storage.redis_cluster import AnyRedis
 from usage_pipeline.storage.sql import load
 
 PUBLISHED_IDS = f"{names.NAMESPACE}quota_ids"
@@ -20,7 +21,7 @@ return #ARGV == 0 or redis.pcall('HSET', KEYS[1], unpack(ARGV))
 """
 
 
-def publish_quotas(connection: psycopg.Connection, client: redis.Redis | redis.RedisCluster) -> int:
+def publish_quotas(connection: psycopg.Connection, client: AnyRedis) -> int:
     """Makes the quota hashes in Redis equal to `usage.api_key_quotas`, and returns how many there are. Idempotent.
 
     A hash is replaced in one step, so a check never sees half of it. An id is listed before its hash is there, and as long
@@ -44,7 +45,7 @@ def _replacement(key: str, limits: Sequence[int | None]) -> KeyCommand:
     return KeyCommand(key, ("EVAL", _REPLACE, 1, key, *fields))
 
 
-def _send(client: redis.Redis | redis.RedisCluster, commands: Sequence[KeyCommand]) -> None:
+def _send(client: AnyRedis, commands: Sequence[KeyCommand]) -> None:
     if isinstance(client, redis.RedisCluster):
         answers = send_to_owners(client, commands)
     else:

@@ -16,12 +16,13 @@ from usage_pipeline.drain.families import BY_NAME, TOKEN
 from usage_pipeline.drain.protocol import BarrierFellShort, DrainLimits, DrainReport, FamilyDrain
 from usage_pipeline.drain.quotas import publish_quotas
 from usage_pipeline.drain.sources.cluster import ClusterSource, open_sources
-from usage_pipeline.drain.sources.node import RedisSource, drainer_name
+from usage_pipeline.drain.sources.node import RedisSource
 from usage_pipeline.drain.store import UsageStore
+from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
 from usage_pipeline.storage.redis import SLOT_ELSEWHERE, RedisUnavailable
-from usage_pipeline.storage.redis_cluster import translated_cluster_errors
+from usage_pipeline.storage.redis_cluster import AnyRedis, translated_cluster_errors
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class _Drains:
     """The open connections of a round: one to PostgreSQL, two to Redis (see FamilyDrain), one for single commands."""
 
     postgres: psycopg.Connection
-    redis: redis.Redis | redis.RedisCluster
+    redis: AnyRedis
     claiming: RedisSource | ClusterSource
     releasing: RedisSource | ClusterSource
     store: UsageStore
@@ -217,7 +218,7 @@ class _Drains:
     def publish_quotas_when_due(self) -> None:
         # A full Redis has room again soon, and the drain before this one was not in vain.
         with suppress(redis.OutOfMemoryError):
-            if self.redis.set(names.scan_pause("quotas"), drainer_name(), nx=True, ex=_PUBLISH_QUOTAS_SECONDS):
+            if self.redis.set(names.scan_pause("quotas"), process_name(), nx=True, ex=_PUBLISH_QUOTAS_SECONDS):
                 publish_quotas(self.postgres, self.redis)
 
 
@@ -230,7 +231,7 @@ def _open_drains(settings: Settings) -> Iterator[_Drains]:
         pooled, claiming, releasing = stack.enter_context(open_sources(settings, settings.drain_barrier))
         if claiming.plan.warning:
             log.warning("%s", claiming.plan.warning)
-        store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=drainer_name())
+        store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=process_name())
         yield _Drains(connection, pooled, claiming, releasing, store, settings.api_token_sync_interval_ms)
 
 

@@ -12,7 +12,7 @@ from usage_pipeline.drain.batch import Batch, DeadLetter, WrongType, dead_letter
 from usage_pipeline.drain.families import Family, Value
 from usage_pipeline.redis_keys import EVENT_QUEUE
 from usage_pipeline.storage.chunks.partitions import ensure_partitions
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import composed, load, relation
 from usage_pipeline.values import MAX_COUNT
 
 # A fail-over forgets what its replica had not received yet. One that is silent for `repl-timeout` (60 s) is not connected any
@@ -147,9 +147,7 @@ class UsageStore:
 
     def applied_keys(self, family: Family, row: LedgerRow) -> set[bytes]:
         """The live names of the keys that the batch applied: stored or refused."""
-        query = compose.SQL(load("drain/select_applied_keys")).format(
-            raw_table=compose.Identifier(*family.raw_table.split("."))
-        )
+        query = composed("drain/select_applied_keys", raw_table=relation(family.raw_table))
         arguments = {"batch_id": row.batch_id, "usage_dates": list(row.usage_dates)}
         return {key for (key,) in self._connection.execute(query, arguments)}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from usage_pipeline.issues.issue_file import BadLine, Issue, read_issues
+from usage_pipeline.issues.file import BadLine, Issue, read_issues
 from usage_pipeline.storage.copy_text import copy_line
 from usage_pipeline.storage.sql import load
 

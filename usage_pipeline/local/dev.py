@@ -6,8 +6,9 @@ Everything that was started here is stopped here, and nothing else.
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from usage_pipeline.local.processes.children import Child, stop_children, stop_left_overs
@@ -57,7 +58,8 @@ def run_dev(
     """
     with StopSignals() as signals:
         try:
-            _run(load_settings(**settings_overrides), port, api_port, folder.resolve(), module, read_only, signals)
+            wanted = _Wanted(port, api_port, module, read_only)
+            _run(load_settings(**settings_overrides), folder.resolve(), wanted, signals)
         except StopRequestedError:
             pass
         except StartError as error:
@@ -71,9 +73,80 @@ def run_dev(
         return 0
 
 
-def _run(
-    settings: Settings, port: int, api_port: int, folder: Path, module: str, read_only: bool, signals: StopSignals
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What of Dagster and the HTTP service is to run, and on which ports where they are free."""
+
+    port: int
+    api_port: int
+    module: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """What has been started, and what a start must look at while it waits."""
+
+    dagster: DagsterProcesses
+    servers: LocalServers
+    signals: StopSignals
+    children: list[Child] = field(default_factory=list)
+
+    def start(self, wanted: _Wanted, *, code_port: int) -> None:
+        """Starts the four processes and returns once UI and HTTP service answer; each is a child as soon as it exists."""
+        deadline = time.monotonic() + _UI_TIMEOUT_SECONDS
+        self.children.append(self.dagster.start_code_server(wanted.module, code_port))
+        port = first_free_port(wanted.port)
+        if port != wanted.port:
+            _say(f"Port {wanted.port} is taken; using {port}.")
+        self.children.append(self.dagster.start_webserver(port, code_server_port=code_port, read_only=wanted.read_only))
+        url = f"http://{LOOPBACK}:{port}"
+        # On two cores a third process that imports would only delay the UI.
+        self._wait_until(lambda: is_listening(code_port), deadline)
+        self.children.append(self.dagster.start_daemon(webserver_port=port))
+        self._wait_until(lambda: location_problem(url) != UNREACHABLE, deadline)
+        if problem := location_problem(url):
+            _say(f"The definitions do not load: {problem}", to_errors=True)
+        _say(f"Dagster is at {url}{' (read-only)' if wanted.read_only else ''}")
+        api_port = first_free_port(wanted.api_port)
+        self.children.append(self.dagster.start_api(api_port))
+        self._wait_until(lambda: is_listening(api_port), deadline)
+        _say(f"HTTP is at http://{LOOPBACK}:{api_port} (dashboard; documentation: /docs)")
+
+    def run_until_stopped(self) -> None:
+        """Until a signal comes. Raises StartError when a process ends by itself."""
+        while not self.signals.wait(_POLL_SECONDS):
+            self._expect_all_alive()
+
+    def stop(self) -> None:
+        if self.signals.requested:
+            _say("Stopping…")
+        stop_children(self.children)
+        stop_left_overs(self.dagster.mark)  # whatever left its group
+
+    def _wait_until(self, is_ready: Callable[[], bool], deadline: float) -> None:
+        while not is_ready():
+            self.signals.check()
+            self._expect_all_alive()
+            if time.monotonic() > deadline:
+                raise StartError(f"no answer within {_UI_TIMEOUT_SECONDS:.0f} s; see the logs in {self.dagster.logs}")
+            self.signals.wait(_POLL_SECONDS)
+
+    def _expect_all_alive(self) -> None:
+        for child in self.children:
+            if child.has_ended:
+                raise StartError(
+                    f"{child.name} ended by itself with status {child.process.returncode}."
+                    f" The end of {child.log}:\n{child.log_tail()}"
+                )
+        servers = self.servers
+        if servers.has_redis and servers.redis.has_ended:
+            raise StartError(f"Redis ended by itself; its log is in {servers.redis.data_folder}")
+        if servers.has_postgres and servers.postgres.has_ended:
+            raise StartError(f"PostgreSQL ended by itself; its log is in {servers.postgres.data_folder}")
+
+
+def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals) -> None:
     project = project_folder()
     given = settings.model_fields_set
     with ExitStack() as stack:
@@ -108,24 +181,17 @@ def _run(
         environment |= folders
         (folder / "landing").mkdir(exist_ok=True)
         dagster = DagsterProcesses(project, home, folder / "logs", environment, mark)
-        children: list[Child] = []
-
-        def stop() -> None:
-            if signals.requested:
-                _say("Stopping…")
-            stop_children(children)
-            stop_left_overs(mark)  # whatever left its group
-
-        stack.callback(stop)
-        _start(dagster, children, code_port, port, api_port, module, read_only, servers, signals)
+        launch = _Launch(dagster, servers, signals)
+        stack.callback(launch.stop)
+        launch.start(wanted, code_port=code_port)
         # What is set already may hold a password, and is not repeated.
         urls = _embedded_urls(servers, is_database_given="database_url" in given)
         urls |= {name: url for name, url in folders.items() if name.lower() not in given}
         if urls:
-            _say("In other terminals: export " + " ".join(f"{name}={shlex.quote(url)}" for name, url in urls.items()))
+            _say("In another terminal, paste this line first:")
+            _say(line_to_paste(urls))
         _say(f"Logs are in {dagster.logs}. Ctrl-C stops everything.")
-        while not signals.wait(_POLL_SECONDS):
-            _expect_all_alive(children, servers)
+        launch.run_until_stopped()
 
 
 def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[str, str]:
@@ -138,66 +204,21 @@ def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[st
     return urls
 
 
+def line_to_paste(urls: Mapping[str, str]) -> str:
+    """A line for a shell, by which it finds this `usage-pipeline`, its Python, and the servers and folders of `urls`."""
+    exports = "export " + " ".join(f"{name}={shlex.quote(url)}" for name, url in urls.items())
+    activate = Path(sys.prefix) / "bin" / "activate"
+    # Without a virtual environment the command is found wherever this one was.
+    is_in_one = sys.prefix != sys.base_prefix and activate.exists()
+    return f"source {shlex.quote(str(activate))} && {exports}" if is_in_one else exports
+
+
 def _migrate(database_url: str, time_zone: str, signals: StopSignals) -> None:
     from usage_pipeline.storage.migrations import migrate
 
     # Each migration is a transaction, and a server that does not answer may take minutes to fail.
     with signals.interruptible():
         migrate(database_url, time_zone=time_zone)
-
-
-def _start(
-    dagster: DagsterProcesses,
-    children: list[Child],
-    code_port: int,
-    wanted_port: int,
-    wanted_api_port: int,
-    module: str,
-    read_only: bool,
-    servers: LocalServers,
-    signals: StopSignals,
-) -> None:
-    """Start the four processes and return once UI and HTTP service answer; each is in `children` as soon as it exists."""
-    children.append(dagster.start_code_server(module, code_port))
-    port = first_free_port(wanted_port)
-    if port != wanted_port:
-        _say(f"Port {wanted_port} is taken; using {port}.")
-    children.append(dagster.start_webserver(port, code_server_port=code_port, read_only=read_only))
-    url = f"http://{LOOPBACK}:{port}"
-    deadline = time.monotonic() + _UI_TIMEOUT_SECONDS
-
-    def wait_until(is_ready: Callable[[], bool]) -> None:
-        while not is_ready():
-            signals.check()
-            _expect_all_alive(children, servers)
-            if time.monotonic() > deadline:
-                raise StartError(f"no answer within {_UI_TIMEOUT_SECONDS:.0f} s; see the logs in {dagster.logs}")
-            signals.wait(_POLL_SECONDS)
-
-    # On two cores a third process that imports would only delay the UI.
-    wait_until(lambda: is_listening(code_port))
-    children.append(dagster.start_daemon(webserver_port=port))
-    wait_until(lambda: location_problem(url) != UNREACHABLE)
-    if problem := location_problem(url):
-        _say(f"The definitions do not load: {problem}", to_errors=True)
-    _say(f"Dagster is at {url}{' (read-only)' if read_only else ''}")
-    api_port = first_free_port(wanted_api_port)
-    children.append(dagster.start_api(api_port))
-    wait_until(lambda: is_listening(api_port))
-    _say(f"HTTP is at http://{LOOPBACK}:{api_port} (dashboard; documentation: /docs)")
-
-
-def _expect_all_alive(children: Sequence[Child], servers: LocalServers) -> None:
-    for child in children:
-        if child.has_ended:
-            raise StartError(
-                f"{child.name} ended by itself with status {child.process.returncode}."
-                f" The end of {child.log}:\n{child.log_tail()}"
-            )
-    if servers.has_redis and servers.redis.has_ended:
-        raise StartError(f"Redis ended by itself; its log is in {servers.redis.data_folder}")
-    if servers.has_postgres and servers.postgres.has_ended:
-        raise StartError(f"PostgreSQL ended by itself; its log is in {servers.postgres.data_folder}")
 
 
 def _say(text: str, *, to_errors: bool = False) -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 
 import psycopg
+from psycopg.sql import Composed
 
 from usage_pipeline import values
 from usage_pipeline.drain.batch import DeadLetter, new_batch_id
 from usage_pipeline.drain.sources.cluster import server_identity
-from usage_pipeline.drain.sources.node import drainer_name
 from usage_pipeline.merchants.counters import (
     CounterKey,
     FoundKey,
@@ -28,8 +28,9 @@ from usage_pipeline.merchants.counters import (
     split_key,
 )
 from usage_pipeline.merchants.report import AggregationReport, DayReport, ErrorList
+from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import composed, load
 
 __all__ = ["AggregationReport", "CounterKey", "DayReport", "aggregate", "parse_counter_key"]
 
@@ -119,6 +120,11 @@ def stage_counters(postgres: psycopg.Connection, reading: Reading) -> None:
             copy.write_row((key.merchant_id, key.day, key.metric_type, counter))
 
 
+def beside_stored(query: str) -> Composed:
+    """A query of `sql/` that holds the staged counters beside what is stored of them."""
+    return composed(query, stored_counter=composed("merchants/look_up_stored_counter"))
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """The values that all chunks of one aggregation share."""
@@ -143,7 +149,7 @@ def _store_chunk(run: _Run, chunk: Sequence[FoundKey]) -> None:
         mismatches = [
             _Mismatch(CounterKey(merchant_id, day, metric_type), *rest)
             for merchant_id, day, metric_type, *rest in run.postgres.execute(
-                load("merchants/select_merchant_mismatches")
+                beside_stored("merchants/select_merchant_mismatches")
             )
         ]
         too_large = [one for one in mismatches if one.is_higher]
@@ -231,7 +237,7 @@ def _insert_ledger_rows(run: _Run, reports: Sequence[DayReport], redis_server: s
                 "dead_letters": report.dead_letters,
                 "day": report.day,
                 "redis_server": redis_server,
-                "drained_by": drainer_name(),
+                "drained_by": process_name(),
             }
             run.postgres.execute(load("merchants/insert_merchant_sync_batch"), arguments)
 

@@ -6,7 +6,7 @@ from datetime import date, datetime
 import psycopg
 from psycopg.rows import class_row, tuple_row
 
-from usage_pipeline.merchants.aggregation import stage_counters
+from usage_pipeline.merchants.aggregation import beside_stored, stage_counters
 from usage_pipeline.merchants.counters import CounterKey, Reader, find_keys, open_servers, read_counters
 from usage_pipeline.merchants.report import MOST_LISTED
 from usage_pipeline.settings import Settings
@@ -137,7 +137,9 @@ def _compare(
         refused += len(reading.refused)
         with postgres.transaction():
             stage_counters(postgres, reading)
-            rows = postgres.execute(load("merchants/select_merchant_arrears"), {"examples": MOST_LISTED}).fetchall()
+            rows = postgres.execute(
+                beside_stored("merchants/select_merchant_arrears"), {"examples": MOST_LISTED}
+            ).fetchall()
         for merchant_id, date_, metric_type, counter, offset, stored, _ in rows:
             key = CounterKey(merchant_id, date_, metric_type)
             missing.append(MissingCounter(key, (offset or 0) + counter, stored))

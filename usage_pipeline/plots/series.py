@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql as compose
 
 from usage_pipeline.plots.drawing import draw_bars, draw_lines, draw_ranking
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import composed, load, relation
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +85,9 @@ def _pictures(connection: psycopg.Connection, table: str, window: date | datetim
 
 
 def _trend(connection: psycopg.Connection, trend: Trend, window: date | datetime) -> dict[str, bytes]:
-    query = compose.SQL(load("plots/select_window_sums")).format(
-        table=compose.Identifier(*trend.table.split(".")),
+    query = composed(
+        "plots/select_window_sums",
+        table=relation(trend.table),
         window=compose.Identifier(trend.column),
         value=compose.Identifier(trend.value),
     )

@@ -12,19 +12,21 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 
 import psycopg
+from psycopg import sql as compose
 
 from usage_pipeline.drain.batch import raw_value
 from usage_pipeline.drain.event_queue import PAGE_ITEMS, page_id
 from usage_pipeline.drain.families import BY_NAME
-from usage_pipeline.drain.sources.node import drainer_name
 from usage_pipeline.drain.store import UsageStore
-from usage_pipeline.merchants.aggregation import stage_counters
+from usage_pipeline.merchants.aggregation import beside_stored, stage_counters
 from usage_pipeline.merchants.counters import Reader, find_keys, open_servers, read_counters
-from usage_pipeline.reconciliation.balance import Amounts, DayBalance, Look, balances, confirmed
+from usage_pipeline.process import process_name
+from usage_pipeline.reconciliation.balance import MEASURES, Amounts, DayBalance, Look, balances, confirmed
 from usage_pipeline.reconciliation.counted import of_letter
 from usage_pipeline.reconciliation.redis_look import HeldKey, read_claimed, read_live, read_odometer
+from usage_pipeline.rollups.daily import DAILY_TABLES
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import composed, load, relation
 from usage_pipeline.values import from_ms
 
 # The odometer of a day lives 35 days after its last record.
@@ -98,14 +100,14 @@ def _merchant_arrears(postgres: psycopg.Connection, redis: Reader, days: Sequenc
         reading = read_counters(redis, [found for found in chunk if found.day is not None])
         with postgres.transaction():
             stage_counters(postgres, reading)
-            for day, amount in postgres.execute(load("reconciliation/sum_merchant_arrears")):
+            for day, amount in postgres.execute(beside_stored("reconciliation/sum_merchant_arrears")):
                 behind["merchant", day] += int(amount)
     return behind
 
 
 def _not_stored(postgres: psycopg.Connection, held: Sequence[HeldKey], settings: Settings) -> Amounts:
     """The claimed keys that no batch has stored: keys of a batch may have been renamed after it was stored."""
-    store = UsageStore(postgres, usage_timezone=settings.usage_timezone, drained_by=drainer_name())
+    store = UsageStore(postgres, usage_timezone=settings.usage_timezone, drained_by=process_name())
     by_batch: dict[tuple[str, str], list[HeldKey]] = defaultdict(list)
     for one in held:
         by_batch[one.family, one.batch_id].append(one)
@@ -130,7 +132,18 @@ def _items_left(store: UsageStore, batch_id: str, items: int) -> int:
 
 
 def _stored(postgres: psycopg.Connection, days: Sequence[date]) -> Amounts:
-    rows = postgres.execute(load("reconciliation/select_stored_usage"), {"first_day": days[0], "last_day": days[-1]})
+    counters = compose.SQL(" union all ").join(
+        composed(
+            "reconciliation/select_stored_counters",
+            family=compose.Literal(daily.family),
+            uses=compose.Identifier(MEASURES[daily.family]),
+            raw=relation(daily.raw_table),
+            daily=relation(daily.table),
+        )
+        for daily in DAILY_TABLES
+    )
+    query = composed("reconciliation/select_stored_usage", counters=counters)
+    rows = postgres.execute(query, {"first_day": days[0], "last_day": days[-1]})
     return Counter({(family, day): int(amount) for family, day, amount in rows})
 
 

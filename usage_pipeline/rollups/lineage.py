@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from usage_pipeline.rollups.issue_stats import ISSUE_STATS_LINEAGE, ISSUE_STATS_TABLE
 from usage_pipeline.rollups.rankings import RANKINGS
-from usage_pipeline.rollups.windows import WINDOW_TABLES
+from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 
 Lineage = Mapping[str, tuple[str, ...]]
 # Columns that say which row it is or when it was stored, and come from nowhere: tables of days and dates name them themselves.

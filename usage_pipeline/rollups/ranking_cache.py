@@ -1,7 +1,6 @@
 """Rankings in Redis (contracts §1.8): `popular:<ranking>`, a JSON array that lives five minutes. Readers look here first."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import date
 
 import msgspec
@@ -11,8 +10,8 @@ import redis
 from usage_pipeline.rollups.rankings import Ranking, lock_ranking, read_ranking
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import first_line
-from usage_pipeline.storage.redis import RedisUnavailable, client, is_cluster_node
-from usage_pipeline.storage.redis_cluster import cluster_client
+from usage_pipeline.storage.redis import RedisUnavailable
+from usage_pipeline.storage.redis_cluster import AnyRedis, server_or_cluster
 
 CACHE_SECONDS = 300
 # A ranking is one small value: where Redis takes longer, a run should not wait for it.
@@ -25,9 +24,7 @@ def cached_text(entries: Sequence[dict[str, object]]) -> bytes:
     return msgspec.json.encode(entries)
 
 
-def publish_ranking(
-    cache: redis.Redis | redis.RedisCluster, ranking: Ranking, entries: Sequence[dict[str, object]]
-) -> None:
+def publish_ranking(cache: AnyRedis, ranking: Ranking, entries: Sequence[dict[str, object]]) -> None:
     """Writes the entries to the cache. Raises redis.RedisError."""
     cache.set(ranking.cache_key, cached_text(entries), ex=CACHE_SECONDS)
 
@@ -59,9 +56,5 @@ def _publish(ranking: Ranking, entries: Sequence[dict[str, object]], settings: S
             "connect_timeout_seconds": min(_TIMEOUT_SECONDS, settings.connect_timeout_seconds),
         }
     )
-    with closing(client(quick)) as one:
-        if not is_cluster_node(one):
-            publish_ranking(one, ranking, entries)
-            return
-    with closing(cluster_client(quick)) as cluster:
-        publish_ranking(cluster, ranking, entries)
+    with server_or_cluster(quick) as pooled:
+        publish_ranking(pooled, ranking, entries)

@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import column_list, composed, relation
 from usage_pipeline.values import utc_text
 
 RANKING_SIZE = 10
@@ -50,22 +50,21 @@ class Ranking:
 
     def compose(self, query: str) -> compose.Composed:
         """A query of `sql/` that is written for all rankings."""
-        score = compose.SQL(" + ").join(compose.SQL("{}::numeric").format(_name(part)) for part in self.score_parts)
+        score = compose.SQL(" + ").join(
+            compose.SQL("{}::numeric").format(compose.Identifier(part)) for part in self.score_parts
+        )
         # Equal scores: the newer first where there is such a thing, then the smaller id.
         newer = compose.SQL("created_at desc, " if "created_at" in self.parts else "")
-        return compose.SQL(load(query)).format(
-            table=compose.Identifier(*self.table.split(".")),
-            candidates=compose.SQL(load(f"rollups/select_{self.candidates}_candidates")),
+        return composed(
+            query,
+            table=relation(self.table),
+            candidates=composed(f"rollups/select_{self.candidates}_candidates"),
             score=score,
             order=compose.SQL('score desc, {}id collate "C"').format(newer),
-            parts=compose.SQL(", ").join(_name(part) for part in self.parts),
-            stored=compose.SQL(", ").join(compose.Identifier("t", part) for part in self.parts),
-            excluded=compose.SQL(", ").join(compose.Identifier("excluded", part) for part in self.parts),
+            parts=column_list(self.parts),
+            stored=column_list(self.parts, of="t"),
+            excluded=column_list(self.parts, of="excluded"),
         )
-
-
-def _name(part: str) -> compose.Identifier:
-    return compose.Identifier(part)
 
 
 def _of_usage(

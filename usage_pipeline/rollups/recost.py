@@ -11,7 +11,8 @@ import psycopg
 from usage_pipeline.rollups import calendar, day_prices
 from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.rollups.daily import SourceGoneError
-from usage_pipeline.rollups.windows import WINDOW_TABLES, WindowContendedError, expect_source, replace_window
+from usage_pipeline.rollups.window_tables import WINDOW_TABLES
+from usage_pipeline.rollups.windows import WindowContendedError, expect_source, replace_window
 from usage_pipeline.settings import Settings
 
 

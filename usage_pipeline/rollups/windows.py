@@ -15,8 +15,9 @@ from psycopg.types.json import Jsonb
 
 from usage_pipeline.events.pricing import prices as cost
 from usage_pipeline.rollups import day_prices
-from usage_pipeline.rollups.calendar import Grain, Window, day_window, month_of, month_window, week_of, week_window
+from usage_pipeline.rollups.calendar import Window, day_window, month_of, month_window, week_of, week_window
 from usage_pipeline.rollups.daily import SourceGoneError
+from usage_pipeline.rollups.window_tables import DAY_PARTS, WINDOW_TABLES, WindowTable
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
 from usage_pipeline.storage.sql import load
@@ -27,31 +28,6 @@ _LOCK_TIMEOUT = "5min"
 # With less memory, sorting and hashing a day of events goes to disk. Compiling the query takes longer than running it. A day
 # that is newer than the statistics looks empty to the planner, which would then compare each row of it with each other.
 _PLANNING = "set local work_mem = '64MB'; set local jit = off; set local enable_nestloop = off"
-
-
-@dataclass(frozen=True, slots=True)
-class WindowTable:
-    """The table of a grain; `column` says which window a row belongs to."""
-
-    name: str
-    column: str
-
-    @property
-    def table(self) -> str:
-        return f"analytics.{self.name}"
-
-    def compose(self, query: str) -> compose.Composed:
-        """A query of `sql/` that is written for the tables of all grains."""
-        table, column = compose.Identifier("analytics", self.name), compose.Identifier(self.column)
-        return compose.SQL(load(query)).format(table=table, window=column)
-
-
-WINDOW_TABLES: Mapping[Grain, WindowTable] = {
-    "hour": WindowTable("usage_hourly", "hour_start"),
-    "day": WindowTable("usage_daily", "usage_date"),
-    "week": WindowTable("usage_weekly", "week_start"),
-    "month": WindowTable("usage_monthly", "month_start"),
-}
 
 
 class WindowContendedError(Exception):
@@ -171,18 +147,18 @@ def _replace(
     connection: psycopg.Connection, window: Window, parameters: Mapping[str, object]
 ) -> tuple[int, tuple[int, int]]:
     """The changed rows of the tables of users and latencies, then the rows and changed rows of the window's own table."""
+    table = WINDOW_TABLES[window.grain]
     if window.grain == "hour":
-        return 0, _counts(connection, load("rollups/replace_usage_hourly"), parameters)
+        return 0, _counts(connection, table.replacement("rollups/replace_usage_hourly"), parameters)
     changed_parts = 0
     if window.grain == "day":
-        for part in ("rollups/replace_usage_user_daily", "rollups/replace_usage_latency_daily"):
-            changed_parts += _counts(connection, load(part), parameters)[1]
-    merge = WINDOW_TABLES[window.grain].compose("rollups/replace_merged_windows")
-    return changed_parts, _counts(connection, merge, parameters)
+        for part in DAY_PARTS:
+            changed_parts += _counts(connection, part.replacement(f"rollups/replace_{part.name}"), parameters)[1]
+    return changed_parts, _counts(connection, table.replacement("rollups/replace_merged_windows"), parameters)
 
 
 def _counts(
-    connection: psycopg.Connection, query: str | compose.Composed, parameters: Mapping[str, object]
+    connection: psycopg.Connection, query: compose.Composed, parameters: Mapping[str, object]
 ) -> tuple[int, int]:
     [(rows, changed_rows)] = connection.execute(query, parameters).fetchall()
     return rows, changed_rows

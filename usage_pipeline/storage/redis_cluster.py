@@ -1,7 +1,7 @@
-"""A client for a whole Redis Cluster, and a reader of all its primaries."""
+"""A client for a whole Redis Cluster or its only server, and a reader of all primaries of a cluster."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import redis
@@ -12,7 +12,10 @@ from redis.retry import Retry
 
 from usage_pipeline.recording.slot_owners import KeyCommand, send_to_owners
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable
+from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client, is_cluster_node
+
+# What reads and writes single keys does not care which of both it has.
+AnyRedis = redis.Redis | redis.RedisCluster
 
 
 def cluster_client(settings: Settings) -> redis.RedisCluster:
@@ -34,9 +37,22 @@ def cluster_client(settings: Settings) -> redis.RedisCluster:
         raise RedisUnavailable(f"Redis Cluster: one of its servers does not answer: {error}") from None
 
 
-def primaries(cluster: redis.RedisCluster) -> list[redis.Redis]:
-    """A pooled client of each primary that owns slots."""
-    return [node.redis_connection for node in cluster.get_primaries()]
+@contextmanager
+def server_or_cluster(settings: Settings) -> Iterator[AnyRedis]:
+    """A pooled client of the server in REDIS_URL, or of the whole Redis Cluster that it belongs to. It asks the server at once.
+
+    Raises redis.RedisError, RedisUnavailable or OSError.
+    """
+    with ExitStack() as stack:
+        named = stack.enter_context(closing(client(settings)))
+        yield stack.enter_context(closing(cluster_client(settings))) if is_cluster_node(named) else named
+
+
+def primaries(pooled: AnyRedis) -> list[redis.Redis]:
+    """A pooled client of each primary that owns slots, or of the only server if it is not a cluster."""
+    if isinstance(pooled, redis.Redis):
+        return [pooled]
+    return [node.redis_connection for node in pooled.get_primaries()]
 
 
 @contextmanager

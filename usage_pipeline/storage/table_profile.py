@@ -7,7 +7,7 @@ import psycopg
 from psycopg import sql as compose
 
 from usage_pipeline.storage.catalog import stored_catalog
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import composed, load, relation
 
 # More rows of one partition are not looked at: so many take about half a second.
 MOST_ROWS = 1_000_000
@@ -29,8 +29,8 @@ def partition_null_shares(connection: psycopg.Connection, table: str, column: st
     """Shares of nulls in the rows of `table` (schema.name) whose `column` has that value. An index must begin with `column`."""
     if not nullable(table):
         return {}
-    query = compose.SQL(load("storage/profile_rows")).format(
-        table=identifier(table), column=compose.Identifier(column), counts=null_counts(table)
+    query = composed(
+        "storage/profile_rows", table=relation(table), column=compose.Identifier(column), counts=null_counts(table)
     )
     [(rows, filled)] = connection.execute(query, {"value": value, "most": MOST_ROWS}).fetchall()
     return null_shares(table, rows, filled)
@@ -41,13 +41,9 @@ def profile_table(connection: psycopg.Connection, table: str) -> Profile:
     [(estimate, shares)] = connection.execute(load("storage/estimate_table"), {"table": table}).fetchall()
     if estimate > _MOST_COUNTED_ROWS and shares is not None:
         return Profile(estimate, {name: round(shares.get(name, 0.0), _DECIMALS) for name in nullable(table)}, False)
-    query = compose.SQL(load("storage/profile_table")).format(table=identifier(table), counts=null_counts(table))
+    query = composed("storage/profile_table", table=relation(table), counts=null_counts(table))
     [(rows, filled)] = connection.execute(query, {"most": MOST_ROWS}).fetchall()
     return Profile(rows, null_shares(table, rows, filled))
-
-
-def identifier(table: str) -> compose.Identifier:
-    return compose.Identifier(*table.split("."))
 
 
 def nullable(table: str) -> list[str]:

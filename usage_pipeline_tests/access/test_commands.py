@@ -38,6 +38,10 @@ def test_without_json_the_token_alone_is_on_standard_output(run: Run) -> None:
     made = run("tokens", "create", "loader", "--scope", "ingest")
     assert made.stdout.startswith("upt_")
     assert len(made.stdout.split()) == 1
+    [note] = made.stderr.strip().splitlines()
+    assert note.startswith('Made token "loader" (id ')
+    assert note.endswith("The token itself is the line on standard output; it is not shown again.")
+    assert made.stdout.strip() not in note
 
 
 def test_revoking_without_redis_is_done_and_says_what_is_left(run: Run, postgres: psycopg.Connection) -> None:

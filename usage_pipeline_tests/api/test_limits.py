@@ -116,7 +116,7 @@ def test_as_many_bytes_after_decompression_as_are_allowed_and_no_more(ingest_cli
 
 WITH_PEAK = """
 import sys, tracemalloc
-from usage_pipeline.api.bodies import decompressed
+from usage_pipeline.api.ingest.bodies import decompressed
 from usage_pipeline.api.problems import Problem
 bomb = open(sys.argv[1], "rb").read()
 tracemalloc.start()

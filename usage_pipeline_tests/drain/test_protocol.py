@@ -12,7 +12,7 @@ import redis
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.families import API_KEY
 from usage_pipeline.drain.rounds import drain_once
-from usage_pipeline.drain.sources import node as redis_source
+from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.rigs.drain import Crash, Life, Writer, assert_at_rest, stored
 
@@ -213,8 +213,8 @@ def test_a_day_without_a_partition_gets_one(
 def test_announced_keys_are_found_without_a_scan_and_others_when_it_is_due(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_source, "drainer_name", lambda: "me")
-    monkeypatch.setattr(redis_source, "_SCAN_SHARE", 1e-9)
+    monkeypatch.setattr("usage_pipeline.drain.sources.search.process_name", lambda: "me")
+    monkeypatch.setattr("usage_pipeline.drain.sources.search._SCAN_SHARE", 1e-9)
     redis_client.set(names.scan_pause("api_key"), "me")
     announcing, foreign = Writer(redis_client, announces=True), Writer(redis_client, "foreign/")
     announcing.write("api_key", ["a", "b"])
@@ -232,7 +232,7 @@ def test_announced_keys_are_found_without_a_scan_and_others_when_it_is_due(
 def test_announced_keys_outlive_the_drain_that_took_them(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_source, "drainer_name", lambda: "me")
+    monkeypatch.setattr("usage_pipeline.drain.sources.search.process_name", lambda: "me")
     redis_client.set(names.scan_pause("api_key"), "me")
     writer = Writer(redis_client, announces=True)
     writer.write("api_key", ["a", "b"])
@@ -248,7 +248,7 @@ def test_a_drain_goes_on_in_the_announced_keys_where_the_last_one_stopped(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a backlog of millions would be gone through from its beginning in each tick, until no time is left."""
-    monkeypatch.setattr(redis_source, "drainer_name", lambda: "me")
+    monkeypatch.setattr("usage_pipeline.drain.sources.search.process_name", lambda: "me")
     redis_client.set(names.scan_pause("api_key"), "me")
     writer = Writer(redis_client, announces=True)
     writer.write("api_key", [str(number) for number in range(1_000)])
@@ -397,6 +397,6 @@ def test_the_ledger_says_who_drained_what_from_where(
     ).fetchall()
     info = redis_client.info()
     assert server == f"{info['run_id']} {info['master_replid']}"
-    assert drained_by == redis_source.drainer_name()
+    assert drained_by == process_name()
     assert not is_uncertain
     assert abs(day - date.today()) <= DAY  # noqa: DTZ011

@@ -1,7 +1,10 @@
 """`usage-pipeline dev` as a user meets it: real processes, signals, and the UI over HTTP."""
 
+import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import psutil
 import psycopg
 import pytest
 
+from usage_pipeline.local.dev import line_to_paste
 from usage_pipeline.local.processes.children import MARK
 from usage_pipeline.local.processes.dagster import with_driver
 from usage_pipeline.local.servers.both import LocalServers
@@ -81,6 +85,20 @@ def launched(url: str) -> str:
     return str(ask(url, LAUNCH)["launchRun"]["__typename"])
 
 
+def asked_in_another_terminal(line: str) -> str:
+    """The database that a shell with nothing but the pasted line reaches, by the Python that it finds then."""
+    code = "import os, psycopg; print(psycopg.connect(os.environ['DATABASE_URL']).info.dbname)"
+    done = subprocess.run(
+        ["bash", "-c", f'{line}\ncommand -v usage-pipeline >&2 && python -c "{code}"'],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def test_ui_answers_then_ctrl_c_stops_everything_and_a_killed_dev_is_cleaned_up(
     folder: Path, start_dev: Callable[..., Any]
 ) -> None:
@@ -104,6 +122,7 @@ def test_ui_answers_then_ctrl_c_stops_everything_and_a_killed_dev_is_cleaned_up(
     assert launched(url) == "UnauthorizedError"
     api = second.wait_for(r"HTTP is at (\S+)")[1]
     assert httpx.get(f"{api}/healthz").json()["status"] == "ok"
+    assert asked_in_another_terminal(second.wait_for(r"paste this line first:\n(.+)\n")[1]) == "usage"
     second.process.send_signal(signal.SIGINT)
     assert second.wait() == 0, second.output
     assert "Traceback" not in second.output
@@ -123,6 +142,9 @@ def test_a_child_that_ends_by_itself_is_reported_and_the_rest_is_stopped(
     dev.wait_for("Dagster is at")
     assert not (folder / "postgres").exists(), "servers that are named are used instead of embedded ones"
     assert not (folder / "redis").exists()
+    line = dev.wait_for(r"paste this line first:\n(.+)\n")[1]
+    assert "LANDING_URL=" in line
+    assert not set(urls) & set(re.findall(r"(\w+)=", line)), "what was set may hold a password"
     daemon = next(process for process in _children(folder) if "dagster-daemon" in process.cmdline())
     log = folder / "logs" / "daemon.log"
     dev.wait_until(lambda: DAEMON_IS_UP in log.read_text())
@@ -158,3 +180,11 @@ def test_a_signal_in_the_middle_of_the_start_leaves_nothing(
 )
 def test_dagster_storage_gets_a_driver(url: str, expected: str) -> None:
     assert with_driver(url) == expected
+
+
+def test_outside_a_virtual_environment_nothing_is_activated(monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = {"REDIS_URL": "redis://127.0.0.1:1/0", "LANDING_URL": "/my files/landing"}
+    exports = "export REDIS_URL=redis://127.0.0.1:1/0 LANDING_URL='/my files/landing'"
+    assert line_to_paste(urls) == f"source {sys.prefix}/bin/activate && {exports}"
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    assert line_to_paste(urls) == exports

@@ -26,7 +26,8 @@ from usage_pipeline.local.servers.ports import free_port
 from usage_pipeline.local.traffic.events import trace_calls, usage_events
 from usage_pipeline.rollups.calendar import GRAINS, Window, window_at
 from usage_pipeline.rollups.late_windows import stale_windows
-from usage_pipeline.rollups.windows import WINDOW_TABLES, WindowReport, replace_window
+from usage_pipeline.rollups.window_tables import WINDOW_TABLES
+from usage_pipeline.rollups.windows import WindowReport, replace_window
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.timescale import is_hypertable

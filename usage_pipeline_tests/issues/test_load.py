@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_pipeline.issues.issue_file import BadLine, Issue, IssueFileError, parsed_issue
+from usage_pipeline.issues.file import BadLine, Issue, IssueFileError, parsed_issue
 from usage_pipeline.issues.load import LoadReport, load_issues
 from usage_pipeline.values import Malformed
 from usage_pipeline_tests.rigs.issues import (

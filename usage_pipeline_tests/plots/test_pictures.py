@@ -104,7 +104,7 @@ def test_numbers_that_take_too_long_leave_the_picture_out(
     postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     postgres.execute("insert into usage.token_daily (usage_date, token_id, usage_count) values (%s, 't', 1)", (DAY,))
-    monkeypatch.setattr(series, "load", lambda name: "select {window}, {value}, pg_sleep(60) from {table}")
+    monkeypatch.setattr(series, "composed", lambda name, **parts: "select pg_sleep(60)")
     monkeypatch.setattr(series, "_QUERY_TIMEOUT", "set local statement_timeout = '50ms'")
     assert partition_pictures(postgres, "usage.token_daily", DAY) == {}
     assert postgres.execute("show statement_timeout").fetchone() == ("0",)

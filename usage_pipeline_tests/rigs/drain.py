@@ -142,7 +142,7 @@ def lives(monkeypatch: Any) -> Iterator[None]:
         for module in ("protocol", "event_queue"):
             patch.setattr(f"usage_pipeline.drain.{module}.FORGET_EMPTY_BATCH_MS", -1)
         patch.setattr("usage_pipeline.drain.event_queue.PAGE_ITEMS", 3)
-        patch.setattr(redis_source, "drainer_name", lambda: f"host:{uuid.uuid4().hex[:8]}")
+        patch.setattr("usage_pipeline.drain.sources.search.process_name", lambda: f"host:{uuid.uuid4().hex[:8]}")
         yield
 
 

@@ -9,7 +9,7 @@ import psycopg
 
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.rollups.calendar import Window
-from usage_pipeline.rollups.windows import WINDOW_TABLES
+from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 from usage_pipeline.settings import Settings
 
 

@@ -11,7 +11,8 @@ import pytest
 from usage_pipeline.rollups import calendar, windows
 from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.rollups.late_windows import stale_windows
-from usage_pipeline.rollups.windows import WINDOW_TABLES, replace_window
+from usage_pipeline.rollups.window_tables import WINDOW_TABLES
+from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.windows import archive_chunk, event_at, store_events, window_rows
 

@@ -17,7 +17,8 @@ from genai_prices import Usage, calc_price
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.calendar import Window
-from usage_pipeline.rollups.windows import WINDOW_TABLES, replace_window
+from usage_pipeline.rollups.window_tables import WINDOW_TABLES
+from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.places import REAL_TRACE
 

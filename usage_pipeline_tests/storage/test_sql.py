@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import usage_pipeline
-from usage_pipeline.storage.sql import load, sql_folder
+from usage_pipeline.storage.sql import column_list, composed, load, relation, sql_folder
 
 FILES = sorted(sql_folder().rglob("*.sql"))
 NAMES = [str(path.relative_to(sql_folder()).with_suffix("")) for path in FILES]
@@ -35,7 +35,7 @@ def test_a_query_is_used(name: str) -> None:
     assert [template for template in TEMPLATES if re.fullmatch(template, name)], f"no load(...) of {name}"
 
 
-@pytest.mark.parametrize("asked", sorted(set(re.findall(r"""load\(f?["']([^"']+)["']""", SOURCE))))
+@pytest.mark.parametrize("asked", sorted(set(re.findall(r"""(?:load|composed)\(\s*f?["']([^"']+)["']""", SOURCE))))
 def test_a_query_that_is_asked_for_is_there(asked: str) -> None:
     pattern = re.sub(r"\\{[^{}]+\\}", "[a-z_]+", re.escape(asked))
     assert [name for name in NAMES if re.fullmatch(pattern, name)], f"no sql/{asked}.sql"
@@ -49,3 +49,15 @@ def test_a_query_is_read_by_its_name() -> None:
 def test_a_query_that_is_not_there_is_an_error() -> None:
     with pytest.raises(FileNotFoundError):
         load("drain/no_such_query")
+
+
+def test_a_query_is_put_together_of_its_parts() -> None:
+    query = composed(
+        "rollups/sum_window_cost", table=relation("analytics.usage_daily"), window=column_list(["day"], of="t")
+    )
+    assert 'from "analytics"."usage_daily"\nwhere "t"."day" = %(window)s' in query.as_string()
+
+
+def test_a_query_without_one_of_its_parts_is_an_error() -> None:
+    with pytest.raises(KeyError, match="window"):
+        composed("rollups/sum_window_cost", table=relation("analytics.usage_daily"))

@@ -82,161 +82,21 @@ comment on column analytics.day_prices.day_end is 'Moment after the day';
 comment on column analytics.day_prices.price_version is 'Version';
 comment on column analytics.day_prices.pinned_at is 'When it was set';
 
-create table analytics.usage_hourly (
-    hour_start timestamptz not null,
-    team text not null,
-    service text not null,
-    provider text not null,
-    model text not null,
-    requests bigint not null,
-    errors bigint not null,
-    input_tokens bigint not null,
-    output_tokens bigint not null,
-    total_tokens bigint not null,
-    latency_p50_ms double precision,
-    latency_p95_ms double precision,
-    latency_p99_ms double precision,
-    distinct_users bigint not null,
-    cost_usd numeric,
-    unpriced_requests bigint not null,
-    updated_at timestamptz not null default now(),
-    primary key (hour_start, team, service, provider, model)
-);
+{usage_hourly}
 comment on table analytics.usage_hourly is 'Usage per hour, team, service, provider and model; each hour is replaced as a whole from analytics.usage_events';
 comment on column analytics.usage_hourly.hour_start is 'First moment of the hour in USAGE_TIMEZONE';
-comment on column analytics.usage_hourly.team is 'Team that it is charged to';
-comment on column analytics.usage_hourly.service is 'Service that called the model';
-comment on column analytics.usage_hourly.provider is 'Provider of the model';
-comment on column analytics.usage_hourly.model is 'Model, as the client named it';
-comment on column analytics.usage_hourly.requests is 'Requests, all outcomes';
-comment on column analytics.usage_hourly.errors is 'Requests that count as errors (analytics.is_error)';
-comment on column analytics.usage_hourly.input_tokens is 'Tokens of the prompts, as far as the clients said';
-comment on column analytics.usage_hourly.output_tokens is 'Generated tokens, as far as the clients said';
-comment on column analytics.usage_hourly.total_tokens is 'All tokens';
-comment on column analytics.usage_hourly.latency_p50_ms is 'Median of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_hourly.latency_p95_ms is '95th percentile of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_hourly.latency_p99_ms is '99th percentile of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_hourly.distinct_users is 'Users among the requests, each once';
-comment on column analytics.usage_hourly.cost_usd is 'US dollars by the price version of the day (analytics.day_prices); null when no request could be priced';
-comment on column analytics.usage_hourly.unpriced_requests is 'Requests that are not in cost_usd: model without a price, or no split into input and output tokens';
-comment on column analytics.usage_hourly.updated_at is 'When this row last changed';
 
-create table analytics.usage_daily (
-    usage_date date not null,
-    team text not null,
-    service text not null,
-    provider text not null,
-    model text not null,
-    requests bigint not null,
-    errors bigint not null,
-    input_tokens bigint not null,
-    output_tokens bigint not null,
-    total_tokens bigint not null,
-    latency_p50_ms double precision,
-    latency_p95_ms double precision,
-    latency_p99_ms double precision,
-    distinct_users bigint not null,
-    cost_usd numeric,
-    unpriced_requests bigint not null,
-    updated_at timestamptz not null default now(),
-    primary key (usage_date, team, service, provider, model)
-);
+{usage_daily}
 comment on table analytics.usage_daily is 'Usage per day, team, service, provider and model; each day is replaced as a whole from analytics.usage_events';
 comment on column analytics.usage_daily.usage_date is 'Day in USAGE_TIMEZONE';
-comment on column analytics.usage_daily.team is 'Team that it is charged to';
-comment on column analytics.usage_daily.service is 'Service that called the model';
-comment on column analytics.usage_daily.provider is 'Provider of the model';
-comment on column analytics.usage_daily.model is 'Model, as the client named it';
-comment on column analytics.usage_daily.requests is 'Requests, all outcomes';
-comment on column analytics.usage_daily.errors is 'Requests that count as errors (analytics.is_error)';
-comment on column analytics.usage_daily.input_tokens is 'Tokens of the prompts, as far as the clients said';
-comment on column analytics.usage_daily.output_tokens is 'Generated tokens, as far as the clients said';
-comment on column analytics.usage_daily.total_tokens is 'All tokens';
-comment on column analytics.usage_daily.latency_p50_ms is 'Median of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_daily.latency_p95_ms is '95th percentile of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_daily.latency_p99_ms is '99th percentile of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_daily.distinct_users is 'Users among the requests, each once';
-comment on column analytics.usage_daily.cost_usd is 'US dollars by the price version of the day (analytics.day_prices); null when no request could be priced';
-comment on column analytics.usage_daily.unpriced_requests is 'Requests that are not in cost_usd: model without a price, or no split into input and output tokens';
-comment on column analytics.usage_daily.updated_at is 'When this row last changed';
 
-create table analytics.usage_weekly (
-    week_start date not null,
-    team text not null,
-    service text not null,
-    provider text not null,
-    model text not null,
-    requests bigint not null,
-    errors bigint not null,
-    input_tokens bigint not null,
-    output_tokens bigint not null,
-    total_tokens bigint not null,
-    latency_p50_ms double precision,
-    latency_p95_ms double precision,
-    latency_p99_ms double precision,
-    distinct_users bigint not null,
-    cost_usd numeric,
-    unpriced_requests bigint not null,
-    updated_at timestamptz not null default now(),
-    primary key (week_start, team, service, provider, model)
-);
+{usage_weekly}
 comment on table analytics.usage_weekly is 'Usage per week, team, service, provider and model; merged from the daily tables, exactly';
 comment on column analytics.usage_weekly.week_start is 'Monday of the week in USAGE_TIMEZONE';
-comment on column analytics.usage_weekly.team is 'Team that it is charged to';
-comment on column analytics.usage_weekly.service is 'Service that called the model';
-comment on column analytics.usage_weekly.provider is 'Provider of the model';
-comment on column analytics.usage_weekly.model is 'Model, as the client named it';
-comment on column analytics.usage_weekly.requests is 'Requests, all outcomes';
-comment on column analytics.usage_weekly.errors is 'Requests that count as errors (analytics.is_error)';
-comment on column analytics.usage_weekly.input_tokens is 'Tokens of the prompts, as far as the clients said';
-comment on column analytics.usage_weekly.output_tokens is 'Generated tokens, as far as the clients said';
-comment on column analytics.usage_weekly.total_tokens is 'All tokens';
-comment on column analytics.usage_weekly.latency_p50_ms is 'Median of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_weekly.latency_p95_ms is '95th percentile of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_weekly.latency_p99_ms is '99th percentile of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_weekly.distinct_users is 'Users among the requests, each once';
-comment on column analytics.usage_weekly.cost_usd is 'US dollars by the price version of the day (analytics.day_prices); null when no request could be priced';
-comment on column analytics.usage_weekly.unpriced_requests is 'Requests that are not in cost_usd: model without a price, or no split into input and output tokens';
-comment on column analytics.usage_weekly.updated_at is 'When this row last changed';
 
-create table analytics.usage_monthly (
-    month_start date not null,
-    team text not null,
-    service text not null,
-    provider text not null,
-    model text not null,
-    requests bigint not null,
-    errors bigint not null,
-    input_tokens bigint not null,
-    output_tokens bigint not null,
-    total_tokens bigint not null,
-    latency_p50_ms double precision,
-    latency_p95_ms double precision,
-    latency_p99_ms double precision,
-    distinct_users bigint not null,
-    cost_usd numeric,
-    unpriced_requests bigint not null,
-    updated_at timestamptz not null default now(),
-    primary key (month_start, team, service, provider, model)
-);
+{usage_monthly}
 comment on table analytics.usage_monthly is 'Usage per month, team, service, provider and model; merged from the daily tables, exactly';
 comment on column analytics.usage_monthly.month_start is 'First day of the month in USAGE_TIMEZONE';
-comment on column analytics.usage_monthly.team is 'Team that it is charged to';
-comment on column analytics.usage_monthly.service is 'Service that called the model';
-comment on column analytics.usage_monthly.provider is 'Provider of the model';
-comment on column analytics.usage_monthly.model is 'Model, as the client named it';
-comment on column analytics.usage_monthly.requests is 'Requests, all outcomes';
-comment on column analytics.usage_monthly.errors is 'Requests that count as errors (analytics.is_error)';
-comment on column analytics.usage_monthly.input_tokens is 'Tokens of the prompts, as far as the clients said';
-comment on column analytics.usage_monthly.output_tokens is 'Generated tokens, as far as the clients said';
-comment on column analytics.usage_monthly.total_tokens is 'All tokens';
-comment on column analytics.usage_monthly.latency_p50_ms is 'Median of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_monthly.latency_p95_ms is '95th percentile of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_monthly.latency_p99_ms is '99th percentile of latency_ms (percentile_cont over all requests that have one)';
-comment on column analytics.usage_monthly.distinct_users is 'Users among the requests, each once';
-comment on column analytics.usage_monthly.cost_usd is 'US dollars by the price version of the day (analytics.day_prices); null when no request could be priced';
-comment on column analytics.usage_monthly.unpriced_requests is 'Requests that are not in cost_usd: model without a price, or no split into input and output tokens';
-comment on column analytics.usage_monthly.updated_at is 'When this row last changed';
 
 create table analytics.usage_user_daily (
     usage_date date not null,
@@ -484,131 +344,18 @@ comment on column analytics.usage_hourly_live.cost_usd is 'US dollars by the pri
 comment on column analytics.usage_hourly_live.unpriced_requests is 'Requests that are not in cost_usd: model without a price, or no split into input and output tokens; models that are new since the last roll-up count here until the next one';
 comment on column analytics.usage_hourly_live.updated_at is 'When this row last changed; now for an hour that is computed';
 
-create view reporting.usage_by_team as
-with per_user as (
-    select
-        usage_date,
-        team,
-        user_id,
-        sum(requests) as requests,
-        sum(errors) as errors,
-        sum(input_tokens) as input_tokens,
-        sum(output_tokens) as output_tokens,
-        sum(total_tokens) as total_tokens,
-        sum(cost_usd) as cost_usd,
-        sum(unpriced_requests) as unpriced_requests
-    from analytics.usage_user_daily
-    group by usage_date, team, user_id
-)
-select
-    usage_date,
-    team,
-    analytics.capped(sum(requests)) as requests,
-    analytics.capped(sum(errors)) as errors,
-    analytics.capped(sum(input_tokens)) as input_tokens,
-    analytics.capped(sum(output_tokens)) as output_tokens,
-    analytics.capped(sum(total_tokens)) as total_tokens,
-    count(*) as distinct_users,
-    sum(cost_usd) as cost_usd,
-    analytics.capped(sum(unpriced_requests)) as unpriced_requests
-from per_user
-group by usage_date, team;
+{usage_by_team}
 comment on view reporting.usage_by_team is 'Usage per day and team';
-comment on column reporting.usage_by_team.usage_date is 'Day in USAGE_TIMEZONE';
 comment on column reporting.usage_by_team.team is 'Team that it is charged to';
-comment on column reporting.usage_by_team.requests is 'Requests, all outcomes';
-comment on column reporting.usage_by_team.errors is 'Requests that count as errors (analytics.is_error)';
-comment on column reporting.usage_by_team.input_tokens is 'Tokens of the prompts, as far as the clients said';
-comment on column reporting.usage_by_team.output_tokens is 'Generated tokens, as far as the clients said';
-comment on column reporting.usage_by_team.total_tokens is 'All tokens';
-comment on column reporting.usage_by_team.distinct_users is 'Users among the requests, each once';
-comment on column reporting.usage_by_team.cost_usd is 'US dollars by the price version of the day (analytics.day_prices); null when no request could be priced';
-comment on column reporting.usage_by_team.unpriced_requests is 'Requests that are not in cost_usd: model without a price, or no split into input and output tokens';
 
-create view reporting.usage_by_service as
-with per_user as (
-    select
-        usage_date,
-        service,
-        user_id,
-        sum(requests) as requests,
-        sum(errors) as errors,
-        sum(input_tokens) as input_tokens,
-        sum(output_tokens) as output_tokens,
-        sum(total_tokens) as total_tokens,
-        sum(cost_usd) as cost_usd,
-        sum(unpriced_requests) as unpriced_requests
-    from analytics.usage_user_daily
-    group by usage_date, service, user_id
-)
-select
-    usage_date,
-    service,
-    analytics.capped(sum(requests)) as requests,
-    analytics.capped(sum(errors)) as errors,
-    analytics.capped(sum(input_tokens)) as input_tokens,
-    analytics.capped(sum(output_tokens)) as output_tokens,
-    analytics.capped(sum(total_tokens)) as total_tokens,
-    count(*) as distinct_users,
-    sum(cost_usd) as cost_usd,
-    analytics.capped(sum(unpriced_requests)) as unpriced_requests
-from per_user
-group by usage_date, service;
+{usage_by_service}
 comment on view reporting.usage_by_service is 'Usage per day and service';
-comment on column reporting.usage_by_service.usage_date is 'Day in USAGE_TIMEZONE';
 comment on column reporting.usage_by_service.service is 'Service that called the model';
-comment on column reporting.usage_by_service.requests is 'Requests, all outcomes';
-comment on column reporting.usage_by_service.errors is 'Requests that count as errors (analytics.is_error)';
-comment on column reporting.usage_by_service.input_tokens is 'Tokens of the prompts, as far as the clients said';
-comment on column reporting.usage_by_service.output_tokens is 'Generated tokens, as far as the clients said';
-comment on column reporting.usage_by_service.total_tokens is 'All tokens';
-comment on column reporting.usage_by_service.distinct_users is 'Users among the requests, each once';
-comment on column reporting.usage_by_service.cost_usd is 'US dollars by the price version of the day (analytics.day_prices); null when no request could be priced';
-comment on column reporting.usage_by_service.unpriced_requests is 'Requests that are not in cost_usd: model without a price, or no split into input and output tokens';
 
-create view reporting.usage_by_model as
-with per_user as (
-    select
-        usage_date,
-        provider,
-        model,
-        user_id,
-        sum(requests) as requests,
-        sum(errors) as errors,
-        sum(input_tokens) as input_tokens,
-        sum(output_tokens) as output_tokens,
-        sum(total_tokens) as total_tokens,
-        sum(cost_usd) as cost_usd,
-        sum(unpriced_requests) as unpriced_requests
-    from analytics.usage_user_daily
-    group by usage_date, provider, model, user_id
-)
-select
-    usage_date,
-    provider,
-    model,
-    analytics.capped(sum(requests)) as requests,
-    analytics.capped(sum(errors)) as errors,
-    analytics.capped(sum(input_tokens)) as input_tokens,
-    analytics.capped(sum(output_tokens)) as output_tokens,
-    analytics.capped(sum(total_tokens)) as total_tokens,
-    count(*) as distinct_users,
-    sum(cost_usd) as cost_usd,
-    analytics.capped(sum(unpriced_requests)) as unpriced_requests
-from per_user
-group by usage_date, provider, model;
+{usage_by_model}
 comment on view reporting.usage_by_model is 'Usage per day, provider and model';
-comment on column reporting.usage_by_model.usage_date is 'Day in USAGE_TIMEZONE';
 comment on column reporting.usage_by_model.provider is 'Provider of the model';
 comment on column reporting.usage_by_model.model is 'Model, as the client named it';
-comment on column reporting.usage_by_model.requests is 'Requests, all outcomes';
-comment on column reporting.usage_by_model.errors is 'Requests that count as errors (analytics.is_error)';
-comment on column reporting.usage_by_model.input_tokens is 'Tokens of the prompts, as far as the clients said';
-comment on column reporting.usage_by_model.output_tokens is 'Generated tokens, as far as the clients said';
-comment on column reporting.usage_by_model.total_tokens is 'All tokens';
-comment on column reporting.usage_by_model.distinct_users is 'Users among the requests, each once';
-comment on column reporting.usage_by_model.cost_usd is 'US dollars by the price version of the day (analytics.day_prices); null when no request could be priced';
-comment on column reporting.usage_by_model.unpriced_requests is 'Requests that are not in cost_usd: model without a price, or no split into input and output tokens';
 
 create view reporting.usage_by_user as
 select

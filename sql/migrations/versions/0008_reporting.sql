@@ -25,70 +25,11 @@ comment on column reporting.current_day.today is 'The current day';
 comment on column reporting.current_day.week_start is 'Monday of the current week';
 comment on column reporting.current_day.month_start is 'First day of the current month';
 
--- Sums come from the few rows of usage_daily; users are counted only for the groups that are asked for, by index, and not at all
--- when nobody asks how many they are. Summing up a year of 2,000 users for each query took ten times as long.
+{usage_by_team}
 
-create or replace view reporting.usage_by_team as
-select
-    usage_date,
-    team,
-    analytics.capped(sum(requests)) as requests,
-    analytics.capped(sum(errors)) as errors,
-    analytics.capped(sum(input_tokens)) as input_tokens,
-    analytics.capped(sum(output_tokens)) as output_tokens,
-    analytics.capped(sum(total_tokens)) as total_tokens,
-    (
-        select count(distinct users.user_id)
-        from analytics.usage_user_daily as users
-        where users.usage_date = daily.usage_date
-          and users.team = daily.team
-    ) as distinct_users,
-    sum(cost_usd) as cost_usd,
-    analytics.capped(sum(unpriced_requests)) as unpriced_requests
-from analytics.usage_daily as daily
-group by usage_date, team;
+{usage_by_service}
 
-create or replace view reporting.usage_by_service as
-select
-    usage_date,
-    service,
-    analytics.capped(sum(requests)) as requests,
-    analytics.capped(sum(errors)) as errors,
-    analytics.capped(sum(input_tokens)) as input_tokens,
-    analytics.capped(sum(output_tokens)) as output_tokens,
-    analytics.capped(sum(total_tokens)) as total_tokens,
-    (
-        select count(distinct users.user_id)
-        from analytics.usage_user_daily as users
-        where users.usage_date = daily.usage_date
-          and users.service = daily.service
-    ) as distinct_users,
-    sum(cost_usd) as cost_usd,
-    analytics.capped(sum(unpriced_requests)) as unpriced_requests
-from analytics.usage_daily as daily
-group by usage_date, service;
-
-create or replace view reporting.usage_by_model as
-select
-    usage_date,
-    provider,
-    model,
-    analytics.capped(sum(requests)) as requests,
-    analytics.capped(sum(errors)) as errors,
-    analytics.capped(sum(input_tokens)) as input_tokens,
-    analytics.capped(sum(output_tokens)) as output_tokens,
-    analytics.capped(sum(total_tokens)) as total_tokens,
-    (
-        select count(distinct users.user_id)
-        from analytics.usage_user_daily as users
-        where users.usage_date = daily.usage_date
-          and users.provider = daily.provider
-          and users.model = daily.model
-    ) as distinct_users,
-    sum(cost_usd) as cost_usd,
-    analytics.capped(sum(unpriced_requests)) as unpriced_requests
-from analytics.usage_daily as daily
-group by usage_date, provider, model;
+{usage_by_model}
 
 -- Usage of models up to now.
 
@@ -202,47 +143,16 @@ comment on column reporting.usage_by_hour.unpriced_requests is 'Requests that ar
 
 -- Cost. Of days and not of usage_monthly, so that a running month is as new as its last day.
 
-create view reporting.cost_by_team_and_month as
-select
-    date_trunc('month', usage_date::timestamp)::date as month_start,
-    team,
-    provider,
-    model,
-    analytics.capped(sum(requests)) as requests,
-    analytics.capped(sum(unpriced_requests)) as unpriced_requests,
-    analytics.capped(sum(total_tokens)) as total_tokens,
-    trim_scale(sum(cost_usd)) as cost_usd
-from analytics.usage_daily
-group by month_start, team, provider, model;
+{cost_by_team_and_month}
 comment on view reporting.cost_by_team_and_month is 'Cost per month, team, provider and model; the running month as far as its days are rolled up';
-comment on column reporting.cost_by_team_and_month.month_start is 'First day of the month';
 comment on column reporting.cost_by_team_and_month.team is 'Team that it is charged to';
 comment on column reporting.cost_by_team_and_month.provider is 'Provider of the model';
 comment on column reporting.cost_by_team_and_month.model is 'Model, as the client named it';
-comment on column reporting.cost_by_team_and_month.requests is 'Requests, all outcomes';
-comment on column reporting.cost_by_team_and_month.unpriced_requests is 'Requests that are not in cost_usd: no price is known, or the tokens are not split into input and output';
-comment on column reporting.cost_by_team_and_month.total_tokens is 'All tokens, of unpriced requests too';
-comment on column reporting.cost_by_team_and_month.cost_usd is 'US dollars of the requests that have a price; null when none has';
 
-create view reporting.cost_by_model_and_month as
-select
-    date_trunc('month', usage_date::timestamp)::date as month_start,
-    provider,
-    model,
-    analytics.capped(sum(requests)) as requests,
-    analytics.capped(sum(unpriced_requests)) as unpriced_requests,
-    analytics.capped(sum(total_tokens)) as total_tokens,
-    trim_scale(sum(cost_usd)) as cost_usd
-from analytics.usage_daily
-group by month_start, provider, model;
+{cost_by_model_and_month}
 comment on view reporting.cost_by_model_and_month is 'Cost per month, provider and model; the running month as far as its days are rolled up';
-comment on column reporting.cost_by_model_and_month.month_start is 'First day of the month';
 comment on column reporting.cost_by_model_and_month.provider is 'Provider of the model';
 comment on column reporting.cost_by_model_and_month.model is 'Model, as the client named it';
-comment on column reporting.cost_by_model_and_month.requests is 'Requests, all outcomes';
-comment on column reporting.cost_by_model_and_month.unpriced_requests is 'Requests that are not in cost_usd: no price is known, or the tokens are not split into input and output';
-comment on column reporting.cost_by_model_and_month.total_tokens is 'All tokens, of unpriced requests too';
-comment on column reporting.cost_by_model_and_month.cost_usd is 'US dollars of the requests that have a price; null when none has';
 
 -- Latency. Percentiles of longer spans or fewer groups are no average of stored percentiles, so they come from the latencies.
 
@@ -268,161 +178,33 @@ return (
 );
 comment on function analytics.latency_percentiles is 'Percentiles 50, 95 and 99, as percentile_cont has them, of latencies that occurred so many times each';
 
-create view reporting.latency_by_service as
-with counted as (
-    select
-        daily.usage_date,
-        daily.service,
-        counts.latency_ms,
-        sum(counts.requests) as requests
-    from analytics.usage_latency_daily as daily
-    cross join unnest(daily.latencies_ms, daily.requests) as counts (latency_ms, requests)
-    group by daily.usage_date, daily.service, counts.latency_ms
-),
-measured as (
-    select
-        usage_date,
-        service,
-        analytics.capped(sum(requests)) as measured_requests,
-        analytics.latency_percentiles(
-            array_agg(latency_ms order by latency_ms), array_agg(requests order by latency_ms)
-        ) as percentiles_ms
-    from counted
-    group by usage_date, service
-)
-select
-    usage_date,
-    service,
-    measured_requests,
-    percentiles_ms[1] as latency_p50_ms,
-    percentiles_ms[2] as latency_p95_ms,
-    percentiles_ms[3] as latency_p99_ms
-from measured;
+{latency_by_service}
 comment on view reporting.latency_by_service is 'Latency per day and service, exact over all teams and models';
 comment on column reporting.latency_by_service.usage_date is 'Day';
 comment on column reporting.latency_by_service.service is 'Service that called the models';
-comment on column reporting.latency_by_service.measured_requests is 'Requests that came with a latency';
-comment on column reporting.latency_by_service.latency_p50_ms is 'Median latency in milliseconds';
-comment on column reporting.latency_by_service.latency_p95_ms is '95th percentile of the latency in milliseconds';
-comment on column reporting.latency_by_service.latency_p99_ms is '99th percentile of the latency in milliseconds';
 
-create view reporting.latency_by_service_and_week as
-with counted as (
-    select
-        date_trunc('week', daily.usage_date::timestamp)::date as week_start,
-        daily.service,
-        counts.latency_ms,
-        sum(counts.requests) as requests
-    from analytics.usage_latency_daily as daily
-    cross join unnest(daily.latencies_ms, daily.requests) as counts (latency_ms, requests)
-    group by week_start, daily.service, counts.latency_ms
-),
-measured as (
-    select
-        week_start,
-        service,
-        analytics.capped(sum(requests)) as measured_requests,
-        analytics.latency_percentiles(
-            array_agg(latency_ms order by latency_ms), array_agg(requests order by latency_ms)
-        ) as percentiles_ms
-    from counted
-    group by week_start, service
-)
-select
-    week_start,
-    service,
-    measured_requests,
-    percentiles_ms[1] as latency_p50_ms,
-    percentiles_ms[2] as latency_p95_ms,
-    percentiles_ms[3] as latency_p99_ms
-from measured;
+{latency_by_service_and_week}
 comment on view reporting.latency_by_service_and_week is 'Latency per week and service, exact over all days, teams and models; the running week as far as its days are rolled up';
 comment on column reporting.latency_by_service_and_week.week_start is 'Monday of the week';
 comment on column reporting.latency_by_service_and_week.service is 'Service that called the models';
-comment on column reporting.latency_by_service_and_week.measured_requests is 'Requests that came with a latency';
-comment on column reporting.latency_by_service_and_week.latency_p50_ms is 'Median latency in milliseconds';
-comment on column reporting.latency_by_service_and_week.latency_p95_ms is '95th percentile of the latency in milliseconds';
-comment on column reporting.latency_by_service_and_week.latency_p99_ms is '99th percentile of the latency in milliseconds';
 
-create view reporting.latency_by_model as
-with counted as (
-    select
-        daily.usage_date,
-        daily.provider,
-        daily.model,
-        counts.latency_ms,
-        sum(counts.requests) as requests
-    from analytics.usage_latency_daily as daily
-    cross join unnest(daily.latencies_ms, daily.requests) as counts (latency_ms, requests)
-    group by daily.usage_date, daily.provider, daily.model, counts.latency_ms
-),
-measured as (
-    select
-        usage_date,
-        provider,
-        model,
-        analytics.capped(sum(requests)) as measured_requests,
-        analytics.latency_percentiles(
-            array_agg(latency_ms order by latency_ms), array_agg(requests order by latency_ms)
-        ) as percentiles_ms
-    from counted
-    group by usage_date, provider, model
-)
-select
-    usage_date,
-    provider,
-    model,
-    measured_requests,
-    percentiles_ms[1] as latency_p50_ms,
-    percentiles_ms[2] as latency_p95_ms,
-    percentiles_ms[3] as latency_p99_ms
-from measured;
+{latency_by_model}
 comment on view reporting.latency_by_model is 'Latency per day, provider and model, exact over all teams and services';
 comment on column reporting.latency_by_model.usage_date is 'Day';
 comment on column reporting.latency_by_model.provider is 'Provider of the model';
 comment on column reporting.latency_by_model.model is 'Model, as the client named it';
-comment on column reporting.latency_by_model.measured_requests is 'Requests that came with a latency';
-comment on column reporting.latency_by_model.latency_p50_ms is 'Median latency in milliseconds';
-comment on column reporting.latency_by_model.latency_p95_ms is '95th percentile of the latency in milliseconds';
-comment on column reporting.latency_by_model.latency_p99_ms is '99th percentile of the latency in milliseconds';
 
 -- Errors
 
-create view reporting.error_rate_by_provider as
-select
-    usage_date,
-    provider,
-    analytics.capped(sum(requests)) as requests,
-    analytics.capped(sum(errors)) as errors,
-    round(sum(errors) / nullif(sum(requests), 0), 4) as error_share
-from analytics.usage_daily
-group by usage_date, provider;
+{error_rate_by_provider}
 comment on view reporting.error_rate_by_provider is 'Requests to models that failed, per day and provider';
-comment on column reporting.error_rate_by_provider.usage_date is 'Day';
 comment on column reporting.error_rate_by_provider.provider is 'Provider of the models';
-comment on column reporting.error_rate_by_provider.requests is 'Requests, all outcomes';
-comment on column reporting.error_rate_by_provider.errors is 'Requests that count as errors: a kind of error is named, or the status is 400 or more';
-comment on column reporting.error_rate_by_provider.error_share is 'errors of each request, from 0 to 1; over several days divide the sums instead';
 
-create view reporting.error_rate_by_service as
-select
-    usage_date,
-    service,
-    provider,
-    model,
-    analytics.capped(sum(requests)) as requests,
-    analytics.capped(sum(errors)) as errors,
-    round(sum(errors) / nullif(sum(requests), 0), 4) as error_share
-from analytics.usage_daily
-group by usage_date, service, provider, model;
+{error_rate_by_service}
 comment on view reporting.error_rate_by_service is 'Requests to models that failed, per day, service and model that it called';
-comment on column reporting.error_rate_by_service.usage_date is 'Day';
 comment on column reporting.error_rate_by_service.service is 'Service that called the model';
 comment on column reporting.error_rate_by_service.provider is 'Provider of the model';
 comment on column reporting.error_rate_by_service.model is 'Model, as the client named it';
-comment on column reporting.error_rate_by_service.requests is 'Requests, all outcomes';
-comment on column reporting.error_rate_by_service.errors is 'Requests that count as errors: a kind of error is named, or the status is 400 or more';
-comment on column reporting.error_rate_by_service.error_share is 'errors of each request, from 0 to 1; over several days divide the sums instead';
 
 -- Counters of API servers: keys, storage providers, tokens, merchants.
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from usage_pipeline.api import problems
 from usage_pipeline.api.external.posts import PostDesk
 from usage_pipeline.enrichment.posts import FALLBACK_BODY, FALLBACK_TITLE
-from usage_pipeline.settings import MAX_POST_ID
+from usage_pipeline.setting_types import MAX_POST_ID
 
 router = APIRouter(prefix="/api/external", tags=["external"])
 

@@ -6,14 +6,13 @@ file for the whole.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from usage_pipeline.api.problems import Problem, unavailable
-from usage_pipeline.api.storing import Storing
+from usage_pipeline.api.problems import Problem
+from usage_pipeline.api.storing import Places, Storing
 from usage_pipeline.api.usage.encodings import CsvEncoding, Encoding, ParquetEncoding
 from usage_pipeline.api.usage.queries import Format
 from usage_pipeline.api.usage.reading import MAX_EXPORT_ROWS, Arguments, Export, TooManyRows
@@ -36,8 +35,10 @@ class Downloads:
 
     def __init__(self, storing: Storing, pool_size: int) -> None:
         self._storing = storing
-        self._most = max(1, pool_size // _SHARE_OF_CONNECTIONS)
-        self._in_hand = 0
+        self._places = Places(
+            max(1, pool_size // _SHARE_OF_CONNECTIONS),
+            "files are being sent, and this server sends no more at once. Ask again later",
+        )
 
     async def of(self, listing: Listing, arguments: Arguments, format: Format, file_name: str) -> StreamingResponse:
         """All rows as an answer. Raises Problem: 422 for more than MAX_EXPORT_ROWS, 503."""
@@ -47,7 +48,7 @@ class Downloads:
         return _Download(first, pieces, MEDIA_TYPES[format], file_name)
 
     async def _pieces(self, export: Export, encoding: Encoding) -> AsyncGenerator[bytes, None]:
-        with self._place():
+        with self._places.one():
             try:
                 await self._storing.in_thread(export.open)
                 while (piece := await self._storing.in_thread(lambda: _encoded(export, encoding))) is not None:
@@ -61,18 +62,6 @@ class Downloads:
             finally:
                 # After what a thread is still at with this connection, even when this request was given up.
                 await asyncio.shield(asyncio.to_thread(export.close))
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if self._in_hand >= self._most:
-            raise unavailable(
-                f"this server is sending {self._in_hand} files now, and cannot send more at the same time. Ask again later"
-            )
-        self._in_hand += 1
-        try:
-            yield
-        finally:
-            self._in_hand -= 1
 
 
 class _Download(StreamingResponse):

@@ -14,7 +14,8 @@ from usage_pipeline.defs.partitions.metadata import about_partition
 from usage_pipeline.defs.partitions.runs import Metadata, PartitionEvents, one_by_one
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.calendar import GRAINS, Grain, Window, hour_window, window_on
-from usage_pipeline.rollups.windows import WINDOW_TABLES, WindowReport, replace_window
+from usage_pipeline.rollups.window_tables import WINDOW_TABLES
+from usage_pipeline.rollups.windows import WindowReport, replace_window
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 

@@ -14,7 +14,7 @@ from usage_pipeline.defs.checks.results import CHECK_SECONDS, checked_spans, fau
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.calendar import GRAINS, Grain
 from usage_pipeline.rollups.daily import current_day
-from usage_pipeline.rollups.windows import WINDOW_TABLES
+from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 

@@ -9,7 +9,7 @@ from usage_pipeline.defs.assets.windows import window_partition
 from usage_pipeline.defs.jobs import one_at_a_time, storage_lifecycle, window_jobs
 from usage_pipeline.defs.partitions.calendar import window_partitions
 from usage_pipeline.rollups.late_windows import stale_windows
-from usage_pipeline.rollups.windows import WINDOW_TABLES
+from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect
 

@@ -1,6 +1,6 @@
 """How much waits in Redis, by a few cheap commands; the whole truth costs a scan of the keyspace, see ledger.py."""
 
-from contextlib import ExitStack, closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 import redis
@@ -9,8 +9,7 @@ from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.batch import claimed_ms
 from usage_pipeline.drain.rounds import ALL_FAMILIES
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.redis import client, is_cluster_node
-from usage_pipeline.storage.redis_cluster import cluster_client, translated_cluster_errors
+from usage_pipeline.storage.redis_cluster import AnyRedis, primaries, server_or_cluster, translated_cluster_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +28,14 @@ def read_backlog(settings: Settings, *, timeout_seconds: float) -> list[Backlog]
     Keys of other writers are not among the announced ones: the drain finds them by its own scans.
     Raises redis.RedisError, RedisUnavailable or OSError when Redis does not answer.
     """
-    hasty = settings.model_copy(
-        update={"redis_timeout_seconds": timeout_seconds, "connect_timeout_seconds": timeout_seconds}
-    )
-    with ExitStack() as stack:
-        stack.enter_context(translated_cluster_errors())
-        named = stack.enter_context(closing(client(hasty)))
-        seconds, microseconds = named.time()
-        server: redis.Redis | redis.RedisCluster = named
-        if is_cluster_node(named):
-            server = stack.enter_context(closing(cluster_client(hasty)))
+    hasty = settings.with_redis_timeout(timeout_seconds)
+    with translated_cluster_errors(), server_or_cluster(hasty) as server:
+        seconds, microseconds = primaries(server)[0].time()
         now_ms = seconds * 1000 + microseconds // 1000
         return [_reading(server, family, now_ms) for family in ALL_FAMILIES]
 
 
-def _reading(server: redis.Redis | redis.RedisCluster, family: str, now_ms: int) -> Backlog:
+def _reading(server: AnyRedis, family: str, now_ms: int) -> Backlog:
     waiting = 0
     if family == "event":
         # A queue of another type is the drain's to complain of.

@@ -8,8 +8,8 @@ from psycopg import sql as compose
 
 from usage_pipeline.drain.readings.ledger import FamilySummary
 from usage_pipeline.storage.catalog import stored_catalog
-from usage_pipeline.storage.sql import load
-from usage_pipeline.storage.table_profile import MOST_ROWS, Profile, identifier, null_counts, null_shares
+from usage_pipeline.storage.sql import composed, relation
+from usage_pipeline.storage.table_profile import MOST_ROWS, Profile, null_counts, null_shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,7 @@ def profile_batches(
         compose.SQL("coalesce(pg_column_size({}), 0)").format(compose.Identifier("part", column.name))
         for column in stored_catalog()[table].columns
     )
-    query = compose.SQL(load("drain/profile_batches")).format(
-        table=identifier(table), sizes=sizes, counts=null_counts(table)
-    )
+    query = composed("drain/profile_batches", table=relation(table), sizes=sizes, counts=null_counts(table))
     parameters = {
         "family": summary.family,
         "since": since,

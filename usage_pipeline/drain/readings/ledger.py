@@ -1,20 +1,17 @@
 """Readings from the ledger of batches, and from Redis, for people and for Dagster's metadata. Nothing here changes anything."""
 
-from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain
 
 import psycopg
-import redis
 from psycopg.rows import class_row
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.batch import claimed_ms
 from usage_pipeline.drain.families import FAMILIES
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.redis import client, is_cluster_node
-from usage_pipeline.storage.redis_cluster import cluster_client, primaries, translated_cluster_errors
+from usage_pipeline.storage.redis_cluster import AnyRedis, primaries, server_or_cluster, translated_cluster_errors
 from usage_pipeline.storage.sql import load
 
 _SCAN_COUNT = 10_000
@@ -58,14 +55,8 @@ def read_sources(settings: Settings) -> list[SourceReading]:
 
     Raises redis.RedisError or RedisUnavailable when Redis does not answer.
     """
-    with ExitStack() as stack:
-        stack.enter_context(translated_cluster_errors())
-        named = stack.enter_context(closing(client(settings)))
-        pooled: redis.Redis | redis.RedisCluster = named
-        servers = [named]
-        if is_cluster_node(named):
-            pooled = stack.enter_context(closing(cluster_client(settings)))
-            servers = primaries(pooled)
+    with translated_cluster_errors(), server_or_cluster(settings) as pooled:
+        servers = primaries(pooled)
         live = dict.fromkeys([*(family.name for family in FAMILIES), "event", "merchant"], 0)
         claimed = dict(live)
         for key in chain.from_iterable(server.scan_iter(count=_SCAN_COUNT) for server in servers):
@@ -91,9 +82,7 @@ def _family_of(key: bytes) -> str | None:
     return next((family.name for family in FAMILIES if family.owns(key)), None)
 
 
-def _reading(
-    pooled: redis.Redis | redis.RedisCluster, family: str, live: int, claimed: int, memory: int, now_ms: int
-) -> SourceReading:
+def _reading(pooled: AnyRedis, family: str, live: int, claimed: int, memory: int, now_ms: int) -> SourceReading:
     open_batches: list[bytes] = pooled.hkeys(names.open_batches(family))  # type: ignore[assignment]  # bytes client
     ages = [now_ms - claimed_ms(batch_id.decode()) for batch_id in open_batches]
     return SourceReading(family, live, claimed, len(ages), max(ages, default=0) / 1000, memory)

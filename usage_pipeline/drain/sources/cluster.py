@@ -24,6 +24,7 @@ from usage_pipeline.recording.slot_owners import KeyCommand, send_to_owners
 from usage_pipeline.settings import Barrier, Settings
 from usage_pipeline.storage.redis import PinnedConnection, client
 from usage_pipeline.storage.redis_cluster import (
+    AnyRedis,
     ClusterReader,
     cluster_client,
     translated_cluster_errors,
@@ -236,7 +237,7 @@ def _strictest(plans: Iterable[BarrierPlan]) -> BarrierPlan:
 @contextmanager
 def open_sources(
     settings: Settings, barrier: Barrier
-) -> Iterator[tuple[redis.Redis | redis.RedisCluster, RedisSource | ClusterSource, RedisSource | ClusterSource]]:
+) -> Iterator[tuple[AnyRedis, RedisSource | ClusterSource, RedisSource | ClusterSource]]:
     """A client for single commands and the two sources of a drain (see FamilyDrain), for a server or a whole cluster.
 
     Which one it is the server of REDIS_URL says itself. Raises RedisUnavailable.

@@ -1,11 +1,10 @@
-"""The Redis side of the drain: finding, claiming, reading and releasing keys. It does not decide what counts."""
+"""The Redis side of the drain on one primary: claiming, reading and releasing keys. It does not decide what counts.
+
+Which keys there are is found by search.py.
+"""
 
 import logging
-import os
-import socket
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,9 @@ import redis
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.batch import Claimed, WrongType, claimed_ms
-from usage_pipeline.drain.families import TOKEN, Family
+from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts, pass_barrier, plan_barrier, read_facts
+from usage_pipeline.drain.sources.search import KeySearch
 from usage_pipeline.settings import Barrier
 from usage_pipeline.storage.redis import SLOT_ELSEWHERE, PinnedConnection, bulk_strings, command, one_by_one
 
@@ -22,13 +22,7 @@ log = logging.getLogger(__name__)
 
 # Keys in one send: many for few syncs of Redis's file, few enough for writers to be served in between (4 µs a key).
 _KEYS_PER_SEND = 1_000
-_SCAN_COUNT = 10_000
-# A scan of the keyspace may take this share of the time; what it costs decides how long the next one waits.
-_SCAN_SHARE = 0.05
-_LONGEST_SCAN_PAUSE_SECONDS = 300
 _KEYS_PER_UNLINK = 2_500
-# A sample of each chunk that a scan finds.
-_TTLS_PER_CHUNK = 100
 
 # Renames pairs of keys and says for each whether it did: "1", or "0" for a key that is gone (drained by another, or expired)
 # or whose claim is there. RENAMENX never overwrites a claim; PERSIST because RENAME carries the TTL along. A script, since
@@ -50,11 +44,6 @@ return table.concat(renamed)
 _NOT_RENAMED = b"0"
 
 
-def drainer_name() -> str:
-    """Host and process id: who drained, in the ledger and in logs."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 @dataclass(frozen=True, slots=True)
 class OpenBatch:
     """A batch that was begun and not settled, and the server that it was claimed from."""
@@ -63,7 +52,7 @@ class OpenBatch:
     server: str
 
 
-class RedisSource:
+class RedisSource(KeySearch):
     """One Redis primary as the drain sees it, through one pinned connection. Close it after use.
 
     Writes and their barrier belong on one connection, so a drain that overlaps reading with storing uses two sources.
@@ -71,11 +60,9 @@ class RedisSource:
     """
 
     def __init__(self, client: redis.Redis, barrier: Barrier, tag: str = "") -> None:
-        self._connection = PinnedConnection(client)
+        super().__init__(PinnedConnection(client), tag)
         self._barrier: Barrier = barrier
-        self._tag = tag
         self._refused: list[bytes] = []
-        self._ttls_ms: list[int] = []
         self.facts: ServerFacts
         self.plan: BarrierPlan
         self.plan_anew()
@@ -88,65 +75,6 @@ class RedisSource:
     def now_ms(self) -> int:
         """Redis's clock in epoch milliseconds, so that all drainers stamp claims by one clock."""
         return self._connection.now_ms()
-
-    # finding keys
-
-    def live_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
-        """Chunks of keys that may be there to drain: first those the recorder announced, then, when due, a scan.
-
-        A key may come twice, in different chunks only. Keys announced meanwhile are left to the next call, so that busy
-        writers cannot keep it going forever. A name that is not of the family is dropped: it could not be told apart later.
-        """
-        yield from self.announced_keys(family, chunk_keys)
-        yield from self.scanned_keys(family, chunk_keys)
-
-    def announced_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
-        """The first part of `live_keys`: the set of touched keys, taken as a whole.
-
-        A drain that does not come to its end leaves it to the next one. SPOP would be simpler, and take as much of Redis's
-        time as the renaming.
-        """
-        for members in self._taken_keys(names.touched(family.name), names.taken(family.name), chunk_keys):
-            # SSCAN answers with a few more than it was asked for, and with a small set as a whole.
-            ours = [key for key in members if family.owns(key)]
-            for first in range(0, len(ours), chunk_keys):
-                yield ours[first : first + chunk_keys]
-
-    def scanned_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
-        """The second part of `live_keys`. Of token keys it notes for how long some would have lived (`take_ttls_ms`)."""
-        if self._is_scan_due(family.name):
-            for found in self._scan(family.name, family.pattern, chunk_keys):
-                if family.name == TOKEN.name:
-                    self._note_ttls(found[:_TTLS_PER_CHUNK])
-                yield found
-
-    def take_ttls_ms(self) -> list[int]:
-        """Times to live of scanned token keys since the last call, before they were claimed; keys without one are left out.
-
-        Writers of their own let unread counts expire after two sync intervals.
-        """
-        ttls, self._ttls_ms = self._ttls_ms, []
-        return ttls
-
-    def claimed_keys(self, family: Family) -> dict[str, list[bytes]]:
-        """All claimed keys of a family in the keyspace by batch id, as live names. A name that is not ours is left out.
-
-        Each comes once, though SCAN may repeat itself: a batch with a key twice would count it twice.
-        """
-        found: dict[str, dict[bytes, None]] = {}
-        for chunk in self._scan(f"claim:{family.name}", names.CLAIMS + b"*" + family.prefix + b"*", _SCAN_COUNT):
-            for claimed in chunk:
-                try:
-                    batch_id, key = names.parse_claim(claimed)
-                    claimed_ms(batch_id)
-                except ValueError:
-                    continue
-                if key.startswith(family.prefix):
-                    found.setdefault(batch_id, {})[key] = None
-        return {batch_id: list(held) for batch_id, held in found.items()}
-
-    def is_claim_scan_due(self, family: Family) -> bool:
-        return self._is_scan_due(f"claim:{family.name}")
 
     # batches
 
@@ -267,33 +195,6 @@ class RedisSource:
 
     # inside
 
-    def _taken_keys(self, touched: str, taken: str, chunk_keys: int) -> Iterator[list[bytes]]:
-        yield from self._members(taken, chunk_keys)
-        # A drainer that another one has overtaken in the last set may have left its place.
-        _, renamed = self._connection.pipeline([("UNLINK", names.place_in(taken)), ("RENAMENX", touched, taken)])
-        if isinstance(renamed, redis.ResponseError):
-            if "no such key" in str(renamed):
-                return
-            raise renamed
-        yield from self._members(taken, chunk_keys)
-
-    def _members(self, name: str, chunk_keys: int) -> Iterator[list[bytes]]:
-        """The members of a set, which is deleted after the last; from where an earlier drain ended in the midst of it.
-
-        Nobody changes such a set, so a cursor keeps its meaning. Should Redis lose it, a scan of the keyspace finds the rest.
-        """
-        place = names.place_in(name)
-        cursor = self._connection.call("GET", place) or b"0"
-        cursor, members = self._connection.call("SSCAN", name, cursor, "COUNT", chunk_keys)
-        while members or cursor != b"0":
-            yield members
-            if cursor == b"0":
-                self._connection.call("UNLINK", name, place)
-                return
-            with suppress(redis.OutOfMemoryError):
-                self._connection.call("SET", place, cursor)
-            cursor, members = self._connection.call("SSCAN", name, cursor, "COUNT", chunk_keys)
-
     def _rename_and_read(
         self, family: Family, current: Sequence[bytes], claimed: Sequence[bytes], live: Sequence[bytes]
     ) -> list[Claimed]:
@@ -372,33 +273,6 @@ class RedisSource:
             if isinstance(reply, redis.ResponseError):
                 raise reply
         return None if dump is None else WrongType(redis_type.decode(), dump)
-
-    def _note_ttls(self, keys: Sequence[bytes]) -> None:
-        # In a cluster a slot that is on the move answers with an error.
-        replies = self._connection.pipeline([(b"PTTL", key) for key in keys])
-        self._ttls_ms += [reply for reply in replies if isinstance(reply, int) and reply >= 0]
-
-    def _scan(self, what: str, pattern: bytes, chunk_keys: int) -> Iterator[list[bytes]]:
-        cursor, pending, spent = b"0", dict[bytes, None](), 0.0
-        while True:
-            started = time.monotonic()
-            cursor, found = self._connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
-            spent += time.monotonic() - started
-            pending.update(dict.fromkeys(found))
-            while len(pending) >= chunk_keys or (cursor == b"0" and pending):
-                chunk = list(pending)[:chunk_keys]
-                for key in chunk:
-                    del pending[key]
-                yield chunk
-            if cursor == b"0":
-                break
-        pause_ms = min(int(spent / _SCAN_SHARE * 1000), _LONGEST_SCAN_PAUSE_SECONDS * 1000)
-        with suppress(redis.OutOfMemoryError):
-            self._connection.call("SET", names.scan_pause(what) + self._tag, drainer_name(), "PX", max(pause_ms, 1))
-
-    def _is_scan_due(self, what: str) -> bool:
-        """A drainer always makes the first scan of its life; after that a scan waits for its share of the time."""
-        return bool(self._connection.call("GET", names.scan_pause(what) + self._tag) != drainer_name().encode())
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -28,7 +28,7 @@ from usage_pipeline.storage.chunks.locks import CHANGE_WAIT_SECONDS, changing, l
 from usage_pipeline.storage.chunks.partitions import chunks
 from usage_pipeline.storage.lifecycle.timescale import hypertable_chunks
 from usage_pipeline.storage.postgres import connect
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import load, relation
 from usage_pipeline.storage.timescale import is_hypertable
 
 log = logging.getLogger(__name__)
@@ -231,13 +231,11 @@ class _Work:
         is_hyper: bool = False,
     ) -> None:
         nulls = compose.SQL("").join(compose.SQL(", {} = null").format(compose.Identifier(name)) for name in cleared)
-        query = compose.SQL("update {} set user_id = %s{} where user_id = %s{}").format(
-            compose.Identifier(*table.split(".")), nulls, within
-        )
+        query = compose.SQL("update {} set user_id = %s{} where user_id = %s{}").format(relation(table), nulls, within)
         self._execute(table, query, (self.pseudonym, self._user_id, *bounds), is_hyper)
 
     def _delete(self, table: str, within: compose.Composable, bounds: tuple[object, ...], *, is_hyper: bool) -> None:
-        query = compose.SQL("delete from {} where user_id = %s{}").format(compose.Identifier(*table.split(".")), within)
+        query = compose.SQL("delete from {} where user_id = %s{}").format(relation(table), within)
         self._execute(table, query, (self._user_id, *bounds), is_hyper)
 
     def _execute(self, table: str, query: compose.Composed, arguments: tuple[object, ...], is_hyper: bool) -> None:

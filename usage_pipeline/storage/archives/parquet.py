@@ -21,6 +21,7 @@ from psycopg import sql as compose
 
 from usage_pipeline.storage.archives.store import ArchiveDamaged
 from usage_pipeline.storage.catalog import Column, columns
+from usage_pipeline.storage.sql import column_list, relation
 
 # A row group is what is held in memory: so many rows, or bytes of text, whichever comes first. One row may be 64 MB.
 GROUP_ROWS = 20_000
@@ -182,9 +183,7 @@ def load_rows(connection: psycopg.Connection, table: str, reader: ParquetReader)
     if missing := [name for name in names if name not in known]:
         raise ArchiveDamaged(f"{table}: expected all columns of the file, came a table without {', '.join(missing)}")
     written = [_restored(known[name]) for name in names]
-    copy_in = compose.SQL("copy {} ({}) from stdin").format(
-        _identifier(table), compose.SQL(", ").join(compose.Identifier(name) for name in names)
-    )
+    copy_in = compose.SQL("copy {} ({}) from stdin").format(relation(table), column_list(names))
     with connection.cursor() as cursor:
         with cursor.copy(copy_in) as copy:
             for group in reader.groups():
@@ -204,7 +203,7 @@ def _groups(connection: psycopg.Connection, listed: Sequence[Column], partition:
         for column, kind in zip(listed, kinds, strict=True)
     )
     copy_out = compose.SQL("copy (select {} from {} order by {}) to stdout (format binary)").format(
-        selected, _identifier(partition), compose.Identifier(order_by)
+        selected, relation(partition), compose.Identifier(order_by)
     )
     with connection.cursor() as cursor, cursor.copy(copy_out) as copy:
         copy.set_types([kind.read_as for kind in kinds])
@@ -252,7 +251,3 @@ def _time_text(epoch_microseconds: int) -> str:
 
 def _digest(group: Group) -> bytes:
     return blake2b(msgspec.msgpack.encode(group), digest_size=32).digest()
-
-
-def _identifier(table: str) -> compose.Identifier:
-    return compose.Identifier(*table.split("."))

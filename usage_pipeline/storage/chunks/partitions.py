@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import psycopg
 from psycopg import sql as compose
 
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import composed, load, relation
 
 RAW_TABLES = ("raw.api_key_deltas", "raw.provider_deltas", "raw.token_deltas", "raw.request_events")
 DAYS_AHEAD = 3
@@ -111,7 +111,7 @@ def drop_partition(connection: psycopg.Connection, table: str, chunk: Chunk, *, 
     waits meanwhile then finds no partition for its rows, and begins again.
     """
     connection.execute("select pg_advisory_xact_lock(hashtext('partitions'), hashtext(%s))", (table,))
-    names = {"parent": compose.Identifier(*table.split(".")), "partition": compose.Identifier(*chunk.name.split("."))}
+    names = {"parent": relation(table), "partition": relation(chunk.name)}
     connection.execute(compose.SQL("lock table only {parent} in access exclusive mode").format(**names))
     if chunk not in chunks(connection, table):
         return False
@@ -139,13 +139,13 @@ def _chunk_of(table: str, moment: datetime, existing: Sequence[Chunk], interval:
 def _create(connection: psycopg.Connection, partition: str, parent: str, first: date, following: date) -> None:
     """Creates a partition from `first` to `following`, which are dates or datetimes."""
     names = {
-        "parent": compose.Identifier(*parent.split(".")),
-        "partition": compose.Identifier(*partition.split(".")),
+        "parent": relation(parent),
+        "partition": relation(partition),
         "first": compose.Literal(first.isoformat()),
         "next": compose.Literal(following.isoformat()),
     }
-    connection.execute(compose.SQL(load("storage/chunks/create_partition")).format(**names))
-    connection.execute(compose.SQL(load("storage/chunks/attach_partition")).format(**names))
+    connection.execute(composed("storage/chunks/create_partition", **names))
+    connection.execute(composed("storage/chunks/attach_partition", **names))
 
 
 def _is_partitioned(connection: psycopg.Connection, table: str) -> bool:

@@ -38,7 +38,7 @@ from usage_pipeline.storage.chunks.partitions import (
 )
 from usage_pipeline.storage.chunks.tables import LifecycleTable, needs_rows, restored_reason, waiting_reason
 from usage_pipeline.storage.lifecycle.report import LifecycleReport, Moved, Packed, Waiting
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import composed, load, relation
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class NativeLifecycle:
 
         It uses TRUNCATE, which needs only a lock on the partition. DROP needs a lock on the parent, which every writer holds.
         """
-        partition = compose.Identifier(*chunk.name.split("."))
+        partition = relation(chunk.name)
         with lock_timeout(self.connection, LOCK_SECONDS, "in use"), self.connection.transaction():
             removing(self.connection, table.name)
             self.connection.execute(compose.SQL("lock table {} in access exclusive mode").format(partition))
@@ -224,14 +224,12 @@ class NativeLifecycle:
                     report.dropped.append(Moved(table.name, archive.address, archive.rows))
 
     def _fingerprint(self, chunk: Chunk) -> _Fingerprint:
-        query = compose.SQL(load("storage/lifecycle/fingerprint_partition")).format(
-            partition=compose.Identifier(*chunk.name.split("."))
-        )
+        query = composed("storage/lifecycle/fingerprint_partition", partition=relation(chunk.name))
         [(rows, versions)] = self.connection.execute(query).fetchall()
         return _Fingerprint(rows, versions)
 
     def _is_empty(self, chunk: Chunk) -> bool:
-        query = compose.SQL("select from {} limit 1").format(compose.Identifier(*chunk.name.split(".")))
+        query = compose.SQL("select from {} limit 1").format(relation(chunk.name))
         return self.connection.execute(query).fetchone() is None
 
     def _bytes(self, chunk: Chunk) -> int:

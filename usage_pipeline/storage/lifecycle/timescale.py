@@ -15,7 +15,7 @@ from usage_pipeline.storage.chunks.partitions import Chunk
 from usage_pipeline.storage.chunks.tables import LifecycleTable, waiting_reason
 from usage_pipeline.storage.lifecycle.native import Stays, handled
 from usage_pipeline.storage.lifecycle.report import LifecycleReport, Moved, Packed, Waiting
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import load, relation
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class TimescaleLifecycle:
     def _drop(self, table: LifecycleTable, chunk: Chunk) -> None:
         with lock_timeout(self.connection, LOCK_SECONDS, "in use"), self.connection.transaction():
             removing(self.connection, table.name)
-            name = compose.Identifier(*chunk.name.split("."))
+            name = relation(chunk.name)
             self.connection.execute(compose.SQL("lock table {} in access exclusive mode").format(name))
             if reason := waiting_reason(self.connection, table, chunk):
                 raise Stays(reason)

@@ -173,7 +173,7 @@ def test_a_server_with_all_places_taken_turns_others_away_at_once(
         refused, _, _ = select.select(sent, [], [], 0)
         for connection in refused:
             assert connection.recv(12) == b"HTTP/1.1 503"
-        assert "busy with" in expect_problem(client.post(EVENTS_PATH, json=[]), 503, "unavailable")
+        assert "requests are running" in expect_problem(client.post(EVENTS_PATH, json=[]), 503, "unavailable")
         for connection in set(sent) - set(refused):
             connection.sendall(b"[]")
             assert connection.recv(12) == b"HTTP/1.1 200"

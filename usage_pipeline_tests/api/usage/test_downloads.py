@@ -203,7 +203,7 @@ def test_a_file_too_many_is_503_and_the_places_are_free_when_the_readers_are_gon
     )
     wait_until(lambda: shared.postgres.execute(sleeping).fetchone() == (2,))
     response = shared.client.get(path)
-    assert "this server is sending 2 files now" in expect_problem(response, 503, "unavailable")
+    assert "2 files are being sent" in expect_problem(response, 503, "unavailable")
     assert response.headers["retry-after"]
     # Pages go on meanwhile.
     assert shared.client.get("/api/usage/api-keys").status_code == 200

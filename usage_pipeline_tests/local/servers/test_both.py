@@ -15,7 +15,7 @@ from usage_pipeline.local.servers.redis import start_redis, stop_redis
 
 LAUNCHER = """
 from pathlib import Path
-from usage_pipeline.local.servers import LocalServers
+from usage_pipeline.local.servers.both import LocalServers
 with LocalServers(Path({folder!r})) as servers:
     print("pids", servers.postgres.pid, servers.redis.pid, servers.database_url, servers.redis_url, flush=True)
     input()

@@ -316,7 +316,7 @@ def test_a_run_that_is_cut_short_anywhere_loses_nothing(
 
 KILLED = """
 from usage_pipeline.settings import load_settings
-from usage_pipeline.storage.lifecycle import run_lifecycle
+from usage_pipeline.storage.lifecycle.run import run_lifecycle
 run_lifecycle(load_settings())
 """
 

@@ -1,0 +1,133 @@
+"""Writes docs/commands.md, the page of all commands, from the help of `usage-pipeline` itself.
+
+uv run python docs/write_commands.py
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from typer.main import get_command
+
+from usage_pipeline.cli import app
+
+PAGE = Path(__file__).parent / "commands.md"
+_GROUPS = {
+    "This machine": ("dev", "demo", "migrate"),
+    "Counters in Redis": (
+        "drain",
+        "aggregate",
+        "status",
+        "counters accept-reset",
+        "dead-letters list",
+        "dead-letters replay",
+    ),
+    "The HTTP service": ("api", "tokens create", "tokens list", "tokens revoke"),
+    "Usage events": ("recost", "archive list", "archive restore", "erase-user"),
+    "Issues": ("load issues", "stats"),
+    "Alerts": ("alerts",),
+}
+# What the help has no room for.
+_NOTES = {
+    "dev": "It prints the address of the UI, the address of the HTTP service, and a line for other terminals. Ctrl-C stops "
+    "everything that it started, and nothing else.",
+    "demo": "The data stay in `.local/`, and `usage-pipeline dev` opens them. `--trace` reads a CSV file with the columns "
+    "`TIMESTAMP,ContextTokens,GeneratedTokens`, such as the public Azure LLM traces.",
+    "migrate": "Run it before anything else on servers of your own, after each upgrade, and after a change of "
+    "`USAGE_TIMEZONE`.",
+    "drain": "With `--watch` it works without Dagster. While it runs, the drain sensors only report to Dagster "
+    "what it did. See [exactly-once.md](exactly-once.md).",
+    "aggregate": "It only reads Redis. To do it twice changes nothing.",
+    "status": "It is about merchant counters only. For everything else see `usage-pipeline alerts`, the UI and `/healthz`.",
+    "counters accept-reset": "Use it when the alert [counter-regression](alerts.md#counter-regression) is open and Redis "
+    "really lost the counters.",
+    "dead-letters list": "The raw value and the line of a file are shown with `--json` only.",
+    "dead-letters replay": "Correct what was wrong first. See [bad input](concepts.md#what-happens-to-bad-input).",
+    "api": "See [http.md](http.md).",
+    "tokens create": "The token is the only line on standard output, so `TOKEN=$(usage-pipeline tokens create …)` works. "
+    "A note with its id is on standard error. See [tokens and quotas](http.md#tokens-and-quotas).",
+    "recost": "The columns of the price file are in [usage-events.md](usage-events.md#cost).",
+    "archive restore": "See [usage-events.md](usage-events.md#lifecycle).",
+    "erase-user": "What it reaches, and what it does not, is in [usage-events.md](usage-events.md#erasure).",
+    "load issues": "See [issues.md](issues.md).",
+    "stats": "It makes what the asset `stats/daily_issue_stats` makes, without Dagster.",
+    "alerts": "See [alerts.md](alerts.md).",
+}
+# Options whose help says nothing.
+_MEANINGS = {"--from": "First day of a range. It needs `--to` as well."}
+_HEAD = """# Commands
+
+<!-- Written by docs/write_commands.py from the help of the commands. Change the text there, and run it again. -->
+
+`usage-pipeline COMMAND --help` prints the same in the terminal. Commands read the [settings](settings.md) from the
+environment: in a second terminal, first paste the line that `usage-pipeline dev` prints.
+
+- Each command that prints a result takes `--json`, and then prints one JSON document.
+- Exit status: **0** done; **1** some items failed, and the command lists them; **2** the command or a setting is wrong, or a
+  server does not answer. The reason is one line on standard error.
+- Dates are days of `USAGE_TIMEZONE`, as `YYYY-MM-DD`.
+"""
+
+
+def page() -> str:
+    """The whole page. Raises ValueError if a command is in no group."""
+    commands = dict(_leaves(get_command(app)))
+    grouped = [name for names in _GROUPS.values() for name in names]
+    if set(grouped) != set(commands) or not set(_NOTES) <= set(grouped):
+        raise ValueError(f"expected each command in one group, differs: {set(grouped) ^ set(commands) | set(_NOTES)}")
+    sections = ("\n".join(_group(title, names, commands)) for title, names in _GROUPS.items())
+    return "\n".join([_HEAD, *sections])
+
+
+def _leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, child in getattr(command, "commands", {}).items():
+        if hasattr(child, "commands"):
+            yield from _leaves(child, f"{path}{name} ")
+        else:
+            yield path + name, child
+
+
+def _group(title: str, names: tuple[str, ...], commands: dict[str, Any]) -> Iterator[str]:
+    yield f"## {title}\n"
+    for name in names:
+        parameters = [one for one in commands[name].params if "--help" not in one.opts]
+        yield f"### {name}\n"
+        yield f"    {' '.join(['usage-pipeline', name, *map(_synopsis, parameters)])}\n"
+        yield fill(" ".join(filter(None, (commands[name].help, _NOTES.get(name)))), 128, break_on_hyphens=False) + "\n"
+        rows = [one for one in parameters if "--json" not in one.opts]
+        if rows:
+            yield "| | default | |\n|---|---|---|"
+            yield from (f"| `{_name(one)}` | {_default(one)} | {_meaning(one)} |" for one in rows)
+            yield ""
+
+
+def _name(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name.upper()).strip("[]")
+    flag = getattr(parameter, "is_flag", False)
+    return parameter.opts[0] if flag else f"{parameter.opts[0]} {parameter.metavar or parameter.name.upper()}"
+
+
+def _synopsis(parameter: Any) -> str:
+    name = _name(parameter)
+    text = name if parameter.required else f"[{name}]"
+    return f"{text}…" if getattr(parameter, "multiple", False) or parameter.nargs == -1 else text
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    if getattr(parameter, "is_flag", False) or parameter.default in (None, [], ()):
+        return ""
+    return f"`{parameter.default:g}`" if isinstance(parameter.default, float) else f"`{parameter.default}`"
+
+
+def _meaning(parameter: Any) -> str:
+    low, high = getattr(parameter, "min", None), getattr(parameter, "max", None)
+    limits = f"{low:,} to {high:,}." if low is not None and high is not None else ""
+    return " ".join(filter(None, (parameter.help or _MEANINGS.get(parameter.opts[0]), limits)))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

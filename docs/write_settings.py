@@ -1,0 +1,143 @@
+"""Writes docs/settings.md, the page of all settings, from usage_pipeline/settings.py.
+
+uv run python docs/write_settings.py
+"""
+
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import AliasChoices, SecretStr
+from pydantic.fields import FieldInfo
+
+from usage_pipeline.settings import Settings
+
+PAGE = Path(__file__).parent / "settings.md"
+_GROUPS = {
+    "Where PostgreSQL and Redis are": (
+        "database_url",
+        "redis_url",
+        "redis_host",
+        "redis_port",
+        "redis_password",
+        "dagster_postgres_url",
+        "db_pool_size",
+        "connect_timeout_seconds",
+        "redis_timeout_seconds",
+    ),
+    "What runs by itself, and how often": (
+        "enable_job_scheduler",
+        "metrics_sync_interval_ms",
+        "api_token_sync_interval_ms",
+        "enable_usage_aggregation",
+        "usage_aggregation_interval",
+        "stats_cron_schedule",
+    ),
+    "What a day is, and the first one": ("usage_timezone", "usage_start_date", "stats_start_date"),
+    "The drain": ("drain_barrier", "drain_chunk_keys", "drain_budget_seconds"),
+    "How long things are kept": (
+        "retention_days",
+        "compression_after_days",
+        "chunk_time_interval_hours",
+        "archive_url",
+        "run_history_days",
+        "event_history_days",
+    ),
+    "Usage events and the HTTP service": (
+        "landing_url",
+        "max_bulk_size",
+        "max_gzip_size",
+        "body_timeout_seconds",
+        "allowed_origins",
+        "prometheus_multiproc_dir",
+    ),
+    "External posts": (
+        "external_api_base_url",
+        "external_api_timeout",
+        "external_api_max_retries",
+        "external_post_ids",
+    ),
+    "Alerts": (
+        "alert_urls",
+        "alert_timeout_seconds",
+        "alert_cool_down_minutes",
+        "alert_long_run_seconds",
+        "alert_redis_growth",
+        "alert_usage_score",
+        "alert_usage_floor",
+        "heartbeat_seconds",
+    ),
+}
+_HEAD = """# Settings
+
+<!-- Written by docs/write_settings.py from usage_pipeline/settings.py. Change the text there, and run it again. -->
+
+A setting is an environment variable. Each process reads the settings once, when it starts: restart it after a change.
+When a value is wrong, the process prints one line that names the variable, and stops. That line never repeats the value,
+because it may be a secret.
+
+- All processes need the same addresses of PostgreSQL and Redis, and the same `USAGE_TIMEZONE`.
+- A yes-or-no setting takes `true` or `false`.
+- Addresses with a password are secrets. They appear in no log, no metadata and no alert. In a URL, write an `@` of the
+  password as `%40`.
+- `usage-pipeline dev` starts PostgreSQL and Redis itself where you do not name them, and then sets these variables for
+  the processes that it starts. It prints a line by which another terminal gets them too.
+- [operations.md](operations.md#settings-by-concern) says which settings matter for which concern.
+
+The column *allowed* is empty where the meaning says it all.
+"""
+
+
+def page() -> str:
+    """The whole page. Raises ValueError if a setting is in no group, or has no description."""
+    grouped = [name for names in _GROUPS.values() for name in names]
+    if set(grouped) != set(Settings.model_fields) or len(grouped) != len(set(grouped)):
+        raise ValueError(f"expected each setting in one group, differs: {set(grouped) ^ set(Settings.model_fields)}")
+    return "\n".join([_HEAD, *(line for title, names in _GROUPS.items() for line in _group(title, names))])
+
+
+def _group(title: str, names: tuple[str, ...]) -> Iterator[str]:
+    yield f"## {title}\n"
+    yield "| variable | default | allowed | meaning |\n|---|---|---|---|"
+    for name in names:
+        field = Settings.model_fields[name]
+        if not field.description:
+            raise ValueError(f"{name}: expected a description")
+        cells = (_variable(name, field), _default(field.default), _allowed(field), field.description)
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _variable(name: str, field: FieldInfo) -> str:
+    if not isinstance(field.validation_alias, AliasChoices):
+        return f"`{name.upper()}`"
+    first, *others = field.validation_alias.choices
+    return f"`{first}` (or {', '.join(f'`{other}`' for other in others)})"
+
+
+def _default(value: Any) -> str:
+    if value is None or value == "":
+        return "not set"
+    if isinstance(value, SecretStr):
+        return f"`{value.get_secret_value()}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, (date, str)):
+        return f"`{value}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _allowed(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
+    limits = {key: getattr(rule, key) for rule in field.metadata for key in ("ge", "gt", "le") if hasattr(rule, key)}
+    low = f"{limits['ge']:,}" if "ge" in limits else f"more than {limits['gt']:,}" if "gt" in limits else ""
+    high = f"{limits['le']:,}" if "le" in limits else ""
+    if low and high:
+        return f"{low}, at most {high}" if "gt" in limits else f"{low} to {high}"
+    return low and (low if "gt" in limits else f"{low} or more")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,134 @@
+"""Types of settings that have a rule of their own. Pure; a broken rule is a ValueError that says what was expected."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, SecretStr
+
+from usage_pipeline.values import Malformed, numbers
+
+# Posts are numbered by the external API; clients hold the number in 32 bits.
+MAX_POST_ID = 2**31 - 1
+MAX_POSTS = 1_000
+# Five fields of numbers, ranges, lists, steps and English names: what both the daemon and CronSim understand alike.
+_CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
+# As browsers send it: lower case, no path, no slash at the end.
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+_ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*s?://\S+")
+_BEFORE_A_URL = re.compile(r",(?=\s*(?:[A-Za-z][A-Za-z0-9]*://|$))")
+
+
+def _is_a_time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError("expected an IANA time zone such as UTC or Europe/Vienna") from error
+    return name
+
+
+def _is_a_cron_expression(expression: str) -> str:
+    try:
+        if not _CRON.fullmatch(expression):
+            raise CronSimError
+        CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
+    except CronSimError:
+        raise ValueError("expected a cron expression of five fields such as 0 3 * * *") from None
+    return expression
+
+
+def _is_a_postgresql_url(url: SecretStr) -> SecretStr:
+    scheme, separator, rest = url.get_secret_value().partition("://")
+    if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
+        raise ValueError("expected a URL that begins with postgresql://")
+    _expect_an_encoded_password(rest)
+    return SecretStr(f"postgresql://{rest}")
+
+
+def _is_a_redis_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("expected a URL that begins with redis://, rediss:// or unix://")
+    _expect_an_encoded_password(url.get_secret_value().partition("://")[2])
+    return url
+
+
+def _is_a_plain_http_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_plain = False
+    if not is_plain or not url.isprintable() or not url.isascii() or set(url) & set(" @?#\\"):
+        raise ValueError("expected an http:// or https:// URL without a password, a query or a fragment")
+    return url.rstrip("/")
+
+
+def _names_posts(text: str) -> str:
+    try:
+        numbers("EXTERNAL_POST_IDS", text, largest=MAX_POST_ID, most=MAX_POSTS)
+    except Malformed as error:
+        raise ValueError(str(error).partition(": ")[2]) from None
+    return text
+
+
+def _are_urls(urls: SecretStr) -> SecretStr:
+    for position, url in enumerate(split_urls(urls.get_secret_value()), start=1):
+        if not _ANY_URL.fullmatch(url):
+            raise ValueError(f"expected URLs such as slack://… or https://…, number {position} is none")
+    return urls
+
+
+def _is_a_known_interval(hours: int) -> int:
+    if hours not in (6, 12, 24, 48):
+        raise ValueError("expected 6, 12, 24 or 48 hours")
+    return hours
+
+
+def _are_exact_origins(text: str) -> str:
+    for origin in listed(text):
+        if origin == "*":
+            # A page that a user opens by chance could then use whatever token it was given or tricked out of them.
+            raise ValueError("expected exact origins, came *: name each whose pages may use tokens")
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                "expected origins such as https://app.example.com or http://localhost:8080, without a path"
+            )
+    return text
+
+
+def _divides_an_hour_or_a_day(interval_ms: int) -> int:
+    minutes, rest = divmod(interval_ms, 60_000)
+    if rest or not (60 % minutes == 0 or (minutes % 60 == 0 and 24 % (minutes // 60) == 0)):
+        raise ValueError("expected milliseconds of whole minutes that divide an hour, or whole hours that divide a day")
+    return interval_ms
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Texts between commas, without the spaces around them."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def split_urls(text: str) -> tuple[str, ...]:
+    """At commas before a scheme only: the URLs of Apprise have commas of their own, between recipients."""
+    return tuple(part.strip() for part in _BEFORE_A_URL.split(text) if part.strip(" ,"))
+
+
+def _expect_an_encoded_password(rest: str) -> None:
+    """A second `@` would make the end of the password part of the host, which clients name in their errors."""
+    if rest.partition("/")[0].count("@") > 1:
+        raise ValueError("expected one @, before the host; write an @ of the password as %40")
+
+
+TimeZoneName = Annotated[str, AfterValidator(_is_a_time_zone)]
+CronExpression = Annotated[str, AfterValidator(_is_a_cron_expression)]
+PostgresUrl = Annotated[SecretStr, AfterValidator(_is_a_postgresql_url)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_is_a_redis_url)]
+PlainHttpUrl = Annotated[str, AfterValidator(_is_a_plain_http_url)]
+PostNumbers = Annotated[str, AfterValidator(_names_posts)]
+AlertUrls = Annotated[SecretStr, AfterValidator(_are_urls)]
+ChunkHours = Annotated[int, AfterValidator(_is_a_known_interval)]
+ExactOrigins = Annotated[str, AfterValidator(_are_exact_origins)]
+EvenInterval = Annotated[int, AfterValidator(_divides_an_hour_or_a_day)]

@@ -1,0 +1,1 @@
+"""Tests of the pages: links, what is written from the code, and the README's length."""
