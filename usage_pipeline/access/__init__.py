@@ -1,4 +1,4 @@
-"""API access tokens: made, found, cached, limited and counted. The HTTP service and the commands use them.
+"""API access tokens: makes, finds, caches, limits and counts them. The HTTP service and the commands use them.
 
-How a request is let in or refused over HTTP is in `api/auth.py`.
+`api/auth.py` decides whether a request is let in or refused.
 """

@@ -1,4 +1,4 @@
-"""The cache before the token table: `api_token:{prefix}` (contracts §1.7) for five minutes; works without Redis, too."""
+"""The cache of tokens in Redis: `api_token:{prefix}` (contracts §1.7) for five minutes. It also works without Redis."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -25,7 +25,7 @@ OnLookup = Callable[[Literal["hit", "miss"]], None]
 
 
 class TokenCache:
-    """Finds tokens by their prefix: in Redis, or else, in a thread, in the database, and then puts them into Redis."""
+    """Finds tokens by their prefix in Redis, else in the database (in a thread), and then puts them into Redis."""
 
     def __init__(self, cache: QuickRedis, writer: redis.Redis, connect: Connect, on_lookup: OnLookup) -> None:
         self._cache = cache
@@ -35,9 +35,9 @@ class TokenCache:
 
     @classmethod
     def of(cls, settings: Settings, cache: QuickRedis, connect: Connect, on_lookup: OnLookup) -> "TokenCache":
-        """Reads by `cache`, and writes by a connection of its own, from threads; nothing is sent yet.
+        """A cache that reads with `cache`, and writes with its own connection, from threads. It sends nothing yet.
 
-        `on_lookup` is told of each one whether the cache had it.
+        It calls `on_lookup` for each look-up, with whether the cache had the token.
         """
         writer = redis.Redis.from_url(
             settings.redis_dsn.get_secret_value(),
@@ -79,6 +79,6 @@ class TokenCache:
 
 
 def forget(settings: Settings, token_prefix: str) -> None:
-    """Deletes the cached copy. Raises redis.RedisError, RedisUnavailable or OSError; then it may live on for CACHE_SECONDS."""
+    """Deletes the cached copy. Raises redis.RedisError, RedisUnavailable or OSError: the copy may live CACHE_SECONDS more."""
     with server_or_cluster(settings) as pooled:
         pooled.delete(token_cache(token_prefix))

@@ -1,4 +1,7 @@
-"""Requests per day of a token (`usage.api_access_tokens.quota`), counted in Redis in one round trip, and their headers."""
+"""Counts the requests per day of a token in Redis, in one round trip, and makes the headers of its quota.
+
+The quota is `usage.api_access_tokens.quota`.
+"""
 
 import math
 import time
@@ -27,7 +30,7 @@ return used + 1
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a request was told of its token's quota; `remaining` are requests after this one, today."""
+    """The quota of a token at one request. `remaining` are the requests of today after this one."""
 
     quota: int
     remaining: int
@@ -46,7 +49,7 @@ class Share:
 
 
 class TokenQuota:
-    """Counts the requests of tokens that have a quota, by the days of `timezone`. `clock` gives epoch seconds."""
+    """Counts requests of tokens that have a quota, per day of `timezone`. `clock` gives epoch seconds."""
 
     def __init__(self, cache: QuickRedis, timezone: ZoneInfo, clock: Callable[[], float] = time.time) -> None:
         self._cache = cache
@@ -54,7 +57,7 @@ class TokenQuota:
         self._clock = clock
 
     async def take_one(self, token: AccessToken) -> Share | None:
-        """Counts one request. None without a quota, and when Redis does not answer: the request is allowed then."""
+        """Counts one request. None without a quota, or when Redis does not answer: then the request is allowed."""
         if token.quota is None:
             return None
         quota = token.quota

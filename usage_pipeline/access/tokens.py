@@ -1,7 +1,7 @@
-"""API access tokens (contracts §2, §6): made, listed, revoked, found, in PostgreSQL. The cache before it is in cache.py.
+"""API access tokens (contracts §2, §6) in PostgreSQL: makes, lists, revokes and finds them. The cache is in cache.py.
 
-A token is `upt_<12 hex digits>_<43 characters>`: the part before the second `_` is its prefix, by which it is looked up.
-Only the SHA-256 of the whole token is stored. Its 256 random bits need no slow hash.
+A token is `upt_<12 hex digits>_<43 characters>`. The part before the second `_` is its prefix, by which it is found.
+Only the SHA-256 of the whole token is stored: its 256 random bits need no slow hash.
 """
 
 import hmac
@@ -27,7 +27,7 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """A token that was just made; `token` is shown once and stored nowhere."""
+    """A token that was just made. `token` is shown once and stored nowhere."""
 
     token_id: str
     token_prefix: str
@@ -36,7 +36,7 @@ class NewToken:
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """What is stored of a token."""
+    """A stored token, without its secret."""
 
     token_id: str
     token_prefix: str
@@ -52,13 +52,13 @@ class AccessToken:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
     def is_hash_of(self, token: str) -> bool:
-        """Whether this is the whole token, in constant time."""
+        """Whether `text` is the whole token. The comparison takes constant time."""
         return hmac.compare_digest(self.token_hash, _hash(token))
 
 
 @dataclass(frozen=True, slots=True)
 class ListedToken:
-    """A token as `tokens list` shows it; `usage_count` is what is drained so far."""
+    """A token as `tokens list` shows it. `usage_count` counts the uses that are drained so far."""
 
     token_id: str
     token_prefix: str
@@ -73,11 +73,11 @@ class ListedToken:
 
 
 class UnknownTokenError(Exception):
-    """No token has this id or prefix; one line."""
+    """No token has this id or prefix. The message is one line."""
 
 
 def prefix_of(token: str) -> str | None:
-    """The prefix of what is shaped like a token; None for anything else, which needs no look-up."""
+    """The prefix of a text that has the form of a token. None for any other text, which needs no look-up."""
     match = _SHAPE.fullmatch(token)
     return match and match[1]
 
@@ -90,7 +90,7 @@ def create_token(
     expires_in_days: int | None = None,
     quota: int | None = None,
 ) -> NewToken:
-    """Makes and stores a token on an autocommit connection; `quota` is in requests per day, none: as many as come.
+    """Makes and stores a token on an autocommit connection. `quota` is in requests per day; None: no limit.
 
     Raises Malformed for a wrong name, scope, number of days or quota.
     """
@@ -117,24 +117,24 @@ def create_token(
         }
         if connection.execute(load("access/insert_api_access_token"), row).fetchone():
             return made
-    raise RuntimeError(f"no free token prefix after {_ATTEMPTS} random ones")
+    raise RuntimeError(f"expected a free token prefix in {_ATTEMPTS} random ones, came none")
 
 
 def list_tokens(connection: psycopg.Connection) -> list[ListedToken]:
-    """All tokens that were made here, oldest first; those that expired or were revoked, too."""
+    """All tokens that were made here, oldest first, also expired and revoked ones."""
     return [ListedToken(*row) for row in connection.execute(load("access/select_api_access_tokens"))]
 
 
 def revoke_token(connection: psycopg.Connection, name: str) -> str:
-    """Revokes the token of this id or prefix on an autocommit connection, and returns its prefix. May be repeated.
+    """Revokes the token of this id or prefix on an autocommit connection, and returns its prefix. It is safe to repeat.
 
-    Its cached copy must be deleted afterwards. Raises UnknownTokenError.
+    The caller must then delete its cached copy. Raises UnknownTokenError.
     """
     found = connection.execute(load("access/select_token_prefix"), {"name": name}).fetchone()
     if found is None:
         # Not repeated: it may be a whole token.
         raise UnknownTokenError(
-            "expected the id or the prefix of a token, see `usage-pipeline tokens list`; came another"
+            "expected the id or the prefix of a token (see `usage-pipeline tokens list`), came another text"
         )
     prefix: str = found[0]
     with connection.transaction():

@@ -1,7 +1,7 @@
-"""Records the requests of tokens in Redis (contracts §1.6) before they are answered: what was answered is never missing there.
+"""Records the requests of tokens in Redis (contracts §1.6) before they are answered, so that no answered request is missing.
 
-Uses that come while a record is on its way go into the next one together. A Redis that writes its file with each command
-(appendfsync always) takes milliseconds for a record of one use or of a hundred.
+Uses that come while a record is being sent go together into the next record. A Redis that writes its file with each command
+(appendfsync always) takes some milliseconds for a record, of one use or of a hundred.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from usage_pipeline.recording.recorder import AsyncRecorder
 
 
 class TokenUses:
-    """Counts on one event loop. `instance_id` names this server in the token's usage."""
+    """Counts uses on one event loop. `instance_id` names this server in the usage of a token."""
 
     def __init__(self, recorder: AsyncRecorder, instance_id: str) -> None:
         self._recorder = recorder
@@ -21,7 +21,7 @@ class TokenUses:
         self._recording: asyncio.Task[None] | None = None
 
     def add(self, token_id: str) -> asyncio.Future[None]:
-        """One use, now. The future, which others share, is done once it is recorded, or dropped and counted by the recorder."""
+        """Adds one use, now. The shared future is done when the use is recorded, or was dropped (the recorder counts that)."""
         self._uses[token_id] += 1
         if self._recorded is None:
             self._recorded = asyncio.get_running_loop().create_future()
@@ -30,7 +30,7 @@ class TokenUses:
         return self._recorded
 
     async def close(self) -> None:
-        """Waits for what is on its way; the recorder's time-outs bound it. Nothing is added afterwards."""
+        """Waits until all uses are recorded; the time-outs of the recorder limit this. Add nothing afterwards."""
         if self._recording is not None:
             await self._recording
 

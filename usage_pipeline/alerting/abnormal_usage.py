@@ -1,6 +1,6 @@
-"""Whether an hour of an API key or token is far outside its own history: a robust z-score, pure.
+"""Whether an API key or token is used far more in an hour than in its own history: a robust z-score. Pure.
 
-Median and MAD do not notice the outliers that they are there to find; a mean and a standard deviation would.
+It uses the median and the median absolute deviation (MAD): outliers do not move them, but do move a mean.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _TIMES_BUSY_HOURS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class UsageHour:
-    """A closed hour of an API key or token, and its hours before that, at most HISTORY_HOURS; idle ones are zeros."""
+    """A past hour of an API key or token, and its hours before that, at most HISTORY_HOURS. An idle hour is a zero."""
 
     family: str
     id: str
@@ -46,7 +46,7 @@ class Verdict:
 
 
 def judge(hour: UsageHour, *, least_score: float, least_uses: int) -> Verdict:
-    """Spikes only: a key that falls silent is seen in the reports, and is as often a holiday as a fault."""
+    """Judges spikes only. A key that falls silent shows in the reports, and is as often a holiday as a fault."""
     if len(hour.history) < LEAST_HOURS:
         return Verdict(0.0, 0.0, 0, False)
     middle = float(median(hour.history))

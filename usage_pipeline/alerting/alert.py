@@ -1,4 +1,4 @@
-"""What a rule raises, as a value."""
+"""An alert, as a value."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ Severity = Literal["warning", "failure"]
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One thing that needs a look: what it is about, what happened, with numbers, and what to do."""
+    """One matter that a person must look at: what happened, with numbers, and what to do."""
 
     rule: str
     dedupe_key: str

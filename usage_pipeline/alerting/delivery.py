@@ -1,5 +1,6 @@
-"""Sends messages through Apprise, each channel on its own. Nothing here retries or raises: what failed is tried again by the
-evaluation (record.py). Addresses are secrets: channels are named by their place and kind, and Apprise's own log is silenced.
+"""Sends messages through Apprise, each channel on its own. Nothing here retries or raises: a later evaluation tries again.
+
+Addresses are secrets. So messages name a channel by its place and kind, and Apprise's own log is silenced.
 """
 
 import logging
@@ -35,7 +36,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Courier:
-    """The channels of ALERT_URLS for one evaluation. One that fails is not tried again by it: it would hold up all others."""
+    """The channels of ALERT_URLS for one evaluation. A channel that failed gets no more messages in this evaluation."""
 
     channels: Sequence[SecretStr]
     timeout_seconds: float
@@ -46,7 +47,7 @@ class Courier:
         return cls(settings.alert_channels, settings.alert_timeout_seconds)
 
     def send(self, message: Message) -> Outcome:
-        """Logs the message, and sends it to each channel that has not got it yet, to all at once."""
+        """Logs the message, and sends it at the same time to all channels that do not have it yet."""
         title, body = titled(message), written(message)
         if not message.delivered_to:
             level = logging.WARNING if message.pending == "raised" else logging.INFO
@@ -89,9 +90,11 @@ def written(message: Message) -> str:
     """The body as it is sent, short enough for every service."""
     minutes = (message.last_at - message.first_at).total_seconds() / 60
     if message.pending == "cleared":
-        return f"It is over; it was found {message.count} times in {minutes:.0f} minutes. It said: {message.text}"[
-            :_TEXT_LENGTH
-        ]
+        return (
+            f"This is over. It was found {message.count} times in {minutes:.0f} minutes. The alert was: {message.text}"[
+                :_TEXT_LENGTH
+            ]
+        )
     lasting = f" (for {minutes:.0f} minutes now)" if minutes >= 1 else ""
     return f"{message.text}{lasting}\nWhat to do: {message.remedy}\nSee docs/alerts.md#{message.rule}"[:_TEXT_LENGTH]
 
@@ -128,7 +131,7 @@ class _Sending:
         self._thread.start()
 
     def problem(self) -> str | None:
-        """Waits for the end of it; what went wrong, without the address."""
+        """Waits for the end of sending. Returns what went wrong, without the address, or None."""
         if self._thread is not None:
             self._thread.join(max(0.0, self._ends_at - time.monotonic()))
         return self._problem

@@ -1,4 +1,4 @@
-"""One evaluation from facts to messages. Cheap, within seconds, and safe to run in any number of processes at once."""
+"""One evaluation, from facts to messages. It takes seconds, and any number of processes may evaluate at once."""
 
 import logging
 import secrets
@@ -36,7 +36,7 @@ Unrecorded = Mapping[str, Mapping[str, Any]]
 
 
 class RecordUnavailable(Exception):
-    """PostgreSQL, which has the record of alerts and most facts, does not answer. One line without secrets."""
+    """PostgreSQL does not answer; it has the record of alerts and most facts. The message is one line without secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class Evaluated:
 
 
 def evaluate_pipeline(settings: Settings, orchestration: OrchestrationFacts, unrecorded: Unrecorded) -> Evaluated:
-    """Gathers the facts, notes and sends alerts, and leaves the scheduler's sign of life.
+    """Reads the facts, notes and sends alerts, and writes the scheduler's sign of life.
 
-    Raises RecordUnavailable: then `alert_without_record` is what is left to do.
+    Raises RecordUnavailable; the caller then calls `alert_without_record`.
     """
     now = datetime.now(UTC)
     with _record(settings) as postgres:
@@ -80,9 +80,9 @@ def alert_now(settings: Settings, alert: Alert) -> None:
 def alert_without_record(
     settings: Settings, orchestration: OrchestrationFacts, unrecorded: Unrecorded
 ) -> dict[str, Any]:
-    """Sends what Dagster knows while PostgreSQL is away; the answer is what the caller keeps for the next call.
+    """Sends alerts about runs and ticks while PostgreSQL is away. The caller passes the result to the next call.
 
-    Alerts that are sent here are noted, and said to be over, by the first evaluation that reaches PostgreSQL.
+    The first evaluation that reaches PostgreSQL notes the alerts that were sent here, and later sends that they are over.
     """
     now = time.time()
     kept = {key: dict(one) for key, one in unrecorded.items()}
@@ -111,7 +111,7 @@ def _record(settings: Settings) -> Iterator[psycopg.Connection]:
 
 
 def _message(alert: Alert, at: datetime) -> record.Message:
-    """Of an alert that has no row, and so no number."""
+    """The message of an alert that has no row in ops.alerts, and so no number."""
     said = (alert.title, alert.text, alert.remedy)
     return record.Message(
         0, "raised", alert.rule, alert.severity, *said, first_at=at, last_at=at, count=1, delivered_to=()
@@ -119,14 +119,14 @@ def _message(alert: Alert, at: datetime) -> record.Message:
 
 
 def _send_due(settings: Settings, postgres: psycopg.Connection) -> tuple[int, int]:
-    """Sends what is due, within _SENDING_SECONDS; how many messages all channels have, and how many not."""
+    """Sends the messages that are due, within _SENDING_SECONDS. Returns how many all channels got, and how many not."""
     courier, deadline = Courier.of(settings), time.monotonic() + _SENDING_SECONDS
     # Two sensors of one process are two senders.
     name = f"{process_name()}:{secrets.token_hex(4)}"
     sent = failed = 0
     for message in record.claim_messages(postgres, name, most=_MESSAGES_AT_ONCE):
         if time.monotonic() > deadline:
-            record.note_delivery(postgres, message, name, (), "no time was left for it")
+            record.note_delivery(postgres, message, name, (), "the evaluation had no time left to send it")
             failed += 1
             continue
         outcome = courier.send(message)
@@ -164,7 +164,7 @@ def _facts(
 
 
 def _unless_redis_is_away(question: Callable[[], Answer]) -> Answer | None:
-    """Redis that is away makes drains fail, which is an alert of its own; what only Redis knows is unknown then."""
+    """The answer, or None while Redis is away. Drains fail then, which is another alert."""
     try:
         return question()
     except (redis.RedisError, RedisUnavailable, OSError) as error:

@@ -1,6 +1,6 @@
-"""What an evaluation knows of the pipeline, as values: read from PostgreSQL, Redis and Dagster. No I/O, no judgement.
+"""The facts that the rules need, as values. No I/O here: other modules read them from PostgreSQL, Redis and Dagster.
 
-A part that could not be read is None: rules about it neither raise nor clear anything.
+A part that could not be read is None. Rules about such a part neither raise nor clear alerts.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from usage_pipeline.alerting.abnormal_usage import UsageHour
 
 @dataclass(frozen=True, slots=True)
 class FailedRun:
-    """A run that failed and that no run of the same job and target has mended since."""
+    """A run that failed. No later run of the same job and target has succeeded since."""
 
     run_id: str
     job: str
@@ -23,7 +23,7 @@ class FailedRun:
 
 @dataclass(frozen=True, slots=True)
 class SlowRun:
-    """A run that is under way."""
+    """A run that has not ended, and the time that it has taken so far."""
 
     run_id: str
     job: str
@@ -33,7 +33,7 @@ class SlowRun:
 
 @dataclass(frozen=True, slots=True)
 class FailingTicks:
-    """A sensor and how often in a row it has failed; a drain that was impossible is a failure of its sensor."""
+    """A sensor and how often in a row it has failed. An impossible drain counts as a failure of its sensor."""
 
     name: str
     failures: int
@@ -52,7 +52,7 @@ class OrchestrationFacts:
 
 @dataclass(frozen=True, slots=True)
 class BacklogAge:
-    """How long something of a family has waited without any being stored, and the interval of its drain."""
+    """How long a family has waited while nothing of it was stored, and the interval of its drain."""
 
     family: str
     waiting: int
@@ -104,7 +104,7 @@ class OpenRegressions:
 
 @dataclass(frozen=True, slots=True)
 class MissingUsage:
-    """What of a family the newest reconciliation did not find: on `days` days, `missing` of what was `recorded` for them."""
+    """What the newest reconciliation did not find of a family: on `days` days, `missing` of the `recorded` amount."""
 
     family: str
     measure: str
@@ -118,7 +118,7 @@ class MissingUsage:
 
 @dataclass(frozen=True, slots=True)
 class UncertainBatches:
-    """Batches of the last day about a restart or fail-over of Redis."""
+    """Batches of the last day that were stored at about the time of a restart or fail-over of Redis."""
 
     count: int
     keys: int
@@ -127,7 +127,7 @@ class UncertainBatches:
 
 @dataclass(frozen=True, slots=True)
 class ExpiringTokenKeys:
-    """Token keys that a drain's own scan met with little time to live; of `looked_at` keys, `expiring` were so."""
+    """Token keys with little time to live: of `looked_at` keys that a drain's scan found, `expiring` were so."""
 
     looked_at: int
     expiring: int

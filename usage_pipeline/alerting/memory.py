@@ -1,4 +1,4 @@
-"""What evaluations remember from one to the next, kept with their heartbeat. Pure."""
+"""What an evaluation remembers for the next one. It is stored with the heartbeat. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ _SAMPLE_SECONDS = 55.0
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One look at what waits of a family, and when a batch of it was last stored (epoch seconds; None: never)."""
+    """What waits of a family at one look, and when a batch of it was last stored (epoch seconds; None: never)."""
 
     family: str
     waiting: int
@@ -36,15 +36,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Since when something of a family waits, samples of Redis, the last hour of usage that was judged (ISO)."""
+    """Since when each family waits, the samples of Redis, and the last hour of usage that was judged (ISO)."""
 
     waiting_since: Mapping[str, float] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     judged_hour: str = ""
 
     def after_waiting(self, looks: Iterable[Waiting], now: float) -> "Memory":
-        """Nobody stamps a waiting key. What waited at one look and at the next, with no batch stored in between, waited all
-        that time; where a batch was stored, what waits now may be new, and the time begins again."""
+        """The memory after a look at what waits. A waiting key has no time stamp. If something waits at two looks and no batch
+        was stored between them, it waited all the time. If a batch was stored, what waits may be new: the time begins again.
+        """
         since = {}
         for look in looks:
             if look.waiting:
@@ -53,7 +54,7 @@ class Memory:
         return replace(self, waiting_since=since)
 
     def ages(self, looks: Iterable[Waiting], now: float) -> tuple[BacklogAge, ...]:
-        """The age of each family's backlog, after `after_waiting` of the same looks."""
+        """The age of each family's backlog. Call `after_waiting` with the same look before."""
         return tuple(
             BacklogAge(
                 look.family,
@@ -72,7 +73,7 @@ class Memory:
         return replace(self, samples=(*recent, sample)[-SAMPLES:])
 
     def load(self, sample: Sample, most_memory_bytes: int) -> RedisLoad:
-        """Redis now, beside what the samples before say is usual."""
+        """The size of Redis now, and the usual size according to the earlier samples."""
         usual_memory = usual_keys = None
         if len(self.samples) >= LEAST_SAMPLES:
             usual_memory = round(median(one.memory_bytes for one in self.samples))

@@ -1,4 +1,4 @@
-"""Reads the facts of PostgreSQL and Redis for an evaluation: milliseconds, whatever the tables and Redis hold."""
+"""Reads the facts of PostgreSQL and Redis for an evaluation. This takes milliseconds, however much they hold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""The record of alerts, `ops.alerts`: what is open, which message is due, and who sends it. Sends nothing itself.
+"""The record of alerts, `ops.alerts`: which are open, which message is due, and who sends it. This module sends nothing.
 
-Any number of evaluators may work at once: one open row per dedupe key, and a message is sent by whoever claims its row.
+Any number of evaluators may work at once. Each dedupe key has one open row, and the evaluator that claims the row sends.
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,7 +68,7 @@ class OpenAlert:
 
 
 def note_judgement(postgres: psycopg.Connection, judgement: Judgement, settings: Settings) -> tuple[int, int]:
-    """Opens, counts and clears alerts; how many were opened and cleared. Alerts of rules without facts stay as they are."""
+    """Opens, counts and clears alerts. Returns how many it opened and cleared. Alerts of rules without facts stay."""
     opened = note_alerts(postgres, judgement.alerts, settings)
     arguments = {
         "judged": sorted(judgement.judged),
@@ -78,7 +78,7 @@ def note_judgement(postgres: psycopg.Connection, judgement: Judgement, settings:
 
 
 def note_alerts(postgres: psycopg.Connection, alerts: Iterable[Alert], settings: Settings) -> int:
-    """Opens alerts, or counts on those that are open, in key order, so that two evaluators do not deadlock."""
+    """Opens alerts, and counts open ones again, in the order of their keys, so that two evaluators do not deadlock."""
     opened = 0
     for alert in sorted(alerts, key=lambda one: one.dedupe_key):
         arguments = asdict(alert) | {"cool_down": cool_down(alert.rule, settings)}
@@ -88,12 +88,12 @@ def note_alerts(postgres: psycopg.Connection, alerts: Iterable[Alert], settings:
 
 
 def note_sent_before(postgres: psycopg.Connection, alert: Alert, sent_at: datetime) -> None:
-    """An alert that was sent while PostgreSQL was away, so that it is not sent again, and is said to be over."""
+    """Notes an alert that was sent while PostgreSQL was away, so that it is not sent again, and its end is sent."""
     postgres.execute(load("alerting/insert_sent_alert"), asdict(alert) | {"sent_at": sent_at})
 
 
 def claim_messages(postgres: psycopg.Connection, claimed_by: str, *, most: int) -> list[Message]:
-    """Messages that are due, for this evaluator alone for CLAIM_SECONDS; oldest alert first."""
+    """Messages that are due, oldest alert first. For CLAIM_SECONDS no other evaluator gets them."""
     arguments = {"claimed_by": claimed_by, "most": most, "lease": timedelta(seconds=CLAIM_SECONDS)}
     with postgres.cursor(row_factory=class_row(Message)) as cursor:
         found = cursor.execute(load("alerting/claim_alerts"), arguments).fetchall()
@@ -103,7 +103,7 @@ def claim_messages(postgres: psycopg.Connection, claimed_by: str, *, most: int) 
 def note_delivery(
     postgres: psycopg.Connection, message: Message, claimed_by: str, accepted: Sequence[str], error: str | None
 ) -> None:
-    """What became of a claimed message: the channels that accepted it now, and why others did not (None: all have it)."""
+    """Notes the channels that accepted a claimed message, and why others did not (None: all channels have it)."""
     arguments = {
         "alert_id": message.alert_id,
         "claimed_by": claimed_by,
@@ -124,12 +124,12 @@ def open_alerts(postgres: psycopg.Connection) -> list[OpenAlert]:
 
 
 def forget_alerts(postgres: psycopg.Connection, before: datetime) -> None:
-    """Deletes alerts that were over by then."""
+    """Deletes alerts that were over before that time."""
     postgres.execute(load("alerting/delete_alerts"), {"before": before})
 
 
 def beat(postgres: psycopg.Connection, name: str, details: dict[str, object]) -> None:
-    """A sign of life of `name` in ops.heartbeats."""
+    """Writes a sign of life of `name` to ops.heartbeats."""
     postgres.execute(load("alerting/upsert_heartbeat"), {"name": name, "details": Jsonb(details)})
 
 

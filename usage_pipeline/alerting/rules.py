@@ -1,4 +1,4 @@
-"""The rules of contracts §7 as pure functions: facts in, alerts out. Thresholds are settings; docs/alerts.md has them all."""
+"""The rules of contracts §7 as pure functions: facts in, alerts out. docs/alerts.md lists their thresholds."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _MOST_ALERTS_OF_A_RULE = 20
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the facts amount to. `judged` are the rules that had facts: their other open alerts are over."""
+    """The alerts of the facts. `judged` are the rules that had facts: their other open alerts are over."""
 
     alerts: tuple[Alert, ...]
     judged: frozenset[str]
@@ -43,7 +43,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule: the part of the facts that it needs, its alerts, and how much rarer than urgent ones they are repeated."""
+    """A rule: the part of the facts that it needs, its alerts, and how many cool-downs pass before one is sent again."""
 
     name: str
     part: str
@@ -79,10 +79,10 @@ def _old_backlogs(found: Sequence[BacklogAge], _: Settings) -> Iterator[Alert]:
                 f"backlog-age:{backlog.family}",
                 "failure",
                 f"Counters of {backlog.family} have waited for {backlog.age_seconds:.0f} s",
-                f"{backlog.waiting} keys or items wait in Redis, {backlog.open_batches} batches are claimed and not settled; "
-                f"the oldest for {backlog.age_seconds:.0f} s, where {most:.0f} s are two drains with reserve.",
-                "See under Automation whether the drain sensor is on and its ticks succeed, or whether `drain --watch` still "
-                "runs; `usage-pipeline drain` drains at once and says what hinders it.",
+                f"{backlog.waiting} keys or items wait in Redis, and {backlog.open_batches} batches are not finished. "
+                f"The oldest has waited for {backlog.age_seconds:.0f} s; the limit is {most:.0f} s.",
+                "Look under Automation in the UI whether the drain sensor is on and its ticks succeed, or whether "
+                "`drain --watch` still runs. `usage-pipeline drain` drains at once, and says what hinders it.",
             )
 
 
@@ -91,9 +91,9 @@ def _surges(redis: RedisLoad, settings: Settings) -> Iterator[Alert]:
     findings = []
     usual_memory, usual_keys = redis.usual_memory_bytes, redis.usual_keys
     if usual_memory and redis.memory_bytes > max(growth * usual_memory, usual_memory + LEAST_SURGE_BYTES):
-        findings.append(f"memory is {_mb(redis.memory_bytes)}, where {_mb(usual_memory)} is usual")
+        findings.append(f"memory is {_mb(redis.memory_bytes)}, usually {_mb(usual_memory)}")
     if usual_keys is not None and redis.keys > max(growth * usual_keys, usual_keys + LEAST_SURGE_KEYS):
-        findings.append(f"there are {redis.keys} keys, where {usual_keys} is usual")
+        findings.append(f"there are {redis.keys} keys, usually {usual_keys}")
     if redis.most_memory_bytes and redis.memory_bytes > _FULL_SHARE * redis.most_memory_bytes:
         findings.append(f"memory is {_mb(redis.memory_bytes)} of at most {_mb(redis.most_memory_bytes)} (maxmemory)")
     if findings:
@@ -101,10 +101,10 @@ def _surges(redis: RedisLoad, settings: Settings) -> Iterator[Alert]:
             "redis-surge",
             "redis-surge",
             "warning",
-            "Redis grows out of its usual size",
-            f"Redis: {'; '.join(findings)}. Usual is the median of the last hour.",
-            "If drains keep up (no other alert), see which writer sends more. A Redis that is full refuses writers, and an "
-            "eviction policy other than noeviction loses counters. The alert clears too when the new size lasts.",
+            "Redis is much larger than usual",
+            f"Redis: {'; '.join(findings)}. The usual size is the median of the last hour.",
+            "If drains keep up (no other alert), find the writer that sends more. A full Redis refuses writers, and an "
+            "eviction policy other than noeviction loses counters. The alert also clears when the new size lasts.",
         )
 
 
@@ -119,9 +119,9 @@ def _empty_aggregations(found: Sequence[Aggregation], _: Settings) -> Iterator[A
             "empty-aggregation",
             "warning",
             "The aggregation of merchant counters found nothing",
-            f"The last aggregation found no counter in Redis for {days}; stored rows stay as they are.",
-            "See whether merchants are quiet, their writers are down, or Redis lost its keys (`usage-pipeline status`). "
-            "Where nobody counts merchants, set ENABLE_USAGE_AGGREGATION=false.",
+            f"The last aggregation found no counter in Redis for {days}. Stored rows stay as they are.",
+            "Find out whether merchants are quiet, their writers are down, or Redis lost its keys (`usage-pipeline status`). "
+            "If nobody counts merchants, set ENABLE_USAGE_AGGREGATION=false.",
         )
 
 
@@ -132,9 +132,9 @@ def _dead_letters(found: Sequence[OpenDeadLetters], _: Settings) -> Iterator[Ale
             f"dead-letters:{letters.family}",
             "warning",
             f"Dead letters of {letters.family}: {letters.count}",
-            f"What was refused is not counted: {letters.count} keys or items of {letters.family}; the newest: "
+            f"{letters.count} keys or items of {letters.family} were refused and are not counted. The newest reason: "
             f"{letters.newest_reason}",
-            "`usage-pipeline dead-letters list` says why each was refused; mend the writer, then "
+            "`usage-pipeline dead-letters list` says why each was refused. Correct the writer. Then "
             "`usage-pipeline dead-letters replay` counts what can be counted, once.",
         )
 
@@ -145,11 +145,11 @@ def _regressions(found: Sequence[OpenRegressions], _: Settings) -> Iterator[Aler
             "counter-regression",
             "counter-regression",
             "warning",
-            f"Merchant counters that read lower than stored: {one.count}",
-            f"Redis lost {one.count} counters; the latest is {one.metric_type} of {one.merchant_id} on {one.day}. The "
-            "stored values stay, and what is counted since then is not added yet.",
-            "If Redis was restored or lost data, `usage-pipeline counters accept-reset` adds what was counted since; "
-            "`usage-pipeline status` lists them.",
+            f"Merchant counters lower than their stored values: {one.count}",
+            f"Redis lost {one.count} counters. The latest is {one.metric_type} of {one.merchant_id} on {one.day}. The "
+            "stored values stay. What was counted since then is not added yet.",
+            "`usage-pipeline status` lists the counters. If Redis really lost them, `usage-pipeline counters accept-reset` "
+            "adds what was counted since then.",
         )
 
 
@@ -161,10 +161,11 @@ def _missing_usage(found: Sequence[MissingUsage], _: Settings) -> Iterator[Alert
             f"missing-usage:{one.family}",
             "failure",
             f"Usage of {one.family} is missing: {one.missing:,} {one.measure}",
-            f"Of {one.recorded:,} {one.measure} that our recorder wrote for {days}, {one.missing:,} are nowhere: not stored, "
-            f"not in Redis, not refused; found missing at {one.since:%Y-%m-%d %H:%M %Z}.",
-            "`select * from ops.reconciliation where missing > 0` has the days. See what happened to Redis then: a restart "
-            "from an old snapshot, a fail-over, an eviction policy, keys that somebody deleted (docs/exactly-once.md).",
+            f"{one.missing:,} of {one.recorded:,} {one.measure} that our recorder wrote for {days} are missing: they are not "
+            f"stored, not in Redis and not refused. They have been missing since {one.since:%Y-%m-%d %H:%M %Z}.",
+            "`select * from ops.reconciliation where missing > 0` has the days. Find out what happened to Redis then: a "
+            "restart from an old snapshot, a fail-over, an eviction policy, or keys that somebody deleted "
+            "(docs/exactly-once.md).",
         )
 
 
@@ -175,10 +176,11 @@ def _uncertain_batches(found: Sequence[UncertainBatches], _: Settings) -> Iterat
             "uncertain-batches",
             "warning",
             f"Batches that may have been counted twice: {one.count}",
-            f"{one.count} batches with {one.keys} keys of the last 24 hours were about a restart or fail-over of Redis, "
-            f"the newest at {one.newest_at:%Y-%m-%d %H:%M:%S %Z}.",
-            "If Redis came back from an old snapshot or a replica that was behind, compare ops.sync_batches where is_uncertain "
-            "with the writers' logs (docs/exactly-once.md). Otherwise nothing: the alert clears a day later.",
+            f"{one.count} batches with {one.keys} keys of the last 24 hours were stored at about the time of a restart or "
+            f"fail-over of Redis, the newest at {one.newest_at:%Y-%m-%d %H:%M:%S %Z}.",
+            "If Redis came back from an old snapshot, or from a replica that was behind, compare ops.sync_batches where "
+            "is_uncertain with the logs of the writers (docs/exactly-once.md). Otherwise do nothing: the alert clears a day "
+            "later.",
         )
 
 
@@ -188,11 +190,11 @@ def _expiring_tokens(found: Sequence[ExpiringTokenKeys], settings: Settings) -> 
             "expiring-token-keys",
             "expiring-token-keys",
             "warning",
-            "Token keys are about to expire before they are drained",
-            f"Of {one.looked_at} token keys that a drain looked at, {one.expiring} had less than half an interval to live, "
-            f"one {one.shortest_seconds:.0f} s. They were drained; others like them may have expired unread.",
-            f"Writers of their own set a TTL of twice the sync interval: let them set 7 days, or drain tokens more often than "
-            f"every {settings.api_token_sync_interval_ms // 1000} s (API_TOKEN_SYNC_INTERVAL_MS), or use the recorder.",
+            "Token keys may expire before they are drained",
+            f"A drain looked at {one.looked_at} token keys: {one.expiring} had less than half an interval to live, one of them "
+            f"{one.shortest_seconds:.0f} s. These keys were drained, but others may have expired unread.",
+            "Let the writers set a time to live of 7 days, or drain tokens more often than every "
+            f"{settings.api_token_sync_interval_ms // 1000} s (API_TOKEN_SYNC_INTERVAL_MS), or use the recorder.",
         )
 
 
@@ -209,10 +211,10 @@ def _abnormal_usage(found: Sequence[UsageHour], settings: Settings) -> Iterator[
                 f"abnormal-usage:{hour.family}:{hour.id}",
                 "warning",
                 f"{kind} {hour.id} is used far more than usual",
-                f"{kind} {hour.id}: {hour.uses} uses in the hour from {hour.hour_start:%Y-%m-%d %H:%M %Z}; its median hour of "
-                f"the last 14 days has {verdict.median:.0f}, its busy ones {verdict.busy} (score {verdict.score:.1f}).",
-                "Ask its owner; revoke it if it leaked (`usage-pipeline tokens revoke`), or set a quota. After an outage of "
-                "the drain, what was counted meanwhile comes in one hour and means nothing.",
+                f"{kind} {hour.id} had {hour.uses} uses in the hour from {hour.hour_start:%Y-%m-%d %H:%M %Z}. In the last 14 "
+                f"days its median hour had {verdict.median:.0f}, its busy hours {verdict.busy} (score {verdict.score:.1f}).",
+                "Ask the owner of the key. Revoke it if it leaked (`usage-pipeline tokens revoke`), or set a quota. After an "
+                "outage of the drain, all that was counted meanwhile arrives in one hour: then the alert means nothing.",
             )
 
 

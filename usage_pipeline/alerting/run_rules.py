@@ -10,14 +10,14 @@ FAILURES_IN_A_ROW = 3
 
 
 def failed_run(run: FailedRun) -> Alert:
-    """Of one run; the sensor of failed runs sends it at once."""
+    """The alert of one failed run. The sensor `failed_runs` sends it at once."""
     return Alert(
         "failed-run",
         f"failed-run:{run.job}:{run.target}",
         "failure",
         f"Run of {run.job} failed",
         f"Run {run.run_id} of {run.job} ({run.target}) failed at {run.failed_at:%Y-%m-%d %H:%M:%S %Z}: {run.error}",
-        "Open the run in the UI, mend the cause, and choose Re-execute; what it replaces is safe to repeat. The alert "
+        "Open the run in the UI, correct the cause, and choose Re-execute. What it replaces is safe to repeat. The alert "
         "clears when a run of the same job and partitions succeeds.",
     )
 
@@ -36,8 +36,8 @@ def long_runs(orchestration: OrchestrationFacts, settings: Settings) -> Iterator
                 f"Run of {run.job} takes {run.seconds / 60:.0f} minutes",
                 f"Run {run.run_id} of {run.job} ({run.target}) has taken {run.seconds:.0f} s so far, "
                 f"more than {settings.alert_long_run_seconds} s.",
-                "Look in the UI at which step it is. A backfill of many days may be right; a run that waits for a lock or a "
-                "server is safe to terminate and to run again.",
+                "Look in the UI which step it is at. A backfill of many days may really take that long. If the run waits for a "
+                "lock or a server, you can safely terminate it and run it again.",
             )
 
 
@@ -52,8 +52,8 @@ def failed_drains(orchestration: OrchestrationFacts, _: Settings) -> Iterator[Al
                 "failure",
                 f"{ticks.name} failed {ticks.failures} times in a row",
                 f"The last {ticks.failures} drains of {ticks.name} failed: {ticks.problem}",
-                "See whether PostgreSQL and Redis answer (/healthz). Counters wait in Redis for up to 7 days, those of "
-                "other writers as long as they set; nothing is lost until then, and drains go on by themselves.",
+                "Check whether PostgreSQL and Redis answer (/healthz). Nothing is lost while the counters wait in Redis: for 7 "
+                "days if our recorder wrote them, else as long as their writers set. The drain goes on by itself.",
             )
 
 
@@ -66,5 +66,6 @@ def failed_ticks(orchestration: OrchestrationFacts, _: Settings) -> Iterator[Ale
                 "failure",
                 f"{ticks.name} failed {ticks.failures} times in a row",
                 f"The last {ticks.failures} ticks of {ticks.name} failed: {ticks.problem}",
-                "Open it under Automation in the UI: the tick has the whole error. It goes on by itself once that is mended.",
+                "Open the sensor under Automation in the UI: the tick has the whole error. The sensor goes on by itself when "
+                "the cause is corrected.",
             )

@@ -1,4 +1,4 @@
-"""Uses per API key and token of closed hours: kept for 15 days, so that judging an hour does not read 14 days of raw rows."""
+"""Uses of each API key and token per past hour. They are kept for 15 days, so that a rule need not read 14 days of raw rows."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -30,7 +30,7 @@ _FAMILIES = {
 
 
 def due_hours(judged_hour: str, now: datetime) -> list[datetime]:
-    """Closed hours after `judged_hour` (ISO), oldest first; without one, the newest closed hour. Empty while none is due."""
+    """Past hours after `judged_hour` (ISO), oldest first. Without it, the newest past hour. Empty while none is due."""
     newest = (now - _GRACE).replace(minute=0, second=0, microsecond=0) - _HOUR
     if not judged_hour:
         return [newest]
@@ -39,7 +39,7 @@ def due_hours(judged_hour: str, now: datetime) -> list[datetime]:
 
 
 def store_hours(postgres: psycopg.Connection, hours: Sequence[datetime], *, time_zone: str) -> None:
-    """Adds up these hours from raw, each anew, and forgets those that no hour is judged by any more."""
+    """Sums up these hours again from the raw rows, and deletes hours that no later hour is compared with."""
     for hour in hours:
         arguments = {"hour": hour, "first_batch": _batch_at(hour - _HOUR), "time_zone": time_zone}
         for family, names in _FAMILIES.items():
@@ -49,7 +49,7 @@ def store_hours(postgres: psycopg.Connection, hours: Sequence[datetime], *, time
 
 
 def read_hour(postgres: psycopg.Connection, settings: Settings, hour: datetime) -> Iterator[UsageHour]:
-    """The busiest keys and tokens of that hour with their hours of 14 days before, or since they were first seen."""
+    """The busiest keys and tokens of that hour, with their hours of the 14 days before, or since they were first seen."""
     arguments = {
         "hour": hour,
         "first_hour": hour - HISTORY_HOURS * _HOUR,

@@ -1,4 +1,4 @@
-"""The HTTP service (contracts §3), a folder for each feature: its routes beside what they need.
+"""The HTTP service (contracts §3). Each feature has a folder with its routes and what they need.
 
-app.py puts it together, server.py runs it; auth.py, problems.py and storing.py serve all features.
+app.py puts the service together, server.py runs it. All features use auth.py, problems.py and storing.py.
 """

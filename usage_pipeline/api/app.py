@@ -35,10 +35,10 @@ from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.quick_redis import QuickRedis
 
 _DESCRIPTION = """
-Takes LLM usage events and message archives, and stores each once by its `event_id`, however often it is sent. Answers what was
-used, by API keys, tokens, storage providers, merchants and models; issue statistics; rankings. A token may have a quota of
-requests a day: its answers then carry RateLimit headers, and 429 says when to come back.
-Errors are problem documents (RFC 9457). Limits: see each route.
+Stores LLM usage events and message archives, each once by its `event_id`, however often it is sent. Shows usage of API keys,
+tokens, storage providers, merchants and models, issue statistics, and rankings. A token may have a quota of requests a day:
+its answers then have RateLimit headers, and a 429 says when the next day begins.
+Errors are problem documents (RFC 9457). Each route lists its limits.
 """
 # What a page of another origin may read of an answer, besides its body and type.
 _EXPOSED_HEADERS = (
@@ -54,7 +54,7 @@ _EXPOSED_HEADERS = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service; it connects to nothing before it is asked, so that it starts while PostgreSQL or Redis are away."""
+    """The service. It connects only when a request needs it, so it also starts while PostgreSQL or Redis is down."""
 
     metrics = Metrics.of(settings)
 
@@ -121,7 +121,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def app_of_environment() -> FastAPI:
-    """`create_app` with the settings of the environment, for worker processes and other ASGI servers."""
+    """`create_app` with settings from the environment, for worker processes and other ASGI servers."""
     # A worker process has nobody else who would set it; where it is set already, this changes nothing.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     return create_app(load_settings())

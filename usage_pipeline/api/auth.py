@@ -1,4 +1,4 @@
-"""Who asks: bearer tokens, their scopes (contracts §3) and quotas. Each request that is let in is recorded in Redis (§1.6)."""
+"""Bearer tokens, their scopes (contracts §3) and quotas. Each request that is let in is recorded in Redis (§1.6)."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline t
 
 
 class Gate:
-    """What the check needs."""
+    """Checks tokens and quotas, and records uses."""
 
     def __init__(self, tokens: TokenCache, quota: TokenQuota, uses: TokenUses) -> None:
         self._tokens = tokens
@@ -30,9 +30,9 @@ class Gate:
         self._uses = uses
 
     async def enter(self, request: Request, text: str) -> AccessToken | None:
-        """The valid token that this is, or None. Raises Problem: 429 when its quota is used up; psycopg.Error.
+        """The valid token with this text, or None. Raises Problem (429) when its quota is used up, or psycopg.Error.
 
-        Whoever is let in is counted and recorded; who is refused by the quota is neither, so that usage never exceeds it.
+        A request that is let in is counted and recorded. A request over the quota is not, so usage never exceeds the quota.
         """
         prefix = prefix_of(text)
         token = await self._tokens.find(prefix) if prefix else None
@@ -48,7 +48,7 @@ class Gate:
 
 
 def requires(scope: str) -> Callable[..., object]:
-    """A dependency that answers the caller's token, or ends the request: 401 without a valid one, 403 without the scope."""
+    """A dependency that returns the caller's token. It answers 401 without a valid token, and 403 without the scope."""
 
     async def authenticated(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -73,7 +73,7 @@ def requires(scope: str) -> Callable[..., object]:
 
 
 class Admission:
-    """Middleware: the answer waits until the use of its token is recorded, and carries the headers of the token's quota."""
+    """Middleware: delays the answer until the use of the token is recorded, and adds the headers of the token's quota."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -97,7 +97,7 @@ class Admission:
 
 
 def _quota_exceeded(share: Share) -> Problem:
-    """429: come back when the day ends."""
+    """429: the caller may send requests again when the next day begins."""
     detail = (
         f"expected at most {share.quota} requests a day with this token, came more; "
         f"the next day begins in {share.reset_seconds} s"

@@ -1,4 +1,4 @@
-"""Errors as problem documents (RFC 9457), every one that the service answers with."""
+"""All errors of the service, as problem documents (RFC 9457)."""
 
 import asyncio
 import logging
@@ -26,9 +26,7 @@ _log = logging.getLogger(__name__)
 class ProblemDocument(BaseModel):
     """A problem document (RFC 9457)."""
 
-    type: str = Field(
-        description="What kind of problem it is, for programs", examples=["urn:usage-pipeline:too-many-items"]
-    )
+    type: str = Field(description="The kind of problem, for programs", examples=["urn:usage-pipeline:too-many-items"])
     title: str = Field(description="The kind of problem, for people", examples=["Too many items"])
     status: int = Field(description="HTTP status", examples=[413])
     detail: str = Field(
@@ -38,7 +36,7 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):
-    """Ends a request with a problem document; `kind` is the end of its type, its words with `-` for spaces."""
+    """Ends a request with a problem document. `kind` is the end of its type, with `-` for spaces."""
 
     def __init__(self, status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -49,12 +47,12 @@ class Problem(Exception):
 
 
 def unavailable(what: str) -> Problem:
-    """503: nothing is stored, and the same request may be sent again a little later."""
+    """A 503: nothing is stored, and the client may send the same request again later."""
     return Problem(503, "unavailable", what, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 class ProblemResponse(JSONResponse):
-    """A problem document. Where the request was not read to its end, the connection is closed once that was tried."""
+    """A problem document. If the request was not read to its end, the rest is read for a moment, then the connection closes."""
 
     media_type = MEDIA_TYPE
 
@@ -71,7 +69,7 @@ class ProblemResponse(JSONResponse):
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says about answers with these statuses."""
+    """The OpenAPI part for answers with these statuses."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
     return {
         status: {"model": ProblemDocument, "description": HTTPStatus(status).phrase, "content": content}
@@ -106,7 +104,7 @@ async def _of_problem(request: Request, error: Exception) -> Response:
 async def _of_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    details = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not answered here"}
+    details = {404: f"there is nothing at {request.url.path}", 405: f"this route does not answer {request.method}"}
     return _response(
         request, Problem(error.status_code, kind, details.get(error.status_code, str(error.detail)), error.headers)
     )
@@ -119,8 +117,8 @@ async def _of_validation_error(request: Request, error: Exception) -> Response:
 
 
 async def _of_defect(request: Request, error: Exception) -> Response:
-    """The traceback goes to the log: Starlette raises the error again once this is sent."""
-    return _response(request, Problem(500, "internal-error", "the server failed; its log says how"))
+    """A 500. Starlette raises the error again after the answer, so the traceback goes to the log."""
+    return _response(request, Problem(500, "internal-error", "the server failed. Its log has the error"))
 
 
 def _has_body(scope: Scope) -> bool:

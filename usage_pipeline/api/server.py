@@ -1,4 +1,4 @@
-"""Runs the HTTP service under uvicorn until SIGTERM or SIGINT; requests in hand are finished first."""
+"""Runs the HTTP service under uvicorn until SIGTERM or SIGINT. It answers the requests that it has begun before it stops."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def serve(*, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, workers: int = 1) -> None:
-    """Serves in this process, or in `workers` others that share the port. Raises SettingsError before anything is started."""
+    """Serves in this process, or in `workers` child processes that share the port. Raises SettingsError before it starts."""
     load_settings()
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops by handlers of its own, and then raises the signal again for these: a stop is no failure.
@@ -43,9 +43,9 @@ def serve(*, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, workers: int = 
 
 @contextmanager
 def _shared_metrics(workers: int) -> Iterator[None]:
-    """A fresh folder in which several workers add up their metrics: files of an earlier start would be counted again.
+    """A new folder in which several workers add up their metrics. Files of an earlier start would be counted again.
 
-    It must be in the environment before a worker imports prometheus_client, which chooses then how to keep its values.
+    Its path must be in the environment before a worker imports prometheus_client, which reads it at import.
     """
     os.environ.pop(_METRICS_FOLDER, None)
     if workers == 1:

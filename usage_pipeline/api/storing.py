@@ -1,4 +1,4 @@
-"""Where blocking work is done: connections to PostgreSQL and a thread for each, with limits on what waits for them."""
+"""Runs blocking work: connections to PostgreSQL, a thread for each, and limits on how much waits for them."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnl
 
 
 class Places:
-    """At most so many at once; whoever comes beyond that is turned away with `complaint` after the number in hand."""
+    """At most so many at once. More are turned away; the error is their present number and then `complaint`."""
 
     def __init__(self, most: int, complaint: str) -> None:
         self._most = most
@@ -38,7 +38,7 @@ class Places:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """A place for the time of the block. Raises Problem (503) without one."""
+        """A place until the end of the block. Raises Problem (503) when all places are taken."""
         if self._in_hand >= self._most:
             raise unavailable(f"{self._in_hand} {self._complaint}")
         self._in_hand += 1
@@ -49,7 +49,7 @@ class Places:
 
 
 class Storing:
-    """A pool of DB_POOL_SIZE connections, opened when they are needed, and as many threads."""
+    """A pool of DB_POOL_SIZE connections, opened when needed, and as many threads."""
 
     def __init__(self, settings: Settings) -> None:
         self.pool = ConnectionPool(
@@ -74,11 +74,11 @@ class Storing:
         # One for each request, from before its body is read until it is answered.
         self.places = Places(
             REQUESTS_PER_CONNECTION * settings.db_pool_size,
-            "requests are in hand, which is all that this server takes; send it again",
+            "requests are running, and this server takes no more at once; send it again",
         )
 
     async def in_thread(self, work: Callable[[], Answer]) -> Answer:
-        """Runs `work`, which takes its connection from the pool, in a thread of ours. Raises Problem (503)."""
+        """Runs `work` in one of our threads; it takes its connection from the pool. Raises Problem (503)."""
         try:
             async with asyncio.timeout(STORE_SECONDS):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -91,6 +91,6 @@ class Storing:
             raise unavailable(detail) from None
 
     def close(self) -> None:
-        """Waits for what is being stored, which the time-outs bound."""
+        """Waits until everything that is being stored is done. The time-outs limit this."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         self.pool.close()

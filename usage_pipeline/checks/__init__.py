@@ -1,4 +1,4 @@
-"""What must hold: each rule returns a line for each thing that is wrong, and changes nothing.
+"""The rules that stored data must keep. Each rule returns one line for each fault, and changes nothing.
 
 `defs/checks/` shows the answers in Dagster.
 """

@@ -1,6 +1,6 @@
-"""What must hold between raw rows, daily tables and running totals of the counters. Each check returns a line per fault.
+"""Rules between raw rows, daily tables and running totals of the counters. A check returns a line for each fault.
 
-At most MOST_FAULTS of them. Every query is one statement, and so one snapshot: drains and roll-ups may be at work.
+It returns at most MOST_FAULTS lines. Each query is one statement, so one snapshot: drains and roll-ups may run meanwhile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,7 +68,7 @@ COUNTER_TABLES = {
 
 
 def total_faults(connection: psycopg.Connection, family: str) -> list[str]:
-    """Keys whose running totals are not what was drained of them, whenever that was."""
+    """Keys whose running total is not the sum of everything that was drained of them."""
     tables = COUNTER_TABLES[family]
     rows = connection.execute(tables.composed("checks/select_total_mismatches"), _arguments(tables))
     return [
@@ -77,7 +77,9 @@ def total_faults(connection: psycopg.Connection, family: str) -> list[str]:
 
 
 def day_sum_faults(connection: psycopg.Connection, family: str, first: date, last: date) -> list[str]:
-    """Keys of days (both included) whose daily row is not the sum of raw, where raw is whole and the day is rolled up."""
+    """Keys of days (both included) whose daily row is not the sum of the raw rows. Days count that are rolled up, and whose
+    raw rows are all there.
+    """
     tables = COUNTER_TABLES[family]
     arguments = {**_arguments(tables), "first_day": first, "last_day": last}
     rows = connection.execute(tables.composed("checks/select_day_sum_mismatches"), arguments)
@@ -108,13 +110,13 @@ def negative_faults(connection: psycopg.Connection, table: str, day_column: str,
 
 
 def day_completeness_faults(connection: psycopg.Connection, family: str, *, today: date, now: datetime) -> list[str]:
-    """Closed days that should be rolled up and are not, and days of the last week without usage between days with some."""
+    """Past days that are not rolled up although they should be, and empty days of the last week between days with usage."""
     arguments = {**_arguments(COUNTER_TABLES[family]), "today": today, "now": now}
     overdue = connection.execute(load("checks/select_overdue_days"), arguments).fetchall()
     span = {"first_day": today - timedelta(days=EMPTY_DAYS_BACK), "last_day": today}
     empty = connection.execute(load("checks/select_empty_days"), {**arguments, **span}).fetchall()
-    return [f"{day}: not rolled up since it was touched at {at:%Y-%m-%d %H:%M}Z" for day, at in overdue] + [
-        f"{day}: no usage at all, the days around it have some" for (day,) in empty
+    return [f"{day}: not rolled up since its counts changed at {at:%Y-%m-%d %H:%M}Z" for day, at in overdue] + [
+        f"{day}: no usage, but the days around it have some" for (day,) in empty
     ]
 
 

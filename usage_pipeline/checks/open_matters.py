@@ -1,4 +1,4 @@
-"""What waits for a person or for a drain: dead letters, regressions, days that nobody aggregated, keys that wait too long."""
+"""Matters that wait for a person or a drain: dead letters, lost counters, days that nobody aggregated, old keys in Redis."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def dead_letter_faults(connection: psycopg.Connection, families: Sequence[str]) 
 
 
 def regression_faults(connection: psycopg.Connection) -> list[str]:
-    """Merchant counters that read lower than what is stored, which stays until someone decides."""
+    """Merchant counters that are lower than their stored values. The stored values stay until somebody decides."""
     return [
         f"{one.date}, {one.merchant_id} {one.metric_type}: {one.stored_value} stored, {one.counter_value} in Redis; "
         "see `usage-pipeline counters accept-reset`"
@@ -43,18 +43,18 @@ def regression_faults(connection: psycopg.Connection) -> list[str]:
 
 
 def unaggregated_day_faults(connection: psycopg.Connection, *, today: date, settings: Settings) -> list[str]:
-    """Closed days whose merchant counters are still in Redis, and were not all read since the day ended."""
+    """Past days whose merchant counters are still in Redis, but were not all read since the day ended."""
     first, last = today - timedelta(days=MERCHANT_DAYS_BACK), today - timedelta(days=1)
     arguments = {"first_day": first, "last_day": last, "timezone": settings.usage_timezone}
     rows = connection.execute(load("checks/select_unaggregated_days"), arguments).fetchall()
-    return [f"{day}: not aggregated since it ended; `usage-pipeline aggregate --date {day}`" for (day,) in rows]
+    return [f"{day}: not aggregated since it ended. Run `usage-pipeline aggregate --date {day}`" for (day,) in rows]
 
 
 def backlog_faults(settings: Settings, family: str, *, now: datetime | None = None) -> list[str]:
-    """What waits in Redis for more than two intervals of the family's drain.
+    """Keys and items that have waited in Redis for more than two intervals of the family's drain.
 
-    Looks at open batches, at the first item of the queue, and at some keys that our recorder announced: a key that nobody
-    wrote to for two intervals has waited at least as long. Raises redis.RedisError or RedisUnavailable.
+    Looks at open batches, at the first item of the queue, and at some keys that our recorder noted as written: a key that
+    nobody wrote to for two intervals has waited at least as long. Raises redis.RedisError or RedisUnavailable.
     """
     interval_ms = settings.api_token_sync_interval_ms if family in TOKEN_FAMILIES else settings.metrics_sync_interval_ms
     limit = 2 * interval_ms / 1000
@@ -64,15 +64,15 @@ def backlog_faults(settings: Settings, family: str, *, now: datetime | None = No
     faults = []
     if backlog.oldest_open_seconds > limit:
         faults.append(
-            f"{backlog.open_batches} open batches, the oldest claimed {backlog.oldest_open_seconds:.0f} s ago: its drain "
-            "died, or PostgreSQL is away"
+            f"{backlog.open_batches} batches are not finished, the oldest began {backlog.oldest_open_seconds:.0f} s ago: "
+            "its drain died, or PostgreSQL is away"
         )
     with translated_cluster_errors(), server_or_cluster(settings) as server:
         waits = _queue_waits(server, now or datetime.now(UTC)) if family == "event" else _key_waits(server, family)
         for name, seconds in waits:
             if seconds > limit:
                 faults.append(
-                    f"{name}: waits for {seconds:.0f} s at least, a drain is due every {interval_ms / 1000:g} s"
+                    f"{name}: has waited for at least {seconds:.0f} s; a drain is due every {interval_ms / 1000:g} s"
                 )
     return faults
 

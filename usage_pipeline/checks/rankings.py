@@ -1,4 +1,4 @@
-"""What is wrong with stored rankings: gaps, scores out of order, missing entries. Nothing here changes anything."""
+"""Faults of stored rankings: gaps, scores out of order, missing entries."""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
@@ -17,8 +17,8 @@ def ranking_faults(
     settings: Settings,
     now: datetime | None = None,
 ) -> list[str]:
-    """One text per date whose ranks are not 1 to n, whose scores rise, or which misses candidates although there are less
-    than ten entries. The entries of a day that is not over are not counted: candidates still come.
+    """One text for each date with a fault: ranks are not 1 to n, a score is higher than the one before it, or there are less
+    than ten entries although there are more candidates. Today's entries are not counted: more candidates may come.
     """
     parameters = {**ranking_windows(days, settings), "now": now or datetime.now(UTC)}
     rows = connection.execute(ranking.compose("checks/select_ranking_faults"), parameters)
@@ -29,7 +29,7 @@ def _fault(ranking: Ranking, day: date, rows: int, last_rank: int, rises: bool, 
     if rows != last_rank:
         problem = f"expected the ranks 1 to {rows}, came a last rank of {last_rank}"
     elif rises:
-        problem = "expected scores that descend, came one above the one before it"
+        problem = "expected no score above the one before it, came one"
     else:
         problem = f"expected {expected} entries, came {rows}"
-    return f"{ranking.table} of {day}: {problem}; materialize the date again"
+    return f"{ranking.table} of {day}: {problem}. Materialize the date again"

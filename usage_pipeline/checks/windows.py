@@ -1,4 +1,4 @@
-"""What must hold between events, their registry and the roll-ups. Each check returns a line for each thing that is wrong."""
+"""Rules between events, the registry of their ids, and hours, days, weeks and months. A check returns one line per fault."""
 
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
@@ -19,7 +19,7 @@ _FEWEST_REQUESTS = 20
 
 
 def day_count_faults(connection: psycopg.Connection, first: date, last: date, time_zone: ZoneInfo) -> list[str]:
-    """Days (both included) on which events, registry, hours and days do not agree; roll-ups count once they are up to date."""
+    """Days (both included) whose events, registry, hours and day do not agree. Hours and day count once they are up to date."""
     rows = connection.execute(load("checks/select_day_counts"), _span(first, last, time_zone))
     return [
         f"{day}: {stored} events, {registered} in the registry, {_said(hourly)} in hours, {_said(daily)} in the day"
@@ -29,17 +29,18 @@ def day_count_faults(connection: psycopg.Connection, first: date, last: date, ti
 
 
 def conflict_faults(connection: psycopg.Connection, since: datetime) -> list[str]:
-    """Items that came since then under the id of another one."""
+    """Items that came since then with the id of another item."""
     rows = connection.execute(load("checks/select_recent_conflicts"), {"since": since})
     return [
-        f"{kind} {event_id}: kept out {times} times, last {at:%Y-%m-%d %H:%M}Z" for event_id, kind, times, at in rows
+        f"{kind} {event_id}: came {times} times with other content, last {at:%Y-%m-%d %H:%M}Z"
+        for event_id, kind, times, at in rows
     ]
 
 
 def hour_gap_faults(
     connection: psycopg.Connection, first: date, last: date, time_zone: ZoneInfo, now: datetime
 ) -> list[str]:
-    """Hours without any request between or after hours that have some, and hours that should be rolled up and are not."""
+    """Hours without requests that come after an hour with some, and hours that are not rolled up although they should be."""
     span = _span(first, last, time_zone)
     used = [start for (start,) in connection.execute(load("checks/select_hours_with_usage"), span)]
     over = [hour for hour in _hours(first, last, time_zone) if hour.end + _HOURS_TO_ROLL_UP <= now]
@@ -54,7 +55,7 @@ def hour_gap_faults(
 def overdue_window_faults(
     connection: psycopg.Connection, grain: calendar.Grain, now: datetime, time_zone: ZoneInfo
 ) -> list[str]:
-    """Windows that have been over for two hours, and whose events changed more than two hours ago without a roll-up since."""
+    """Windows that ended two hours ago, and whose events changed more than two hours ago without a roll-up since."""
     arguments = {"grain": grain, "now": now, "timezone": time_zone.key, "most": MOST_FAULTS}
     rows = connection.execute(load("checks/select_overdue_windows"), arguments).fetchall()
     return [
@@ -78,7 +79,7 @@ def unpriced_faults(connection: psycopg.Connection, first: date, last: date) -> 
     rows = connection.execute(load("checks/select_unpriced_models"), {"first_day": first, "last_day": last})
     return [
         f"{provider}/{model}: {requests} requests, "
-        + ("without both input and output tokens, or out of the bounds of its prices" if is_known else "unknown model")
+        + ("input or output tokens are missing, or no price holds for them" if is_known else "unknown model")
         for provider, model, requests, is_known in rows
     ]
 

@@ -1,4 +1,4 @@
-"""`usage-pipeline alerts`: what is open, as ops.alerts has it."""
+"""`usage-pipeline alerts`: lists the open alerts of the table ops.alerts."""
 
 from contextlib import closing
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from usage_pipeline.settings import load_settings
 
 
 def alerts(as_json: AsJson = False) -> None:
-    """List the open alerts with what to do about each, oldest first."""
+    """List the open alerts, oldest first, and what to do about each."""
     from usage_pipeline.alerting.record import open_alerts
     from usage_pipeline.storage.postgres import connect
 

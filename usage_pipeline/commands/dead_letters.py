@@ -1,4 +1,4 @@
-"""`usage-pipeline dead-letters`: refused input, listed and tried again."""
+"""`usage-pipeline dead-letters`: lists refused input, and tries it again."""
 
 from contextlib import closing
 from dataclasses import asdict
@@ -11,17 +11,19 @@ from usage_pipeline.commands.options import AsJson
 from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
 
-dead_letters_app = typer.Typer(no_args_is_help=True, help="Input that was refused: list it, replay it.")
+dead_letters_app = typer.Typer(no_args_is_help=True, help="Refused input: list it, or try it again.")
 
 
 @dead_letters_app.command("list")
 def list_dead_letters(
-    family: Annotated[list[str] | None, typer.Option(help="Only this family; may be given again.")] = None,
-    replayed: Annotated[bool, typer.Option("--all", help="Those that were replayed, too.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Only this family, such as api_key. Repeat it for more families.")
+    ] = None,
+    replayed: Annotated[bool, typer.Option("--all", help="Also list the dead letters that count by now.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="List at most this many.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List refused input with its reasons, oldest first."""
+    """List refused input, oldest first, and why it was refused."""
     from usage_pipeline.drain import dead_letters
     from usage_pipeline.storage.postgres import connect
 
@@ -48,11 +50,15 @@ def list_dead_letters(
 
 @dead_letters_app.command("replay")
 def replay_dead_letters(
-    ids: Annotated[list[int] | None, typer.Argument(help="Numbers of dead letters; none: all that are open.")] = None,
-    family: Annotated[list[str] | None, typer.Option(help="Only this family; may be given again.")] = None,
+    ids: Annotated[
+        list[int] | None, typer.Argument(help="Numbers of dead letters. Without a number: all open ones.")
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Only this family, such as api_key. Repeat it for more families.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Try refused input again, after its cause is mended. Each counts once, however often it is replayed."""
+    """Try refused input again, after you have corrected the cause. Each dead letter counts once, however often you try."""
     from usage_pipeline.drain import dead_letters
     from usage_pipeline.drain.store import UsageStore
     from usage_pipeline.events.landing.dead_letters import KINDS, replay_item

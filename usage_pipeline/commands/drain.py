@@ -1,4 +1,4 @@
-"""`usage-pipeline drain`: counters and request events out of Redis, once or as a worker."""
+"""`usage-pipeline drain`: moves counters and request events from Redis to PostgreSQL, once or all the time."""
 
 import signal
 import threading
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def drain(
-    once: Annotated[bool, typer.Option("--once", help="Drain what is there, then stop (the default).")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Move what is there, then stop (the default).")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on until SIGTERM or SIGINT; the batch in hand is finished.")
+        bool, typer.Option("--watch", help="Go on until SIGTERM or SIGINT, then finish the current batch and stop.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Drain API keys, providers, tokens and request events from Redis."""
+    """Move the counters of API keys, providers and tokens, and request events, from Redis to PostgreSQL."""
     from usage_pipeline.drain import rounds
 
     if once and watch:
@@ -44,7 +44,7 @@ def drain(
         ]
         print_table("Drained", ["family", "keys", "stored", "duplicates", "dead letters", "recovered batches"], rows)
         if report.busy:
-            Console(stderr=True).print(f"Another drainer works on: {', '.join(report.busy)}")
+            Console(stderr=True).print(f"Another process drains: {', '.join(report.busy)}")
     raise typer.Exit(0 if succeeded else 1)
 
 
@@ -56,7 +56,7 @@ def _stop_on_signals() -> threading.Event:
 
 
 def _ignore_round(_: object) -> None:
-    """Rounds of `drain --watch` are in the log."""
+    """The log has the rounds of `drain --watch`."""
 
 
 def _print_round_json(report: "RoundReport") -> None:

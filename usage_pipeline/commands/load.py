@@ -1,4 +1,4 @@
-"""`usage-pipeline load`: files into the applications' own tables."""
+"""`usage-pipeline load`: loads files into the applications' own tables."""
 
 from contextlib import closing
 from dataclasses import asdict
@@ -26,12 +26,12 @@ def issues(
         Path,
         typer.Argument(
             metavar="FILE.csv",
-            help="Columns: number, created_at, updated_at, closed_at, state, comments, reactions and, if wanted, title.",
+            help="Columns: number, created_at, updated_at, closed_at, state, comments, reactions; title is optional.",
         ),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Store issues and as many comments as they have. The same file again changes nothing."""
+    """Load issues and their comments from a CSV file. To load the same file again changes nothing."""
     from usage_pipeline.issues.load import load_issues
     from usage_pipeline.storage.postgres import connect
 
@@ -46,9 +46,9 @@ def issues(
         ]
         print_table(f"Loaded {file.name}", ["what", "in the file", "new", "changed", "removed"], rows)
         if report.repeated:
-            Console().print(f"{report.repeated:,} lines said the same again.")
+            Console().print(f"{report.repeated:,} lines repeat another line.")
         for bad in report.bad_lines:
             Console(stderr=True, soft_wrap=True).print(f"line {bad.line}: {bad.reason}", markup=False, highlight=False)
         if report.bad > len(report.bad_lines):
-            Console(stderr=True).print(f"and {report.bad - len(report.bad_lines):,} bad lines more")
+            Console(stderr=True).print(f"and {report.bad - len(report.bad_lines):,} more bad lines")
     raise typer.Exit(0 if report.is_success else 1)

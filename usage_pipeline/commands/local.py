@@ -1,4 +1,4 @@
-"""`usage-pipeline dev` and `usage-pipeline demo`: everything on this machine."""
+"""`usage-pipeline dev` and `usage-pipeline demo`: run everything on this machine."""
 
 import logging
 from dataclasses import asdict
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 
 def dev(
-    port: Annotated[int, typer.Option(help="Port of the web interface; the next free one if it is taken.")] = 3000,
-    api_port: Annotated[int, typer.Option(help="Port of the HTTP service; the next free one if it is taken.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI. If it is taken, the next free port.")] = 3000,
+    api_port: Annotated[int, typer.Option(help="Port of the HTTP service. If it is taken, the next free port.")] = 8000,
     read_only: Annotated[
-        bool, typer.Option("--read-only", help="The web interface shows everything and changes nothing.")
+        bool, typer.Option("--read-only", help="The Dagster UI shows everything, but cannot change anything.")
     ] = False,
 ) -> None:
-    """Run everything on this machine: servers (unless DATABASE_URL and REDIS_URL name them), web interface, daemon, HTTP."""
+    """Run everything on this machine: PostgreSQL, Redis, the Dagster UI and daemon, and the HTTP service.
+
+    If DATABASE_URL or REDIS_URL is set, it uses that server and does not start its own.
+    """
     from usage_pipeline.local.dev import run_dev
 
     raise typer.Exit(run_dev(port=port, api_port=api_port, read_only=read_only))
@@ -30,14 +33,16 @@ def dev(
 
 def demo(
     trace: Annotated[
-        Path | None, typer.Option(help="Replay this CSV: TIMESTAMP, ContextTokens, GeneratedTokens.")
+        Path | None, typer.Option(help="A CSV file to replay. Columns: TIMESTAMP, ContextTokens, GeneratedTokens.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.5, max=600, help="How long made-up traffic is written.")] = 8.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.5, max=600, help="How many seconds of made-up traffic to write.")
+    ] = 8.0,
     writers: Annotated[int, typer.Option(min=1, max=32, help="Threads that write at the same time.")] = 2,
-    folder: Annotated[Path, typer.Option(help="Where the embedded servers keep their data.")] = Path(".local"),
+    folder: Annotated[Path, typer.Option(help="Folder for the data of PostgreSQL and Redis.")] = Path(".local"),
     as_json: AsJson = False,
 ) -> None:
-    """Write traffic while drains run, materialize the days, and compare what was written with what is stored."""
+    """Write made-up traffic, drain it at the same time, and compare what was written with what is stored."""
     from usage_pipeline.local.demo.run import run_demo
 
     if trace is not None and not trace.is_file():
@@ -54,7 +59,7 @@ def demo(
 
 
 def _print_demo(result: "DemoResult") -> None:
-    """The comparison of both sides, and where to look next."""
+    """Prints the comparison of both sides, and where to look next."""
     console = Console()
     columns = ["family", "written", "stored", "refused", "difference"]
     rows = [(found.family, found.written, found.stored, found.refused, found.difference) for found in result.families]
@@ -62,11 +67,11 @@ def _print_demo(result: "DemoResult") -> None:
     verdict = "nothing lost, nothing counted twice" if result.difference == 0 else "this is a bug: please report it"
     console.print(f"Difference {result.difference} over all counts of all keys: {verdict}.")
     console.print(
-        f"{result.requests:,} requests (5 records each) and {result.events_sent:,} usage events over HTTP (each tenth twice); "
-        f"{result.drains} drains ({result.drains_while_writing} while writing), the largest one at "
-        f"{result.keys_per_second:,.0f} keys a second; {result.seconds:.0f} s in all."
+        f"The demo wrote {result.requests:,} requests (5 records each) and sent {result.events_sent:,} usage events over HTTP "
+        f"(each tenth twice). It drained {result.drains} times ({result.drains_while_writing} while writing). The largest "
+        f"drain moved {result.keys_per_second:,.0f} keys a second. All of it took {result.seconds:.0f} s."
     )
     days = f"{result.days[0]} to {result.days[-1]}" if result.days else "none"
     outcome = "materialized" if result.are_days_materialized else "NOT all materialized"
     console.print(f"Daily partitions {outcome}: {days}.")
-    console.print("Next: `usage-pipeline dev` opens these data in the Dagster UI; README.md says what to look at.")
+    console.print("Next: `usage-pipeline dev` shows these data in the Dagster UI. README.md says what to look at.")

@@ -1,4 +1,4 @@
-"""`usage-pipeline aggregate`, `status` and `counters`: merchant counters (contracts §1.4)."""
+"""`usage-pipeline aggregate`, `status` and `counters`: the commands for merchant counters (contracts §1.4)."""
 
 from dataclasses import asdict
 from datetime import date, timedelta
@@ -15,17 +15,21 @@ if TYPE_CHECKING:
     from usage_pipeline.merchants.counters import CounterKey
     from usage_pipeline.merchants.status import DayStatus
 
-counters_app = typer.Typer(no_args_is_help=True, help="Merchant counters that Redis lost.")
+counters_app = typer.Typer(no_args_is_help=True, help="Decide about merchant counters that Redis lost.")
 
 
 def aggregate(
-    day: Annotated[str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="Default: yesterday.")] = None,
-    first: Annotated[str | None, typer.Option("--from", metavar="YYYY-MM-DD")] = None,
-    last: Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="This day included.")] = None,
+    day: Annotated[
+        str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="One day. Default: yesterday.")
+    ] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First day of a range, together with --to.")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the range.")] = None,
     merchant: Annotated[str | None, typer.Option(help="Only this merchant.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Aggregate merchant counters from Redis for a date, or each date of a range."""
+    """Store what the merchant counters in Redis count for a day, or for each day of a range."""
     from usage_pipeline.merchants import aggregation as merchants
 
     settings = load_settings()
@@ -57,7 +61,7 @@ def aggregate(
 def status(
     day: Annotated[str | None, typer.Argument(metavar="[DATE]", help="Default: today.")] = None, as_json: AsJson = False
 ) -> None:
-    """Say what is aggregated of merchant usage on a date, when, from how many keys, and what is missing."""
+    """Show the stored merchant usage of a day: when it was read from Redis, from how many keys, and what is missing."""
     from usage_pipeline.merchants.status import day_status
     from usage_pipeline.rollups.daily import current_day
 
@@ -76,7 +80,7 @@ def accept_reset(
     metric: Annotated[str | None, typer.Option(help="Only this metric.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fold in counters that Redis lost: what was stored stays, and what they count since then is added."""
+    """Accept that Redis lost merchant counters: the stored values stay, and what Redis counts since then is added."""
     from usage_pipeline.merchants.resets import accept_resets
 
     accepted = accept_resets(
@@ -104,7 +108,7 @@ def _days(settings: Settings, day: str | None, first: str | None, last: str | No
 
 
 def _print_status(found: "DayStatus") -> None:
-    """Stored metrics of a day, when they were aggregated, and what is missing."""
+    """Prints the stored metrics of a day, when they were aggregated, and what is missing."""
     metrics = [(metric.metric_type, metric.merchants, metric.total, metric.updated_at) for metric in found.metrics]
     print_table(f"Merchant usage of {found.day}", ["metric", "merchants", "total", "last change"], metrics)
     last = found.last_aggregation
@@ -113,11 +117,11 @@ def _print_status(found: "DayStatus") -> None:
         if last
         else "never aggregated"
     )
-    Console().print(f"{when}; {found.keys_in_redis:,} keys in Redis now, {found.refused:,} of them refused.")
+    Console().print(f"{when}; Redis has {found.keys_in_redis:,} keys now, {found.refused:,} of them were refused.")
     missing = [(*_counter_cells(one.key), one.reads, one.stored) for one in found.missing]
     print_table(
-        f"{found.missing_count:,} counters not stored as they read",
-        ["merchant", "date", "metric", "reads", "stored"],
+        f"{found.missing_count:,} counters whose stored value is too low or missing",
+        ["merchant", "date", "metric", "should be", "stored"],
         missing,
     )
     regressions = [
@@ -125,8 +129,8 @@ def _print_status(found: "DayStatus") -> None:
         for one in found.regressions
     ]
     print_table(
-        f"{found.regression_count:,} open regressions",
-        ["merchant", "metric", "stored", "reads", "detected"],
+        f"{found.regression_count:,} counters that Redis lost (open regressions)",
+        ["merchant", "metric", "stored", "last read", "detected"],
         regressions,
     )
 

@@ -1,19 +1,19 @@
-"""What commands share: their options, and how a wrong one is told."""
+"""What commands share: their options, and the error for a wrong one."""
 
 from datetime import date
 from typing import Annotated
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
 class UsageError(Exception):
-    """The command was called in a way that cannot work; one line."""
+    """The options of the command cannot work together or are wrong. The message is one line."""
 
 
 def parsed_date(name: str, text: str) -> date:
-    """An ISO date; `name` is the option that the error is about. Raises UsageError."""
+    """The date of an ISO text. `name` is the option that the error names. Raises UsageError."""
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -21,7 +21,7 @@ def parsed_date(name: str, text: str) -> date:
 
 
 def chosen_range(day: str | None, first: str | None, last: str | None, *, default: date) -> tuple[date, date]:
-    """First and last day that `--date`, or `--from` and `--to`, ask for, in whatever order they came. Raises UsageError."""
+    """First and last day that `--date`, or `--from` and `--to`, ask for. The order is not checked. Raises UsageError."""
     if (first is None) != (last is None):
         raise UsageError("expected --from and --to together")
     if first is None or last is None:

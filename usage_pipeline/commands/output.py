@@ -1,4 +1,4 @@
-"""What the commands print: tables and JSON on standard output, progress on a terminal."""
+"""Printing for commands: tables and JSON on standard output, progress on a terminal."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 def print_json(document: Any) -> None:
-    """One JSON document; sets are sorted, and what JSON does not know is its text."""
+    """Prints one JSON document. Sets are sorted; types that JSON does not know are written as text."""
 
     def known(value: Any) -> Any:
         return sorted(value) if isinstance(value, set) else list(value) if isinstance(value, map) else str(value)
@@ -20,7 +20,7 @@ def print_json(document: Any) -> None:
 
 
 def print_table(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
-    """A table with numbers to the right; without rows, its title alone."""
+    """Prints a table with numbers to the right. Without rows it prints the title alone."""
     if not rows:
         Console().print(f"{title}.", markup=False)
         return
@@ -34,13 +34,13 @@ def print_table(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> 
 
 
 def _cell(value: Any) -> Text:
-    """As plain text: what came out of Redis must not be read as markup."""
+    """A value as plain text: text from Redis must not be read as markup."""
     return Text(f"{value:,}" if isinstance(value, int) else "" if value is None else str(value))
 
 
 @contextmanager
 def progress(is_quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A line that changes on a terminal; elsewhere, or with JSON on standard output, nothing."""
+    """Shows one line that changes, on a terminal only, and not when standard output has JSON."""
     console = Console(stderr=True)
     if is_quiet or not console.is_terminal:
         yield lambda _: None

@@ -1,4 +1,4 @@
-"""`usage-pipeline recost` and `stats`: past days computed anew, by other prices or from the issues of now."""
+"""`usage-pipeline recost` and `stats`: compute past days again, with other prices or from the issues as they are now."""
 
 import logging
 from contextlib import closing
@@ -18,15 +18,18 @@ _MOST_DAYS = 3_660
 
 
 def recost(
-    first: Annotated[str, typer.Option("--from", metavar="YYYY-MM-DD")],
-    last: Annotated[str, typer.Option("--to", metavar="YYYY-MM-DD", help="This day included.")],
+    first: Annotated[str, typer.Option("--from", metavar="YYYY-MM-DD", help="First day of the range.")],
+    last: Annotated[str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the range.")],
     version: Annotated[
-        str, typer.Option(help="The price version: the name for the prices of --prices, or one that is stored.")
+        str,
+        typer.Option(help="The price version to use: one that is stored, or a new name for the prices of --prices."),
     ],
-    prices: Annotated[Path | None, typer.Option(help="A CSV of prices, see README.md; stored under --version.")] = None,
+    prices: Annotated[
+        Path | None, typer.Option(help="A CSV file of prices (docs/usage-events.md). It is stored under --version.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pin days to a price version and compute their costs anew. The same version gives the same costs again."""
+    """Compute the costs of past days again with another price version. The same version always gives the same costs."""
     from usage_pipeline.events.pricing.own_prices import has_price_version, read_price_table, store_price_table
     from usage_pipeline.rollups.daily import current_day
     from usage_pipeline.rollups.recost import recost as recost_days
@@ -49,7 +52,7 @@ def recost(
                 f"--version: expected a stored price version, or --prices with its prices, came {version!r}"
             )
         days = [start + timedelta(days=offset) for offset in range((end - start).days + 1)]
-        logging.getLogger(__name__).info("Recosting %d days by %s", len(days), version)
+        logging.getLogger(__name__).info("Computing the costs of %d days again with %s", len(days), version)
         recosted = list(recost_days(connection, days, version, settings=settings))
     problems = [day for day in recosted if day.problem]
     if as_json:
@@ -57,19 +60,23 @@ def recost(
     else:
         columns = ["date", "USD before", "USD after", "requests without a price"]
         rows = [(day.usage_date, day.cost_before, day.cost_after, day.unpriced_requests) for day in recosted]
-        print_table(f"Costs by {version}", columns, rows)
+        print_table(f"Costs with {version}", columns, rows)
         for day in problems:
             Console(stderr=True).print(day.problem, markup=False)
     raise typer.Exit(1 if problems else 0)
 
 
 def stats(
-    day: Annotated[str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="Default: yesterday.")] = None,
-    first: Annotated[str | None, typer.Option("--from", metavar="YYYY-MM-DD")] = None,
-    last: Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="This day included.")] = None,
+    day: Annotated[
+        str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="One day. Default: yesterday.")
+    ] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First day of a range, together with --to.")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the range.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count issues created and resolved, and comments, for a date or each date of a range, and store it."""
+    """Count the issues created, the issues resolved and the comments of a day, or of each day of a range, and store them."""
     from usage_pipeline.rollups.daily import current_day
     from usage_pipeline.rollups.issue_stats import replace_issue_stats
     from usage_pipeline.storage.postgres import connect

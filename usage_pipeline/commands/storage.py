@@ -1,4 +1,4 @@
-"""`usage-pipeline migrate`, `archive` and `erase-user`: the schema, old partitions, and what is stored of a user."""
+"""`usage-pipeline migrate`, `archive` and `erase-user`: the schema, archived partitions, and erasure of a user."""
 
 from contextlib import closing
 from dataclasses import asdict
@@ -14,11 +14,11 @@ from usage_pipeline.settings import Settings, load_settings
 if TYPE_CHECKING:
     from usage_pipeline.storage.archives.store import ArchiveStore
 
-archive_app = typer.Typer(no_args_is_help=True, help="Old partitions as Parquet files: list them, read a day back.")
+archive_app = typer.Typer(no_args_is_help=True, help="Old data in Parquet files: list the files, or read a day back.")
 
 
 def migrate(as_json: AsJson = False) -> None:
-    """Bring the schema to the newest version; safe to run twice, and from two processes at once."""
+    """Bring the database schema to the newest version. It is safe to run twice, and from two processes at once."""
     from usage_pipeline.storage import migrations
 
     settings = load_settings()
@@ -28,7 +28,7 @@ def migrate(as_json: AsJson = False) -> None:
 
 @archive_app.command("list")
 def list_archives(
-    everything: Annotated[bool, typer.Option("--all", help="Those that were read back or deleted, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also list files that were read back or deleted.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List archived partitions, oldest first."""
@@ -49,10 +49,10 @@ def list_archives(
 
 @archive_app.command("restore")
 def restore_day(
-    day: Annotated[str, typer.Argument(metavar="DAY", help="YYYY-MM-DD, a day in USAGE_TIMEZONE.")],
+    day: Annotated[str, typer.Argument(metavar="DAY", help="A day YYYY-MM-DD in USAGE_TIMEZONE.")],
     as_json: AsJson = False,
 ) -> None:
-    """Read the archived partitions of a day back into their tables; they stay there for a day at least."""
+    """Read the archived rows of a day back into their tables. They stay there for at least 24 hours."""
     from usage_pipeline.storage.archives.files import restore
     from usage_pipeline.storage.archives.manifest import archives_of_day
     from usage_pipeline.storage.archives.store import ArchiveDamaged
@@ -76,7 +76,9 @@ def restore_day(
         print_json({"success": not failed, "day": wanted, "restored": restored, "failed": failed})
     else:
         rows = [(each["table"], each["chunk_start"], each["rows"]) for each in restored]
-        title = f"Read back of {wanted}" if restored else f"Nothing of {wanted} is only in a file"
+        title = (
+            f"Read back for {wanted}" if restored else f"Nothing to read back: no rows of {wanted} are only in a file"
+        )
         print_table(title, ["table", "from (UTC)", "rows"], rows)
         for each in failed:
             Console(stderr=True).print(f"{each['table']}: {each['reason']}", markup=False)
@@ -84,10 +86,13 @@ def restore_day(
 
 
 def erase_user(
-    user_id: Annotated[str, typer.Argument(metavar="ID", help="The user, exactly as events name it.")],
+    user_id: Annotated[str, typer.Argument(metavar="ID", help="The user_id, exactly as in the events.")],
     as_json: AsJson = False,
 ) -> None:
-    """Remove a user's prompts and archives everywhere, Parquet files included, and put a pseudonym in place of the id."""
+    """Erase a user everywhere, also in Parquet files.
+
+    It removes the prompts and archived messages of the user, and puts a random name in place of the id.
+    """
     from usage_pipeline.events.erasure.erase import erase
     from usage_pipeline.values import identifier_text
 
@@ -106,5 +111,5 @@ def _place(settings: Settings) -> "ArchiveStore":
 
     store = archive_store(settings)
     if store is None:
-        raise UsageError("ARCHIVE_URL: expected the folder or address where archives are, came none")
+        raise UsageError("ARCHIVE_URL: expected the folder or address of the archives, came none")
     return store

@@ -1,4 +1,4 @@
-"""Jobs that schedules and sensors launch, and that people find by name."""
+"""The jobs, which schedules, sensors and people launch."""
 
 import dagster as dg
 
@@ -24,35 +24,35 @@ _ONE_AT_A_TIME = "usage_pipeline/one_at_a_time"
 
 
 def one_at_a_time(job: str, partition: str | None = None) -> dict[str, str]:
-    """The tag of a run that must not be under way twice: of a job, or of its partition."""
+    """The tag of a run that must not run twice at the same time: of a job, or of a partition of it."""
     return {_ONE_AT_A_TIME: job if partition is None else f"{job}/{partition}"}
 
 
 def _partitioned(*keys: dg.AssetKey) -> dg.AssetSelection:
-    """Assets with their checks but `is_fresh`, which a schedule of its own looks at."""
+    """Assets with their checks, except `is_fresh`, which has its own schedule."""
     return dg.AssetSelection.assets(*keys) - dg.AssetSelection.checks(*freshness_check_keys())
 
 
 drain_now = dg.define_asset_job(
     "drain_now",
     selection=dg.AssetSelection.assets(*(key for family in ALL_FAMILIES for key in output_keys(family))),
-    description="Drains all counters from Redis once; the drain sensors do the same all the time.",
+    description="Moves all counters from Redis to PostgreSQL once. The drain sensors do the same all the time.",
     tags=DRAIN_TAG,
 )
 daily_tables = dg.define_asset_job(
     "daily_tables",
     selection=_partitioned(*(daily_key(family) for family in ("api_key", "provider", "token"))),
-    description="Replaces days of usage/*_daily from the snapshots.",
+    description="Makes days of usage/*_daily again from the raw rows.",
 )
 merchant_usage = dg.define_asset_job(
     "merchant_usage",
     selection=_partitioned(MERCHANT_USAGE_KEY),
-    description="Aggregates merchant counters of a day from Redis.",
+    description="Stores what the merchant counters in Redis count for a day.",
 )
 observe_sources = dg.define_asset_job(
     "observe_sources",
     selection=dg.AssetSelection.assets(*(source_key(family) for family in SOURCES)),
-    description="Counts what waits in Redis, and looks whether it waits too long.",
+    description="Counts the keys and items that wait in Redis, and checks that none waits too long.",
     tags=one_at_a_time("observe_sources"),
 )
 
@@ -63,20 +63,20 @@ window_jobs = {
         # Nobody materializes events; their check goes with the first roll-up of them.
         selection=_partitioned(window_key(grain))
         | dg.AssetSelection.checks_for_assets(*([EVENTS_KEY] if grain == "hour" else [])),
-        description=f"Replaces {grain}s of {window_key(grain).to_user_string()}.",
+        description=f"Makes {grain}s of {window_key(grain).to_user_string()} again from their source.",
     )
     for grain in GRAINS
 }
 storage_lifecycle = dg.define_asset_job(
     "storage_lifecycle",
     selection=dg.AssetSelection.assets(LIFECYCLE_KEY),
-    description="Partitions ahead, old ones compressed or archived, the oldest dropped.",
+    description="Creates partitions for the next days, compresses or archives old ones, and drops the oldest.",
     tags=one_at_a_time("storage_lifecycle"),
 )
 history = dg.define_asset_job(
     "history",
     selection=dg.AssetSelection.assets(HISTORY_KEY),
-    description="Prunes Dagster's own runs, event rows and check executions; no status changes.",
+    description="Removes old runs, events and check results from Dagster's own history. No status changes.",
     tags=one_at_a_time("history"),
 )
 external_posts = dg.define_asset_job(
@@ -88,34 +88,34 @@ external_posts = dg.define_asset_job(
 issue_stats = dg.define_asset_job(
     "issue_stats",
     selection=_partitioned(ISSUE_STATS_KEY),
-    description="Replaces days of stats/daily_issue_stats.",
+    description="Makes days of stats/daily_issue_stats again from the issues.",
 )
 # Two jobs, since the assets of a job share their partitions: issues are older than usage.
 ranking_jobs = {
     of_issues: dg.define_asset_job(
         "issue_ranking" if of_issues else "usage_rankings",
         selection=_partitioned(*(ranking_key(one) for one in RANKINGS if is_of_issues(one) == of_issues)),
-        description=f"Replaces dates of stats/popular_{'issues' if of_issues else '*'} and publishes the newest in Redis.",
+        description=f"Makes dates of stats/popular_{'issues' if of_issues else '*'} again, and writes the newest to Redis.",
     )
     for of_issues in (True, False)
 }
 reconcile = dg.define_asset_job(
     "reconcile",
     selection=dg.AssetSelection.assets(RECONCILIATION_KEY),
-    description="Compares what our recorder wrote to Redis with what became of it.",
+    description="Checks that everything that our recorder wrote to Redis is stored, waits, or was refused.",
     tags=one_at_a_time("reconcile"),
 )
 # Drains write these all the time, and their sensors run no checks.
 counter_checks = dg.define_asset_job(
     "counter_checks",
     selection=dg.AssetSelection.checks_for_assets(*(key for family in ALL_FAMILIES for key in output_keys(family))),
-    description="Looks whether totals are what was drained, and whether anything was refused.",
+    description="Checks that the totals equal the drained rows, and that nothing was refused.",
     tags=one_at_a_time("counter_checks"),
 )
 freshness = dg.define_asset_job(
     "freshness",
     selection=dg.AssetSelection.checks(*freshness_check_keys()),
-    description="Looks whether the partitions that closed last are there.",
+    description="Checks that the newest partition that ended was made, for each asset with partitions.",
     tags=one_at_a_time("freshness"),
 )
 JOBS = [

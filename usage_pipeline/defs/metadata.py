@@ -1,4 +1,4 @@
-"""Metadata that assets share: ownership, tables with their comments, columns and lineage, counts."""
+"""Metadata that assets share: owners, tables with their comments, columns and lineage, counts."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +21,9 @@ def table_metadata(table: str) -> dict[str, Any]:
 def with_table_facts(
     assets: Iterable[dg.AssetsDefinition | dg.AssetSpec],
 ) -> Sequence[dg.AssetsDefinition | dg.AssetSpec]:
-    """The assets, with what there is to say of each one's table: its comment, its columns, and where these come from.
+    """The assets, each with the comment of its table, its columns, and where the columns come from.
 
-    It is said by the definitions, not by each materialization: it is the same for all, and larger than the rest of them.
+    The definition carries these, not each materialization: they are the same for all, and larger than the rest.
     """
     return dg.map_asset_specs(_with_table_facts, assets)
 
@@ -72,7 +72,7 @@ def _column_dep(source: str) -> dg.TableColumnDep:
 
 
 def row_counts(rows: int, changed_rows: int, sums: Mapping[str, int]) -> dict[str, Any]:
-    """What a replaced partition holds: its row count, how many rows were not right before, and the sum of each count."""
+    """Metadata of a partition: its rows, how many of them the run changed, and the sum of each count."""
     return {
         "dagster/partition_row_count": rows,
         "changed_rows": changed_rows,
@@ -81,7 +81,7 @@ def row_counts(rows: int, changed_rows: int, sums: Mapping[str, int]) -> dict[st
 
 
 def table_rows(table: str, profile: Profile) -> dict[str, Any]:
-    """Of an asset without partitions: how many rows its table has, and shares of nulls."""
+    """Metadata of an asset without partitions: how many rows its table has, and shares of nulls."""
     exactness = {} if profile.is_exact else {"row_count_is": "PostgreSQL's estimate"}
     return {"dagster/row_count": profile.rows, **exactness, **null_shares(table, profile.null_shares)}
 
@@ -92,6 +92,6 @@ def null_shares(table: str, shares: Mapping[str, float]) -> dict[str, Any]:
 
 
 def plot_metadata(images: Mapping[str, bytes]) -> dict[str, Any]:
-    """Pictures (PNG by title), which the UI shows after a click; nothing when there are none."""
+    """Metadata with pictures (PNG by title), which the UI shows after a click. Empty without pictures."""
     shown = [f"![{title}](data:image/png;base64,{b64encode(image).decode()})" for title, image in images.items()]
     return {"plot": dg.MetadataValue.md("\n\n".join(shown))} if shown else {}

@@ -1,4 +1,4 @@
-"""How assets are retried. Crashed runs are the instance's (dagster.yaml); what a body raises is retried here, and only here."""
+"""How assets are retried when their body raises. dagster.yaml says how crashed runs are retried."""
 
 import sys
 
@@ -6,11 +6,11 @@ import dagster as dg
 
 
 class _RetryOfErrors(dg.RetryPolicy):
-    """A policy for what goes wrong, not for what is stopped.
+    """Retries a body that failed, but not a body that was interrupted.
 
-    Dagster asks a policy for the delay also when a body was interrupted, and would run it again: a run that someone cancels
-    would begin anew, and succeed. Raised again here, the interrupt ends the step, and the run is CANCELED; or, when its process
-    is to end, failed and started again by the instance.
+    Dagster asks the policy also after an interrupt, and would run the body again: a run that somebody cancels would begin anew,
+    and succeed. So the policy raises the interrupt again, which ends the step. The run is then CANCELED; or, if its process
+    must end, it fails and the instance starts it again.
     """
 
     def calculate_delay(self, attempt_num: int) -> float:

@@ -1,4 +1,4 @@
-"""Materializes days in this process, for the demo: the jobs of the UI, on the instance that the UI shows."""
+"""Runs jobs in this process, for the demo, on the Dagster instance that the UI shows."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -18,9 +18,9 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 def materialize_days(
     defs: dg.Definitions, settings: Settings, days: Sequence[date], *, issue_days: tuple[date, date], home: Path
 ) -> bool:
-    """Replaces these days, their hours, weeks and months in all assets of days and windows; True when every run succeeded.
+    """Makes these days again in all daily assets, and their hours, weeks and months. True when every run succeeded.
 
-    And the issue statistics from the first to the last of `issue_days`, and the rankings of the last two of all days.
+    It also makes the issue statistics from the first to the last of `issue_days`, and the rankings of the last two days.
     `home` is a folder with dagster.yaml, which reads the environment of this process.
     """
     with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -38,7 +38,7 @@ def materialize_days(
 
 
 def _ranges(settings: Settings, days: Sequence[date]) -> Iterator[tuple[str, str, str]]:
-    """Job, first and last partition of each run, of the days from the first to the last."""
+    """Job, first and last partition of each run. The ranges go from the first to the last of the days."""
     if not days:
         return
     zone, partitions, now = settings.timezone, window_partitions(settings), datetime.now(UTC)
@@ -60,7 +60,7 @@ def _ranges(settings: Settings, days: Sequence[date]) -> Iterator[tuple[str, str
 
 
 def _ranges_of_stats(days: Sequence[date], issue_days: tuple[date, date]) -> Iterator[tuple[str, str, str]]:
-    """After the days, of which rankings are made."""
+    """Job, first and last partition of statistics and rankings. They come after the days, from which rankings are made."""
     yield issue_stats.name, issue_days[0].isoformat(), issue_days[1].isoformat()
     newest = max(*days, *issue_days)
     for job in ranking_jobs.values():

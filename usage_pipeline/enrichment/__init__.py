@@ -1,1 +1,4 @@
-"""Posts of the external API (contracts §4): fetched, stored, and stood in for while the API is away."""
+"""Posts of the external API (contracts §4): fetches and stores them. While the API is away, a fallback replaces a post.
+
+`api/external/` serves them over HTTP.
+"""

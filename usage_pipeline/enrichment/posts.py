@@ -1,4 +1,4 @@
-"""Fetches one post of the external API; its answer is always a post, in the worst case the fallback (contracts §4)."""
+"""Fetches one post of the external API. The result is always a post; if the API fails, it is the fallback (contracts §4)."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ Clock = Callable[[], datetime]
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A post, or the fallback that stands for one; `user_id` is None in a fallback only."""
+    """A post, or the fallback in its place. Only a fallback has `user_id` None."""
 
     id: int
     user_id: int | str | None
@@ -44,7 +44,7 @@ class Post:
 
 
 class _Upstream(msgspec.Struct, rename="camel"):
-    """What the API answers with; members beyond these are left out."""
+    """The answer of the API. Other members are ignored."""
 
     id: int
     user_id: int | str
@@ -59,9 +59,8 @@ def fallback(post_id: int) -> Post:
 def external_client(settings: Settings, *, connections: int) -> httpx.AsyncClient:
     """A client of EXTERNAL_API_BASE_URL; the caller closes it.
 
-    It retries nothing, follows no redirect (the API has none, and one to elsewhere would make us ask where nobody meant us
-    to), keeps no cookie, takes no proxy or password from the environment, and asks for an answer that is not compressed, so
-    that its size is what came.
+    It does not retry, keep cookies, or take a proxy or password from the environment. It follows no redirect: the API has none,
+    and a redirect could lead to a server that nobody meant. It asks for uncompressed answers, so that their size is known.
     """
     return httpx.AsyncClient(
         base_url=settings.external_api_base_url,
@@ -88,11 +87,11 @@ async def fetch_post(
     clock: Clock = lambda: datetime.now(UTC),
     random: Callable[[], float] = _random,
 ) -> Post:
-    """The post, or after the last try the fallback and a line in the log. Raises nothing but a cancellation.
+    """The post, or after the last try the fallback and a line in the log. Raises only a cancellation.
 
-    It takes at most `policy.most_seconds`: 35 s by default, for tries x (EXTERNAL_API_TIMEOUT) and the waits between them.
-    Whatever is not retried (another 4xx, a redirect, an answer that is no such post) gives the fallback at once: existing
-    clients know one shape for a post that is not to be had, and see it by `error`; the log has the reason.
+    It takes at most `policy.most_seconds`: 35 s by default, for all tries (EXTERNAL_API_TIMEOUT each) and the waits between.
+    An answer that is not retried (another 4xx, a redirect, not the wanted post) gives the fallback at once. Existing clients
+    know a missing post by the member `error`; the log has the reason.
     """
     for number in range(1, policy.tries + 1):
         outcome = await _tried(client, post_id, policy, clock)
@@ -112,7 +111,7 @@ async def _tried(client: httpx.AsyncClient, post_id: int, policy: RetryPolicy, c
             if response.status_code != 200:
                 return failure_of_status(response.status_code, response.headers.get("retry-after"), clock())
             if response.headers.get("content-encoding", "identity").lower() != "identity":
-                return Failure("answered with a body that is compressed, which nobody asked for", is_retried=False)
+                return Failure("answered with a compressed body, which we did not ask for", is_retried=False)
             body = await _received(response)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError) as error:
         return failure_of_error(error)
@@ -122,7 +121,7 @@ async def _tried(client: httpx.AsyncClient, post_id: int, policy: RetryPolicy, c
 
 
 async def _received(response: httpx.Response) -> bytes | None:
-    """The body; None as soon as it is longer than it may be."""
+    """The body. None as soon as it is longer than the limit."""
     body = bytearray()
     async for piece in response.aiter_raw():
         body += piece
@@ -135,9 +134,9 @@ def _post_of(body: bytes, post_id: int) -> Post | Failure:
     try:
         came = msgspec.json.decode(body, type=_Upstream)
     except msgspec.ValidationError:
-        return Failure("answered with another shape than id, userId, title and body", is_retried=False)
+        return Failure("answered with other members or types than id, userId, title and body", is_retried=False)
     except UNREADABLE_JSON:
-        return Failure("answered with what is no JSON", is_retried=False)
+        return Failure("answered with a body that is not JSON", is_retried=False)
     if came.id != post_id:
         return Failure("answered with another post", is_retried=False)
     if not 0 < len(str(came.user_id)) <= MAX_ID_CHARACTERS or "\0" in f"{came.user_id}{came.title}{came.body}":

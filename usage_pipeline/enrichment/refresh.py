@@ -26,12 +26,12 @@ _log = logging.getLogger(__name__)
 
 
 class AlreadyRefreshing(Exception):
-    """Another process fetches the posts at this moment; nothing was asked for."""
+    """Another process is fetching the posts. This one sent no request."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshReport:
-    """`kept` of the fallbacks found a stored success, which stays; `not_tried` posts had no turn within the budget."""
+    """`kept` counts fallbacks whose post is stored from before, and stays. `not_tried` posts did not fit in the time budget."""
 
     wanted: int
     fetched: int
@@ -42,18 +42,18 @@ class RefreshReport:
 
     @property
     def missing_share(self) -> float:
-        """Fallbacks and posts that had no turn, of all that were wanted: 0 to 1."""
+        """The share of fallbacks and posts that were not tried, in all wanted posts: 0 to 1."""
         return (self.fallbacks + self.not_tried) / self.wanted
 
 
 def refresh_posts(
     settings: Settings, *, sleep: Sleep = asyncio.sleep, timer: Callable[[], float] = time.monotonic
 ) -> RefreshReport:
-    """Fetches the posts of EXTERNAL_POST_IDS once and stores the outcome in one transaction. May be repeated.
+    """Fetches the posts of EXTERNAL_POST_IDS once, and stores the outcome in one transaction. It is safe to repeat.
 
-    Takes at most BUDGET_SECONDS and `RetryPolicy.most_seconds` on top. An advisory lock keeps two from asking at once, whatever
-    Dagster's limits are; the second waits for up to WAIT_SECONDS before. Raises AlreadyRefreshing, PostgresUnavailable, or
-    psycopg.Error when nothing could be stored.
+    It takes at most BUDGET_SECONDS plus `RetryPolicy.most_seconds`. An advisory lock lets only one process fetch at a time,
+    even without Dagster's limits; another one waits for it up to WAIT_SECONDS. Raises AlreadyRefreshing, PostgresUnavailable,
+    or psycopg.Error when nothing could be stored.
     """
     wanted = settings.external_posts
     with closing(connect(settings)) as connection:
@@ -64,18 +64,20 @@ def refresh_posts(
         stored = store_posts(connection, posts, fetched_at=fetched_at)
     not_tried = len(wanted) - len(posts)
     if not_tried:
-        _log.warning("external posts: %d of %d had no turn within %g s", not_tried, len(wanted), BUDGET_SECONDS)
+        _log.warning(
+            "external posts: %d of %d were not tried, because %g s had passed", not_tried, len(wanted), BUDGET_SECONDS
+        )
     return RefreshReport(len(wanted), stored.fetched, stored.fallbacks, stored.kept, not_tried, round(seconds, 3))
 
 
 def _wait_for_turn(connection: psycopg.Connection) -> None:
-    """Takes the lock, which ends with the connection."""
+    """Takes the lock. It ends with the connection."""
     connection.execute("select set_config('lock_timeout', %s, false)", (f"{round(WAIT_SECONDS * 1000)}ms",))
     try:
         connection.execute("select pg_advisory_lock(hashtext('external_posts'), 0)")
     except psycopg.errors.LockNotAvailable:
         raise AlreadyRefreshing(
-            f"another run has fetched external posts for {WAIT_SECONDS:g} s and more; it stores what there is"
+            f"another run has been fetching external posts for more than {WAIT_SECONDS:g} s; it stores them"
         ) from None
 
 

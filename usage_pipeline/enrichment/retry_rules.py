@@ -1,6 +1,6 @@
-"""When a request to the external API is made again, and after how long (contracts §4). Pure: no clock, no waiting, no request.
+"""When a request to the external API is retried, and after how long (contracts §4). Pure: no clock, no waiting, no request.
 
-These are the only retries: neither httpx's transport nor Dagster makes others on top.
+These are the only retries: httpx and Dagster do not add others.
 """
 
 from collections.abc import Callable
@@ -34,26 +34,26 @@ _RETRIED_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, and how long for each try, from the connection to the last byte of the answer."""
+    """The number of tries, and the time for each try, from the connection to the last byte of the answer."""
 
     tries: int = 3
     timeout_seconds: float = 5.0
 
     @classmethod
     def of(cls, settings: Settings) -> "RetryPolicy":
-        """EXTERNAL_API_MAX_RETRIES and EXTERNAL_API_TIMEOUT."""
+        """The policy of EXTERNAL_API_MAX_RETRIES and EXTERNAL_API_TIMEOUT."""
         return cls(settings.external_api_max_retries, settings.external_api_timeout / 1000)
 
     @property
     def most_seconds(self) -> float:
-        """What all tries and waits take at most together: 35 s by default, 22.5 s of them without any Retry-After."""
+        """The longest time of all tries and waits together: 35 s by default, 22.5 s without a Retry-After."""
         waits = (max(_most_wait(number), LONGEST_RETRY_AFTER_SECONDS) for number in range(2, self.tries + 1))
         return self.tries * self.timeout_seconds + sum(waits)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a try gave no post. The reason names no address and repeats nothing that came."""
+    """Why a try gave no post. The reason has no address, and no text of the answer."""
 
     reason: str
     is_retried: bool
@@ -61,21 +61,21 @@ class Failure:
 
 
 def failure_of_status(status: int, retry_after: str | None, now: datetime) -> Failure:
-    """A status that is not 200; `retry_after` is that header, `now` an aware time."""
+    """The failure of a status other than 200. `retry_after` is that header, `now` an aware time."""
     is_retried = status in _RETRIED_STATUSES or 500 <= status <= 599
     wait = retry_after_seconds(retry_after, now) if is_retried and retry_after is not None else None
     return Failure(f"answered {status}", is_retried, wait)
 
 
 def failure_of_error(error: Exception) -> Failure:
-    """What httpx or a time-out raised."""
+    """The failure of an error of httpx, or of a time-out."""
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return Failure("gave no whole answer in time", is_retried=True)
     return Failure(f"failed to answer: {type(error).__name__}", isinstance(error, _RETRIED_ERRORS))
 
 
 def retry_after_seconds(header: str, now: datetime) -> float | None:
-    """Seconds from `now` that a Retry-After header asks for, in either of its forms; None when it cannot be read."""
+    """The seconds from `now` that a Retry-After header asks for, in either of its forms. None when it cannot be read."""
     text = header.strip()
     if text.isascii() and text.isdigit():
         # So many digits that no float holds them ask for longer than anybody waits.
@@ -91,7 +91,7 @@ def retry_after_seconds(header: str, now: datetime) -> float | None:
 def wait_before(number: int, failure: Failure, policy: RetryPolicy, random: Callable[[], float]) -> float | None:
     """Seconds to wait before try `number` (2, 3, …) after this failure; None when there is no such try.
 
-    2 s, 4 s, 8 s … and a random part of it, or what Retry-After asks for where that is longer. `random` answers in [0, 1).
+    2 s, 4 s, 8 s … plus a random part of that; or the time of Retry-After if it is longer. `random` returns a value in [0, 1).
     """
     if not failure.is_retried or number > policy.tries:
         return None

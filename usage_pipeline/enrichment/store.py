@@ -1,4 +1,4 @@
-"""`app.external_posts`: what was fetched last of each post. A fallback is stored as such and never replaces a success."""
+"""Stores posts in `app.external_posts`: the last result of each post. A fallback never replaces a fetched post."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from usage_pipeline.storage.sql import load
 
 @dataclass(frozen=True, slots=True)
 class StoredPosts:
-    """What became of posts that were stored together; `kept` fallbacks found a stored success, which is stale now."""
+    """The outcome of storing posts. `kept` counts fallbacks whose post is stored from before, and is old now."""
 
     fetched: int
     fallbacks: int
@@ -20,9 +20,9 @@ class StoredPosts:
 
 
 def store_posts(connection: psycopg.Connection, posts: Sequence[Post], *, fetched_at: datetime) -> StoredPosts:
-    """Stores them in one statement; each id comes once. A success that was fetched later than `fetched_at` stays.
+    """Stores the posts in one statement; each id must come once. A post that was fetched after `fetched_at` stays.
 
-    Raises psycopg.Error when PostgreSQL fails; then none is stored.
+    Raises psycopg.Error when PostgreSQL fails; then no post is stored.
     """
     columns = {
         "ids": [str(post.id) for post in posts],

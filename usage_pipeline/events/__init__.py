@@ -1,4 +1,4 @@
-"""Usage events of LLM clients (contracts §2): taken in, priced, and erased when a user asks.
+"""Usage events of LLM clients (contracts §2): how they are stored, priced, and erased when a user asks.
 
-Windows and statistics that are made of them are in `rollups/`.
+`rollups/` makes hours, days, weeks and months of them.
 """

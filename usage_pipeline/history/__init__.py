@@ -1,1 +1,1 @@
-"""Dagster's own history in PostgreSQL: what may go, and what the state of the UI is derived from and stays."""
+"""Removes old rows of Dagster's own history in PostgreSQL, but keeps the rows that statuses in the UI come from."""

@@ -1,7 +1,8 @@
-"""Removes old runs, event rows and check executions from Dagster's storage; the status of every partition stays as it is.
+"""Removes old runs, event rows and check executions from Dagster's storage. The status of every partition stays.
 
-What statuses are derived from is found first and kept whatever its age: the newest event of each kind of each asset and
-partition, the newest executions of each check, and their runs. Ticks are the daemon's to purge (`retention` in dagster.yaml).
+It first finds the rows that statuses come from, and keeps them however old they are: the newest event of each kind of each
+asset and partition, the newest executions of each check, and their runs. The daemon removes old ticks (`retention` in
+dagster.yaml).
 """
 
 import time
@@ -23,12 +24,12 @@ _PATIENCE = "set statement_timeout = '60s'; set lock_timeout = '5s'"
 
 
 class AlreadyPruning(Exception):
-    """Another run prunes this storage."""
+    """Another run is pruning this storage."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryLimits:
-    """Days of history that stay: of runs; of the details of those that succeeded and of reports without a run."""
+    """How many days of history stay: of runs, and of details of succeeded runs and reports without a run."""
 
     run_days: int
     event_days: int
@@ -37,7 +38,7 @@ class HistoryLimits:
 
 @dataclass(frozen=True, slots=True)
 class StorageSize:
-    """Rows in Dagster's storage, and bytes of its tables on disk: freed space is used again before the files shrink."""
+    """Rows in Dagster's storage, and bytes of its tables on disk. Files may not shrink: freed space is used again."""
 
     runs: int
     event_rows: int
@@ -47,7 +48,7 @@ class StorageSize:
 
 @dataclass(slots=True)
 class Removed:
-    """What was removed; `bytes` of the rows of events and check executions, `runs_slimmed` lost their details only."""
+    """What was removed. `bytes` are those of event and check rows. `runs_slimmed` counts runs that lost only their details."""
 
     runs: int = 0
     runs_slimmed: int = 0
@@ -58,7 +59,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class HistoryReport:
-    """What pruning did, and the storage before and after it. Not complete: the budget was spent, the next run goes on."""
+    """What pruning did, and the storage before and after. If not complete, its time was used up; the next run goes on."""
 
     before: StorageSize
     after: StorageSize
@@ -92,17 +93,17 @@ def prune_history(
     delete_run: Callable[[str], None],
     now: datetime | None = None,
 ) -> HistoryReport:
-    """Prunes the storage that `connection` (autocommit) reaches, in small batches; `run_id` is the run that does so.
+    """Prunes the storage of `connection` (autocommit) in small batches. `run_id` is the run that does this.
 
-    `delete_run` removes a run and what is left of it, as Dagster itself does. Idempotent, and safe beside a daemon and after
-    a crash at any point. Raises UnknownStorage before anything is removed, and AlreadyPruning.
+    `delete_run` removes a run with all its rows, as Dagster does. It is safe to repeat, beside a daemon, and after a crash at
+    any point. Raises AlreadyPruning, and UnknownStorage before anything is removed.
     """
     expect_known_storage(connection, run_id)
     now, started = now or datetime.now(UTC), time.monotonic()
     runs_before, events_before = (now - timedelta(days=days) for days in (limits.run_days, limits.event_days))
     connection.execute(_PATIENCE)
     if connection.execute("select pg_try_advisory_lock(hashtext('prune history'))").fetchone() != (True,):
-        raise AlreadyPruning("expected to prune alone; another run does so, and goes on")
+        raise AlreadyPruning("expected no other run that prunes, came one; it goes on")
     try:
         before = _measure(connection)
         for kept in ("checks", "events", "runs"):
@@ -125,7 +126,7 @@ def prune_history(
 
 
 def _prune_runs(pruning: _Pruning) -> bool:
-    """Whether it came to the end within the budget; so do the others."""
+    """Prunes runs. Like the other steps, it returns whether it finished within the time budget."""
     after = 0
     query = load("history/select_ended_runs")
     while not pruning.is_late:

@@ -1,4 +1,4 @@
-"""Dagster's storage in PostgreSQL, seen from outside: a connection to it, and whether it is what pruning was written for."""
+"""Connects to Dagster's storage in PostgreSQL, and checks that it is a version that pruning was written for."""
 
 import psycopg
 
@@ -45,11 +45,11 @@ EVENT_LOGS_COLUMNS = [
 
 
 class UnknownStorage(Exception):
-    """Dagster's storage is not the one that pruning was written for, or not this instance's; nothing was removed."""
+    """Dagster's storage has an unknown version, or belongs to another instance. Nothing was removed."""
 
 
 def connect_storage(settings: Settings) -> psycopg.Connection:
-    """A connection to DAGSTER_POSTGRES_URL, which the caller closes. Raises UnknownStorage or PostgresUnavailable."""
+    """A connection to DAGSTER_POSTGRES_URL; the caller closes it. Raises UnknownStorage or PostgresUnavailable."""
     if settings.dagster_postgres_url is None:
         raise UnknownStorage(
             "expected DAGSTER_POSTGRES_URL to name Dagster's storage, came nothing; nothing was removed"

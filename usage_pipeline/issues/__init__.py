@@ -1,1 +1,1 @@
-"""The loader of issues from files. Their statistics and rankings are in `rollups/`."""
+"""Loads issues from CSV files. Their statistics and rankings are in `rollups/`."""

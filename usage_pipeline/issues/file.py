@@ -1,4 +1,4 @@
-"""Files of issues, as CSV: the header, and what makes a line a good one. Pure, but for reading the file line by line."""
+"""CSV files of issues: the header, and the rules of a line. Pure, except that it reads the file line by line."""
 
 import csv
 import re
@@ -21,7 +21,7 @@ _AHEAD = timedelta(days=1)
 
 
 class IssueFileError(Exception):
-    """The file cannot be used as a whole; nothing of it was stored. The message is one line."""
+    """The file cannot be used at all, and nothing of it was stored. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that cannot be stored: its number in the file (of several, the first), what was expected and what came."""
+    """A line that cannot be stored: its number in the file (the first, if it spans lines), what was expected and what came."""
 
     line: int
     reason: str
@@ -49,7 +49,7 @@ class BadLine:
 def read_issues(path: Path, now: datetime) -> Iterator[tuple[int, Issue | BadLine]]:
     """The lines of the file with their numbers, one at a time.
 
-    Raises IssueFileError when there is no such file, it is no UTF-8, or its header or all of its lines are missing.
+    Raises IssueFileError when the file does not exist, is not UTF-8, or has no header or no lines.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -66,7 +66,7 @@ def read_issues(path: Path, now: datetime) -> Iterator[tuple[int, Issue | BadLin
 
 
 def parsed_issue(row: Mapping[str, str], now: datetime) -> Issue:
-    """The issue that a line says. Raises Malformed."""
+    """The issue of a line. Raises Malformed."""
     number = values.identifier_text("number", row["number"].strip())
     state = row["state"].strip()
     if (status := _STATUSES.get(state)) is None:
@@ -101,7 +101,7 @@ def _lines(path: Path, file: IO[str], now: datetime) -> Iterator[tuple[int, Issu
         raise IssueFileError(f"{path}: line 1: expected a header, came: {error}") from None
     if sorted(header) not in (sorted(REQUIRED_COLUMNS), sorted((*REQUIRED_COLUMNS, "title"))):
         raise IssueFileError(
-            f"{path}: line 1: expected the columns {', '.join(REQUIRED_COLUMNS)} and, if wanted, title, "
+            f"{path}: line 1: expected the columns {', '.join(REQUIRED_COLUMNS)} and optionally title, "
             f"came {_shown(', '.join(header)) if header else 'none'}"
         )
     while True:
@@ -131,7 +131,7 @@ def _closed_at(text: str, status: str, created_at: datetime, now: datetime) -> d
     text = text.strip()
     if status == "OPEN":
         if text:
-            raise Malformed(f"closed_at: expected none of an open issue, came {_shown(text)}")
+            raise Malformed(f"closed_at: expected none for an open issue, came {_shown(text)}")
         return None
     if not text:
         raise Malformed("closed_at: expected the time at which the issue was closed, came none")

@@ -34,7 +34,7 @@ class _BadLines:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a load did. `lines` are good and bad ones; `bad_lines` the first thousand of `bad`, in order."""
+    """What a load did. `lines` counts good and bad lines. `bad_lines` are the first thousand of the `bad` ones, in order."""
 
     lines: int
     repeated: int
@@ -52,16 +52,16 @@ class LoadReport:
 
     @property
     def issues(self) -> int:
-        """Good lines, each number once: that many of the file's issues are stored now."""
+        """Good lines, each number once. So many issues of the file are stored now."""
         return self.lines - self.bad - self.repeated
 
 
 def load_issues(connection: psycopg.Connection, path: Path, *, now: datetime | None = None) -> LoadReport:
-    """Stores the good lines of the file, on an autocommit connection, and tells the bad ones.
+    """Stores the good lines of the file, on an autocommit connection, and reports the bad lines.
 
-    An issue that is stored already gets what the file says; its reporter and assignee, comments of others, and issues that
-    the file does not have stay as they are. Of a number that comes again with other content the first line counts, the
-    others are bad. Raises IssueFileError when the file cannot be used as a whole; then nothing is stored.
+    A stored issue gets the values of the file. Its reporter and assignee, comments of others, and issues that are not in the
+    file stay as they are. If a number comes again with other content, the first line counts and the others are bad.
+    Raises IssueFileError when the file cannot be used at all; then nothing is stored.
     """
     bad = _BadLines()
     with connection.transaction():
@@ -104,7 +104,7 @@ def _stage(connection: psycopg.Connection, path: Path, now: datetime, bad: _BadL
 
 
 def _row(line: int, issue: Issue) -> bytes:
-    """In the order of stage_issue.sql."""
+    """The values of an issue in the order of stage_issue.sql."""
     return copy_line(
         (
             line,
@@ -121,11 +121,11 @@ def _row(line: int, issue: Issue) -> bytes:
 
 
 def _refuse_contradictions(connection: psycopg.Connection, bad: _BadLines) -> int:
-    """Leaves the first line of each number, and returns how many others say the same again."""
+    """Keeps the first line of each number. Returns how many other lines only repeat it."""
     found = connection.execute(load("issues/select_contradictions"), {"most": _MOST_TOLD}).fetchall()
     for line, number, first_line, _ in found:
         bad.add(
-            BadLine(line, f"number: expected {number} once, came it again with other content than in line {first_line}")
+            BadLine(line, f"number: expected {number} once, came again with other content than in line {first_line}")
         )
     contradictions: int = found[0][-1] if found else 0
     bad.count += contradictions - len(found)

@@ -1,1 +1,4 @@
-"""Everything on one machine: `usage-pipeline dev`, the demo and its traffic, embedded servers, child processes."""
+"""Everything on one machine: `usage-pipeline dev`, the demo and its traffic, embedded servers, child processes.
+
+Nothing here is for production.
+"""

@@ -1,6 +1,6 @@
-"""Aggregation of merchant usage (contracts §1.4): absolute counters in Redis into `usage.merchant_usage`, day by day.
+"""Aggregation of merchant usage (contracts §1.4): stores absolute counters from Redis in `usage.merchant_usage`, day by day.
 
-Safe to repeat and to run twice at once. What a day looks like is in status.py, lost counters in resets.py.
+It is safe to repeat, and to run twice at once. status.py shows a day, resets.py handles lost counters.
 """
 
 import time
@@ -37,7 +37,7 @@ __all__ = ["AggregationReport", "CounterKey", "DayReport", "aggregate", "parse_c
 
 @dataclass(frozen=True, slots=True)
 class _Mismatch:
-    """A counter that is not what is stored, or that has an open regression. `stored` = `offset` + what Redis once read."""
+    """A counter that differs from its stored value, or has an open regression. `stored` = `offset` + an earlier counter."""
 
     key: CounterKey
     counter: int
@@ -56,7 +56,7 @@ class _Mismatch:
 
 @dataclass(slots=True)
 class _Tally:
-    """What one day adds up to while its chunks are stored."""
+    """The sums of one day while its chunks are stored."""
 
     counters: int = 0
     inserted: int = 0
@@ -81,10 +81,10 @@ class _Tally:
 
 
 def aggregate(settings: Settings, days: Collection[date], *, merchant_id: str | None = None) -> AggregationReport:
-    """Stores what the counters of those days read now, for all merchants or one; one scan of Redis for all days.
+    """Stores the current counters of these days, for all merchants or one, with one scan of Redis for all days.
 
-    A lower counter never lowers what is stored: it becomes a regression. A malformed key or value becomes a dead letter,
-    once. PostgreSQL is asked before Redis; each chunk of keys is a transaction, and the days' ledger rows come last.
+    A lower counter never lowers a stored value: it becomes a regression. A malformed key or value becomes one dead letter.
+    PostgreSQL is asked before Redis. Each chunk of keys is a transaction, and the ledger rows of the days come last.
     Raises PostgresUnavailable or RedisUnavailable (run again), ValueError without days, Malformed for an impossible id.
     """
     wanted = sorted(set(days))
@@ -127,7 +127,7 @@ def beside_stored(query: str) -> Composed:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What all chunks of one aggregation share."""
+    """The values that all chunks of one aggregation share."""
 
     postgres: psycopg.Connection
     redis: Reader
@@ -138,7 +138,7 @@ class _Run:
 
 
 def _store_chunk(run: _Run, chunk: Sequence[FoundKey]) -> None:
-    """One transaction, after which the tallies grow."""
+    """Stores a chunk in one transaction, and then adds it to the sums of the days."""
     with run.postgres.transaction():
         # Before Redis is read: a reset accepted between reading and storing would count what was read before the reset
         # once more. Aggregations do not hinder each other; resets.py takes the lock that they wait for.
@@ -174,9 +174,9 @@ def _store_chunk(run: _Run, chunk: Sequence[FoundKey]) -> None:
 
 
 def _confirm(connection: Reader, mismatches: Sequence[_Mismatch]) -> list[_Mismatch]:
-    """Reads the counters again: what is stored may come from an aggregation that read later than this one did.
+    """Reads the counters again: the stored values may come from an aggregation that read later than this one.
 
-    A counter that is gone by now, or no counter any more, is left to the next aggregation.
+    A counter that is gone by now, or is not a counter any more, is left to the next aggregation.
     """
     found = [known for one in mismatches if (known := split_key(one.key.redis_key)) is not None]
     fresh = read_counters(connection, found).counters
@@ -184,7 +184,7 @@ def _confirm(connection: Reader, mismatches: Sequence[_Mismatch]) -> list[_Misma
 
 
 def _note_regressions(postgres: psycopg.Connection, confirmed: Sequence[_Mismatch]) -> None:
-    """Opens a regression for each lower counter, and notes in those that are open already what the counter reads now."""
+    """Opens a regression for each lower counter. In regressions that are open it notes the current counter."""
     noted = [one for one in confirmed if one.is_lower or one.has_open_regression]
     if noted:
         arguments = {
@@ -200,8 +200,8 @@ def _note_regressions(postgres: psycopg.Connection, confirmed: Sequence[_Mismatc
 def _regression_error(one: _Mismatch) -> str:
     reads = one.offset + one.counter
     return (
-        f"{values.shown(one.key.redis_key)}: expected at least {one.stored}, which is stored, came {reads}: Redis lost it. "
-        "The stored value stays until `usage-pipeline counters accept-reset`"
+        f"{values.shown(one.key.redis_key)}: expected at least the stored value {one.stored}, came {reads}: Redis lost the "
+        "counter. The stored value stays until `usage-pipeline counters accept-reset`"
     )
 
 
@@ -211,7 +211,7 @@ def _refused_sum(one: _Mismatch) -> RefusedKey:
 
 
 def _settle_dead_letters(run: _Run, refused: Sequence[RefusedKey]) -> None:
-    """Clears those of the keys that read well now, then adds what was refused; the staged counters are still there."""
+    """Clears dead letters of keys that are good now, then adds new ones. The staged counters must still be there."""
     if not refused and not run.has_open_letters:
         return
     # Two aggregations meet the same letters. Taken last in the transaction, so that who waits here blocks nobody.

@@ -1,4 +1,4 @@
-"""The Redis side of merchant counters (contracts §1.4): their keys, how they are found and read. It stores nothing."""
+"""The Redis side of merchant counters (contracts §1.4): finds the keys and reads the counters. It stores nothing."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -49,7 +49,7 @@ class CounterKey:
 
 @dataclass(frozen=True, slots=True)
 class FoundKey:
-    """A merchant key in its parts, not checked further. `day` is None for four parts with a malformed date."""
+    """The parts of a merchant key, not checked. `day` is None if the key has four parts but a malformed date."""
 
     key: bytes
     merchant_id: bytes
@@ -67,7 +67,7 @@ class RefusedKey:
 
 @dataclass(slots=True)
 class Reading:
-    """What a chunk of keys read: counters, and what was refused. A key that expired meanwhile is in neither."""
+    """The values of a chunk of keys: counters, and refused keys. A key that expired meanwhile is in neither."""
 
     counters: dict[CounterKey, int] = field(default_factory=dict)
     refused: list[RefusedKey] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Reading:
 def parse_counter_key(key: bytes) -> CounterKey | None:
     """The parts of a merchant's key, or None for a `usage:` key that is not one (§1.4).
 
-    Raises Malformed for four parts with a malformed date, and for ids that cannot be stored (§2).
+    Raises Malformed if a key of four parts has a malformed date, or an id that cannot be stored (§2).
     """
     found = split_key(key)
     return None if found is None else _checked(found)
@@ -96,10 +96,10 @@ def split_key(key: bytes) -> FoundKey | None:
 
 @contextmanager
 def open_servers(settings: Settings) -> Iterator[tuple[psycopg.Connection, Reader]]:
-    """PostgreSQL, asked first, and Redis or the whole Redis Cluster.
+    """Connections to PostgreSQL, which is asked first, and to Redis or the whole Redis Cluster.
 
-    Whatever they fail with becomes PostgresUnavailable or RedisUnavailable.
-    Counters are absolute and stay in Redis, so after either the remedy is the same: run again.
+    Their errors become PostgresUnavailable or RedisUnavailable. Counters are absolute and stay in Redis, so in both cases the
+    caller runs again.
     """
     try:
         with (
@@ -114,16 +114,18 @@ def open_servers(settings: Settings) -> Iterator[tuple[psycopg.Connection, Reade
             else:
                 yield postgres, connection
     except psycopg.OperationalError as error:
-        raise PostgresUnavailable(f"PostgreSQL went away: {first_line(error)}; run again, nothing is lost") from None
+        raise PostgresUnavailable(
+            f"PostgreSQL does not answer any more: {first_line(error)}. Nothing is lost; run again"
+        ) from None
     except redis.RedisError as error:
-        raise RedisUnavailable(f"Redis refused: {first_line(error)}") from None
+        raise RedisUnavailable(f"Redis refused a command: {first_line(error)}") from None
 
 
 def find_keys(connection: Reader, days: Collection[date], merchant_id: str | None = None) -> Iterator[list[FoundKey]]:
-    """One scan of the keyspace for the keys of all those days, and those with a malformed date, in chunks.
+    """The keys of all these days, and keys with a malformed date, in chunks, by one scan of all keys.
 
-    A chunk holds no key twice. Two chunks may hold the same one when Redis resizes its table during the scan; storing it
-    again changes nothing.
+    A chunk has no key twice. Two chunks may have the same key when Redis resizes its table during the scan; to store it again
+    changes nothing.
     """
     wanted_id = None if merchant_id is None else merchant_id.encode()
     pending = dict[bytes, FoundKey]()
@@ -200,7 +202,7 @@ def _take(reading: Reading, found: FoundKey, value: bytes) -> None:
     except Malformed as malformed:
         reason = str(malformed)
         if len(value) == _LONGEST_RAW_BYTES:
-            reason += f" at least; only these first {_LONGEST_RAW_BYTES} bytes are kept"
+            reason += f" at least; only the first {_LONGEST_RAW_BYTES} bytes are kept"
         reading.refused.append(RefusedKey(found.day, DeadLetter(found.key, reason, value, "string")))
 
 
@@ -219,7 +221,7 @@ def _answers(connection: Reader, commands: Sequence[Command]) -> list[Any]:
 
 
 def _refuse_types(connection: Reader, found: Sequence[FoundKey]) -> list[RefusedKey]:
-    """Dead letters with the DUMP of keys that are no strings; without it where that would be large."""
+    """Dead letters of keys that are not strings, with their DUMP, unless that would be large."""
     types = _answers(connection, [(b"TYPE", one.key) for one in found])
     # MEMORY and DUMP may be forbidden to us: their errors are answers like "too large".
     sizes = connection.pipeline([(b"MEMORY", b"USAGE", one.key) for one in found])
@@ -232,7 +234,7 @@ def _refuse_types(connection: Reader, found: Sequence[FoundKey]) -> list[Refused
         reason = _type_reason(one, redis_type)
         dump = dumps.get(one.key)
         if not isinstance(dump, bytes):
-            dump, reason = b"", f"{reason}; its content is not kept here, look into Redis"
+            dump, reason = b"", f"{reason}; its content is not kept here, look at it in Redis"
         refused.append(RefusedKey(one.day, DeadLetter(one.key, reason, dump, "dump")))
     return refused
 

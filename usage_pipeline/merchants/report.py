@@ -1,4 +1,4 @@
-"""What an aggregation of merchant counters found and did, as values and as the JSON of contracts §6. No I/O."""
+"""The report of an aggregation of merchant counters, as values and as the JSON of contracts §6. No I/O."""
 
 from dataclasses import dataclass, field
 from datetime import date
@@ -12,8 +12,7 @@ MOST_LISTED = 20
 class DayReport:
     """One aggregated day. `keys_found` = `records_aggregated` + `regressions` + `dead_letters`.
 
-    `regressions` and `dead_letters` count what is wrong with the day's keys now, known before or not; `errors` lists them,
-    the first MOST_LISTED.
+    `regressions` and `dead_letters` count all faults of the day's keys, old and new ones. `errors` lists the first MOST_LISTED.
     """
 
     day: date
@@ -28,25 +27,25 @@ class DayReport:
 
     @property
     def records_aggregated(self) -> int:
-        """Counters that were read and are accounted for in `usage.merchant_usage`."""
+        """Counters that were read, and whose value is in `usage.merchant_usage`."""
         return self.inserted + self.raised + self.unchanged
 
     @property
     def has_expired(self) -> bool:
-        """Whether Redis has nothing of the day any more, while rows are stored: they are left as they are."""
+        """Whether Redis has no counter of the day any more, while rows are stored. These rows stay as they are."""
         return self.keys_found == 0 and self.rows_stored_before > 0
 
     @property
     def note(self) -> str | None:
-        """One line for a reader where nothing was found."""
+        """A line for the reader if nothing was found."""
         if self.keys_found:
             return None
         if self.has_expired:
-            return f"{self.day}: no counters in Redis any more; the {self.rows_stored_before} stored rows stay"
-        return f"{self.day}: no counters in Redis, and none stored"
+            return f"{self.day}: Redis has no counters any more; the {self.rows_stored_before} stored rows stay"
+        return f"{self.day}: Redis has no counters, and none are stored"
 
     def as_json(self) -> dict[str, Any]:
-        """Contracts §6, with what else is known after its five members."""
+        """The five members of contracts §6, then more members."""
         return _document(self.day.isoformat(), self.keys_found, self.records_aggregated, self.errors) | {
             "inserted": self.inserted,
             "raised": self.raised,
@@ -60,7 +59,7 @@ class DayReport:
 
 @dataclass(frozen=True, slots=True)
 class AggregationReport:
-    """All days of one aggregation, ascending. `malformed_dates` are keys that belong to no day; `errors` lists them only."""
+    """All days of one aggregation, sorted. `malformed_dates` counts keys without a valid day; `errors` lists only these."""
 
     days: tuple[DayReport, ...]
     merchant_id: str | None
@@ -87,7 +86,7 @@ class AggregationReport:
         return not self.all_errors
 
     def as_json(self) -> dict[str, Any]:
-        """Contracts §6: one document; for several days with their sums, `date` as first/last, and each under `days`."""
+        """One document as in contracts §6. Several days: the sums, `date` as first/last, and each day under `days`."""
         if len(self.days) == 1:
             document = self.days[0].as_json()
             return document | {"success": self.is_success, "errors": list(self.all_errors)}

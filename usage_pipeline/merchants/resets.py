@@ -1,4 +1,4 @@
-"""Accepting that Redis lost merchant counters (contracts §1.4, `counters accept-reset`). Only ever done when asked for."""
+"""Accepts that Redis lost merchant counters (contracts §1.4, `counters accept-reset`). Only a person starts this."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -18,7 +18,7 @@ Outcome = Literal["folded", "closed", "left_open"]
 
 @dataclass(frozen=True, slots=True)
 class AcceptedReset:
-    """What became of one regression. `counter` is what Redis counted since the reset; None when it has no such counter."""
+    """The outcome of one regression. `counter` is what Redis counted since the reset; None if it has no such counter."""
 
     key: CounterKey
     outcome: Outcome
@@ -31,12 +31,12 @@ class AcceptedReset:
 def accept_resets(
     settings: Settings, *, merchant_id: str | None = None, day: date | None = None, metric_type: str | None = None
 ) -> list[AcceptedReset]:
-    """Folds in the open regressions that the filters leave: what was stored when Redis lost the counter becomes its offset.
+    """Accepts the open regressions that match the filters: the value stored at the loss becomes the offset of the counter.
 
-    Each in a transaction of its own, with the counter read afresh. One that is not below the stored value is closed and
-    nothing is added, since it may have been restored: too little can be mended by hand, too much would be billed. A counter
-    that has expired since is taken as it was last read. A second call finds nothing to do.
-    Raises PostgresUnavailable or RedisUnavailable; what was accepted before that stays accepted.
+    Each regression is a transaction, and reads its counter again. If the counter is not below the stored value, it may have
+    been restored: the regression is closed and nothing is added. (Too little can be corrected by hand, too much would be
+    billed.) A counter that has expired counts as it was last read. A second call finds nothing to do.
+    Raises PostgresUnavailable or RedisUnavailable; regressions that were accepted before stay accepted.
     """
     with open_servers(settings) as (postgres, redis):
         regressions = open_regressions(postgres, merchant_id=merchant_id, day=day, metric_type=metric_type)
@@ -45,7 +45,7 @@ def accept_resets(
 
 
 def _accept(postgres: psycopg.Connection, redis: Reader, regression: OpenRegression) -> AcceptedReset | None:
-    """None when another process has settled it meanwhile."""
+    """The outcome, or None when another process has settled the regression meanwhile."""
     key = CounterKey(regression.merchant_id, regression.date, regression.metric_type)
     with postgres.transaction():
         # No aggregation may hold a value that it read before this reset and store it after: it would be added to the offset.
@@ -57,7 +57,7 @@ def _accept(postgres: psycopg.Connection, redis: Reader, regression: OpenRegress
         last_read, stored, offset = row
         if stored is None:
             _close(postgres, regression, regression.stored_value, last_read)
-            return AcceptedReset(key, "closed", 0, 0, None, "no such row is stored any more")
+            return AcceptedReset(key, "closed", 0, 0, None, "the row is not stored any more")
         counter, problem = _read(redis, key)
         if problem:
             return AcceptedReset(key, "left_open", stored, stored, None, problem)
@@ -70,7 +70,7 @@ def _accept(postgres: psycopg.Connection, redis: Reader, regression: OpenRegress
                 stored,
                 stored,
                 counter,
-                "the counter is back at what is stored or above; nothing was added",
+                "the counter is not below its stored value any more; nothing was added",
             )
         if stored + since_reset > values.MAX_COUNT:
             reason = f"expected a sum of at most {values.MAX_COUNT} (bigint), came {stored} + {since_reset}"
@@ -82,7 +82,7 @@ def _accept(postgres: psycopg.Connection, redis: Reader, regression: OpenRegress
 
 
 def _read(redis: Reader, key: CounterKey) -> tuple[int | None, str]:
-    """The counter now (None: not there), or what is wrong with it."""
+    """The counter as it is now (None: no such key), or what is wrong with it."""
     found = split_key(key.redis_key)
     if found is None:
         raise ValueError(f"expected a merchant's counter, came {key}")
@@ -101,7 +101,9 @@ def _fold(postgres: psycopg.Connection, key: CounterKey, stored: int, since_rese
         "counter": since_reset,
     }
     if postgres.execute(load("merchants/fold_merchant_reset"), arguments).rowcount != 1:
-        raise RuntimeError(f"{key}: expected {stored} to be stored still; another program changed usage.merchant_usage")
+        raise RuntimeError(
+            f"{key}: expected the stored value {stored}, came another; another program changed usage.merchant_usage"
+        )
 
 
 def _close(postgres: psycopg.Connection, regression: OpenRegression, stored: int, reads: int) -> None:

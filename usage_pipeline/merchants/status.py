@@ -1,4 +1,4 @@
-"""How a day of merchant usage stands (contracts §1.4, §6): what is stored, since when, and what Redis has beyond it."""
+"""The status of a day of merchant usage (contracts §1.4, §6): what is stored, since when, and what Redis has more."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -15,7 +15,7 @@ from usage_pipeline.storage.sql import load
 
 @dataclass(frozen=True, slots=True)
 class MetricStatus:
-    """What is stored of one metric: one row per merchant, and their sum."""
+    """The stored rows of one metric: one per merchant, and their sum."""
 
     metric_type: str
     merchants: int
@@ -37,7 +37,7 @@ class LastAggregation:
 
 @dataclass(frozen=True, slots=True)
 class MissingCounter:
-    """A counter in Redis that the stored value is behind: `reads` includes what resets left; `stored` None: no row yet."""
+    """A counter whose stored value is too low. `reads` is the counter plus its offset from resets. `stored` None: no row."""
 
     key: CounterKey
     reads: int
@@ -46,7 +46,7 @@ class MissingCounter:
 
 @dataclass(frozen=True, slots=True)
 class OpenRegression:
-    """A counter that read lower than what is stored; `counter_value` is what it last read, with earlier resets."""
+    """A counter that was lower than its stored value. `counter_value` is its last value plus its offset from resets."""
 
     regression_id: int
     merchant_id: str
@@ -60,9 +60,9 @@ class OpenRegression:
 
 @dataclass(frozen=True, slots=True)
 class DayStatus:
-    """`keys_in_redis` counts all keys of the day, `refused` those of them that cannot be stored.
+    """The status of a day. `keys_in_redis` counts all its keys, `refused` the keys that cannot be stored.
 
-    `missing` and `regressions` are the first MOST_LISTED of `missing_count` and `regression_count`.
+    `missing` and `regressions` list the first MOST_LISTED of `missing_count` and `regression_count`.
     """
 
     day: date
@@ -82,7 +82,7 @@ class DayStatus:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that Redis has of the day is stored, and nothing waits for a decision."""
+        """Whether everything that Redis has of the day is stored, and nothing waits for a decision."""
         return not (self.missing_count or self.refused or self.regression_count)
 
 
@@ -119,7 +119,7 @@ def open_regressions(
     metric_type: str | None = None,
     at_most: int | None = None,
 ) -> list[OpenRegression]:
-    """Open regressions in key order; a filter that is None lets all through."""
+    """Open regressions in the order of their keys. A filter that is None matches all."""
     arguments = {"merchant_id": merchant_id, "day": day, "metric_type": metric_type, "at_most": at_most}
     with postgres.cursor(row_factory=class_row(OpenRegression)) as cursor:
         return cursor.execute(load("merchants/select_merchant_regressions"), arguments).fetchall()

@@ -1,1 +1,1 @@
-"""Pictures for metadata, where looking beats reading: what they show (series.py) and how they are drawn (drawing.py)."""
+"""Pictures for the metadata of assets: series.py reads their numbers, drawing.py draws them."""

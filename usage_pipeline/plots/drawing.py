@@ -1,6 +1,6 @@
-"""Draws small PNG pictures with matplotlib, which is loaded by the first one: it takes longer than all of a short run.
+"""Draws small PNG pictures with matplotlib. The first picture loads it, because loading takes longer than a short run.
 
-A picture has a background of its own, so that it can be read in the light and in the dark theme of the UI.
+A picture has its own background, so that people can read it in the light and the dark theme of the UI.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _PALETTE = 16
 
 
 def draw_bars(title: str, times: Sequence[datetime], values: Sequence[float], *, width: timedelta) -> bytes:
-    """Bars over time, each as wide as its window; the newest, which the partition is, stands out."""
+    """Bars over time, each as wide as its window. The newest bar is the partition itself, and stands out."""
     figure, axes = _empty(title)
     colors = [COLORS[0] if time == times[-1] else "#9db8e3" for time in times]
     axes.bar(list(times), list(values), width=width * 0.82, color=colors)  # type: ignore[arg-type]  # its stub knows no datetimes

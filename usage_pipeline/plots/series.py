@@ -1,4 +1,4 @@
-"""Which pictures a partition has, and the numbers in them: what led up to it. At bounded cost: it may be missing."""
+"""The pictures of a partition and their numbers, from the time before it. A picture that takes too long is left out."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Sums of a count over the last windows: `column` says which window a row belongs to, `step` how long one is."""
+    """Sums of a count over the last windows. `column` has the window of a row; `step` is the length of a window."""
 
     title: str
     table: str
@@ -43,28 +43,28 @@ TRENDS: Mapping[str, Trend] = {trend.table: trend for trend in _TRENDS}
 
 
 def partition_pictures(connection: psycopg.Connection, table: str, window: date | datetime) -> dict[str, bytes]:
-    """PNG pictures by title of what led up to a window (a day, or the start of an hour) of `table`.
+    """PNG pictures by title, of the time before a window (a day, or the start of an hour) of `table`.
 
-    None where there is nothing to show. A query that takes longer than five seconds leaves its picture out: it is decoration.
+    Empty when there is nothing to show. A picture whose query takes longer than five seconds is left out.
     """
     try:
         with connection.transaction():
             connection.execute(_QUERY_TIMEOUT)
             return _pictures(connection, table, window)
     except psycopg.errors.QueryCanceled:
-        log.warning("%s: no picture of %s, its numbers took longer than five seconds", table, window)
+        log.warning("%s: no picture of %s, its query took longer than five seconds", table, window)
         return {}
 
 
 def ranking_picture(title: str, entries: Sequence[Mapping[str, object]]) -> dict[str, bytes]:
-    """The picture of a ranking's entries, best first, each with `title` and `score`."""
+    """The picture of a ranking. `entries` come best first, each with `title` and `score`."""
     if not entries:
         return {}
     return {title: draw_ranking(title, [(str(one["title"]), float(str(one["score"]))) for one in entries])}
 
 
 def backlog_picture(title: str, readings: Sequence[tuple[datetime, float]]) -> dict[str, bytes]:
-    """The picture of what waited at each time, oldest first."""
+    """The picture of what waited in Redis at each time, oldest first."""
     if not readings:
         return {}
     return {title: draw_lines(title, [at for at, _ in readings], {"waiting": [value for _, value in readings]})}

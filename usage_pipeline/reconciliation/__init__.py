@@ -1,1 +1,1 @@
-"""What was recorded, against what became of it: stored, waiting, refused, or missing."""
+"""Compares what our recorder wrote to Redis with what is stored, waits, was refused, or is missing. It changes no usage."""

@@ -1,4 +1,4 @@
-"""The books of the reconciliation: what was recorded per family and day, beside what became of it. Pure; no I/O."""
+"""The balances of the reconciliation: what was recorded per family and day, and what became of it. Pure; no I/O."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ Amounts = Counter[Place]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at both sides: amounts by family and day, each read later than the one before it."""
+    """One look at both sides: amounts by family and day. Each field is read later than the one before it."""
 
     recorded: Amounts
     live: Amounts
@@ -55,7 +55,7 @@ class DayBalance:
 
 
 def balances(look: Look) -> list[DayBalance]:
-    """A balance for each family and day that has anything, with what deltas carried from one day to another."""
+    """A balance for each family and day that has an amount, and the amounts that count for another day."""
     parts = (look.recorded, look.stored, look.live, look.claimed, look.dead, look.duplicates)
     places = sorted({place for part in parts for place, amount in part.items() if amount})
     rows = [DayBalance(*place, MEASURES[place[0]], *(part[place] for part in parts)) for place in places]
@@ -63,7 +63,7 @@ def balances(look: Look) -> list[DayBalance]:
 
 
 def confirmed(first: Sequence[DayBalance], second: Sequence[DayBalance]) -> list[DayBalance]:
-    """The second look, with what both of them missed."""
+    """The balances of the second look. `missing` is what both looks did not find."""
     before = {(row.family, row.usage_date): row.difference for row in first}
     return [
         replace(row, missing=max(0, min(row.difference, before.get((row.family, row.usage_date), 0)))) for row in second
@@ -71,10 +71,10 @@ def confirmed(first: Sequence[DayBalance], second: Sequence[DayBalance]) -> list
 
 
 def _carried(rows: list[DayBalance]) -> Iterator[DayBalance]:
-    """A shortage of one day is covered by the surplus of others, the nearest first, a later day before an earlier one.
+    """What one day lacks is taken from days that have too much: the nearest day first, a later day before an earlier one.
 
-    A delta counts for one day, that of its last use: what was counted before midnight and drained after it counts for
-    the later day, and a record that came late takes what was drained with it to its own day.
+    A delta counts for one day, the day of its last use. What was counted before midnight and drained after it counts for the
+    later day. A record that came late takes everything that was drained with it to its own day.
     """
     left = {row.usage_date: row.difference for row in rows}
     carried: Counter[date] = Counter()
@@ -90,7 +90,7 @@ def _carried(rows: list[DayBalance]) -> Iterator[DayBalance]:
 
 
 def _pairs(differences: Mapping[date, int]) -> list[tuple[date, date]]:
-    """Days that are short with days that have more, the nearest first."""
+    """Pairs of a day that lacks something and a day that has too much, the nearest first."""
     short = [day for day, difference in differences.items() if difference > 0]
     rich = [day for day, difference in differences.items() if difference < 0]
     return sorted(

@@ -1,8 +1,8 @@
-"""Compares what our recorder wrote to Redis with what became of it, into ops.reconciliation. Right while writers write.
+"""Compares what our recorder wrote to Redis with what became of it, and stores the result in ops.reconciliation.
 
-Everything moves one way: live, claimed, stored. It is looked for in that order after the odometer was read, so that nothing
-which moves is missed, and what moves is at most counted twice: a difference may be too low meanwhile, and never too high but
-for what a recovery or a Redis Cluster does half-way. So what is not found is looked for a second time.
+Writers may write meanwhile. Everything moves in one direction: live, claimed, stored. We read the odometer (what the recorder
+says that it wrote) first, then look in that order. So we find everything that moves, and may count it twice: a difference may
+be too low, but never too high, except for what a recovery or a Redis Cluster does half-way. So we look twice for what we miss.
 """
 
 import time
@@ -41,19 +41,19 @@ _MOST_LETTER_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class ReconciliationReport:
-    """The balance of each family and day that has anything, and how often both sides were looked at."""
+    """The balance of each family and day that has an amount, and the number of looks."""
 
     rows: list[DayBalance]
     looks: int
 
     @property
     def missing(self) -> list[DayBalance]:
-        """What two looks in a row did not find, the largest first."""
+        """Balances of what two looks in a row did not find, largest first."""
         return sorted((row for row in self.rows if row.missing), key=lambda row: (-row.missing, row.usage_date))
 
 
 def reconcile(settings: Settings, *, sleep: Callable[[float], None] = time.sleep) -> ReconciliationReport:
-    """Looks at both sides, at what is short a second time, and stores the outcome. Changes nothing else.
+    """Looks at both sides, looks again if something is missing, and stores the result. It changes nothing else.
 
     Takes about three seconds per million keys in Redis. Raises PostgresUnavailable or RedisUnavailable.
     """
@@ -106,7 +106,7 @@ def _merchant_arrears(postgres: psycopg.Connection, redis: Reader, days: Sequenc
 
 
 def _not_stored(postgres: psycopg.Connection, held: Sequence[HeldKey], settings: Settings) -> Amounts:
-    """What of the claimed keys no batch has stored: keys of a batch may have been renamed after it was applied."""
+    """The claimed keys that no batch has stored: keys of a batch may have been renamed after it was stored."""
     store = UsageStore(postgres, usage_timezone=settings.usage_timezone, drained_by=process_name())
     by_batch: dict[tuple[str, str], list[HeldKey]] = defaultdict(list)
     for one in held:
@@ -125,7 +125,7 @@ def _not_stored(postgres: psycopg.Connection, held: Sequence[HeldKey], settings:
 
 
 def _items_left(store: UsageStore, batch_id: str, items: int) -> int:
-    """Items of a claimed queue whose page is not stored."""
+    """The items of a claimed queue whose page is not stored."""
     pages = {page_id(batch_id, number): first for number, first in enumerate(range(0, items, PAGE_ITEMS))}
     stored = store.ledger(list(pages))
     return sum(min(PAGE_ITEMS, items - first) for page, first in pages.items() if page not in stored)

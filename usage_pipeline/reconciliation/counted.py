@@ -1,4 +1,4 @@
-"""How much a value in Redis or in a dead letter counts, and for which day, as far as it can be read. Pure; no I/O."""
+"""The count and the day of a value in Redis or in a dead letter, as far as it can be read. Pure; no I/O."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -18,7 +18,7 @@ _EARLIEST_YEAR = 1970
 
 
 def of_hash(amount: Any, last_used_ms: Any, *, at: datetime, timezone: ZoneInfo) -> tuple[date, int]:
-    """Day and count of the two fields of a hash (None: not there) that is drained at `at`."""
+    """Day and count from the two fields of a hash (None: missing) that is drained at `at`."""
     used = _digits(last_used_ms)
     used_at = from_ms(used) if used is not None and used <= _LATEST_MS else None
     return day_of(used_at, at, timezone), _digits(amount) or 0

@@ -1,4 +1,4 @@
-"""What Redis or a whole Redis Cluster holds of all counters, by family and day, for the reconciliation. Reads only."""
+"""Reads all counters of Redis or a whole Redis Cluster, by family and day, for the reconciliation. It only reads."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -20,7 +20,7 @@ _KEYS_PER_SEND = 500
 
 @dataclass(frozen=True, slots=True)
 class HeldKey:
-    """A claimed key and what it counts; for a queue the number of its items."""
+    """A claimed key (renamed by a drain) and its count. The count of a queue is the number of its items."""
 
     family: str
     batch_id: str
@@ -30,7 +30,7 @@ class HeldKey:
 
 
 def read_odometer(reader: Reader, days: Collection[date]) -> Amounts:
-    """What our recorder says that it wrote. To be read before everything else: what is counted here is somewhere after that."""
+    """What our recorder says that it wrote. Read this first: whatever it counts can then be found by the later looks."""
     places = [(family, day) for family in MEASURES for day in days]
     commands = [(b"HGET", names.recorded(family, day), MEASURES[family]) for family, day in places]
     answers = reader.pipeline(commands)
@@ -38,7 +38,7 @@ def read_odometer(reader: Reader, days: Collection[date]) -> Amounts:
 
 
 def read_live(reader: Reader, *, at: datetime, timezone: ZoneInfo) -> Amounts:
-    """What waits under live names, without merchant counters; items of the queue count for the day of `at`."""
+    """What waits under its live key, without merchant counters. Items of the queue count for the day of `at`."""
     found: Amounts = Counter()
     for family in FAMILIES:
         for page in reader.scan(family.pattern, _SCAN_COUNT):
@@ -51,7 +51,7 @@ def read_live(reader: Reader, *, at: datetime, timezone: ZoneInfo) -> Amounts:
 
 
 def read_claimed(reader: Reader, *, at: datetime, timezone: ZoneInfo) -> list[HeldKey]:
-    """The claimed keys. To be read after the live ones, which become claimed meanwhile, and before what is stored."""
+    """The claimed keys. Read them after the live keys, which may become claimed meanwhile, and before the tables."""
     held: list[HeldKey] = []
     for page in reader.scan(names.CLAIMS + b"*", _SCAN_COUNT):
         by_live_key = {claimed: names.parse_claim(claimed) for claimed in sorted(set(page)) if _is_ours(claimed)}
@@ -72,7 +72,7 @@ def read_claimed(reader: Reader, *, at: datetime, timezone: ZoneInfo) -> list[He
 def _read(
     reader: Reader, family: Family, found: Sequence[bytes], at: datetime, timezone: ZoneInfo
 ) -> list[tuple[bytes, date, int]]:
-    """Each key with its day and count; one that is gone by now, or of another type, counts 0."""
+    """Each key with its day and count. A key that is gone by now, or has another type, counts 0."""
     counted = []
     for first in range(0, len(found), _KEYS_PER_SEND):
         some = found[first : first + _KEYS_PER_SEND]
@@ -102,7 +102,7 @@ def _is_ours(claimed: bytes) -> bool:
 
 
 def _whole(answer: Any) -> int:
-    """A number that Redis answered, whatever it looks like; 0 for an error or nothing."""
+    """The number in an answer of Redis. 0 for an error, or for an answer without a number."""
     try:
         return int(answer)
     except (TypeError, ValueError):

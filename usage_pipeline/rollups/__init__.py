@@ -1,4 +1,4 @@
-"""Days, windows, issue statistics and rankings, each replaced as a whole, so that a re-run changes nothing.
+"""Roll-ups: days, hours, weeks, months, issue statistics and rankings. Each is replaced as a whole, so a re-run is safe.
 
-Late data and prices of days are here, too. What must hold between these tables is in `checks/`.
+Late data and the prices of days are here, too. Rules between these tables are in `checks/`.
 """

@@ -1,4 +1,4 @@
-"""Hours, days, weeks and months of usage events in USAGE_TIMEZONE: which moments they hold, on days of 23 and 25 hours too."""
+"""Hours, days, weeks and months in USAGE_TIMEZONE: their first moment and their end, also on days of 23 or 25 hours."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -12,11 +12,11 @@ _HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window: it holds the moments from `first` to before `end`.
+    """An hour, day, week or month: the moments from `first` to `end`, `end` not included.
 
-    `start` is its name in ops.touched_windows, what PostgreSQL's date_trunc gives. It is `first`, except where a clock goes
-    back over midnight (Havana): there `first` is the first of two midnights, `start` the second. `day` is the local day on
-    which it begins, `next_day` the one on which the next window does; for an hour, both frame its day.
+    `start` is its name in ops.touched_windows, the result of PostgreSQL's date_trunc. It equals `first`, except where a clock
+    goes back over midnight (Havana): then `first` is the first of two midnights, and `start` the second. `day` is the local day
+    on which the window begins, `next_day` the day on which the next one begins. For an hour: its day and the day after.
     """
 
     grain: Grain
@@ -41,7 +41,7 @@ def hour_window(start: datetime, time_zone: ZoneInfo) -> Window:
 
 
 def day_window(day: date, time_zone: ZoneInfo) -> Window:
-    """That local day."""
+    """The window of that local day."""
     return _window_of_days("day", day, day + timedelta(days=1), time_zone)
 
 
@@ -77,12 +77,12 @@ def hours_of(day: Window) -> list[datetime]:
 
 
 def week_of(day: date) -> date:
-    """The Monday of its week."""
+    """The Monday of the week of that day."""
     return day - timedelta(days=day.weekday())
 
 
 def month_of(day: date) -> date:
-    """The first day of its month."""
+    """The first day of the month of that day."""
     return day.replace(day=1)
 
 
@@ -92,9 +92,9 @@ def _window_of_days(grain: Grain, day: date, next_day: date, time_zone: ZoneInfo
 
 
 def _midnights(day: date, time_zone: ZoneInfo) -> tuple[datetime, datetime]:
-    """The first moment of a local day, and what PostgreSQL takes for its midnight. They differ where it comes twice.
+    """The first moment of a local day, and the midnight that PostgreSQL takes. They differ if midnight comes twice.
 
-    Where clocks skip midnight (Cairo), both are the moment at which they do.
+    If clocks skip midnight (Cairo), both are the moment at which they do.
     """
     moments = [datetime(day.year, day.month, day.day, tzinfo=time_zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
     before, after = moments

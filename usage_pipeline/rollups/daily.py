@@ -1,4 +1,4 @@
-"""Daily tables of the delta counters: each day is replaced as a whole from raw, so a re-run changes nothing."""
+"""Daily tables of drained counters. Each day is replaced as a whole from the raw rows, so a re-run is safe."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -35,12 +35,12 @@ DAILY_TABLES = (
 
 
 class SourceGoneError(Exception):
-    """The day's raw rows are gone (archived or dropped) while its daily rows are there: they are not replaced by less."""
+    """The raw rows of a day are gone (archived or dropped), but its daily rows are there. The daily rows stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class DayReport:
-    """What replacing a day did. `sums` has `rows` and the total of each count; `is_late` means a closed day changed."""
+    """The result of replacing a day. `sums` has `rows` and the total of each count. `is_late`: a past day changed."""
 
     usage_date: date
     rows: int
@@ -51,7 +51,7 @@ class DayReport:
 
 @dataclass(frozen=True, slots=True)
 class StaleDay:
-    """A closed day whose daily table misses something; `version` goes up with each batch that touches the day."""
+    """A past day whose daily table lacks something. `version` goes up with each batch that changes the day."""
 
     family: str
     usage_date: date
@@ -59,15 +59,15 @@ class StaleDay:
 
 
 def current_day(time_zone: ZoneInfo) -> date:
-    """The current day in the time zone that bounds days."""
+    """The current day in this time zone, USAGE_TIMEZONE."""
     return datetime.now(UTC).astimezone(time_zone).date()
 
 
 def replace_day(connection: psycopg.Connection, daily: DailyTable, day: date, *, today: date) -> DayReport:
-    """Replaces one day of a daily table by the sums of raw, in one transaction on an autocommit connection.
+    """Replaces one day of a daily table by the sums of its raw rows, in one transaction on an autocommit connection.
 
-    Days before `today` are closed; a closed day that was rolled up before and changes leaves a row in ops.late_data.
-    Raises SourceGoneError when raw has no partition for the day any more while the daily table has rows of it.
+    If a day before `today` was rolled up and changes, ops.late_data gets a row. Raises SourceGoneError when the daily table has
+    rows of the day, but the raw table has no partition for it any more.
     """
     day_of = {"usage_date": day}
     with connection.transaction():
@@ -81,7 +81,7 @@ def replace_day(connection: psycopg.Connection, daily: DailyTable, day: date, *,
             came = "rows that are only in an archive file" if is_archived else "none"
             raise SourceGoneError(
                 f"{daily.table}: expected {daily.raw_table} to have a partition for {day}, came {came}, while "
-                f"{before['rows']} daily rows are stored. They stay as they are; bring the source back with "
+                f"{before['rows']} daily rows are stored. They stay as they are. Read the source back with "
                 f"`usage-pipeline archive restore {day}`"
             )
         row = connection.execute(load(f"rollups/replace_{daily.name}"), day_of).fetchone()
@@ -98,7 +98,7 @@ def replace_day(connection: psycopg.Connection, daily: DailyTable, day: date, *,
 
 
 def stale_days(connection: psycopg.Connection, *, today: date) -> list[StaleDay]:
-    """Closed days (before `today`) that are to be replaced, oldest first."""
+    """Days before `today` that must be made again, oldest first."""
     rows = connection.execute(load("rollups/select_stale_days"), {"today": today})
     return [StaleDay(family, day, version) for family, day, version in rows]
 

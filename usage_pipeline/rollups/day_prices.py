@@ -1,4 +1,4 @@
-"""Which price version each day is rolled up by: the first one, until somebody sets another (`recost`)."""
+"""The price version of each day: the one of its first roll-up, until somebody sets another (`recost`)."""
 
 import psycopg
 
@@ -16,14 +16,14 @@ def price_version_of(connection: psycopg.Connection, day: Window) -> str | None:
 
 
 def pin(connection: psycopg.Connection, day: Window) -> None:
-    """Pins a day to the package's version, unless it is pinned; in a transaction of its own on an autocommit connection."""
+    """Gives a day the version of the package, unless it has one. A transaction of its own, on an autocommit connection."""
     with connection.transaction():
         cost.add_version(connection, cost.package_version(), source=cost.PACKAGE, checksum=None)
         connection.execute(load("rollups/pin_day_prices"), _pinned(day, cost.package_version()))
 
 
 def repin(connection: psycopg.Connection, day: Window, price_version: str) -> None:
-    """Pins a day to a stored version, or to that of the package; its stored windows become stale if that changes."""
+    """Gives a day a stored version, or the one of the package. If that changes, the windows of the day become stale."""
     if price_version == cost.package_version():
         cost.add_version(connection, price_version, source=cost.PACKAGE, checksum=None)
     connection.execute(load("rollups/repin_day_prices"), {**_pinned(day, price_version), "window_start": day.start})

@@ -1,4 +1,4 @@
-"""Which hours, days, weeks and months ended last: those that must be there by now. Pure; no I/O."""
+"""The hours, days, weeks and months that ended last, and so must be made by now. Pure; no I/O."""
 
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo

@@ -1,4 +1,4 @@
-"""Issues created and resolved, and comments written, per day: days are replaced as a whole, so a re-run changes nothing."""
+"""Issues created, issues resolved and comments written per day. A day is replaced as a whole, so a re-run is safe."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -20,7 +20,7 @@ ISSUE_STATS_LINEAGE = {
 
 @dataclass(frozen=True, slots=True)
 class IssueDay:
-    """What a day counts; `is_changed` says whether another count was stored before, or none."""
+    """The counts of a day. `is_changed` says whether other counts, or none, were stored before."""
 
     date: date
     created_count: int
@@ -32,10 +32,10 @@ class IssueDay:
 def replace_issue_stats(
     connection: psycopg.Connection, first: date, last: date, *, settings: Settings, now: datetime | None = None
 ) -> list[IssueDay]:
-    """Replaces the days from `first` to `last` by one statement, on an autocommit connection.
+    """Replaces the days from `first` to `last` with one statement, on an autocommit connection.
 
-    A day without anything gets zeros; today counts up to now. Raises ValueError for a range that is empty or goes beyond
-    today, in USAGE_TIMEZONE.
+    A day without issues gets zeros. Today counts up to now. Raises ValueError for an empty range, or one that ends after today
+    in USAGE_TIMEZONE.
     """
     now = now or datetime.now(UTC)
     today = now.astimezone(settings.timezone).date()

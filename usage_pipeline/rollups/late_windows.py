@@ -1,4 +1,4 @@
-"""Which closed windows changed after their roll-up: late events, another price version, a day under its week and month."""
+"""The past windows that must be made again: because of late events, another price version, or a day that changed in them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from usage_pipeline.storage.sql import load
 
 @dataclass(frozen=True, slots=True)
 class StaleWindow:
-    """`is_archived`: its events must be restored before it can be replaced."""
+    """A window that must be made again. `is_archived`: its events must be restored before."""
 
     window: Window
     touched_at: datetime
@@ -23,7 +23,7 @@ class StaleWindow:
 def stale_windows(
     connection: psycopg.Connection, *, time_zone: ZoneInfo, now: datetime, most: int = 5_000
 ) -> list[StaleWindow]:
-    """Closed windows that are to be replaced, oldest first; weeks and months only when their days are done."""
+    """Past windows that must be made again, oldest first. Weeks and months come only when their days are done."""
     absent = connection.execute(load("rollups/select_absent_chunks")).fetchall()
     rows = connection.execute(
         load("rollups/select_stale_windows"), {"now": now, "timezone": time_zone.key, "most": most}
@@ -35,5 +35,5 @@ def stale_windows(
 
 
 def _is_absent(window: Window, absent: Sequence[tuple[datetime, datetime]]) -> bool:
-    """Weeks and months are made from days, which outlive the events."""
+    """Whether events that the window needs are archived. Weeks and months need none: they are made from days."""
     return window.grain in ("hour", "day") and any(start < window.end and end > window.first for start, end in absent)

@@ -1,6 +1,6 @@
-"""Which columns (schema.table.column) each column of the tables that are made of others comes from: all in one place.
+"""Column lineage: the columns (schema.table.column) that each column of a made table comes from, all in one place.
 
-Weeks and months name columns of `analytics.usage_daily`, whose asset stores the users and latencies that they are merged of.
+Weeks and months name columns of `analytics.usage_daily`. Its asset also stores the users and latencies that they need.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _PRICED = tuple(f"{_EVENTS}.{name}" for name in ("provider", "model", "input_tok
 
 
 def _same(source: str, *names: str) -> Lineage:
-    """Columns that come from the columns of the same name."""
+    """Lineage of columns that come from columns of the same name."""
     return {name: (f"{source}.{name}",) for name in names}
 
 

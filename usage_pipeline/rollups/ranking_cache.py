@@ -1,4 +1,4 @@
-"""Rankings in Redis (contracts §1.8): `popular:<ranking>`, a JSON array for five minutes, which readers look at first."""
+"""Rankings in Redis (contracts §1.8): `popular:<ranking>`, a JSON array that lives five minutes. Readers look here first."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -32,9 +32,9 @@ def publish_ranking(cache: AnyRedis, ranking: Ranking, entries: Sequence[dict[st
 def publish_newest(
     connection: psycopg.Connection, ranking: Ranking, replaced: date, *, settings: Settings
 ) -> str | None:
-    """After the ranking of `replaced` was replaced: publishes the newest stored one, unless that is of a later date.
+    """Publishes the newest stored ranking after the ranking of `replaced` was replaced, unless the newest is of a later date.
 
-    Returns why it could not be published, or None: readers find it in the database all the same.
+    Returns None, or why it could not be published. Readers find it in the database all the same.
     """
     with connection.transaction():
         # Whoever replaces the ranking waits: what was read before cannot be published after what is newer.

@@ -1,6 +1,6 @@
-"""The ten most popular of the seven days up to a date: issues, models, services, API keys. One definition serves them all.
+"""The ten most popular of the seven days up to a date: issues, models, services, API keys. One definition makes them all.
 
-A ranking is stored per date and made of what is stored when it is made: of issues and comments, or of the daily roll-ups.
+A ranking is stored per date. It is made from what is stored at that time: issues and comments, or daily tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,9 +23,9 @@ RANKING_DAYS = 7
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A ranking: `sql/rollups/select_<candidates>_candidates.sql` says who takes part and gives `id`, `title` and the parts.
+    """A ranking. `sql/rollups/select_<candidates>_candidates.sql` selects the candidates with `id`, `title` and score parts.
 
-    `score_parts` are added up to the score. `lineage` says of each column which columns (schema.table.column) it comes from.
+    The sum of `score_parts` is the score. `lineage` maps each column to the columns (schema.table.column) that it comes from.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Ranking:
 
     @property
     def source_tables(self) -> tuple[str, ...]:
-        """The tables that it is made of, in alphabetical order."""
+        """The tables that the ranking is made from, in alphabetical order."""
         return tuple(sorted({source.rpartition(".")[0] for sources in self.lineage.values() for source in sources}))
 
     def compose(self, query: str) -> compose.Composed:
@@ -123,7 +123,7 @@ RANKINGS = (
 
 @dataclass(frozen=True, slots=True)
 class RankingReport:
-    """What replacing a ranking of a date did: how many rows it has, and how many were not right before."""
+    """The result of replacing a ranking of a date: how many rows it has, and how many of them changed."""
 
     ranking: Ranking
     ranking_date: date
@@ -142,9 +142,9 @@ def replace_ranking(
 def replace_rankings(
     connection: psycopg.Connection, ranking: Ranking, days: Sequence[date], *, settings: Settings
 ) -> list[RankingReport]:
-    """The same for several dates, each once, by one statement; the reports are in the order of the dates.
+    """Replaces the ranking of several dates, each once, with one statement. The reports are in the order of the dates.
 
-    A date whose roll-ups are missing, or whose day is not over, is ranked by what is stored.
+    If a day has no roll-up yet, or is not over, its ranking is made from what is stored.
     """
     parameters = ranking_windows(days, settings)
     with connection.transaction():
@@ -154,14 +154,14 @@ def replace_rankings(
 
 
 def lock_ranking(connection: psycopg.Connection, ranking: Ranking) -> None:
-    """Only one transaction at a time replaces or publishes a ranking: it waits here, and then sees what the other stored."""
+    """Only one transaction at a time replaces or publishes a ranking. Another one waits here, and then sees the result."""
     connection.execute("select pg_advisory_xact_lock(hashtext('ranking'), hashtext(%s))", (ranking.table,))
 
 
 def read_ranking(connection: psycopg.Connection, ranking: Ranking, day: date | None = None) -> list[dict[str, object]]:
-    """The entries of that ranking date, best first; without `day`, of the newest one that has any. None: an empty list.
+    """The entries of that ranking date, best first. Without `day`: of the newest date with entries. May be an empty list.
 
-    They are what is cached and served as JSON: names in camelCase, times and dates in ISO 8601 (UTC).
+    They are cached and served as JSON: names in camelCase, times and dates in ISO 8601 (UTC).
     """
     names = ["rankingDate", "rank", "id", "title", "score", *map(to_camel, ranking.parts)]
     with connection.cursor(row_factory=tuple_row) as cursor:
@@ -170,7 +170,7 @@ def read_ranking(connection: psycopg.Connection, ranking: Ranking, day: date | N
 
 
 def ranking_windows(days: Iterable[date], settings: Settings) -> dict[str, object]:
-    """The parameters of a query that looks at candidates: each date once, with the bounds of its seven days."""
+    """The parameters of a query of candidates: each date once, with the bounds of its seven days."""
     dates = sorted(set(days))
     first_days = [day - timedelta(days=RANKING_DAYS - 1) for day in dates]
     return {

@@ -1,4 +1,4 @@
-"""Computes the costs of past days anew by another price version; whatever else the windows say stays the same."""
+"""Computes the costs of past days again with another price version. All other numbers stay the same."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from usage_pipeline.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class RecostedDay:
-    """Costs of a day before and after in US dollars (None: nothing is priced); `problem` is empty when it was recosted."""
+    """Costs of a day before and after in US dollars (None: no request has a price). `problem` is empty when all went well."""
 
     usage_date: date
     cost_before: Decimal | None
@@ -30,10 +30,10 @@ class RecostedDay:
 def recost(
     connection: psycopg.Connection, days: Sequence[date], price_version: str, *, settings: Settings
 ) -> Iterator[RecostedDay]:
-    """Pins each day to a stored version and replaces it, its hours, and at the end its week and month.
+    """Sets the price version of each day, and makes the day, its hours, and at the end its week and month again.
 
-    A day whose events are archived or gone stays as it is, with its version. If this is interrupted, the days that are pinned
-    already are stale, and the sensor for late windows goes on with them; asking again does no harm.
+    A day whose events are archived or gone keeps its costs and its version. If this is interrupted, the sensor `late_windows`
+    goes on with the days whose version was set. It is safe to run again.
     """
     now, zone = datetime.now(UTC), settings.timezone
     done: list[date] = []

@@ -1,6 +1,6 @@
-"""Roll-ups of usage events by hour, day, week and month: each window is replaced as a whole, so a re-run changes nothing.
+"""Roll-ups of usage events by hour, day, week and month. A window is replaced as a whole, so a re-run is safe.
 
-Hours and days come from events; a day also stores its users and latencies, of which weeks and months are merged exactly.
+Hours and days are made from events. A day also stores its users and latencies, from which weeks and months are merged exactly.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,12 +31,12 @@ _PLANNING = "set local work_mem = '64MB'; set local jit = off; set local enable_
 
 
 class WindowContendedError(Exception):
-    """Other transactions changed what the roll-up reads or writes, each time that it was tried."""
+    """In every attempt, another transaction changed what the roll-up reads or writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowReport:
-    """What replacing a window did. `sums` has `rows` and the total of each count; `is_late`: a closed window changed."""
+    """The result of replacing a window. `sums` has `rows` and the total of each count. `is_late`: a past window changed."""
 
     window: Window
     rows: int
@@ -51,9 +51,9 @@ def replace_window(
 ) -> WindowReport:
     """Replaces one window in one transaction on an autocommit connection.
 
-    It contains what was stored when it began; what is stored meanwhile leaves the window stale. A window that was rolled
-    up when it was closed and changes now leaves a row in ops.late_data; a day that changes makes its week and month stale.
-    Raises SourceGoneError when its events are archived or dropped, WindowContendedError after some vain attempts, and
+    It contains what was stored when it began. Events that are stored meanwhile leave the window stale. If a window was rolled
+    up after its end and changes now, ops.late_data gets a row. A day that changes makes its week and month stale.
+    Raises SourceGoneError when the events are archived or dropped, WindowContendedError after too many attempts, and
     psycopg.errors.LockNotAvailable when another roll-up of the window takes longer than five minutes.
     """
     now = now or datetime.now(UTC)
@@ -67,15 +67,17 @@ def replace_window(
                 cost.add_lookups(connection, new.models)
             except psycopg.errors.SerializationFailure:
                 continue
-    raise WindowContendedError(f"{window}: expected to be rolled up within {_ATTEMPTS} attempts; try again")
+    raise WindowContendedError(
+        f"{window}: expected a roll-up within {_ATTEMPTS} attempts, came other changes each time; try again"
+    )
 
 
 class _NoPrices(Exception):
-    """The day has events and is pinned to no price version yet."""
+    """The day has events, but no price version yet."""
 
 
 class _NewModels(Exception):
-    """The installed package was not asked yet for these (provider, model)."""
+    """The prices of these (provider, model) were not looked up yet in the installed package."""
 
     def __init__(self, models: list[tuple[str, str]]) -> None:
         super().__init__(f"{len(models)} models")
@@ -84,7 +86,7 @@ class _NewModels(Exception):
 
 @contextmanager
 def _one_at_a_time(connection: psycopg.Connection, window: Window) -> Iterator[None]:
-    """Holds the lock of the window. It is the session's and not the transaction's: it must be there before the snapshot."""
+    """Holds the lock of the window. The session holds it, not the transaction: it must be taken before the snapshot."""
     key = (WINDOW_TABLES[window.grain].table, window.start.isoformat())
     connection.execute(f"set lock_timeout = '{_LOCK_TIMEOUT}'")
     try:
@@ -144,7 +146,7 @@ def _parameters(window: Window, price_version: str | None) -> dict[str, object]:
 def _replace(
     connection: psycopg.Connection, window: Window, parameters: Mapping[str, object]
 ) -> tuple[int, tuple[int, int]]:
-    """Changed rows of what the day is made from, then rows and changed rows of the window's own table."""
+    """The changed rows of the tables of users and latencies, then the rows and changed rows of the window's own table."""
     table = WINDOW_TABLES[window.grain]
     if window.grain == "hour":
         return 0, _counts(connection, table.replacement("rollups/replace_usage_hourly"), parameters)
@@ -163,7 +165,7 @@ def _counts(
 
 
 def _price_version(connection: psycopg.Connection, window: Window, settings: Settings, now: datetime) -> str | None:
-    """Of hours and days: the version that their costs are computed by; None for a day without events."""
+    """The price version of an hour or day. None for a day without events."""
     if window.grain not in ("hour", "day"):
         return None
     has_events = expect_source(connection, window, settings=settings, now=now)
@@ -174,13 +176,13 @@ def _price_version(connection: psycopg.Connection, window: Window, settings: Set
 
 
 def expect_source(connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime) -> bool:
-    """Whether an hour or day has any events. Raises SourceGoneError when it had some that are not in the table now."""
+    """Whether an hour or day has events. Raises SourceGoneError when it had events that are not in the table now."""
     bounds = {"first": window.first, "until": window.end}
     [(is_archived, has_events)] = connection.execute(load("rollups/select_window_source"), bounds).fetchall()
     if is_archived:
         raise SourceGoneError(
-            f"{window}: expected its events in analytics.usage_events, but they are in an archive or were dropped with it. "
-            f"The roll-up stays as it is; bring them back with `usage-pipeline archive restore {window.day}`"
+            f"{window}: expected its events in analytics.usage_events, came none: they are in an archive, or were dropped with "
+            f"it. The roll-up stays as it is. Read them back with `usage-pipeline archive restore {window.day}`"
         )
     # Beyond the retention events leave, with or without an archive, and the roll-ups stay.
     if window.first < now - timedelta(days=settings.retention_days):

@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis: connections, migrations, the reader of `sql/`, what the catalog says. No rule of the domain.
+"""PostgreSQL and Redis: connections, migrations, the reader of `sql/`, the catalog. No rules about usage are here.
 
-Partitions are in `chunks/`, what happens to them as they age in `lifecycle/`, the files they leave in `archives/`.
+`chunks/` makes partitions, `lifecycle/` compresses, archives and drops old ones, `archives/` has their files.
 """

@@ -1,6 +1,6 @@
-"""The role usage_analyst: who has it may read the views of `reporting`, and nothing else.
+"""The role usage_analyst, which may read the views of `reporting` and nothing else.
 
-Roles belong to the server, grants to a database: so both are settled after each migration, and not once by one of them.
+A role belongs to the server, its grants belong to a database. So both are set after each migration.
 """
 
 import logging
@@ -17,9 +17,10 @@ ANALYST_ROLE = "usage_analyst"
 
 
 def ensure_analyst_role(connection: psycopg.Connection) -> bool:
-    """Makes the role where it is missing and grants it the views, on an autocommit connection; False: it is not there.
+    """Makes the role if it is missing, and grants it the views, on an autocommit connection. False if the role is missing.
 
-    Who migrates need not be allowed to make roles: then the log says what an administrator runs, and the next migration grants.
+    The user who migrates may not be allowed to make roles. Then the log says what an administrator must run, and the next
+    migration grants the views.
     """
     if not _has_role(connection):
         # Other databases of the server may be migrated at this moment: whoever is first makes it.

@@ -1,6 +1,7 @@
-"""What PostgreSQL's catalog says of our tables; and `sql/catalog.json`, a copy of it for definitions, which ask no server.
+"""Reads our tables and columns from PostgreSQL's catalog, or from its copy `sql/catalog.json`.
 
-The copy is made by docs/write_catalog.py after a migration; a test compares it with what the migrations make.
+The asset definitions use the copy, because they must not ask a server. docs/write_catalog.py writes it after a migration, and a
+test compares it with what the migrations make.
 """
 
 from collections.abc import Mapping
@@ -52,11 +53,11 @@ def read_catalog(connection: psycopg.Connection) -> dict[str, Table]:
 
 @cache
 def stored_catalog() -> Mapping[str, Table]:
-    """The same from the copy."""
+    """All tables of our schemas, from the copy."""
     return msgspec.json.decode((sql_folder() / "catalog.json").read_bytes(), type=dict[str, Table])
 
 
 def write_catalog(connection: psycopg.Connection) -> None:
-    """Makes the copy anew."""
+    """Writes the copy again."""
     text = msgspec.json.format(msgspec.json.encode(read_catalog(connection)), indent=1)
     (sql_folder() / "catalog.json").write_bytes(text + b"\n")

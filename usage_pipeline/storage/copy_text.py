@@ -1,6 +1,6 @@
 """Rows as the text that PostgreSQL's COPY reads. Pure; no I/O.
 
-An own encoder, since psycopg's wants Python values: digits that came as text go through as they are.
+We have our own encoder because psycopg's needs Python values; here digits that came as text stay text.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def copy_line(row: Iterable[Field]) -> bytes:
-    """A row without its line end. Bytes are for a bytea; a time becomes epoch microseconds, for a bigint.
+    """A row without its line end. Bytes are for a bytea column. A time becomes epoch microseconds, for a bigint column.
 
     Raises UnicodeEncodeError for text that is not Unicode (a lone surrogate), which PostgreSQL could not store.
     """

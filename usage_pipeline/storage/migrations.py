@@ -21,8 +21,8 @@ _MIGRATION_LOCK = 7_120_001
 def migrate(database_url: str, *, time_zone: str | None = None) -> str:
     """Applies the missing migrations of `sql/migrations`, creates partitions ahead, and returns the schema's version.
 
-    `time_zone` is USAGE_TIMEZONE, which views need as well; None leaves the one that is noted (at first UTC).
-    A second process waits for the first to finish and then finds nothing to do.
+    `time_zone` is USAGE_TIMEZONE, which views also need. None keeps the stored one (UTC in a new database).
+    A second process waits until the first has finished, and then finds nothing to do.
     Raises PostgresUnavailable when the server does not answer.
     """
     config = Config()

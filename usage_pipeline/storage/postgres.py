@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and what their errors say."""
+"""Connections to PostgreSQL, and the meaning of their errors."""
 
 import logging
 from typing import Any, TypeVar
@@ -20,15 +20,15 @@ _CANCEL_SECONDS = 5.0
 
 
 class PostgresUnavailable(Exception):
-    """PostgreSQL does not answer; nothing was changed. The message is one line without secrets."""
+    """PostgreSQL does not answer. Nothing was changed. The message is one line without secrets."""
 
 
 class _InterruptibleConnection(psycopg.Connection):
-    """One that an interrupt of any kind leaves usable, and the server without the statement that was in hand.
+    """A connection that stays usable after any interrupt: the server stops the running statement.
 
-    psycopg sees to that for KeyboardInterrupt and SystemExit only. Dagster cancels a run by an exception of its own: the
-    server would work on and keep the transaction's locks, and a rollback or an unlock would fail as "another command is
-    already in progress".
+    psycopg does that for KeyboardInterrupt and SystemExit only. Dagster cancels a run with its own exception. Then the server
+    would work on and keep the locks of the transaction, and a rollback or an unlock would fail with "another command is already
+    in progress".
     """
 
     def wait(self, gen: PQGen[Result], *arguments: Any, **options: Any) -> Result:
@@ -57,10 +57,9 @@ class _InterruptibleConnection(psycopg.Connection):
 def connect(settings: Settings, *, statement_seconds: int = 0) -> psycopg.Connection:
     """A new autocommit connection with the session time zone UTC; the caller closes it.
 
-    A lock is waited for at most five minutes, a statement takes at most `statement_seconds` (0: as long as the server lets it).
+    It waits for a lock for at most five minutes. A statement may take `statement_seconds` (0: as long as the server allows).
 
-    Raises PostgresUnavailable when no server that can be written to is reached within `connect_timeout_seconds`, or the
-    URL cannot be read.
+    Raises PostgresUnavailable when it reaches no writable server within `connect_timeout_seconds`, or cannot read the URL.
     """
     # Without one, what an administrator has set for the role stays.
     limit = f" -c statement_timeout={statement_seconds}s" if statement_seconds else ""
@@ -80,12 +79,12 @@ def connect(settings: Settings, *, statement_seconds: int = 0) -> psycopg.Connec
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, cut to one line for a log."""
+    """The first line of an error, for a log."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Whether the error says that the connection is gone, or that the server is going: no other statement would succeed."""
+    """Whether the connection is lost or the server stops, so that no other statement would succeed."""
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return False
     # Without a state the error is the client's own: "the connection is closed". Class 08: the connection; 57P: the server.

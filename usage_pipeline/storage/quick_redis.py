@@ -1,4 +1,7 @@
-"""Redis for routes that can do without it: short waits, none during an outage, and one line in the log for each outage."""
+"""A Redis client for routes that also work without Redis. It waits briefly, and not at all during an outage.
+
+The log gets one line when an outage begins, and one when it ends.
+"""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -29,7 +32,7 @@ AWAY: Away = False
 
 
 class QuickRedis:
-    """A client for one event loop. It answers AWAY where others raise; a command is never sent twice."""
+    """A client for one event loop. It returns AWAY instead of raising an error. It never sends a command twice."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self.client = client
@@ -39,7 +42,7 @@ class QuickRedis:
 
     @classmethod
     def of(cls, settings: Settings) -> "QuickRedis":
-        """With a pool of its own, whose callers wait for a connection; nothing is sent yet."""
+        """A client with its own pool, whose callers wait for a connection. It sends nothing yet."""
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             settings.redis_dsn.get_secret_value(),
             max_connections=MAX_CONNECTIONS,
@@ -52,7 +55,7 @@ class QuickRedis:
         return cls(redis.asyncio.Redis.from_pool(pool))
 
     async def ask(self, question: Callable[[redis.asyncio.Redis], Awaitable[Answer]]) -> Answer | Away:
-        """Redis's answer, or AWAY when there is none in time, or an error (a node of a cluster may not own the key)."""
+        """The answer of Redis. AWAY if there is no answer in time or an error (a cluster node may not own the key)."""
         if (began_at := self._outage.begin()) is None:
             return AWAY
         try:
@@ -61,13 +64,13 @@ class QuickRedis:
             self._outage.answered()
             if not self._was_refused:
                 self._was_refused = True
-                _log.warning("Redis refuses a command; it is done without: %s", first_line(error))
+                _log.warning("Redis refuses a command; the service goes on without Redis: %s", first_line(error))
             return AWAY
         except REDIS_ERRORS as error:
             self._outage.failed(began_at)
             if not self._is_away:
                 self._is_away = True
-                _log.warning("Redis does not answer; it is done without: %s", first_line(error))
+                _log.warning("Redis does not answer; the service goes on without Redis: %s", first_line(error))
             return AWAY
         self._outage.answered()
         if self._is_away:

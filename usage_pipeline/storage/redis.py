@@ -25,9 +25,9 @@ class RedisUnavailable(Exception):
 
 
 def client(settings: Settings) -> redis.Redis:
-    """A pooled client that answers in bytes; each command is tried once, within `redis_timeout_seconds`.
+    """A pooled client that returns bytes. It tries each command once, within `redis_timeout_seconds`.
 
-    Raises RedisUnavailable when the URL cannot be read; nothing is sent yet.
+    Raises RedisUnavailable when it cannot read the URL. It sends nothing yet.
     """
     try:
         return redis.Redis.from_url(
@@ -43,25 +43,25 @@ def client(settings: Settings) -> redis.Redis:
 
 
 def bulk_strings(arguments: Iterable[bytes]) -> list[bytes]:
-    """Arguments as the Redis protocol (RESP) writes them, to be used in several commands."""
+    """Arguments as the Redis protocol (RESP) writes them, for use in several commands."""
     return [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
 
 
 def command(*words: bytes, arguments: Sequence[bytes] = ()) -> bytes:
-    """One command of its words and of arguments that are bulk strings already."""
+    """One packed command, from its words and from arguments that are bulk strings already."""
     return b"*%d\r\n%b" % (len(words) + len(arguments), b"".join((*bulk_strings(words), *arguments)))
 
 
 def one_by_one(word: bytes, arguments: Sequence[bytes]) -> bytes:
-    """A command of one word for each of the arguments, which are bulk strings already; at least one."""
+    """For each argument one packed command of one word. The arguments are bulk strings already, at least one."""
     beginning = b"*2\r\n$%d\r\n%b\r\n" % (len(word), word)
     return beginning + beginning.join(arguments)
 
 
 class _ParserOfMany(_HiredisParser):
-    """Answers `replies_at_once` replies in one list, errors included, where redis-py's connection asks for each alone.
+    """Returns `replies_at_once` replies in one list, errors included. redis-py's connection asks for each reply alone.
 
-    That costs more than parsing it, and a drain has hundreds of thousands of replies.
+    Asking alone costs more than parsing, and a drain has hundreds of thousands of replies.
     """
 
     replies_at_once: int | None = None
@@ -81,7 +81,7 @@ class _ParserOfMany(_HiredisParser):
 
 
 def is_cluster_node(server: "redis.Redis | PinnedConnection") -> bool:
-    """Whether the server is part of a Redis Cluster, by its own account."""
+    """Whether the server says that it is part of a Redis Cluster."""
     if isinstance(server, PinnedConnection):
         return b"cluster_enabled:1" in server.call("INFO", "cluster")
     return bool(server.info("cluster")["cluster_enabled"])
@@ -90,8 +90,8 @@ def is_cluster_node(server: "redis.Redis | PinnedConnection") -> bool:
 class PinnedConnection:
     """One connection to one Redis server that is never silently replaced.
 
-    The drain's barrier is a promise about what was written on this very connection; a fresh one has nothing to wait for
-    and answers at once. So after the first failure every further use raises RedisUnavailable.
+    The drain waits until what it wrote on this connection is durable. A new connection has written nothing, so waiting on it
+    would end at once and prove nothing. So after the first failure every further use raises RedisUnavailable.
     """
 
     def __init__(self, pooled: redis.Redis) -> None:
@@ -116,27 +116,29 @@ class PinnedConnection:
             raise RedisUnavailable(f"Redis does not answer: {error}") from None
 
     def pipeline(self, commands: Iterable[Command]) -> list[Any]:
-        """Sends the commands in one piece and returns one reply each; a command's own error is returned, not raised.
+        """Sends the commands in one piece and returns one reply for each. An error of a command is returned, not raised.
 
-        Raises RedisUnavailable when the connection fails; nothing is then known about what was carried out.
+        Raises RedisUnavailable when the connection fails. Then nobody knows which commands were carried out.
         """
         packed = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]  # its stub means `...`
         return self.replies(b"".join(packed), len(packed))
 
     def replies(self, packed: bytes, count: int) -> list[Any]:
-        """Like `pipeline`, for `count` commands that are packed already."""
+        """Like `pipeline`, for `count` packed commands."""
         self.send(packed)
         return self.receive(count)
 
     def send(self, packed: bytes) -> None:
-        """Sends packed commands; their replies must be received in the same order. More may be sent before that."""
+        """Sends packed commands. More may be sent before their replies are received, in the same order."""
         if not self._is_usable:
-            raise RedisUnavailable("Redis: the connection was lost before, and a barrier needs the one that wrote")
+            raise RedisUnavailable(
+                "Redis: the connection was lost before, and only the one that wrote can check that the writes are durable"
+            )
         with self._ending_on_failure():
             self._connection.send_packed_command([packed], check_health=False)
 
     def receive(self, count: int) -> list[Any]:
-        """The next `count` replies to what was sent, as `pipeline` returns them."""
+        """The next `count` replies, as `pipeline` returns them."""
         if not self._is_usable:
             raise RedisUnavailable("Redis: the connection was lost before")
         with self._ending_on_failure():
@@ -168,7 +170,7 @@ class PinnedConnection:
         return reply
 
     def scan(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
-        """Keys of the server that match, page by page; one may come twice."""
+        """Keys of the server that match, page by page. A key may come twice."""
         cursor = b"0"
         while True:
             cursor, found = self.call("SCAN", cursor, "MATCH", pattern, "COUNT", count)

@@ -1,4 +1,4 @@
-"""A whole Redis Cluster, or the one server that there is: its client, and reading from it."""
+"""A client for a whole Redis Cluster or its only server, and a reader of all primaries of a cluster."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -19,7 +19,7 @@ AnyRedis = redis.Redis | redis.RedisCluster
 
 
 def cluster_client(settings: Settings) -> redis.RedisCluster:
-    """Like `client`, for all of the Redis Cluster that the server of REDIS_URL belongs to; it asks that server at once.
+    """Like `client`, for the whole Redis Cluster of the server in REDIS_URL. It asks that server at once.
 
     Raises RedisUnavailable.
     """
@@ -39,7 +39,7 @@ def cluster_client(settings: Settings) -> redis.RedisCluster:
 
 @contextmanager
 def server_or_cluster(settings: Settings) -> Iterator[AnyRedis]:
-    """A pooled client of the server of REDIS_URL, or of the whole Redis Cluster that it belongs to; it asks which at once.
+    """A pooled client of the server in REDIS_URL, or of the whole Redis Cluster that it belongs to. It asks the server at once.
 
     Raises redis.RedisError, RedisUnavailable or OSError.
     """
@@ -49,7 +49,7 @@ def server_or_cluster(settings: Settings) -> Iterator[AnyRedis]:
 
 
 def primaries(pooled: AnyRedis) -> list[redis.Redis]:
-    """A pooled client of each primary that owns slots; of the server itself where it is no cluster."""
+    """A pooled client of each primary that owns slots, or of the only server if it is not a cluster."""
     if isinstance(pooled, redis.Redis):
         return [pooled]
     return [node.redis_connection for node in pooled.get_primaries()]
@@ -57,7 +57,7 @@ def primaries(pooled: AnyRedis) -> list[redis.Redis]:
 
 @contextmanager
 def translated_cluster_errors() -> Iterator[None]:
-    """Raises RedisUnavailable when a cluster cannot be read; redis-py's error for that is no RedisError."""
+    """Raises RedisUnavailable when a cluster cannot be read. (redis-py's error for that is not a RedisError.)"""
     try:
         yield
     except RedisClusterException as error:
@@ -65,23 +65,23 @@ def translated_cluster_errors() -> Iterator[None]:
 
 
 class ClusterReader:
-    """All primaries of a Redis Cluster for reading, with the methods of a PinnedConnection but no promise of a barrier."""
+    """All primaries of a Redis Cluster for reading. It has the methods of a PinnedConnection, but may change connections."""
 
     def __init__(self, cluster: redis.RedisCluster) -> None:
         self._cluster = cluster
         self.primaries = [PinnedConnection(primary) for primary in primaries(cluster)]
 
     def pipeline(self, commands: Iterable[Command]) -> list[Any]:
-        """Each command goes to the owner of its key, wherever that moves; a command's own error is returned, not raised."""
+        """Sends each command to the owner of its key, wherever that is now. An error of a command is returned, not raised."""
         return send_to_owners(self._cluster, [_with_key(command) for command in commands])
 
     def scan(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
-        """Keys of all primaries that match, page by page; one whose slot moves meanwhile may come twice, or not at all."""
+        """Keys of all primaries that match, page by page. A key whose slot moves meanwhile may come twice, or not at all."""
         for primary in self.primaries:
             yield from primary.scan(pattern, count)
 
     def now_ms(self) -> int:
-        """One primary's clock in epoch milliseconds."""
+        """The clock of one primary in epoch milliseconds."""
         return self.primaries[0].now_ms()
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class ClusterReader:
 
 
 def _with_key(command: Command) -> KeyCommand:
-    """redis-py takes the command's name as text only."""
+    """The command with its name as text, which redis-py needs."""
     name, *arguments = (command[0].decode() if isinstance(command[0], bytes) else command[0], *command[1:])
     key = arguments[1] if name == "MEMORY" else arguments[0]
     return KeyCommand(key if isinstance(key, bytes) else str(key), (name, *arguments))

@@ -1,4 +1,4 @@
-"""What a glance at rows tells: how many there are, and which share of them is null in each nullable column. At bounded cost."""
+"""Counts rows and the share of nulls in each nullable column, at bounded cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _DECIMALS = 4
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Rows, and the share of nulls (0 to 1) in each nullable column; not exact: from PostgreSQL's statistics."""
+    """Rows, and the share of nulls (0 to 1) in each nullable column. If not exact, they are PostgreSQL's estimates."""
 
     rows: int
     null_shares: dict[str, float]
@@ -26,7 +26,7 @@ class Profile:
 
 
 def partition_null_shares(connection: psycopg.Connection, table: str, column: str, value: object) -> dict[str, float]:
-    """Of the rows of `table` (schema.name) whose `column`, which an index begins with, has that value."""
+    """Shares of nulls in the rows of `table` (schema.name) whose `column` has that value. An index must begin with `column`."""
     if not nullable(table):
         return {}
     query = composed(
@@ -37,7 +37,7 @@ def partition_null_shares(connection: psycopg.Connection, table: str, column: st
 
 
 def profile_table(connection: psycopg.Connection, table: str) -> Profile:
-    """Of the whole table: counted as long as it is small."""
+    """The profile of a whole table. A small table is counted, a large one estimated."""
     [(estimate, shares)] = connection.execute(load("storage/estimate_table"), {"table": table}).fetchall()
     if estimate > _MOST_COUNTED_ROWS and shares is not None:
         return Profile(estimate, {name: round(shares.get(name, 0.0), _DECIMALS) for name in nullable(table)}, False)
@@ -52,14 +52,14 @@ def nullable(table: str) -> list[str]:
 
 
 def null_counts(table: str) -> compose.Composed:
-    """The inside of an array of how many rows of `part` have a value in each nullable column."""
+    """SQL for the elements of an array: how many rows of `part` have a value in each nullable column."""
     return compose.SQL(", ").join(
         compose.SQL("count({})").format(compose.Identifier("part", name)) for name in nullable(table)
     )
 
 
 def null_shares(table: str, rows: int, filled: Sequence[int]) -> dict[str, float]:
-    """The counts of `null_counts` as shares of nulls; none when there are no rows."""
+    """The counts of `null_counts` as shares of nulls. Empty when there are no rows."""
     if not rows:
         return {}
     return {name: round(1 - count / rows, _DECIMALS) for name, count in zip(nullable(table), filled, strict=True)}

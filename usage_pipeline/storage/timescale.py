@@ -10,19 +10,22 @@ log = logging.getLogger(__name__)
 
 
 def offer_extension(connection: psycopg.Connection) -> None:
-    """Creates the extension in a database that has no schema of ours yet, on a server that has it preloaded.
+    """Creates the extension in a database without our schema, if the server has it preloaded. The log says what it did.
 
-    A database that began natively stays native: its partitions and files would have to move. Which one it is, is logged.
+    A database that began with native partitions keeps them: otherwise its partitions and files would have to move.
     """
     if is_installed(connection) or not _is_preloaded(connection):
         return
     if _is_migrated(connection):
-        log.info("storage: TimescaleDB is there, but this database began natively and stays so")
+        log.info("storage: TimescaleDB is there, but this database began with native partitions, and keeps them")
         return
     try:
         connection.execute("create extension if not exists timescaledb")
     except psycopg.Error as error:
-        log.warning("storage: TimescaleDB is there, but cannot be created (%s); native partitions", first_line(error))
+        log.warning(
+            "storage: TimescaleDB is there, but cannot be created (%s); the tables get native partitions",
+            first_line(error),
+        )
 
 
 def is_installed(connection: psycopg.Connection) -> bool:
@@ -31,7 +34,7 @@ def is_installed(connection: psycopg.Connection) -> bool:
 
 
 def is_hypertable(connection: psycopg.Connection, table: str) -> bool:
-    """Whether `table` (schema.name) is a hypertable; False where the extension is not."""
+    """Whether `table` (schema.name) is a hypertable. False without the extension."""
     if not is_installed(connection):
         return False
     schema, _, name = table.partition(".")
@@ -40,7 +43,7 @@ def is_hypertable(connection: psycopg.Connection, table: str) -> bool:
 
 
 def _is_preloaded(connection: psycopg.Connection) -> bool:
-    """Without it the extension cannot be created, and some versions end the session when asked."""
+    """Whether the server has preloaded the extension. If not, it cannot be created, and some versions end the session."""
     available = "select from pg_available_extensions where name = 'timescaledb'"
     # No row for who may not read it: then an administrator makes the extension, or storage is native.
     preloaded = connection.execute("select setting from pg_settings where name = 'shared_preload_libraries'").fetchone()

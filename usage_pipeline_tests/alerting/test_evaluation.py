@@ -118,7 +118,7 @@ def test_a_redis_that_grows_out_of_its_usual_size_is_told(
     evaluate_pipeline(alerting, NOTHING, {})
     assert open_rules(postgres) == ["redis-surge"]
     [[text]] = postgres.execute("select text from ops.alerts").fetchall()
-    assert "50020 keys, where 10 is usual" in text
+    assert "50020 keys, usually 10" in text
 
 
 def test_recorded_usage_that_is_nowhere_is_told_until_it_is_found(
@@ -133,7 +133,7 @@ def test_recorded_usage_that_is_nowhere_is_told_until_it_is_found(
     evaluate_pipeline(alerting, NOTHING, {})
     assert open_rules(postgres) == ["missing-usage"]
     [[text]] = postgres.execute("select text from ops.alerts").fetchall()
-    assert text.startswith(f"Of 5 usage_count that our recorder wrote for {today()}, 5 are nowhere")
+    assert text.startswith(f"5 of 5 usage_count that our recorder wrote for {today()} are missing")
     redis_client.restore(key, 0, lost)
     reconcile(alerting, sleep=lambda _: None)
     evaluate_pipeline(alerting, NOTHING, {})
@@ -181,7 +181,7 @@ def test_foreign_token_keys_that_were_about_to_expire_are_told(
     evaluate_pipeline(alerting, NOTHING, {})
     assert open_rules(postgres) == ["expiring-token-keys"]
     [[text]] = postgres.execute("select text from ops.alerts").fetchall()
-    assert text.startswith("Of 2 token keys that a drain looked at, 1 had")
+    assert text.startswith("A drain looked at 2 token keys: 1 had")
     postgres.execute("update ops.heartbeats set beaten_at = now() - interval '11 min' where name = 'token_ttls'")
     evaluate_pipeline(alerting, NOTHING, {})
     assert open_rules(postgres) == []

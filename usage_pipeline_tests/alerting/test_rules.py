@@ -129,10 +129,13 @@ def test_a_rule_raises_beyond_its_threshold_only(facts: PipelineFacts, expected:
         (aggregated(0, 0, 1.0), ["2026-11-19", "2026-11-20"]),
         (PipelineFacts(dead_letters=(OpenDeadLetters("event", 2, "expected JSON"),)), ["2 keys", "expected JSON"]),
         (PipelineFacts(regressions=(OpenRegressions(9, "m", "orders", TODAY),)), ["9 counters", "orders of m"]),
-        (missing(1), ["1,234 are nowhere", "50,000 usage_count", "for 2026-11-20,", "2026-11-20 13:00"]),
+        (
+            missing(1),
+            ["1,234 of 50,000 usage_count", "for 2026-11-20 are missing", "not stored", "since 2026-11-20 13:00"],
+        ),
         (missing(2), ["for 2 days from 2026-11-19 to 2026-11-20"]),
         (PipelineFacts(uncertain=(UncertainBatches(3, 40, AT),)), ["3 batches", "40 keys", "13:00:00"]),
-        (PipelineFacts(expiring_tokens=(ExpiringTokenKeys(100, 4, 1.6, AT),)), ["100", "4 had", "2 s"]),
+        (PipelineFacts(expiring_tokens=(ExpiringTokenKeys(100, 4, 1.6, AT),)), ["100 token keys", "4 had", "2 s"]),
         (used(1_000), ["1000 uses", "2026-11-20 13:00", "55", "60"]),
     ],
 )

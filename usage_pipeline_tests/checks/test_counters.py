@@ -125,11 +125,11 @@ def test_a_day_that_nobody_rolled_up_and_a_day_without_usage_are_told(
 
     write(redis_client, 0, 1, 3)
     drain_once(settings)
-    empty = f"{TODAY - timedelta(days=2)}: no usage at all, the days around it have some"
+    empty = f"{TODAY - timedelta(days=2)}: no usage, but the days around it have some"
     assert faults(1.9) == [empty]
     overdue = faults(2.1)
     assert [fault[:37] for fault in overdue[:2]] == [
-        f"{TODAY - timedelta(days=ago)}: not rolled up since it wa" for ago in (3, 1)
+        f"{TODAY - timedelta(days=ago)}: not rolled up since its c" for ago in (3, 1)
     ]
     assert overdue[2:] == [empty]
     archive(postgres, "api_key")

@@ -82,7 +82,7 @@ def test_a_key_that_nobody_wrote_to_for_two_intervals_has_waited_too_long(
     restore_idle(redis_client, "apikey:old:metrics", 60)
     [fault] = open_matters.backlog_faults(settings, "api_key")
     # Redis counts on while the test runs.
-    assert re.fullmatch(r"'apikey:old:metrics': waits for [67]\d s at least, a drain is due every 5 s", fault)
+    assert re.fullmatch(r"'apikey:old:metrics': has waited for at least [67]\d s; a drain is due every 5 s", fault)
     slow = settings.model_copy(update={"metrics_sync_interval_ms": 60_000})
     assert open_matters.backlog_faults(slow, "api_key") == []
     drain_once(settings)
@@ -94,12 +94,12 @@ def test_a_batch_that_stays_open_and_an_item_at_the_head_of_the_queue_have_waite
 ) -> None:
     redis_client.hset("usage_pipeline:open:token", "0000000000001-0000000000", "gone")
     [fault] = open_matters.backlog_faults(settings, "token")
-    assert fault.startswith("1 open batches, the oldest claimed ")
+    assert fault.startswith("1 batches are not finished, the oldest began ")
     now = datetime.now(UTC)
     redis_client.rpush("event_queue", json.dumps({"at": (now - timedelta(seconds=5)).isoformat()}))
     assert open_matters.backlog_faults(settings, "event", now=now) == []
     [fault] = open_matters.backlog_faults(settings, "event", now=now + timedelta(seconds=10))
-    assert fault == "event_queue: waits for 15 s at least, a drain is due every 5 s"
+    assert fault == "event_queue: has waited for at least 15 s; a drain is due every 5 s"
 
 
 @pytest.mark.parametrize("item", ["junk", "[]", '{"at": 3}', '{"at": "soon"}'])

@@ -118,7 +118,7 @@ def test_models_without_a_price_are_told_with_the_reason(settings: Settings, pos
     roll(settings, postgres)
     assert window_checks.unpriced_faults(postgres, *SPAN) == [
         "openai/unheard-of: 2 requests, unknown model",
-        "openai/gpt-4o: 1 requests, without both input and output tokens, or out of the bounds of its prices",
+        "openai/gpt-4o: 1 requests, input or output tokens are missing, or no price holds for them",
     ]
 
 
@@ -132,5 +132,5 @@ def test_conflicts_are_told(settings: Settings, postgres: psycopg.Connection) ->
         (event_id,),
     )
     [fault] = window_checks.conflict_faults(postgres, since)
-    assert fault.startswith(f"events {event_id}: kept out 3 times")
+    assert fault.startswith(f"events {event_id}: came 3 times with other content")
     assert window_checks.conflict_faults(postgres, datetime.now(UTC) + timedelta(minutes=1)) == []

@@ -93,7 +93,7 @@ def test_a_tick_stands_down_while_a_worker_holds_the_lock_and_reports_for_it(
     redis_client.hset("apikey:b:metrics", "total_requests", 3)
     result = tick(definitions, instance, "drain_metrics", later(before.cursor, 61))
     assert redis_client.exists("apikey:b:metrics")
-    assert "Another drainer works on api_key" in str(result.skip_reason)
+    assert "Another process drains api_key, provider, event now" in str(result.skip_reason)
     assert [event.asset_key.path[-1] for event in result.asset_events] == ["api_key_deltas", "api_keys"]
 
 

@@ -163,4 +163,4 @@ def test_a_drain_beside_another_says_who_works(
     result = run(definitions, "drain_now", instance)
     assert not result.success
     [failure] = [event for event in result.all_events if event.is_step_failure]
-    assert f"held the lock of {family}" in str(failure.step_failure_data.error)
+    assert f"Another process drains {family} now" in str(failure.step_failure_data.error)

@@ -113,7 +113,7 @@ def test_a_run_has_a_budget_and_what_had_no_turn_keeps_what_is_stored(
     assert len(api.requests) == report.fallbacks == 9 - report.not_tried
     assert report.missing_share == 1.0
     assert rows(postgres)[-1] == ("9", "1", "Title", AT, False)
-    assert f"{report.not_tried} of 9 had no turn within 240 s" in caplog.text
+    assert f"{report.not_tried} of 9 were not tried, because 240 s had passed" in caplog.text
 
 
 def test_a_run_beside_another_that_does_not_end_gives_up_and_asks_for_nothing(

@@ -154,7 +154,7 @@ BAD = [
     ),
     ("1,2019-03-18 10:59:01,2021-05-12 02:25:37,,closed,0,0", "closed_at: expected the time at which"),
     ("1,2019-03-18 10:59:01,2021-05-12 02:25:37,soon,closed,0,0", "closed_at: expected a time YYYY"),
-    ("1,2019-03-18 10:59:01,2021-05-12 02:25:37,2019-03-18 14:43:52,open,0,0", "closed_at: expected none of an open"),
+    ("1,2019-03-18 10:59:01,2021-05-12 02:25:37,2019-03-18 14:43:52,open,0,0", "closed_at: expected none for an open"),
     ("1,2019-03-18 10:59:01,2021-05-12 02:25:37,,merged,0,0", "state: expected open or closed, came 'merged'"),
     ("1,2019-03-18 10:59:01,2021-05-12 02:25:37,,,0,0", "state: expected open or closed, came ''"),
     (",2019-03-18 10:59:01,2021-05-12 02:25:37,,open,0,0", "number: expected 1 to 200 characters, came 0"),
@@ -206,7 +206,7 @@ def test_of_a_number_that_comes_again_with_other_content_the_first_line_counts(
     changed = [OPEN.replace(",3,0", ",3,1"), OPEN.replace("10:00:10", "10:00:11"), OPEN.replace(",3,0", ",2,0")]
     report = load_issues(postgres, write_issues(tmp_path / "a.csv", OPEN, OPEN, changed[0], GOOD, *changed[1:]))
     assert [bad.line for bad in report.bad_lines] == [4, 6, 7]
-    assert report.bad_lines[0].reason == "number: expected 9 once, came it again with other content than in line 2"
+    assert report.bad_lines[0].reason == "number: expected 9 once, came again with other content than in line 2"
     assert (report.lines, report.issues, report.repeated, report.bad) == (6, 2, 1, 3)
     assert [row[3] for row in issues(postgres)] == [7, 0]
 

@@ -261,7 +261,7 @@ def test_foreign_usage_keys_are_left_alone(
     assert day.keys_found == 0
     assert not day.errors
     assert not day.has_expired
-    assert day.note == "2025-03-14: no counters in Redis, and none stored"
+    assert day.note == "2025-03-14: Redis has no counters, and none are stored"
     assert not stored(postgres)
     assert not letters(postgres)
 
@@ -374,7 +374,7 @@ def test_an_expired_day_leaves_its_rows_and_says_so(
     before, times = stored(postgres), updated_at(postgres)
     [day] = aggregate(settings, [DAY]).days
     assert (day.keys_found, day.rows_stored_before, day.has_expired) == (0, 2, True)
-    assert day.note == "2025-03-14: no counters in Redis any more; the 2 stored rows stay"
+    assert day.note == "2025-03-14: Redis has no counters any more; the 2 stored rows stay"
     assert (stored(postgres), updated_at(postgres)) == (before, times)
     assert not regressions(postgres)
 
@@ -435,7 +435,7 @@ def test_postgres_going_away_midway_is_named_and_a_second_run_completes(
 
     with monkeypatch.context() as patched:
         patched.setattr(merchants, "read_counters", killed_meanwhile)
-        with pytest.raises(PostgresUnavailable, match="PostgreSQL went away"):
+        with pytest.raises(PostgresUnavailable, match="PostgreSQL does not answer any more"):
             aggregate(settings, [DAY])
     assert not stored(postgres)
     assert aggregate(settings, [DAY]).records_aggregated == 1
@@ -455,7 +455,7 @@ def test_a_lost_counter_never_lowers_is_recorded_folded_in_once_and_grows_on(
         count(redis_client, "m1", seen)
         [day] = aggregate(settings, [DAY]).days
         assert (day.regressions, day.unchanged, day.records_aggregated, day.keys_found) == (1, 1, 1, 2)
-        assert "expected at least 100" in day.errors[0]
+        assert "expected at least the stored value 100" in day.errors[0]
         assert stored(postgres)["m1", DAY, "api_calls"] == 100
         assert regressions(postgres) == [("m1", 100, seen, True)]
 

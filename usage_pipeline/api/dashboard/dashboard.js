@@ -46,8 +46,8 @@ function told(error) {
     0: "The service cannot be reached. Is it running?",
     401: "This token is unknown, expired or revoked. Enter another one.",
     403: `This token may not read: ${error.message}.`,
-    429: `The quota of this token is used up for today.${wait}`,
-    503: `The service is there, but cannot answer now: ${error.message}.${wait}`,
+    429: `This token has used up its quota for today.${wait}`,
+    503: `The service runs, but cannot answer now: ${error.message}.${wait}`,
   };
   return reasons[error.status] ?? `The service answered ${error.status}: ${error.message}.`;
 }
@@ -84,14 +84,14 @@ function showTiles(days) {
   const errors = sum(days, "modelErrors");
   const models = sum(days, "modelRequests");
   const cost = days.some((day) => day.costUsd !== null) ? sum(days, "costUsd") : null;
-  const share = (part, of) => (of ? `${((100 * part) / of).toFixed(1)} % failed` : "none yet");
+  const share = (part, of) => (of ? `${((100 * part) / of).toFixed(1)} % failed` : "no requests yet");
   const tiles = [
     ["API key requests", compact(requests), share(failed, requests)],
-    ["Files uploaded", compact(sum(days, "filesUploaded")), "by API keys"],
-    ["API token requests", compact(sum(days, "tokenRequests")), "this service counts its own"],
+    ["Files uploaded", compact(sum(days, "filesUploaded")), "with API keys"],
+    ["API token requests", compact(sum(days, "tokenRequests")), "with access tokens, also to this service"],
     ["LLM requests", compact(models), share(errors, models)],
-    ["LLM tokens", compact(sum(days, "totalTokens")), "prompts and answers"],
-    ["LLM cost", cost === null ? "–" : money(cost), cost === null ? "no priced requests" : "by list prices"],
+    ["LLM tokens", compact(sum(days, "totalTokens")), "input and output tokens together"],
+    ["LLM cost", cost === null ? "–" : money(cost), cost === null ? "no request has a price" : "of requests that have a price"],
   ];
   find("tiles").replaceChildren(
     ...tiles.map(([name, figure, aside]) =>
@@ -108,7 +108,7 @@ function showRequests(days) {
     { name: "LLM models", shade: "b", values: models },
   ];
   const dates = days.map((day) => day.usageDate);
-  find("requests").replaceChildren(...(isEmpty ? [empty("No requests in these days. Daily tables are made when a day's roll-up ran.")] : bars(dates, series, "Requests per day")));
+  find("requests").replaceChildren(...(isEmpty ? [empty("No requests on these days. New requests usually appear here within an hour.")] : bars(dates, series, "Requests per day")));
 }
 
 function showModels(rows) {
@@ -122,7 +122,7 @@ function showModels(rows) {
     models.set(name, known);
   }
   const best = [...models.values()].sort((one, other) => other.tokens - one.tokens || (one.model < other.model ? -1 : 1)).slice(0, 8);
-  if (!best.length) return find("models").replaceChildren(empty("No model was used in these days."));
+  if (!best.length) return find("models").replaceChildren(empty("No LLM requests on these days."));
   const most = Math.max(1, best[0].tokens);
   const lines = best.map((one) => [
     [one.model, element("span", { class: "sub" }, one.provider), meter(one.tokens / most)],
@@ -135,7 +135,7 @@ function showModels(rows) {
 }
 
 function showPopular(issues) {
-  if (!issues.length) return find("popular").replaceChildren(empty("No issue was created in the seven days of the ranking."));
+  if (!issues.length) return find("popular").replaceChildren(empty("No issue was created in the last seven days."));
   const lines = issues.map((one) => [
     String(one.rank),
     [one.title, element("span", { class: "sub" }, `${one.id} · ${shortDay(one.createdAt.slice(0, 10))} · ${count(one.viewCount)} views, ${count(one.commentCount)} comments`)],
@@ -146,7 +146,7 @@ function showPopular(issues) {
 }
 
 function showFlow(counted, days) {
-  if (!counted.length) return find("flow").replaceChildren(empty("No day of these was counted yet: issue statistics are made at night."));
+  if (!counted.length) return find("flow").replaceChildren(empty("No issues are counted for these days yet. Each day is counted in the night after it."));
   const byDay = new Map(counted.map((row) => [row.date, row]));
   const values = (name) => days.map((day) => byDay.get(day.usageDate)?.[name] ?? 0);
   const series = [
@@ -203,7 +203,7 @@ find("token-form").addEventListener("submit", (event) => {
   const token = find("token").value.trim();
   find("token").value = "";
   // Header values are ASCII: anything else is no token, and fetch would fail on it in words of its own.
-  if (!/^[\x21-\x7e]+$/.test(token)) return notice("This is no token: expected upt_ and more, without spaces.");
+  if (!/^[\x21-\x7e]+$/.test(token)) return notice("This is not a token. A token begins with upt_ and has no spaces.");
   sessionStorage.setItem(TOKEN, token);
   return void showAll();
 });

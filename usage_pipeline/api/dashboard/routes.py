@@ -1,4 +1,4 @@
-"""The dashboard's files: static, without secrets, and with a policy under which they can load and reach nothing else."""
+"""Serves the files of the dashboard. They have no secrets, and their policy lets them load and call only this service."""
 
 from functools import cache
 from pathlib import Path
@@ -33,7 +33,7 @@ router = APIRouter()
 
 @router.get("/dashboard/{name}", include_in_schema=False)
 async def file(name: str) -> Response:
-    """A file of the dashboard; the page itself is at `/`."""
+    """A file of the dashboard. The page itself is at `/`."""
     if name not in _MEDIA_TYPES:
         raise Problem(404, "not-found", "the dashboard has no such file")
     return dashboard_file(name)
@@ -45,7 +45,7 @@ def dashboard_file(name: str) -> Response:
 
 
 def prefers_html(accept: str) -> bool:
-    """Whether this Accept header ranks text/html above JSON, as browsers' do; `*/*` alone, or nothing, does not."""
+    """Whether this Accept header prefers text/html to JSON, as browsers do. `*/*` alone, or no header, does not."""
     html = json = 0.0
     for part in accept.split(","):
         media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))

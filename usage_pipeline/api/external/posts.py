@@ -1,6 +1,6 @@
-"""Posts of the external API for callers without a token: few requests at once, one per post, and what came is kept a minute.
+"""Posts of the external API for callers without a token: few requests at once, one per post. A post is kept for a minute.
 
-What is fetched is stored by one thread, with one connection at a time, so that such callers leave the pool to the others.
+One thread stores the fetched posts, with one connection at a time, so that these callers do not use up the pool.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class PostDesk:
-    """Answers requests for posts, on one event loop. Made while the service starts; it connects to nothing by itself."""
+    """Answers requests for posts, on one event loop. It connects only when a request needs it."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class PostDesk:
         self._storing = ThreadPoolExecutor(1, thread_name_prefix="external-posts")
 
     async def post(self, post_id: int) -> Post:
-        """The post, or its fallback. Raises Problem (503) when too many requests are in hand."""
+        """The post, or its fallback. Raises Problem (503) when too many requests are running."""
         cached = self._cached(post_id)
         self._metrics.cache_lookup("external_post", "hit" if cached else "miss")
         if cached:
@@ -66,7 +66,7 @@ class PostDesk:
         if self._waiting >= MOST_WAITING or (fetch is None and len(self._fetches) >= FETCHES_AT_ONCE):
             self._metrics.external_posts.labels("turned_away").inc()
             raise unavailable(
-                f"{len(self._fetches)} posts are being fetched for {self._waiting} requests, which is all that this server does"
+                f"this server is fetching {len(self._fetches)} posts for {self._waiting} requests, and takes no more now"
             )
         if fetch is None:
             # A task of its own: whoever asked first may go away, and others wait for the same post.
@@ -79,7 +79,7 @@ class PostDesk:
             self._waiting -= 1
 
     async def close(self) -> None:
-        """Ends what is being fetched, and waits for what is being stored."""
+        """Cancels fetches that are running, and waits until fetched posts are stored."""
         for fetch in list(self._fetches.values()):
             fetch.cancel()
         await asyncio.gather(*self._fetches.values(), return_exceptions=True)
@@ -113,4 +113,4 @@ class PostDesk:
                 await asyncio.get_running_loop().run_in_executor(self._storing, store)
         except (psycopg.Error, TimeoutError) as error:
             # The answer does not depend on it.
-            _log.warning("external post %d is answered, but not stored: %s", post.id, first_line(error))
+            _log.warning("external post %d was answered, but could not be stored: %s", post.id, first_line(error))

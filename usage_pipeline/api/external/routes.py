@@ -1,4 +1,4 @@
-"""Posts of the external API (contracts §4), for everybody."""
+"""Posts of the external API (contracts §4), for callers without a token."""
 
 from typing import Annotated
 
@@ -22,13 +22,13 @@ class ExternalPost(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel)
 
     id: int = Field(examples=[1])
-    user_id: int | str = Field(description="Its author there", examples=[1])
+    user_id: int | str = Field(description="The author of the post in the external API", examples=[1])
     title: str = Field(examples=["A title"])
     body: str = Field(examples=["A text"])
 
 
 class UnavailablePost(BaseModel):
-    """What stands for a post that the external API did not give."""
+    """The answer in place of a post that the external API did not give."""
 
     id: int = Field(examples=[1])
     title: str = Field(examples=[FALLBACK_TITLE])
@@ -37,7 +37,7 @@ class UnavailablePost(BaseModel):
 
 
 def _digits(came: object) -> object:
-    """Pydantic alone takes `1.0` and `+1` for numbers, too."""
+    """Refuses `1.0` and `+1`, which Pydantic takes as numbers."""
     if isinstance(came, str) and not (came.isascii() and came.isdigit()):
         raise ValueError("expected decimal digits")
     return came
@@ -58,9 +58,9 @@ PostId = Annotated[
     responses=problems.responses(422, 500, 503),
 )
 async def external_post(request: Request, id: PostId) -> Response:  # the contract's name
-    """The post, or one with `"error": true` when the API does not give it, also when it says that there is none: always a 200.
+    """The post; or a substitute with `"error": true` if the API does not give it or does not have it. Both are a 200.
 
-    Answers come from memory for a minute. 503 with Retry-After when too many posts are being fetched.
+    An answer is kept in memory for a minute. 503 with Retry-After means that too many posts are being fetched.
     """
     desk: PostDesk = request.app.state.posts
     return JSONResponse((await desk.post(id)).document())

@@ -1,1 +1,1 @@
-"""`POST /api/v1/ingest/…`: bodies within their limits, and what OpenAPI says of them. The events' rules are in `events/`."""
+"""`POST /api/v1/ingest/…`: reads bodies within limits, and describes them in OpenAPI. Rules of events are in `events/`."""

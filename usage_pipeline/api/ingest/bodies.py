@@ -1,4 +1,4 @@
-"""Reads the body of a request within its limits, however it is sent, and decompresses it without holding more than it may."""
+"""Reads the body of a request within its limits, and decompresses it, also within a limit."""
 
 import asyncio
 import zlib
@@ -18,7 +18,7 @@ _UTF_8 = ("", "utf-8", "utf8", "us-ascii")
 
 
 def is_compressed(request: Request) -> bool:
-    """Whether the body is gzip. Raises Problem (415) for another encoding, or a body that does not say that it is JSON."""
+    """Whether the body is gzip. Raises Problem (415) for another encoding, or if the Content-Type is not JSON."""
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")
     if media_type.strip().lower() != _JSON:
         detail = f"Content-Type: expected {_JSON}, came {_shown(media_type)}"
@@ -38,7 +38,7 @@ def is_compressed(request: Request) -> bool:
 
 
 async def received(request: Request, *, most: int, seconds: float) -> bytearray:
-    """The body as it was sent, of at most `most` bytes, all of it within `seconds`.
+    """The body as it was sent: at most `most` bytes, received within `seconds`.
 
     Raises Problem (413, 408), and starlette.requests.ClientDisconnect when the sender goes away.
     """
@@ -64,9 +64,9 @@ async def received(request: Request, *, most: int, seconds: float) -> bytearray:
 
 
 def decompressed(body: bytes | bytearray, *, most: int) -> bytearray:
-    """What a gzip file of one or more members holds, at most `most` bytes; no more than that is ever made of it.
+    """The content of a gzip file of one or more members. It never decompresses more than `most` bytes.
 
-    Raises Problem: 413 for more, 400 for what is no gzip, is cut short, or has something after it.
+    Raises Problem: 413 for more, 400 if the file is not gzip, is cut short, or has something after its end.
     """
     whole, view, place = bytearray(), memoryview(body), 0
     for _ in range(_MAX_GZIP_MEMBERS):

@@ -1,4 +1,4 @@
-"""What OpenAPI says about the bodies of bulk requests: both shapes, gzip, limits, examples. The members are the model's."""
+"""The OpenAPI part for bodies of bulk requests: both shapes, gzip, limits, examples. The members come from the model."""
 
 from typing import Any
 

@@ -29,22 +29,22 @@ Caller = Annotated[AccessToken, Depends(requires("ingest"))]
 class RejectedItem(BaseModel):
     """An item that was not stored."""
 
-    index: int = Field(description="Its place in the request, from 0", examples=[3])
+    index: int = Field(description="Its position in the request, from 0", examples=[3])
     reason: str = Field(
         description="What was expected and what came", examples=["team: expected 1 to 200 characters, came 0"]
     )
 
 
 class BulkReport(BaseModel):
-    """What became of a request: received = inserted + duplicates + conflicts + rejected. It is committed."""
+    """The outcome of a request, which is committed: received = inserted + duplicates + conflicts + rejected."""
 
     received: int = Field(description="Items in the request", examples=[4])
-    inserted: int = Field(description="Items that were stored now", examples=[2])
-    duplicates: int = Field(description="Items that were stored before and are equal but for their time", examples=[1])
+    inserted: int = Field(description="Items that this request stored", examples=[2])
+    duplicates: int = Field(description="Items that were stored before; at most their time differs", examples=[1])
     conflicts: int = Field(
-        description="Items whose id is stored with another payload; kept aside, and reported", examples=[0]
+        description="Items whose id is stored with other content; they are kept apart and reported", examples=[0]
     )
-    rejected: list[RejectedItem] = Field(description="Items that break a rule; they cost no other")
+    rejected: list[RejectedItem] = Field(description="Items that break a rule; the other items are stored all the same")
 
 
 @router.post(
@@ -55,7 +55,7 @@ class BulkReport(BaseModel):
     openapi_extra=openapi.request_body(EVENTS),
 )
 async def ingest_requests(request: Request, caller: Caller) -> Response:
-    """Stores each event once by its `event_id`, whatever is sent again. Valid items are stored even when others are rejected.
+    """Stores each event once by its `event_id`, also if it is sent again. Valid items are stored even if others are rejected.
 
     A 200 means that the transaction is committed. After a 503 or a lost connection, send the same request again.
     """
@@ -70,7 +70,7 @@ async def ingest_requests(request: Request, caller: Caller) -> Response:
     openapi_extra=openapi.request_body(ARCHIVES),
 )
 async def ingest_archives(request: Request, caller: Caller) -> Response:
-    """Stores whole prompts and responses, one archive per event. An archive whose event is unknown is rejected by its index."""
+    """Stores whole prompts and responses, one archive per event. An archive is rejected if its event is not stored."""
     return await _bulk(request, ARCHIVES, caller)
 
 

@@ -1,1 +1,1 @@
-"""`GET /metrics`: what the service counts, and readings of the pipeline, for Prometheus."""
+"""`GET /metrics` for Prometheus: what the service counts, and readings of the pipeline."""

@@ -1,6 +1,6 @@
-"""What this service counts about itself (contracts §3, `/metrics`), in a registry of its own, and the middleware that does.
+"""What this service counts about itself (contracts §3, `/metrics`), in its own registry, and the middleware that counts.
 
-Labels have few values each: routes by their template, methods and status classes from fixed sets, never what a client sent.
+Each label has few values: the template of a route, a method or status class from a fixed set, never text from a client.
 """
 
 import os
@@ -48,20 +48,20 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "usage_pipeline_http_requests",
-            "Requests answered, by template of the route, method and class of status (none: the client went away)",
+            "Requests answered, by route template, method and status class (none: the client closed the connection)",
             ["route", "method", "status"],
             registry=registry,
         )
         self.durations = Histogram(
             "usage_pipeline_http_request_duration_seconds",
-            "From the head of a request to the end of its answer",
+            "Time from the head of a request to the end of its answer",
             ["route"],
             buckets=_BUCKETS,
             registry=registry,
         )
         self.in_progress = Gauge(
             "usage_pipeline_http_requests_in_progress",
-            "Requests that are being answered",
+            "Requests that are being answered now",
             registry=registry,
             multiprocess_mode="livesum",
         )
@@ -73,19 +73,19 @@ class Metrics:
         )
         self.recorder_failures = Counter(
             "usage_pipeline_recorder_failures",
-            "Uses of tokens that were not recorded in Redis; reason bookkeeping: recorded, but not announced",
+            "Uses of tokens that were not recorded in Redis; reason bookkeeping: recorded, but only a full scan finds them",
             ["what", "reason"],
             registry=registry,
         )
         self.ingested_items = Counter(
             "usage_pipeline_http_ingested_items",
-            "Items that came over HTTP, by what became of them",
+            "Items that came over HTTP, by outcome",
             ["kind", "outcome"],
             registry=registry,
         )
         self.external_posts = Counter(
             "usage_pipeline_external_posts",
-            "Posts asked of the external API: fetched, fallback, or turned_away since too many were in hand",
+            "Requests for external posts by outcome: fetched, fallback, or turned_away because too many are running",
             ["outcome"],
             registry=registry,
         )
@@ -115,7 +115,7 @@ class Metrics:
             self.ingested_items.labels(kind, outcome).inc(items)
 
     def exposition(self, more: Iterable[Metric] = ()) -> bytes:
-        """The text format of all instruments, and then of `more`. Reads files when there are several processes."""
+        """All instruments, then `more`, in the text format. With several processes it reads their files."""
         return generate_latest(_Together(self._own(), more))
 
     def _own(self) -> Iterable[Metric]:

@@ -1,6 +1,6 @@
-"""What `/metrics` says of the pipeline: readings of PostgreSQL and Redis, kept for a few seconds, as metric families.
+"""The pipeline in `/metrics`: readings of PostgreSQL and Redis as metric families, kept for a few seconds.
 
-The route needs no token, so that scrapes must not become a way to load the servers: however many come, one reads.
+The route needs no token, so many requests must not load the servers: of all requests at one time, only one reads.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ Reading = TypeVar("Reading")
 
 
 class PipelineMetrics:
-    """The last readings, and the one who makes the next. For one event loop."""
+    """The last readings, and the task that makes the next. For one event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -51,7 +51,7 @@ class PipelineMetrics:
         self._instances_read_at = -float("inf")
 
     async def families(self) -> list[Metric]:
-        """Metric families of what answers; `usage_pipeline_up` says which part does not. Raises nothing."""
+        """Metric families of the parts that answer. `usage_pipeline_up` says which part does not. Raises nothing."""
         async with self._lock:
             if time.monotonic() - self._read_at >= KEPT_SECONDS:
                 ledger, backlog = await asyncio.gather(
@@ -71,7 +71,9 @@ class PipelineMetrics:
                     async with asyncio.timeout(PART_SECONDS / 2):
                         self._instances = await read_instances(connection, self._settings, datetime.now(UTC))
                 except (psycopg.errors.QueryCanceled, TimeoutError):
-                    _log.warning("metrics: the spread over instances takes too long, and is left out for a while")
+                    _log.warning(
+                        "metrics: the query of token uses by instance takes too long; it is left out for a while"
+                    )
             return ledger
 
     async def _backlog(self) -> list[Backlog]:
@@ -90,7 +92,7 @@ async def _asked(what: str, question: Awaitable[Reading]) -> Reading | None:
 def _families(
     ledger: LedgerReading | None, instances: list[Instance] | None, backlog: list[Backlog] | None
 ) -> Iterator[Metric]:
-    up = _gauge("up", "Whether this part answers; what is read from it is left out otherwise", "part")
+    up = _gauge("up", "1 if this part answers. If not, its metrics are left out", "part")
     up.add_metric(["database"], ledger is not None)
     up.add_metric(["redis"], backlog is not None)
     yield up
@@ -106,7 +108,7 @@ def _of_ledger(ledger: LedgerReading) -> Iterator[Metric]:
     over = f"mean over the last {RATE_SECONDS} s"
     keys = _gauge("drain_keys_per_second", f"Keys (events: items) drained and stored, {over}", "family")
     batches = _gauge("drain_batches_per_second", f"Batches drained and stored, {over}", "family")
-    age = _gauge("drain_last_batch_age_seconds", "Since the last batch of a family was stored", "family")
+    age = _gauge("drain_last_batch_age_seconds", "Time since the last batch of a family was stored", "family")
     lag = _gauge(
         "drain_longest_lag_seconds", f"Longest time from claim to commit in the last {RATE_SECONDS} s", "family"
     )
@@ -142,10 +144,12 @@ def _of_instances(instances: list[Instance]) -> Iterator[Metric]:
 
 def _of_backlog(backlog: list[Backlog]) -> Iterator[Metric]:
     waiting = _gauge(
-        "backlog_announced_keys", "Keys that our recorder announced (events: queue items) and nobody drained", "family"
+        "backlog_announced_keys",
+        "Keys that our recorder noted as written (events: queue items) and that are not drained yet",
+        "family",
     )
-    batches = _gauge("backlog_open_batches", "Batches that were claimed and are not settled", "family")
-    age = _gauge("backlog_oldest_batch_age_seconds", "Age of the oldest of them; 0 without any", "family")
+    batches = _gauge("backlog_open_batches", "Batches that a drain began and did not finish", "family")
+    age = _gauge("backlog_oldest_batch_age_seconds", "Age of the oldest unfinished batch; 0 without any", "family")
     for one in backlog:
         waiting.add_metric([one.family], one.waiting)
         batches.add_metric([one.family], one.open_batches)

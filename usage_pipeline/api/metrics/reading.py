@@ -1,4 +1,4 @@
-"""Readings of the pipeline for `/metrics`, by queries that are cheap whatever the tables hold, on a connection of their own."""
+"""Readings of the pipeline for `/metrics`, on their own connection. The queries are cheap, however large the tables are."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,7 +23,7 @@ STATEMENT_MS = 1_500
 
 @dataclass(frozen=True, slots=True)
 class DrainRate:
-    """What was drained of a family in the last RATE_SECONDS; no age when there was never a batch."""
+    """What was drained of a family in the last RATE_SECONDS. The age is None when there was never a batch."""
 
     family: str
     last_batch_age_seconds: float | None
@@ -34,7 +34,7 @@ class DrainRate:
 
 @dataclass(frozen=True, slots=True)
 class IngestRate:
-    """What became of ingested items of a kind in the last RATE_SECONDS."""
+    """The outcomes of ingested items of a kind in the last RATE_SECONDS."""
 
     kind: str
     inserted: int
@@ -45,7 +45,7 @@ class IngestRate:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A server instance that counted uses of tokens yesterday and today, and the sums over all instances."""
+    """A server instance that counted token uses yesterday and today, and the sums over all instances."""
 
     instance_id: str
     uses: float
@@ -63,7 +63,7 @@ class LedgerReading:
 
 
 async def connected(settings: Settings) -> psycopg.AsyncConnection:
-    """A connection for readings: those of the pool may all be at work. Raises psycopg.Error."""
+    """A new connection for readings, because all connections of the pool may be busy. Raises psycopg.Error."""
     return await psycopg.AsyncConnection.connect(
         settings.database_url.get_secret_value(),
         autocommit=True,
@@ -73,7 +73,7 @@ async def connected(settings: Settings) -> psycopg.AsyncConnection:
 
 
 async def read_ledger(connection: psycopg.AsyncConnection) -> LedgerReading:
-    """Milliseconds, whatever the tables hold. Raises psycopg.Error."""
+    """Reads what PostgreSQL knows of the pipeline, in milliseconds, however large the tables are. Raises psycopg.Error."""
     families = [*ALL_FAMILIES, "merchant"]
     recent = {"seconds": RATE_SECONDS}
     async with connection.cursor(row_factory=class_row(DrainRate)) as cursor:
@@ -89,7 +89,7 @@ async def read_ledger(connection: psycopg.AsyncConnection) -> LedgerReading:
 
 
 async def read_instances(connection: psycopg.AsyncConnection, settings: Settings, now: datetime) -> list[Instance]:
-    """The busiest instances, the busiest first. Reads two days of raw rows: with many it takes seconds.
+    """The busiest instances, busiest first. It reads two days of raw rows: many rows take seconds.
 
     Raises psycopg.Error.
     """

@@ -1,4 +1,4 @@
-"""`/metrics`: what the service counts, and readings of the pipeline, for Prometheus."""
+"""`/metrics` for Prometheus: what the service counts, and readings of the pipeline."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
@@ -17,7 +17,7 @@ router = APIRouter(tags=["service"])
     "/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse, responses=problems.responses(500)
 )
 async def prometheus(request: Request) -> Response:
-    """The text format of Prometheus. Readings of the database and of Redis are up to 5 s old, and left out while it is away."""
+    """The text format of Prometheus. Readings of PostgreSQL and Redis are up to 5 s old. They are missing while it is down."""
     metrics: Metrics = request.app.state.metrics
     pipeline: PipelineMetrics = request.app.state.pipeline_metrics
     families = await pipeline.families()

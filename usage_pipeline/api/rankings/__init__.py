@@ -1,1 +1,1 @@
-"""`GET /api/…/popular`: the ten most popular, from the cache where they are."""
+"""`GET /api/…/popular` and `/api/rankings/…`: the ten most popular, from the cache if it has them."""

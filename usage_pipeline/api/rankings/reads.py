@@ -1,7 +1,7 @@
-"""Rankings for readers: from Redis (contracts §1.8), or else from PostgreSQL by one query for all who ask meanwhile.
+"""Rankings for readers: from Redis (contracts §1.8), else from PostgreSQL, with one query for all who ask at the same time.
 
-Single flight: requests of this process wait for the one that reads; of several processes one holds a lock in Redis for the
-time of a query, and the others look into the cache again and again, but no longer than that.
+Single flight: the requests of a process wait for the one that reads. Of several processes, one holds a lock in Redis for the
+time of a query; the others look into the cache again and again, but no longer than that.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Entry(msgspec.Struct):
-    """What every entry of a ranking has; its parts are passed over."""
+    """What every entry of a ranking has. The parts of the score are skipped."""
 
     rank: int
     id: str
@@ -79,7 +79,7 @@ class RankingReads:
         return Answer(await asyncio.shield(flight), is_hit=False)
 
     async def close(self) -> None:
-        """Waits for queries that nobody waits for any more."""
+        """Waits for queries that still run, although their callers are gone."""
         if self._flights:
             await asyncio.wait(self._flights.values())
 
@@ -100,7 +100,7 @@ class RankingReads:
                 await self._cache.ask(lambda client: client.eval(_UNLOCK, 1, lock, holder))
 
     async def _awaited(self, ranking: Ranking) -> bytes | None:
-        """What another process puts into the cache, or None when it does not in time."""
+        """The ranking that another process puts into the cache, or None if it does not come in time."""
         lock = ranking_filler(ranking.cache_key)
         for _ in range(round(LOCK_SECONDS / LOOK_SECONDS)):
             await asyncio.sleep(LOOK_SECONDS)
@@ -128,7 +128,7 @@ class RankingReads:
 
 
 def is_ranking(cached: object) -> bool:
-    """Whether this is what the cache of a ranking holds, and not something foreign."""
+    """Whether this is a cached ranking, and not a value of another program."""
     if not isinstance(cached, bytes):
         return False
     try:

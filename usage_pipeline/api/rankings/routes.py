@@ -1,4 +1,4 @@
-"""The ten most popular issues, models, services and API keys (contracts §1.8, §3), from the cache where they are."""
+"""The ten most popular issues, models, services and API keys (contracts §1.8, §3), from the cache if it has them."""
 
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from usage_pipeline.rollups.rankings import RANKINGS, Ranking
 
 _BY_NAME = {ranking.name: ranking for ranking in RANKINGS}
 _STATUSES = problems.responses(401, 403, 422, 429, 500, 503)
-_CACHE = "hit: from the cache, without a query; miss: from the database, and cached for five minutes"
+_CACHE = "hit: the answer comes from the cache. miss: it comes from the database, and is cached for five minutes"
 _ENTRY = {
     "rankingDate": "2026-11-20",
     "rank": 1,
@@ -42,7 +42,7 @@ def _schema(example: dict[str, Any], required: dict[str, Any]) -> dict[str, Any]
     responses={**_STATUSES, **read_openapi.array_answer(_schema(_ISSUE, _ISSUE), [_ISSUE], X_Cache=_CACHE)},
 )
 async def popular_issues(request: Request, caller: Caller) -> Response:
-    """At most ten of the issues created in the seven days up to the ranking date, by views and comments, best first."""
+    """At most ten issues that were created in the seven days up to the ranking date. The most views and comments come first."""
     return await _answer(request, _BY_NAME["issues"])
 
 
@@ -67,7 +67,7 @@ async def ranking(
     ],
     caller: Caller,
 ) -> Response:
-    """At most ten entries of the newest ranking date, best first; each has the parts of its score as well."""
+    """At most ten entries of the newest ranking date, best first. Each entry also has the parts of its score."""
     if name not in _BY_NAME:
         expected = ", ".join(_BY_NAME)
         raise Problem(404, "not-found", f"name: expected one of {expected}, came {name[:60]!r}")

@@ -1,1 +1,1 @@
-"""`GET /` and `GET /healthz`: what the service says about itself."""
+"""`GET /` (name and links) and `GET /healthz` (whether the parts work)."""

@@ -1,4 +1,4 @@
-"""What the service says about itself: its name and links, and whether its parts are there."""
+"""Name and links of the service, and whether its parts work."""
 
 import asyncio
 import logging
@@ -44,8 +44,10 @@ class Health(BaseModel):
         description="down: the Dagster daemon has shown no sign of life for HEARTBEAT_SECONDS, though it once did; "
         "off: there never was one, or ENABLE_JOB_SCHEDULER is false, or the database is down"
     )
-    last_tick_age_seconds: float | None = Field(description="Since its last sign of life; null when there is none")
-    timestamp: datetime = Field(description="When that was found out")
+    last_tick_age_seconds: float | None = Field(
+        description="Seconds since its last sign of life; null when there is none"
+    )
+    timestamp: datetime = Field(description="When the service checked this")
 
 
 class About(BaseModel):
@@ -63,14 +65,14 @@ class Heartbeat:
     age_seconds: float | None = None
 
     def state(self, settings: Settings) -> Literal["up", "down", "off"]:
-        """A service without a Dagster beside it is whole: only a scheduler that once was there can be down."""
+        """up, down or off. Only a scheduler that once gave a sign of life can be down: a service may run without Dagster."""
         if not settings.enable_job_scheduler or self.age_seconds is None:
             return "off"
         return "up" if self.age_seconds <= settings.heartbeat_seconds else "down"
 
 
 class Checks:
-    """The last answer, and the one who asks for the next."""
+    """The last answer, and the task that makes the next."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -102,10 +104,9 @@ class Checks:
 
 @router.get("/healthz", summary="Whether the parts work", response_model=Health, responses={503: {"model": Health}})
 async def healthz(request: Request) -> Response:
-    """200 when PostgreSQL, Redis and the scheduler are up (or there is no scheduler), 503 when one is down.
+    """200 when PostgreSQL, Redis and the scheduler are up (or there is no scheduler), 503 when one of them is down.
 
-    Ingest works without Redis and the scheduler, too: this route is for monitors. Who decides whether to send requests here
-    asks `/`.
+    This route is for monitors. Ingest also works without Redis and the scheduler, so a load balancer must ask `/` instead.
     """
     checks: Checks = request.app.state.checks
     health = await checks.health()
@@ -114,7 +115,7 @@ async def healthz(request: Request) -> Response:
 
 @router.get("/", summary="Name, version, links", response_model=About, responses={**_PAGE, **problems.responses(500)})
 async def about(request: Request) -> Response:
-    """Where to go from here. A browser, which asks for text/html, gets the dashboard."""
+    """Name, version and links. A browser, which asks for text/html, gets the dashboard."""
     if prefers_html(request.headers.get("accept", "")):
         return dashboard_file("index.html")
     links = {

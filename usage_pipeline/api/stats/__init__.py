@@ -1,1 +1,1 @@
-"""`GET /api/stats/daily`: issue statistics per day."""
+"""`GET /api/stats/daily`: issue statistics per day. They are made in `rollups/`."""

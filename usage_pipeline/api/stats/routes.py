@@ -1,4 +1,4 @@
-"""Issue statistics per day (contracts §3); existing clients read these names."""
+"""Issue statistics per day (contracts §3). Existing clients read these names."""
 
 from functools import partial
 from typing import Annotated, Any
@@ -31,10 +31,10 @@ _COUNT = {"type": "integer", "format": "int64", "minimum": 0}
 _SCHEMA = {
     "type": "object",
     "properties": {
-        "id": {"type": "integer", "format": "int64", "description": "Number of the row; it never changes"},
+        "id": {"type": "integer", "format": "int64", "description": "Number of the row. It never changes"},
         "date": {"type": "string", "format": "date", "description": "Day in USAGE_TIMEZONE"},
         "createdCount": {**_COUNT, "description": "Issues created on that day"},
-        "resolvedCount": {**_COUNT, "description": "Issues resolved or closed on that day, and so still"},
+        "resolvedCount": {**_COUNT, "description": "Issues resolved or closed on that day that are not open again"},
         "commentCount": {**_COUNT, "description": "Comments written on that day"},
         "createdAt": {"type": "string", "format": "date-time", "description": "When the day was first counted"},
     },
@@ -52,7 +52,7 @@ Caller = Annotated[AccessToken, Depends(requires("read"))]
     openapi_extra={"parameters": read_openapi.day_parameters()},
 )
 async def daily(request: Request, caller: Caller) -> Response:
-    """Ascending by date, both ends included; a day that was not counted yet is not there."""
+    """Sorted by date, first and last day included. Days that are not counted yet are left out."""
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
     days = queries.days_of(queries.parameters_of(request, ("from", "to")), current_day(settings.timezone))

@@ -1,1 +1,1 @@
-"""`GET /api/usage/…`: totals, days and files of what was used, and one key or token with what still waits in Redis."""
+"""`GET /api/usage/…`: totals, days and files of usage, and one key or token with what still waits in Redis."""

@@ -1,7 +1,7 @@
-"""Whole listings as files: encoded while they are sent, with a connection each, and few at a time.
+"""Whole listings as files. Each file has its own database connection and is encoded while it is sent; few are sent at a time.
 
-What fails before the first byte is a problem document. Afterwards the connection is cut, so that no client takes a part for
-the whole.
+An error before the first byte is a problem document. A later error cuts the connection, so that no client takes a part of the
+file for the whole.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ _log = logging.getLogger(__name__)
 
 
 class Downloads:
-    """The files that are being sent; at most a quarter of DB_POOL_SIZE, and one at least."""
+    """The files that are being sent: at most a quarter of DB_POOL_SIZE, and at least one."""
 
     def __init__(self, storing: Storing, pool_size: int) -> None:
         self._storing = storing
         self._places = Places(
             max(1, pool_size // _SHARE_OF_CONNECTIONS),
-            "files are being sent, which is all that this server does; ask again later",
+            "files are being sent, and this server sends no more at once. Ask again later",
         )
 
     async def of(self, listing: Listing, arguments: Arguments, format: Format, file_name: str) -> StreamingResponse:
@@ -56,7 +56,7 @@ class Downloads:
                 yield encoding.end()
             except TooManyRows:
                 detail = (
-                    f"expected at most {MAX_EXPORT_ROWS:,} rows in one file, came more; ask for fewer days or one id"
+                    f"expected at most {MAX_EXPORT_ROWS:,} rows in one file, came more. Ask for fewer days or one id"
                 )
                 raise Problem(422, "too-many-rows", detail) from None
             finally:
@@ -65,7 +65,7 @@ class Downloads:
 
 
 class _Download(StreamingResponse):
-    """Ends with its generator closed, whatever becomes of the client."""
+    """A streamed answer that always closes its generator, also when the client goes away."""
 
     def __init__(self, first: bytes, pieces: AsyncGenerator[bytes, None], media_type: str, file_name: str) -> None:
         headers = {
@@ -82,7 +82,7 @@ class _Download(StreamingResponse):
             async with asyncio.timeout(DOWNLOAD_SECONDS):
                 await super().__call__(scope, receive, send)
         except TimeoutError:
-            _log.warning("a download was cut: not read to its end within %d s", DOWNLOAD_SECONDS)
+            _log.warning("a download was cut: the client did not read it to its end within %d s", DOWNLOAD_SECONDS)
             raise
         finally:
             await self._pieces.aclose()

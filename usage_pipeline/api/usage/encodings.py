@@ -1,4 +1,4 @@
-"""Rows of a listing as CSV and as Parquet, chunk by chunk, each chunk's bytes as soon as it is encoded. No I/O."""
+"""Encodes rows of a listing as CSV or Parquet, chunk by chunk, and gives the bytes of each chunk at once. No I/O."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Encoding(Protocol):
-    """How rows become bytes; `rows` in the order they come, then `end`, each once what it answers is sent."""
+    """How rows become bytes. The caller calls `rows` for each chunk, then `end`, and sends each result before the next call."""
 
     def rows(self, rows: Sequence[Row]) -> bytes: ...
     def end(self) -> bytes: ...
@@ -88,7 +88,7 @@ class ParquetEncoding:
 
 
 class _Outbox(io.RawIOBase):
-    """A file that is taken away as it is written."""
+    """A file whose bytes are taken out while it is written."""
 
     def __init__(self) -> None:
         super().__init__()

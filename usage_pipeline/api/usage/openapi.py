@@ -1,4 +1,4 @@
-"""What OpenAPI says about the read routes: parameters and answers with examples, from the same definitions that serve them."""
+"""The OpenAPI document of the read routes: parameters and answers with examples, from the definitions that serve them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,10 +19,10 @@ _ID = {"type": "string", "minLength": 1, "maxLength": 200}
 _DAYS = (
     (
         "from",
-        f"First day; by default the {DEFAULT_DAYS} days that end with `to`. At most {MAX_DAYS} days",
+        f"First day. By default the range is the {DEFAULT_DAYS} days that end with `to`. At most {MAX_DAYS} days",
         "2026-11-01",
     ),
-    ("to", "Last day, included; by default today, in USAGE_TIMEZONE", "2026-11-20"),
+    ("to", "Last day, included. By default today in USAGE_TIMEZONE", "2026-11-20"),
 )
 _FILTER_EXAMPLES = {
     "api_key_id": "key-1",
@@ -48,10 +48,12 @@ def listing_operation(resource: Resource, listing: Listing) -> dict[str, Any]:
             {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
             DEFAULT_LIMIT,
         ),
-        _parameter("after", "Cursor of the page before: follow its `next` instead of making one", {"type": "string"}),
+        _parameter(
+            "after", "Cursor for the next page. Do not make one: follow `next` of the page before", {"type": "string"}
+        ),
         _parameter(
             "format",
-            f"csv and parquet are files of all rows, at most {MAX_EXPORT_ROWS:,}, and take neither limit nor after",
+            f"csv and parquet are files of all rows, at most {MAX_EXPORT_ROWS:,}. They do not take limit and after",
             {"type": "string", "enum": list(FORMATS), "default": "json"},
             "json",
         ),
@@ -78,7 +80,7 @@ def listing_answer(listing: Listing) -> dict[int | str, dict[str, Any]]:
 
 
 def array_answer(schema: Mapping[str, Any], example: Sequence[Any], **headers: str) -> dict[int | str, dict[str, Any]]:
-    """A JSON array; `headers` are names (with `_` for `-`) and what they say."""
+    """A JSON array. `headers` are header names (with `_` for `-`) and their descriptions."""
     described = {
         name.replace("_", "-"): {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
     }
@@ -92,14 +94,14 @@ def rows_answer(listing: Listing) -> dict[int | str, dict[str, Any]]:
 
 
 def balance_answer(listing: Listing, balance: Balance) -> dict[int | str, dict[str, Any]]:
-    """One of them: stored, pending, total."""
+    """The balance of one id: stored, pending, total."""
     counts = [column for column in listing.columns if column.name in balance.counts]
     [id_column] = [column for column in listing.columns if column.name == balance.id_column]
     fields = _object({column.shown_name: _schema(column) for column in counts})
     example = _example(counts)
     pending = {"anyOf": [fields, {"type": "null"}], "description": "Not drained yet; null when Redis does not answer"}
     total = {"anyOf": [fields, {"type": "null"}], "description": "Their sum; null when pending is"}
-    time = {"type": ["string", "null"], "format": "date-time", "description": "Latest use that is stored"}
+    time = {"type": ["string", "null"], "format": "date-time", "description": "Latest stored use"}
     schema = _object(
         {
             id_column.shown_name: _schema(id_column),
@@ -122,12 +124,12 @@ def balance_answer(listing: Listing, balance: Balance) -> dict[int | str, dict[s
 
 
 def day_parameters() -> list[dict[str, Any]]:
-    """`from` and `to`."""
+    """The parameters `from` and `to`."""
     return [_parameter(name, text, {"type": "string", "format": "date"}, example) for name, text, example in _DAYS]
 
 
 def id_parameter(text: str, example: str, name: str = "id") -> dict[str, Any]:
-    """An id in the query that must be given."""
+    """A required id in the query."""
     return _parameter(name, text, _ID, example) | {"required": True}
 
 

@@ -1,7 +1,7 @@
-"""What Redis holds of a token's usage that is not drained yet (contracts §1.3), over all server instances.
+"""The usage of a token that waits in Redis and is not drained yet (contracts §1.3), over all server instances.
 
-Only keys that a recorder announced: those of foreign writers are found by scans of the whole keyspace, which a question
-about one token must not cost. A batch in flight is in neither Redis nor the totals for some milliseconds.
+It counts only keys that a recorder noted as written. To find keys of other writers takes a scan of all keys, which is too
+much for one token. For some milliseconds a batch that is being drained is neither in Redis nor in the totals.
 """
 
 import re
@@ -21,11 +21,11 @@ _GLOB = re.compile(r"([*?\[\]\\])")
 
 
 class TooManyAnnounced(Exception):
-    """More keys are announced than one question may look through."""
+    """More keys are noted as written than one request may look through."""
 
 
 async def pending_token_uses(client: redis.asyncio.Redis, token_id: str, window: TimeWindow) -> int:
-    """Uses that wait in Redis; values that a drain would refuse do not count. Raises redis.RedisError, TooManyAnnounced."""
+    """Uses that wait in Redis, without values that a drain would refuse. Raises redis.RedisError, TooManyAnnounced."""
     pattern = _GLOB.sub(r"\\\1", keys.token_usage(token_id, "")) + "*"
     # In this order: a drain renames the one set to the other, and what it moves meanwhile is seen in one of them.
     names = [

@@ -1,4 +1,4 @@
-"""Query parameters of the read routes: each is checked, and what is wrong is told as what was expected and what came (422)."""
+"""Query parameters of the read routes. Each is checked; a wrong one gets 422 with what was expected and what came."""
 
 import base64
 import binascii
@@ -40,7 +40,7 @@ class DayRange:
 
 
 def parameters_of(request: Request, known: Collection[str]) -> dict[str, str]:
-    """The parameters of the query, each given once. Raises Problem (422) for one that is unknown or repeated."""
+    """The parameters of the query, each given once. Raises Problem (422) for an unknown or repeated parameter."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in known:
@@ -53,7 +53,7 @@ def parameters_of(request: Request, known: Collection[str]) -> dict[str, str]:
 
 
 def format_of(parameters: dict[str, str]) -> Format:
-    """`format`, json by default."""
+    """The value of `format`, json by default."""
     given = parameters.get("format", "json")
     for known in FORMATS:
         if given == known:
@@ -62,7 +62,7 @@ def format_of(parameters: dict[str, str]) -> Format:
 
 
 def limit_of(parameters: dict[str, str]) -> int:
-    """`limit`, the rows of a page."""
+    """The value of `limit`, the rows of a page."""
     given = parameters.get("limit")
     if given is None:
         return DEFAULT_LIMIT
@@ -91,7 +91,7 @@ def text_of(parameters: dict[str, str], name: str) -> str | None:
 
 
 def identifier_of(name: str, given: str) -> str:
-    """An id (contracts §2). Raises Problem (422) for what none can be."""
+    """An id (contracts §2). Raises Problem (422) for a text that cannot be an id."""
     try:
         return identifier_text(name, given)
     except Malformed as error:
@@ -99,13 +99,13 @@ def identifier_of(name: str, given: str) -> str:
 
 
 def cursor_after(listing: Listing, row: Sequence[Any]) -> str:
-    """An opaque text for `after`: the key of the last row of a page. It is no secret, and is checked when it comes back."""
+    """An opaque text for `after`: the key of the last row of a page. It is not secret, and is checked when it comes back."""
     key = [row[listing.place(name)] for name in listing.key]
     return base64.urlsafe_b64encode(msgspec.json.encode([listing.query, *key])).decode().rstrip("=")
 
 
 def position_of(parameters: dict[str, str], listing: Listing) -> dict[str, str | date | None]:
-    """`after` as the parameters of the listing's query: the key of the row after which to go on, None for the first page."""
+    """`after` as parameters of the listing's query: the key of the last row before the page. None for the first page."""
     given = parameters.get("after")
     names = [f"after_{name}" for name in listing.key]
     if given is None:
@@ -116,15 +116,15 @@ def position_of(parameters: dict[str, str], listing: Listing) -> dict[str, str |
         padded = given.encode("ascii") + b"=" * (-len(given) % 4)
         query, *key = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=list[str])
         if query != listing.query or len(key) != len(names):
-            raise ValueError("another listing's")
+            raise ValueError("the cursor of another listing")
         values = [_key_value(column, text) for column, text in zip(listing.key_columns, key, strict=True)]
     except (ValueError, binascii.Error, msgspec.DecodeError, Malformed, Problem):
-        raise wrong("after", "the cursor of a page of this route", _shown(given)) from None
+        raise wrong("after", "the cursor that a page of this route gave", _shown(given)) from None
     return dict(zip(names, values, strict=True))
 
 
 def wrong(name: str, expected: str, came: str) -> Problem:
-    """422 for a parameter."""
+    """A 422 for a parameter."""
     return Problem(422, "invalid-parameter", f"{name}: expected {expected}, came {came}")
 
 

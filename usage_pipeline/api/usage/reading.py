@@ -1,4 +1,4 @@
-"""Reads listings of usage from PostgreSQL: a page at a time, or all of one through a cursor of the server."""
+"""Reads listings of usage from PostgreSQL: one page, or all rows through a server-side cursor."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -34,9 +34,9 @@ def page(connection: psycopg.Connection, listing: Listing, arguments: Arguments,
 
 
 class Export:
-    """All rows of a listing, of one moment. It takes a connection of the pool until `close`; each call blocks.
+    """All rows of a listing, as they are at one moment. It holds a connection of the pool until `close`. Each call blocks.
 
-    The calls may come from different threads, and `close` while another is at work: it then waits for it.
+    Different threads may call. `close` waits for another call that is still at work.
     """
 
     def __init__(self, pool: ConnectionPool, listing: Listing, arguments: Arguments) -> None:
@@ -49,7 +49,7 @@ class Export:
         self._is_closed = False
 
     def open(self) -> None:
-        """Takes the connection and counts. Raises TooManyRows; psycopg.Error."""
+        """Takes a connection and counts the rows. Raises TooManyRows or psycopg.Error."""
         with self._lock:
             self._expect_open()
             connection = self._held.enter_context(self._pool.connection())
@@ -65,14 +65,14 @@ class Export:
             self._cursor.execute(self._query, self._arguments)
 
     def chunk(self) -> Sequence[Row]:
-        """The next rows, at most ROWS_PER_CHUNK; none at the end. Raises psycopg.Error."""
+        """The next rows, at most ROWS_PER_CHUNK. At the end there are none. Raises psycopg.Error."""
         with self._lock:
             self._expect_open()
             assert self._cursor is not None  # noqa: S101  # `open` came first
             return self._cursor.fetchmany(ROWS_PER_CHUNK)
 
     def close(self) -> None:
-        """Gives the connection back. May be repeated, and called before `open`."""
+        """Gives the connection back. It may be called twice, and before `open`."""
         with self._lock:
             self._is_closed = True
             with suppress(psycopg.Error):  # the connection may be lost; then the pool replaces it

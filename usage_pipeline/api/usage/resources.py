@@ -1,4 +1,4 @@
-"""What the usage routes answer with (contracts §3): one definition of each resource, its columns, filters and queries."""
+"""The resources of the usage routes (contracts §3): each has one definition with its columns, filters and queries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Kind = Literal["text", "count", "money", "time", "day"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of an answer; `name` is the query's, in JSON, CSV and Parquet it is in camelCase."""
+    """A column of an answer. `name` is its name in the query; JSON, CSV and Parquet have it in camelCase."""
 
     name: str
     kind: Kind
@@ -27,7 +27,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Rows of one query, `sql/api/select_<query>.sql`, in the order of the columns of `key`, which tell each row."""
+    """Rows of the query `sql/api/select_<query>.sql`. They are sorted by the columns of `key`, which identify each row."""
 
     query: str
     columns: tuple[Column, ...]
@@ -45,7 +45,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """That one of them can be asked for with what Redis holds of it: its column of the id, and those that are counts."""
+    """For a resource whose balance (stored and pending) can be asked for: the column of its id, and the columns of counts."""
 
     id_column: str
     counts: tuple[str, ...]
@@ -53,7 +53,7 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One of the five; `filters` are parameters (name to description), equal to a column's value."""
+    """One of the five resources. `filters` are parameters (name to description) that a column must equal."""
 
     name: str
     title: str
@@ -92,8 +92,8 @@ _MODEL = (
 _MODEL_COLUMNS = (
     Column("requests", "count", "Requests, all outcomes", 1_200),
     Column("errors", "count", "Requests that count as errors", 12),
-    Column("input_tokens", "count", "Tokens of the prompts, as far as the clients said", 1_080_000),
-    Column("output_tokens", "count", "Generated tokens, as far as the clients said", 144_000),
+    Column("input_tokens", "count", "Tokens of the prompts, where the clients sent them", 1_080_000),
+    Column("output_tokens", "count", "Tokens of the answers, where the clients sent them", 144_000),
     Column("total_tokens", "count", "All tokens", 1_224_000),
     Column("cost_usd", "money", "US dollars; null when no request could be priced", "4.14", is_nullable=True),
     Column("unpriced_requests", "count", "Requests that are not in costUsd", 0),
@@ -119,11 +119,11 @@ TOKENS = Resource(
         "usage_tokens",
         (
             _TOKEN,
-            Column("name", "text", "What its owner calls it; null for tokens of other systems", "loader", True),
-            Column("quota", "count", "Requests per day; null: as many as come", 1_000, True),
+            Column("name", "text", "The name that its owner gave it; null for tokens of other systems", "loader", True),
+            Column("quota", "count", "Requests per day; null: no limit", 1_000, True),
             _USES,
             _LAST_USED,
-            Column("created_at", "time", "When it was made, or first met", "2026-11-01T08:00:00Z"),
+            Column("created_at", "time", "When it was made, or first seen", "2026-11-01T08:00:00Z"),
             Column("expires_at", "time", "When it ends; null: never", "2027-11-01T08:00:00Z", True),
             Column("revoked_at", "time", "When it was revoked, if it was", "2026-11-19T17:30:00Z", True),
         ),
@@ -201,11 +201,11 @@ SUMMARY = Listing(
     (
         _DAY,
         Column("api_key_requests", "count", "Requests of all API keys", 12_000),
-        Column("failed_api_key_requests", "count", "Those of them that failed", 120),
+        Column("failed_api_key_requests", "count", "Requests of API keys that failed", 120),
         Column("files_uploaded", "count", "Files that API keys uploaded", 9_000),
         Column("token_requests", "count", "Requests with API tokens", 800),
         Column("model_requests", "count", "Requests to LLM models", 4_000),
-        Column("model_errors", "count", "Those of them that count as errors", 80),
+        Column("model_errors", "count", "Requests to LLM models that count as errors", 80),
         Column("total_tokens", "count", "Tokens of all models", 5_200_000),
         Column("cost_usd", "money", "US dollars; null when no request could be priced", "18.20", is_nullable=True),
     ),

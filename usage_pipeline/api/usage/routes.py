@@ -1,4 +1,4 @@
-"""Usage of API keys, tokens, providers, merchants and models (contracts §3): totals, days, files, one with what is pending."""
+"""Usage of API keys, tokens, providers, merchants and models (contracts §3): totals, days, files, and single balances."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -38,7 +38,7 @@ Pending = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """What the routes need of the app."""
+    """The parts of the app that the routes need."""
 
     settings: Settings
     storing: Storing
@@ -54,7 +54,7 @@ class Reads:
     openapi_extra={"parameters": read_openapi.day_parameters()},
 )
 async def summary(request: Request, caller: Caller) -> Response:
-    """Each day of the range with the sums over all API keys, tokens and models, ascending; a day without usage is zeros."""
+    """The sums over all API keys, tokens and models for each day of the range, sorted by day. A day without usage has zeros."""
     reads: Reads = request.app.state.reads
     days = queries.days_of(queries.parameters_of(request, ("from", "to")), current_day(reads.settings.timezone))
     rows = await reads.storing.in_thread(partial(_all_rows, reads.storing, SUMMARY, _range(days)))
@@ -62,7 +62,7 @@ async def summary(request: Request, caller: Caller) -> Response:
 
 
 def json_response(content: Any, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON by msgspec: times and dates in ISO 8601."""
+    """A JSON answer, encoded by msgspec: times and dates in ISO 8601."""
     return Response(msgspec.json.encode(content), media_type="application/json", headers=dict(headers or {}))
 
 
@@ -121,9 +121,9 @@ def _add_routes(resource: Resource) -> None:
             summary=f"{what} of {resource.title}",
             description=(
                 f"{what} of {resource.title}, sorted by {', '.join(column.shown_name for column in listing.key_columns)}. "
-                "JSON comes in pages; CSV and Parquet are files of all rows, read at one moment while they are sent. A file "
-                "that fails on its way is cut, which a client sees as an error. Text in CSV that a spreadsheet would take "
-                "for a formula begins with `'`."
+                "JSON comes in pages. CSV and Parquet are files of all rows, as they are at one moment. If sending a file "
+                "fails, the connection is cut, and the client sees an error. In CSV, text that a spreadsheet would take for "
+                "a formula begins with `'`."
             ),
             operation_id=f"{what.lower()}_of_{operation}",
             responses={**_STATUSES, **read_openapi.listing_answer(listing)},

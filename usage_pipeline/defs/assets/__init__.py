@@ -1,1 +1,1 @@
-"""The assets, one module per stage of the flow: Redis sources, drained snapshots and totals, daily tables, merchants."""
+"""The assets, one module for each stage of the flow, such as Redis sources, drained rows, daily tables, windows."""

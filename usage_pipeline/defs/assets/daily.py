@@ -1,4 +1,4 @@
-"""`usage/*_daily`: per-day partitions that replace themselves from the snapshots. A re-run or a backfill is always safe."""
+"""`usage/*_daily`: a partition for each day, made from the drained rows. A re-run or a backfill is always safe."""
 
 from contextlib import closing
 from datetime import date
@@ -41,8 +41,8 @@ def _daily_asset(daily: DailyTable, partitions: dg.PartitionsDefinition[str]) ->
         group_name="usage",
         owners=OWNERS,
         kinds={"postgres"},
-        description=f"{_DESCRIPTIONS[daily.family]} Table `{daily.table}`; each day is replaced by the sums of "
-        f"`{daily.raw_table}`, so a re-run changes nothing and a backfill is safe at any time.",
+        description=f"{_DESCRIPTIONS[daily.family]} Table `{daily.table}`. A run makes each day again from the sums of "
+        f"`{daily.raw_table}`. Unchanged data give the same numbers, and a backfill is always safe.",
         metadata=table_metadata(daily.table),
         retry_policy=IO_RETRY,
     )

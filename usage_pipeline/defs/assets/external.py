@@ -1,4 +1,4 @@
-"""`external/posts`: posts of the external API, and the check on how many of them could not be had."""
+"""`external/posts`: posts of the external API, and a check of how many could not be fetched."""
 
 from contextlib import closing
 
@@ -22,8 +22,8 @@ _TABLE = "app.external_posts"
 _CHECK = dg.AssetCheckSpec(
     "few_fallbacks",
     asset=POSTS_KEY,
-    description="The last run got every post: a warning when one was not to be had, an error when more than half were not. "
-    "`kept` of them have an older success stored, which stays.",
+    description="The last run fetched every post. One failed post is a warning; more than half of them is an error. `kept` "
+    "counts failed posts of which an older copy stays stored.",
 )
 
 
@@ -32,8 +32,8 @@ _CHECK = dg.AssetCheckSpec(
     group_name="external",
     owners=OWNERS,
     kinds={"postgres", "api"},
-    description="Posts EXTERNAL_POST_IDS of the external API. Table `app.external_posts`: while the API is away, a post "
-    "that was not fetched before is stored as a fallback, any other stays.",
+    description="Posts of the external API (EXTERNAL_POST_IDS). Table `app.external_posts`. While the API is away, a post that "
+    "was fetched before stays as it is, and any other is stored as a fallback.",
     metadata=table_metadata(_TABLE),
     check_specs=[_CHECK],
     pool=EXTERNAL_POOL,
@@ -58,6 +58,6 @@ def _few_fallbacks(report: RefreshReport) -> dg.AssetCheckResult:
         check_name=_CHECK.name,
         passed=share <= WARN_ABOVE_SHARE,
         severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
-        description=f"{share:.0%} of {report.wanted} posts were not to be had",
+        description=f"{report.fallbacks + report.not_tried} of {report.wanted} posts could not be fetched.",
         metadata={"missing_share": share, "wanted": report.wanted, "kept": report.kept},
     )

@@ -1,4 +1,4 @@
-"""`ops/dagster_history`: Dagster's own history, kept small: old runs, event rows and check executions go, statuses stay."""
+"""`ops/dagster_history`: keeps Dagster's own history small. Old runs, events and check results go, every status stays."""
 
 from contextlib import closing
 from dataclasses import asdict
@@ -19,9 +19,9 @@ HISTORY_KEY = dg.AssetKey(["ops", "dagster_history"])
     group_name="ops",
     owners=OWNERS,
     kinds={"postgres", "dagster"},
-    description="Dagster's own storage, pruned: runs older than RUN_HISTORY_DAYS; what is older than EVENT_HISTORY_DAYS of the "
-    "details of runs that succeeded and of reports without a run. Table `public.event_logs` and those beside it, in "
-    "DAGSTER_POSTGRES_URL. The newest event of each kind of each partition stays with its run, so no status changes.",
+    description="Keeps Dagster's own storage small. It removes runs after RUN_HISTORY_DAYS. It removes the details of runs "
+    "that succeeded, and reports without a run, after EVENT_HISTORY_DAYS. Table `public.event_logs` and its neighbours, in "
+    "DAGSTER_POSTGRES_URL. The newest event of each kind of each partition stays, with its run: no status changes.",
     metadata={
         **table_metadata("public.event_logs"),
         "table_comment": EVENT_LOGS_COMMENT,

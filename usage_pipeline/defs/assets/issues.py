@@ -1,4 +1,4 @@
-"""`app/issues`, `app/comments`: sources; and `stats/daily_issue_stats`, what happened to them per day."""
+"""The sources `app/issues` and `app/comments`, and `stats/daily_issue_stats`, which counts what happened each day."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -22,7 +22,7 @@ ISSUE_STATS_KEY = dg.AssetKey(["stats", "daily_issue_stats"])
 
 
 def issue_sources() -> list[dg.AssetSpec]:
-    """What the applications write, or `usage-pipeline load issues`; no asset of this project does."""
+    """The tables that applications or `usage-pipeline load issues` write, not an asset."""
     about = {
         ISSUES_KEY: "Issues with their status and views. Table `app.issues`; a trigger keeps when an issue was resolved.",
         COMMENTS_KEY: "Comments on issues. Table `app.comments`.",
@@ -41,7 +41,7 @@ def issue_sources() -> list[dg.AssetSpec]:
 
 
 def issue_stats_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
-    """The daily asset; all days of a run are one statement."""
+    """The daily asset. One statement makes all days of a run."""
 
     @dg.asset(
         key=ISSUE_STATS_KEY,
@@ -51,9 +51,9 @@ def issue_stats_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
         group_name="stats",
         owners=OWNERS,
         kinds={"postgres"},
-        description=f"Issues created and resolved, and comments written, per day. Table `{ISSUE_STATS_TABLE}`; each day is "
-        "replaced by what `app.issues` and `app.comments` say of it, so a re-run changes nothing and a backfill over years "
-        "is safe at any time.",
+        description=f"Issues created, issues resolved and comments written per day. Table `{ISSUE_STATS_TABLE}`. A run makes "
+        "each day again from `app.issues` and `app.comments`. Unchanged data give the same numbers, and a backfill is always "
+        "safe, even over years.",
         metadata=table_metadata(ISSUE_STATS_TABLE),
         retry_policy=IO_RETRY,
     )

@@ -1,4 +1,4 @@
-"""`ops/landed_files`: files of usage events from the landing folder; each materialization reads those that wait."""
+"""`ops/landed_files`: files of usage events from the landing folder. Each materialization reads the files that wait."""
 
 from contextlib import closing
 from typing import Any
@@ -22,7 +22,7 @@ _SHOWN_FILES = 100
 
 
 class LandedFilesConfig(dg.Config):
-    """Which files to read, by their addresses below LANDING_URL; none: all that were not written to for 10 seconds."""
+    """Which files to read, by their addresses below LANDING_URL. Without any: all that nobody wrote to for 10 seconds."""
 
     addresses: list[str] = Field(default_factory=list)
 
@@ -33,7 +33,7 @@ class LandedFilesConfig(dg.Config):
     owners=OWNERS,
     kinds={"postgres", "file"},
     description="Files of usage events and message archives from LANDING_URL, each read once. Table `ops.landed_files`. A file "
-    "that cannot be read ends in `broken/` beside its reason; rejected items become dead letters.",
+    "that cannot be read moves to `broken/`, with its reason beside it. Rejected items become dead letters.",
     metadata=table_metadata(_TABLE),
     retry_policy=IO_RETRY,
 )

@@ -1,4 +1,4 @@
-"""`ops/storage_lifecycle`: partitions ahead, old ones compressed or archived, the oldest dropped."""
+"""`ops/storage_lifecycle`: creates partitions for the next days, compresses or archives old ones, drops the oldest."""
 
 from contextlib import closing
 from dataclasses import asdict
@@ -34,8 +34,8 @@ _SHOWN = 200
     group_name="ops",
     owners=OWNERS,
     kinds={"postgres", "parquet"},
-    description="Makes partitions ahead, compresses or archives those older than COMPRESSION_AFTER_DAYS, and drops those older "
-    "than RETENTION_DAYS, each only after its roll-ups are complete. Files are in table `ops.archives`.",
+    description="Creates partitions for the next days, compresses or archives partitions after COMPRESSION_AFTER_DAYS, and "
+    "drops them after RETENTION_DAYS, but only when their roll-ups are complete. Table `ops.archives` lists the files.",
     metadata=table_metadata(_TABLE),
     retry_policy=IO_RETRY,
 )
@@ -50,7 +50,7 @@ def storage_lifecycle(context: dg.AssetExecutionContext, settings: dg.ResourcePa
 
 
 def lifecycle_metadata(report: LifecycleReport) -> dict[str, Any]:
-    """What was done and what had to wait: counts, and a table of each kind that is not empty."""
+    """What the run did and what had to wait: counts, and a table of each kind that is not empty."""
     packed = [*report.compressed, *report.archived]
     metadata: dict[str, Any] = {
         "strategy": report.strategy,

@@ -1,4 +1,4 @@
-"""`usage/merchant_usage`: absolute daily counters, read from Redis and never removed there."""
+"""`usage/merchant_usage`: absolute daily counters. A run reads them from Redis, and never removes them there."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -22,7 +22,7 @@ _TABLE = "usage.merchant_usage"
 
 
 def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
-    """The daily asset of merchant counters; several days of a run share one scan of Redis."""
+    """The daily asset of merchant counters. All days of a run share one scan of Redis."""
 
     @dg.asset(
         key=MERCHANT_USAGE_KEY,
@@ -32,8 +32,8 @@ def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsD
         group_name="usage",
         owners=OWNERS,
         kinds={"postgres"},
-        description="Usage per merchant, metric and day. Table `usage.merchant_usage`; the stored value is the counter's, and "
-        "never lowered. A day whose counters have expired in Redis keeps its rows.",
+        description="Usage per merchant, metric and day. Table `usage.merchant_usage`. A run stores the value of the counter, "
+        "but never lowers a stored value. A day whose counters have expired in Redis keeps its rows.",
         metadata=table_metadata(_TABLE),
         retry_policy=IO_RETRY,
     )

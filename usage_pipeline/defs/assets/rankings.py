@@ -1,4 +1,4 @@
-"""`stats/popular_*`: the ten most popular per date, all from one definition, and their copies in Redis."""
+"""`stats/popular_*`: the ten most popular for each date, and their copies in Redis. One definition makes them all."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -31,7 +31,7 @@ def ranking_key(ranking: Ranking) -> dg.AssetKey:
 
 
 def is_of_issues(ranking: Ranking) -> bool:
-    """Whether its first partition is STATS_START_DATE, not USAGE_START_DATE: issues are older than usage."""
+    """Whether the partitions of the ranking begin at STATS_START_DATE, not USAGE_START_DATE: issues are older than usage."""
     return "app.issues" in ranking.source_tables
 
 
@@ -62,8 +62,8 @@ def _ranking_asset(ranking: Ranking, partitions: dg.PartitionsDefinition[str]) -
         group_name="stats",
         owners=OWNERS,
         kinds={"postgres", "redis"},
-        description=f"{ranking.title}: the ten best of the seven days up to a date. Table `{ranking.table}`; each date is "
-        f"replaced by what {sources} say now, and the newest is published in Redis as `{ranking.cache_key}`.",
+        description=f"{ranking.title}: the ten best of the seven days up to a date. Table `{ranking.table}`. A run makes each "
+        f"date again from {sources}, and writes the newest date to Redis as `{ranking.cache_key}`.",
         metadata=table_metadata(ranking.table),
         retry_policy=IO_RETRY,
     )
@@ -75,7 +75,9 @@ def _ranking_asset(ranking: Ranking, partitions: dg.PartitionsDefinition[str]) -
                 reports = replace_rankings(connection, ranking, days, settings=settings)
                 problem = publish_newest(connection, ranking, days[-1], settings=settings)
                 if problem:
-                    context.log.warning(f"{ranking.cache_key} is not published, readers ask the database: {problem}")
+                    context.log.warning(
+                        f"Redis did not take {ranking.cache_key}; readers get it from PostgreSQL: {problem}"
+                    )
                 found = {one.ranking_date.isoformat(): _counts(ranking, one) for one in reports}
                 # Told once, with the last date: the newest event is what the UI shows.
                 entries = read_ranking(connection, ranking, days[-1])

@@ -1,4 +1,4 @@
-"""`ops/reconciliation`: what our recorder wrote, beside what became of it; and the check that nothing is missing."""
+"""`ops/reconciliation`: compares what our recorder wrote with what is stored, and checks that nothing is missing."""
 
 from contextlib import closing
 from typing import Any
@@ -26,8 +26,8 @@ _COLUMNS = ("recorded", "stored", "live", "claimed", "dead", "duplicates", "carr
 _CHECK = dg.AssetCheckSpec(
     "nothing_is_missing",
     asset=RECONCILIATION_KEY,
-    description="Whatever our recorder wrote in the last 34 days is stored, waits in Redis, or is a dead letter. What writers "
-    "other than our recorder wrote is stored too and not recorded: it makes a difference below 0, which is no fault.",
+    description="Everything that our recorder wrote in the last 34 days is stored, waits in Redis, or is a dead letter. Other "
+    "writers do not record what they write, so it makes the difference negative. That is no fault.",
 )
 
 
@@ -37,8 +37,9 @@ _CHECK = dg.AssetCheckSpec(
     group_name="ops",
     owners=OWNERS,
     kinds={"postgres", "redis"},
-    description="Per family and day what the recorder's odometer says it wrote to Redis, beside what is stored, live, claimed "
-    f"or refused. Table `{_TABLE}`: above 0 a difference was not found in two looks, below 0 others wrote, too.",
+    description="For each family and day: how much our recorder says that it wrote to Redis, and how much of it is stored, "
+    f"waits or was refused. Table `{_TABLE}`. A `difference` above 0 is usage that two looks did not find. Below 0, other "
+    "writers wrote, too.",
     metadata=table_metadata(_TABLE),
     check_specs=[_CHECK],
     retry_policy=IO_RETRY,
@@ -52,7 +53,7 @@ def reconciliation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult
 
 def _nothing_is_missing(report: ReconciliationReport) -> dg.AssetCheckResult:
     faults = [
-        f"{row.family} of {row.usage_date}: {row.missing:,} of {row.recorded:,} recorded {row.measure} are nowhere"
+        f"{row.family} of {row.usage_date}: {row.missing:,} of {row.recorded:,} recorded {row.measure} are missing"
         for row in report.missing
     ]
     return faults_result(faults, name=_CHECK.name, severity=dg.AssetCheckSeverity.ERROR)

@@ -1,4 +1,4 @@
-"""`redis/*`: what the API servers write. Observed, never materialized by us."""
+"""`redis/*`: what the API servers write. Dagster observes these sources; no asset makes them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _PICTURED_READINGS = 72
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a family's keys are called, and what one holds: name, type and meaning of each part (contracts §1)."""
+    """The names of a family's keys, and what a key holds: name, type and meaning of each part (contracts §1)."""
 
     name: str
     keys: str
@@ -87,7 +87,7 @@ def source_key(family: str) -> dg.AssetKey:
 
 
 def redis_sources() -> dg.AssetsDefinition:
-    """All five sources; observing them counts what waits, by one scan of the keyspace."""
+    """All five sources. To observe them counts what waits, with one scan of all keys."""
     specs = [
         dg.AssetSpec(
             source_key(family),
@@ -126,7 +126,7 @@ def _metadata(reading: SourceReading) -> dict[str, int | float]:
 
 
 def _columns(source: Source) -> Iterator[tuple[str, str, bool, str]]:
-    """Each may be missing, as far as PostgreSQL's columns say such a thing."""
+    """The parts of a key as columns. Each part may be missing, so each column is nullable."""
     return ((name, data_type, True, comment) for name, data_type, comment in source.parts)
 
 

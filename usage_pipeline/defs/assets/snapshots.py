@@ -1,4 +1,4 @@
-"""`snapshots/*` and the running totals: both come out of one drain, so "Materialize" in the UI drains now."""
+"""`snapshots/*` (drained rows) and the running totals. One drain makes both, so "Materialize" in the UI drains now."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -30,12 +30,16 @@ _OUTPUTS: Mapping[str, list[tuple[list[str], str, str]]] = {
         (
             ["snapshots", "provider_deltas"],
             "raw.provider_deltas",
-            "Drained deltas of providers, one row per batch and key.",
+            "Counts of API keys and providers as they were drained: one row per batch and key.",
         ),
         (["usage", "provider_usage"], "usage.provider_usage", "Running totals per API key and provider."),
     ],
     "token": [
-        (["snapshots", "token_deltas"], "raw.token_deltas", "Drained deltas of API tokens, one row per batch and key."),
+        (
+            ["snapshots", "token_deltas"],
+            "raw.token_deltas",
+            "Counts of API tokens as they were drained: one row per batch and key.",
+        ),
         (["usage", "api_access_tokens"], "usage.api_access_tokens", "API tokens with their running totals."),
     ],
     "event": [
@@ -53,7 +57,7 @@ def snapshot_key(family: str) -> dg.AssetKey:
 
 
 def snapshots_and_totals() -> dg.AssetsDefinition:
-    """One drain with an asset per table that it writes; selecting some drains their families only."""
+    """One drain, with an asset for each table that it writes. To select some of them drains only their families."""
 
     @dg.multi_asset(specs=list(_specs()), name="drain_redis", can_subset=True, pool="redis_drain")
     def drain_redis(
@@ -66,7 +70,9 @@ def snapshots_and_totals() -> dg.AssetsDefinition:
         except DrainImpossible as problem:
             raise dg.Failure(str(problem)) from problem
         if report.busy:
-            raise dg.Failure(f"Another drainer held the lock of {', '.join(report.busy)}; it stores what is there.")
+            raise dg.Failure(
+                f"Another process drains {', '.join(report.busy)} now, and stores what waits. Try again later."
+            )
         for key, metadata in drained_metadata(settings, started, families).items():
             if key in context.selected_asset_keys:
                 yield dg.MaterializeResult(asset_key=key, metadata=metadata)
@@ -82,7 +88,7 @@ def output_keys(family: str) -> list[dg.AssetKey]:
 def drained_metadata(
     settings: Settings, since: datetime, families: tuple[str, ...] | list[str]
 ) -> dict[dg.AssetKey, dict[str, Any]]:
-    """For each asset of these families, what was drained since then, whoever drained it, and the table's columns."""
+    """For each asset of these families: what any process drained since `since`, and the columns of its table."""
     found: dict[dg.AssetKey, dict[str, Any]] = {}
     with closing(connect(settings)) as connection:
         until = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""`analytics/usage_*`: roll-ups of usage events by hour, day, week and month. A re-run or a backfill is always safe."""
+"""`analytics/usage_*`: usage events summed up by hour, day, week and month. A re-run or a backfill is always safe."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -21,12 +21,13 @@ from usage_pipeline.storage.postgres import connect
 
 EVENTS_KEY = dg.AssetKey(["analytics", "usage_events"])
 _DESCRIPTIONS: Mapping[Grain, str] = {
-    "hour": "each hour is replaced by its events",
-    "day": "each day is replaced by its events, together with `analytics.usage_user_daily` and "
+    "hour": "A run makes each hour again from its events",
+    "day": "A run makes each day again from its events, together with `analytics.usage_user_daily` and "
     "`analytics.usage_latency_daily`",
-    "week": "merged from the daily tables: sums, distinct users and percentiles are exact, also when the events are archived",
-    "month": "merged from the daily tables: sums, distinct users and percentiles are exact, also when the events are "
-    "archived",
+    "week": "A run makes each week again from the daily tables. Sums, distinct users and percentiles are exact, also after the "
+    "events were archived",
+    "month": "A run makes each month again from the daily tables. Sums, distinct users and percentiles are exact, also after "
+    "the events were archived",
 }
 _PER = {"hour": "hour", "day": "day", "week": "week (from Monday)", "month": "month"}
 
@@ -37,15 +38,15 @@ def window_key(grain: Grain) -> dg.AssetKey:
 
 
 def usage_events_source() -> dg.AssetSpec:
-    """The events themselves: HTTP requests and landed files store them, no asset of this project does."""
+    """The events themselves. HTTP requests and landed files store them, not an asset."""
     return dg.AssetSpec(
         EVENTS_KEY,
         deps=[LANDED_FILES],
         group_name="analytics",
         owners=OWNERS,
         kinds={"postgres"},
-        description="LLM usage events, each stored once by its `event_id`. Table `analytics.usage_events`; the ingest stores "
-        "them and notes which windows they touch.",
+        description="LLM usage events, each stored once by its `event_id`. Table `analytics.usage_events`. HTTP requests and "
+        "landed files store the events, and note the windows that must be made again.",
         metadata=table_metadata("analytics.usage_events"),
     )
 
@@ -60,7 +61,7 @@ def window_assets(
 def partition_window(
     grain: Grain, partitions: dg.TimeWindowPartitionsDefinition, partition_key: str, settings: Settings
 ) -> Window:
-    """The window of a partition. The keys of hours name an offset where a clock shows an hour twice."""
+    """The window of a partition. When a clock shows an hour twice, the key of the hour has its offset."""
     if grain == "hour":
         return hour_window(partitions.time_window_for_partition_key(partition_key).start, settings.timezone)
     return window_on(grain, date.fromisoformat(partition_key), settings.timezone)
@@ -85,8 +86,8 @@ def _window_asset(grain: Grain, partitions: dg.TimeWindowPartitionsDefinition) -
         group_name="analytics",
         owners=OWNERS,
         kinds={"postgres"},
-        description=f"Usage per {_PER[grain]}, team, service, provider and model. Table `{table}`; {_DESCRIPTIONS[grain]}. "
-        "A re-run changes nothing and a backfill is safe at any time.",
+        description=f"Usage per {_PER[grain]}, team, service, provider and model. Table `{table}`. {_DESCRIPTIONS[grain]}. "
+        "Unchanged data give the same numbers, and a backfill is always safe.",
         metadata=table_metadata(table),
         retry_policy=IO_RETRY,
     )

@@ -1,1 +1,1 @@
-"""Asset checks and freshness: where a red check comes from. What they ask is in `usage_pipeline/checks/`."""
+"""Asset checks and freshness, as Dagster runs them. The rules themselves are in `usage_pipeline/checks/`."""

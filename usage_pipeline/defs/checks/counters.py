@@ -1,4 +1,4 @@
-"""Asset checks of the counters: one step per asset, which looks at the last days and at those of its run."""
+"""Asset checks of the counters: one step for each asset, which looks at the last days and at the days of its run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -29,7 +29,7 @@ Find = Callable[[Any, date, date, Settings], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A check of an asset. One that is asked by `days` looks at each span of days, any other once."""
+    """A check of an asset. With `by_days` it looks at each span of days, else it looks once."""
 
     name: str
     description: str
@@ -40,7 +40,7 @@ class Rule:
 
 
 def counter_asset_checks() -> list[dg.AssetChecksDefinition]:
-    """All checks of the counters; what makes them fail is told by their domain functions."""
+    """All checks of the counters. `usage_pipeline/checks/` has their rules."""
     found = []
     for family in COUNTER_TABLES:
         found.append(_checks(daily_key(family), _of_days(family)))
@@ -61,7 +61,7 @@ def _of_days(family: str) -> list[Rule]:
     return [
         Rule(
             "is_sum_of_raw",
-            f"Each day is the sum of `{tables.daily.raw_table}`, as long as that is whole and once the day is rolled up.",
+            f"Each day that was made is the sum of its rows in `{tables.daily.raw_table}`, unless they are archived or gone.",
             _ERROR,
             lambda connection, first, last, _: counter_checks.day_sum_faults(connection, family, first, last),
             blocking=True,
@@ -79,8 +79,8 @@ def _of_days(family: str) -> list[Rule]:
         ),
         Rule(
             "days_are_complete",
-            "Every closed day that was touched is rolled up two hours later, and no day of the last week between days with "
-            "usage is without any.",
+            "Every past day whose counts changed was made again at most two hours later. No day of the last week is empty "
+            "while the days around it have usage.",
             _WARNING,
             lambda connection, _, __, settings: counter_checks.day_completeness_faults(
                 connection, family, today=current_day(settings.timezone), now=datetime.now(UTC)
@@ -92,8 +92,8 @@ def _of_days(family: str) -> list[Rule]:
 def _totals(family: str) -> Rule:
     return Rule(
         "is_sum_of_raw",
-        f"Each total is what was drained: its days in `{COUNTER_TABLES[family].daily.table}`, and of days that are not rolled "
-        f"up their rows in `{COUNTER_TABLES[family].daily.raw_table}`.",
+        f"Each total is the sum of its days in `{COUNTER_TABLES[family].daily.table}`, or of its rows in "
+        f"`{COUNTER_TABLES[family].daily.raw_table}` for days that are not made yet.",
         _ERROR,
         lambda connection, *_: counter_checks.total_faults(connection, family),
         blocking=True,
@@ -103,7 +103,7 @@ def _totals(family: str) -> Rule:
 def _backlog(family: str) -> Rule:
     return Rule(
         "backlog_is_young",
-        "Nothing waits in Redis, live or claimed, for more than two intervals of its drain.",
+        "No key or item has waited in Redis for more than two intervals of its drain.",
         _WARNING,
         lambda _, __, ___, settings: open_matters.backlog_faults(settings, family),
     )
@@ -112,7 +112,7 @@ def _backlog(family: str) -> Rule:
 def _dead_letters(families: Sequence[str]) -> Rule:
     return Rule(
         "no_dead_letters",
-        "Nothing was refused, or all of it is settled: `usage-pipeline dead-letters list`.",
+        "No dead letter is open. `usage-pipeline dead-letters list` shows open ones with their reasons.",
         _WARNING,
         lambda connection, *_: open_matters.dead_letter_faults(connection, families),
     )
@@ -121,7 +121,8 @@ def _dead_letters(families: Sequence[str]) -> Rule:
 def _regressions() -> Rule:
     return Rule(
         "no_regressions",
-        "No counter reads lower than what is stored; what is stored stays until `usage-pipeline counters accept-reset`.",
+        "No counter in Redis is lower than its stored value. The stored value stays until you run "
+        "`usage-pipeline counters accept-reset`.",
         _ERROR,
         lambda connection, *_: open_matters.regression_faults(connection),
     )
@@ -130,7 +131,7 @@ def _regressions() -> Rule:
 def _merchant_days() -> Rule:
     return Rule(
         "days_are_complete",
-        "Every day of the last week was aggregated after it ended: what is not, Redis forgets after seven days.",
+        "The counters of every day of the last week were stored after the day ended. Redis forgets them after seven days.",
         _WARNING,
         lambda connection, _, __, settings: open_matters.unaggregated_day_faults(
             connection, today=current_day(settings.timezone), settings=settings

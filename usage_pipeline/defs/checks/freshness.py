@@ -1,7 +1,7 @@
-"""When an asset is fresh, so that no backfill of old days turns it green.
+"""When an asset is fresh. A backfill of old days does not make an asset fresh.
 
 Dagster's freshness policies look at the latest materialization of any partition, so only assets without partitions have one.
-The others have the check `is_fresh`: the partition that closed last is there, and was made after it closed.
+The others have the check `is_fresh`: the newest partition that ended was made, and was made after it ended.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ _GRACE: Mapping[Grain, timedelta] = {
 
 @dataclass(frozen=True, slots=True)
 class Partitioned:
-    """An asset with partitions by time, and how long after the end of one it must be there."""
+    """An asset with partitions by time. A partition must be made within `grace` after its end."""
 
     key: dg.AssetKey
     grain: Grain
@@ -55,7 +55,7 @@ class Partitioned:
 
 
 def freshness_policies() -> dict[dg.AssetKey, dg.FreshnessPolicy]:
-    """Of assets without partitions. The drain sensors report at least every half hour, also when nothing is to be drained."""
+    """The policies of assets without partitions. The drain sensors report at least every half hour, also without traffic."""
     hourly = dg.FreshnessPolicy.time_window(fail_window=6 * _HOURS, warn_window=2 * _HOURS)
     drained = dg.FreshnessPolicy.time_window(fail_window=2 * _HOURS, warn_window=_HOURS)
     daily = dg.FreshnessPolicy.time_window(fail_window=50 * _HOURS, warn_window=26 * _HOURS)
@@ -80,7 +80,7 @@ def with_freshness_policies(asset: dg.AssetsDefinition | dg.AssetSpec) -> dg.Ass
 
 
 def partitioned_assets(settings: Settings) -> list[Partitioned]:
-    """All assets whose partitions close and are due after that."""
+    """All assets whose partitions must be made after they end."""
     days, stats, windows = daily_partitions(settings), stats_partitions(settings), window_partitions(settings)
     grace = _GRACE["day"]
     return [
@@ -93,12 +93,12 @@ def partitioned_assets(settings: Settings) -> list[Partitioned]:
 
 
 def freshness_check_keys() -> list[dg.AssetCheckKey]:
-    """`is_fresh` of all of them."""
+    """The keys of `is_fresh` of all assets with partitions."""
     return [dg.AssetCheckKey(one.key, IS_FRESH) for one in partitioned_assets(Settings.model_construct())]
 
 
 def freshness_checks(settings: Settings) -> dg.AssetChecksDefinition:
-    """`is_fresh` of each of them, in one step that a schedule runs."""
+    """`is_fresh` of all assets with partitions, in one step that a schedule runs."""
     known = {one.key: one for one in partitioned_assets(settings)}
 
     @dg.multi_asset_check(
@@ -107,7 +107,7 @@ def freshness_checks(settings: Settings) -> dg.AssetChecksDefinition:
             dg.AssetCheckSpec(
                 IS_FRESH,
                 asset=one.key,
-                description=f"The last {one.grain} that has been over for {one.grace} is there, and was made after it ended.",
+                description=f"The newest {one.grain} that ended at least {_in_words(one.grace)} ago was made after its end.",
             )
             for one in known.values()
         ],
@@ -120,16 +120,16 @@ def freshness_checks(settings: Settings) -> dg.AssetChecksDefinition:
             [last] = closed_windows(one.grain, now - one.grace, 1, settings.timezone)
             faults = [f"{key}: {said}" for key, said in missed(context.instance, one, [last]).items()]
             if _made_at(context.instance, one.key, None) is None:
-                faults.append("no partition was ever made")
+                faults.append("no partition was made yet")
             yield faults_result(faults, name=IS_FRESH, asset=one.key, severity=dg.AssetCheckSeverity.ERROR)
 
     return partitions_are_fresh
 
 
 def missed(instance: dg.DagsterInstance, asset: Partitioned, windows: Sequence[Window]) -> dict[str, str]:
-    """Partitions of closed windows that were not made since these closed, and how they stand.
+    """Partitions of these ended windows that were not made after their end, each with what is wrong.
 
-    A window that closed before the asset was first made is none of them: a new installation has missed nothing.
+    A window that ended before the asset was first made does not count: a new installation has missed nothing.
     """
     first_made = _made_at(instance, asset.key, None)
     found: dict[str, str] = {}
@@ -141,21 +141,26 @@ def missed(instance: dg.DagsterInstance, asset: Partitioned, windows: Sequence[W
             continue
         made = _made_at(instance, asset.key, key)
         if made is None:
-            found[key] = "is not there"
+            found[key] = "was not made"
         elif made < window.end:
-            found[key] = f"was made at {made:%Y-%m-%d %H:%M}Z, before it closed at {window.end:%Y-%m-%d %H:%M}Z"
+            found[key] = f"was made at {made:%Y-%m-%d %H:%M}Z, before it ended at {window.end:%Y-%m-%d %H:%M}Z"
     return found
 
 
+def _in_words(span: timedelta) -> str:
+    minutes = span // timedelta(minutes=1)
+    return f"{minutes // 60} hours" if minutes % 60 == 0 else f"{minutes} minutes"
+
+
 def _made_at(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> datetime | None:
-    """When the partition was last made; without one, when any was first made."""
+    """When the partition was last made. Without `partition`: when the first one was made."""
     wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=None if partition is None else [partition])
     records = instance.fetch_materializations(wanted, limit=1, ascending=partition is None).records
     return datetime.fromtimestamp(records[0].timestamp, UTC) if records else None
 
 
 def _until_stats_are_made(settings: Settings) -> timedelta:
-    """The longest time from the end of a day to the next STATS_CRON_SCHEDULE, as far as a year tells; a week at most."""
+    """The longest time from the end of a day to the next STATS_CRON_SCHEDULE in a sample year, at most a week."""
     at = datetime(2026, 1, 1, tzinfo=settings.timezone)
     longest, cron = timedelta(0), CronSim(settings.stats_cron_schedule, at - timedelta(microseconds=1))
     due = next(cron, None)

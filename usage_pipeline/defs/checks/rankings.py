@@ -1,4 +1,4 @@
-"""Asset checks of the rankings, one each. Unpartitioned: it looks at the dates of its run."""
+"""The asset check of each ranking. It has no partitions, and looks at the dates of its run."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -17,7 +17,7 @@ from usage_pipeline.storage.postgres import connect
 
 
 def ranking_asset_checks() -> list[dg.AssetChecksDefinition]:
-    """`has_no_gap` of each ranking; it stops what would go on from a broken one."""
+    """`has_no_gap` of each ranking. If it fails, nothing is made from the broken ranking."""
     return [_check(ranking) for ranking in RANKINGS]
 
 
@@ -25,7 +25,7 @@ def _check(ranking: Ranking) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=ranking_key(ranking),
         name="has_no_gap",
-        description="Ranks are 1 to n, scores descend, and n is the number of candidates, ten at most.",
+        description="Ranks go from 1 up without a gap, no score is higher than the one before, and no candidate is missing.",
         blocking=True,
     )
     def has_no_gap(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
@@ -38,6 +38,6 @@ def _check(ranking: Ranking) -> dg.AssetChecksDefinition:
 
 
 def _days(tags: Mapping[str, str], today: date) -> list[date]:
-    """Those of the run's partitions; today without any."""
+    """The days of the run's partitions, or today for a run without partitions."""
     ends = run_days(tags) or [today]
     return [min(ends) + timedelta(days=offset) for offset in range((max(ends) - min(ends)).days + 1)]

@@ -1,4 +1,4 @@
-"""What checks have in common: the days that they look at, and how they tell what is wrong."""
+"""What all checks share: the days that they look at, and the result that they show."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
@@ -23,7 +23,7 @@ def faults_result(
     name: str | None = None,
     asset: dg.AssetKey | None = None,
 ) -> dg.AssetCheckResult:
-    """Passed when there is none; the metadata says which keys and days the first ones are of, ten at most."""
+    """A result that passes without faults. Its metadata lists the first ten faults, with their keys and days."""
     shown = list(faults[:SHOWN_FAULTS])
     if len(faults) > len(shown):
         shown.append(f"and {len(faults) - len(shown)} more")
@@ -32,13 +32,13 @@ def faults_result(
         asset_key=asset,
         passed=not faults,
         severity=severity,
-        description=f"{len(faults)} found" if faults else "As it should be",
+        description=f"Problems found: {len(faults)}, see `found`." if faults else "Passed: no problem found.",
         metadata={"found": dg.MetadataValue.md("\n".join(f"- {fault}" for fault in shown))},
     )
 
 
 def checked_spans(tags: Mapping[str, str], today: date) -> list[tuple[date, date]]:
-    """The last days, and those of the run's partitions unless they are among them."""
+    """The last days, and before them the days of the run's partitions, unless these are among the last days."""
     recent = (today - timedelta(days=_RECENT_DAYS - 1), today)
     # Every key begins with its day: 2026-10-25, 2026-10-25-02:00+0100.
     days = run_days(tags)

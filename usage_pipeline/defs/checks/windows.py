@@ -1,4 +1,4 @@
-"""Asset checks of the roll-ups. Unpartitioned: each looks at the last days, and at the days of its run."""
+"""Asset checks of hours, days, weeks and months. Each looks at the last days and at the days of its run."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -23,13 +23,13 @@ Find = Callable[[Any, date, date, Settings], list[str]]
 
 
 def window_asset_checks() -> list[dg.AssetChecksDefinition]:
-    """All checks of the roll-ups; what makes them fail is told in `usage_pipeline/checks/windows.py`."""
+    """All checks of hours, days, weeks and months. `usage_pipeline/checks/windows.py` has their rules."""
     error, warning = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
     return [
         _check(
             window_key("day"),
             "events_are_counted_once",
-            "On each day as many events as in the registry, in the hours and in the day, once these are rolled up.",
+            "The events of each day and the registry of their ids have the same count. So do its hours and the day, once made.",
             error,
             lambda connection, first, last, settings: window_checks.day_count_faults(
                 connection, first, last, settings.timezone
@@ -39,7 +39,7 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
         _check(
             EVENTS_KEY,
             "no_conflicts",
-            "No event came under the id of another one with another payload: ops.event_conflicts.",
+            "No event came with the id of another event and other content. Table `ops.event_conflicts` keeps such events.",
             warning,
             lambda connection, first, _, settings: window_checks.conflict_faults(
                 connection, calendar.day_window(first, settings.timezone).first
@@ -48,7 +48,7 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
         _check(
             window_key("hour"),
             "no_gaps",
-            "Every hour since the first event has requests, and is rolled up two hours after its end.",
+            "Every hour since the first event has requests, and was made at most two hours after its end.",
             warning,
             lambda connection, first, last, settings: window_checks.hour_gap_faults(
                 connection, first, last, settings.timezone, datetime.now(UTC)
@@ -57,14 +57,14 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
         _check(
             window_key("day"),
             "few_errors",
-            f"No service has more than {window_checks.LARGEST_ERROR_SHARE:.0%} errors.",
+            f"In no service more than {window_checks.LARGEST_ERROR_SHARE:.0%} of the requests failed.",
             warning,
             lambda connection, first, last, _: window_checks.error_share_faults(connection, first, last),
         ),
         _check(
             window_key("day"),
             "models_have_prices",
-            "Every request has a cost. Others are NULL in cost_usd; `usage-pipeline recost` takes prices of your own.",
+            "Every request has a cost. Without a price, `cost_usd` is NULL. Give your own prices to `usage-pipeline recost`.",
             warning,
             lambda connection, first, last, _: window_checks.unpriced_faults(connection, first, last),
         ),
@@ -72,7 +72,7 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
             _check(
                 window_key(grain),
                 "is_sum_of_days",
-                f"Every {grain} is the sum of its days, once it is rolled up.",
+                f"Every {grain} that was made is the sum of its days.",
                 error,
                 _merged(grain),
             )
@@ -88,7 +88,7 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
             _check(
                 window_key(grain),
                 "windows_are_complete",
-                f"Every {grain} that has been over for two hours is rolled up with all its events.",
+                f"Every {grain} that ended two hours ago or earlier was made with all its events.",
                 warning,
                 _overdue(grain),
             )

@@ -1,1 +1,1 @@
-"""The machinery of partitions: which there are, how a run replaces them, what each tells of itself."""
+"""Partitions: which ones an asset has, how a run replaces them, and their metadata."""

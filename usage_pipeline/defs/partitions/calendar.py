@@ -1,4 +1,4 @@
-"""The partitions of assets, in the time zone that bounds days."""
+"""The partitions of assets, in USAGE_TIMEZONE."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -12,12 +12,12 @@ _PARTITION_TAGS = ("dagster/partition", "dagster/asset_partition_range_start", "
 
 
 def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
-    """From USAGE_START_DATE to today; today is included, so that a running day can be looked at."""
+    """Days from USAGE_START_DATE to today. Today is included, so that one can look at the running day."""
     return _days_from(settings.usage_start_date, settings)
 
 
 def stats_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
-    """The same from STATS_START_DATE on."""
+    """Days from STATS_START_DATE to today."""
     return _days_from(settings.stats_start_date, settings)
 
 
@@ -26,9 +26,9 @@ def _days_from(start: date, settings: Settings) -> dg.DailyPartitionsDefinition:
 
 
 def window_partitions(settings: Settings) -> Mapping[Grain, dg.TimeWindowPartitionsDefinition]:
-    """Hours up to the last one that is over; days, weeks (from Monday) and months up to the running ones.
+    """Hours up to the last one that ended; days, weeks (from Monday) and months up to the running ones.
 
-    The week and the month of USAGE_START_DATE are there as a whole.
+    The first week and the first month are the whole ones around USAGE_START_DATE.
     """
     start, zone = settings.usage_start_date, settings.usage_timezone
     return {
@@ -42,7 +42,7 @@ def window_partitions(settings: Settings) -> Mapping[Grain, dg.TimeWindowPartiti
 
 
 def run_days(tags: Mapping[str, str]) -> list[date]:
-    """The days of a run's partition, or of the first and the last of its range; none for a run without partitions."""
+    """The day of a run's partition, or the first and the last day of its range. A run without partitions has none."""
     return [date.fromisoformat(tags[tag][:10]) for tag in _PARTITION_TAGS if tag in tags]
 
 

@@ -1,4 +1,4 @@
-"""What each materialized partition says of its rows; the newest of a run has pictures, too."""
+"""Metadata about the rows of a partition. The newest partition of a run also gets pictures."""
 
 from datetime import date, datetime
 from typing import Any
@@ -11,10 +11,9 @@ from usage_pipeline.storage.table_profile import partition_null_shares
 def about_partition(
     connection: Any, table: str, column: str, window: date | datetime, *, is_newest: bool
 ) -> dict[str, Any]:
-    """Shares of nulls in the rows of a window, by the column that it is in; pictures of what led up to it if it is the newest.
+    """Shares of nulls in the rows whose `column` has the value `window`. The newest window gets pictures of the time before it.
 
-    One picture a run: a backfill of half a year must not draw, and store, one for each of its days. The connection is the
-    domain's affair.
+    Only one partition of a run gets pictures: a backfill of half a year must not draw and store one for each day.
     """
     pictures = partition_pictures(connection, table, window) if is_newest else {}
     shares = partition_null_shares(connection, table, column, window)

@@ -1,7 +1,7 @@
-"""How a run replaces its partitions: one that fails takes none of its neighbours along, in any partitioned asset.
+"""How a run replaces its partitions: a partition that fails does not fail its neighbours, in any partitioned asset.
 
-The others are materialized, the failed ones stay red with their reasons in the run, and a re-run of these mends them. Of a run
-that is cancelled, what was done by then is materialized.
+The others are materialized. The failed ones stay red, the run has their reasons, and a re-run of them is enough. When somebody
+cancels a run, the partitions that it had finished are materialized.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,12 +22,12 @@ _FAILURES_DESCRIBED = 5
 
 
 def one_by_one(context: dg.AssetExecutionContext, replace: Callable[[str], Metadata]) -> PartitionEvents:
-    """Replaces each partition of the run on its own; what an asset's body yields."""
+    """Replaces each partition of the run on its own. The body of an asset yields from this."""
     yield from _replace_all(context, lambda keys: {key: replace(key) for key in keys}, at_once=1)
 
 
 def all_at_once(context: dg.AssetExecutionContext, replace: Replace) -> PartitionEvents:
-    """Replaces the partitions of the run by one call; when it fails, halves of them, until the one that fails is alone."""
+    """Replaces all partitions of the run by one call. If it fails, each half is tried, down to the one that fails."""
     yield from _replace_all(context, replace, at_once=len(context.partition_keys))
 
 
@@ -71,7 +71,7 @@ def _replace_or_split(
 def _materializations(
     context: dg.AssetExecutionContext, done: Mapping[str, Metadata]
 ) -> Iterator[dg.AssetMaterialization]:
-    """Events that count although the step fails: it has no output then, which would materialize the whole range."""
+    """Events of single partitions, for a step that fails: its output, which would materialize the whole range, is missing."""
     for key, metadata in done.items():
         yield dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata)
 
@@ -81,7 +81,7 @@ def _failure(failed: Mapping[str, Exception], tried: int) -> dg.Failure:
     described = "; ".join(f"{key}: {reason}" for key, reason in list(reasons.items())[:_FAILURES_DESCRIBED])
     more = len(failed) - _FAILURES_DESCRIBED
     return dg.Failure(
-        f"{len(failed)} of {tried} partitions failed, the others are stored. {described}"
+        f"{len(failed)} of {tried} partitions failed. The others are stored. {described}"
         + (f"; and {more} more" if more > 0 else ""),
         metadata={"failed_partitions": dg.MetadataValue.json(reasons)},
         # Rows that are archived do not come back by waiting.
@@ -90,7 +90,7 @@ def _failure(failed: Mapping[str, Exception], tried: int) -> dg.Failure:
 
 
 def _materialized_before(context: dg.AssetExecutionContext) -> dict[str, Metadata]:
-    """What earlier attempts of this step have materialized, with its metadata."""
+    """The partitions that earlier attempts of this step have materialized, with their metadata."""
     keys = list(context.partition_keys)
     wanted = dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=keys)
     # Newest first. Another run may have materialized the same days meanwhile, hence twice as many.

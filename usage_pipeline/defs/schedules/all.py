@@ -1,4 +1,4 @@
-"""What runs by the clock. Each schedule is on by default unless ENABLE_JOB_SCHEDULER is false."""
+"""All schedules. Each is on by default, unless ENABLE_JOB_SCHEDULER is false."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -21,7 +21,7 @@ from usage_pipeline.settings import Settings
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Days of the counters, a look at the sources, the storage lifecycle, windows of events, statistics, rankings, checks."""
+    """All schedules: counters, Redis sources, storage lifecycle, windows of events, statistics, rankings, checks."""
     cron, timezone = settings.aggregation_cron, settings.usage_timezone
     is_on = settings.enable_job_scheduler
 
@@ -29,7 +29,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="merchant_usage_hourly",
         job=merchant_usage,
         default_status=default_status(is_on and settings.enable_usage_aggregation),
-        description="Aggregates merchant counters of today and yesterday (USAGE_AGGREGATION_INTERVAL).",
+        description="Stores the merchant counters of today and yesterday (USAGE_AGGREGATION_INTERVAL).",
         cron_schedule=cron,
         execution_timezone=timezone,
     )
@@ -40,7 +40,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="daily_tables_hourly",
         job=daily_tables,
         default_status=default_status(is_on),
-        description="Replaces today and yesterday in usage/*_daily; closed days that change later are the late-day sensor's.",
+        description="Makes today and yesterday again in usage/*_daily. The sensor `late_days` handles older days that change.",
         cron_schedule=cron,
         execution_timezone=timezone,
     )
@@ -51,7 +51,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="observe_sources_hourly",
         job=observe_sources,
         default_status=default_status(is_on),
-        description="Counts what waits in Redis.",
+        description="Counts the keys and items that wait in Redis.",
         cron_schedule=cron,
         execution_timezone=timezone,
     )
@@ -59,7 +59,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="storage_lifecycle_daily",
         job=storage_lifecycle,
         default_status=default_status(is_on),
-        description="Makes partitions ahead, archives and drops old ones, after the night's roll-ups.",
+        description="Creates partitions for the next days, and archives and drops old ones, after the roll-ups of the night.",
         cron_schedule="30 4 * * *",
         execution_timezone=timezone,
     )
@@ -67,7 +67,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="history_daily",
         job=history,
         default_status=default_status(is_on),
-        description="Prunes Dagster's own history (RUN_HISTORY_DAYS, EVENT_HISTORY_DAYS), after the lifecycle.",
+        description="Removes old runs and events from Dagster's own history (RUN_HISTORY_DAYS, EVENT_HISTORY_DAYS).",
         cron_schedule="15 5 * * *",
         execution_timezone=timezone,
     )
@@ -75,7 +75,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="external_posts_hourly",
         job=external_posts,
         default_status=default_status(is_on),
-        description="Fetches the posts of the external API (EXTERNAL_POST_IDS), apart from the busy full hour.",
+        description="Fetches the posts of the external API (EXTERNAL_POST_IDS).",
         cron_schedule="40 * * * *",
         execution_timezone=timezone,
     )
@@ -86,7 +86,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
 def _today_and_yesterday(
     context: dg.ScheduleEvaluationContext, settings: Settings, job: str
 ) -> Iterator[dg.RunRequest]:
-    """The two days as of the scheduled time, which a late tick may have passed; one run each per scheduled time."""
+    """One run for each of the two days, counted from the scheduled time: a late tick may come after midnight."""
     scheduled = context.scheduled_execution_time
     today = scheduled.astimezone(settings.timezone).date()
     for day in (today - timedelta(days=1), today):

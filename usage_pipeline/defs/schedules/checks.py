@@ -1,4 +1,4 @@
-"""When it is looked whether all is well: reconciliation, checks of what drains write all the time, freshness."""
+"""The schedules of reconciliation, freshness and checks of what drains write."""
 
 import dagster as dg
 
@@ -8,7 +8,7 @@ from usage_pipeline.settings import Settings
 
 
 def check_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Each once an hour, apart from the roll-ups and from each other. Other checks go with the runs of their assets."""
+    """Each runs once an hour, not at the time of the roll-ups or of another. Other checks run with their assets."""
     status = default_status(settings.enable_job_scheduler)
     return [
         dg.ScheduleDefinition(

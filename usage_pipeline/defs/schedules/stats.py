@@ -1,4 +1,4 @@
-"""When issue statistics and rankings are made."""
+"""The schedules of issue statistics and rankings."""
 
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
@@ -42,7 +42,7 @@ def _ranking_schedule(settings: Settings, of_issues: bool) -> dg.ScheduleDefinit
         name=f"{job.name}_every_five_minutes",
         job=job,
         default_status=default_status(settings.enable_job_scheduler),
-        description="Ranks today so far and publishes it in Redis; in the first hour of a day yesterday, too.",
+        description="Ranks today so far, and writes the ranking to Redis. In the first hour of a day it also ranks yesterday.",
         cron_schedule=_EVERY_FIVE_MINUTES,
         execution_timezone=settings.usage_timezone,
     )

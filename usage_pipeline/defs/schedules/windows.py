@@ -1,4 +1,4 @@
-"""When windows of usage events are rolled up: soon after they close, and the running ones now and then."""
+"""The schedules that roll up windows of usage events: soon after a window ends, and several times while it runs."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -24,7 +24,7 @@ def default_status(is_enabled: bool) -> dg.DefaultScheduleStatus:
 
 
 def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """One per grain, in USAGE_TIMEZONE; windows that change after they closed are the late-window sensor's."""
+    """One schedule for each grain, in USAGE_TIMEZONE. The sensor `late_windows` handles windows that change after their end."""
     partitions, zone = window_partitions(settings), settings.timezone
     status = default_status(settings.enable_job_scheduler)
 
@@ -40,7 +40,7 @@ def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="usage_hourly_after_the_hour",
         job=window_jobs["hour"],
         default_status=status,
-        description="Rolls up the hour before the scheduled time.",
+        description="Rolls up the last hour that ended.",
         cron_schedule=_AFTER_THE_HOUR,
         execution_timezone=settings.usage_timezone,
     )
@@ -55,7 +55,7 @@ def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="usage_daily_hourly",
         job=window_jobs["day"],
         default_status=status,
-        description="Rolls up today so far, and after midnight yesterday.",
+        description="Rolls up today so far. In the first hour after midnight it also rolls up yesterday.",
         cron_schedule=_DAY_AFTER_ITS_HOUR,
         execution_timezone=settings.usage_timezone,
     )
@@ -74,7 +74,7 @@ def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="usage_weekly_daily",
         job=window_jobs["week"],
         default_status=status,
-        description="Rolls up the week of yesterday: the running one so far, and on Mondays the one that is over.",
+        description="Rolls up the week that yesterday is in: the running week, or on Mondays the week that just ended.",
         cron_schedule=_WEEK_AFTER_ITS_DAY,
         execution_timezone=settings.usage_timezone,
     )
@@ -85,7 +85,7 @@ def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="usage_monthly_daily",
         job=window_jobs["month"],
         default_status=status,
-        description="Rolls up the month of yesterday: the running one so far, and on the first day the one that is over.",
+        description="Rolls up the month that yesterday is in: the running month, or on the 1st the month that just ended.",
         cron_schedule=_MONTH_AFTER_ITS_DAY,
         execution_timezone=settings.usage_timezone,
     )

@@ -1,1 +1,1 @@
-"""What runs by events: drains, late data, landed files, missed partitions, alerts."""
+"""The sensors: drains, late data, landed files, missed partitions, alerts. What starts by the clock is in `defs/schedules/`."""

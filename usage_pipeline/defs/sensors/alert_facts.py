@@ -1,4 +1,4 @@
-"""What Dagster's own storage knows of runs and sensors, as facts of the alerts; nothing is judged here."""
+"""Reads facts about runs and sensors from Dagster's own storage, for the alerts. The rules are in `alerting/`."""
 
 import json
 import re
@@ -25,7 +25,7 @@ _UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 def orchestration_facts(
     instance: dg.DagsterInstance, names: Collection[str], drain_sensors: Collection[str], now: datetime
 ) -> OrchestrationFacts:
-    """A few queries with limits; `names` are the sensors whose ticks count."""
+    """The facts, by a few queries with limits. `names` are the sensors whose ticks count."""
     return OrchestrationFacts(
         tuple(_failed_runs(instance, now)),
         tuple(_slow_runs(instance, now)),
@@ -34,7 +34,7 @@ def orchestration_facts(
 
 
 def failed_run_of(instance: dg.DagsterInstance, run: dg.DagsterRun, failed_at: datetime) -> FailedRun:
-    """A failed run with the errors of its steps, or of the run where no step says any."""
+    """A failed run with the errors of its steps, or with the error of the run if no step has one."""
     kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
     errors: dict[bool, str] = {}
     for entry in instance.all_logs(run.run_id, of_type=kinds):
@@ -47,7 +47,7 @@ def failed_run_of(instance: dg.DagsterInstance, run: dg.DagsterRun, failed_at: d
 
 
 def _failed_runs(instance: dg.DagsterInstance, now: datetime) -> Iterator[FailedRun]:
-    """Failures that no later run of the same job on the same partitions has mended, newest first, one of each target."""
+    """Failed runs, newest first, one for each target. A later run of the same job and partitions that succeeds clears one."""
     since = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=now - _FAILURES_COUNT)
     failed = list(instance.get_run_records(since, limit=_MOST_FAILED))
     seen: set[tuple[str, str]] = set()
@@ -66,7 +66,9 @@ def _failed_runs(instance: dg.DagsterInstance, now: datetime) -> Iterator[Failed
 
 
 def _mends(success: dg.RunRecord, failure: dg.RunRecord) -> bool:
-    """A range run that fails has made its other days: a run of just the days that failed mends it."""
+    """Whether a later run makes up for a failed one. A failed run of a range has made its other days, so a run of only the
+    failed days is enough.
+    """
     mended, failed = success.dagster_run, failure.dagster_run
     if _ended_at(success) < _ended_at(failure):
         return False
@@ -119,7 +121,7 @@ def _failures(instance: dg.DagsterInstance, state: Any) -> tuple[int, str]:
 
 
 def _target(run: dg.DagsterRun) -> str:
-    """The partitions, or else the assets, that a run is about."""
+    """The partitions of a run, or its assets if it has no partitions."""
     first, last = _partitions(run)
     if first:
         return first if first == last else f"{first}...{last}"

@@ -1,4 +1,4 @@
-"""The sensors of alerts: one that looks at everything twice a minute, and one that tells of a failed run at once."""
+"""The two sensors of alerts: `alerts` looks at everything twice a minute, `failed_runs` reports a failed run at once."""
 
 import json
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ _EVALUATION_SECONDS = 29
 
 
 def alert_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Both run on their own unless ENABLE_JOB_SCHEDULER is false."""
+    """Both sensors are on by default, unless ENABLE_JOB_SCHEDULER is false."""
     status = dg.DefaultSensorStatus.RUNNING if settings.enable_job_scheduler else dg.DefaultSensorStatus.STOPPED
     return [_evaluation(status), _failed_runs(status)]
 
@@ -27,7 +27,7 @@ def _evaluation(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
         minimum_interval_seconds=_EVALUATION_SECONDS,
         default_status=status,
         description="Looks at runs, ticks, backlog, Redis, dead letters and usage, and sends alerts to ALERT_URLS "
-        "(docs/alerts.md). Its sign of life is what /healthz reports as last_tick_age_seconds.",
+        "(docs/alerts.md). /healthz reports the time since its last tick as last_tick_age_seconds.",
     )
     def alerts(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult:
         # What was sent while PostgreSQL was away.
@@ -38,7 +38,10 @@ def _evaluation(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
         except RecordUnavailable as problem:
             kept = alert_without_record(settings, facts, unrecorded)
             return dg.SensorResult(skip_reason=str(problem), cursor=json.dumps(kept))
-        said = f"{found.open} open, {found.opened} new, {found.cleared} over; {found.sent} sent, {found.failed} to try again."
+        said = (
+            f"Alerts: {found.open} open, {found.opened} new, {found.cleared} cleared. "
+            f"Messages: {found.sent} sent, {found.failed} to try again."
+        )
         return dg.SensorResult(skip_reason=said, cursor="{}")
 
     return alerts
@@ -48,7 +51,7 @@ def _failed_runs(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="failed_runs",
         default_status=status,
-        description="Sends an alert for a run that failed, at once; the sensor `alerts` says when it is mended.",
+        description="Sends an alert at once when a run failed. The sensor `alerts` sends a message when the alert clears.",
     )
     def failed_runs(context: dg.RunFailureSensorContext, settings: dg.ResourceParam[Settings]) -> None:
         run = failed_run_of(context.instance, context.dagster_run, datetime.now(UTC))

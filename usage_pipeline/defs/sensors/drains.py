@@ -1,4 +1,4 @@
-"""What runs by events: the drains, which work inside their ticks, and the late days, which become runs."""
+"""The drain sensors, which drain inside their ticks, and the sensor of late days, which asks for runs."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ DRAIN_SENSORS = ("drain_metrics", "drain_tokens")
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Two drains at the cadences of contracts §5, and the sensors for late days, late windows and missed partitions."""
+    """Two drain sensors with the intervals of contracts §5, and the sensors for late days, late windows, missed partitions."""
     status = dg.DefaultSensorStatus.RUNNING if settings.enable_job_scheduler else dg.DefaultSensorStatus.STOPPED
     return [
         _drain_sensor(
@@ -39,7 +39,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             METRICS_FAMILIES,
             settings.metrics_sync_interval_ms,
             status,
-            "Drains API keys, providers and request events inside its tick (METRICS_SYNC_INTERVAL_MS).",
+            "Moves counts of API keys and providers, and request events, from Redis to PostgreSQL (METRICS_SYNC_INTERVAL_MS).",
         ),
         _drain_sensor(
             settings,
@@ -47,7 +47,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             TOKEN_FAMILIES,
             settings.api_token_sync_interval_ms,
             status,
-            "Drains API tokens inside its tick (API_TOKEN_SYNC_INTERVAL_MS).",
+            "Moves counts of API tokens from Redis to PostgreSQL (API_TOKEN_SYNC_INTERVAL_MS).",
         ),
         _late_days_sensor(status),
         late_windows_sensor(settings, status),
@@ -116,7 +116,7 @@ def _late_days_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
         asset_selection=[daily_key(family) for family in ("api_key", "provider", "token")],
         minimum_interval_seconds=30,
         default_status=status,
-        description="Replaces exactly the closed days whose snapshots changed after their daily table was made.",
+        description="Makes past days again when more counts of the day were drained after it was made.",
     )
     def late_days(
         context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
@@ -139,7 +139,7 @@ def _late_days_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
             if day.usage_date >= settings.usage_start_date
         ]
         if not requests:
-            return dg.SkipReason("No closed day has changed.")
+            return dg.SkipReason("No past day has changed.")
         return dg.SensorResult(run_requests=requests[:_LATE_DAYS_PER_TICK])
 
     return late_days
@@ -147,6 +147,6 @@ def _late_days_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
 
 def _said(report: RoundReport) -> str:
     if report.busy:
-        return f"Another drainer works on {', '.join(report.busy)}."
-    rest = "" if report.is_complete else " The budget is spent; the next tick goes on."
+        return f"Another process drains {', '.join(report.busy)} now."
+    rest = "" if report.is_complete else " The time for one tick is used up; the next tick goes on."
     return f"Drained {report.keys} keys in {report.seconds:.2f} s.{rest}"

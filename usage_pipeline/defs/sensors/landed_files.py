@@ -1,4 +1,4 @@
-"""The sensor of the landing folder: asks for a run when files are there that nobody writes to any more."""
+"""The sensor of the landing folder: it asks for a run when a file is complete."""
 
 import json
 import time
@@ -16,7 +16,7 @@ _ASK_AGAIN_SECONDS = 600
 
 
 def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
-    """Looks every 10 s. A file is asked for when two looks in a row find it the same."""
+    """Looks every 10 s. A file is complete when two looks in a row find it unchanged."""
 
     @dg.sensor(
         name="landed_files",
@@ -25,7 +25,7 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING
         if settings.enable_job_scheduler and settings.landing_url
         else dg.DefaultSensorStatus.STOPPED,
-        description="Reads files of usage events from LANDING_URL once they are whole: unchanged between two looks.",
+        description="Reads files of usage events from LANDING_URL when they are complete: two looks found them unchanged.",
     )
     def landed_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         # `settings` is no resource here, see sensors.py.
@@ -34,7 +34,7 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
         try:
             waiting = Landing(settings.landing_url).waiting()
         except OSError as error:
-            return dg.SkipReason(f"The landing folder cannot be listed: {error}")
+            return dg.SkipReason(f"Cannot list the landing folder: {error}")
         cursor = json.loads(context.cursor or "{}")
         seen: dict[str, str] = cursor.get("seen", {})
         asked: dict[str, float] = cursor.get("asked", {})
@@ -48,7 +48,7 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
         asked = {name: at for name, at in asked.items() if name in names} | {_name(file): now for file in due}
         state = {"seen": {file.address: file.fingerprint for file in waiting}, "asked": asked}
         if not due:
-            return dg.SensorResult(skip_reason=f"{len(waiting)} files wait.", cursor=json.dumps(state))
+            return dg.SensorResult(skip_reason=f"{len(waiting)} files wait, none is due yet.", cursor=json.dumps(state))
         return dg.SensorResult(run_requests=[_request(due, now)], cursor=json.dumps(state))
 
     return landed_files

@@ -1,4 +1,4 @@
-"""Late windows: closed windows of usage events that changed become runs for exactly these."""
+"""The sensor of late windows: it asks for a run for each window that changed after it ended."""
 
 from contextlib import closing
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ _RUNS_PER_TICK = 25
 
 
 def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    """A window whose events are archived waits for a lifecycle run, which reads them back."""
+    """The sensor `late_windows`. If the events of a window are archived, a lifecycle run reads them back first."""
     partitions = window_partitions(settings)
 
     @dg.sensor(
@@ -25,7 +25,7 @@ def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> d
         jobs=[*window_jobs.values(), storage_lifecycle],
         minimum_interval_seconds=30,
         default_status=status,
-        description="Rolls up exactly the closed hours, days, weeks and months whose events changed, oldest first.",
+        description="Makes past hours, days, weeks and months again when their events changed, oldest first.",
     )
     def late_windows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         now = datetime.now(UTC)
@@ -50,7 +50,7 @@ def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> d
         if any(one.is_archived for one in stale):
             requests.append(dg.RunRequest(job_name=storage_lifecycle.name, run_key=f"restore:{hour}"))
         if not requests:
-            return dg.SkipReason("No closed window has changed.")
+            return dg.SkipReason("No past hour, day, week or month has changed.")
         return dg.SensorResult(run_requests=requests)
 
     return late_windows

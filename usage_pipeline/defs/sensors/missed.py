@@ -1,6 +1,6 @@
-"""Partitions that a closed daemon, a failed run or a server that was away left out: they become runs once all is back.
+"""The sensor of missed partitions: it asks for partitions that were not made while the daemon or a server was away.
 
-Dagster catches up with the last missed tick of a schedule and no more, so what a schedule asks for is not enough.
+A sensor is needed because Dagster catches up with only the last missed tick of a schedule.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ _JOBS = {
 
 
 def missed_partitions_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    """Looks every five minutes; what was asked for in vain is asked for again an hour later."""
+    """Looks every five minutes. If a run did not help, the sensor asks for the partition again an hour later."""
     assets = [
         one
         for one in partitioned_assets(settings)
@@ -44,7 +44,7 @@ def missed_partitions_sensor(settings: Settings, status: dg.DefaultSensorStatus)
         jobs=[daily_tables, merchant_usage, issue_stats, *window_jobs.values(), *ranking_jobs.values()],
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=status,
-        description="Makes closed hours, days, weeks and months that no run has made since they closed.",
+        description="Makes past hours, days, weeks and months that no run has made since they ended.",
     )
     def missed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         now = datetime.now(UTC)
@@ -53,7 +53,7 @@ def missed_partitions_sensor(settings: Settings, status: dg.DefaultSensorStatus)
             for partition in _missed_of(context.instance, one, now, settings):
                 wanted[_JOBS.get(one.key, daily_tables).name, partition].append(one.key)
         if not wanted:
-            return dg.SkipReason("No closed partition was missed.")
+            return dg.SkipReason("No past partition was missed.")
         requests = [
             dg.RunRequest(
                 # The hour is in the run key, so that one whose run failed is tried again, and not more than once an hour.

@@ -1,1 +1,1 @@
-"""Erasure of a user, in tables, archives, refused input and landed files."""
+"""Erasure of a user in tables, archives, refused input and landed files."""

@@ -1,8 +1,8 @@
-"""Erasure of a user: prompts, archives and free-form members go, the id becomes a random name, counts stay.
+"""Erasure of a user: prompts, archives and free-form members are removed, a random name replaces the id, counts stay.
 
-The name is the same everywhere within one erasure, so that distinct users count as before. Every step is a transaction of its
-own that also notes its counts, and finds nothing to do when it is repeated: an erasure that was cut short goes on where it was.
-What comes for the user after a table was done is new input.
+One erasure uses the same name everywhere, so that the number of distinct users stays. Each step is a transaction that also
+notes its counts, and does nothing when it is repeated: an erasure that was cut short goes on where it stopped. Events of the
+user that come after their table was done are new input.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A table in chunks along `key`: its rows of the user are removed, or get the pseudonym and lose `cleared`."""
+    """A table in chunks along `key`. The user's rows are removed, or get the random name and lose the `cleared` columns."""
 
     table: str
     key: str
@@ -55,7 +55,7 @@ CHUNKED = (
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What an erasure did over all its attempts: rows by table. `problems` are files that could not be rewritten."""
+    """What all attempts of an erasure did: rows by table. `problems` are files that could not be rewritten."""
 
     pseudonym: str
     counts: dict[str, int]
@@ -65,8 +65,8 @@ class Erasure:
 def erase(settings: Settings, user_id: str) -> Erasure:
     """Erases the user everywhere in PostgreSQL, in archived files, and in landed files that were read.
 
-    A file that is damaged, or landed and not read to its end, is a problem; the erasure then stays open, and the same call
-    goes on with it. Raises ArchiveUnavailable, with nothing changed, when there are files and ARCHIVE_URL is not set;
+    A damaged file, or a landed file that was not read to its end, is a problem. Then the erasure stays open, and the same call
+    continues it. Raises ArchiveUnavailable, and changes nothing, if there are archive files but no ARCHIVE_URL. Also raises
     PostgresUnavailable, ChunksBusy, psycopg.Error, OSError.
     """
     with closing(connect(settings)) as connection, _alone(connection):
@@ -93,13 +93,13 @@ def erase(settings: Settings, user_id: str) -> Erasure:
 @contextmanager
 def _alone(connection: psycopg.Connection) -> Iterator[None]:
     """One erasure at a time: two of the same user would give two names."""
-    with lock_timeout(connection, CHANGE_WAIT_SECONDS, "another erasure is at work"):
+    with lock_timeout(connection, CHANGE_WAIT_SECONDS, "another erasure is running"):
         connection.execute("select pg_advisory_lock(hashtext('erasure'), 0)")
     yield
 
 
 def _begin(connection: psycopg.Connection, user_id: str) -> tuple[int, str]:
-    """The open erasure of this user, found by its salted proof, or a new one; the id itself is not stored."""
+    """The open erasure of this user, found by a salted hash, or a new one. The id itself is not stored."""
     for erasure_id, pseudonym, salt, proof in connection.execute(
         load("events/erasure/select_open_erasures")
     ).fetchall():
@@ -113,7 +113,7 @@ def _begin(connection: psycopg.Connection, user_id: str) -> tuple[int, str]:
 
 
 def _proof(user_id: str, salt: bytes) -> bytes:
-    """Slow on purpose: whoever reads the table must not find the id by trying. It goes when the erasure is finished."""
+    """A slow hash, so that nobody who reads the table can find the id by trying. It is deleted when the erasure is finished."""
     return hashlib.scrypt(user_id.encode(), salt=salt, n=2**14, r=8, p=1, dklen=32)
 
 
@@ -136,9 +136,9 @@ class _Work:
         self.problems: list[str] = []
 
     def erase_live_rows(self) -> None:
-        """Events, and tables of `analytics` that are computed per user, in one transaction and while no roll-up reads.
+        """Erases in events, and in tables of `analytics` with users, in one transaction and while no roll-up reads them.
 
-        One that sees half of it would write the id back, or rows of both names.
+        A roll-up that sees half of it would write the id back, or rows of both names.
         """
         busy = f"{EVENTS.table}: a roll-up reads it"
         with changing(self._connection, EVENTS.table), self._connection.transaction():
@@ -151,7 +151,7 @@ class _Work:
         self._update("usage.provider_usage", compose.SQL(""), ())
 
     def erase_chunked(self, rule: _Rule) -> None:
-        """The rows of a table and its files under one lock, so that none moves from one to the other meanwhile."""
+        """Erases in the rows of a table and in its files under one lock, so that no row moves between them meanwhile."""
         with changing(self._connection, rule.table):
             self._erase_rows(rule)
             if self._store is None:
@@ -173,7 +173,7 @@ class _Work:
                     self.problems.append(str(damage))
 
     def erase_input(self, name: str) -> None:
-        """Refused or conflicting input, one at a time: one may be large."""
+        """Erases in refused or conflicting input, one item at a time: an item may be large."""
         wanted = {"needles": needles(self._user_id)}
         rows = self._connection.execute(load(f"events/erasure/find_{name}_of_user"), wanted).fetchall()
         for (number,) in rows:
@@ -191,7 +191,7 @@ class _Work:
                     self._note(f"ops.{name}", 1)
 
     def erase_landed(self, landing_url: str | None) -> None:
-        """Files of the landing folder that were read."""
+        """Deletes files of the landing folder that were read and name the user."""
         if landing_url is not None:
             erased = erase_landed(Landing(landing_url), needles(self._user_id))
             self._note(f"landed:{DONE}", erased.deleted)

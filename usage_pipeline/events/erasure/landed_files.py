@@ -1,4 +1,4 @@
-"""Erasure in the landing folder: files that were read go when they name the user, since all that is in them is stored."""
+"""Erasure in the landing folder: deletes files in `done/` that name the user. Everything in them is stored in tables."""
 
 import gzip
 import zlib
@@ -13,7 +13,7 @@ _READ_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class LandedErasure:
-    """Files that were deleted, and those that name the user and are not ours to delete, each with what to do."""
+    """Files that were deleted, and files that name the user but must not be deleted yet, each with what to do."""
 
     deleted: int = 0
     problems: list[str] = field(default_factory=list)
@@ -29,15 +29,19 @@ def erase_landed(landing: Landing, needles: Sequence[bytes]) -> LandedErasure:
             erasure.deleted += 1
     for address in landing.addresses(BROKEN):
         if _holds(landing, address, wanted):
-            erasure.problems.append(f"{address}: it names the user and was not read to its end; mend it or delete it")
+            erasure.problems.append(
+                f"{address}: it names the user and was not read to its end. Correct it or delete it"
+            )
     for file in landing.waiting():
         if _holds(landing, file.address, wanted):
-            erasure.problems.append(f"{file.address}: it names the user and waits to be read; erase again after that")
+            erasure.problems.append(
+                f"{file.address}: it names the user and was not read yet. Run the erasure again after that"
+            )
     return erasure
 
 
 def _holds(landing: Landing, address: str, wanted: Sequence[bytes]) -> bool:
-    """Whether a file holds one of the byte strings, decompressed where it is gzip; a broken one as far as it can be read."""
+    """Whether a file holds one of the byte strings. A gzip file is decompressed; a broken one is read as far as possible."""
     overlap = max(map(len, wanted)) - 1
     with landing.files.open(landing.path(address), "rb") as stream:
         plain: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=stream) if ".gz" in address else stream

@@ -1,7 +1,8 @@
-"""What becomes of refused or conflicting input of an erased user: a pseudonym in place of the id, nothing free-form. Pure.
+"""Erases a user in refused or conflicting input: a random name replaces the id, and free-form parts go. Pure.
 
-Only what says `user_id` is taken for the user's: an id may be as short as `1`, and a letter that is changed wrongly would count
-for another key when it is replayed. Input that cannot be read at all is never replayed; there every occurrence goes.
+Only input whose `user_id` is the id counts as the user's: an id may be as short as `1`, and a dead letter that is changed
+wrongly would count for another key when it is replayed. Input that cannot be read is never replayed: there every occurrence
+is removed.
 """
 
 import json
@@ -26,7 +27,7 @@ _KNOWN = {
 
 
 def needles(user_id: str) -> list[bytes]:
-    """The bytes by which input that holds the id is looked for: as it is, and as JSON may write it."""
+    """The byte strings that find input with the id: the id as it is, and as JSON may write it."""
     written = {user_id, json.dumps(user_id)[1:-1], json.dumps(user_id, ensure_ascii=False)[1:-1]}
     return sorted(text.encode() for text in written)
 
@@ -46,7 +47,7 @@ def erased_json(raw: bytes, user_id: str, pseudonym: str) -> bytes | None:
 
 
 def erased_letter(raw: bytes, raw_format: str, user_id: str, pseudonym: str) -> bytes | None:
-    """The raw value of a dead letter without the user; None when it is not the user's."""
+    """The raw value of a dead letter without the user. None when it is not the user's."""
     if raw_format == "hash":
         return _erased_hash(raw, user_id.encode(), pseudonym.encode())
     if raw_format == "string":
@@ -56,7 +57,7 @@ def erased_letter(raw: bytes, raw_format: str, user_id: str, pseudonym: str) -> 
 
 
 def erased_reason(reason: str) -> str:
-    """What was expected; what came may be the value itself."""
+    """The reason with only what was expected: what came may be the value itself."""
     expected, came, _ = reason.partition(", came ")
     return f"{expected}, came a value that was erased" if came else reason
 
@@ -80,7 +81,7 @@ def _flat(pairs: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
 
 
 def _erased_bytes(raw: bytes, wanted: list[bytes], pseudonym: str) -> bytes | None:
-    """Every occurrence that is not a part of a longer word; None when there is none."""
+    """The bytes with the random name in place of each id that is not a part of a longer word. None without such an id."""
     any_of_them = b"|".join(re.escape(each) for each in wanted)
     erased, occurrences = re.subn(rb"(?<![\w-])(?:%b)(?![\w-])" % any_of_them, pseudonym.encode(), raw)
     return erased if occurrences else None

@@ -1,1 +1,1 @@
-"""What clients send, its rules, and how a batch is stored, each event once. One path for HTTP, files and replays."""
+"""The rules of usage events, and how a batch is stored, each event once. HTTP, files and replays use the same path."""

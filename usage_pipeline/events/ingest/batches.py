@@ -1,4 +1,4 @@
-"""Stores batches of usage events and message archives, each item once. One function for HTTP, landed files and replays."""
+"""Stores batches of usage events and message archives, each item once. HTTP, landed files and replays use one function."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _QUARTER_SECONDS = 900
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What can be ingested: its name (also that of the member that holds the items of a document), tables and queries."""
+    """A kind of item: its name (also of the member that holds the items of a document), its tables and queries."""
 
     name: Literal["events", "archives"]
     dead_letter_family: str
@@ -69,7 +69,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class LetterBox:
-    """Where rejected items came from, when they are to become dead letters: a source, and its first item's position there."""
+    """For rejected items that become dead letters: the source they came from, and the position of its first item."""
 
     source_key: bytes
     first_position: int = 0
@@ -77,7 +77,7 @@ class LetterBox:
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What became of a batch: received = inserted + duplicates + conflicts + rejected."""
+    """The outcome of a batch: received = inserted + duplicates + conflicts + rejected."""
 
     batch_id: str
     received: int
@@ -99,10 +99,10 @@ def ingest(
 ) -> IngestReport:
     """Stores the JSON items in one transaction on an autocommit connection; what it reports is committed.
 
-    An item that breaks a rule is rejected by its index and costs no other. The same id again is a duplicate when all but
-    the event's time is equal, and a conflict otherwise, kept in ops.event_conflicts. `source` goes to the ledger. Who has no
-    caller to tell gives `letters`: rejected items become dead letters.
-    Raises psycopg.Error when PostgreSQL fails; then nothing of the batch is stored, and it may be sent again.
+    An item that breaks a rule is rejected by its index; the others are stored. An item whose id is stored is a duplicate if
+    only its time differs, else a conflict, which ops.event_conflicts keeps. `source` is noted with the batch. With `letters`,
+    rejected items become dead letters: use it when no caller hears of them.
+    Raises psycopg.Error when PostgreSQL fails. Then nothing of the batch is stored, and it may be sent again.
     """
     now = now or datetime.now(UTC)
     batch_id = new_batch_id(int(now.timestamp() * 1000))
@@ -146,10 +146,10 @@ def _parse(kind: Kind, items: Items, window: EventWindow) -> tuple[dict[int, Ite
 
 
 def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings) -> IngestReport | None:
-    """Stores events whose ids are all new and whose partitions are all there, as nearly all batches are, in half the time.
+    """Stores a batch whose ids are all new and whose partitions all exist, in half the time. Nearly all batches are such.
 
-    COPY right into the tables needs no staging, no sort and no join, and writes a page at a time. At the first id that is
-    stored already, or event without a partition, nothing of the batch is stored; then None is returned.
+    COPY right into the tables needs no staging, no sort and no join, and writes a page at a time. If an id is already stored,
+    or a partition is missing, it stores nothing of the batch and returns None.
     """
     # In id order, as the other way has it: two batches with overlapping ids wait for each other and never deadlock.
     events = sorted(batch.parsed.values(), key=_id_of)

@@ -1,4 +1,4 @@
-"""Splits what came into items, without decoding them: one fault must not cost its neighbours. Pure; no I/O."""
+"""Splits a JSON document into items without decoding them, so that a faulty item does not spoil the others. Pure; no I/O."""
 
 import json
 import re
@@ -22,17 +22,17 @@ _OPENING_BRACE = re.compile(rb"[ \t\n\r]*\{")
 
 
 class TooManyItems(Malformed):
-    """A document of more items than were asked for."""
+    """A document has more items than are allowed."""
 
 
 class UnreadableDocument(Malformed):
-    """A document that is no JSON."""
+    """A document is not JSON."""
 
 
 def items_of(document: bytes | bytearray, member: str, *, most: int | None = None) -> Items:
-    """The items of a JSON array, or of `{"<member>": [...]}`. What follows the first `most` items is not looked at.
+    """The items of a JSON array, or of `{"<member>": [...]}`. It does not look further than the first `most` items.
 
-    Raises TooManyItems, UnreadableDocument, or Malformed when the document is something else.
+    Raises TooManyItems, UnreadableDocument, or Malformed when the document is other JSON.
     """
     expected = f'body: expected a JSON array, or an object {{"{member}": […]}}'
     is_object = _OPENING_BRACE.match(document) is not None
@@ -57,8 +57,8 @@ def items_of(document: bytes | bytearray, member: str, *, most: int | None = Non
 def _decoder(member: str | None, most: int | None) -> Callable[[bytes | bytearray], Any]:
     """Decodes an array, or an object with that member, into a list or into a struct of optional items.
 
-    Such a struct ends the decoding at the first item too many. A list would come to its end first: 200 MB of `1,1,1` take up
-    several GB, and are 200 KB in a request that is compressed.
+    With such a struct, decoding stops at the first item that is too many. With a list, it would go on to the end: 200 MB of
+    `1,1,1` take several GB of memory, and are only 200 KB in a compressed request.
     """
     array: Any = list[msgspec.Raw]
     if most is not None:
@@ -83,8 +83,8 @@ def _too_many(most: int | None) -> TooManyItems:
 
 
 def _scanned(document: bytes | bytearray, member: str) -> Iterator[bytes]:
-    """The same by the standard library, which is slower and skips strings that msgspec stops at: half a surrogate pair, as a
-    client leaves that cuts its texts. Raises ValueError.
+    """The same with the standard library. It is slower, but accepts strings that msgspec refuses: half a surrogate pair, which
+    a client makes when it cuts a text. Raises ValueError.
     """
     text = document.decode(errors="surrogateescape")
     opening = re.compile(rf'\s*(?:\{{\s*"{member}"\s*:\s*)?\[').match(text)

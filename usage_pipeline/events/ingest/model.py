@@ -1,4 +1,4 @@
-"""What clients send: usage events and message archives (contracts §2), and how one becomes a row. Pure; no I/O."""
+"""Usage events and message archives as clients send them (contracts §2), and how they become rows. Pure; no I/O."""
 
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ _NOT_PLAIN = re.compile(r"[\\\n\r\0]").search
 
 @dataclass(frozen=True, slots=True)
 class EventWindow:
-    """Which event times are taken, both ends included, and how RETENTION_DAYS bounds them."""
+    """The event times that are accepted, both ends included. RETENTION_DAYS bounds them."""
 
     oldest: datetime
     newest: datetime
@@ -43,7 +43,7 @@ class EventWindow:
 
 
 class UsageEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """One request to a model. What is optional may also be null."""
+    """One request to a model. An optional member may also be null."""
 
     event_id: UUID
     event_time: datetime
@@ -63,7 +63,7 @@ class UsageEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class MessageArchive(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The whole prompt and response of an event that is stored before."""
+    """The whole prompt and response of an event that is already stored."""
 
     event_id: UUID
     user_id: str
@@ -73,7 +73,7 @@ class MessageArchive(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _ReceivedEvent(UsageEvent):
-    """With the extra members as text: what a short text holds may be large once it is decoded."""
+    """The event with its extra members as text: a short text may become large when it is decoded."""
 
     extra: msgspec.Raw = _NULL  # type: ignore[assignment]  # where the parent has decoded members
 
@@ -83,7 +83,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=values.MAX_COUNT)]
 
 
 class _PlainEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The same, decoded only when it breaks no rule of a single value."""
+    """The same event, decoded only if each single value keeps its rule."""
 
     event_id: UUID
     event_time: Annotated[datetime, msgspec.Meta(tz=True)]
@@ -163,7 +163,7 @@ def parse_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
 
 
 def _parse_any_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
-    """Every rule, one after the other, for its reason."""
+    """Checks one rule after the other, and so finds the reason of a refusal."""
     try:
         event = _decode_event(item)
     except UNREADABLE_JSON as error:
@@ -209,7 +209,7 @@ def parse_archive(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
 
 
 def _hash(payload: bytes) -> str:
-    """Covers all but id and time: a retry may stamp its own time."""
+    """A hash of everything except id and time: a retry may have its own time."""
     return blake2b(payload, digest_size=16).hexdigest()
 
 
@@ -229,7 +229,7 @@ def _event_time(at: datetime, window: EventWindow) -> datetime:
 
 
 def _total_tokens(event: UsageEvent) -> int:
-    """As given; without it, the sum of both parts; 0 when nothing tells."""
+    """The given total; without it, the sum of both parts; without these, 0."""
     total = _tokens("total_tokens", event.total_tokens)
     if event.input_tokens is None or event.output_tokens is None:
         return total or 0

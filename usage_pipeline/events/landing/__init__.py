@@ -1,1 +1,1 @@
-"""The landing folder: files of events, each read once, and replays of what was refused in them."""
+"""The landing folder: files of events, each read once, and replays of items that were refused in them."""

@@ -1,4 +1,4 @@
-"""Replays dead letters of landed files: the item goes through the same ingest again, and its id lets it count once."""
+"""Replays dead letters of landed files. The item goes through the same ingest again, and counts once because of its id."""
 
 import psycopg
 
@@ -10,9 +10,9 @@ KINDS = {kind.dead_letter_family: kind for kind in (EVENTS, ARCHIVES)}
 
 
 def replay_item(connection: psycopg.Connection, letter: StoredDeadLetter, settings: Settings) -> ReplayResult:
-    """Tries a rejected item again, in one transaction with the note that it counts. Refused again, it stays open.
+    """Tries a rejected item again, and in the same transaction notes that it counts. If it is refused again, it stays open.
 
-    One that was stored meanwhile from elsewhere is settled too: it counts once.
+    An item that was stored meanwhile in another way is settled, too: it counts once.
     """
     kind = KINDS[letter.family]
     refused = ""
@@ -22,7 +22,7 @@ def replay_item(connection: psycopg.Connection, letter: StoredDeadLetter, settin
         if report.rejected:
             refused = report.rejected[0].reason
         elif report.conflicts:
-            refused = "event_id: it is stored with another payload"
+            refused = "event_id: an event with this id and other content is stored"
         if refused:
             raise psycopg.Rollback(transaction)
         connection.execute(

@@ -1,8 +1,8 @@
-"""The landing folder: files of events that others put there, each ingested once, whatever happens.
+"""The landing folder: files of events that others put there, each ingested once, also after a crash.
 
-`*.json`, `*.jsonl` and both with `.gz` hold events; below `archives/` they hold message archives. A file that was read is
-moved to `done/`, one that cannot be read to `broken/` beside its reason. The ledger ops.landed_files settles what was read;
-moving is only housekeeping.
+`*.json`, `*.jsonl` and both with `.gz` hold events; below `archives/` they hold message archives. A file that was read moves to
+`done/`. A file that cannot be read moves to `broken/`, with its reason beside it. The table ops.landed_files decides whether a
+file was read; moving it is only housekeeping.
 """
 
 import posixpath
@@ -65,10 +65,10 @@ class LandedFile:
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """What became of a file.
+    """The outcome of a file.
 
-    `stored` and `broken` are in the ledger. `busy`: another process reads it; `changed`: it was written to while it was
-    read; `failed`: the file system did not give it, for a reason that may pass.
+    `stored` and `broken` are in ops.landed_files. `busy`: another process reads it. `changed`: somebody wrote to it while it
+    was read. `failed`: the file system could not read it, for a reason that may pass.
     """
 
     address: str
@@ -92,7 +92,7 @@ class Landing:
         return posixpath.join(self._root, address)
 
     def waiting(self) -> list[LandedFile]:
-        """Files that are there to be read, by name; at most MOST_FILES."""
+        """Files that wait to be read, by name, at most MOST_FILES."""
         return list(islice(self._waiting(), MOST_FILES))
 
     def addresses(self, folder: str) -> list[str]:
@@ -111,7 +111,7 @@ class Landing:
         return _landed(address, info)
 
     def put_away(self, file: LandedFile, folder: str) -> bool:
-        """Moves a file to `done/` or `broken/`; False when it changed meanwhile, and then it stays, or comes back."""
+        """Moves a file to `done/` or `broken/`. False when it changed meanwhile: then it stays, or comes back."""
         if self.look_at(file.address) != file:
             return False
         target = posixpath.join(folder, file.address)
@@ -146,15 +146,15 @@ class Landing:
 
 
 def settled(files: Sequence[LandedFile], settle_seconds: float, now_seconds: float) -> list[LandedFile]:
-    """Those of the files that have a time of change at least so long ago; without one, a file is whole when it appears."""
+    """The files whose last change is at least so long ago. A file without a time of change is complete when it appears."""
     latest = now_seconds - settle_seconds
     return [file for file in files if file.changed_at is None or file.changed_at <= latest]
 
 
 def ingest_landed(settings: Settings, addresses: Sequence[str] = (), *, budget_seconds: float) -> list[FileReport]:
-    """Reads the named files, or all that wait and are SETTLE_SECONDS old, until the budget is spent.
+    """Reads the named files, or all files that wait and are SETTLE_SECONDS old, until the time budget is used up.
 
-    One file that fails costs no other. Raises NoLandingError without LANDING_URL, PostgresUnavailable, psycopg.Error.
+    A file that fails does not stop the others. Raises NoLandingError without LANDING_URL, PostgresUnavailable, psycopg.Error.
     """
     if settings.landing_url is None:
         raise NoLandingError("LANDING_URL: expected a folder or an fsspec address, came nothing")
@@ -173,11 +173,11 @@ def ingest_landed(settings: Settings, addresses: Sequence[str] = (), *, budget_s
 
 
 def ingest_file(connection: psycopg.Connection, landing: Landing, address: str, *, settings: Settings) -> FileReport:
-    """Reads a file into the tables, notes it in the ledger, and puts it away; once, however often it is asked for.
+    """Reads a file into the tables, notes it in ops.landed_files, and moves it. However often it is called, a file counts once.
 
     A file that cannot be read to its end is broken: the items before the fault are stored. Rejected items become dead letters.
-    Raises psycopg.Error or OSError when a server or the file system fails; then it is to be asked for again. Raises ValueError
-    for an address that `waiting` would never list.
+    Raises psycopg.Error or OSError when a server or the file system fails; call it again then. Raises ValueError for an address
+    that `waiting` would never list.
     """
     if not _ADDRESS.fullmatch(address):
         raise ValueError(f"address: expected the name of a file in the landing folder, came {address!r}")
@@ -231,7 +231,7 @@ def _read(connection: psycopg.Connection, landing: Landing, file: LandedFile, se
 
 
 def _batches(items: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """Batches of bounded length and size; those before a fault come out before it is raised."""
+    """Batches of bounded length and size. The batches before a fault come before its error is raised."""
     broken: BrokenFile | None = None
     batch: list[bytes] = []
     size = 0
@@ -251,7 +251,7 @@ def _batches(items: Iterator[bytes]) -> Iterator[list[bytes]]:
 
 
 def _put_away(landing: Landing, file: LandedFile, report: FileReport) -> None:
-    """Housekeeping; what it leaves undone is done when the file is asked for again. The reason first: no file without."""
+    """Moves the file. If this fails, the next call for the file does it. The reason is written before the file moves."""
     if report.reason is not None:
         landing.explain(file, report.reason)
     landing.put_away(file, DONE if report.outcome == "stored" else BROKEN)
@@ -265,7 +265,7 @@ def _known(connection: psycopg.Connection, file: LandedFile) -> FileReport | Non
 
 @contextmanager
 def _lock(connection: psycopg.Connection, address: str) -> Iterator[bool]:
-    """Saves double work; that a file counts once does not depend on it."""
+    """A lock that saves double work. A file counts once also without it."""
     [(is_ours,)] = connection.execute(
         "select pg_try_advisory_lock(hashtext('landed_files'), hashtext(%s))", (address,)
     ).fetchall()

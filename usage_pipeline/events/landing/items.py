@@ -1,4 +1,4 @@
-"""Items of a landed file, read as a stream: JSON lines one by one, a JSON document as a whole."""
+"""Reads the items of a landed file as a stream: JSON lines one by one, a JSON document as a whole."""
 
 import gzip
 import zlib
@@ -17,7 +17,7 @@ class BrokenFile(Exception):
 
 
 def items_of_file(stream: BinaryIO, name: str, member: str, limit_bytes: int) -> Iterator[bytes]:
-    """The JSON items of a file whose `name` tells its format; `limit_bytes` is for a document, or a line, decompressed.
+    """The JSON items of a file. Its `name` tells the format. A document, or a line, may have `limit_bytes` decompressed.
 
     Raises BrokenFile after the items before the fault, and OSError when the file system fails.
     """
@@ -51,8 +51,8 @@ def _whole(stream: _Readable, limit_bytes: int) -> bytes:
         size += len(part)
         if size > limit_bytes:
             raise BrokenFile(
-                f"expected a JSON document of at most {limit_bytes} bytes (MAX_GZIP_SIZE x 20), came more;"
-                " a file of JSON lines may be longer"
+                f"expected a JSON document of at most {limit_bytes} bytes (MAX_GZIP_SIZE x 20), came more."
+                " A file of JSON lines may be longer"
             )
         parts.append(part)
     return b"".join(parts)

@@ -1,1 +1,1 @@
-"""What models cost: the prices of genai-prices, and price tables of one's own. Where a price is looked up."""
+"""Prices of models: from the package genai-prices, and from price tables of the user. `rollups/` computes costs with them."""

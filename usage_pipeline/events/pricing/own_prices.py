@@ -1,4 +1,4 @@
-"""A price table of one's own, as CSV: read and checked as a whole, then stored as a price version that never changes."""
+"""A price table of the user, as CSV. It is read and checked as a whole, then stored as a price version that never changes."""
 
 import csv
 import hashlib
@@ -31,23 +31,23 @@ _MOST_USD = Decimal(1_000_000)
 
 
 class PriceTableError(ValueError):
-    """The table cannot be used; each fault with its line, what was expected and what came."""
+    """The table cannot be used. The message has each fault with its line, what was expected and what came."""
 
 
 @dataclass(frozen=True, slots=True)
 class PriceTable:
-    """Prices that do not overlap, and the SHA-256 of what they say."""
+    """Prices that do not overlap, and their SHA-256."""
 
     prices: tuple[Price, ...]
     checksum: str
 
 
 def read_price_table(path: Path) -> PriceTable:
-    """Reads a CSV with a header: provider, model, input_usd and output_usd (US dollars per million tokens); and, each optional
-    and possibly empty, request_usd, valid_from and valid_until (dates, from midnight UTC), daily_from and daily_until (times
-    of day, UTC), input_tokens_from and input_tokens_until. All `until` are the first that is not meant.
+    """Reads a CSV with a header: provider, model, input_usd and output_usd (US dollars per million tokens). These columns are
+    optional and may be empty: request_usd, valid_from and valid_until (dates, from midnight UTC), daily_from and daily_until
+    (times of day, UTC), input_tokens_from and input_tokens_until. The value of each `until` is not included.
 
-    Raises PriceTableError, which names every fault (the first ten of many).
+    Raises PriceTableError with all faults (the first ten if there are more).
     """
     faults: list[str] = []
     lines: dict[Price, int] = {}
@@ -70,9 +70,9 @@ def read_price_table(path: Path) -> PriceTable:
 
 
 def store_price_table(connection: psycopg.Connection, price_version: str, table: PriceTable) -> None:
-    """Stores it under that name, on an autocommit connection. The same table again changes nothing.
+    """Stores the table under that name, on an autocommit connection. To store the same table again changes nothing.
 
-    Raises PriceTableError when the name is taken by another one.
+    Raises PriceTableError when another table has the name.
     """
     if price_version.startswith(PACKAGE):
         raise PriceTableError(f"expected a version that does not begin with {PACKAGE}, came {price_version!r}")
@@ -84,13 +84,13 @@ def store_price_table(connection: psycopg.Connection, price_version: str, table:
         if known != (table.checksum,):
             raise PriceTableError(
                 f"version {price_version!r}: expected the prices that are stored under this name, came others. "
-                "The prices of a version never change; give these another name"
+                "The prices of a version never change: choose another name"
             )
         add_prices(connection, price_version, table.prices)
 
 
 def has_price_version(connection: psycopg.Connection, price_version: str) -> bool:
-    """Whether costs can be computed by it: it is stored, or that of the installed package."""
+    """Whether the version can be used: it is stored, or it is the version of the installed package."""
     if price_version == package_version():
         return True
     query = "select 1 from analytics.price_versions where price_version = %s"
@@ -103,7 +103,7 @@ def _rows(reader: "csv.DictReader[str]", faults: list[str]) -> Iterator[tuple[in
     unknown = [name for name in header if name not in (*_REQUIRED, *_OPTIONAL)]
     if missing or unknown or len(set(header)) < len(header):
         faults.append(
-            f"line 1: expected the columns {', '.join(_REQUIRED)} and, if wanted, {', '.join(_OPTIONAL)}, "
+            f"line 1: expected the columns {', '.join(_REQUIRED)} and optionally {', '.join(_OPTIONAL)}, "
             f"came {', '.join(header) or 'none'}"
         )
         return
@@ -147,13 +147,13 @@ def _bounds(price: Price) -> dict[str, tuple[Any, Any]]:
 
 
 def _overlaps(lines: Mapping[Price, int]) -> list[str]:
-    """Two prices of a model that hold for the same request: which one would count is anybody's guess."""
+    """Faults of two prices of a model that hold for the same request: it would not be clear which one counts."""
     by_model: dict[tuple[str, str], list[Price]] = {}
     for price in lines:
         by_model.setdefault((price.provider, price.model), []).append(price)
     return [
-        f"line {lines[other]}: expected prices of {provider}/{model} that do not overlap, came the same again as line "
-        f"{lines[one]} for some requests"
+        f"line {lines[other]}: expected prices of {provider}/{model} that do not overlap, came one that overlaps with line "
+        f"{lines[one]}"
         for (provider, model), prices in by_model.items()
         for one, other in combinations(prices, 2)
         if all(
@@ -192,7 +192,7 @@ def _midnight(name: str, text: str | None) -> datetime | None:
 
 
 def _time(name: str, text: str | None) -> time | None:
-    """24:00 is the end of the day, which is no bound."""
+    """A time of day. 24:00 is the end of the day, so it sets no bound."""
     if not text or text == "24:00":
         return None
     try:

@@ -1,7 +1,7 @@
-"""What models cost: prices of the package genai-prices, as rows that do not overlap, looked up when a model is first met.
+"""Prices of the package genai-prices, as rows that do not overlap. They are looked up when a model is first seen.
 
-A price version is the package with its version. Its rows are added model by model and never change, so that the same
-version gives the same costs; each day is pinned to one (`rollups.day_prices`).
+The name of a price version is the package and its version. Its rows are added model by model and never change, so that the
+same version gives the same costs. Each day has one price version (`rollups.day_prices`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,7 +47,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What a model was found as; `priced_as` is None, and there are no prices, when the package has none by tokens."""
+    """The model that the package found. `priced_as` is None, and there are no prices, if it has none by tokens."""
 
     provider: str
     model: str
@@ -56,7 +56,7 @@ class Lookup:
 
 
 def package_version() -> str:
-    """The price version that new days are pinned to: that of the installed package."""
+    """The price version of the installed package, which new days get."""
     return f"{PACKAGE} {version(PACKAGE)}"
 
 
@@ -96,13 +96,13 @@ def add_lookups(connection: psycopg.Connection, models: Iterable[tuple[str, str]
 
 
 def add_version(connection: psycopg.Connection, price_version: str, *, source: str, checksum: str | None) -> None:
-    """Notes a version unless it is known."""
+    """Stores a version, unless it is stored."""
     parameters = {"price_version": price_version, "source": source, "checksum": checksum}
     connection.execute(load("events/pricing/insert_price_version"), parameters)
 
 
 def add_prices(connection: psycopg.Connection, price_version: str, prices: Sequence[Price]) -> None:
-    """Adds prices to a version; those that are there stay."""
+    """Adds prices to a version. Prices that are stored stay."""
     with connection.cursor() as cursor:
         cursor.executemany(
             load("events/pricing/insert_model_price"),
@@ -111,8 +111,8 @@ def add_prices(connection: psycopg.Connection, price_version: str, prices: Seque
 
 
 def _prices(provider: str, model: str, found: ModelInfo) -> Iterator[Price]:
-    """The package asks its conditions in turn for each request. Between the moments at which one of them changes, its answer
-    is the same, so it is asked once for each such span, and what comes out does not overlap.
+    """Prices that do not overlap. The package checks its conditions for each request. Between two moments at which a condition
+    changes, its answer is the same; so we ask once for each such span.
     """
     conditions = [] if isinstance(found.prices, ModelPrice) else [one.constraint for one in found.prices]
     starts = sorted({one.start_date for one in conditions if isinstance(one, StartDateConstraint)})
@@ -139,7 +139,7 @@ def _prices(provider: str, model: str, found: ModelInfo) -> Iterator[Price]:
 
 
 def _tiers(price: ModelPrice) -> Iterator[tuple[int, int | None, Decimal, Decimal]]:
-    """Input tokens from, to before, and both prices. None at all for models that are not priced by tokens of text."""
+    """Input tokens from, input tokens to (not included), and both prices. Empty for models without a price by text tokens."""
     both = (price.input_mtok, price.output_mtok)
     if both == (None, None):
         return
@@ -158,7 +158,7 @@ def _flat(price: Decimal | TieredPrices | None, input_tokens: int) -> Decimal:
 
 
 def _spans(cuts: Sequence[_Cut]) -> Iterator[tuple[_Cut, _Cut | None]]:
-    """Each with the one after it."""
+    """Each element with the one after it."""
     return zip_longest(cuts, cuts[1:])
 
 

@@ -1,1 +1,1 @@
-"""`usage-pipeline demo`: writers and drains at the same time, then the comparison of both sides."""
+"""`usage-pipeline demo`: writes and drains at the same time, then compares what was written with what is stored."""

@@ -1,4 +1,4 @@
-"""The demo's usage events: sent to the HTTP service by clients, some of them twice, while counters are drained."""
+"""The usage events of the demo. Clients send them to the HTTP service, some of them twice, while counters are drained."""
 
 import gzip
 import itertools
@@ -36,12 +36,12 @@ _SUMS = ("input_tokens", "output_tokens")
 
 
 class ServiceError(RuntimeError):
-    """The HTTP service did not start, or refused what it should take."""
+    """The HTTP service did not start, or refused a good request."""
 
 
 @dataclass(slots=True)
 class Sent:
-    """What the clients sent, and what they were told."""
+    """What the clients sent, and what the service answered."""
 
     counts: Counts = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
@@ -49,7 +49,7 @@ class Sent:
 
 @contextmanager
 def service(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """The HTTP service as a process of its own; gives its address once it answers. Raises ServiceError."""
+    """Runs the HTTP service as a process, and gives its address when it answers. Raises ServiceError."""
     port = free_port()
     command = [sys.executable, "-m", "usage_pipeline.cli", "api", "--host", LOOPBACK, "--port", str(port)]
     mark = str(folder.resolve())
@@ -65,7 +65,7 @@ def service(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def send_events(url: str, token: str, events: Sequence[dict[str, Any]]) -> Sent:
-    """Sends all events from two clients at once, each tenth one twice, and one that is malformed. Raises ServiceError."""
+    """Sends all events from two clients at once, each tenth event twice, and one malformed event. Raises ServiceError."""
     shares = [_batches(events[number::_CLIENTS], is_first=number == 0) for number in range(_CLIENTS)]
     sent = Sent()
     with ThreadPoolExecutor(_CLIENTS, thread_name_prefix="event client") as clients:
@@ -76,7 +76,7 @@ def send_events(url: str, token: str, events: Sequence[dict[str, Any]]) -> Sent:
 
 
 def store_late(connection: psycopg.Connection, settings: Settings, events: Sequence[dict[str, Any]]) -> Counts:
-    """Stores events whose days are closed and rolled up, and replaces what they touch as the sensor `late_windows` does."""
+    """Stores events of past days that are rolled up, and makes their windows again, as the sensor `late_windows` does."""
     items = [json.dumps(event).encode() for event in events]
     ingest(connection, EVENTS, items, source="demo:late", settings=settings)
     for _ in GRAINS:

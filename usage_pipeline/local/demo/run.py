@@ -1,4 +1,4 @@
-"""`usage-pipeline demo`: writers and drains at the same time on local servers, then the comparison of both sides."""
+"""`usage-pipeline demo`: writes and drains at the same time on local servers, then compares both sides."""
 
 import os
 import threading
@@ -64,9 +64,9 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class FamilyResult:
-    """Written = stored + refused + difference, for the family's main count; `difference` is over all its counts.
+    """The result of a family: written = stored + refused + difference for its main count. `difference` is over all its counts.
 
-    What is refused becomes a dead letter; a client of the HTTP service is told instead.
+    Refused input becomes a dead letter. Over HTTP, the client gets an error instead.
     """
 
     family: str
@@ -78,7 +78,7 @@ class FamilyResult:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo saw. `keys_per_second` is that of the drain that met the most keys."""
+    """The result of the demo. `keys_per_second` is the speed of the drain with the most keys."""
 
     families: list[FamilyResult]
     requests: int
@@ -97,7 +97,7 @@ class DemoResult:
 
 
 def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, say: Report) -> DemoResult:
-    """Runs the demo with embedded servers whose data stay in `folder`, where `usage-pipeline dev` finds them.
+    """Runs the demo with embedded servers. Their data stay in `folder`, where `usage-pipeline dev` finds them.
 
     Raises AlreadyRunningError while another process uses the folder, and TraceError or OSError for a bad trace.
     """
@@ -193,7 +193,7 @@ class _Drained:
 def _write_and_drain(
     settings: Settings, shares: list[Iterator[Request]], backlog_keys: int, say: Report
 ) -> tuple[Written, _Drained]:
-    """Writers in threads, each with its share of the requests, while this thread drains; then a drain of a backlog."""
+    """Writes in threads, each with a share of the requests, while this thread drains. Then it drains a backlog."""
     parts = [Written() for _ in shares]
     drained = _Drained()
     with closing(client(settings)) as foreign:
@@ -245,7 +245,7 @@ def _shares(traced: list[Request] | None, writers: int, seconds: float) -> list[
 def _held_back(
     events: list[dict[str, Any]], day: date, settings: Settings
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The events without the last few of a day, and those: their client sends them once the day is rolled up."""
+    """The events without the last few of a past day, and these few: their client sends them after the day was rolled up."""
     late = [event for event in events if _day_of(event, settings) == day][-_LATE_EVENTS:]
     held_back = {event["event_id"] for event in late}
     return [event for event in events if event["event_id"] not in held_back], late

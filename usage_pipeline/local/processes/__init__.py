@@ -1,1 +1,1 @@
-"""Child processes of a launcher: Dagster's, the HTTP service; started, and stopped with all that they started."""
+"""Child processes of `dev` and the demo: starts Dagster and the HTTP service, and stops them with all that they started."""

@@ -1,7 +1,7 @@
-"""Child processes of a launcher: each in a session of its own, stopped with everything it started.
+"""Child processes of a launcher: each has its own session, and is stopped with everything that it started.
 
-Every child carries a mark in its environment, which its own children inherit. What a killed launcher left running is
-found by it: a process id in a file could be a stranger's by now, and a parent may be gone while its workers live on.
+Every child has a mark in its environment, which its own children inherit. By this mark we find what a killed launcher left
+running. A process id in a file is not enough: another process may have it by now, or a parent may be gone and its workers not.
 """
 
 import os
@@ -19,7 +19,7 @@ MARK = "USAGE_PIPELINE_LAUNCHED_FOR"
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process that we started; it leads its own process group. Its output goes to `log`."""
+    """A process that we started. It leads its own process group, and writes its output to `log`."""
 
     name: str
     log: Path
@@ -36,7 +36,7 @@ class Child:
 def start_child(
     name: str, command: Sequence[str], *, mark: str, environment: Mapping[str, str], folder: Path, log: Path
 ) -> Child:
-    """Start `command` in `folder` with exactly this environment and the mark. The log of the last start is replaced."""
+    """Start `command` in `folder` with exactly this environment and the mark. It replaces the log of the last start."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603
@@ -53,7 +53,7 @@ def start_child(
 
 
 def stop_children(children: Iterable[Child], *, timeout_seconds: float = 15) -> None:
-    """Ask the process groups of these children to end, wait, and kill what is left after `timeout_seconds`."""
+    """Ask the process groups of these children to end, wait, and kill the rest after `timeout_seconds`."""
     groups = {child.process.pid: child.process for child in children}
     for group in groups:
         _signal_group(group, signal.SIGTERM)
@@ -70,9 +70,9 @@ def stop_children(children: Iterable[Child], *, timeout_seconds: float = 15) -> 
 
 
 def stop_left_overs(mark: str, *, timeout_seconds: float = 10) -> int:
-    """End every process that carries `mark`, apart from this one and its ancestors. Returns how many there were.
+    """End every process with `mark`, except this one and its ancestors. Returns how many there were.
 
-    To be called by the owner of what the mark stands for, who holds its lock: nobody else's children can carry it then.
+    Only the process that holds the lock of the marked folder may call this: then no other process has children with the mark.
     """
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
 
@@ -107,7 +107,7 @@ def _processes(wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]
 
 
 def _all_gone(remaining: Callable[[], list[psutil.Process]], timeout_seconds: float) -> bool:
-    """Whether nothing remains within the time. Asks again after each wait: a process may start others meanwhile."""
+    """Whether all processes end within the time. It looks again after each wait: a process may start others meanwhile."""
     for _ in range(int(timeout_seconds * 10)):
         alive = remaining()
         if not alive:

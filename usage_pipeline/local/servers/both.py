@@ -12,19 +12,19 @@ from usage_pipeline.local.servers.redis import RunningRedis, start_redis, stop_r
 
 
 class AlreadyRunningError(RuntimeError):
-    """Another process works on this folder; the message names its process id."""
+    """Another process uses this folder. The message has its process id."""
 
 
 class LocalServers:
     """Embedded servers with their data below `folder`, started on entry and stopped on exit.
 
-    The data stays. A folder belongs to one process at a time: a second one gets AlreadyRunningError, since it would
-    share the servers and then stop them under the first. The lock is taken on entry even when neither server is wanted,
-    so that it guards whatever else the owner keeps there. What a killed owner left running is replaced by the next one.
+    The data stay. A folder belongs to one process at a time. A second process gets AlreadyRunningError, because it would share
+    the servers and then stop them while the first needs them. The lock is taken on entry even without a server, because it
+    guards other files in the folder, too. The next owner replaces what a killed owner left running.
     """
 
     def __init__(self, folder: Path, *, postgres: bool = True, redis: bool = True, durable: bool = True) -> None:
-        """`durable=False` turns PostgreSQL's fsync off, for tests; Redis is always as in development."""
+        """`durable=False` turns PostgreSQL's fsync off, for tests. Redis always writes durably."""
         self._folder = folder.resolve()
         self._wants_postgres = postgres
         self._wants_redis = redis
@@ -82,7 +82,7 @@ class LocalServers:
 
     @property
     def dagster_postgres_url(self) -> str:
-        """Names the driver: to SQLAlchemy 2.1 a bare `postgresql://` means psycopg 3, which breaks the event log."""
+        """The URL with its driver: SQLAlchemy 2.1 takes a bare `postgresql://` as psycopg 3, which breaks the event log."""
         return self.postgres.url("dagster", driver="psycopg2")
 
     @property
@@ -91,7 +91,7 @@ class LocalServers:
 
 
 def _lock(folder: Path) -> int:
-    """The descriptor of the folder's lock, which the kernel releases when this process ends, however that happens."""
+    """The descriptor of the lock of the folder. The kernel releases the lock when this process ends in any way."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -1,4 +1,4 @@
-"""Loopback ports."""
+"""Finds free loopback ports, and checks whether one is in use."""
 
 import socket
 
@@ -6,7 +6,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def can_listen_on(port: int) -> bool:
-    """Whether a server may listen on this loopback port now; someone else may be faster afterwards."""
+    """Whether a server can listen on this loopback port now. Another process may take it afterwards."""
     with socket.socket() as probe:
         # As servers do: connections of the last one that linger in TIME_WAIT are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

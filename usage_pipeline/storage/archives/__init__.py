@@ -1,1 +1,1 @@
-"""Partitions as Parquet files: the manifest, the files, reading them back, rewriting them."""
+"""Archived partitions as Parquet files: the manifest that lists them, the files, reading them back, rewriting them."""

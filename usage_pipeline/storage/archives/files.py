@@ -1,6 +1,6 @@
-"""Files of archived partitions: what one must be to be believed, how its rows are read back, and how it is deleted.
+"""Files of archived partitions: verifies a file, reads its rows back, deletes it.
 
-Whoever changes an archive or its file holds the table's lock (`chunk_locks.changing`).
+To change an archive or its file, a process must hold the lock of the table (`chunks.locks.changing`).
 """
 
 import tempfile
@@ -23,16 +23,16 @@ from usage_pipeline.storage.sql import load
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """An archive whose rows are in the table: read back now (`is_ours`), or by someone before."""
+    """An archive whose rows are in the table: read back by this call (`is_ours`), or before."""
 
     archive: Archive
     is_ours: bool
 
 
 def restore(connection: psycopg.Connection, store: ArchiveStore, archive: Archive, *, interval_hours: int) -> Restored:
-    """Reads the rows of an archive back into its table, all or none. One that is there already stays as it is.
+    """Reads the rows of an archive back into its table, all or none. An archive that was read back before stays as it is.
 
-    Raises ArchiveDamaged, and reads nothing, when the file is not what the manifest says; ArchiveUnavailable, ChunksBusy.
+    Raises ArchiveDamaged, and reads nothing, when the file differs from the manifest. Also ArchiveUnavailable, ChunksBusy.
     """
     table = BY_NAME[archive.table_name]
     with changing(connection, table.name), verified(store, archive) as reader:
@@ -52,7 +52,7 @@ def restore(connection: psycopg.Connection, store: ArchiveStore, archive: Archiv
 
 @contextmanager
 def verified(store: ArchiveStore, archive: Archive) -> Iterator[ParquetReader]:
-    """The file of an archive as a local copy that is what the manifest says. Raises ArchiveDamaged."""
+    """A local copy of the file of an archive, compared with the manifest. Raises ArchiveDamaged when it differs."""
     with tempfile.TemporaryDirectory(prefix="usage-pipeline-archive-") as folder:
         local = Path(folder) / "rows.parquet"
         _expect(archive.address, StoredFile(archive.bytes, archive.checksum), store.fetch(archive.address, local))
@@ -63,12 +63,12 @@ def verified(store: ArchiveStore, archive: Archive) -> Iterator[ParquetReader]:
 
 
 def verify_stored(store: ArchiveStore, address: str, written: StoredFile) -> None:
-    """Reads a file that was just stored. Raises ArchiveDamaged when it is another one than was written."""
+    """Reads back a file that was just stored. Raises ArchiveDamaged when it differs from what was written."""
     _expect(address, written, store.fetch(address))
 
 
 def delete_file(connection: psycopg.Connection, store: ArchiveStore, archive: Archive) -> None:
-    """Deletes the file, then notes it: cut short in between, it is deleted again."""
+    """Deletes the file, then notes that. After a crash in between, the next call deletes it again."""
     store.delete(archive.address)
     connection.execute(
         "update ops.archives set deleted_at = clock_timestamp() where archive_id = %s and deleted_at is null",
@@ -77,7 +77,7 @@ def delete_file(connection: psycopg.Connection, store: ArchiveStore, archive: Ar
 
 
 def note_leftover(connection: psycopg.Connection, table: str, address: str) -> None:
-    """Before a file is written, in a transaction of its own: should the writer die, the file is known."""
+    """Notes the address of a file before it is written, in its own transaction: if the writer dies, the file is known."""
     connection.execute(
         "insert into ops.archive_leftovers (address, table_name) values (%s, %s) on conflict (address) do nothing",
         (address, table),
@@ -85,7 +85,7 @@ def note_leftover(connection: psycopg.Connection, table: str, address: str) -> N
 
 
 def delete_leftovers(connection: psycopg.Connection, store: ArchiveStore, table: str) -> list[str]:
-    """Deletes the files of a table that nobody refers to, and returns their addresses; the caller holds the table's lock."""
+    """Deletes noted files of a table that are not in the manifest, and returns their addresses. The caller holds the lock."""
     deleted = []
     for address, is_live in connection.execute(load("storage/archives/select_leftovers"), {"table": table}).fetchall():
         if not is_live:

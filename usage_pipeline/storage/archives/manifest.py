@@ -1,4 +1,4 @@
-"""The manifest of archived partitions (ops.archives): which rows are only in a file. Readings; nothing here touches a file."""
+"""Reads the manifest of archived partitions (ops.archives): which rows are only in a file. Nothing here touches a file."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -13,7 +13,7 @@ from usage_pipeline.storage.sql import load
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A row of the manifest; see the comments of ops.archives."""
+    """A row of the manifest. The comments of ops.archives explain its columns."""
 
     archive_id: int
     table_name: str
@@ -43,14 +43,14 @@ def archives(
     end: datetime | None = None,
     only_in_files: bool = False,
 ) -> list[Archive]:
-    """The manifest, oldest first: of a table (schema.name), overlapping a half-open span of time."""
+    """The rows of the manifest, oldest first, of a table (schema.name), and that overlap a half-open span of time."""
     arguments = {"table": table, "start": start, "end": end, "only_in_files": only_in_files}
     with connection.cursor(row_factory=class_row(Archive)) as cursor:
         return cursor.execute(load("storage/archives/select_archives"), arguments).fetchall()
 
 
 def archives_of_day(connection: psycopg.Connection, day: date, timezone: ZoneInfo) -> list[Archive]:
-    """Archives that hold rows of a day, and nothing else does: chunks of events that overlap it, and the raw tables' day."""
+    """Archives with rows of a day that are in no table: chunks of events that overlap the day, and the day of raw tables."""
     start = datetime(day.year, day.month, day.day, tzinfo=timezone)
     following = day + timedelta(days=1)
     end = datetime(following.year, following.month, following.day, tzinfo=timezone)
@@ -62,11 +62,11 @@ def archives_of_day(connection: psycopg.Connection, day: date, timezone: ZoneInf
 
 
 def raw_span(day: date) -> tuple[datetime, datetime]:
-    """How the manifest writes the day of a raw table, whose days are dates: from midnight to midnight, UTC."""
+    """The span of a raw table's day in the manifest: from midnight to midnight in UTC, since raw days are dates."""
     start = datetime(day.year, day.month, day.day, tzinfo=UTC)
     return start, start + timedelta(days=1)
 
 
 def is_only_in_file(connection: psycopg.Connection, table: str, start: datetime, end: datetime) -> bool:
-    """Whether rows of that span are in a file and not in the table: what is computed from the table would lack them."""
+    """Whether rows of that span are in a file and not in the table, so that a roll-up of the table would lack them."""
     return bool(archives(connection, table=table, start=start, end=end, only_in_files=True))

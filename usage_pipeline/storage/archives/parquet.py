@@ -1,7 +1,7 @@
-"""Rows of a table as zstd Parquet and back, exactly, a row group at a time: COPY on one side, pyarrow on the other.
+"""Writes rows of a table as zstd Parquet, and reads them back, exactly, one row group at a time: with COPY and pyarrow.
 
-Text, whole numbers, times to the microsecond, dates, booleans and bytea have types of their own in the file; every other type
-is kept as PostgreSQL's text of it, which its input function reads back (jsonb, uuid, arrays).
+Text, whole numbers, times to the microsecond, dates, booleans and bytea have their own types in the file. Every other type
+(jsonb, uuid, arrays) is kept as the text that PostgreSQL writes and reads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ _FIRST_MOMENT, _LAST_MOMENT = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How a column leaves PostgreSQL (`selected`, read as `read_as` from binary COPY) and what it is in the file."""
+    """How a column is read from PostgreSQL (`selected`, read as `read_as` from binary COPY), and its type in the file."""
 
     selected: str
     read_as: str
@@ -56,7 +56,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a file holds: its rows, and a digest of their values by which it is compared after it was read back."""
+    """The number of rows in a file, and a digest of their values, to compare it after it was read back."""
 
     rows: int
     digest: bytes
@@ -69,7 +69,7 @@ Group = list[list[Any]]
 def export(connection: psycopg.Connection, table: str, partition: str, local: Path, *, order_by: str) -> Written:
     """Writes the rows of `partition` (schema.name) with the columns of `table` to a local Parquet file.
 
-    The caller's transaction says which snapshot is read. Raises psycopg.Error.
+    It reads the snapshot of the caller's transaction. Raises psycopg.Error.
     """
     listed = columns(connection, table)
     with ParquetWriter(local, listed) as writer:
@@ -98,7 +98,7 @@ class ParquetWriter:
         self._writer.close()
 
     def write(self, group: Group) -> None:
-        """One row group."""
+        """Writes one row group."""
         arrays = [_array(values, field.type) for values, field in zip(group, self._schema, strict=True)]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(group[0]))
         self._rows += len(group[0])
@@ -110,7 +110,7 @@ class ParquetWriter:
 
 
 class ParquetReader:
-    """Reads a local file that `ParquetWriter` made. Raises ArchiveDamaged when it is not one."""
+    """Reads a local file that `ParquetWriter` made. Raises ArchiveDamaged when it cannot read the file."""
 
     def __init__(self, local: Path, address: str) -> None:
         self._address = address
@@ -139,12 +139,12 @@ class ParquetReader:
         ]
 
     def groups(self) -> Iterator[Group]:
-        """The values, a row group at a time."""
+        """The values, one row group at a time."""
         for number in range(self._file.num_row_groups):
             yield self._guarded(partial(self._group, number))
 
     def has(self, column: str, value: str) -> bool:
-        """Whether a text column has that value; only this column is read."""
+        """Whether a text column has that value. It reads only this column."""
 
         def is_in(number: int) -> bool:
             [found] = self._file.read_row_group(number, columns=[column])
@@ -153,7 +153,7 @@ class ParquetReader:
         return any(self._guarded(partial(is_in, number)) for number in range(self._file.num_row_groups))
 
     def written(self) -> Written:
-        """What the file holds, from reading all of it."""
+        """Rows and digest of the file. It reads all of it."""
         digest = blake2b(digest_size=32)
         rows = 0
         for group in self.groups():
@@ -174,14 +174,14 @@ class ParquetReader:
 
 
 def load_rows(connection: psycopg.Connection, table: str, reader: ParquetReader) -> int:
-    """COPYs the rows of a file into `table`, within the caller's transaction, and returns how many there were.
+    """COPYs the rows of a file into `table`, within the caller's transaction, and returns their number.
 
-    Columns that the table has by now and the file has not get their defaults. Raises psycopg.Error.
+    Columns that the table has, but the file does not, get their defaults. Raises psycopg.Error.
     """
     known = {column.name: column.data_type for column in columns(connection, table)}
     names = reader.names
     if missing := [name for name in names if name not in known]:
-        raise ArchiveDamaged(f"{table}: expected the columns of the file, lacks {', '.join(missing)}")
+        raise ArchiveDamaged(f"{table}: expected all columns of the file, came a table without {', '.join(missing)}")
     written = [_restored(known[name]) for name in names]
     copy_in = compose.SQL("copy {} ({}) from stdin").format(relation(table), column_list(names))
     with connection.cursor() as cursor:
@@ -241,7 +241,7 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _restored(data_type: str) -> Callable[[Any], object] | None:
-    """How a value of the file becomes what COPY's text format takes; None: as it is."""
+    """How a value of the file is changed for COPY's text format. None: it stays as it is."""
     return _time_text if data_type == "timestamp with time zone" else None
 
 

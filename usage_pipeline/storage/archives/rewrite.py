@@ -1,7 +1,7 @@
-"""Replaces the file of an archive by one with changed rows, for an erasure. The rows are only in the file, before and after.
+"""Replaces the file of an archive with one whose rows are changed, for an erasure. The rows stay only in a file.
 
-The caller holds the table's lock (`chunk_locks.changing`). Cut short anywhere, the manifest refers to the old file or the
-new one, both whole, and the other is a leftover.
+The caller holds the lock of the table (`chunks.locks.changing`). After a crash at any point, the manifest names the old or the
+new file; both are whole, and the other one is a leftover.
 """
 
 import tempfile
@@ -28,10 +28,10 @@ def rewrite(
     *,
     note: Callable[[int], None],
 ) -> None:
-    """Writes the changed file, verifies it, and has the manifest refer to it; then the old file is deleted.
+    """Writes the changed file, verifies it, puts it into the manifest, and then deletes the old file.
 
-    `note` is called with the number of changed rows in the transaction that replaces the file.
-    Raises ArchiveDamaged, and changes nothing, when the file is not what the manifest says.
+    In the transaction that replaces the file, it calls `note` with the number of changed rows.
+    Raises ArchiveDamaged, and changes nothing, when the file differs from the manifest.
     """
     with (
         verified(store, archive) as reader,
@@ -47,7 +47,7 @@ def rewrite(
                     writer.write(changed)
         with ParquetReader(local, archive.address) as again:
             if again.written() != writer.written:
-                raise ArchiveDamaged(f"{archive.address}: expected its rewritten rows to read as written, came others")
+                raise ArchiveDamaged(f"{archive.address}: expected the rewritten rows to read as written, came others")
         file = checksum(local)
         address = new_address(archive.table_name, archive.chunk_start)
         note_leftover(connection, archive.table_name, address)
@@ -64,6 +64,8 @@ def rewrite(
             "checksum": file.checksum,
         }
         if connection.execute(load("storage/archives/replace_archive"), arguments).fetchone() is None:
-            raise ArchiveDamaged(f"{archive.address}: expected it to be the archive's file, came another one meanwhile")
+            raise ArchiveDamaged(
+                f"{archive.address}: expected this file in the manifest, came another: it was replaced meanwhile"
+            )
         note(changed_rows)
     delete_leftovers(connection, store, archive.table_name)

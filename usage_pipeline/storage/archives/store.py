@@ -1,4 +1,4 @@
-"""Where archived partitions are: a folder or any fsspec address (ARCHIVE_URL). Files, sizes and checksums; no database."""
+"""The place of archive files: a folder or any fsspec address (ARCHIVE_URL). Files, sizes and checksums; no database."""
 
 import hashlib
 import os
@@ -19,23 +19,23 @@ Result = TypeVar("Result")
 
 
 class ArchiveUnavailable(Exception):
-    """The place of the archives does not answer, or is not set; one line. Nothing was changed."""
+    """The place of the archives does not answer, or is not set. Nothing was changed. The message is one line."""
 
 
 class ArchiveDamaged(Exception):
-    """A file is missing, or is not the one that the manifest describes; one line. It is not read, and nothing is dropped."""
+    """A file is missing or differs from the manifest. It is not read, and nothing is dropped. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as it was read: size and SHA-256."""
+    """Size and SHA-256 of a file."""
 
     bytes: int
     checksum: str
 
 
 class ArchiveStore:
-    """Files below an fsspec address. Raises ArchiveUnavailable when the place fails; secrets in the address are never shown."""
+    """Files below an fsspec address. Raises ArchiveUnavailable when the place fails. Messages never show the address."""
 
     def __init__(self, url: str) -> None:
         self._filesystem, root = self._guarded("open", lambda: fsspec.core.url_to_fs(url))
@@ -43,7 +43,7 @@ class ArchiveStore:
 
     @property
     def protocol(self) -> str:
-        """What kind of place it is, for example file or s3."""
+        """The kind of place, for example file or s3."""
         protocol = self._filesystem.protocol
         return str(protocol if isinstance(protocol, str) else protocol[0])
 
@@ -60,7 +60,7 @@ class ArchiveStore:
         self._guarded(f"write {address} to", store)
 
     def fetch(self, address: str, local: Path | None = None) -> StoredFile:
-        """Reads a file, into `local` where that is given. Raises ArchiveDamaged when there is none."""
+        """Reads a file, and stores it in `local` if that is given. Raises ArchiveDamaged when there is no such file."""
 
         def read() -> StoredFile:
             digest, size = hashlib.sha256(), 0
@@ -77,7 +77,7 @@ class ArchiveStore:
             raise ArchiveDamaged(f"{address}: expected an archive file, came none") from None
 
     def delete(self, address: str) -> None:
-        """Deletes a file; one that is gone already is fine."""
+        """Deletes a file, if it is there."""
         try:
             self._guarded(
                 f"delete {address} from", lambda: self._filesystem.rm_file(self._path(address)), FileNotFoundError
@@ -110,7 +110,7 @@ def _writing(local: Path | None) -> Iterator[Callable[[bytes], object]]:
 
 
 def _make_durable(path: Path, root: Path) -> None:
-    """The file's bytes and its names, up to the root: the partition is gone durably as soon as its transaction is committed."""
+    """Writes the file and its folders durably to disk: after the commit the file is the only place of its rows."""
     for each in (path, *path.parents):
         handle = os.open(each, os.O_RDONLY)
         try:
@@ -122,7 +122,7 @@ def _make_durable(path: Path, root: Path) -> None:
 
 
 def archive_store(settings: Settings) -> ArchiveStore | None:
-    """The place that ARCHIVE_URL names; None without one."""
+    """The place that ARCHIVE_URL names. None if it is not set."""
     return ArchiveStore(settings.archive_url) if settings.archive_url else None
 
 
@@ -133,6 +133,6 @@ def checksum(local: Path) -> StoredFile:
 
 
 def new_address(table: str, start: datetime) -> str:
-    """A new address for rows of `table` from `start` on: a random part, so that no file is ever written twice."""
+    """A new address for rows of `table` from `start` on. Its random part makes sure that no file is written twice."""
     name = table.rpartition(".")[2]
     return f"{table}/{start:%Y/%m}/{name}_{start:%Y%m%dT%HZ}_{secrets.token_hex(6)}.parquet"

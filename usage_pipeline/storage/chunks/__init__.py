@@ -1,1 +1,1 @@
-"""Partitions of tables by time (TimescaleDB calls them chunks): made, locked, and when one may leave."""
+"""Partitions of tables by time (TimescaleDB calls them chunks): creates and locks them, and decides when one may go."""

@@ -1,7 +1,7 @@
-"""Advisory locks over the chunks of a table: who may change them, and who reads a chunk that must not go away meanwhile.
+"""Advisory locks for the chunks of a table: for processes that change chunks, and for readers whose chunk must not go away.
 
-Both are per table (schema.name). They are taken before any lock on the table itself, in this order: `changing`, `removing`,
-the partitions' lock (see partitions.py), the parent, the partition.
+Each lock is for one table (schema.name). Take the locks before any lock on the table itself, in this order: `changing`,
+`removing`, the lock of partitions.py, the parent, the partition.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ CHANGE_WAIT_SECONDS = 60.0
 
 
 class ChunksBusy(Exception):
-    """Another process holds the lock; nothing was changed, and the same command may be given again."""
+    """Another process holds the lock. Nothing was changed; run the same command again later."""
 
 
 @contextmanager
@@ -25,10 +25,12 @@ def changing(
 ) -> Iterator[None]:
     """Only one process at a time archives, restores, rewrites or drops chunks of `table`, and touches their files.
 
-    The lock belongs to the session: whoever loses it has lost the connection too, and cannot commit any more.
-    Raises ChunksBusy when it is not free within `wait_seconds`.
+    The session holds the lock: a process that loses it has also lost the connection, and cannot commit any more.
+    Raises ChunksBusy when the lock is not free within `wait_seconds`.
     """
-    with lock_timeout(connection, wait_seconds, f"{table}: another lifecycle run, restore or erasure is at work"):
+    with lock_timeout(
+        connection, wait_seconds, f"{table}: another lifecycle run, restore or erasure is running; try again later"
+    ):
         connection.execute("select pg_advisory_lock(hashtext('lifecycle'), hashtext(%s))", (table,))
     try:
         yield
@@ -38,24 +40,24 @@ def changing(
 
 
 def removing(connection: psycopg.Connection, table: str) -> None:
-    """Waits for those who read chunks (`reading`) and keeps others from beginning, until the end of the transaction."""
+    """Waits for readers of chunks (`reading`), and keeps new readers out until the end of the transaction."""
     connection.execute("select pg_advisory_xact_lock(hashtext('chunks'), hashtext(%s))", (table,))
 
 
 def reading(connection: psycopg.Connection, table: str) -> None:
-    """No chunk of `table` goes away until the end of the transaction, which must not work with one snapshot for all.
+    """No chunk of `table` goes away until the end of the transaction. The transaction must not use one snapshot for all.
 
-    Neither TRUNCATE nor DROP keeps rows for older snapshots, and a window would be replaced by less. Whoever removes a chunk
-    waits `LOCK_SECONDS` at most, so this does not wait for long.
+    TRUNCATE and DROP do not keep rows for older snapshots, so a window would be replaced by too few rows. A process that
+    removes a chunk waits at most `LOCK_SECONDS`, so this does not wait for long.
     """
     connection.execute("select pg_advisory_xact_lock_shared(hashtext('chunks'), hashtext(%s))", (table,))
 
 
 @contextmanager
 def reading_with_one_snapshot(connection: psycopg.Connection, table: str) -> Iterator[None]:
-    """No chunk of `table` goes away meanwhile; for a transaction inside it that works with one snapshot for all.
+    """No chunk of `table` goes away inside this block. It is for a transaction inside that uses one snapshot for all.
 
-    The lock is the session's: asked for inside, it would come after the snapshot.
+    The session holds the lock. If the transaction took it, the lock would come after the snapshot.
     """
     connection.execute("select pg_advisory_lock_shared(hashtext('chunks'), hashtext(%s))", (table,))
     try:
@@ -67,7 +69,7 @@ def reading_with_one_snapshot(connection: psycopg.Connection, table: str) -> Ite
 
 @contextmanager
 def lock_timeout(connection: psycopg.Connection, seconds: float, busy: str) -> Iterator[None]:
-    """Each lock inside is waited for at most so long. Raises ChunksBusy with the text `busy`."""
+    """Inside this block, a lock is waited for at most so long. Raises ChunksBusy with the text `busy`."""
     connection.execute("select set_config('lock_timeout', %s, false)", (f"{int(seconds * 1000)}ms",))
     try:
         yield

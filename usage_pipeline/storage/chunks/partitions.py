@@ -1,4 +1,4 @@
-"""Partitions: of the raw tables by day, of the events by chunks of hours; ahead, and on demand for what a batch meets."""
+"""Creates partitions: raw tables by day, events by chunks of hours. Ahead of time, and when a batch needs one."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ DAYS_AHEAD = 3
 def ensure_partitions(connection: psycopg.Connection, table: str, days: Iterable[date]) -> list[date]:
     """Creates the partitions of `table` (schema.name) that `days` need, and returns the days that were missing.
 
-    Runs in a transaction of its own on an autocommit connection. Two processes may ask at once: an advisory lock per
-    table lets one create and the other find them.
+    Runs in its own transaction on an autocommit connection. Two processes may call at once: an advisory lock per table lets one
+    create the partitions, and the other finds them.
     """
     wanted = sorted(set(days))
     if not _missing(connection, table, wanted):
@@ -36,7 +36,7 @@ def has_partition(connection: psycopg.Connection, table: str, day: date) -> bool
 
 
 def ensure_partitions_ahead(database_url: str) -> None:
-    """Yesterday, today and the next `DAYS_AHEAD` days, for each raw table."""
+    """Creates the partitions of yesterday, today and the next `DAYS_AHEAD` days, for each raw table."""
     today = datetime.now(UTC).date()
     days = [today + timedelta(days=offset) for offset in range(-1, DAYS_AHEAD + 1)]
     with psycopg.connect(database_url, autocommit=True) as connection:
@@ -59,7 +59,7 @@ class Chunk:
 
 
 def chunks(connection: psycopg.Connection, table: str) -> list[Chunk]:
-    """The partitions of `table` (schema.name), oldest first; none for a table that is not partitioned by our own means."""
+    """The partitions of `table` (schema.name), oldest first. Empty for a table without native partitions."""
     rows = connection.execute(load("storage/chunks/select_partition_bounds"), {"parent": table})
     return [Chunk(name, start.astimezone(UTC), end.astimezone(UTC)) for name, start, end in rows]
 
@@ -69,8 +69,8 @@ def ensure_chunks(
 ) -> list[Chunk]:
     """Creates the partitions of `table` that hold these moments, and returns those that were missing.
 
-    Chunks begin at multiples of `interval_hours` since the epoch. One that would overlap partitions of an earlier interval is
-    cut at their bounds. Two processes may ask at once. A hypertable makes its own, and gets none from here.
+    Chunks begin at multiples of `interval_hours` since the epoch. A chunk that would overlap partitions of an earlier interval
+    is cut at their bounds. Two processes may call at once. A hypertable makes its own chunks, and gets none from here.
     """
     wanted = sorted(set(moments))
     if not wanted or not _uncovered(wanted, chunks(connection, table)) or not _is_partitioned(connection, table):
@@ -90,7 +90,7 @@ def ensure_chunks(
 def ensure_span(
     connection: psycopg.Connection, table: str, start: datetime, end: datetime, interval_hours: int
 ) -> list[Chunk]:
-    """Creates the partitions of `table` that a half-open span of time lacks, and returns them."""
+    """Creates the missing partitions of `table` in a half-open span of time, and returns them."""
     created: list[Chunk] = []
     moment = start
     while moment < end:
@@ -105,10 +105,10 @@ def ensure_span(
 
 
 def drop_partition(connection: psycopg.Connection, table: str, chunk: Chunk, *, only_if_empty: bool) -> bool:
-    """Drops a partition within the caller's transaction; False when it is gone, or has rows and must be empty.
+    """Drops a partition within the caller's transaction. False when it is gone, or has rows although it must be empty.
 
-    The locks come in the order of all who need them: that of `ensure_partitions`, the parent, the partition. A writer that
-    waits meanwhile finds no partition for its rows afterwards, and begins anew.
+    It takes the locks in the order that all use: the lock of `ensure_partitions`, the parent, the partition. A writer that
+    waits meanwhile then finds no partition for its rows, and begins again.
     """
     connection.execute("select pg_advisory_xact_lock(hashtext('partitions'), hashtext(%s))", (table,))
     names = {"parent": relation(table), "partition": relation(chunk.name)}
@@ -137,7 +137,7 @@ def _chunk_of(table: str, moment: datetime, existing: Sequence[Chunk], interval:
 
 
 def _create(connection: psycopg.Connection, partition: str, parent: str, first: date, following: date) -> None:
-    """`first` and `following` are the bounds; a datetime is a date too."""
+    """Creates a partition from `first` to `following`, which are dates or datetimes."""
     names = {
         "parent": relation(parent),
         "partition": relation(partition),

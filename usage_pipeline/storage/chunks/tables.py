@@ -1,4 +1,4 @@
-"""The tables that have a lifecycle, and when a chunk of one may leave: its roll-ups are complete, and its batches released."""
+"""The tables with a lifecycle. A chunk may go when its roll-ups are complete and its batches are finished."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from usage_pipeline.storage.sql import load
 
 @dataclass(frozen=True, slots=True)
 class LifecycleTable:
-    """A table (schema.name) in chunks along `key`. `family`: that of a raw table, whose chunks are days."""
+    """A table (schema.name) in chunks along `key`. A raw table has a `family`, and its chunks are days."""
 
     name: str
     key: str
@@ -38,9 +38,9 @@ BY_NAME = {table.name: table for table in TABLES}
 
 
 def waiting_reason(connection: psycopg.Connection, table: LifecycleTable, chunk: Chunk) -> str | None:
-    """Why a chunk must stay for now; None: it may be compressed, archived or dropped.
+    """Why a chunk must stay for now. None: it may be compressed, archived or dropped.
 
-    Within a transaction that holds the chunk's lock, the answer stays right until its end.
+    In a transaction that holds the lock of the chunk, the answer stays right until the end.
     """
     arguments = {"start": chunk.start, "end": chunk.end, "family": table.family, "day": chunk.start.date()}
     query = "storage/chunks/find_unreleased_day" if table.is_raw else "storage/chunks/find_touched_window"
@@ -57,7 +57,7 @@ def needs_rows(connection: psycopg.Connection, table: LifecycleTable, chunk: Chu
 
 
 def restored_reason(connection: psycopg.Connection, table: LifecycleTable, chunk: Chunk) -> str | None:
-    """Why a chunk that was read back lately is not archived again: whoever asked for it needs time to look and to backfill."""
+    """Why a chunk that was read back lately is not archived again: people need time to look at it and to backfill."""
     row = connection.execute(
         load("storage/chunks/find_restored_archive"), {"table": table.name, "start": chunk.start, "end": chunk.end}
     ).fetchone()

@@ -1,1 +1,4 @@
-"""The daily run over old partitions: made ahead, compressed or archived, dropped; native or by TimescaleDB."""
+"""The daily run over partitions: creates new ones, compresses or archives old ones, drops the oldest.
+
+native.py does it for native partitions, timescale.py for TimescaleDB.
+"""

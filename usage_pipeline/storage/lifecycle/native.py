@@ -1,9 +1,8 @@
-"""The lifecycle of declarative partitions: made ahead, archived as zstd Parquet, dropped.
+"""The lifecycle of native partitions: creates them ahead, archives them as zstd Parquet, drops them.
 
-A partition is archived without keeping anyone waiting: its rows are written from a snapshot, the file is stored and read back,
-and only then the partition is locked, compared with the snapshot by the identity of its row versions, and emptied in the
-transaction that writes the manifest. The empty partition is dropped after that. A crash leaves the rows in the table or in the
-file, and never in neither.
+Archiving keeps nobody waiting. The rows are written from a snapshot, and the file is stored and read back. Only then the
+partition is locked and compared with the snapshot by its row versions. One transaction empties it and writes the manifest.
+After that, the empty partition is dropped. After a crash, the rows are in the table or in the file, never in neither.
 """
 
 import logging
@@ -45,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Stays(Exception):
-    """The chunk changed or is in use: it stays as it is until the next run. The transaction is rolled back."""
+    """The chunk changed or is in use. The transaction is rolled back, and the chunk stays until the next run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +55,14 @@ class _Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class NativeLifecycle:
-    """Declarative partitions over one autocommit connection. Without a `store` nothing is archived."""
+    """Native partitions over one autocommit connection. Without a `store` nothing is archived."""
 
     connection: psycopg.Connection
     store: ArchiveStore | None
     interval_hours: int
 
     def make_ahead(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
-        """Yesterday, today and the next days."""
+        """Creates the partitions of yesterday, today and the next days."""
         if table.is_raw:
             days = [now.date() + timedelta(days=offset) for offset in range(-1, DAYS_AHEAD + 1)]
             report.created += [
@@ -75,7 +74,7 @@ class NativeLifecycle:
         report.created += [chunk.name for chunk in made]
 
     def restore_changed(self, table: LifecycleTable, report: LifecycleReport) -> None:
-        """Reads back what changed after it was archived: windows were touched, or rows came for a chunk that is in a file."""
+        """Reads archived chunks back when they are needed: a roll-up waits for them, or new rows came for them."""
         if self.store is None:
             return
         for archive in archives(self.connection, table=table.name, only_in_files=True):
@@ -102,7 +101,7 @@ class NativeLifecycle:
                     self._archive(table, chunk, self.store, report)
 
     def drop(self, table: LifecycleTable, older_than: datetime, report: LifecycleReport) -> None:
-        """Drops the partitions that end before `older_than` and are complete, and deletes the files of such."""
+        """Drops the partitions that end before `older_than` and are complete, and deletes the files of that time."""
         for chunk in self._chunks_before(table, older_than):
             with handled(table, chunk.name, report):
                 if reason := waiting_reason(self.connection, table, chunk):
@@ -114,7 +113,7 @@ class NativeLifecycle:
                 self._drop_file(table, archive, report)
 
     def clean_up(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
-        """Deletes files that a crash left behind, and those that were read back more than a day ago."""
+        """Deletes files that a crash left behind, and files that were read back more than a day ago."""
         if self.store is None:
             return
         with handled(table, "files", report), changing(self.connection, table.name):
@@ -163,7 +162,7 @@ class NativeLifecycle:
             self._drop_locked(table, chunk, only_if_empty=True)
 
     def _export(self, table: LifecycleTable, chunk: Chunk, local: Path) -> tuple[_Fingerprint, Written]:
-        """The partition as a local file that was read again, and its fingerprint, both of one snapshot."""
+        """Writes the partition to a local file and verifies it. Returns it with the fingerprint of the same snapshot."""
         with self.connection.transaction():
             self.connection.execute("set transaction isolation level repeatable read, read only")
             before = self._fingerprint(chunk)
@@ -179,9 +178,9 @@ class NativeLifecycle:
     def _replace_by_file(
         self, table: LifecycleTable, chunk: Chunk, before: _Fingerprint, address: str, file: StoredFile
     ) -> None:
-        """The one step that counts: the manifest's row and the emptied partition become visible together.
+        """The decisive step: the row of the manifest and the emptied partition become visible together.
 
-        TRUNCATE, since a lock on the partition alone is enough for it: DROP needs one on the parent, which every writer holds.
+        It uses TRUNCATE, which needs only a lock on the partition. DROP needs a lock on the parent, which every writer holds.
         """
         partition = relation(chunk.name)
         with lock_timeout(self.connection, LOCK_SECONDS, "in use"), self.connection.transaction():
@@ -242,7 +241,7 @@ class NativeLifecycle:
 
 @contextmanager
 def handled(table: LifecycleTable, chunk: str, report: LifecycleReport) -> Iterator[None]:
-    """One chunk that is in use or damaged does not keep the others: it is reported, and tried again by the next run."""
+    """A chunk that is in use or damaged does not stop the others. The report names it, and the next run tries again."""
     try:
         yield
     except (Stays, ChunksBusy) as error:

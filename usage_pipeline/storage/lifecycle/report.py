@@ -1,11 +1,11 @@
-"""What a lifecycle run did, for the log, the asset's metadata and the tests."""
+"""The report of a lifecycle run, for the log, the metadata of the asset and the tests."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A chunk that was compressed in place, or archived to a file: its rows, and its bytes before and after."""
+    """A chunk that was compressed, or archived to a file: its rows, and its bytes before and after."""
 
     table: str
     chunk: str
@@ -16,7 +16,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Rows that were read back from a file, or left at the end of the retention (rows of a partition are not counted then)."""
+    """Rows that were read back from a file, or dropped at the end of the retention (not counted for a partition)."""
 
     table: str
     chunk: str
@@ -25,7 +25,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A chunk that is old enough to leave and must stay, and why."""
+    """A chunk that is old enough to go but must stay, and why."""
 
     table: str
     chunk: str
@@ -34,7 +34,7 @@ class Waiting:
 
 @dataclass(slots=True)
 class LifecycleReport:
-    """One run. `problems` are chunks that could not be handled, each in one line; the others were."""
+    """The report of one run. `problems` has one line for each chunk that failed; the other chunks are done."""
 
     strategy: str
     archive_place: str

@@ -1,7 +1,7 @@
-"""One run of the storage lifecycle: partitions ahead, what changed read back, old chunks dropped or compressed or archived.
+"""One run of the storage lifecycle: creates partitions, reads changed ones back, drops, compresses or archives old ones.
 
-Two strategies behind one interface. Which one events have is decided by what their tables are; raw tables are partitioned by
-declaration in both. Any number of runs may be at work at once, and each may be cut short anywhere: the next one goes on.
+Two strategies share one interface. The tables of events decide which one they get; raw tables always have native partitions.
+Any number of runs may run at once. If a run is cut short, the next one goes on.
 """
 
 import logging
@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 _REGISTRY_BATCH = 10_000
 # A registry that is larger than this many batches is emptied by the runs that follow.
 _REGISTRY_BATCHES = 1_000
-_NO_ARCHIVE = "none: ARCHIVE_URL is not set, so partitions stay in the database until the retention"
+_NO_ARCHIVE = "none: ARCHIVE_URL is not set, so partitions stay in the database until RETENTION_DAYS"
 
 
 class Lifecycle(Protocol):
-    """What a strategy does with the chunks of a table. Each chunk is its own transaction; what happened goes to the report."""
+    """What a strategy does with the chunks of a table. Each chunk has its own transaction, and is noted in the report."""
 
     def make_ahead(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None: ...
     def restore_changed(self, table: LifecycleTable, report: LifecycleReport) -> None: ...
@@ -42,7 +42,7 @@ class Lifecycle(Protocol):
 
 
 def run_lifecycle(settings: Settings, now: datetime | None = None) -> LifecycleReport:
-    """Brings every table to where it should be at `now`. Raises PostgresUnavailable, ArchiveUnavailable or psycopg.Error."""
+    """Does for every table what is due at `now`. Raises PostgresUnavailable, ArchiveUnavailable or psycopg.Error."""
     with closing(connect(settings)) as connection:
         return _run(connection, settings, now or datetime.now(UTC))
 
@@ -89,7 +89,7 @@ def _run(connection: psycopg.Connection, settings: Settings, now: datetime) -> L
 def _empty_registry(
     connection: psycopg.Connection, registry: str, tables: list[str], starts: list[datetime], cutoff: datetime
 ) -> int:
-    """Removes registry rows of events that are neither in a partition nor in a file any more, in bounded transactions."""
+    """Removes registry rows of events that are in no partition and no file any more, in transactions of limited size."""
     arguments = {"tables": tables, "oldest_chunk": min(starts, default=None), "cutoff": cutoff}
     [(horizon,)] = connection.execute(load("storage/lifecycle/select_registry_horizon"), arguments).fetchall()
     removed = 0

@@ -1,6 +1,6 @@
-"""The lifecycle of hypertables: TimescaleDB makes the chunks; a run compresses and drops them, and refreshes the aggregate.
+"""The lifecycle of hypertables. TimescaleDB makes the chunks; a run compresses and drops them, and refreshes the aggregate.
 
-No background policies: only the lifecycle run knows which roll-ups are complete.
+TimescaleDB's background policies are not used: only the lifecycle run knows which roll-ups are complete.
 """
 
 import logging
@@ -37,14 +37,14 @@ class TimescaleLifecycle:
     interval_hours: int
 
     def make_ahead(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
-        """Only the length of future chunks is set; TimescaleDB makes them with the first row."""
+        """Sets only the length of future chunks. TimescaleDB makes a chunk with its first row."""
         interval = timedelta(hours=self.interval_hours)
         self.connection.execute(
             load("storage/lifecycle/set_chunk_interval"), {"table": table.name, "interval": interval}
         )
 
     def restore_changed(self, table: LifecycleTable, report: LifecycleReport) -> None:
-        """Nothing to read back: compressed chunks take late rows."""
+        """Does nothing: compressed chunks accept late rows."""
 
     def compress(self, table: LifecycleTable, older_than: datetime, report: LifecycleReport) -> None:
         """Compresses chunks that end before `older_than` and are complete, and again those that took rows since then."""
@@ -68,7 +68,7 @@ class TimescaleLifecycle:
                 report.dropped.append(Moved(table.name, chunk.name))
 
     def clean_up(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
-        """No files."""
+        """Does nothing: there are no files."""
 
     # inside
 
@@ -103,14 +103,14 @@ class TimescaleLifecycle:
         log.info("lifecycle: %s dropped", chunk.name)
 
     def _refresh(self, table: LifecycleTable, report: LifecycleReport) -> bool:
-        """From the oldest chunk on, since a refresh of an hour whose events are gone would forget its counts.
+        """Refreshes the aggregate from the oldest chunk on: refreshing an hour whose events are gone would lose its counts.
 
-        False when another refresh is at work: then nothing is dropped, since its counts may not be stored yet.
+        False when another refresh is running. Then nothing is dropped, because its counts may not be stored yet.
         """
         known = hypertable_chunks(self.connection, table.name)
         with handled(table, _COUNTS, report), changing(self.connection, table.name):
             if known:
-                with lock_timeout(self.connection, LOCK_SECONDS, "another refresh is at work"):
+                with lock_timeout(self.connection, LOCK_SECONDS, "another refresh is running"):
                     self.connection.execute(
                         "call refresh_continuous_aggregate(%s::text::regclass, %s, date_trunc('hour', now()))",
                         (_COUNTS, known[0].start),

@@ -195,7 +195,7 @@ def test_a_post_is_answered_though_it_cannot_be_stored(
     )
     with serving(api.settings(away)) as service:
         assert service.client.get("/api/external/posts/7").json() == document(7)
-    assert "external post 7 is answered, but not stored" in caplog.text
+    assert "external post 7 was answered, but could not be stored" in caplog.text
     assert "hunter2" not in caplog.text
 
 

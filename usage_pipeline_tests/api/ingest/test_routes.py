@@ -155,7 +155,7 @@ def test_what_fails_by_our_own_fault_is_a_500_without_internals(
 ) -> None:
     postgres.execute("alter table ops.ingest_batches drop column source")
     response = ingest_client.post(EVENTS_PATH, json=[event()])
-    assert expect_problem(response, 500, "internal-error") == "the server failed; its log says how"
+    assert expect_problem(response, 500, "internal-error") == "the server failed. Its log has the error"
     assert count_of(postgres, "analytics.usage_events") == 0
 
 
@@ -173,7 +173,7 @@ def test_a_server_with_all_places_taken_turns_others_away_at_once(
         refused, _, _ = select.select(sent, [], [], 0)
         for connection in refused:
             assert connection.recv(12) == b"HTTP/1.1 503"
-        assert "in hand" in expect_problem(client.post(EVENTS_PATH, json=[]), 503, "unavailable")
+        assert "requests are running" in expect_problem(client.post(EVENTS_PATH, json=[]), 503, "unavailable")
         for connection in set(sent) - set(refused):
             connection.sendall(b"[]")
             assert connection.recv(12) == b"HTTP/1.1 200"

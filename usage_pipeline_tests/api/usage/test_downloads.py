@@ -120,7 +120,7 @@ def test_more_rows_than_a_file_takes_are_told_before_the_first_byte(
 ) -> None:
     monkeypatch.setattr(usage_reading, "MAX_EXPORT_ROWS", MANY)
     response = shared.client.get("/api/usage/api-keys?format=csv")
-    assert "ask for fewer days or one id" in expect_problem(response, 422, "too-many-rows")
+    assert "Ask for fewer days or one id" in expect_problem(response, 422, "too-many-rows")
 
 
 def test_rows_are_read_in_chunks_of_one_moment(shared: Shared, database: Callable[[], ConnectionPool]) -> None:

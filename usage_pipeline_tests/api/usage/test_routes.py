@@ -240,8 +240,8 @@ def test_a_range_of_366_days_is_taken(shared: Shared) -> None:
         ("?limit=1&limit=2", "limit: expected it once, came it twice or more"),
         ("?api_key_id=", "api_key_id: expected 1 to 200 characters, came 0"),
         ("?api_key_id=a%00b", "api_key_id: expected no NUL character, came one at position 1"),
-        ("?after=x", "after: expected the cursor of a page of this route, came 'x'"),
-        ("?after=WyJ1c2FnZV90b2tlbnMiLCAiYSJd", "after: expected the cursor of a page of this route"),
+        ("?after=x", "after: expected the cursor that a page of this route gave, came 'x'"),
+        ("?after=WyJ1c2FnZV90b2tlbnMiLCAiYSJd", "after: expected the cursor that a page of this route gave"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told(shared: Shared, query: str, expected: str) -> None:

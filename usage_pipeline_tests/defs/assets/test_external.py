@@ -91,7 +91,7 @@ def test_a_run_beside_another_fails_asks_for_nothing_and_is_not_retried(
     result = run(api.settings(settings), instance)
     assert not result.success
     [failure] = [event for event in result.all_events if event.is_step_failure]
-    assert "another run has fetched external posts" in str(failure.step_failure_data.error)
+    assert "another run has been fetching external posts" in str(failure.step_failure_data.error)
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
     assert api.requests == []
 

@@ -205,7 +205,7 @@ def test_the_check_finds_gaps_wrong_orders_and_missing_entries(
         assert found.blocking is True
     assert [passed for passed, _ in said] == [True, False, False, False]
     assert [
-        "scores that descend" in said[1][1],
+        "no score above the one before it" in said[1][1],
         "the ranks 1 to 8" in said[2][1],
         "expected 10 entries" in said[3][1],
     ] == [

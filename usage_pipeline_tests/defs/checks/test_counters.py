@@ -83,7 +83,7 @@ def test_at_most_ten_faults_are_shown_and_all_are_counted() -> None:
     result = faults_result([f"key {number}" for number in range(25)], severity=dg.AssetCheckSeverity.ERROR)
     lines = str(result.metadata["found"].value).splitlines()
     assert lines[: SHOWN_FAULTS + 1] == [*(f"- key {number}" for number in range(10)), "- and 15 more"]
-    assert (result.passed, result.description) == (False, "25 found")
+    assert (result.passed, result.description) == (False, "Problems found: 25, see `found`.")
 
 
 @pytest.mark.filterwarnings("ignore:.*varying BackfillPolicies")
@@ -214,5 +214,5 @@ def test_reconciliation_is_an_asset_that_says_what_is_missing(
     redis_client.hincrby(f"usage_pipeline:recorded:token:{today()}", "usage_count", 3)
     found = failed(run(definitions, instance, "reconcile"))
     assert found == {
-        "ops/reconciliation.nothing_is_missing": f"- token of {today()}: 3 of 4 recorded usage_count are nowhere"
+        "ops/reconciliation.nothing_is_missing": f"- token of {today()}: 3 of 4 recorded usage_count are missing"
     }

@@ -68,12 +68,12 @@ def test_a_partition_is_fresh_when_it_was_made_after_it_closed_whatever_else_is_
     second = timedelta(seconds=1)
     assert missed(instance, one, [last]) == {}
     maker.make(key, one.partition(older[1]), older[1].first)
-    assert missed(instance, one, [last]) == {partition: "is not there"}
+    assert missed(instance, one, [last]) == {partition: "was not made"}
     maker.make(key, partition, last.end - second)
-    assert "before it closed" in missed(instance, one, [last])[partition]
+    assert "before it ended" in missed(instance, one, [last])[partition]
     for window in older:
         maker.make(key, one.partition(window), NOW)
-    assert "before it closed" in missed(instance, one, [last])[partition], "a backfill of what is older changes nothing"
+    assert "before it ended" in missed(instance, one, [last])[partition], "a backfill of what is older changes nothing"
     maker.make(key, partition, last.end + second)
     assert missed(instance, one, [last]) == {}
 
@@ -125,7 +125,7 @@ def test_the_freshness_job_tells_which_partition_is_missing(
     assert len(found) == len(partitioned_assets(settings))
     assert f"{last.day}: was made at" in str(found[DAILY].metadata["found"].value)
     others = {str(one.metadata["found"].value) for key, one in found.items() if key != DAILY}
-    assert others == {"- no partition was ever made"}
+    assert others == {"- no partition was made yet"}
     maker.make(DAILY, str(last.day), NOW)
     result = definitions.resolve_job_def("freshness").execute_in_process(instance=instance, run_config=QUIET)
     assert [one.asset_key for one in result.get_asset_check_evaluations() if one.passed] == [DAILY]

@@ -62,5 +62,5 @@ def test_an_item_that_conflicts_with_a_stored_one_stays_open(
     assert ingest_file(postgres, landing, "b.jsonl", settings=settings).inserted == 1
     status, answer = replayed(replay)
     assert (status, answer["replayed"]) == (1, 0)
-    assert "stored with another payload" in str(answer["refused"])
+    assert "an event with this id and other content is stored" in str(answer["refused"])
     assert postgres.execute("select model from analytics.usage_events").fetchall() == [("gpt-4o",)]

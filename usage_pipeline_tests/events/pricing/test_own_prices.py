@@ -95,7 +95,9 @@ def test_a_fault_is_named_with_its_line(line: str, fault: str, written: Path) ->
     ],
 )
 def test_prices_that_hold_for_the_same_request_are_refused(other: str, written: Path) -> None:
-    with pytest.raises(PriceTableError, match=r"line 3: expected prices of p/m that do not overlap, .* line 2"):
+    with pytest.raises(
+        PriceTableError, match=r"line 3: expected prices of p/m that do not overlap, .* overlaps with line 2"
+    ):
         read_price_table(write(written, BOUNDS, "p,m,5,5,2026-01-01,,08:00,,100,1000", other))
 
 
@@ -154,7 +156,7 @@ def test_a_version_is_stored_once_and_never_changes(written: Path, postgres: psy
     same = read_price_table(write(written, "model,provider,output_usd,input_usd", "m,p,2.0,1.00"))
     store_price_table(postgres, "ours", same)
     other = read_price_table(write(written, HEADER, "p,m,1,3"))
-    with pytest.raises(PriceTableError, match=r"version 'ours': .* give these another name"):
+    with pytest.raises(PriceTableError, match=r"version 'ours': .* choose another name"):
         store_price_table(postgres, "ours", other)
     rows = postgres.execute("select price_version, input_usd, output_usd from analytics.model_prices").fetchall()
     assert rows == [("ours", 1, 2)]

@@ -465,7 +465,7 @@ def test_whoever_holds_the_tables_lock_keeps_others_waiting_for_so_long_only(
     other: psycopg.Connection, postgres: psycopg.Connection
 ) -> None:
     with changing(other, EVENT_TABLE):
-        busy = pytest.raises(ChunksBusy, match="another lifecycle run, restore or erasure is at work")
+        busy = pytest.raises(ChunksBusy, match="another lifecycle run, restore or erasure is running")
         with busy, changing(postgres, EVENT_TABLE, wait_seconds=0.05):
             pytest.fail("two at once")
         with changing(postgres, ARCHIVE_TABLE, wait_seconds=0.05):

@@ -85,7 +85,7 @@ def test_a_database_that_began_natively_stays_so(timescale_url: str, caplog: pyt
         connection.execute("create table public.alembic_version (version_num varchar(32) not null primary key)")
         migrate(timescale_url)
         assert not is_hypertable(connection, EVENT_TABLE)
-        assert "began natively and stays so" in caplog.text
+        assert "began with native partitions, and keeps them" in caplog.text
         connection.execute("create extension timescaledb")
         report = run_lifecycle(load_settings(database_url=timescale_url))
         assert report.strategy == "native partitions"
