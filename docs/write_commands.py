@@ -54,8 +54,6 @@ _NOTES = {
     "stats": "It makes what the asset `stats/daily_issue_stats` makes, without Dagster.",
     "alerts": "See [alerts.md](alerts.md).",
 }
-# Options whose help says nothing.
-_MEANINGS = {"--from": "First day of a range. It needs `--to` as well."}
 _HEAD = """# Commands
 
 <!-- Written by docs/write_commands.py from the help of the commands. Change the text there, and run it again. -->
@@ -94,7 +92,8 @@ def _group(title: str, names: tuple[str, ...], commands: dict[str, Any]) -> Iter
         parameters = [one for one in commands[name].params if "--help" not in one.opts]
         yield f"### {name}\n"
         yield f"    {' '.join(['usage-pipeline', name, *map(_synopsis, parameters)])}\n"
-        yield fill(" ".join(filter(None, (commands[name].help, _NOTES.get(name)))), 128, break_on_hyphens=False) + "\n"
+        words = f"{commands[name].help} {_NOTES.get(name, '')}".split()
+        yield fill(" ".join(words), 128, break_on_hyphens=False) + "\n"
         rows = [one for one in parameters if "--json" not in one.opts]
         if rows:
             yield "| | default | |\n|---|---|---|"
@@ -126,7 +125,7 @@ def _default(parameter: Any) -> str:
 def _meaning(parameter: Any) -> str:
     low, high = getattr(parameter, "min", None), getattr(parameter, "max", None)
     limits = f"{low:,} to {high:,}." if low is not None and high is not None else ""
-    return " ".join(filter(None, (parameter.help or _MEANINGS.get(parameter.opts[0]), limits)))
+    return " ".join(filter(None, (parameter.help, limits)))
 
 
 if __name__ == "__main__":
