@@ -1,8 +1,10 @@
-"""What an image has installed: neither embedded servers nor tools of developers, and everything works without them."""
+"""What a wheel and an image have installed: every file of ours, neither embedded servers nor tools of developers."""
 
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 from usage_pipeline_tests.rigs.places import PROJECT
@@ -22,6 +24,31 @@ def test_without_embedded_servers_everything_loads_and_dev_says_what_is_missing(
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "usage-pipeline: no embedded" in done.stderr.splitlines()[-1]
+
+
+# What deploy/Dockerfile copies before it installs the package.
+COPIED = ("pyproject.toml", "README.md", "LICENSE", "sql", "usage_pipeline")
+
+
+def test_the_wheel_has_every_module_query_and_page_from_what_the_image_is_made_of(tmp_path: Path) -> None:
+    docker = (PROJECT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    lets_through = (PROJECT / "deploy" / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    for name in COPIED:
+        assert f"!{name}" in lets_through
+        assert any(line.startswith("COPY ") and name in line.split() for line in docker.splitlines())
+        if (PROJECT / name).is_dir():
+            shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(PROJECT / name, tmp_path / name)
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", "built"]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    [wheel] = (tmp_path / "built").iterdir()
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    modules = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "usage_pipeline").rglob("*.*")}
+    queries = {f"usage_pipeline/{path.relative_to(tmp_path)}" for path in (tmp_path / "sql").rglob("*.*")}
+    assert "usage_pipeline/api/dashboard/dashboard.js" in modules
+    assert "usage_pipeline/sql/rollups/store_source.sql" in queries
+    assert modules | queries <= packed
 
 
 def test_embedded_servers_and_launchers_are_not_among_the_base_dependencies() -> None:
