@@ -686,7 +686,7 @@ def test_overflows_of_all_families_are_refused_one_by_one_and_count_once_when_th
         assert others == writer.written
     assert totals(postgres) == dict.fromkeys(FULL, BIGINT)
     assert {reason for _, reason, _ in letters(postgres)} == {
-        "total: expected at most 9223372036854775807 (bigint) after adding this"
+        "total: expected at most 9223372036854775807 (bigint) with this key, came more"
     }
     for _ in range(3):
         assert [result.is_counted for result in replay(settings)] == [False] * 3
