@@ -1,6 +1,6 @@
 """The request event queue (contracts §1.5). The drain claims the whole list with one rename, and stores it page by page.
 
-After the rename the list never changes: writers push to the live name only. So its position identifies a page. Each page has
+After the rename the list never changes: writers push to the live name only. So the position identifies a page. Each page has
 its own ledger row, and one drainer stores it, once. When every page is stored, the list is deleted.
 """
 
@@ -28,7 +28,7 @@ from usage_pipeline.redis_keys import EVENT_QUEUE
 from usage_pipeline.storage.copy_text import copy_line
 from usage_pipeline.values import UNREADABLE_JSON, Malformed, TimeWindow
 
-# Part of the protocol: its position identifies a page. So versions with different page sizes must never share a queue.
+# Part of the protocol: the position identifies a page. So versions with different page sizes must never share a queue.
 PAGE_ITEMS = 5_000
 
 
@@ -136,7 +136,7 @@ class QueueDrain:
         """Stores the pages that are not stored yet, then deletes the claimed list and settles the batch."""
         source = self._source
         # PostgreSQL is asked before Redis. If a page is stored, and the list is gone after that, then every page is stored:
-        # only then is a list deleted. In the other order, a drainer may claim the list after our look at Redis and store one
+        # a list is deleted only then. In the other order, a drainer may claim the list after our look at Redis and store one
         # page of it before our look at PostgreSQL. We would take it for a list that is stored as a whole.
         is_stored = bool(self._unreleased_pages(batch_id))
         length = source.queue_length(batch_id)
