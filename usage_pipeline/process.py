@@ -1,9 +1,9 @@
-"""Which process this is, for ledgers, claims and logs."""
+"""The name of this process, for ledgers, claims and logs."""
 
 import os
 import socket
 
 
 def process_name() -> str:
-    """Host and process id."""
+    """The host name and the process id, as `host:123`."""
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,4 +1,4 @@
-"""Types of settings that have a rule of their own. Pure; a broken rule is a ValueError that says what was expected."""
+"""Types for settings with a rule. Pure. A value that breaks its rule raises a ValueError that says what was expected."""
 
 import re
 from datetime import UTC, datetime
@@ -11,12 +11,12 @@ from pydantic import AfterValidator, SecretStr
 
 from usage_pipeline.values import Malformed, numbers
 
-# Posts are numbered by the external API; clients hold the number in 32 bits.
+# The external API numbers the posts. Clients hold the number in 32 bits.
 MAX_POST_ID = 2**31 - 1
 MAX_POSTS = 1_000
-# Five fields of numbers, ranges, lists, steps and English names: what both the daemon and CronSim understand alike.
+# Five fields of numbers, ranges, lists, steps and English names: the daemon and CronSim read these in the same way.
 _CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
-# As browsers send it: lower case, no path, no slash at the end.
+# An origin as browsers send it: lower case, no path, no slash at the end.
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*s?://\S+")
 _BEFORE_A_URL = re.compile(r",(?=\s*(?:[A-Za-z][A-Za-z0-9]*://|$))")
@@ -77,7 +77,7 @@ def _names_posts(text: str) -> str:
 def _are_urls(urls: SecretStr) -> SecretStr:
     for position, url in enumerate(split_urls(urls.get_secret_value()), start=1):
         if not _ANY_URL.fullmatch(url):
-            raise ValueError(f"expected URLs such as slack://… or https://…, number {position} is none")
+            raise ValueError(f"expected URLs such as slack://… or https://…, came another text as number {position}")
     return urls
 
 
@@ -90,8 +90,8 @@ def _is_a_known_interval(hours: int) -> int:
 def _are_exact_origins(text: str) -> str:
     for origin in listed(text):
         if origin == "*":
-            # A page that a user opens by chance could then use whatever token it was given or tricked out of them.
-            raise ValueError("expected exact origins, came *: name each whose pages may use tokens")
+            # With *, any page that a user opens by chance could use a token that the user gave it or was tricked into giving.
+            raise ValueError("expected exact origins, came *; name each origin whose pages may use tokens")
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(
                 "expected origins such as https://app.example.com or http://localhost:8080, without a path"
@@ -102,24 +102,26 @@ def _are_exact_origins(text: str) -> str:
 def _divides_an_hour_or_a_day(interval_ms: int) -> int:
     minutes, rest = divmod(interval_ms, 60_000)
     if rest or not (60 % minutes == 0 or (minutes % 60 == 0 and 24 % (minutes // 60) == 0)):
-        raise ValueError("expected milliseconds of whole minutes that divide an hour, or whole hours that divide a day")
+        raise ValueError(
+            "expected whole minutes that divide an hour, or whole hours that divide a day, in milliseconds"
+        )
     return interval_ms
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Texts between commas, without the spaces around them."""
+    """The texts between commas, without the spaces around them. Empty ones are left out."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def split_urls(text: str) -> tuple[str, ...]:
-    """At commas before a scheme only: the URLs of Apprise have commas of their own, between recipients."""
+    """Splits URLs only at commas before a scheme: a URL for Apprise may have commas of its own, between recipients."""
     return tuple(part.strip() for part in _BEFORE_A_URL.split(text) if part.strip(" ,"))
 
 
 def _expect_an_encoded_password(rest: str) -> None:
-    """A second `@` would make the end of the password part of the host, which clients name in their errors."""
+    """Refuses a second `@`. The end of the password would become part of the host, and clients name the host in errors."""
     if rest.partition("/")[0].count("@") > 1:
-        raise ValueError("expected one @, before the host; write an @ of the password as %40")
+        raise ValueError("expected one @, before the host, came more; write an @ in the password as %40")
 
 
 TimeZoneName = Annotated[str, AfterValidator(_is_a_time_zone)]

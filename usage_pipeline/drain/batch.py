@@ -1,4 +1,4 @@
-"""What travels between the steps of the drain: batches, claimed keys, dead letters. Values only; no I/O."""
+"""The values that the steps of the drain pass on: batches, claimed keys, dead letters. No I/O."""
 
 import secrets
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ from usage_pipeline.values import Malformed, TimeWindow
 
 RawFormat = Literal["string", "hash", "dump"]
 
-# As long as a string of Redis may be. PostgreSQL takes no row of 1 GB, and a hash or a DUMP may be longer than that.
+# The longest string that Redis allows. A hash or a DUMP may be longer than 1 GB, but PostgreSQL takes no row of 1 GB.
 LARGEST_RAW_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class WrongType:
-    """A claimed key whose Redis type is not the family's, with its DUMP."""
+    """The content of a claimed key that has another Redis type than the keys of its family: that type, and the DUMP."""
 
     redis_type: str
     dump: bytes
 
 
-# A key that a batch holds, and what it contains. A tuple: there is one for every key.
+# A key that a batch holds, and its content. It is a tuple, because there is one for every key.
 Claimed = tuple[bytes, Value | WrongType]
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A refused key (or, with a position, a refused queue item): the reason, and its raw bytes in `raw_format`."""
+    """A refused key, or a refused queue item (with its position): the reason, and the raw bytes in `raw_format`."""
 
     source_key: bytes
     reason: str
@@ -43,9 +43,9 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a batch comes from: its id, when it was claimed, from which Redis server.
+    """The origin of a batch: its id, the time of its claim, and the Redis server that it was claimed from.
 
-    `is_uncertain`: that server may show again what another one forgot, so the batch may count twice.
+    `is_uncertain`: the batch may count twice. If a fail-over forgot an earlier claim, the keys of that claim are live again.
     """
 
     batch_id: str
@@ -55,19 +55,19 @@ class Origin:
 
     @classmethod
     def of_claim(cls, batch_id: str, server: str, *, is_uncertain: bool) -> "Origin":
-        """Of a batch whose id carries the time of its claim. Raises ValueError for any other id."""
+        """The origin of a batch whose id holds the time of its claim. Raises ValueError for any other id."""
         return cls(batch_id, values.from_ms(claimed_ms(batch_id)), server, is_uncertain)
 
     def window(self, retention_days: int) -> TimeWindow:
-        """The timestamps that are believable in this batch."""
+        """The timestamps that this batch accepts. A key or item with another one becomes a dead letter."""
         return TimeWindow.around(round(self.claimed_at.timestamp() * 1000), retention_days)
 
 
 @dataclass(slots=True)
 class Batch:
-    """Keys claimed together: what each became, a line to stage (COPY text) or a dead letter.
+    """Keys that were claimed together. Each became a line to stage (COPY text), or a dead letter.
 
-    `claims` is what they contained, for rows that only PostgreSQL finds it has to refuse.
+    `claims` has their contents: PostgreSQL may still refuse a row, and then its dead letter needs them.
     """
 
     origin: Origin
@@ -86,14 +86,14 @@ class Batch:
 
 
 def new_batch_id(claimed_ms: int) -> str:
-    """Claim time in epoch milliseconds and 40 random bits: ids ascend with time and never meet."""
+    """The claim time in epoch milliseconds, and 40 random bits: ids sort by time, and no two batches have the same."""
     return f"{claimed_ms:013d}-{secrets.token_hex(5)}"
 
 
 def claimed_ms(batch_id: str) -> int:
-    """The claim time that a batch id carries, in epoch milliseconds.
+    """The claim time in a batch id, in epoch milliseconds.
 
-    Raises ValueError if the id was not made by `new_batch_id`.
+    Raises ValueError if the id does not begin with one.
     """
     milliseconds, separator, _ = batch_id.partition("-")
     if not separator or not milliseconds.isdigit():
@@ -102,7 +102,7 @@ def claimed_ms(batch_id: str) -> int:
 
 
 def parse_batch(family: Family, origin: Origin, claims: list[Claimed], *, retention_days: int) -> Batch:
-    """Sorts the claimed keys of a batch into rows and dead letters; never fails for one of them."""
+    """Makes a row or a dead letter of each claimed key of a batch. No content of a key makes it fail."""
     window = origin.window(retention_days)
     batch = Batch(origin, claims=claims)
     for key, value in claims:
@@ -117,7 +117,7 @@ def parse_batch(family: Family, origin: Origin, claims: list[Claimed], *, retent
 
 
 def dead_letter(key: bytes, value: Value | WrongType, reason: str) -> DeadLetter:
-    """The dead letter of a whole key, in a form that `raw_value` reads back exactly up to LARGEST_RAW_BYTES."""
+    """The dead letter of a whole key. `raw_value` reads exactly the same value from it, up to LARGEST_RAW_BYTES."""
     if isinstance(value, bytes):
         return DeadLetter(key, *_cut(reason, value), "string")
     if isinstance(value, WrongType):
@@ -125,7 +125,7 @@ def dead_letter(key: bytes, value: Value | WrongType, reason: str) -> DeadLetter
     kept = _shortest_fields(value)
     if len(kept) < len(value):
         left_out = (len(value) - len(kept)) // 2
-        reason += f"; its {left_out} longest fields are not kept, since it is larger than {LARGEST_RAW_BYTES} bytes"
+        reason += f"; the hash is larger than {LARGEST_RAW_BYTES} bytes, so its {left_out} longest fields are not kept"
     packed = hiredis.pack_command(tuple(kept))  # type: ignore[arg-type]  # its stub means `tuple[..., ...]`
     return DeadLetter(key, reason, packed, "hash")
 
@@ -149,7 +149,7 @@ def _cut(reason: str, raw: bytes) -> tuple[str, bytes]:
 
 
 def _shortest_fields(fields: Sequence[bytes]) -> Sequence[bytes]:
-    """All fields of a hash with their values where they fit, otherwise the shortest: counters are short."""
+    """All fields of a hash with their values. If they do not fit, only the shortest ones: counters are short."""
     room = LARGEST_RAW_BYTES - sum(map(_packed_bytes, fields))
     if room >= 0:
         return fields
@@ -160,5 +160,5 @@ def _shortest_fields(fields: Sequence[bytes]) -> Sequence[bytes]:
 
 
 def _packed_bytes(text: bytes) -> int:
-    """At most what RESP makes of it: `$<length>\\r\\n<text>\\r\\n`."""
+    """An upper bound of the bytes that RESP needs for a text: `$<length>\\r\\n<text>\\r\\n`."""
     return len(text) + 32

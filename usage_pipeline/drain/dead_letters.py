@@ -1,4 +1,4 @@
-"""Dead letters: listing them, and replaying them through the same path as a drain, once, however often it is asked for."""
+"""Lists dead letters, and replays them on the path of a drain. A dead letter counts once, however often it is replayed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from usage_pipeline.drain.store import Applied, UsageStore
 from usage_pipeline.storage.sql import load
 
 _PAGE = 500
-_REREAD = "merchant counters are not replayed: each aggregation reads them again, and clears this once they are mended"
+_REREAD = "merchant counters are not replayed: each aggregation reads them again, and clears this when they are right"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class StoredDeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What became of one dead letter: counted now, or still refused and why."""
+    """The result of replaying one dead letter: it is counted now, or it is still refused, and why."""
 
     dead_letter_id: int
     family: str
@@ -45,7 +45,7 @@ class ReplayResult:
     reason: str
 
 
-# How a family that did not come out of Redis is replayed.
+# Replays a dead letter of a family that does not come from Redis.
 Replay = Callable[[psycopg.Connection, StoredDeadLetter], ReplayResult]
 
 
@@ -59,9 +59,9 @@ def list_dead_letters(
     limit: int = _PAGE,
     with_raw: bool = True,
 ) -> list[StoredDeadLetter]:
-    """Dead letters in the order of their numbers, from after number `after` on.
+    """Dead letters in the order of their numbers. The first one is the next after number `after`.
 
-    A raw value may be 512 MB; without `with_raw` all are empty.
+    A raw value may have 512 MB. Without `with_raw`, all raw values are empty.
     """
     arguments = {
         "ids": list(ids),
@@ -71,7 +71,7 @@ def list_dead_letters(
         "limit": limit,
         "with_raw": with_raw,
     }
-    # Binary: as text, bytes are twice as long, and PostgreSQL sends no row of 1 GB.
+    # Binary: in text form, bytes are twice as long, and PostgreSQL sends no row of 1 GB.
     with connection.cursor(row_factory=class_row(StoredDeadLetter), binary=True) as cursor:
         return cursor.execute(load("drain/select_dead_letters"), arguments).fetchall()
 
@@ -85,15 +85,15 @@ def replay(
     families: Sequence[str] = (),
     others: Mapping[str, Replay] = MappingProxyType({}),
 ) -> Iterator[ReplayResult]:
-    """Tries open dead letters again, each in a transaction of its own, for the day that it belonged to when claimed.
+    """Replays open dead letters, each in a transaction of its own. Each counts for the day to which it belonged when claimed.
 
-    `others` are for families that did not come out of Redis. A letter that is refused again stays open. Its batch id is
+    `others` replays families that do not come from Redis. A dead letter that is refused again stays open. Its batch id is
     made from its number, so the ledger lets it count only once.
     """
     after = 0
     while page := list_dead_letters(connection, ids=ids, families=families, after=after, with_raw=False):
         for listed in page:
-            # With its raw value one at a time: a page of them may be larger than the memory.
+            # Raw values are read one at a time: those of a whole page may not fit into memory.
             for letter in list_dead_letters(connection, ids=[listed.dead_letter_id], with_replayed=True):
                 other = others.get(letter.family)
                 yield other(connection, letter) if other else _replay_one(connection, store, letter, retention_days)
@@ -114,7 +114,7 @@ def _replay_one(
         else:
             applied = store.apply(BY_NAME[letter.family], batch)
         if applied.dead_letters:
-            # Refused by what is stored (a total over bigint, a conflicting event): it stays the letter that it is.
+            # What is stored refuses it (a total over bigint, a conflicting event). The dead letter stays as it is.
             raise psycopg.Rollback(transaction)
         store.mark_released([batch.batch_id])
         connection.execute(

@@ -1,7 +1,7 @@
-"""The request event queue (contracts §1.5): claims the whole list by one rename, and stores it page by page.
+"""The request event queue (contracts §1.5). The drain claims the whole list with one rename, and stores it page by page.
 
-Once renamed, the list never changes: writers push to the live name only. So a page is known by its position, has a ledger
-row of its own, and is stored by one drainer, once. The list is deleted when every page is stored.
+After the rename the list never changes: writers push to the live name only. So the position identifies a page. Each page has
+its own ledger row, and one drainer stores it, once. When every page is stored, the list is deleted.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from usage_pipeline.redis_keys import EVENT_QUEUE
 from usage_pipeline.storage.copy_text import copy_line
 from usage_pipeline.values import UNREADABLE_JSON, Malformed, TimeWindow
 
-# Part of the protocol: a page's position is its identity, so two versions that page differently must not meet.
+# Part of the protocol: the position identifies a page. So versions with different page sizes must never share a queue.
 PAGE_ITEMS = 5_000
 
 
@@ -52,7 +52,7 @@ _MEMBERS = frozenset(RequestEvent.__struct_fields__)
 def parse_event(item: bytes, window: TimeWindow) -> Row:
     """A queue item -> (payload hash, event_id, api_key_id, user_id, provider, event_type, file_size, status, at, extra).
 
-    The hash covers all but `at`, since a retry may stamp its own time. Raises Malformed.
+    The hash leaves out `at`, because a retry may set a new time. Raises Malformed.
     """
     try:
         event = _decode(item)
@@ -75,12 +75,12 @@ EVENT = Family("event", EVENT_QUEUE, b"", b"list", b"LRANGE", "raw.request_event
 
 
 def page_id(queue_batch: str, number: int) -> str:
-    """The ledger's id of a page: the claimed queue's batch id and the page's number."""
+    """The id of a page in the ledger: the batch id of the claimed queue, and the number of the page."""
     return f"{queue_batch}/{number:07d}"
 
 
 class EventStore(Protocol):
-    """What the queue's drain needs of PostgreSQL; UsageStore is the real one."""
+    """What the drain of the queue asks of PostgreSQL. UsageStore is the real one."""
 
     def apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied: ...
     def unreleased(self, family: str) -> list[str]: ...
@@ -88,7 +88,7 @@ class EventStore(Protocol):
 
 
 class QueueSource(CounterSource, Protocol):
-    """What the queue's drain needs of Redis beyond the counters'."""
+    """What the drain of the queue asks of Redis, besides the calls of every drain."""
 
     def claim_queue(self, batch_id: str) -> bool: ...
     def queue_length(self, batch_id: str) -> int | WrongType: ...
@@ -96,7 +96,7 @@ class QueueSource(CounterSource, Protocol):
 
 
 class QueueDrain:
-    """One drain of the queue. Its steps share the two sides, the limits, and the report that they fill in."""
+    """One drain of the queue. All its steps use the same source, store and limits, and add to `report`."""
 
     def __init__(self, source: QueueSource, store: EventStore, limits: DrainLimits) -> None:
         self.report = DrainReport(EVENT.name)
@@ -105,9 +105,9 @@ class QueueDrain:
         self._limits = limits
 
     def run(self, *, is_uncertain: bool = False) -> DrainReport:
-        """Recovers queues that others left claimed, then claims the live one and stores all its pages.
+        """Recovers queues that other drainers left claimed. Then it claims the live queue, and stores all its pages.
 
-        A reached limit leaves the rest of the pages claimed, for the next drain. `is_uncertain` flags what is claimed now.
+        When a limit is reached, the rest of the queue stays claimed for the next drain. `is_uncertain` flags this claim.
         """
         self._recover()
         if self._limits.is_reached():
@@ -135,23 +135,25 @@ class QueueDrain:
     def _load_queue(self, batch_id: str, is_uncertain: bool) -> None:
         """Stores the pages that are not stored yet, then deletes the claimed list and settles the batch."""
         source = self._source
-        # Asked before Redis is: a page that is stored by now and a list that is gone after that mean that every page is
-        # stored. A page that is found after a look at the list may be of one that was claimed since then, and is not all
-        # stored.
+        # PostgreSQL is asked before Redis. If a page is stored, and the list is gone after that, then every page is stored:
+        # a list is deleted only then. In the other order, a drainer may claim the list after our look at Redis and store one
+        # page of it before our look at PostgreSQL. We would take it for a list that is stored as a whole.
         is_stored = bool(self._unreleased_pages(batch_id))
         length = source.queue_length(batch_id)
         if length == 0:
             if is_stored:
                 self._release(batch_id)
             elif source.age_ms(batch_id) > FORGET_EMPTY_BATCH_MS:
-                # Only forgotten: a drainer that is slower than that may claim the queue at this very moment.
+                # Only the note is removed: a slower drainer may claim the queue at this very moment.
                 source.settle_batch(EVENT.name, batch_id)
             return
         if source.age_ms(batch_id) < source.plan.minimum_age_ms:
             self.report.left_claimed += 1 if isinstance(length, WrongType) else length
             return
         if not source.barrier():
-            raise BarrierFellShort(f"event: queue {batch_id} stays claimed until Redis confirms it")
+            raise BarrierFellShort(
+                f"event: Redis did not confirm in time that the claim of queue {batch_id} is durable"
+            )
         queue = Origin.of_claim(batch_id, source.facts.identity, is_uncertain=is_uncertain)
         if isinstance(length, WrongType):
             reason = f"key: expected a Redis list, came a {length.redis_type}"
@@ -165,7 +167,7 @@ class QueueDrain:
                     return
                 items = source.read_page(batch_id, first, PAGE_ITEMS)
                 if not items:
-                    # Released by another drainer, which had stored every page before.
+                    # Another drainer has deleted the list. Before that, it found every page stored.
                     break
                 page = parse_page(page_of(queue, number), first, items, retention_days=self._limits.retention_days)
                 self._apply(page, dict(enumerate(items, first)))
@@ -189,7 +191,7 @@ def page_of(queue: Origin, number: int) -> Origin:
 
 
 def parse_page(page: Origin, first: int, items: Sequence[bytes], *, retention_days: int) -> Batch:
-    """Sorts the items of a page, whose first one has position `first`, into lines and dead letters."""
+    """Makes a line or a dead letter of each item of a page. The first item has position `first`."""
     window = page.window(retention_days)
     batch = Batch(page, keys=[EVENT_QUEUE] * len(items))
     for position, item in enumerate(items, first):

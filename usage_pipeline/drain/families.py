@@ -1,6 +1,6 @@
-"""The families of delta counters (contracts §1.1–1.3): their keys, and how a key becomes a row.
+"""The families of delta counters (contracts §1.1–1.3): which keys are theirs, and how a key becomes a row. Pure.
 
-Pure. The request event queue (§1.5) is in event_queue.py, merchant counters (§1.4) in merchants/.
+The request event queue (§1.5) is in event_queue.py. Merchant counters (§1.4) are in merchants/.
 """
 
 import re
@@ -17,7 +17,7 @@ from usage_pipeline.storage.copy_text import NULL, Field, copy_line
 from usage_pipeline.values import UNREADABLE_JSON, Malformed, TimeWindow
 
 Row = tuple[Field, ...]
-# What Redis answers to the family's read command: fields and values in turn (HGETALL), or a string (GET).
+# The answer of Redis to the read command of a family: fields and values in turn (HGETALL), or a string (GET).
 Value = Sequence[bytes] | bytes
 
 
@@ -25,9 +25,9 @@ Value = Sequence[bytes] | bytes
 class Family:
     """One kind of delta counter.
 
-    `prefix` and `suffix` bound its keys in Redis, `read_command` reads one; `parse(key, value, window)` gives the row to
-    stage, in the column order of `sql/drain/stage_<name>.sql`, or raises Malformed. `plain`, where there is one, gives
-    the same row as a line at once, or None for a value that takes a closer look.
+    Its keys in Redis begin with `prefix` and end with `suffix`; `read_command` reads one. `parse(key, value, window)` returns
+    the row to stage, in the column order of `sql/drain/stage_<name>.sql`, or raises Malformed. `plain` is a faster way for
+    most values: it returns the same row as a line, or None for a value that only `parse` can judge.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Family:
 
     @property
     def pattern(self) -> bytes:
-        """The keys as SCAN's MATCH takes them."""
+        """The pattern of the keys, for SCAN with MATCH."""
         return self.prefix + b"*" + self.suffix
 
     def owns(self, key: bytes) -> bool:
-        """Whether a live name is one of this family's."""
+        """Whether this live name is a key of this family."""
         return key.startswith(self.prefix) and key.endswith(self.suffix)
 
     def staged_line(self, key: bytes, value: Value, window: TimeWindow) -> bytes:
@@ -89,7 +89,7 @@ _API_KEY_COLUMNS = (
 
 
 def plain_api_key(key: bytes, value: Value, window: TimeWindow) -> bytes | None:
-    """What `parse_api_key` gives, for a hash with a time, known fields and an id that COPY takes as it is."""
+    """The line of `parse_api_key`. None unless the hash has a time and only known fields, and COPY need not escape the id."""
     picked = _picked(_API_KEY_COLUMNS, 1, value)
     return None if picked is None else _plain_line(_PLAIN_API_KEY, (_middle(key, b"apikey:"), *picked), window)
 
@@ -131,7 +131,7 @@ _PROVIDER_COLUMNS = (b"upload_count", b"total_file_size", b"user_id", b"provider
 
 
 def plain_provider(key: bytes, value: Value, window: TimeWindow) -> bytes | None:
-    """What `parse_provider` gives, for a hash with both ids and a time, known fields and ids that COPY takes as they are."""
+    """The line of `parse_provider`, or None as in `plain_api_key`. The hash must also have `user_id` and `provider`."""
     picked = _picked(_PROVIDER_COLUMNS, 3, value)
     if picked is None:
         return None
@@ -156,7 +156,7 @@ _TOKEN_MEMBERS = frozenset(("usageCount", "instanceId", "lastUsedAt"))
 def parse_token(key: bytes, value: Value, window: TimeWindow) -> Row:
     """`token_usage:{token_id}:{instance_id}` and its JSON -> (token_id, instance_id, usage_count, last_used_at, extra)."""
     if not isinstance(value, bytes):
-        raise Malformed("value: expected a JSON string")
+        raise Malformed("value: expected a JSON string, came a hash")
     try:
         usage = _decode_token_usage(value)
     except UNREADABLE_JSON as error:
@@ -176,10 +176,10 @@ def parse_token(key: bytes, value: Value, window: TimeWindow) -> Row:
 
 
 def unknown_members(document: bytes, known: frozenset[str]) -> str | None:
-    """The members of a JSON object that are not known, as JSON in key order; None when there are none.
+    """The unknown members of a JSON object, as JSON in the order of their names. None when there are none.
 
-    They are decoded and written anew: a typed decoder skips them unseen, and jsonb refuses some of what it skips (bad
-    UTF-8, 1e400000, NUL). Raises Malformed for those, and for more than MAX_UNKNOWN_BYTES.
+    They are decoded and written again. The typed decoder skips them without a check, and jsonb refuses some of what it skips
+    (bad UTF-8, 1e400000, NUL). Raises Malformed for those, and for more than MAX_UNKNOWN_BYTES.
     """
     try:
         unknown = {name: raw for name, raw in _decode_members(document).items() if name not in known}
@@ -203,8 +203,8 @@ FAMILIES = (API_KEY, PROVIDER, TOKEN)
 BY_NAME = {family.name: family for family in FAMILIES}
 
 
-# Nearly all hashes are plain: known fields, digits, ids of printable ASCII without a backslash. One pattern over the line that
-# COPY needs anyway takes a fifth of the time of a look at each field, and whatever it does not match is parsed in full.
+# Nearly all hashes are plain: known fields, digits, ids of printable ASCII without a backslash. COPY needs a line anyway, and
+# one pattern over that line takes a fifth of the time of a look at each field. What does not match is parsed in full.
 _PLAIN_ID = rb"[!-\[\]-~]{1,200}"
 _PLAIN_COUNT = rb"(?:0|[1-9][0-9]{0,17})"
 _PLAIN_MS = rb"[0-9]{13}"
@@ -213,9 +213,9 @@ _PLAIN_PROVIDER = re.compile(b"\t".join((*[_PLAIN_ID] * 3, *[_PLAIN_COUNT] * 2, 
 
 
 def _picked(columns: tuple[bytes, ...], required: int, value: Value) -> tuple[bytes, ...] | None:
-    """The values of a flat hash in the order of the columns, `0` for a missing one.
+    """The values of a hash in the order of the columns; `0` for a missing field.
 
-    None for anything but a hash, for one with an unknown field, and when one of the last `required` columns is missing.
+    None if it is no hash, if it has an unknown field, or if one of the last `required` columns is missing.
     """
     if not isinstance(value, list):
         return None
@@ -227,7 +227,7 @@ def _picked(columns: tuple[bytes, ...], required: int, value: Value) -> tuple[by
 def _picker(
     columns: tuple[bytes, ...], required: int, fields: tuple[bytes, ...]
 ) -> Callable[[list[bytes]], tuple[bytes, ...]] | None:
-    """Writers' hashes look alike, so where the fields are is found once for each look."""
+    """Picks the values of hashes with these fields in this order. Most hashes have the same, so this is worked out once."""
     if not set(columns[-required:]) <= set(fields) <= set(columns):
         return None
     places = {name: 2 * number + 1 for number, name in enumerate(fields)}
@@ -235,7 +235,7 @@ def _picker(
 
 
 def _plain_line(pattern: re.Pattern[bytes], row: tuple[bytes, ...], window: TimeWindow) -> bytes | None:
-    """A row that ends with epoch milliseconds, as a line that ends with microseconds and no extra."""
+    """The line of a row that ends with epoch milliseconds. The line has microseconds instead, and NULL as `extra`."""
     line = b"\t".join(row)
     if pattern.fullmatch(line) and window.oldest_ms <= int(row[-1]) <= window.newest_ms:
         return b"%b000\t%b" % (line, NULL)
@@ -244,7 +244,7 @@ def _plain_line(pattern: re.Pattern[bytes], row: tuple[bytes, ...], window: Time
 
 def _pairs(value: Value) -> Iterator[tuple[bytes, bytes]]:
     if isinstance(value, bytes):
-        raise Malformed("value: expected a hash")
+        raise Malformed("value: expected a hash, came a string")
     fields = iter(value)
     return zip(fields, fields, strict=True)
 
@@ -254,7 +254,7 @@ def _middle(key: bytes, prefix: bytes) -> bytes:
 
 
 def _split_provider(middle: bytes, named: bytes | None) -> tuple[bytes, bytes]:
-    """The `provider` field settles the split where it is present (§1.2); otherwise the last `:` does."""
+    """Splits before the text of the `provider` field (§1.2). A hash without that field is split at the last `:`."""
     if named is None:
         api_key_id, separator, provider = middle.rpartition(b":")
         if not separator:
@@ -268,7 +268,7 @@ def _split_provider(middle: bytes, named: bytes | None) -> tuple[bytes, bytes]:
 
 
 def _split_token(rest: bytes, named: str | None) -> tuple[bytes, bytes]:
-    """The JSON's `instanceId` settles the split where it is present (§1.3); otherwise the first `:` does."""
+    """Splits before the text of the member `instanceId` (§1.3). A JSON without that member is split at the first `:`."""
     if named is None:
         token_id, separator, instance_id = rest.partition(b":")
         if not separator:
@@ -283,7 +283,7 @@ def _split_token(rest: bytes, named: str | None) -> tuple[bytes, bytes]:
 
 
 def _extra(unknown: dict[bytes, bytes] | None) -> str | None:
-    """Unknown hash fields as JSON, so that `raw` keeps them; they must be text."""
+    """Unknown hash fields as JSON, so that the raw row keeps them. Raises Malformed if they are not text."""
     if unknown is None:
         return None
     values.within_unknown_limit("unknown fields", sum(len(name) + len(content) for name, content in unknown.items()))

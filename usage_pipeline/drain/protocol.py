@@ -1,7 +1,7 @@
 """The exactly-once drain of one family of delta counters: recover, claim, barrier, apply, release.
 
-docs/exactly-once.md has the protocol and its reasons; `CounterSource` and `DeltaStore` are its only I/O. Which families are
-drained when, and on which servers, is in rounds.py.
+docs/exactly-once.md explains the protocol and its reasons. All I/O goes through `CounterSource` and `DeltaStore`. rounds.py
+decides which families are drained, when, and on which servers.
 """
 
 import logging
@@ -20,12 +20,12 @@ from usage_pipeline.drain.store import Applied, LedgerRow
 
 log = logging.getLogger(__name__)
 
-# An open batch without a single claimed key may belong to a drainer that is about to rename; after this it is forgotten.
+# An open batch without claimed keys may belong to a drainer that is about to rename. After this time its note is removed.
 FORGET_EMPTY_BATCH_MS = 60_000
 
 
 class CounterSource(Protocol):
-    """What the drain needs of Redis; RedisSource is the real one."""
+    """What the drain asks of Redis. RedisSource and ClusterSource are the real ones."""
 
     @property
     def facts(self) -> ServerFacts: ...
@@ -48,7 +48,7 @@ class CounterSource(Protocol):
 
 
 class DeltaStore(Protocol):
-    """What the drain needs of PostgreSQL; UsageStore is the real one."""
+    """What the drain asks of PostgreSQL. UsageStore is the real one."""
 
     def apply(self, family: Family, batch: Batch) -> Applied: ...
     def ledger(self, batch_ids: Sequence[str]) -> dict[str, LedgerRow]: ...
@@ -59,12 +59,12 @@ class DeltaStore(Protocol):
 
 
 class BarrierFellShort(Exception):
-    """Redis could not confirm in time that the claims are durable. They stay claimed; recovery takes them up."""
+    """Redis did not confirm in time that the claims are durable. The keys stay claimed, and recovery stores them."""
 
 
 @dataclass(slots=True)
 class DrainReport:
-    """What a drain did. Counts are of keys, or of queue items for events."""
+    """The result of a drain. It counts keys; for events it counts queue items."""
 
     family: str
     keys: int = 0
@@ -89,7 +89,7 @@ class DrainReport:
 
 @dataclass(frozen=True, slots=True)
 class DrainLimits:
-    """How large a batch may be, how old a timestamp, and when to stop between two batches."""
+    """How large a batch may be, how old a timestamp may be, and when to stop. A drain stops only between two batches."""
 
     chunk_keys: int = 5_000
     retention_days: int = 180
@@ -97,13 +97,13 @@ class DrainLimits:
     deadline: float = float("inf")
 
     def is_reached(self) -> bool:
-        """Whether to begin no further batch; `deadline` is in seconds of time.monotonic()."""
+        """Whether the drain must not begin another batch. `deadline` is in seconds of time.monotonic()."""
         return self.should_stop() or time.monotonic() >= self.deadline
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Keys that were claimed under a batch id, and what they contain. `is_uncertain`: see Origin."""
+    """Keys that were claimed under a batch id, with their contents. `is_uncertain`: see Origin."""
 
     batch_id: str
     keys: list[Claimed]
@@ -111,10 +111,10 @@ class Claim:
 
 
 class FamilyDrain:
-    """One drain of one family. Its steps share the two sides, the limits, and the report that they fill in.
+    """One drain of one family. All its steps use the same sources, store and limits, and add to `report`.
 
-    `claiming` and `releasing` are two connections to the same Redis: the next batch is claimed and read on one while the keys
-    of a stored batch are deleted on the other. Recovery works on `releasing` alone.
+    `claiming` and `releasing` are two connections to the same Redis. While one claims and reads the next batch, the other
+    deletes the keys of a stored batch. Recovery uses `releasing` alone.
     """
 
     def __init__(
@@ -134,13 +134,13 @@ class FamilyDrain:
         self._limits = limits
 
     def run(self, *, is_uncertain: bool = False) -> DrainReport:
-        """Recovers what others left claimed, then claims and stores what is live, batch by batch until nothing is left.
+        """Recovers what other drainers left claimed. Then it claims and stores live keys, batch by batch, until none is left.
 
-        `is_uncertain` flags what is claimed now: a server that has just taken over may show again what is stored already.
+        `is_uncertain` flags what is claimed now: a server that has just taken over may show keys again that are stored already.
 
-        Three batches are under way at once: the next one is claimed and read on one connection while PostgreSQL stores this
-        one, and the keys of the one before are deleted on the other.
-        Raises RedisUnavailable, psycopg.Error or BarrierFellShort: what is claimed by then stays claimed, for the next drain.
+        Three batches are under way at once. While PostgreSQL stores one, the next one is claimed and read on one connection,
+        and the keys of the one before are deleted on the other.
+        Raises RedisUnavailable, psycopg.Error or BarrierFellShort. What is claimed by then stays claimed, for the next drain.
         """
         self.recover()
         chunks = self._claiming.live_keys(self._family, self._limits.chunk_keys)
@@ -191,7 +191,7 @@ class FamilyDrain:
     # claiming
 
     def _claim_next(self, chunks: Iterator[list[bytes]], is_uncertain: bool) -> Claim | None:
-        """The next batch, claimed and durable; None when no live key is left."""
+        """Claims the next batch, and waits until that is durable. None when no live key is left, or a limit is reached."""
         source, family = self._claiming, self._family
         for live in chunks:
             batch_id = new_batch_id(source.now_ms())
@@ -200,7 +200,7 @@ class FamilyDrain:
             if not keys:
                 source.settle_batch(family.name, batch_id)
             elif source.plan.minimum_age_ms:
-                # Too young to apply: the server has not synced it yet, and has no way to say when it has.
+                # Too young to apply: the server may not have synced the claim yet, and cannot say when it has.
                 self.report.left_claimed += len(keys)
             else:
                 self._pass_barrier(source, batch_id)
@@ -212,7 +212,9 @@ class FamilyDrain:
 
     def _pass_barrier(self, source: CounterSource, batch_id: str) -> None:
         if not source.barrier():
-            raise BarrierFellShort(f"{self._family.name}: batch {batch_id} stays claimed until Redis confirms it")
+            raise BarrierFellShort(
+                f"{self._family.name}: Redis did not confirm in time that the claim of batch {batch_id} is durable"
+            )
 
     # storing
 
@@ -226,9 +228,9 @@ class FamilyDrain:
         return applied
 
     def _announce_again(self, batch: Batch) -> None:
-        """Another drainer stored this batch from what was claimed by then.
+        """Notes a batch again that another drainer has stored, with the keys that were claimed by then.
 
-        Keys that we claimed after that are not known to be stored, so nothing is deleted here: the next drain sorts it out.
+        Keys that we claimed later may not be stored. So we delete nothing here, and the next drain recovers the batch.
         """
         self._releasing.open_batch(self._family.name, batch.batch_id)
 
@@ -239,7 +241,7 @@ class FamilyDrain:
         return self._releasing.release(batch.batch_id, batch.keys)
 
     def _note_deleted(self, deleting: tuple[str, Future[bool]] | None) -> None:
-        """Waits for the deletion of a stored batch, between two transactions of the store, and settles the batch."""
+        """Waits until the keys of a stored batch are deleted, and settles it if that is durable. Runs between transactions."""
         if deleting is not None:
             batch_id, is_durable = deleting
             if is_durable.result():
@@ -252,7 +254,7 @@ class FamilyDrain:
     # recovering
 
     def _load_left_behind(self, batch_id: str, held: Sequence[bytes], is_uncertain: bool) -> None:
-        """A batch that was claimed and not applied: it is loaded under its own id, so that its first owner cannot again."""
+        """Stores a batch that was claimed and not applied. It keeps its id, so that its first owner cannot store it too."""
         source, family = self._releasing, self._family
         if source.plan.minimum_age_ms and source.age_ms(batch_id) < source.plan.minimum_age_ms:
             self.report.left_claimed += len(held)
@@ -260,7 +262,7 @@ class FamilyDrain:
         keys = source.read(family, batch_id, held)
         if not keys:
             return
-        log.info("%s: batch %s was left behind with %d keys; loading it", family.name, batch_id, len(keys))
+        log.info("%s: batch %s was claimed but not stored; storing its %d keys now", family.name, batch_id, len(keys))
         self._pass_barrier(source, batch_id)
         batch = self._parsed(Claim(batch_id, keys, is_uncertain), source.facts.identity)
         self.report.recovered_batches += 1
@@ -271,17 +273,18 @@ class FamilyDrain:
             self._settle(batch_id)
 
     def _finish_release(self, row: LedgerRow, held: Sequence[bytes], is_uncertain: bool) -> None:
-        """A batch that was applied: its applied keys go; keys that were claimed too late for it get a batch of their own.
+        """Deletes the applied keys of a batch that was applied. Keys that were claimed too late for it get their own batch.
 
-        Applied keys go by name, whether the scan that found `held` saw them or not: the last ones may have been renamed after
-        it, or their slot moved between two primaries. Once the batch counts as released, a claim that is left counts again.
+        Applied keys are deleted by name, even if the scan that found `held` did not see them: the last ones may have been
+        renamed after the scan, or their slot moved between two primaries. Once the batch is marked as released, every claim
+        of it that is left is taken for a late one, and counts again.
         """
         source, family = self._releasing, self._family
         applied = set() if row.is_released else self._store.applied_keys(family, row)
         late = [key for key in held if key not in applied]
         if not row.is_released:
             source.delete_token_caches(self._store.token_prefixes(family, row))
-        # Where the deletion is not durable yet, ledger and open batch stay as they are, for the next recovery.
+        # If the deletion is not durable yet, the ledger row and the note stay as they are, for the next recovery.
         if source.release(row.batch_id, sorted(applied)):
             self._settle(row.batch_id)
         if late:
@@ -289,7 +292,7 @@ class FamilyDrain:
             source.open_batch(family.name, batch_id)
             keys = source.move(family, row.batch_id, batch_id, late)
             if not keys:
-                # Another drainer was faster.
+                # Another drainer has already moved the late keys.
                 source.settle_batch(family.name, batch_id)
                 return
             self._load_left_behind(batch_id, [key for key, _ in keys], is_uncertain)

@@ -1,4 +1,4 @@
-"""The way of quotas from `usage.api_key_quotas` into Redis, where the recorder's check reads them (contracts §1.6, §2)."""
+"""Copies quotas from `usage.api_key_quotas` into Redis, where the recorder's check reads them (contracts §1.6, §2)."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from usage_pipeline.storage.sql import load
 PUBLISHED_IDS = f"{names.NAMESPACE}quota_ids"
 _IDS_PER_SEND = 1_000
 
-# Replaces a hash in one step; a script, since a transaction of a Redis Cluster is confined to one slot.
+# Replaces a hash in one step. It is a script, because a transaction in a Redis Cluster cannot span the slots of many hashes.
 _REPLACE = """\
 redis.call('DEL', KEYS[1])
 return #ARGV == 0 or redis.pcall('HSET', KEYS[1], unpack(ARGV))
@@ -24,8 +24,9 @@ return #ARGV == 0 or redis.pcall('HSET', KEYS[1], unpack(ARGV))
 def publish_quotas(connection: psycopg.Connection, client: AnyRedis) -> int:
     """Makes the quota hashes in Redis equal to `usage.api_key_quotas`, and returns how many there are. Idempotent.
 
-    A hash is replaced in one step, so a check never sees half of it. An id is listed before its hash is there, and as long
-    as it is. Raises psycopg.Error and redis.RedisError: what was published by then stays, and the next call completes it.
+    A hash is replaced in one step, so a check never sees half of it. PUBLISHED_IDS lists an id before its hash exists, and
+    until the hash is deleted. Raises psycopg.Error and redis.RedisError. What was published by then stays, and the next call
+    completes it.
     """
     rows = connection.execute(load("drain/select_api_key_quotas")).fetchall()
     stale = {_text(published) for published in client.smembers(PUBLISHED_IDS)} - {row[0] for row in rows}

@@ -1,4 +1,4 @@
-"""One round of drains over several families, and the loop of the worker that repeats it. Owns the connections."""
+"""A round: it drains several families once. Also the loop of the worker, which repeats rounds. Opens the connections."""
 
 import logging
 import threading
@@ -26,27 +26,27 @@ from usage_pipeline.storage.redis_cluster import AnyRedis, translated_cluster_er
 
 log = logging.getLogger(__name__)
 
-# In the order in which they are drained; the two cadences of contracts §5.
+# Families, in the order in which they are drained. The two groups have the two intervals of contracts §5.
 METRICS_FAMILIES = ("api_key", "provider", "event")
 TOKEN_FAMILIES = ("token",)
 ALL_FAMILIES = METRICS_FAMILIES + TOKEN_FAMILIES
 
 _PUBLISH_QUOTAS_SECONDS = 60
 _RETRY_SECONDS = 2.0
-# What is committed is deleted from Redis next. Where an administrator turned synchronous_commit off, a crash of PostgreSQL
-# would forget it; a stricter setting than `on` stays.
+# After a commit, the keys are deleted from Redis. With synchronous_commit off, a crash of PostgreSQL could forget the commit.
+# So if an administrator turned it off, the drain turns it on. A stricter setting than `on` stays.
 _DURABLE_COMMITS = """
 select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'
 """
 
 
 class DrainImpossible(Exception):
-    """A server does not answer, or cannot promise durability. Nothing is lost; one line that says what and what follows."""
+    """A server does not answer, or cannot promise durability. Nothing is lost. One line says what happened and what follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """What one round did. `busy` are families that another drainer held the lock of."""
+    """The result of one round. `busy` are the families whose lock another drainer held."""
 
     families: list[DrainReport] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
@@ -77,10 +77,10 @@ def drain_once(
     wait_for_lock_seconds: float = 0.0,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RoundReport:
-    """Drains each family once, within the budget. Idempotent; safe with any number of drainers at once.
+    """Drains each family once, within the budget. Idempotent. Any number of drainers may run at once.
 
-    PostgreSQL is asked first: when it does not answer, nothing is claimed, since Redis is the safest place for what is not
-    stored yet. Raises DrainImpossible.
+    PostgreSQL is asked first. If it does not answer, nothing is claimed: Redis is the safest place for what is not stored yet.
+    Raises DrainImpossible.
     """
     limits = _limits(settings, should_stop, time.monotonic() + budget_seconds)
     with _translated_errors(), ExitStack() as stack:
@@ -104,7 +104,7 @@ def drain_until_empty(
     wait_for_lock_seconds: float = 30.0,
     should_stop: threading.Event,
 ) -> RoundReport:
-    """`drain_once`, and once more for claims that were too young for the barrier by age. Raises DrainImpossible."""
+    """Calls `drain_once`, and again if claims were too young for the barrier by age. Raises DrainImpossible."""
     report = drain_once(settings, families, wait_for_lock_seconds=wait_for_lock_seconds, should_stop=should_stop.is_set)
     if report.left_claimed and not should_stop.wait(_RETRY_SECONDS + 0.1):
         again = drain_once(
@@ -121,10 +121,10 @@ def watch(
     should_stop: threading.Event,
     on_round: Callable[[RoundReport], None],
 ) -> None:
-    """Drains again and again, each family at its interval, until `should_stop` is set; the batch in hand is finished.
+    """Drains again and again, each family at its interval, until `should_stop` is set. It finishes the batch in hand.
 
-    Holds the families' locks all the time, so that the sensor of the code location stands down. A server that is away is
-    logged once, and tried again until it is back.
+    It holds the locks of the families all the time, so the sensor of the code location drains nothing meanwhile. If a server
+    is away, that is logged once, and the server is tried again until it is back.
     """
     complaint = ""
     while not should_stop.is_set():
@@ -132,7 +132,7 @@ def watch(
             with _translated_errors(), _open_drains(settings) as drains, ExitStack() as locks:
                 for name in families:
                     if not locks.enter_context(drains.store.lock(name, wait_seconds=_RETRY_SECONDS)):
-                        raise DrainImpossible(f"another drainer works on {name}; waiting for it")
+                        raise DrainImpossible(f"another drainer works on {name}; this one waits for it")
                 if complaint:
                     log.info("drain: goes on")
                     complaint = ""
@@ -170,7 +170,7 @@ def _watch_connected(
 
 @dataclass(frozen=True, slots=True)
 class _Drains:
-    """The open connections of a round: one to PostgreSQL, two to Redis (see FamilyDrain), one for single commands."""
+    """The open connections of a round: one to PostgreSQL, two to Redis (see FamilyDrain), one to Redis for single commands."""
 
     postgres: psycopg.Connection
     redis: AnyRedis
@@ -186,7 +186,10 @@ class _Drains:
         is_uncertain = self.servers.get(name) != server and self.store.flag_forgettable(name, server)
         self.servers[name] = server
         if is_uncertain:
-            log.warning("drain: %s: Redis is another server than before; batches about the change are uncertain", name)
+            log.warning(
+                "drain: %s: Redis is another server than before; batches around the change are flagged: they may count twice",
+                name,
+            )
         if name == EVENT.name:
             report = QueueDrain(self.releasing, self.store, limits).run(is_uncertain=is_uncertain)
         else:
@@ -202,21 +205,21 @@ class _Drains:
         return report
 
     def _note_expiring(self) -> None:
-        """Token keys that would not have lived for half an interval more: others like them may have expired unread."""
+        """Notes token keys with less than half an interval to live. Other keys like them may have expired before a drain."""
         ttls_ms = self.claiming.take_ttls_ms()
         expiring = [ttl_ms for ttl_ms in ttls_ms if ttl_ms < self.token_interval_ms / 2]
         if expiring:
-            log.warning("drain: token: %d of %d keys looked at were about to expire", len(expiring), len(ttls_ms))
+            log.warning("drain: token: %d of a sample of %d keys were about to expire", len(expiring), len(ttls_ms))
             self.store.note_expiring_tokens(len(ttls_ms), len(expiring), min(expiring) / 1000)
 
     def check(self) -> None:
-        """Before each round on kept connections: nothing is claimed unless PostgreSQL answers, and the barrier still fits."""
+        """Called before a round on open connections. PostgreSQL must answer before a claim, and the barrier must fit Redis."""
         self.postgres.execute("select 1")
         self.claiming.plan_anew()
         self.releasing.plan_anew()
 
     def publish_quotas_when_due(self) -> None:
-        # A full Redis has room again soon, and the drain before this one was not in vain.
+        # A full Redis must not fail a round whose drains succeeded. It has room again soon, and a later round publishes.
         with suppress(redis.OutOfMemoryError):
             if self.redis.set(names.scan_pause("quotas"), process_name(), nx=True, ex=_PUBLISH_QUOTAS_SECONDS):
                 publish_quotas(self.postgres, self.redis)
@@ -243,21 +246,21 @@ def _translated_errors() -> Iterator[None]:
     except PostgresUnavailable as error:
         raise DrainImpossible(f"{error}; nothing is claimed, the counters wait in Redis") from None
     except psycopg.OperationalError as error:
-        message = f"PostgreSQL went away: {first_line(error)}; what is claimed is recovered by the next drain"
+        message = f"PostgreSQL went away: {first_line(error)}; the next drain recovers what is claimed"
         raise DrainImpossible(message) from None
     except psycopg.ProgrammingError as error:
         raise DrainImpossible(
             f"the schema is missing or old: {first_line(error)}; run: usage-pipeline migrate"
         ) from None
     except (RedisUnavailable, BarrierFellShort) as error:
-        raise DrainImpossible(f"{error}; what is claimed is recovered by the next drain") from None
+        raise DrainImpossible(f"{error}; the next drain recovers what is claimed") from None
     except SLOT_ELSEWHERE as error:
         raise DrainImpossible(
-            f"Redis Cluster: a slot is on the move ({first_line(error)}); what is claimed is recovered by the next drain"
+            f"Redis Cluster is moving a slot: {first_line(error)}; the next drain recovers what is claimed"
         ) from None
     except redis.RedisError as error:
         raise DrainImpossible(
-            f"Redis refused: {first_line(error)}; what is claimed is recovered by the next drain"
+            f"Redis refused a command: {first_line(error)}; the next drain recovers what is claimed"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The PostgreSQL side of the drain: applies a batch in one transaction, and answers recovery from the ledger."""
+"""The PostgreSQL side of the drain: it applies a batch in one transaction, and tells recovery what the ledger says."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,19 +15,20 @@ from usage_pipeline.storage.chunks.partitions import ensure_partitions
 from usage_pipeline.storage.sql import composed, load, relation
 from usage_pipeline.values import MAX_COUNT
 
-# A fail-over forgets what its replica had not received yet. One that is silent for `repl-timeout` (60 s) is not connected any
-# more, so this covers a replica that was in step; whoever promotes an older one restores an old snapshot by hand.
+# A fail-over forgets what the replica had not received yet. Redis disconnects a replica that is silent for `repl-timeout`
+# (60 s), so this time covers every connected replica. To promote one that was disconnected for longer is like restoring an
+# old snapshot by hand.
 FORGETFUL_SECONDS = 60
-# Lines that are joined before they are sent: enough to save calls, few enough not to hold a large batch twice.
+# Lines that are joined before they are sent: enough to save calls, but not so many that memory holds a large batch twice.
 _LINES_PER_WRITE = 500
-# How often a batch may meet totals that overflow: each round takes the culprits out; only a concurrent drain adds more.
+# How often totals may overflow in one batch. Each round removes the rows that cause it; only a concurrent drain causes more.
 _OVERFLOW_ROUNDS = 3
 _ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What applying a batch did. `is_ours` False: another drainer had applied it; nothing was stored."""
+    """The result of applying a batch. `is_ours` False: another drainer had applied it, so nothing was stored."""
 
     is_ours: bool
     stored_rows: int = 0
@@ -39,7 +40,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """What the ledger says of a batch."""
+    """The row of a batch in the ledger."""
 
     batch_id: str
     is_released: bool
@@ -47,7 +48,7 @@ class LedgerRow:
 
 
 class UsageStore:
-    """Usage tables over one autocommit connection, which the caller owns."""
+    """The usage tables, on one autocommit connection. The caller opens and closes it."""
 
     def __init__(self, connection: psycopg.Connection, *, usage_timezone: str, drained_by: str) -> None:
         self._connection = connection
@@ -56,9 +57,9 @@ class UsageStore:
 
     @contextmanager
     def lock(self, family: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """The advisory lock of a family: it saves double work, and correctness never depends on it.
+        """Takes the advisory lock of a family, and yields whether it was free within `wait_seconds`.
 
-        Yields whether it was got within `wait_seconds`.
+        The lock only saves double work. Correctness never depends on it.
         """
         got = self._take_lock(family, wait_seconds)
         try:
@@ -70,8 +71,8 @@ class UsageStore:
     def apply(self, family: Family, batch: Batch) -> Applied:
         """Stores a batch in one transaction: ledger row, raw rows, touched days, totals, dead letters.
 
-        Only if the ledger row was inserted by this transaction is anything else kept.
-        Raises psycopg.Error when PostgreSQL fails; whether a failed COMMIT went through is for recovery to find out.
+        If this transaction did not insert the ledger row, it stores nothing else.
+        Raises psycopg.Error when PostgreSQL fails. Recovery finds out whether a COMMIT without an answer succeeded.
         """
         return self._with_partitions(lambda: self._apply(family, batch))
 
@@ -103,7 +104,7 @@ class UsageStore:
         return Applied(True, stored_rows, len(dead_letters), 0, tuple(days), tuple(prefixes))
 
     def apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied:
-        """Stores a page of request events in one transaction: each event once by its id, conflicts as dead letters.
+        """Stores a page of request events in one transaction. Each id is stored once; a conflict becomes a dead letter.
 
         `items` are the raw queue items by position. Raises psycopg.Error, like `apply`.
         """
@@ -136,7 +137,7 @@ class UsageStore:
         return Applied(True, stored_rows, len(dead_letters), duplicates, tuple(days))
 
     def ledger(self, batch_ids: Sequence[str]) -> dict[str, LedgerRow]:
-        """The ledger rows of those batches that have one."""
+        """The ledger rows of these batches by batch id. A batch without a row is left out."""
         rows = self._connection.execute(load("drain/select_sync_batches"), {"batch_ids": list(batch_ids)})
         return {batch_id: LedgerRow(batch_id, is_released, tuple(days)) for batch_id, is_released, days in rows}
 
@@ -146,7 +147,7 @@ class UsageStore:
         return [batch_id for (batch_id,) in rows]
 
     def applied_keys(self, family: Family, row: LedgerRow) -> set[bytes]:
-        """The live names of the keys that the batch applied: stored or refused."""
+        """The live names of the keys that the batch applied: those that it stored and those that it refused."""
         query = composed("drain/select_applied_keys", raw_table=relation(family.raw_table))
         arguments = {"batch_id": row.batch_id, "usage_dates": list(row.usage_dates)}
         return {key for (key,) in self._connection.execute(query, arguments)}
@@ -160,27 +161,27 @@ class UsageStore:
         return tuple(prefix for (prefix,) in rows)
 
     def mark_released(self, batch_ids: Sequence[str]) -> None:
-        """Notes that the keys of these batches are durably gone from Redis."""
+        """Marks these batches as released: their keys are gone from Redis, and that is durable."""
         self._connection.execute(load("drain/release_sync_batches"), {"batch_ids": list(batch_ids)})
 
     def flag_forgettable(self, family: str, server: str) -> bool:
-        """Whether the family was last drained from another Redis server than this one; False when it never was.
+        """Whether the family was last drained from another Redis server than this one. False if it never was drained.
 
-        Flags the other one's last batches as uncertain: if a fail-over forgot their claims, their counters are live again and
-        will be counted twice.
+        Flags the last batches from the other server as uncertain: if a fail-over forgot their claims, their counters are live
+        again and will be counted twice.
         """
         arguments = {"family": family, "redis_server": server, "seconds": FORGETFUL_SECONDS}
         return self._connection.execute(load("drain/flag_sync_batches"), arguments).fetchone() is not None
 
     def note_expiring_tokens(self, looked_at: int, expiring: int, shortest_seconds: float) -> None:
-        """Leaves word for the alerts that token keys were met shortly before they expired."""
+        """Notes, for the alerts, that a drain found token keys that were about to expire."""
         arguments = {"looked_at": looked_at, "expiring": expiring, "shortest_seconds": shortest_seconds}
         self._connection.execute(load("drain/note_expiring_tokens"), arguments)
 
     # inside
 
     def _with_partitions(self, apply: Callable[[], Applied]) -> Applied:
-        """A partition may be archived and dropped between our look and our insert: then the whole transaction is done anew."""
+        """Runs `apply`, and again if a partition was archived and dropped between our look and our insert."""
         for _ in range(_ATTEMPTS - 1):
             try:
                 return apply()
@@ -206,7 +207,7 @@ class UsageStore:
         if not letters:
             return
         with self._connection.cursor() as cursor, cursor.copy(load("drain/copy_dead_letters")) as copy:
-            # Binary: as text, bytes are twice as long, and a raw value of 512 MB would be over PostgreSQL's 1 GB a row.
+            # Binary: in text form, bytes are twice as long, and a raw value of 512 MB would exceed the limit of 1 GB a row.
             copy.set_types(["text", "text", "bytea", "int4", "text", "bytea", "text", "timestamptz"])
             for letter in letters:
                 copy.write_row(
@@ -262,7 +263,7 @@ class UsageStore:
                 copy.write(b"\n".join((*lines[first : first + _LINES_PER_WRITE], b"")))
 
     def _prepare_days(self, staged: str, raw_table: str, batch: Batch) -> list[date]:
-        """The days that the staged rows fall on, with their partitions made."""
+        """Makes the partitions of the days to which the staged rows belong. Returns these days."""
         query = compose.SQL("select distinct usage.day_of(last_used_at, %s, %s) from {} order by 1").format(
             _staging(staged)
         )
@@ -271,7 +272,7 @@ class UsageStore:
         return days
 
     def _store_staged(self, family: Family, batch: Batch, days: list[date]) -> list[DeadLetter]:
-        """Staged rows into raw and totals; returns those that were refused since a total would overflow."""
+        """Adds the staged rows to the raw table and the totals. Returns dead letters for rows that would overflow a total."""
         refused: list[DeadLetter] = []
         values: dict[bytes, Value | WrongType] = {}
         for _ in range(_OVERFLOW_ROUNDS):
@@ -288,10 +289,14 @@ class UsageStore:
                 values = values or dict(batch.claims)
                 rows = self._connection.execute(load(f"drain/refuse_overflowing_{family.name}")).fetchall()
                 refused += [
-                    dead_letter(key, values[key], f"total: expected at most {MAX_COUNT} (bigint) after adding this")
+                    dead_letter(
+                        key, values[key], f"total: expected at most {MAX_COUNT} (bigint) with this key, came more"
+                    )
                     for key in (source_key.encode() for (source_key,) in rows)
                 ]
-        raise RuntimeError(f"batch {batch.batch_id}: totals still overflow after {_OVERFLOW_ROUNDS} rounds")
+        raise RuntimeError(
+            f"batch {batch.batch_id}: expected totals within bigint after {_OVERFLOW_ROUNDS} rounds, came larger ones"
+        )
 
     def _column(self, query: str) -> list[str]:
         return [value for (value,) in self._connection.execute(query)]

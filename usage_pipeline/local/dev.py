@@ -1,6 +1,6 @@
-"""`usage-pipeline dev`: servers where none are named, migrations, Dagster, and the HTTP service, until Ctrl-C.
+"""`usage-pipeline dev`: runs the servers that no setting names, migrations, Dagster and the HTTP service, until Ctrl-C.
 
-Everything that was started here is stopped here, and nothing else.
+It stops everything that it started, and nothing else.
 """
 
 import shlex
@@ -33,7 +33,7 @@ _UI_TIMEOUT_SECONDS = 180.0
 
 
 class StartError(RuntimeError):
-    """A process ended by itself or did not get ready in time; the message ends with the tail of its log."""
+    """A process ended by itself, or was not ready in time. The message has the end of its log, or says where its log is."""
 
 
 def run_dev(
@@ -45,16 +45,16 @@ def run_dev(
     read_only: bool = False,
     **settings_overrides: object,
 ) -> int:
-    """Run everything on this machine until SIGINT, SIGTERM or a closed terminal. Returns the exit status, 0 or 1.
+    """Runs everything on this machine until SIGINT, SIGTERM or a closed terminal. Returns the exit status, 0 or 1.
 
-    PostgreSQL and Redis are those of DATABASE_URL and REDIS_URL (or of `settings_overrides`) when set, each on its own;
-    otherwise embedded ones with their data in `folder`, where archives and landed files are too unless ARCHIVE_URL and
-    LANDING_URL are set. Dagster's storage is DAGSTER_POSTGRES_URL or embedded. The UI gets `port` and the HTTP service
-    `api_port`, or the next one that is free. `module` holds the definitions. With `read_only` nobody can launch, stop or
-    switch anything in the UI; sensors and schedules run all the same. Needs the main thread.
+    DATABASE_URL and REDIS_URL (or `settings_overrides`) name PostgreSQL and Redis, each on its own. A server that is not named
+    is embedded, with its data in `folder`. Archives and landed files are there, too, unless ARCHIVE_URL and LANDING_URL are
+    set. Dagster's storage is DAGSTER_POSTGRES_URL, or embedded. The UI gets `port` and the HTTP service `api_port`, or the next
+    free port. `module` holds the definitions. With `read_only`, nobody can launch, stop or switch anything in the UI, but
+    sensors and schedules run. Call it in the main thread.
 
-    Raises SettingsError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError when the start
-    is not possible, after stopping what had been started.
+    Raises SettingsError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError if it cannot start,
+    after it has stopped what it had started.
     """
     with StopSignals() as signals:
         try:
@@ -66,7 +66,7 @@ def run_dev(
             _say(str(error), to_errors=True)
             return 1
         except Exception:
-            # A start that was cut short by the signal fails in its own way.
+            # A signal may cut the start short, and then any error can follow.
             if not signals.requested:
                 raise
         _say("Stopped.")
@@ -75,7 +75,7 @@ def run_dev(
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What of Dagster and the HTTP service is to run, and on which ports where they are free."""
+    """How to run Dagster and the HTTP service, and on which ports if they are free."""
 
     port: int
     api_port: int
@@ -85,7 +85,7 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """What has been started, and what a start must look at while it waits."""
+    """The processes and servers that were started. While the start waits, it watches them and the signals."""
 
     dagster: DagsterProcesses
     servers: LocalServers
@@ -93,7 +93,7 @@ class _Launch:
     children: list[Child] = field(default_factory=list)
 
     def start(self, wanted: _Wanted, *, code_port: int) -> None:
-        """Starts the four processes and returns once UI and HTTP service answer; each is a child as soon as it exists."""
+        """Starts the four processes, and returns when UI and HTTP service answer. `children` has each as soon as it runs."""
         deadline = time.monotonic() + _UI_TIMEOUT_SECONDS
         self.children.append(self.dagster.start_code_server(wanted.module, code_port))
         port = first_free_port(wanted.port)
@@ -101,7 +101,7 @@ class _Launch:
             _say(f"Port {wanted.port} is taken; using {port}.")
         self.children.append(self.dagster.start_webserver(port, code_server_port=code_port, read_only=wanted.read_only))
         url = f"http://{LOOPBACK}:{port}"
-        # On two cores a third process that imports would only delay the UI.
+        # The daemon waits: on two cores, a third process that imports would only delay the UI.
         self._wait_until(lambda: is_listening(code_port), deadline)
         self.children.append(self.dagster.start_daemon(webserver_port=port))
         self._wait_until(lambda: location_problem(url) != UNREACHABLE, deadline)
@@ -114,7 +114,7 @@ class _Launch:
         _say(f"HTTP is at http://{LOOPBACK}:{api_port} (dashboard; documentation: /docs)")
 
     def run_until_stopped(self) -> None:
-        """Until a signal comes. Raises StartError when a process ends by itself."""
+        """Waits until a signal comes. Raises StartError if a process ends by itself."""
         while not self.signals.wait(_POLL_SECONDS):
             self._expect_all_alive()
 
@@ -122,14 +122,16 @@ class _Launch:
         if self.signals.requested:
             _say("Stopping…")
         stop_children(self.children)
-        stop_left_overs(self.dagster.mark)  # whatever left its group
+        stop_left_overs(self.dagster.mark)  # processes that left the group of their parent
 
     def _wait_until(self, is_ready: Callable[[], bool], deadline: float) -> None:
         while not is_ready():
             self.signals.check()
             self._expect_all_alive()
             if time.monotonic() > deadline:
-                raise StartError(f"no answer within {_UI_TIMEOUT_SECONDS:.0f} s; see the logs in {self.dagster.logs}")
+                raise StartError(
+                    f"expected an answer within {_UI_TIMEOUT_SECONDS:.0f} s, came none; see the logs in {self.dagster.logs}"
+                )
             self.signals.wait(_POLL_SECONDS)
 
     def _expect_all_alive(self) -> None:
@@ -184,7 +186,7 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
         launch = _Launch(dagster, servers, signals)
         stack.callback(launch.stop)
         launch.start(wanted, code_port=code_port)
-        # What is set already may hold a password, and is not repeated.
+        # A URL that somebody set may hold a password, so it is not printed.
         urls = _embedded_urls(servers, is_database_given="database_url" in given)
         urls |= {name: url for name, url in folders.items() if name.lower() not in given}
         if urls:
@@ -195,7 +197,7 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
 
 
 def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[str, str]:
-    """Settings by which other commands reach the servers started here; they have no password."""
+    """Settings with which other commands reach the embedded servers. These URLs have no password."""
     urls = {}
     if servers.has_postgres and not is_database_given:
         urls["DATABASE_URL"] = servers.database_url
@@ -205,10 +207,10 @@ def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[st
 
 
 def line_to_paste(urls: Mapping[str, str]) -> str:
-    """A line for a shell, by which it finds this `usage-pipeline`, its Python, and the servers and folders of `urls`."""
+    """A line for a shell. With it the shell finds this `usage-pipeline`, its Python, and the servers and folders of `urls`."""
     exports = "export " + " ".join(f"{name}={shlex.quote(url)}" for name, url in urls.items())
     activate = Path(sys.prefix) / "bin" / "activate"
-    # Without a virtual environment the command is found wherever this one was.
+    # Without a virtual environment, the shell finds the command where it found this one.
     is_in_one = sys.prefix != sys.base_prefix and activate.exists()
     return f"source {shlex.quote(str(activate))} && {exports}" if is_in_one else exports
 
@@ -216,12 +218,12 @@ def line_to_paste(urls: Mapping[str, str]) -> str:
 def _migrate(database_url: str, time_zone: str, signals: StopSignals) -> None:
     from usage_pipeline.storage.migrations import migrate
 
-    # Each migration is a transaction, and a server that does not answer may take minutes to fail.
+    # A signal may interrupt this: each migration is a transaction, and a server that does not answer may take minutes to fail.
     with signals.interruptible():
         migrate(database_url, time_zone=time_zone)
 
 
 def _say(text: str, *, to_errors: bool = False) -> None:
-    # The terminal may be gone, and that must not keep anything from being stopped.
+    # The terminal may be gone. Everything must be stopped all the same.
     with suppress(OSError):
         print(text, file=sys.stderr if to_errors else sys.stdout, flush=True)

@@ -1,5 +1,5 @@
-"""The hot path of API servers (contracts §1.6): one round trip for each record, which never raises into a request.
+"""The recorder, which API servers call in their requests (contracts §1.6): one round trip a record, and it never raises.
 
-It imports nothing of ours but the names of keys: API servers run it, and it will be a package of its own. Reading what was
-recorded is the drain's work.
+Of this project it imports only the names of keys: API servers run it, and it will be a package of its own. The drain reads
+what it recorded.
 """

@@ -1,4 +1,4 @@
-"""What both recorders have in common: the calls of contracts §1.6 and the meaning of Redis's answers. Sends nothing."""
+"""The common part of both recorders: the calls of contracts §1.6, and what the answers of Redis mean. It sends nothing."""
 
 import time
 from abc import ABC, abstractmethod
@@ -22,8 +22,9 @@ UTC = ZoneInfo("UTC")
 
 
 class Options(TypedDict, total=False):
-    """What both recorders take: USAGE_TIMEZONE (UTC), a clock in epoch seconds, RETENTION_DAYS (180), and who is told of each
-    failure (what, reason), which must not raise.
+    """Options of both recorders: USAGE_TIMEZONE (default UTC), a clock in epoch seconds, RETENTION_DAYS (default 180).
+
+    `on_failure` is called with each failure (what, reason), and must not raise.
     """
 
     timezone: ZoneInfo
@@ -33,12 +34,12 @@ class Options(TypedDict, total=False):
 
 
 class Recording(ABC, Generic[Outcome, EventOutcome]):
-    """The records themselves; how they are sent is the subclass's. `Outcome` is bool, or an awaitable of it.
+    """The calls. A subclass sends what they record. `Outcome` is bool, or an awaitable of it.
 
-    Every `record_*` answers True when Redis confirmed the record and False when it was dropped: Redis failed (after a
-    time-out it may still have been written: what Redis holds lies between the confirmed records, and those together with
-    the "unreachable" ones), or an argument was wrong. Ids are 1–200 characters; counts 0 to 2**63 - 1; `at_ms` is epoch
-    milliseconds, by default the clock's now, at most `retention_days` old.
+    Every `record_*` returns True if Redis confirmed the record, and False if it was dropped: an argument was wrong, or Redis
+    failed. After a time-out Redis may still have the record. So Redis holds at least the confirmed records, and at most these
+    and the "unreachable" ones. Ids have 1–200 characters. Counts are 0 to 2**63 - 1. `at_ms` is epoch milliseconds, by default
+    the time of the clock, and at most `retention_days` old.
     """
 
     def __init__(self, **options: Unpack[Options]) -> None:
@@ -55,7 +56,7 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
 
     @property
     def failures(self) -> Mapping[tuple[str, Reason], int]:
-        """All failures so far per (what, reason), with those of the reads: see RecordFailures for the names."""
+        """All failures so far per (what, reason), those of the reads included. RecordFailures explains the names."""
         return self._failures.by_reason
 
     def record_api_key(
@@ -69,9 +70,9 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
         files_uploaded: int = 0,
         at_ms: int | None = None,
     ) -> Outcome:
-        """Adds requests of an API key (§1.1) and counts them against its daily quota.
+        """Adds requests of an API key (§1.1), and counts them against its daily quota.
 
-        One request needs `success` only; a batch gives `requests` and how many of them `failed`. `file_size` is the
+        For one request, `success` is enough. For a batch, give `requests` and how many of them `failed`. `file_size` is the
         sum in bytes.
         """
         build = partial(
@@ -107,14 +108,14 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
         return self._record("provider", at_ms, build)
 
     def record_token(self, token_id: str, instance_id: str, *, count: int = 1, at_ms: int | None = None) -> Outcome:
-        """Adds uses of a token on a server instance (§1.3), such as `host:port`; below 2**53 between two drains."""
+        """Adds uses of a token on a server instance such as `host:port` (§1.3): fewer than 2**53 between two drains."""
         build = partial(record_commands.token, token_id=token_id, instance_id=instance_id, count=count)
         return self._record("token", at_ms, build)
 
     def record_merchant(
         self, merchant_id: str, metric_type: str, *, value: int = 1, at_ms: int | None = None
     ) -> Outcome:
-        """Adds to a merchant's counter of the record's day (§1.4). `metric_type` has no colon."""
+        """Adds to a counter of a merchant, for the day of the record (§1.4). `metric_type` must not contain a colon."""
         build = partial(record_commands.merchant, merchant_id=merchant_id, metric_type=metric_type, value=value)
         return self._record("merchant", at_ms, build)
 
@@ -130,9 +131,9 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
         event_id: UUID | str | None = None,
         at_ms: int | None = None,
     ) -> EventOutcome:
-        """Queues a request event (§1.5) and puts it on the API key's timeline, which the limit per minute counts.
+        """Queues a request event (§1.5), and adds it to the timeline of the API key, which the limit per minute counts.
 
-        Answers the event's id (a new one if none is given), or None when it was dropped. `file_size` is in bytes.
+        Returns the id of the event (a new one if none is given), or None if it was dropped. `file_size` is in bytes.
         """
         known_id = str(uuid4() if event_id is None else event_id)
         build = partial(
@@ -155,7 +156,7 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
     def _event_outcome(self, event_id: str, recorded: Outcome) -> EventOutcome: ...
 
     def _built(self, what: str, build: Callable[[], Built]) -> Built | None:
-        """What `build` gives, or None after counting a wrong argument."""
+        """The result of `build`. If an argument is wrong, counts that and returns None."""
         try:
             return build()
         except WrongArgumentError as error:
@@ -163,19 +164,21 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
             return None
 
     def _settle(self, record: Record, answers: list[Any]) -> list[Command] | None:
-        """None when the record stands; otherwise it is counted as dropped, and these commands correct the odometer."""
+        """None if Redis took the record. Otherwise counts it as dropped, and returns commands that correct the odometer."""
         refused = [(write, answer) for write, answer in zip(record.writes, answers, strict=False) if _is_error(answer)]
         if refused:
             # In a cluster one node may not answer while the others do.
             reason = redis_reason(refused[0][1])
-            self._failures.count(record.family, reason, f"the write was {reason}")
+            self._failures.count(record.family, reason, f"Redis did not confirm a write: {reason}")
             return [] if _is_error(answers[-1]) else record.take_back([write for write, _ in refused])
         if any(map(_is_error, answers)):
-            self._failures.count(record.family, "bookkeeping", "recorded, but not announced or not in the odometer")
+            self._failures.count(
+                record.family, "bookkeeping", "the counter is written, its announcement or odometer is not"
+            )
         return None
 
     def _begin(self, what: str, is_correction: bool) -> float | None:
-        """When the call begins, or None after counting one that is not tried."""
+        """The time at which the call begins. If it must not be tried now, counts that and returns None."""
         began_at = self._outage.begin()
         if began_at is None:
             self._failures.count(what, "bookkeeping" if is_correction else "not tried", "Redis does not answer")

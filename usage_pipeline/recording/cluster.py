@@ -1,6 +1,6 @@
-"""A record on a Redis Cluster, where a transaction cannot span slots: what concerns one key is one script.
+"""A record on a Redis Cluster. A transaction cannot span slots there, so the commands on one key become one script.
 
-So the drain takes all of it or nothing, and never counts without the names that go with them.
+So a drain takes everything that a record wrote to a key, or nothing: never counts without the names that belong to them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ import redis.asyncio
 from usage_pipeline.recording.commands import Command
 from usage_pipeline.recording.slot_owners import KeyCommand, send_to_owners, send_to_owners_async
 
-# Carries out commands on one key, each given as the number of its further arguments, its name, and these.
+# Runs commands on one key. Each command is given as the number of its other arguments, its name, and these arguments.
 _ALL_OF_A_KEY = """\
 local replies, at = {}, 1
 while at <= #ARGV do
@@ -26,14 +26,14 @@ return replies
 
 
 class KeyCommands(NamedTuple):
-    """What is sent for one key, and how many commands it stands for."""
+    """The command that is sent for one key, and how many commands it stands for."""
 
     sent: KeyCommand
     commands: int
 
 
 def send(client: redis.RedisCluster, commands: Iterable[Command]) -> list[Any]:
-    """One answer per command, errors among them, in one round trip. Raises redis.RedisError, RedisClusterException."""
+    """Sends all in one round trip. Returns an answer or error per command. Raises redis.RedisError, RedisClusterException."""
     by_keys = by_key(commands)
     return answers_of(by_keys, send_to_owners(client, [one.sent for one in by_keys]))
 
@@ -45,13 +45,13 @@ async def send_async(client: redis.asyncio.RedisCluster, commands: Iterable[Comm
 
 
 def by_key(commands: Iterable[Command]) -> list[KeyCommands]:
-    """One command per run of commands on the same key. Pure."""
+    """Makes one command of each run of commands on the same key. Pure."""
     runs = ((key, list(run)) for key, run in groupby(commands, _key))
     return [KeyCommands(KeyCommand(key, run[0] if len(run) == 1 else _script(key, run)), len(run)) for key, run in runs]
 
 
 def answers_of(sent: Sequence[KeyCommands], answers: Sequence[Any]) -> list[Any]:
-    """One answer per command, errors among them; a script that failed as a whole failed for each. Pure."""
+    """An answer or an error per command. If a script failed as a whole, each of its commands failed. Pure."""
     return [
         each
         for (_, commands), answer in zip(sent, answers, strict=True)

@@ -1,6 +1,6 @@
-"""What one record is in Redis commands (contracts §1.1–1.6): pure functions, shared by the sync and the async recorder.
+"""The Redis commands of each record (contracts §1.1–1.6): pure functions for the sync and the async recorder.
 
-Every function raises WrongArgumentError, and nothing else, on arguments that could not be stored later.
+If an argument could not be stored later, a function raises WrongArgumentError, and no other error.
 """
 
 import re
@@ -27,18 +27,18 @@ WINDOW_MS = 60_000
 API_KEY_COUNTS = ("total_requests", "successful_requests", "failed_requests", "total_file_size", "total_files_uploaded")
 UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 DAY_MS = 86_400_000
-# The drain refuses a last_used_at of more than a day ahead, and with it everything else in that key: an hour of margin
-# for its clock.
+# The drain refuses a last_used_at that is more than a day ahead, and the whole key with it. One hour is margin for the clock
+# of the drain.
 AHEAD_MS = DAY_MS - 3_600_000
 
 
 class WrongArgumentError(ValueError):
-    """An argument of a record cannot be stored; the message names the argument and never its value."""
+    """An argument of a record cannot be stored. The message names the argument, and never its value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When something was used: epoch milliseconds, and the day of that instant in the pipeline's time zone."""
+    """The time of a use: epoch milliseconds, and the day of that moment in the time zone of the pipeline."""
 
     ms: int
     day: date
@@ -52,7 +52,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One command that changes a counter, with what the odometer says of it (nothing when `odometer_field` is None)."""
+    """One command that changes a counter. The odometer adds `amount` to `odometer_field`, or nothing if that is None."""
 
     command: Command
     odometer_field: str | None = None
@@ -61,7 +61,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One call of the recorder. `commands` are sent in this order: the counter, its announcement, the odometer."""
+    """One call of the recorder. Its commands are sent in this order: the counter, its announcement, the odometer."""
 
     family: Family
     day: date
@@ -72,7 +72,7 @@ class Record:
         return [*(write.command for write in self.writes), *self.after, *self._odometer()]
 
     def take_back(self, refused: Sequence[Write]) -> list[Command]:
-        """Commands that undo the odometer for writes that Redis refused; MULTI does not roll the others back."""
+        """Commands that take refused writes out of the odometer again: MULTI does not roll back the other commands."""
         counting = [write for write in self.writes if write.odometer_field is not None]
         key = keys.recorded(self.family, self.day)
         undo: list[Command] = [
@@ -95,12 +95,12 @@ class Record:
 
 
 def moment(at_ms: int | None, *, now_ms: int, timezone: ZoneInfo, retention_days: int) -> Moment:
-    """The time of a record, now by default: at most `retention_days` ago (a day less: margin) and 23 hours ahead."""
+    """The time of a record, by default now: at most `retention_days` ago (less a day of margin), and 23 hours ahead."""
     if at_ms is None:
         at_ms = now_ms
     _integer("at_ms", at_ms)
     if not now_ms - max(retention_days - 1, 0) * DAY_MS <= at_ms <= now_ms + AHEAD_MS:
-        raise WrongArgumentError("at_ms must lie within the retention and not in the future")
+        raise WrongArgumentError("at_ms must be within the retention, and at most 23 hours ahead")
     return Moment(at_ms, datetime.fromtimestamp(at_ms // 1000, timezone).date())
 
 
@@ -114,7 +114,7 @@ def api_key(
     file_size: int,
     files_uploaded: int,
 ) -> Record:
-    """§1.1, and the requests of the day for the quota check."""
+    """The record of an API key (§1.1). It also counts the requests of the day, for the quota check."""
     identifier("api_key_id", api_key_id)
     _integer("requests", requests)
     if failed is None:
@@ -128,7 +128,7 @@ def api_key(
 
 
 def provider(at: Moment, api_key_id: str, provider: str, *, user_id: str, uploads: int, file_size: int) -> Record:
-    """§1.2. The names go in before the counts, so that the key's split is settled whenever it has counts."""
+    """The record of a provider (§1.2). Names are written before counts, so a key with counts always says how to split it."""
     identifier("api_key_id", api_key_id)
     identifier("provider", provider)
     identifier("user_id", user_id)
@@ -141,7 +141,7 @@ def provider(at: Moment, api_key_id: str, provider: str, *, user_id: str, upload
 
 
 def token(at: Moment, token_id: str, instance_id: str, *, count: int) -> Record:
-    """§1.3, with a TTL of 7 days."""
+    """The record of a token (§1.3), with a TTL of 7 days."""
     identifier("token_id", token_id)
     identifier("instance_id", instance_id)
     _integer("count", count, LARGEST_TOKEN_COUNT)
@@ -151,7 +151,7 @@ def token(at: Moment, token_id: str, instance_id: str, *, count: int) -> Record:
 
 
 def merchant(at: Moment, merchant_id: str, metric_type: str, *, value: int) -> Record:
-    """§1.4. The metric is the last part of the key, so it cannot contain a colon."""
+    """The record of a merchant (§1.4). The metric is the last part of the key, so it cannot contain a colon."""
     identifier("merchant_id", merchant_id)
     identifier("metric_type", metric_type)
     if ":" in metric_type:
@@ -177,7 +177,7 @@ def event(
     file_size: int,
     success: bool,
 ) -> Record:
-    """§1.5. The timeline keeps the last 60 s before `now_ms`."""
+    """The record of a request event (§1.5). The timeline keeps the last 60 s before `now_ms`."""
     ids = {"event_id": event_id, "api_key_id": api_key_id, "user_id": user_id, "provider": provider}
     for name, value in {**ids, "event_type": event_type}.items():
         identifier(name, value)
@@ -200,7 +200,7 @@ def event(
 
 
 def quota_question(now: Moment, api_key_id: str) -> list[Command]:
-    """What `check_quota` asks: both limits, the requests of the day, the events of the last 60 s."""
+    """The commands of `check_quota`. They read both limits, the requests of the day, and the events of the last 60 s."""
     identifier("api_key_id", api_key_id)
     return [
         ("HMGET", keys.quota(api_key_id), *LIMITS),
@@ -210,7 +210,7 @@ def quota_question(now: Moment, api_key_id: str) -> list[Command]:
 
 
 def pending_question(api_key_id: str) -> list[Command]:
-    """What `pending` asks: the five counts of §1.1, in the order of API_KEY_COUNTS."""
+    """The command of `pending`. It reads the five counts of §1.1, in the order of API_KEY_COUNTS."""
     identifier("api_key_id", api_key_id)
     return [("HMGET", keys.api_key_metrics(api_key_id), *API_KEY_COUNTS)]
 
@@ -226,7 +226,7 @@ def identifier(name: str, value: str) -> None:
 
 
 def _hash_writes(key: str, at: Moment, counts: dict[str, int]) -> list[Write]:
-    """Zero counts are left out: every field is optional (§1.1), and nothing is added."""
+    """The writes to a hash. A count of zero is left out: it would add nothing, and every field is optional (§1.1)."""
     for field, count in counts.items():
         _integer(field, count)
     increments = [Write(("HINCRBY", key, field, count), field, count) for field, count in counts.items() if count]

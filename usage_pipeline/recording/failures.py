@@ -1,4 +1,4 @@
-"""Counts what the recorder could not record, and logs it now and then: never an id, a key or a value."""
+"""Counts what the recorder could not record, and logs it at intervals. It never logs an id, a key or a value."""
 
 import logging
 import threading
@@ -19,11 +19,14 @@ _log = logging.getLogger(__name__)
 
 
 class RecordFailures:
-    """Failures per (what, reason), from any thread. What is a family, or "quota" and "pending" for the two reads.
+    """Failures per (what, reason), from any thread. `what` is a family, or "quota" or "pending" for the two reads.
 
-    Reasons: "unreachable" (no connection or no answer: the record may have been written all the same), "not tried" (Redis
-    had not answered the calls before: surely not written), "refused" (Redis answered with an error), "wrong argument",
-    and "bookkeeping" (the counter was written, but not its announcement or odometer: not a dropped record).
+    Reasons:
+    - "unreachable": there was no connection or no answer. The record may be written all the same.
+    - "not tried": Redis had not answered the calls before. The record is surely not written.
+    - "refused": Redis answered with an error.
+    - "wrong argument": an argument could not be stored.
+    - "bookkeeping": the counter is written, but its announcement or odometer is not. The record is not dropped.
     """
 
     def __init__(self, observe: Callable[[str, Reason], None] | None = None) -> None:
@@ -46,7 +49,7 @@ class RecordFailures:
         }
 
     def count(self, what: str, reason: Reason, detail: str) -> None:
-        """Adds one. `detail` goes into the log, at most once in 5 s per (what, reason): it must hold no data."""
+        """Counts a failure. `detail` is logged, at most once in 5 s per (what, reason), so it must not contain data."""
         if self._observe is not None:
             self._observe(what, reason)
         now = time.monotonic()
@@ -60,5 +63,5 @@ class RecordFailures:
 
 
 def redis_reason(error: Exception) -> Reason:
-    """Whether Redis could not be reached, or answered that it will not."""
+    """The reason of this error: Redis was not reached, or it refused."""
     return "unreachable" if isinstance(error, _UNREACHABLE) else "refused"

@@ -1,19 +1,19 @@
-"""Keeps the recorder's callers from waiting for a Redis that does not answer anybody."""
+"""Saves the callers of the recorder from waiting while Redis answers nobody."""
 
 import threading
 import time
 from collections.abc import Callable
 
-# So many calls in a row without an answer, for so long, are an outage. A shorter pause of a busy server is none: records
-# that are not tried are lost, while those that wait may still get through.
+# An outage: this many calls in a row had no answer, for this long. A shorter pause of a busy server is no outage: a record
+# that is not tried is lost, but a record that waits may still be written.
 FAILURES_OF_AN_OUTAGE = 10
 SECONDS_OF_AN_OUTAGE = 1.0
-# During an outage one call in so many seconds asks Redis whether it is back.
+# During an outage, one call in this many seconds tries whether Redis is back.
 PROBE_SECONDS = 0.1
 
 
 class Outage:
-    """Whether Redis is worth asking, from any thread. Between two probes of an outage it is not."""
+    """Whether a call may ask Redis now, from any thread. During an outage only probes may, one in PROBE_SECONDS."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -24,7 +24,7 @@ class Outage:
         self._next_probe_at = 0.0
 
     def begin(self) -> float | None:
-        """The time at which a call begins, for `failed`; None when Redis should not be asked now."""
+        """The time at which a call begins, for `failed`. None if the call must not ask Redis now."""
         now = self._clock()
         if self._failures < FAILURES_OF_AN_OUTAGE or now - self._failing_since < SECONDS_OF_AN_OUTAGE:
             return now
@@ -35,12 +35,12 @@ class Outage:
             return now
 
     def answered(self) -> None:
-        """Redis answered, be it with an error."""
+        """Notes that Redis answered, maybe with an error."""
         self._answered_at = self._clock()
         self._failures = 0
 
     def failed(self, began_at: float) -> None:
-        """There was no answer. A call that began before the last answer says nothing about now."""
+        """Notes that a call had no answer. A call that began before the last answer does not count."""
         with self._lock:
             if began_at >= self._answered_at:
                 if not self._failures:

@@ -1,4 +1,4 @@
-"""Whether one more request of an API key is within its quota (contracts §1.6). Pure; no I/O."""
+"""Decides whether one more request of an API key is within its quota (contracts §1.6). Pure; no I/O."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ LIMITS = ("requests_per_day", "requests_per_minute")
 
 @dataclass(frozen=True, slots=True)
 class QuotaDecision:
-    """Whether one more request is within the quota, and how many are left before it; None means without a limit.
+    """Whether one more request is within the quota, and how many requests are left, this one included. None: no limit.
 
-    `is_known` is False when Redis did not answer: the request is then allowed.
+    `is_known` is False if Redis did not answer. Then the request is allowed.
     """
 
     allowed: bool
@@ -23,7 +23,7 @@ UNKNOWN = QuotaDecision(allowed=True, remaining_today=None, remaining_this_minut
 
 
 def decide(per_day: int | None, per_minute: int | None, *, used_today: int, used_this_minute: int) -> QuotaDecision:
-    """Allowed while both limits have room for one more; an absent limit (None) always has."""
+    """Allows the request if both limits have room for one more. A limit of None always has room."""
     today = None if per_day is None else max(0, per_day - used_today)
     this_minute = None if per_minute is None else max(0, per_minute - used_this_minute)
     return QuotaDecision(0 not in (today, this_minute), today, this_minute, is_known=True)

@@ -21,17 +21,17 @@ from usage_pipeline.recording.quota import QuotaDecision
 
 TIMEOUT_SECONDS = 0.25
 MAX_CONNECTIONS = 50
-# RedisClusterException is no RedisError: a whole cluster that does not answer, or a slot that nobody owns.
+# RedisClusterException is no RedisError. It means that a whole cluster does not answer, or that nobody owns a slot.
 _REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 
 
 class Recorder(Recording[bool, str | None]):
-    """Records usage in Redis from threads; safe to share between them.
+    """Records usage in Redis. Threads may share it.
 
-    Make it with `Recorder.connect`, or give it a client of your own. Such a client should not retry: a command that is
-    sent again after its answer was lost counts twice. With a RedisCluster each key of a record is written in one step, but
-    the record is not: while a node is away the counter may be written without its announcement (then the next scan finds
-    it, within five minutes), its odometer or its quota, or the other way round.
+    Make it with `Recorder.connect`, or give it a client of your own. Such a client should not retry: if an answer is lost and
+    the command is sent again, it counts twice. With a RedisCluster, each key of a record is written in one step, but the record
+    as a whole is not. While a node is away, the counter may be written without its announcement, its odometer or its quota, or
+    one of these without the counter. The next scan finds a counter without an announcement, within five minutes.
     """
 
     def __init__(self, client: redis.Redis | redis.RedisCluster, **options: Unpack[Options]) -> None:
@@ -40,33 +40,33 @@ class Recorder(Recording[bool, str | None]):
 
     @classmethod
     def connect(cls, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS, **options: Unpack[Options]) -> Self:
-        """A recorder with a pool of MAX_CONNECTIONS connections of its own; nothing is sent yet.
+        """A recorder with its own pool of MAX_CONNECTIONS connections. It sends nothing yet.
 
-        While Redis is stalled a call takes `timeout_seconds`; at worst three times that, if waiting for a connection of
-        the pool and connecting took as long as they may. On top come name resolution, and the steps of a login that are
-        each answered just in time. Once ten calls in a row and a second had no answer, the others return at once, and
-        one in 0.1 s asks whether Redis is back. Nothing is retried, see above; a connection that was closed while idle
-        is noticed and replaced before it is used. Options in the URL win over these. Raises ValueError if the URL is not
-        one of Redis.
+        While Redis does not answer, a call takes `timeout_seconds`. At worst it takes three times as long: the wait for a
+        connection of the pool, and connecting, may each take that time too. Not included are the resolution of names, and a
+        login each of whose steps is answered just in time. When ten calls in a row, during at least a second, had no answer,
+        other calls return at once, and one call in 0.1 s tries whether Redis is back. Nothing is retried: it could count twice.
+        A connection that was closed while idle is replaced before it is used. Options in the URL override these. Raises
+        ValueError if the URL is not one of Redis.
         """
         retry = Retry(NoBackoff(), 0)
         pool = redis.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)
         return cls(redis.Redis.from_pool(pool), **options)
 
     def check_quota(self, api_key_id: str) -> QuotaDecision:
-        """Whether this API key may make one more request now, from Redis alone (§1.6), in one round trip.
+        """Whether this API key may make one more request now (§1.6). It asks only Redis, in one round trip.
 
-        Counts what `record_api_key` recorded today, and what `record_event` recorded in the last 60 s. If Redis does
-        not answer, the request is allowed and `is_known` is False.
+        It counts what `record_api_key` recorded today, and what `record_event` recorded in the last 60 s. If Redis does not
+        answer, the request is allowed, and `is_known` is False.
         """
         commands = self._built("quota", lambda: record_commands.quota_question(self._moment(), api_key_id))
         return self._decision(commands and self._send("quota", commands, is_atomic=False))
 
     def pending(self, api_key_id: str) -> dict[str, int] | None:
-        """The five counts of §1.1 that are not drained yet, by field; zeros if there are none, None if Redis failed.
+        """The five counts of §1.1 that are not drained yet, by field. Zeros if there are none, None if Redis failed.
 
-        Stored totals plus these are what a reader wants. A batch in flight is in neither for some milliseconds: from
-        its claim until its commit.
+        Add them to the stored totals to get all usage. For some milliseconds a batch is in neither: from its claim until its
+        commit.
         """
         commands = self._built("pending", lambda: record_commands.pending_question(api_key_id))
         return self._pending_counts(commands and self._send("pending", commands, is_atomic=False))
@@ -109,7 +109,7 @@ class Recorder(Recording[bool, str | None]):
 
 
 class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
-    """The same for asyncio, on one event loop: every call is awaited. See Recorder for clients, retries and clusters."""
+    """The recorder for asyncio, on one event loop. Await every call. See Recorder for clients, retries and clusters."""
 
     def __init__(self, client: redis.asyncio.Redis | redis.asyncio.RedisCluster, **options: Unpack[Options]) -> None:
         super().__init__(**options)
@@ -170,12 +170,12 @@ class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
 
 
 def _bounded(timeout_seconds: float) -> dict[str, Any]:
-    """Options of a pool whose callers wait for a connection; others turn the 101st caller at a time away."""
+    """Options of a pool whose callers wait for a free connection. Other pools refuse a caller when all are in use."""
     return {
         "max_connections": MAX_CONNECTIONS,
         "timeout": timeout_seconds,
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
-        # 2 leaves out HELLO, and with it a round trip that an old server answers with an error.
+        # Protocol 2 sends no HELLO. That saves a round trip, which an old server would answer with an error.
         "protocol": 2,
     }

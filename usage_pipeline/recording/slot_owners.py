@@ -1,6 +1,6 @@
-"""Commands to the nodes of a Redis Cluster that own their keys, wherever a slot moves meanwhile; sync and asyncio.
+"""Sends commands to the nodes of a Redis Cluster that own the keys, even if a slot moves meanwhile. Sync and asyncio.
 
-redis-py knows which node owns which slot. Its pipelines are not used as they are: see `send_to_owners`.
+redis-py knows which node owns which slot. `send_to_owners` says why its pipelines are not used as they are.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from redis.cluster import PRIMARY, ClusterNode, PipelineCommand
 from redis.exceptions import AskError, MovedError
 
 Command = Sequence[bytes | str | int]
-# A slot that has moved, and is moving on: there is no longer way from a node to its owner.
+# How many redirects are followed. Even a slot that has moved, and is moving again, needs fewer.
 _MOST_REDIRECTS = 5
 
 
@@ -25,11 +25,11 @@ class KeyCommand(NamedTuple):
 
 
 def send_to_owners(client: redis.RedisCluster, commands: Sequence[KeyCommand]) -> list[Any]:
-    """One answer per command, errors among them: all are sent at once, and again only those whose slot has moved.
+    """Sends all commands at once, and again only those whose slot has moved. Returns an answer or an error per command.
 
-    `ClusterPipeline.execute` would also send again what a lost connection may have carried out, ask a node for the keys of
-    each script, and fail on a move to a primary that had no slots before. Raises redis.RedisError or RedisClusterException
-    when nothing was sent.
+    `ClusterPipeline.execute` does not do: when a connection is lost, it sends commands again that may have run. It also asks a
+    node for the keys of each script, and fails if a slot moves to a primary that had none before. Raises redis.RedisError or
+    RedisClusterException if nothing was sent.
     """
     queued = [
         PipelineCommand(command, {"target_nodes": client.get_node_from_key(key)}, number)
@@ -51,7 +51,7 @@ async def send_to_owners_async(client: redis.asyncio.RedisCluster, commands: Seq
 
 
 def _followed(client: redis.RedisCluster, answer: Any, command: Command) -> Any:
-    """The answer of the node that an answer points to; the command was not carried out by the one that says so."""
+    """Follows redirects, and returns the answer of the owner. A node that redirects has not run the command."""
     for _ in range(_MOST_REDIRECTS):
         if not isinstance(answer, AskError):
             break

@@ -1,13 +1,16 @@
-"""The Lua script that adds to a token's JSON counter (contracts §1.3) in one step, so that a concurrent RENAME by the drain
-takes the old value or the new one, never half of a read-modify-write. Kept short: it travels with every record.
+"""The Lua script that adds to the JSON counter of a token (contracts §1.3) in one step.
+
+If a drain renames the key at the same time, it takes the old value or the new one, never a value between reading and writing.
+The script is short because it is sent with every record.
 """
 
 LARGEST_TOKEN_COUNT = 2**53 - 1
-"""Lua numbers are doubles: above this, two integers are the same number."""
+"""Lua numbers are doubles. Above this number, different integers may become the same."""
 
-# cjson would write a large count as 1e+15 (it keeps 14 digits), so the number is formatted here; the strings are its work.
-# A present value that is not a token's JSON, or that belongs to another token whose id and instance join to the same key, is
-# left as it is for the drain's dead letters. A foreign `lastUsedAt` may carry an offset, so instants are compared, not texts.
+# cjson keeps 14 digits and would write a large count as 1e+15. So the script formats the number itself; cjson writes the texts.
+# A stored value may not be the JSON of a token, or may be of another token whose id and instance give the same key. Then the
+# script leaves it as it is, for the drain. Other writers may store a `lastUsedAt` with an offset, so the script compares times,
+# not texts.
 ADD_TOKEN_USAGE = f"""
 local count, at = tonumber(ARGV[1]), ARGV[3]
 local present = redis.call('GET', KEYS[1])

@@ -73,7 +73,8 @@ def replace_day(connection: psycopg.Connection, daily: DailyTable, day: date, *,
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(hashtext(%s), %s)", (daily.table, day.toordinal()))
         reading(connection, daily.raw_table)
-        # Read before the roll-up's own snapshot: a batch that commits in between is contained and still counts as unseen.
+        # The version is read before the roll-up takes its snapshot. If a batch commits in between, the roll-up contains it, but
+        # the batch still counts as not seen.
         version, was_rolled = _version(connection, daily.family, day)
         before = _sums(connection, daily, day)
         is_archived = is_only_in_file(connection, daily.raw_table, *raw_span(day))

@@ -10,7 +10,8 @@ from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 
 Lineage = Mapping[str, tuple[str, ...]]
-# Columns that say which row it is or when it was stored, and come from nowhere: tables of days and dates name them themselves.
+# These columns identify a row or say when it was stored, so they come from no other column. Where such a column does come from
+# another one, the lineage of the table says so.
 OF_THE_ROW = frozenset({"id", "date", "rank", "ranking_date", "created_at", "updated_at"})
 _EVENTS = "analytics.usage_events"
 _DIMENSIONS = ("team", "service", "provider", "model")

@@ -14,7 +14,7 @@ from usage_pipeline.storage.redis import RedisUnavailable
 from usage_pipeline.storage.redis_cluster import AnyRedis, server_or_cluster
 
 CACHE_SECONDS = 300
-# A ranking is one small value: where Redis takes longer, a run should not wait for it.
+# A ranking is one small value. If Redis takes longer than this, a run should not wait for it.
 _TIMEOUT_SECONDS = 2.0
 _REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, RedisUnavailable, OSError)
 
@@ -37,7 +37,7 @@ def publish_newest(
     Returns None, or why it could not be published. Readers find it in the database all the same.
     """
     with connection.transaction():
-        # Whoever replaces the ranking waits: what was read before cannot be published after what is newer.
+        # While we hold this lock, nobody replaces the ranking. So an older ranking is never published after a newer one.
         lock_ranking(connection, ranking)
         entries = read_ranking(connection, ranking)
         if entries and str(entries[0]["rankingDate"]) > replaced.isoformat():

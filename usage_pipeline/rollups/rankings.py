@@ -53,7 +53,7 @@ class Ranking:
         score = compose.SQL(" + ").join(
             compose.SQL("{}::numeric").format(compose.Identifier(part)) for part in self.score_parts
         )
-        # Equal scores: the newer first where there is such a thing, then the smaller id.
+        # Of equal scores, the newer candidate comes first if candidates have a time, then the smaller id.
         newer = compose.SQL("created_at desc, " if "created_at" in self.parts else "")
         return composed(
             query,

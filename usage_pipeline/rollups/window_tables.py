@@ -1,4 +1,4 @@
-"""The tables that roll-ups of usage events replace window by window, and the queries that are written for all of them."""
+"""The tables that roll-ups of usage events replace, one window at a time, and the queries that these tables share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ _COST = ("cost_usd", "unpriced_requests")
 
 @dataclass(frozen=True, slots=True)
 class WindowTable:
-    """The table of a grain, or one that days are made from.
+    """The table of a grain, or a table of parts from which days, weeks and months are merged.
 
-    `column` says which window a row belongs to and `key` which row of the window it is; `values` are what it says.
+    `column` holds the window of a row, and `key` identifies the row within its window. `values` are the other columns.
     """
 
     name: str
@@ -31,7 +31,7 @@ class WindowTable:
         return f"analytics.{self.name}"
 
     def replacement(self, query: str) -> compose.Composed:
-        """A query of `sql/` whose `source` are the rows that a window should have, and which ends with `{store_source}`."""
+        """A query of `sql/` that replaces a window. Its `source` has the rows to store, and it ends with `{store_source}`."""
         end = composed(
             "rollups/store_source",
             **self._names(),
@@ -49,7 +49,7 @@ class WindowTable:
         return {"table": relation(self.table), "window": compose.Identifier(self.column)}
 
     def compose(self, query: str) -> compose.Composed:
-        """A query of `sql/` that is written for the tables of all grains."""
+        """A query of `sql/` that serves the tables of all grains, for this table."""
         return composed(query, **self._names())
 
 
@@ -59,7 +59,7 @@ WINDOW_TABLES: Mapping[Grain, WindowTable] = {
     "week": WindowTable("usage_weekly", "week_start"),
     "month": WindowTable("usage_monthly", "month_start"),
 }
-# What days, weeks and months are merged from; replaced with their day.
+# Days, weeks and months are merged from these parts. A roll-up replaces them together with their day.
 DAY_PARTS = (
     WindowTable("usage_user_daily", "usage_date", key=(*_GROUP, "user_id"), values=(*_COUNTS, *_COST)),
     WindowTable("usage_latency_daily", "usage_date", values=("latencies_ms", "requests")),

@@ -22,11 +22,12 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
 from usage_pipeline.storage.sql import load
 
-# Each of these makes one attempt vain: the day has no prices yet, models are new, another transaction changed the same rows.
+# Each of these makes one attempt fail: the day has no prices yet, models are new, another transaction changed the same rows.
 _ATTEMPTS = 5
 _LOCK_TIMEOUT = "5min"
-# With less memory, sorting and hashing a day of events goes to disk. Compiling the query takes longer than running it. A day
-# that is newer than the statistics looks empty to the planner, which would then compare each row of it with each other.
+# With less memory, PostgreSQL sorts and hashes a day of events on disk. With jit, compiling a query takes longer than running
+# it. With nestloop, the planner may compare each row of a day with each other row: it takes a day that is newer than its
+# statistics for empty.
 _PLANNING = "set local work_mem = '64MB'; set local jit = off; set local enable_nestloop = off"
 
 
@@ -106,7 +107,7 @@ def _attempt(connection: psycopg.Connection, window: Window, settings: Settings,
     with connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         connection.execute(_PLANNING)
-        # What this snapshot sees is contained from here on; rows that others commit meanwhile stay.
+        # The roll-up will contain everything that this snapshot sees. Notes that others commit meanwhile stay.
         mine = (window.grain, window.start)
         connection.execute("delete from ops.touched_windows where grain = %s and window_start = %s", mine)
         version = _price_version(connection, window, settings, now)
@@ -184,7 +185,7 @@ def expect_source(connection: psycopg.Connection, window: Window, *, settings: S
             f"{window}: expected its events in analytics.usage_events, came none: they are in an archive, or were dropped with "
             f"it. The roll-up stays as it is. Read them back with `usage-pipeline archive restore {window.day}`"
         )
-    # Beyond the retention events leave, with or without an archive, and the roll-ups stay.
+    # Events older than the retention are removed, with or without an archive, but their roll-ups stay.
     if window.first < now - timedelta(days=settings.retention_days):
         stored = _sums(connection, WINDOW_TABLES[window.grain], _parameters(window, None))["requests"]
         [(events,)] = connection.execute(load("rollups/count_window_events"), bounds).fetchall()

@@ -1,7 +1,7 @@
-"""Reads the queries of the `sql/` folder by name, and puts those together that share a part.
+"""Reads the queries of the `sql/` folder by name, and builds those queries that share parts.
 
-A `{part}` in a file stands for what differs between its uses: a table, a list of columns, or a fragment, which is a file of
-`sql/` too, written once for all queries that share it. Values are parameters, `%(value)s`, and never become text.
+A `{part}` in a file stands for what differs between the uses of the file: a table, a list of columns, or a fragment. A
+fragment is a file of `sql/`, too, written once for all queries that use it. Values are parameters (`%(value)s`), never text.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from psycopg import sql as compose
 
 
 def sql_folder() -> Path:
-    """Where the SQL files are: inside the package in a wheel, beside it in a checkout."""
+    """The folder of the SQL files: inside the package in a wheel, beside the package in a checkout."""
     package = Path(__file__).resolve().parent.parent
     packaged = package / "sql"
     return packaged if packaged.is_dir() else package.parent / "sql"
@@ -28,18 +28,18 @@ def load(name: str) -> str:
 
 
 def composed(name: str, **parts: compose.Composable) -> compose.Composed:
-    """The query or fragment `sql/<name>.sql`, with each `{part}` in it replaced; parts that it does not name are left out.
+    """The query or fragment `sql/<name>.sql`, with each `{part}` in it replaced. It ignores parts that the file does not name.
 
-    Raises FileNotFoundError if there is no such file, KeyError if it names a part that is not given.
+    Raises FileNotFoundError if there is no such file, and KeyError if the file names a part that is not given.
     """
     return compose.SQL(load(name)).format(**parts)
 
 
 def relation(name: str) -> compose.Identifier:
-    """The table or view of that name, `schema.name`."""
+    """The table or view with this name, `schema.name`."""
     return compose.Identifier(*name.split("."))
 
 
 def column_list(names: Iterable[str], of: str | None = None) -> compose.Composed:
-    """These columns with commas between them, each of the table or alias `of` where that is given."""
+    """These columns with commas between them. With `of`, each is a column of that table or alias."""
     return compose.SQL(", ").join(compose.Identifier(*filter(None, (of, name))) for name in names)

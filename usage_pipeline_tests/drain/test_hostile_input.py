@@ -571,7 +571,7 @@ def test_a_value_that_postgresql_can_hold_no_row_of_is_kept_in_part_with_its_cou
     assert drain_once(settings).dead_letters == 5
     came = {key: (reason, value) for key, reason, value in letters(postgres)}
     reason, fields = came[b"apikey:k:metrics"]
-    assert reason.endswith("; its 2 longest fields are not kept, since it is larger than 1000 bytes")
+    assert reason.endswith("; the hash is larger than 1000 bytes, so its 2 longest fields are not kept")
     assert isinstance(fields, list)
     assert dict(zip(fields[::2], fields[1::2], strict=True)) == {b"note": b"short", b"total_requests": b"1.5"}
     assert came[b"token_usage:fits:i"][1] == b"z" * 1_000
@@ -686,7 +686,7 @@ def test_overflows_of_all_families_are_refused_one_by_one_and_count_once_when_th
         assert others == writer.written
     assert totals(postgres) == dict.fromkeys(FULL, BIGINT)
     assert {reason for _, reason, _ in letters(postgres)} == {
-        "total: expected at most 9223372036854775807 (bigint) after adding this"
+        "total: expected at most 9223372036854775807 (bigint) with this key, came more"
     }
     for _ in range(3):
         assert [result.is_counted for result in replay(settings)] == [False] * 3

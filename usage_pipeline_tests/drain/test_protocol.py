@@ -353,7 +353,7 @@ def test_what_would_overflow_a_total_is_refused_and_the_rest_goes_in(
     assert stored(postgres, family) == writer.written
     [(source_key, reason, raw)] = postgres.execute("select source_key, reason, raw from ops.dead_letters").fetchall()
     assert source_key.decode() == key[family]
-    assert reason == "total: expected at most 9223372036854775807 (bigint) after adding this"
+    assert reason == "total: expected at most 9223372036854775807 (bigint) with this key, came more"
     assert str(BIGINT).encode() in raw
     assert_at_rest(redis_client, postgres, family)
 

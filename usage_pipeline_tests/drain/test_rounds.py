@@ -79,7 +79,7 @@ def test_a_redis_that_is_away_is_one_line(host: str, database_url: str, closed_p
 
 def test_a_redis_that_forbids_a_command_is_one_line(settings: Settings, redis_client: redis.Redis) -> None:
     redis_client.set(names.open_batches("api_key"), "not a hash")
-    with pytest.raises(DrainImpossible, match=r"^Redis refused: WRONGTYPE"):
+    with pytest.raises(DrainImpossible, match=r"^Redis refused a command: WRONGTYPE"):
         drain_once(settings)
 
 

@@ -1,1 +1,1 @@
-"""What waits in Redis and what the last batches held, for people and for metadata. Nothing here changes anything."""
+"""Reports what waits in Redis and what the last batches had, for people and for Dagster's metadata. It changes nothing."""

@@ -1,4 +1,4 @@
-"""How much waits in Redis, by a few cheap commands; the whole truth costs a scan of the keyspace, see ledger.py."""
+"""How much waits in Redis, from a few cheap commands. An exact count needs a scan of all keys: see ledger.py."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from usage_pipeline.storage.redis_cluster import AnyRedis, primaries, server_or_
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits of one family: keys that our recorder announced (events: queue items), and batches that are not settled."""
+    """What waits of one family: keys that our recorder announced (events: queue items), and batches that are still open."""
 
     family: str
     waiting: int
@@ -23,9 +23,9 @@ class Backlog:
 
 
 def read_backlog(settings: Settings, *, timeout_seconds: float) -> list[Backlog]:
-    """One reading of Redis or of the whole cluster; each command takes at most `timeout_seconds`.
+    """Reads Redis, or the whole cluster, once. Each command takes at most `timeout_seconds`.
 
-    Keys of other writers are not among the announced ones: the drain finds them by its own scans.
+    Other writers do not announce their keys, so these are not counted. The drain finds them with its own scans.
     Raises redis.RedisError, RedisUnavailable or OSError when Redis does not answer.
     """
     hasty = settings.with_redis_timeout(timeout_seconds)
@@ -38,7 +38,7 @@ def read_backlog(settings: Settings, *, timeout_seconds: float) -> list[Backlog]
 def _reading(server: AnyRedis, family: str, now_ms: int) -> Backlog:
     waiting = 0
     if family == "event":
-        # A queue of another type is the drain's to complain of.
+        # A queue that is not a list counts as empty here. The drain reports it.
         with suppress(redis.ResponseError):
             waiting = int(server.llen(names.EVENT_QUEUE))
     else:

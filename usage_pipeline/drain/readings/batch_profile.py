@@ -1,4 +1,4 @@
-"""What drained batches left in raw: rows, bytes, and shares of nulls."""
+"""What drained batches stored in a raw table: rows, bytes, and shares of nulls."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ from usage_pipeline.storage.table_profile import MOST_ROWS, Profile, null_counts
 
 @dataclass(frozen=True, slots=True)
 class BatchProfile(Profile):
-    """And the bytes of the values of these raw rows as PostgreSQL stores them, without its overhead of rows and pages."""
+    """A profile with `bytes`: the size of all values as PostgreSQL stores them, without its overhead for rows and pages."""
 
     bytes: int = 0
 
@@ -22,7 +22,7 @@ class BatchProfile(Profile):
 def profile_batches(
     connection: psycopg.Connection, table: str, summary: FamilySummary, since: datetime, until: datetime
 ) -> BatchProfile:
-    """Of the rows in `table` (schema.name) of the batches that `summary` sums up: applied after `since`, up to `until`."""
+    """Profiles the rows in `table` (schema.name) of the batches in `summary`: those applied after `since`, up to `until`."""
     sizes = compose.SQL(" + ").join(
         compose.SQL("coalesce(pg_column_size({}), 0)").format(compose.Identifier("part", column.name))
         for column in stored_catalog()[table].columns

@@ -1,4 +1,4 @@
-"""Readings from the ledger of batches, and from Redis, for people and for Dagster's metadata. Nothing here changes anything."""
+"""Reads the ledger of batches, and counts keys in Redis, for people and for Dagster's metadata. It changes nothing."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -19,7 +19,7 @@ _SCAN_COUNT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class FamilySummary:
-    """What was drained of one family in a span of time."""
+    """What was drained of one family in a range of time."""
 
     family: str
     batches: int
@@ -45,13 +45,13 @@ class SourceReading:
 
 
 def summarize(connection: psycopg.Connection, since: datetime, until: datetime) -> list[FamilySummary]:
-    """Batches applied after `since`, up to and with `until`, by family."""
+    """Sums up, per family, the batches that were applied after `since` and not after `until`."""
     with connection.cursor(row_factory=class_row(FamilySummary)) as cursor:
         return cursor.execute(load("drain/summarize_batches"), {"since": since, "until": until}).fetchall()
 
 
 def read_sources(settings: Settings) -> list[SourceReading]:
-    """Counts what waits in Redis or the whole cluster, by scanning the keyspace once (about a second per million keys).
+    """Counts what waits in Redis, or in the whole cluster. Scans all keys once, about a second per million keys.
 
     Raises redis.RedisError or RedisUnavailable when Redis does not answer.
     """

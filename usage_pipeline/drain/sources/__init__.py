@@ -1,1 +1,1 @@
-"""The Redis side of the drain: where keys are found, claimed, read and released, and when that is durable."""
+"""The Redis side of the drain: it finds, claims, reads and deletes keys, and waits until that is durable."""

@@ -1,6 +1,6 @@
-"""The barrier: how what was written on a connection becomes durable in Redis before PostgreSQL relies on it.
+"""The barrier: it waits until Redis has made durable what a connection wrote, before PostgreSQL relies on that.
 
-Rules are in architecture.md, drain step 4. Chosen from what the server says of itself, or by DRAIN_BARRIER.
+DRAIN_BARRIER names the barrier, or leaves the choice to what the server says of itself: see docs/exactly-once.md.
 """
 
 import logging
@@ -20,7 +20,7 @@ _EVERYSEC_LOSS_MS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What decides about the barrier: INFO and CONFIG of one Redis server."""
+    """What INFO and CONFIG say about one Redis server. This decides which barrier it needs."""
 
     identity: str
     version: tuple[int, ...]
@@ -33,7 +33,10 @@ class ServerFacts:
 
 @dataclass(frozen=True, slots=True)
 class BarrierPlan:
-    """What to wait for. All zero: an answer of the server is durable already, or nothing undone can come back."""
+    """What to wait for. All zero: do not wait. Either an answer is durable at once, or no deleted key can come back.
+
+    `warning` says why no barrier is possible.
+    """
 
     replicas: int = 0
     local_fsyncs: int = 0
@@ -42,7 +45,7 @@ class BarrierPlan:
 
 
 def read_facts(connection: PinnedConnection) -> ServerFacts:
-    """Asks the server that the connection is pinned to. Where CONFIG is forbidden, the cautious answer is assumed."""
+    """Asks the server of the pinned connection. Where CONFIG is forbidden, it assumes the cautious answer."""
     info = _parse_info(connection.call("INFO"))
     settings: dict[bytes, bytes] = {}
     for name in ("appendfsync", "save"):
@@ -63,7 +66,7 @@ def read_facts(connection: PinnedConnection) -> ServerFacts:
 
 
 def plan_barrier(facts: ServerFacts, chosen: Barrier) -> BarrierPlan:
-    """Pure: the barrier for a server, or the one that the setting names."""
+    """The barrier that the setting names, or with `auto` the one that the server needs. Pure."""
     if chosen == "none":
         return BarrierPlan()
     if chosen == "wait":
@@ -79,26 +82,26 @@ def plan_barrier(facts: ServerFacts, chosen: Barrier) -> BarrierPlan:
     if facts.replicas or facts.has_aof or not facts.has_snapshots:
         return BarrierPlan(replicas=facts.replicas)
     return BarrierPlan(
-        warning="Redis keeps RDB snapshots only: a crash brings counters back that were drained already. "
+        warning="Redis keeps only RDB snapshots, so a crash brings back counters that were already drained. "
         "Turn on appendonly, or turn snapshots off."
     )
 
 
 def pass_barrier(connection: PinnedConnection, plan: BarrierPlan, key: str = BARRIER) -> bool:
-    """Waits until all that was written on this connection is durable; False when it fell short of the plan.
+    """Waits until everything that was written on this connection is durable. False if it takes too long.
 
-    Writes `key` itself: a recovery has only read the claims of others, and a connection that wrote nothing does not wait.
-    The age of a claim (`minimum_age_ms`) is not waited for: the drain leaves young claims to its next round.
+    It writes `key` first, because recovery only reads, and Redis does not wait for a connection that wrote nothing.
+    It does not wait for the age of a claim (`minimum_age_ms`): the drain leaves young claims to its next round.
     """
     if plan.replicas or plan.local_fsyncs:
         connection.call("SET", key, "1")
     if plan.replicas and int(connection.call("WAIT", plan.replicas, _TIMEOUT_MS)) < plan.replicas:
-        log.warning("Redis: fewer than %d replicas confirmed within %d ms", plan.replicas, _TIMEOUT_MS)
+        log.warning("Redis: fewer than %d replicas confirmed the writes within %d ms", plan.replicas, _TIMEOUT_MS)
         return False
     if plan.local_fsyncs:
         [fsyncs, _] = connection.call("WAITAOF", plan.local_fsyncs, 0, _TIMEOUT_MS)
         if int(fsyncs) < plan.local_fsyncs:
-            log.warning("Redis: its append-only file was not synced within %d ms", _TIMEOUT_MS)
+            log.warning("Redis did not sync its append-only file within %d ms", _TIMEOUT_MS)
             return False
     return True
 

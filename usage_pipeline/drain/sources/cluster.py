@@ -1,7 +1,7 @@
-"""The Redis side of the drain on a Redis Cluster: one RedisSource per primary, each command where its key's slot is.
+"""The Redis side of the drain on a Redis Cluster: one RedisSource per primary. A command goes to the owner of its key's slot.
 
-A batch may hold keys of several primaries. While a slot moves between two of them its keys cannot be claimed, and are left
-to the next round.
+A batch may hold keys of several primaries. While a slot moves between two primaries, its keys cannot be claimed. They wait
+for the next round.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,10 +37,11 @@ _SLOTS = 16_384
 
 
 class ClusterSource:
-    """All primaries of a Redis Cluster as the drain sees them, each through one pinned connection. Close it after use.
+    """All primaries of a Redis Cluster, each through one pinned connection. Close it after use.
 
-    `facts` and `plan` are the cluster's: they change when a primary does. Which primary owns which slot is read once a
-    round (`plan_anew`); what moved since is refused by Redis, and never taken for something that is gone.
+    `facts` and `plan` are those of the whole cluster. They change when a primary changes. The owners of the slots are read once
+    a round (`plan_anew`). If a slot moves after that, Redis refuses commands on its keys, and the drain does not take these
+    keys for gone.
     """
 
     def __init__(self, cluster: redis.RedisCluster, barrier: Barrier) -> None:
@@ -62,7 +63,7 @@ class ClusterSource:
         return list(self._primaries.values())
 
     def plan_anew(self) -> None:
-        """Reads who owns which slot now, and chooses the barriers; connects anew when that has changed."""
+        """Reads which primary owns which slot, and chooses the barriers. Connects again if an owner has changed."""
         with translated_cluster_errors():
             self._cluster.nodes_manager.initialize()
         slots = self._cluster.nodes_manager.slots_cache
@@ -74,13 +75,13 @@ class ClusterSource:
             self._connect({slot_nodes[0].name: slot_nodes[0] for slot_nodes in slots.values()}, owners)
         identity = cluster_identity(source.facts.identity for source in self.primaries)
         for source in self.primaries:
-            # An open batch names the cluster: the next drain compares that, whichever primary keeps the note.
+            # The note of an open batch names the cluster. The next drain compares that name, whichever primary has the note.
             source.facts = replace(source.facts, identity=identity)
         self.facts = self.primaries[0].facts
         self.plan = _strictest(source.plan for source in self.primaries)
 
     def now_ms(self) -> int:
-        """One primary's clock in epoch milliseconds, the same one for all drainers."""
+        """The clock of one primary in epoch milliseconds. All drainers use the same primary."""
         return self._owner(names.BARRIER).now_ms()
 
     def age_ms(self, batch_id: str) -> int:
@@ -89,7 +90,7 @@ class ClusterSource:
     # finding keys
 
     def live_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
-        """As RedisSource does: what was announced, whichever primary it is on, then a scan of each primary where due."""
+        """Like RedisSource: first the announced keys of all primaries, then a scan of each primary where one is due."""
         yield from self._owner(names.touched(family.name)).announced_keys(family, chunk_keys)
         for source in self.primaries:
             yield from source.scanned_keys(family, chunk_keys)
@@ -98,7 +99,7 @@ class ClusterSource:
         return [ttl_ms for source in self.primaries for ttl_ms in source.take_ttls_ms()]
 
     def claimed_keys(self, family: Family) -> dict[str, list[bytes]]:
-        """The claimed keys of all primaries by batch id; each comes once, even one that was seen on both sides of a move."""
+        """The claimed keys of all primaries by batch id. Each comes once, even if both sides of a moving slot show it."""
         found: dict[str, dict[bytes, None]] = {}
         for claimed in self._on_each(dict.fromkeys(self.primaries), lambda source, _: source.claimed_keys(family)):
             for batch_id, held in claimed.items():
@@ -120,12 +121,12 @@ class ClusterSource:
         return self._owner(names.open_batches(family)).open_batches(family)
 
     def claim(self, family: Family, batch_id: str, live: Sequence[bytes]) -> list[Claimed]:
-        """As RedisSource does; keys whose slot is on the move stay live, and are announced to the next round."""
+        """Like RedisSource. Keys whose slot is moving stay live, and are announced for the next round."""
         owned = self._by_owner(live)
         claims = self._on_each(owned, lambda source, keys: source.claim(family, batch_id, keys))
         refused = [key for source in owned for key in source.take_refused()]
         if refused:
-            # Not worth a failed round: a scan finds them as well.
+            # A failed announcement need not fail the round: a scan finds the keys, too.
             with suppress(redis.ResponseError):
                 self._owner(names.touched(family.name)).announce(family, refused)
         return list(chain.from_iterable(claims))
@@ -134,7 +135,7 @@ class ClusterSource:
         owned = self._by_owner(held)
         claims = self._on_each(owned, lambda source, keys: source.move(family, from_batch, to_batch, keys))
         for source in owned:
-            # They stay in their batch, for recovery.
+            # Keys whose slot is moving stay in `from_batch`, for recovery.
             source.take_refused()
         return list(chain.from_iterable(claims))
 
@@ -156,18 +157,18 @@ class ClusterSource:
     # durability
 
     def barrier(self) -> bool:
-        """Whether all that was written or read is durable on every primary now; they are asked at once."""
+        """Waits on all primaries at once until all that was written or read is durable. False if that took too long."""
         return all(self._on_each(dict.fromkeys(self.primaries), lambda source, _: source.barrier()))
 
     def release(self, batch_id: str, held: Sequence[bytes]) -> bool:
-        """Deletes exactly these claimed keys of the batch; True when that is durable on every primary that had some.
+        """Deletes exactly these claimed keys of the batch. True if that is durable on every primary that had some.
 
-        False too when the slot of one was on the move: whether it is gone is not known, and the batch stays unreleased.
+        False, too, if the slot of a key was moving: nobody knows whether that key is gone, so the batch stays unreleased.
         """
         return all(self._on_each(self._by_owner(held), lambda source, keys: source.release(batch_id, keys)))
 
     def delete_token_caches(self, token_prefixes: Sequence[str]) -> None:
-        """As RedisSource does, without a promise of durability, so that the client may follow a slot that moves."""
+        """Like RedisSource. These deletions need not be durable, so the client may follow a slot that moves."""
         cached = [names.token_cache(prefix) for prefix in token_prefixes]
         with translated_cluster_errors():
             answers = send_to_owners(self._cluster, [KeyCommand(name, ("UNLINK", name)) for name in cached])
@@ -187,7 +188,7 @@ class ClusterSource:
             source.close()
         self._owners, self._primaries = [], {}
         for name, node in nodes.items():
-            # The last slot that it owns: moving slots away begins with the first ones.
+            # A tag for the last slot that it owns: when slots move away, the first ones go first.
             last_slot = max(slot for slot, owner in enumerate(owners) if owner == name)
             tag = f"{{{names.number_in_slot(last_slot)}}}"
             self._primaries[name] = RedisSource(node.redis_connection, self._barrier, tag)
@@ -205,26 +206,26 @@ class ClusterSource:
     def _on_each(
         self, arguments: Mapping[RedisSource, Argument], do: Callable[[RedisSource, Argument], Answer]
     ) -> list[Answer]:
-        """Does it on several primaries at once. All have ended before an error of one is raised."""
+        """Calls `do` for several primaries at once. It raises an error of one only after all calls have ended."""
         doing = [self._threads.submit(do, source, argument) for source, argument in arguments.items()]
         wait(doing)
         return [done.result() for done in doing]
 
 
 def cluster_identity(identities: Iterable[str]) -> str:
-    """A short name for a cluster of these primaries, in whatever order they come."""
+    """A short name for a cluster of these primaries. Their order does not matter."""
     return f"cluster {blake2b(chr(10).join(sorted(identities)).encode(), digest_size=16).hexdigest()}"
 
 
 def server_identity(reader: PinnedConnection | ClusterReader) -> str:
-    """What the ledger notes of the server or the cluster."""
+    """The name of the server or the cluster in the ledger."""
     if isinstance(reader, PinnedConnection):
         return read_facts(reader).identity
     return cluster_identity(read_facts(primary).identity for primary in reader.primaries)
 
 
 def _strictest(plans: Iterable[BarrierPlan]) -> BarrierPlan:
-    """What the drain is told; each primary passes its own barrier."""
+    """The plan that the drain sees: the strictest of all. Each primary still passes its own barrier."""
     known = list(plans)
     return BarrierPlan(
         replicas=max(plan.replicas for plan in known),
@@ -240,7 +241,7 @@ def open_sources(
 ) -> Iterator[tuple[AnyRedis, RedisSource | ClusterSource, RedisSource | ClusterSource]]:
     """A client for single commands and the two sources of a drain (see FamilyDrain), for a server or a whole cluster.
 
-    Which one it is the server of REDIS_URL says itself. Raises RedisUnavailable.
+    The server of REDIS_URL says whether it belongs to a cluster. Raises RedisUnavailable.
     """
     with ExitStack() as stack:
         pooled = stack.enter_context(closing(client(settings)))

@@ -1,6 +1,6 @@
-"""The Redis side of the drain on one primary: claiming, reading and releasing keys. It does not decide what counts.
+"""The Redis side of the drain on one primary: it claims, reads and deletes keys. It does not decide what counts.
 
-Which keys there are is found by search.py.
+search.py finds the keys.
 """
 
 import logging
@@ -20,14 +20,14 @@ from usage_pipeline.storage.redis import SLOT_ELSEWHERE, PinnedConnection, bulk_
 
 log = logging.getLogger(__name__)
 
-# Keys in one send: many for few syncs of Redis's file, few enough for writers to be served in between (4 µs a key).
+# Keys in one send: enough that Redis seldom syncs its file, but so few that it serves writers in between (4 µs a key).
 _KEYS_PER_SEND = 1_000
 _KEYS_PER_UNLINK = 2_500
 
-# Renames pairs of keys and says for each whether it did: "1", or "0" for a key that is gone (drained by another, or expired)
-# or whose claim is there. RENAMENX never overwrites a claim; PERSIST because RENAME carries the TTL along. A script, since
-# Redis reads 16 KB at a time and `appendfsync always` syncs after each: single commands cost a sync per 30 keys. It only
-# renames: reading in Lua as well would block Redis for 10 µs a key instead of 3.
+# Renames pairs of keys. For each pair it answers "1" if it renamed, and "0" if the key is gone (another drainer took it, or it
+# expired) or the claim exists already. RENAMENX never overwrites a claim. PERSIST is needed because a rename keeps the TTL. It
+# is a script because Redis reads 16 KB at a time, and `appendfsync always` syncs after each read: single commands cost a sync
+# per 30 keys. It only renames: if the script also read the keys, it would block Redis for 10 µs a key instead of 3.
 _RENAME = b"""\
 local renamed = {}
 for i = 1, #KEYS, 2 do
@@ -53,10 +53,11 @@ class OpenBatch:
 
 
 class RedisSource(KeySearch):
-    """One Redis primary as the drain sees it, through one pinned connection. Close it after use.
+    """One Redis primary, through one pinned connection. Close it after use.
 
-    Writes and their barrier belong on one connection, so a drain that overlaps reading with storing uses two sources.
-    In a cluster, `tag` is a hash tag of this primary's: it ends the names of what is kept for this primary alone.
+    A barrier covers only the writes of its own connection. So a drain that claims one batch while it stores another uses two
+    sources. In a cluster, `tag` is a hash tag of a slot of this primary. It ends the names of keys that concern only this
+    primary.
     """
 
     def __init__(self, client: redis.Redis, barrier: Barrier, tag: str = "") -> None:
@@ -68,28 +69,28 @@ class RedisSource(KeySearch):
         self.plan_anew()
 
     def plan_anew(self) -> None:
-        """Chooses the barrier for what the server is now: a replica may have come since."""
+        """Asks the server again, and chooses the barrier: a replica may have come since the last time."""
         self.facts = read_facts(self._connection)
         self.plan = plan_barrier(self.facts, self._barrier)
 
     def now_ms(self) -> int:
-        """Redis's clock in epoch milliseconds, so that all drainers stamp claims by one clock."""
+        """The clock of Redis in epoch milliseconds. All drainers take the times of claims from this one clock."""
         return self._connection.now_ms()
 
     # batches
 
     def open_batch(self, family: str, batch_id: str) -> None:
-        """Must come before the first rename of the batch: it is how the next drain finds what a crash left behind.
+        """Notes a batch. Must come before its first rename: by the note, the next drain finds what a crash left behind.
 
-        A full Redis refuses it, and a drain is what makes room; then only a scan would find the batch.
+        A full Redis refuses the note. The drain goes on, because it makes room in Redis. Then only a scan finds the batch.
         """
         try:
             self._connection.call("HSET", names.open_batches(family), batch_id, self.facts.identity)
         except redis.OutOfMemoryError:
-            log.warning("Redis: its memory is full; %s drains without a note of its batches", family)
+            log.warning("Redis has no memory left for notes of batches; the drain of %s goes on without them", family)
 
     def settle_batch(self, family: str, batch_id: str) -> None:
-        """Forgets an open batch: nothing of it is left to do."""
+        """Removes the note of a batch that is done."""
         self._connection.call("HDEL", names.open_batches(family), batch_id)
 
     def open_batches(self, family: str) -> list[OpenBatch]:
@@ -100,16 +101,16 @@ class RedisSource(KeySearch):
         )
 
     def claim(self, family: Family, batch_id: str, live: Sequence[bytes]) -> list[Claimed]:
-        """Moves live keys under the batch and reads them; one that is gone already is left out."""
+        """Renames live keys to claims of the batch, and reads them. A key that is gone is left out."""
         keys = list(dict.fromkeys(live))
         return self._rename_and_read(family, keys, names.claims(batch_id, keys), keys)
 
     def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> list[Claimed]:
-        """Moves keys that `from_batch` holds under another batch and reads them."""
+        """Renames claims of `from_batch` to claims of `to_batch`, and reads them. A key that is gone is left out."""
         return self._rename_and_read(family, names.claims(from_batch, held), names.claims(to_batch, held), held)
 
     def read(self, family: Family, batch_id: str, held: Sequence[bytes]) -> list[Claimed]:
-        """Reads keys that the batch holds; one that is gone is left out."""
+        """Reads claims of the batch. A key that is gone is left out."""
         claims = []
         for some in _chunks(held, _KEYS_PER_SEND):
             claimed = names.claims(batch_id, some)
@@ -120,9 +121,9 @@ class RedisSource(KeySearch):
     # the request event queue: one list, renamed as a whole
 
     def claim_queue(self, batch_id: str) -> bool:
-        """Moves the live event queue under the batch; False when there is none."""
+        """Renames the live event queue to a claim of the batch. False if there is no queue, or if its slot is moving."""
         claimed = names.claim(batch_id, names.EVENT_QUEUE)
-        # Both in one step: in a cluster the slot may leave between two commands, and the claim would expire.
+        # Rename and PERSIST in one step: in a cluster the slot may move between two commands, and then the claim would expire.
         try:
             renamed: bytes = self._connection.call("EVAL", _RENAME, 2, names.EVENT_QUEUE, claimed)
         except SLOT_ELSEWHERE:
@@ -130,7 +131,7 @@ class RedisSource(KeySearch):
         return renamed != _NOT_RENAMED
 
     def queue_length(self, batch_id: str) -> int | WrongType:
-        """How many items the claimed queue has; 0 when it is gone."""
+        """How many items the claimed queue has, 0 if it is gone. If it is not a list: its DUMP."""
         claimed = names.claim(batch_id, names.EVENT_QUEUE)
         [length] = self._connection.pipeline([(b"LLEN", claimed)])
         if isinstance(length, redis.ResponseError):
@@ -144,18 +145,19 @@ class RedisSource(KeySearch):
         return page
 
     def barrier(self) -> bool:
-        """Whether all that was written or read on this connection is durable in Redis now."""
+        """Waits until all that was written or read on this connection is durable in Redis. False if that took too long."""
         return pass_barrier(self._connection, self.plan, names.BARRIER + self._tag)
 
     def age_ms(self, batch_id: str) -> int:
-        """How long ago the batch was claimed, by Redis's clock."""
+        """How long ago the batch was claimed, by the clock of Redis."""
         return self.now_ms() - claimed_ms(batch_id)
 
     def release(self, batch_id: str, held: Sequence[bytes]) -> bool:
-        """Deletes exactly these claimed keys of the batch; True when that is durable.
+        """Deletes exactly these claimed keys of the batch. True if that is durable.
 
-        Under the barrier by age the answer is False until a later call, with nothing left to delete, finds the deletion old
-        enough. If a crash undoes the deletion meanwhile, the batch is not marked released and its keys go again.
+        With the barrier by age, the call that deletes returns False. A later call, which finds nothing to delete, returns True
+        when the deletion is old enough. If a crash undoes the deletion before, the batch is not marked as released yet, and a
+        later call deletes its keys again.
         """
         deleted, is_refused = 0, False
         for some in _chunks(names.claims(batch_id, held), _KEYS_PER_UNLINK):
@@ -182,11 +184,11 @@ class RedisSource(KeySearch):
             self._connection.call("UNLINK", *(names.token_cache(prefix) for prefix in some))
 
     def announce(self, family: Family, live: Sequence[bytes]) -> None:
-        """Puts keys back into the set that `announced_keys` empties."""
+        """Adds keys to the set of announced keys again, which `announced_keys` had emptied."""
         self._connection.call("SADD", names.touched(family.name), *live)
 
     def take_refused(self) -> list[bytes]:
-        """Keys that were not renamed since the last call, because their slot was on the move."""
+        """Keys that were not renamed since the last call, because their slot was moving."""
         refused, self._refused = self._refused, []
         return refused
 
@@ -198,7 +200,7 @@ class RedisSource(KeySearch):
     def _rename_and_read(
         self, family: Family, current: Sequence[bytes], claimed: Sequence[bytes], live: Sequence[bytes]
     ) -> list[Claimed]:
-        """Renames keys from `current` to `claimed` names and reads them; the next send is under way while one is read."""
+        """Renames keys from `current` to `claimed` names, and reads them. Sends keys before it receives the last answers."""
         replies: list[Any] = []
         sent: Sequence[bytes] = ()
         for first in range(0, len(live), _KEYS_PER_SEND):
@@ -209,11 +211,11 @@ class RedisSource(KeySearch):
             sent = live[some]
         if sent:
             replies += self._receive_renamed(sent)
-        # Not before all is received: a key of another type takes a command of its own.
+        # Only after all answers have come: a key of another type needs another command on this connection.
         return self._claims(live, claimed, replies)
 
     def _keys_per_script(self) -> int:
-        """In a cluster the keys of one script must share a slot, as a key and its claim do."""
+        """In a cluster the keys of one script must share a slot. A key and its claim share one; two keys may not."""
         return 1 if self.facts.is_cluster else _KEYS_PER_SEND
 
     def _rename_and_read_commands(self, family: Family, current: Sequence[bytes], claimed: Sequence[bytes]) -> bytes:
@@ -226,16 +228,16 @@ class RedisSource(KeySearch):
         return b"".join((*scripts, one_by_one(family.read_command, claims)))
 
     def _receive_renamed(self, live: Sequence[bytes]) -> list[Any]:
-        """The contents of a send's keys; None for one that was not renamed."""
+        """The contents of the keys of one send. None for a key that was not renamed."""
         scripts = -(-len(live) // self._keys_per_script())
         replies = self._connection.receive(scripts + len(live))
         for number, reply in enumerate(replies[:scripts]):
             if isinstance(reply, SLOT_ELSEWHERE):
-                # Of one key: see _keys_per_script.
+                # This script had one key: see _keys_per_script.
                 replies[number] = _NOT_RENAMED
                 self._refused.append(live[number])
             elif isinstance(reply, redis.ResponseError):
-                # Replies to the next send may be under way: nothing else can be asked on this connection.
+                # Replies to the next send may still come, so this connection is of no further use.
                 self._connection.close()
                 raise reply
         renamed, contents = b"".join(replies[:scripts]), replies[scripts:]
@@ -247,9 +249,9 @@ class RedisSource(KeySearch):
         return contents
 
     def _claims(self, keys: Sequence[bytes], claimed: Sequence[bytes], contents: Sequence[Any]) -> list[Claimed]:
-        """Claimed keys and what they contain; a key of another type is dumped, one without content is gone.
+        """Claimed keys with their contents. A key of another type comes as a DUMP; a key without content is gone, and left out.
 
-        One whose slot is on the move is left out: it stays claimed, and recovery takes it up in a batch of its own.
+        A key whose slot is moving is left out, too: it stays claimed, and recovery gives it a batch of its own.
         """
         if all(contents) and not any(isinstance(content, redis.ResponseError) for content in contents):
             return list(zip(keys, contents, strict=True))
@@ -265,7 +267,7 @@ class RedisSource(KeySearch):
         return claims
 
     def _dump(self, claimed: bytes, error: redis.ResponseError) -> WrongType | None:
-        """A claimed key of another type; None when it is gone. Any other error of Redis is raised."""
+        """The DUMP of a claimed key of another type. None if the key is gone. Raises any other error of Redis."""
         if not str(error).startswith("WRONGTYPE"):
             raise error
         dump, redis_type = self._connection.pipeline([(b"DUMP", claimed), (b"TYPE", claimed)])

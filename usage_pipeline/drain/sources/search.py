@@ -1,4 +1,4 @@
-"""Finding keys on one Redis primary: those that the recorder announced, and scans of the keyspace on a slow beat."""
+"""Finds keys on one Redis primary: the keys that the recorder announced, and at intervals those that a scan finds."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,15 +13,15 @@ from usage_pipeline.process import process_name
 from usage_pipeline.storage.redis import PinnedConnection
 
 _SCAN_COUNT = 10_000
-# A scan of the keyspace may take this share of the time; what it costs decides how long the next one waits.
+# Scans of all keys may take this share of the time. The longer a scan takes, the longer the next one waits.
 _SCAN_SHARE = 0.05
 _LONGEST_SCAN_PAUSE_SECONDS = 300
-# A sample of each chunk that a scan finds.
+# A sample: so many keys of each chunk that a scan finds are asked for their time to live.
 _TTLS_PER_CHUNK = 100
 
 
 class KeySearch:
-    """What may be drained on one primary, live or left claimed. In a cluster, `tag` is a hash tag of this primary's."""
+    """Finds live keys and claimed keys on one primary. In a cluster, `tag` is a hash tag of a slot of this primary."""
 
     def __init__(self, connection: PinnedConnection, tag: str) -> None:
         self._connection = connection
@@ -29,28 +29,29 @@ class KeySearch:
         self._ttls_ms: list[int] = []
 
     def live_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
-        """Chunks of keys that may be there to drain: first those the recorder announced, then, when due, a scan.
+        """Chunks of keys that may be there to drain: first the announced keys, then those of a scan if one is due.
 
-        A key may come twice, in different chunks only. Keys announced meanwhile are left to the next call, so that busy
-        writers cannot keep it going forever. A name that is not of the family is dropped: it could not be told apart later.
+        A key may come twice, but not in one chunk. Keys that are announced meanwhile wait for the next call, so that busy
+        writers cannot keep this one going forever. Names that are not of the family are dropped: once claimed, they could not
+        be told from its keys.
         """
         yield from self.announced_keys(family, chunk_keys)
         yield from self.scanned_keys(family, chunk_keys)
 
     def announced_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
-        """The first part of `live_keys`: the set of touched keys, taken as a whole.
+        """The first part of `live_keys`. It renames the set of announced keys as a whole, and reads that.
 
-        A drain that does not come to its end leaves it to the next one. SPOP would be simpler, and take as much of Redis's
-        time as the renaming.
+        If a drain stops early, the next one reads the rest of the set. SPOP would be simpler, but it would take as much of
+        Redis's time as the renames of the keys.
         """
         for members in self._taken_keys(names.touched(family.name), names.taken(family.name), chunk_keys):
-            # SSCAN answers with a few more than it was asked for, and with a small set as a whole.
+            # SSCAN may answer with a few more members than asked for, and answers with a small set as a whole.
             ours = [key for key in members if family.owns(key)]
             for first in range(0, len(ours), chunk_keys):
                 yield ours[first : first + chunk_keys]
 
     def scanned_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
-        """The second part of `live_keys`. Of token keys it notes for how long some would have lived (`take_ttls_ms`)."""
+        """The second part of `live_keys`. It notes the times to live of some token keys (`take_ttls_ms`)."""
         if self._is_scan_due(family.name):
             for found in self._scan(family.name, family.pattern, chunk_keys):
                 if family.name == TOKEN.name:
@@ -58,17 +59,17 @@ class KeySearch:
                 yield found
 
     def take_ttls_ms(self) -> list[int]:
-        """Times to live of scanned token keys since the last call, before they were claimed; keys without one are left out.
+        """Times to live of token keys that were scanned since the last call, as they were before the claim.
 
-        Writers of their own let unread counts expire after two sync intervals.
+        Keys without one are left out. Writers other than our recorder let unread counts expire after two sync intervals.
         """
         ttls, self._ttls_ms = self._ttls_ms, []
         return ttls
 
     def claimed_keys(self, family: Family) -> dict[str, list[bytes]]:
-        """All claimed keys of a family in the keyspace by batch id, as live names. A name that is not ours is left out.
+        """All claimed keys of a family by batch id, as live names. Names that the drain did not make are left out.
 
-        Each comes once, though SCAN may repeat itself: a batch with a key twice would count it twice.
+        Each key comes once, although SCAN may repeat it: a batch would count a repeated key twice.
         """
         found: dict[str, dict[bytes, None]] = {}
         for chunk in self._scan(f"claim:{family.name}", names.CLAIMS + b"*" + family.prefix + b"*", _SCAN_COUNT):
@@ -89,7 +90,7 @@ class KeySearch:
 
     def _taken_keys(self, touched: str, taken: str, chunk_keys: int) -> Iterator[list[bytes]]:
         yield from self._members(taken, chunk_keys)
-        # A drainer that another one has overtaken in the last set may have left its place.
+        # A drainer that was overtaken by another one in the last set may have left its cursor behind.
         _, renamed = self._connection.pipeline([("UNLINK", names.place_in(taken)), ("RENAMENX", touched, taken)])
         if isinstance(renamed, redis.ResponseError):
             if "no such key" in str(renamed):
@@ -98,9 +99,9 @@ class KeySearch:
         yield from self._members(taken, chunk_keys)
 
     def _members(self, name: str, chunk_keys: int) -> Iterator[list[bytes]]:
-        """The members of a set, which is deleted after the last; from where an earlier drain ended in the midst of it.
+        """The members of a set, from where an earlier drain stopped. After the last member the set is deleted.
 
-        Nobody changes such a set, so a cursor keeps its meaning. Should Redis lose it, a scan of the keyspace finds the rest.
+        Nobody changes such a set, so a stored cursor stays valid. If Redis loses the set or the cursor, a scan finds the rest.
         """
         place = names.place_in(name)
         cursor = self._connection.call("GET", place) or b"0"
@@ -115,7 +116,7 @@ class KeySearch:
             cursor, members = self._connection.call("SSCAN", name, cursor, "COUNT", chunk_keys)
 
     def _note_ttls(self, keys: Sequence[bytes]) -> None:
-        # In a cluster a slot that is on the move answers with an error.
+        # In a cluster, a key whose slot is moving has an error as its answer.
         replies = self._connection.pipeline([(b"PTTL", key) for key in keys])
         self._ttls_ms += [reply for reply in replies if isinstance(reply, int) and reply >= 0]
 
@@ -138,5 +139,5 @@ class KeySearch:
             self._connection.call("SET", names.scan_pause(what) + self._tag, process_name(), "PX", max(pause_ms, 1))
 
     def _is_scan_due(self, what: str) -> bool:
-        """A drainer always makes the first scan of its life; after that a scan waits for its share of the time."""
+        """The first scan of a drainer is always due. After that a scan waits, as _SCAN_SHARE demands."""
         return bool(self._connection.call("GET", names.scan_pause(what) + self._tag) != process_name().encode())

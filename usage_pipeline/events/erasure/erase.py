@@ -205,7 +205,7 @@ class _Work:
             with self._connection.transaction():
                 self._connection.execute(load(f"events/erasure/erase_{name}"), arguments)
         except psycopg.errors.UniqueViolation:
-            # Two that differed in what is erased are one now.
+            # Two rows differed only in what is erased. Now they are equal, and one is deleted.
             self._connection.execute(load(f"events/erasure/delete_{name}"), arguments)
 
     def _erase_rows(self, rule: _Rule) -> None:
@@ -241,7 +241,7 @@ class _Work:
     def _execute(self, table: str, query: compose.Composed, arguments: tuple[object, ...], is_hyper: bool) -> None:
         with self._connection.transaction():
             if is_hyper:
-                # A compressed batch is unpacked to change a row of it; the default refuses large ones.
+                # To change a row, TimescaleDB unpacks the compressed batch that has it. By default it refuses large batches.
                 self._connection.execute("set local timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
             self._note(table, self._connection.execute(query, arguments).rowcount)
 

@@ -52,7 +52,7 @@ def erased_letter(raw: bytes, raw_format: str, user_id: str, pseudonym: str) -> 
         return _erased_hash(raw, user_id.encode(), pseudonym.encode())
     if raw_format == "string":
         return erased_json(raw, user_id, pseudonym)
-    # A Redis DUMP has lengths and a checksum, and is never replayed: it goes as a whole.
+    # Text in a Redis DUMP cannot be replaced: the DUMP has lengths and a checksum. It is never replayed, so it goes as a whole.
     return b"" if _erased_bytes(raw, needles(user_id), pseudonym) is not None else None
 
 

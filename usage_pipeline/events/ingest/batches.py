@@ -16,10 +16,10 @@ from usage_pipeline.storage.chunks.partitions import ensure_chunks
 from usage_pipeline.storage.sql import load
 from usage_pipeline.values import Malformed
 
-# A partition may be archived between our look and our insert; then the batch is stored anew, with a partition of its own.
+# A partition may be archived between our look and our insert. Then the batch is stored again, with a new partition.
 _ATTEMPTS = 3
 _LINES_PER_WRITE = 500
-# No time zone is off by less than that: hours and days begin with one everywhere.
+# In every time zone, each hour and each day begins with a quarter of an hour in UTC.
 _QUARTER_SECONDS = 900
 
 
@@ -151,7 +151,7 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
     COPY right into the tables needs no staging, no sort and no join, and writes a page at a time. If an id is already stored,
     or a partition is missing, it stores nothing of the batch and returns None.
     """
-    # In id order, as the other way has it: two batches with overlapping ids wait for each other and never deadlock.
+    # In the order of ids, like the other way to store. So of two batches with common ids, one waits, and there is no deadlock.
     events = sorted(batch.parsed.values(), key=_id_of)
     if not events:
         return None
@@ -164,7 +164,7 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
                 copy.write(
                     "".join([f"{key}\t\\\\x{event.payload_hash}\n" for key, event in zip(keys, events, strict=True)])
                 )
-                # Put together while the server is busy with the ids.
+                # We put the rows together while the server is busy with the ids.
                 rows = [b"%b\t%b\n" % (key.encode(), event.payload) for key, event in zip(keys, events, strict=True)]
                 quarters = {int(at.timestamp()) // _QUARTER_SECONDS for at in times}
             with cursor.copy(load("events/ingest/copy_usage_events")) as copy:

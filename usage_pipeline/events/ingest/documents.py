@@ -14,7 +14,7 @@ from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
 Items = Sequence[bytes | msgspec.Raw]
 
-# The slow way makes Python objects of everything, of which a short text can hold a great many.
+# The slow way makes a Python object of each value in the text, and even a short text can hold very many values.
 MAX_SCANNED_BYTES = 32 * 2**20
 _scan_value = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -74,7 +74,7 @@ def _items(decoded: Any) -> Items:
     items = msgspec.structs.astuple(decoded)
     if "Document" in type(decoded).__name__:
         return _items(items[0])
-    # Those that were not there are all at the end.
+    # Places for which there was no item are UNSET, and all at the end.
     return items[: items.index(msgspec.UNSET)] if items and items[-1] is msgspec.UNSET else items
 
 

@@ -14,18 +14,18 @@ from usage_pipeline import values
 from usage_pipeline.storage.copy_text import NULL, copy_line
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
-# Clients' clocks may be ahead by so much (contracts: time window).
+# The clock of a client may be ahead by this much (contracts: time window).
 CLOCK_AHEAD = timedelta(minutes=5)
-# A prompt is what is looked at beside the numbers; whole conversations are message archives.
+# A prompt is kept for a look at it beside the numbers. Whole conversations belong into message archives.
 MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_EXTRA_CHARACTERS = 1_000_000
 MAX_ARCHIVE_CHARACTERS = 16_000_000
 MAX_LATENCY_MS = 2**31 - 1
-# A character as JSON may write it, for example \u00fc.
+# The most bytes that JSON may need for one character, for example \u00fc.
 _ESCAPED_BYTES = 6
 _NULL = msgspec.Raw(b"null")
 _NONE = NULL.decode()
-# What COPY text writes otherwise, or text cannot hold; tabs are counted.
+# Characters that COPY text must escape, or that text in PostgreSQL cannot hold. Tabs are missing here: they are counted.
 _NOT_PLAIN = re.compile(r"[\\\n\r\0]").search
 
 

@@ -27,17 +27,17 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect, first_line
 from usage_pipeline.storage.sql import load
 
-# Names that begin with . or _ are those of files that are not finished.
+# A name that begins with . or _ is that of a file that is not finished.
 _ADDRESS = re.compile(r"(?:archives/)?[^./_][^/]*\.jsonl?(?:\.gz)?")
 ARCHIVES_FOLDER, DONE, BROKEN = "archives", "done", "broken"
-# As many as one look lists, in the order of their names; the rest waits for the next.
+# One look lists at most this many files, in the order of their names. The rest waits for the next look.
 MOST_FILES = 1_000
-# A file that was not written to for so long is taken as whole when nobody has looked at it before.
+# If nobody wrote to a file for this long, the first look at it takes it as complete.
 SETTLE_SECONDS = 10.0
 _ITEMS_PER_BATCH = 2_000
 _BYTES_PER_BATCH = 32 * 2**20
 _COUNTS = ("received", "inserted", "duplicates", "conflicts")
-# What file systems call the time of the last change of a file; some have a tag besides.
+# The names that file systems give to the time of the last change of a file. Some also have a tag, which changes with the file.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 _CHANGED = ("ETag", "etag", *_TIMES)
 
@@ -121,7 +121,7 @@ class Landing:
         self.files.mv(self.path(file.address), self.path(target))
         moved = self.look_at(target)
         if moved is not None and moved.bytes != file.bytes:
-            # Its writer was still at it: what it added was not read.
+            # Its writer was still writing, and we have not read what it added.
             self.files.mv(self.path(target), self.path(file.address))
             return False
         return True
