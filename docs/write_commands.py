@@ -56,10 +56,11 @@ _NOTES = {
 }
 _HEAD = """# Commands
 
-<!-- Written by docs/write_commands.py from the help of the commands. Change the text there, and run it again. -->
+<!-- Written by docs/write_commands.py from the help of the commands, and from notes of its own. Change the text there, and
+run it again. -->
 
-`usage-pipeline COMMAND --help` prints the same in the terminal. Commands read the [settings](settings.md) from the
-environment: in a second terminal, first paste the line that `usage-pipeline dev` prints.
+`usage-pipeline COMMAND --help` prints the options and the first sentences in the terminal. Commands read the
+[settings](settings.md) from the environment: in a second terminal, first paste the line that `usage-pipeline dev` prints.
 
 - Each command that prints a result takes `--json`, and then prints one JSON document.
 - Exit status: **0** done; **1** some items failed, and the command lists them; **2** the command or a setting is wrong, or a

@@ -24,7 +24,7 @@ def dev(
 ) -> None:
     """Run everything on this machine: PostgreSQL, Redis, the Dagster UI and daemon, and the HTTP service.
 
-    If DATABASE_URL or REDIS_URL is set, it uses that server and does not start its own.
+    It uses the servers that DATABASE_URL, REDIS_URL and DAGSTER_POSTGRES_URL name. Where one is not set, it starts its own.
     """
     from usage_pipeline.local.dev import run_dev
 

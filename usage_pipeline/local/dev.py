@@ -7,9 +7,11 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import redis
 
 from usage_pipeline.local.processes.children import Child, stop_children, stop_left_overs
 from usage_pipeline.local.processes.dagster import (
@@ -25,6 +27,8 @@ from usage_pipeline.local.processes.stop_signals import StopRequestedError, Stop
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import LOOPBACK, first_free_port, free_port, is_listening
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.storage.postgres import first_line
+from usage_pipeline.storage.redis import RedisUnavailable, client
 
 DEFAULT_PORT = 3000
 DEFAULT_API_PORT = 8000
@@ -96,9 +100,7 @@ class _Launch:
         """Starts the four processes, and returns when UI and HTTP service answer. `children` has each as soon as it runs."""
         deadline = time.monotonic() + _UI_TIMEOUT_SECONDS
         self.children.append(self.dagster.start_code_server(wanted.module, code_port))
-        port = first_free_port(wanted.port)
-        if port != wanted.port:
-            _say(f"Port {wanted.port} is taken; using {port}.")
+        port = _free_port(wanted.port)
         self.children.append(self.dagster.start_webserver(port, code_server_port=code_port, read_only=wanted.read_only))
         url = f"http://{LOOPBACK}:{port}"
         # The daemon waits: on two cores, a third process that imports would only delay the UI.
@@ -108,7 +110,7 @@ class _Launch:
         if problem := location_problem(url):
             _say(f"The definitions do not load: {problem}", to_errors=True)
         _say(f"Dagster is at {url}{' (read-only)' if wanted.read_only else ''}")
-        api_port = first_free_port(wanted.api_port)
+        api_port = _free_port(wanted.api_port)
         self.children.append(self.dagster.start_api(api_port))
         self._wait_until(lambda: is_listening(api_port), deadline)
         _say(f"HTTP is at http://{LOOPBACK}:{api_port} (dashboard; documentation: /docs)")
@@ -164,6 +166,8 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
         if stop_left_overs(mark):
             _say("Stopped what an earlier start had left running.")
         database_url = settings.database_url.get_secret_value() if "database_url" in given else servers.database_url
+        if not servers.has_redis:
+            _expect_redis(settings)
         _migrate(database_url, settings.usage_timezone, signals)
 
         home = folder / "dagster"
@@ -194,6 +198,24 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
             _say(line_to_paste(urls))
         _say(f"Logs are in {dagster.logs}. Ctrl-C stops everything.")
         launch.run_until_stopped()
+
+
+def _free_port(wanted: int) -> int:
+    port = first_free_port(wanted)
+    if port != wanted:
+        _say(f"Port {wanted} is taken; using {port}.")
+    return port
+
+
+def _expect_redis(settings: Settings) -> None:
+    """The processes would all start and complain in their logs only. Raises RedisUnavailable."""
+    with closing(client(settings)) as named:
+        try:
+            named.ping()
+        except redis.RedisError as error:
+            raise RedisUnavailable(
+                f"Redis does not answer: {first_line(error)}. Without REDIS_URL, `dev` starts a Redis of its own"
+            ) from None
 
 
 def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[str, str]:

@@ -157,6 +157,17 @@ def test_a_child_that_ends_by_itself_is_reported_and_the_rest_is_stopped(
         assert connection.execute("select 1").fetchone() == (1,), "servers that are not ours are left alone"
 
 
+def test_a_redis_that_is_named_and_does_not_answer_is_told_and_nothing_is_left(
+    folder: Path, start_dev: Callable[..., Any]
+) -> None:
+    """The line that `dev` prints for a second terminal names one that ends with this `dev`."""
+    dev = start_dev(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
+    assert dev.wait() == 1
+    assert "RedisUnavailable: Redis does not answer" in dev.output
+    assert "Without REDIS_URL, `dev` starts a Redis of its own" in dev.output
+    assert _children(folder) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_middle_of_the_start_leaves_nothing(
     folder: Path, start_dev: Callable[..., Any], number: signal.Signals
