@@ -4,7 +4,7 @@ PYTHON ?= python3
 UV := .local/uv/bin/uv
 RUN := .venv/bin/
 
-.PHONY: help setup demo test e2e torture lint bench clean
+.PHONY: help setup demo test e2e torture lint defs bench clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,12 +41,17 @@ torture: setup  ## kill a thousand drains under load, and compare both sides (ab
 	$(RUN)python -m usage_pipeline_tests.torture
 
 # A DAGSTER_HOME of its own: where none is set, Dagster reads dagster.yaml of this folder, which needs DAGSTER_POSTGRES_URL.
+DG = home=$$(mktemp -d) && trap "rm -r $$home" EXIT && echo "telemetry: {enabled: false}" > $$home/dagster.yaml && \
+	DAGSTER_HOME=$$home $(RUN)dg
+
 lint: setup  ## check types, style, and that Dagster loads the definitions
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
-	@home=$$(mktemp -d) && trap "rm -r $$home" EXIT && echo "telemetry: {enabled: false}" > $$home/dagster.yaml && \
-		DAGSTER_HOME=$$home $(RUN)dg check defs
+	@$(DG) check defs
+
+defs: setup  ## list the assets, checks, jobs, schedules and sensors that Dagster finds
+	@$(DG) list defs
 
 bench: setup  ## measure everything (about an hour)
 	$(RUN)python -m benchmarks.drain
