@@ -196,13 +196,17 @@ def _pattern(merchant_id: bytes | None) -> bytes:
     return _PREFIX + _GLOB_CHARACTERS.sub(rb"\\\g<0>", merchant_id) + b":*"
 
 
+# The texts of reasons are part of what identifies an open dead letter (refresh_merchant_dead_letters.sql): in other words, the
+# same counter would be refused a second time.
+
+
 def _take(reading: Reading, found: FoundKey, value: bytes) -> None:
     try:
         reading.counters[_checked(found)] = values.count("value", value)
     except Malformed as malformed:
         reason = str(malformed)
         if len(value) == _LONGEST_RAW_BYTES:
-            reason += f" at least; only the first {_LONGEST_RAW_BYTES} bytes are kept"
+            reason += f" at least; only these first {_LONGEST_RAW_BYTES} bytes are kept"
         reading.refused.append(RefusedKey(found.day, DeadLetter(found.key, reason, value, "string")))
 
 
@@ -234,7 +238,7 @@ def _refuse_types(connection: Reader, found: Sequence[FoundKey]) -> list[Refused
         reason = _type_reason(one, redis_type)
         dump = dumps.get(one.key)
         if not isinstance(dump, bytes):
-            dump, reason = b"", f"{reason}; its content is not kept here, look at it in Redis"
+            dump, reason = b"", f"{reason}; its content is not kept here, look into Redis"
         refused.append(RefusedKey(one.day, DeadLetter(one.key, reason, dump, "dump")))
     return refused
 
