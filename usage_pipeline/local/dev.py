@@ -28,7 +28,7 @@ from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import LOOPBACK, first_free_port, free_port, is_listening
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import first_line
-from usage_pipeline.storage.redis import RedisUnavailable, client
+from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable, client
 
 DEFAULT_PORT = 3000
 DEFAULT_API_PORT = 8000
@@ -208,14 +208,13 @@ def _free_port(wanted: int) -> int:
 
 
 def _expect_redis(settings: Settings) -> None:
-    """The processes would all start and complain in their logs only. Raises RedisUnavailable."""
-    with closing(client(settings)) as named:
-        try:
-            named.ping()
-        except redis.RedisError as error:
-            raise RedisUnavailable(
-                f"Redis does not answer: {first_line(error)}. Without REDIS_URL, `dev` starts a Redis of its own"
-            ) from None
+    """Otherwise all processes would start, and complain in their logs only. Raises RedisUnavailable."""
+    try:
+        with closing(client(settings)) as pooled, PinnedConnection(pooled) as connection:
+            connection.call("PING")
+    except (redis.RedisError, RedisUnavailable) as error:
+        hint = "without REDIS_URL and REDIS_HOST, `dev` starts a Redis of its own"
+        raise RedisUnavailable(f"{first_line(error).rstrip('.')}; {hint}") from None
 
 
 def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[str, str]:
