@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
 
-from redis.crc import key_slot
-
 MAX_COUNT = 2**63 - 1
 MAX_ID_CHARACTERS = 200
 NAMESPACE = "usage_pipeline:"
@@ -137,10 +135,14 @@ def _tagged(key: bytes) -> bytes:
         return key
     if b"}" not in key:
         return b"{%b}" % key
+    from redis.crc import key_slot
+
     return b"{%d}=%s" % (number_in_slot(key_slot(key)), key)
 
 
 @lru_cache(maxsize=1024)
 def number_in_slot(slot: int) -> int:
     """The smallest number whose decimal digits hash to that slot; the first 109,758 cover all 16,384 slots."""
+    from redis.crc import key_slot  # a command that asks for help need not wait for redis-py
+
     return next(number for number in range(109_758) if key_slot(b"%d" % number) == slot)
