@@ -1,4 +1,4 @@
-"""The layout's rules (architecture.md): who may import dagster, where SQL is, and that an import does nothing."""
+"""The layout's rules (CONTRIBUTING.md): who may import dagster, where SQL is, and that an import does nothing."""
 
 import ast
 import json
@@ -17,6 +17,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 DEFS = [path for path in MODULES if path.is_relative_to(PACKAGE / "defs") or path.name == "definitions.py"]
 DOMAIN = [path for path in MODULES if path not in DEFS]
 MOST_MODULES = 12
+# From top to bottom, as in CONTRIBUTING.md: a module imports from its own layer or from one below.
+LAYERS = (
+    ("cli", "commands", "local"),
+    ("definitions", "defs"),
+    ("api",),
+    (
+        *("access", "alerting", "checks", "drain", "enrichment", "events", "history", "issues", "merchants", "plots"),
+        *("reconciliation", "rollups"),
+    ),
+    ("storage",),
+    ("recording",),
+    ("process", "redis_keys", "setting_types", "settings", "values"),
+)
 
 
 def named(path: Path) -> str:
@@ -76,6 +89,20 @@ def test_no_room_imports_one_that_imports_it() -> None:
         for room in leaves:
             del imports[room]
     assert imports == {}, "these import each other, or what does"
+
+
+def test_a_room_imports_from_its_own_layer_or_from_one_below() -> None:
+    depth = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+    assert sorted(depth) == sorted(
+        {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} - {"__init__"}
+    )
+    upward = [
+        (named(path), room)
+        for path in MODULES
+        for room in rooms_of(path) & depth.keys()
+        if depth[room] < depth.get(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), 0)
+    ]
+    assert upward == []
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "recording").glob("*.py")), ids=named)
