@@ -17,13 +17,17 @@ tokens_app = typer.Typer(no_args_is_help=True, help="Tokens of the HTTP service.
 
 @tokens_app.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="What you call it.")],
-    scope: Annotated[list[str], typer.Option(help="ingest or read; may be given again.")],
-    expires_in_days: Annotated[int | None, typer.Option(help="Default: never.")] = None,
-    quota: Annotated[int | None, typer.Option(help="Requests per day. Default: as many as come.")] = None,
+    name: Annotated[str, typer.Argument(help="A name by which you find the token in lists.")],
+    scope: Annotated[
+        list[str], typer.Option(help="What the token may do: ingest or read. Repeat the option for both.")
+    ],
+    expires_in_days: Annotated[
+        int | None, typer.Option(help="Days until the token ends. Default: it does not end.")
+    ] = None,
+    quota: Annotated[int | None, typer.Option(help="The most requests per day. Default: no limit.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token. It is shown once; only its hash is stored."""
+    """Make a token. The command shows the token once. Only its hash is stored."""
     from usage_pipeline.access.tokens import create_token
     from usage_pipeline.storage.postgres import connect
 
@@ -39,7 +43,7 @@ def create(
 
 @tokens_app.command("list")
 def list_all(as_json: AsJson = False) -> None:
-    """List tokens, oldest first; those that expired or were revoked, too."""
+    """List the tokens, oldest first, with those that expired or were revoked."""
     from usage_pipeline.access.tokens import list_tokens
     from usage_pipeline.storage.postgres import connect
 
@@ -70,7 +74,7 @@ def revoke(
     token: Annotated[str, typer.Argument(metavar="TOKEN_ID", help="Id or prefix of the token.")],
     as_json: AsJson = False,
 ) -> None:
-    """End a token, at once and for good. May be repeated."""
+    """End a token, at once and for good. To do it twice changes nothing."""
     import redis
 
     from usage_pipeline.access.cache import CACHE_SECONDS, forget

@@ -143,7 +143,7 @@ def test_no_token_comes_into_a_log(shared: Shared, caplog: pytest.LogCaptureFixt
             client.get(path, headers=headers, params={"api_key_id": token})
         client.post("/api/v1/ingest/requests:bulk", content=b"x", headers=headers)
     # httpx logs the URLs that this test puts tokens into. The access log of uvicorn is off, but pytest put its handler there;
-    # test_service_routes.py looks at what a process of its own writes.
+    # service/test_routes.py looks at what a process of its own writes.
     ours = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore", "uvicorn.access"))]
     text = "\n".join(f"{record.getMessage()} {record.args} {record.exc_text or ''}" for record in ours)
     for token in (good, other, wrong, sha256(good.encode()).hexdigest()):

@@ -1,4 +1,4 @@
-"""The recorder's records on a real Redis, by both recorders; its failures are in test_recorder_failures.py."""
+"""The recorder's records on a real Redis, by both recorders; its failures are in test_failures.py."""
 
 import asyncio
 import inspect

@@ -22,7 +22,7 @@ _OUTPUTS: Mapping[str, list[tuple[list[str], str, str]]] = {
         (
             ["snapshots", "api_key_deltas"],
             "raw.api_key_deltas",
-            "Drained deltas of API keys, one row per batch and key.",
+            "Counts of API keys as they were drained: one row per batch and key.",
         ),
         (["usage", "api_keys"], "usage.api_keys", "Running totals per API key."),
     ],

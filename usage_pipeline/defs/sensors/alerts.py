@@ -11,7 +11,7 @@ from usage_pipeline.defs.sensors.alert_facts import failed_run_of, orchestration
 from usage_pipeline.defs.sensors.drains import DRAIN_SENSORS
 from usage_pipeline.settings import Settings
 
-# A little less than half a minute: see sensors.py about the daemon's loop.
+# A little less than half a minute: see drains.py about the daemon's loop.
 _EVALUATION_SECONDS = 29
 
 

@@ -28,7 +28,7 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
         description="Reads files of usage events from LANDING_URL when they are complete: two looks found them unchanged.",
     )
     def landed_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        # `settings` is no resource here, see sensors.py.
+        # `settings` is no resource here, see drains.py.
         if settings.landing_url is None:
             return dg.SkipReason("LANDING_URL is not set.")
         try:

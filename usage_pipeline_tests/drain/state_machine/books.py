@@ -83,7 +83,7 @@ def look_into_redis(client: redis.Redis) -> InRedis:
 
 
 def _untagged(tagged: bytes) -> bytes:
-    """`{key}`, `{number}=key`, or the key as it is when it has a hash tag of its own: architecture.md, drain step 3."""
+    """`{key}`, `{number}=key`, or the key as it is when it has a hash tag of its own: docs/exactly-once.md, drain step 3."""
     if not tagged.startswith(b"{"):
         return tagged
     inner, _, rest = tagged[1:].partition(b"}")

@@ -1,7 +1,7 @@
 """Random schedules of the drain: writers, several drainers, crashes, lost connections, fail-over of Redis; on real servers.
 
 Each drainer stands still at every Redis round trip and every SQL statement, and Hypothesis draws who goes on, how far, and
-what fails there. After each rule the books must be right to the last unit (drain_books.py); at the end quiet drains must
+what fails there. After each rule the books must be right to the last unit (books.py); at the end quiet drains must
 bring everything to rest. A schedule is run again exactly by what was drawn, so a failure shrinks.
 
 As a program it runs as many schedules as it is told, on servers of its own, and prints a tally as JSON:

@@ -4,7 +4,7 @@ A fork costs some milliseconds where a new interpreter costs half a second, and 
 connections of its own. Only this parent signals them, since a process id is no stranger's before its parent has reaped it.
 It answers one line of JSON to each line of JSON; when its input ends it kills its drainers and ends.
 
-Run by drainers.py: python -m usage_pipeline_tests.torture.drainers.process
+Run by parent.py: python -m usage_pipeline_tests.torture.drainers.process
 """
 
 import ctypes
