@@ -548,7 +548,7 @@ def test_values_of_50_mb_are_kept_whole_in_bounded_memory_and_the_rest_goes_in(
         b"event_queue": NO_EVENT.partition(",")[0],
     }
     merchants = {key: (reason, value) for key, reason, value in came if key.startswith(b"usage:")}
-    assert "only the first 4096 bytes are kept" in merchants[b"usage:large:2025-03-14:x"][0]
+    assert "only these first 4096 bytes are kept" in merchants[b"usage:large:2025-03-14:x"][0]
     assert "its content is not kept here" in merchants[b"usage:hash:2025-03-14:x"][0]
     for family, writer in writers.items():
         assert stored(postgres, family) == writer.written
