@@ -36,13 +36,28 @@ def named(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Top packages that a module imports, wherever in it."""
+def imported_names(path: Path) -> Iterator[str]:
+    """The whole dotted names that a module imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported(path: Path) -> set[str]:
+    """The top packages among them."""
+    return {name.partition(".")[0] for name in imported_names(path)}
+
+
+def rooms_of(path: Path) -> set[str]:
+    """The folders and modules of our top level among them."""
+    return {name.split(".")[1] for name in imported_names(path) if name.startswith("usage_pipeline.")}
+
+
+def room_of(path: Path) -> str:
+    """The folder or module of the top level that a module is in, or is."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", DOMAIN, ids=named)
@@ -54,7 +69,7 @@ def test_domain_packages_do_not_know_dagster(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DEFS, ids=named)
 def test_definitions_hold_no_sql_and_no_redis_commands(path: Path) -> None:
-    assert not {"redis", "hiredis", "psycopg", "sqlalchemy"} & set(imported(path))
+    assert not {"redis", "hiredis", "psycopg", "sqlalchemy"} & imported(path)
     tree = ast.parse(path.read_text(encoding="utf-8"))
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     statement = re.compile(
@@ -69,21 +84,10 @@ def test_definitions_hold_no_sql_and_no_redis_commands(path: Path) -> None:
     assert queries == []
 
 
-def rooms_of(path: Path) -> set[str]:
-    """The folders and modules of the top level that a module imports."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in found if name.startswith("usage_pipeline.")}
-
-
 def test_no_room_imports_one_that_imports_it() -> None:
     imports: dict[str, set[str]] = {}
     for path in MODULES:
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        room = room_of(path)
         imports.setdefault(room, set()).update(rooms_of(path) - {room})
     while leaves := [room for room, others in imports.items() if not others & imports.keys()]:
         for room in leaves:
@@ -93,14 +97,12 @@ def test_no_room_imports_one_that_imports_it() -> None:
 
 def test_a_room_imports_from_its_own_layer_or_from_one_below() -> None:
     depth = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-    assert sorted(depth) == sorted(
-        {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} - {"__init__"}
-    )
+    assert sorted(depth) == sorted({room_of(path) for path in MODULES} - {"__init__"})
     upward = [
         (named(path), room)
         for path in MODULES
         for room in rooms_of(path) & depth.keys()
-        if depth[room] < depth.get(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), 0)
+        if depth[room] < depth.get(room_of(path), 0)
     ]
     assert upward == []
 
