@@ -15,7 +15,9 @@ from usage_pipeline.storage.redis import PinnedConnection
 log = logging.getLogger(__name__)
 
 _TIMEOUT_MS = 2_000
-_EVERYSEC_LOSS_MS = 2_000
+# While an fsync is running, a server with `appendfsync everysec` puts its writes off for up to two seconds, and looks ten
+# times a second whether they are over. Until then even what it has answered is lost when its process is killed.
+_EVERYSEC_LOSS_MS = 3_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ def facts(
         (facts(has_aof=True, fsyncs_always=True, has_snapshots=True), BarrierPlan()),
         (facts(has_aof=True), BarrierPlan(local_fsyncs=1)),
         (facts(has_aof=True, replicas=1), BarrierPlan(replicas=1, local_fsyncs=1)),
-        (facts(has_aof=True, version=(7, 0, 15)), BarrierPlan(minimum_age_ms=2_000)),
-        (facts(has_aof=True, version=(6, 2), replicas=1), BarrierPlan(replicas=1, minimum_age_ms=2_000)),
+        (facts(has_aof=True, version=(7, 0, 15)), BarrierPlan(minimum_age_ms=3_000)),
+        (facts(has_aof=True, version=(6, 2), replicas=1), BarrierPlan(replicas=1, minimum_age_ms=3_000)),
         (facts(replicas=1, has_snapshots=True), BarrierPlan(replicas=1)),
     ],
 )
@@ -52,7 +52,7 @@ def test_the_setting_has_the_last_word() -> None:
     assert plan_barrier(server, "wait") == BarrierPlan(replicas=2)
     assert plan_barrier(facts(), "wait") == BarrierPlan(replicas=1)
     assert plan_barrier(server, "waitaof") == BarrierPlan(replicas=2, local_fsyncs=1)
-    assert plan_barrier(server, "age") == BarrierPlan(minimum_age_ms=2_000)
+    assert plan_barrier(server, "age") == BarrierPlan(minimum_age_ms=3_000)
 
 
 class ScriptedConnection:
@@ -73,7 +73,7 @@ class ScriptedConnection:
     ("plan", "answers", "holds", "sent"),
     [
         (BarrierPlan(), {}, True, []),
-        (BarrierPlan(minimum_age_ms=2_000), {}, True, []),
+        (BarrierPlan(minimum_age_ms=3_000), {}, True, []),
         (BarrierPlan(replicas=1), {"SET": b"OK", "WAIT": 1}, True, ["SET", "WAIT"]),
         (BarrierPlan(replicas=2), {"SET": b"OK", "WAIT": 1}, False, ["SET", "WAIT"]),
         (BarrierPlan(local_fsyncs=1), {"SET": b"OK", "WAITAOF": [1, 0]}, True, ["SET", "WAITAOF"]),
