@@ -17,6 +17,7 @@ from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts
 from usage_pipeline.drain.sources.node import OpenBatch
 from usage_pipeline.drain.store import Applied, LedgerRow
+from usage_pipeline.values import PossibleTimes
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +90,10 @@ class DrainReport:
 
 @dataclass(frozen=True, slots=True)
 class DrainLimits:
-    """How large a batch may be, how old a timestamp may be, and when to stop. A drain stops only between two batches."""
+    """How large a batch may be, which times can be, and when to stop. A drain stops only between two batches."""
 
     chunk_keys: int = 5_000
-    retention_days: int = 180
+    times: PossibleTimes = field(default_factory=PossibleTimes)
     should_stop: Callable[[], bool] = lambda: False
     deadline: float = float("inf")
 
@@ -220,7 +221,7 @@ class FamilyDrain:
 
     def _parsed(self, claim: Claim, server: str) -> Batch:
         origin = Origin.of_claim(claim.batch_id, server, is_uncertain=claim.is_uncertain)
-        return parse_batch(self._family, origin, claim.keys, retention_days=self._limits.retention_days)
+        return parse_batch(self._family, origin, claim.keys, times=self._limits.times)
 
     def _apply(self, batch: Batch) -> Applied:
         applied = self._store.apply(self._family, batch)

@@ -265,4 +265,4 @@ def _translated_errors() -> Iterator[None]:
 
 
 def _limits(settings: Settings, should_stop: Callable[[], bool], deadline: float) -> DrainLimits:
-    return DrainLimits(settings.drain_chunk_keys, settings.retention_days, should_stop, deadline)
+    return DrainLimits(settings.drain_chunk_keys, settings.possible_times, should_stop, deadline)

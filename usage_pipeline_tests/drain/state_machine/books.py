@@ -134,7 +134,8 @@ select batch_id, source_key, 'token', token_id, array[usage_count] from raw.toke
 _EVENTS = "select batch_id, event_id::text, file_size::text from raw.request_events"
 _DEAD_LETTERS = "select batch_id, family, source_key, raw, raw_format from ops.dead_letters"
 _LEDGER = """
-select batch_id, family, released_at is not null, keys, stored_rows, dead_letters, duplicates from ops.sync_batches
+select batch_id, family, released_at is not null, keys, stored_rows, dead_letters, refused_members, duplicates
+from ops.sync_batches
 """
 
 
@@ -144,6 +145,7 @@ class LedgerRow(NamedTuple):
     keys: int
     stored_rows: int
     dead_letters: int
+    refused_members: int
     duplicates: int
 
 
@@ -283,7 +285,9 @@ def _check_ledger(stored: InPostgres) -> None:
     for batch_id, row in stored.ledger.items():
         assert row.stored_rows == stored.rows[batch_id], f"{batch_id}: {row}"
         assert row.dead_letters == stored.letters[batch_id], f"{batch_id}: {row}"
-        assert row.keys == row.stored_rows + row.dead_letters + row.duplicates, f"{batch_id}: {row}"
+        assert row.keys == row.stored_rows + row.dead_letters - row.refused_members + row.duplicates, (
+            f"{batch_id}: {row}"
+        )
 
 
 def _difference(accounted: Amounts, written: Amounts) -> str:
