@@ -24,7 +24,7 @@ from usage_pipeline.drain.protocol import (
     DrainLimits,
     DrainReport,
 )
-from usage_pipeline.drain.store import Applied
+from usage_pipeline.drain.store import Applied, LedgerRow
 from usage_pipeline.redis_keys import EVENT_QUEUE
 from usage_pipeline.storage.copy_text import copy_line
 from usage_pipeline.values import UNREADABLE_JSON, Malformed, PossibleTimes, TimeWindow
@@ -130,6 +130,7 @@ class EventStore(Protocol):
     """What the drain of the queue asks of PostgreSQL. UsageStore is the real one."""
 
     def apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied: ...
+    def ledger(self, batch_ids: Sequence[str]) -> dict[str, LedgerRow]: ...
     def unreleased(self, family: str) -> list[str]: ...
     def mark_released(self, batch_ids: Sequence[str]) -> None: ...
 
@@ -143,13 +144,17 @@ class QueueSource(CounterSource, Protocol):
 
 
 class QueueDrain:
-    """One drain of the queue. All its steps use the same source, store and limits, and add to `report`."""
+    """One drain of the queue. All its steps use the same source, store and limits, and add to `report`.
+
+    However little time it gets, it stores one page or settles one queue: so it ends some day, whatever the limits are.
+    """
 
     def __init__(self, source: QueueSource, store: EventStore, limits: DrainLimits) -> None:
         self.report = DrainReport(EVENT.name)
         self._source = source
         self._store = store
         self._limits = limits
+        self._has_moved = False
 
     def run(self, *, is_uncertain: bool = False) -> DrainReport:
         """Recovers queues that other drainers left claimed. Then it claims the live queue, and stores all its pages.
@@ -157,8 +162,7 @@ class QueueDrain:
         When a limit is reached, the rest of the queue stays claimed for the next drain. `is_uncertain` flags this claim.
         """
         self._recover()
-        if self._limits.is_reached():
-            self.report.is_complete = False
+        if not self.report.is_complete or self._must_stop():
             return self.report
         batch_id = new_batch_id(self._source.now_ms())
         self._source.open_batch(EVENT.name, batch_id)
@@ -174,8 +178,7 @@ class QueueDrain:
         if self._source.is_claim_scan_due(EVENT):
             unsettled.update(self._source.claimed_keys(EVENT))
         for batch_id in sorted(unsettled):
-            if self._limits.is_reached():
-                self.report.is_complete = False
+            if self._must_stop():
                 return
             self._load_queue(batch_id, servers.get(batch_id) != self._source.facts.identity)
 
@@ -208,10 +211,13 @@ class QueueDrain:
             page.dead_letters.append(replace(dead_letter(EVENT_QUEUE, length, reason), position=0))
             self._apply(page, {})
         else:
-            for number, first in enumerate(range(0, length, PAGE_ITEMS)):
-                if self._limits.is_reached():
-                    self.report.is_complete = False
+            # Only pages that are not stored are read. To read the others again costs a third of storing them, and a drain with
+            # a budget would at last do nothing else.
+            pages = {page_id(batch_id, number): number for number in range(-(-length // PAGE_ITEMS))}
+            for number in sorted(pages[page] for page in pages.keys() - self._store.ledger([*pages]).keys()):
+                if self._must_stop():
                     return
+                first = number * PAGE_ITEMS
                 items = source.read_page(batch_id, first, PAGE_ITEMS)
                 if not items:
                     # Another drainer has deleted the list. Before that, it found every page stored.
@@ -220,10 +226,18 @@ class QueueDrain:
                 self._apply(page, dict(enumerate(items, first)))
         self._release(batch_id)
 
+    def _must_stop(self) -> bool:
+        """Whether a limit is reached and something was done; then this drain is not complete."""
+        if self._has_moved and self._limits.is_reached():
+            self.report.is_complete = False
+        return not self.report.is_complete
+
     def _apply(self, page: Batch, items: dict[int, bytes]) -> None:
+        self._has_moved = True
         self.report.add(len(page.keys), self._store.apply_events(page, items))
 
     def _release(self, batch_id: str) -> None:
+        self._has_moved = True
         if self._source.release(batch_id, [EVENT_QUEUE]):
             self._store.mark_released(self._unreleased_pages(batch_id))
             self._source.settle_batch(EVENT.name, batch_id)

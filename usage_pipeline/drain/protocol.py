@@ -176,8 +176,9 @@ class FamilyDrain:
         claimed = source.claimed_keys(family) if unsettled or source.is_claim_scan_due(family) else {}
         batch_ids = sorted({*unsettled, *claimed})
         ledger = self._store.ledger(batch_ids)
-        for batch_id in batch_ids:
-            if self._limits.is_reached():
+        for number, batch_id in enumerate(batch_ids):
+            # One at least, so that recovery ends some day, however little time each drain gets.
+            if number > 0 and self._limits.is_reached():
                 self.report.is_complete = False
                 return
             held, row = claimed.get(batch_id, []), ledger.get(batch_id)
