@@ -78,6 +78,21 @@ class DrainReport:
     is_complete: bool = True
     usage_dates: set[date] = field(default_factory=set)
 
+    def with_next(self, later: "DrainReport") -> "DrainReport":
+        """Both drains of the family as one: what was done adds up, what is left is what the later one left."""
+        return DrainReport(
+            self.family,
+            self.keys + later.keys,
+            self.stored_rows + later.stored_rows,
+            self.dead_letters + later.dead_letters,
+            self.duplicates + later.duplicates,
+            self.batches + later.batches,
+            self.recovered_batches + later.recovered_batches,
+            later.left_claimed,
+            later.is_complete,
+            self.usage_dates | later.usage_dates,
+        )
+
     def add(self, keys: int, applied: Applied) -> None:
         if applied.is_ours:
             self.keys += keys

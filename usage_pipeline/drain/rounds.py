@@ -18,6 +18,7 @@ from usage_pipeline.drain.quotas import publish_quotas
 from usage_pipeline.drain.sources.cluster import ClusterSource, open_sources
 from usage_pipeline.drain.sources.node import RedisSource
 from usage_pipeline.drain.store import UsageStore
+from usage_pipeline.drain.turns import drain_in_turns
 from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
@@ -77,7 +78,7 @@ def drain_once(
     wait_for_lock_seconds: float = 0.0,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RoundReport:
-    """Drains each family once, within the budget. Idempotent. Any number of drainers may run at once.
+    """Drains each family within its share of the budget (turns.py). Idempotent. Any number of drainers may run at once.
 
     PostgreSQL is asked first. If it does not answer, nothing is claimed: Redis is the safest place for what is not stored yet.
     Raises DrainImpossible.
@@ -86,13 +87,16 @@ def drain_once(
     with _translated_errors(), ExitStack() as stack:
         drains = stack.enter_context(_open_drains(settings))
         started = time.monotonic()
-        reports, busy = [], []
-        for name in families:
+        busy: list[str] = []
+
+        def drain(name: str, share: DrainLimits) -> DrainReport | None:
             with drains.store.lock(name, wait_seconds=wait_for_lock_seconds) as is_ours:
                 if is_ours:
-                    reports.append(drains.run(name, limits))
-                else:
-                    busy.append(name)
+                    return drains.run(name, share)
+                busy.append(name)
+                return None
+
+        reports = drain_in_turns(families, limits, drain)
         drains.publish_quotas_when_due()
         return RoundReport(reports, busy, time.monotonic() - started)
 
@@ -157,7 +161,7 @@ def _watch_connected(
         ready = [name for name in families if due[name] <= started]
         limits = _limits(settings, should_stop.is_set, started + settings.drain_budget_seconds)
         drains.check()
-        reports = [drains.run(name, limits) for name in ready]
+        reports = drain_in_turns(ready, limits, drains.run)
         drains.publish_quotas_when_due()
         on_round(RoundReport(reports, [], time.monotonic() - started))
         for name in ready:

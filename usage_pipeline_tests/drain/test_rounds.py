@@ -97,6 +97,20 @@ def test_a_spent_budget_is_said_and_the_rest_is_left(
     assert_at_rest(redis_client, postgres, "api_key")
 
 
+@pytest.mark.parametrize("busy", ["api_key", "provider", "token"])
+def test_busy_counters_leave_the_event_queue_its_share(
+    busy: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    """One deadline for all was used up by the first, round after round."""
+    small = settings.model_copy(update={"drain_chunk_keys": 5})
+    Writer(redis_client).write(busy, [str(number) for number in range(200)])
+    Writer(redis_client).write("event", ["k"], 10)
+    report = drain_once(small, [busy, "event"], budget_seconds=0.0)
+    left = {found.family: found.is_complete for found in report.families}
+    assert left == {busy: False, "event": True}
+    assert postgres.execute("select count(*) from raw.request_events").fetchone() == (10,)
+
+
 def test_draining_until_empty_comes_back_for_claims_that_were_too_young(
     settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
