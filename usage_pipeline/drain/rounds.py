@@ -21,7 +21,7 @@ from usage_pipeline.drain.store import UsageStore
 from usage_pipeline.drain.turns import drain_in_turns
 from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line, is_mended_by_time
 from usage_pipeline.storage.redis import SLOT_ELSEWHERE, RedisUnavailable
 from usage_pipeline.storage.redis_cluster import AnyRedis, translated_cluster_errors
 
@@ -249,13 +249,15 @@ def _translated_errors() -> Iterator[None]:
             yield
     except PostgresUnavailable as error:
         raise DrainImpossible(f"{error}; nothing is claimed, the counters wait in Redis") from None
-    except psycopg.OperationalError as error:
-        message = f"PostgreSQL went away: {first_line(error)}; the next drain recovers what is claimed"
-        raise DrainImpossible(message) from None
     except psycopg.ProgrammingError as error:
         raise DrainImpossible(
             f"the schema is missing or old: {first_line(error)}; run: usage-pipeline migrate"
         ) from None
+    except psycopg.Error as error:
+        if not is_mended_by_time(error):
+            raise
+        message = f"PostgreSQL went away: {first_line(error)}; the next drain recovers what is claimed"
+        raise DrainImpossible(message) from None
     except (RedisUnavailable, BarrierFellShort) as error:
         raise DrainImpossible(f"{error}; the next drain recovers what is claimed") from None
     except SLOT_ELSEWHERE as error:

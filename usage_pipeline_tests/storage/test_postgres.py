@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.postgres import connect, is_mended_by_time, is_rolled_back
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 SLEEPING = "select pid from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
@@ -86,3 +86,65 @@ def test_an_interrupted_copy_stores_nothing(settings: Settings, postgres: psycop
         ):
             copy.write_row([1])
         assert connection.execute("select count(*) from copied").fetchall() == [(0,)]
+
+
+# PostgreSQL's appendix "Error Codes": what each class is about.
+ABOUT_THE_SERVER = {
+    "08": "Connection Exception",
+    "25": "Invalid Transaction State",
+    "40": "Transaction Rollback",
+    "53": "Insufficient Resources",
+    "55": "Object Not In Prerequisite State",
+    "57": "Operator Intervention",
+    "58": "System Error",
+}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.errors.ReadOnlySqlTransaction,
+        psycopg.errors.IdleInTransactionSessionTimeout,
+        psycopg.errors.TransactionTimeout,
+        psycopg.errors.SerializationFailure,
+        psycopg.errors.DeadlockDetected,
+        psycopg.errors.TooManyConnections,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.AdminShutdown,
+        psycopg.errors.DiskFull,
+        psycopg.errors.IoError,
+        psycopg.InterfaceError,
+        psycopg.OperationalError,
+    ],
+)
+def test_what_a_server_is_at_is_mended_by_time(error: type[psycopg.Error]) -> None:
+    assert is_mended_by_time(error("said"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.UniqueViolation,
+        psycopg.errors.CheckViolation,
+        psycopg.errors.NumericValueOutOfRange,
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.SyntaxError,
+        psycopg.ProgrammingError,
+    ],
+)
+def test_what_a_statement_says_is_not_mended_by_time(error: type[psycopg.Error]) -> None:
+    assert not is_mended_by_time(error("said"))
+
+
+def test_each_error_that_psycopg_knows_goes_by_its_class() -> None:
+    known = [
+        found
+        for found in vars(psycopg.errors).values()
+        if isinstance(found, type) and issubclass(found, psycopg.Error) and found.sqlstate
+    ]
+    assert len(known) > 200
+    for found in known:
+        state = found.sqlstate
+        assert is_mended_by_time(found("said")) == (state[:2] in ABOUT_THE_SERVER), found
+        assert is_rolled_back(found("said")) == (state[:2] == "40"), found
