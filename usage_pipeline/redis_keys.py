@@ -90,6 +90,11 @@ def scan_pause(what: str) -> str:
     return f"{NAMESPACE}scanned:{what}"
 
 
+def scan_place(what: str) -> str:
+    """Where the last scan of all keys for `what` ended, for the next one."""
+    return f"{NAMESPACE}scanning:{what}"
+
+
 def unlinked(batch_id: str) -> str:
     """Exists for as long after the deletion of a batch's claims as the barrier by age demands."""
     return f"{NAMESPACE}unlinked:{batch_id}"

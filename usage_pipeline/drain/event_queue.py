@@ -175,7 +175,7 @@ class QueueDrain:
     def _recover(self) -> None:
         servers = {batch.batch_id: batch.server for batch in self._source.open_batches(EVENT.name)}
         unsettled = {*servers, *(page.partition("/")[0] for page in self._store.unreleased(EVENT.name))}
-        if self._source.is_claim_scan_due(EVENT):
+        if self._source.finds_claims(EVENT):
             unsettled.update(self._source.claimed_keys(EVENT))
         for batch_id in sorted(unsettled):
             if self._must_stop():

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -85,7 +85,8 @@ def drain_once(
     """
     limits = _limits(settings, should_stop, time.monotonic() + budget_seconds)
     with _translated_errors(), ExitStack() as stack:
-        drains = stack.enter_context(_open_drains(settings))
+        scan_every = _intervals(settings) if budget_seconds < float("inf") else None
+        drains = stack.enter_context(_open_drains(settings, scan_every))
         started = time.monotonic()
         busy: list[str] = []
 
@@ -133,7 +134,7 @@ def watch(
     complaint = ""
     while not should_stop.is_set():
         try:
-            with _translated_errors(), _open_drains(settings) as drains, ExitStack() as locks:
+            with _translated_errors(), _open_drains(settings, _intervals(settings)) as drains, ExitStack() as locks:
                 for name in families:
                     if not locks.enter_context(drains.store.lock(name, wait_seconds=_RETRY_SECONDS)):
                         raise DrainImpossible(f"another drainer works on {name}; this one waits for it")
@@ -155,7 +156,7 @@ def _watch_connected(
     should_stop: threading.Event,
     on_round: Callable[[RoundReport], None],
 ) -> None:
-    due = dict.fromkeys(families, 0.0)
+    due, intervals = dict.fromkeys(families, 0.0), _intervals(settings)
     while not should_stop.is_set():
         started = time.monotonic()
         ready = [name for name in families if due[name] <= started]
@@ -165,10 +166,7 @@ def _watch_connected(
         drains.publish_quotas_when_due()
         on_round(RoundReport(reports, [], time.monotonic() - started))
         for name in ready:
-            interval = (
-                settings.api_token_sync_interval_ms if name in TOKEN_FAMILIES else settings.metrics_sync_interval_ms
-            )
-            due[name] = started + interval / 1000
+            due[name] = started + intervals[name]
         should_stop.wait(max(0.0, min(due.values()) - time.monotonic()))
 
 
@@ -230,12 +228,12 @@ class _Drains:
 
 
 @contextmanager
-def _open_drains(settings: Settings) -> Iterator[_Drains]:
+def _open_drains(settings: Settings, scan_every: Mapping[str, float] | None) -> Iterator[_Drains]:
     with ExitStack() as stack:
         # PostgreSQL first: without it nothing may be claimed.
         connection = stack.enter_context(closing(connect(settings)))
         connection.execute(_DURABLE_COMMITS)
-        pooled, claiming, releasing = stack.enter_context(open_sources(settings, settings.drain_barrier))
+        pooled, claiming, releasing = stack.enter_context(open_sources(settings, settings.drain_barrier, scan_every))
         if claiming.plan.warning:
             log.warning("%s", claiming.plan.warning)
         store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=process_name())
@@ -268,6 +266,14 @@ def _translated_errors() -> Iterator[None]:
         raise DrainImpossible(
             f"Redis refused a command: {first_line(error)}; the next drain recovers what is claimed"
         ) from None
+
+
+def _intervals(settings: Settings) -> dict[str, float]:
+    """Seconds from round to round, by family."""
+    return {
+        **dict.fromkeys(METRICS_FAMILIES, settings.metrics_sync_interval_ms / 1000),
+        **dict.fromkeys(TOKEN_FAMILIES, settings.api_token_sync_interval_ms / 1000),
+    }
 
 
 def _limits(settings: Settings, should_stop: Callable[[], bool], deadline: float) -> DrainLimits:

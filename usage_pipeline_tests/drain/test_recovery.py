@@ -213,7 +213,7 @@ def test_late_keys_that_another_drainer_has_moved_leave_no_open_batch(
         [(batch_id,)] = postgres.execute("select batch_id from ops.sync_batches").fetchall()
         # A scan that saw the claim just before its release.
         life.releasing.claimed_keys = lambda family: {batch_id: [b"apikey:a:metrics"]}
-        life.releasing.is_claim_scan_due = lambda family: True
+        life.releasing.finds_claims = lambda family: True
         life.drain("api_key")
     assert_at_rest(redis_client, postgres, "api_key")
 
@@ -229,7 +229,9 @@ def test_a_claim_that_a_scan_shows_twice_counts_once(
         assert run_until_crash(crashed, family)
     with Life(settings) as quiet:
         scan = quiet.releasing._scan
-        quiet.releasing._scan = lambda *arguments: (chunk * 2 for chunk in [*scan(*arguments)] * 2)
+        quiet.releasing._scan = lambda *arguments, **options: (
+            chunk * 2 for chunk in [*scan(*arguments, **options)] * 2
+        )
         quiet.drain(family)
     assert stored(postgres, family) == writer.written
 
