@@ -187,7 +187,7 @@ class _Drains:
         server = self.claiming.facts.identity
         is_uncertain = self.servers.get(name) != server and self.store.flag_forgettable(name, server)
         self.servers[name] = server
-        if is_uncertain:
+        if is_uncertain and self._is_news(name, server):
             log.warning(
                 "drain: %s: Redis is another server than before; batches around the change are flagged: they may count twice",
                 name,
@@ -205,6 +205,15 @@ class _Drains:
         if report.keys:
             log.info("drain: %s: %d keys, %d dead letters", name, report.keys, report.dead_letters)
         return report
+
+    def _is_news(self, name: str, server: str) -> bool:
+        """Whether no drain has said yet that the family is drained from this server now.
+
+        An idle family stays in this state until its next batch, and each tick of the sensor begins anew: Redis remembers.
+        """
+        with suppress(redis.OutOfMemoryError):
+            return bool(self.redis.set(names.drained_server(name), server, get=True) != server.encode())
+        return True
 
     def _note_expiring(self) -> None:
         """Notes token keys with less than half an interval to live. Other keys like them may have expired before a drain."""

@@ -332,3 +332,19 @@ def test_watching_waits_for_whatever_time_mends(
     assert [message.split(":")[1] for message in caplog.messages[:2]] == [" PostgreSQL went away", " goes on"]
     assert stored(postgres, "api_key") == writer.written
     assert_at_rest(redis_client, postgres, "api_key")
+
+
+def test_another_server_is_said_once_however_many_ticks_find_nothing_to_drain(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    Writer(redis_client).write("api_key", ["a"])
+    drain_once(settings, ["api_key"])
+    said = []
+    for server in ("before", "before that"):
+        postgres.execute("update ops.sync_batches set redis_server = %s", (server,))
+        redis_client.set(names.drained_server("api_key"), server)
+        with caplog.at_level(logging.WARNING, "usage_pipeline"):
+            for _ in range(3):
+                drain_once(settings, ["api_key"])
+        said.append(sum("another server" in message for message in caplog.messages))
+    assert said == [1, 2]
