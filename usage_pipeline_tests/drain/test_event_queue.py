@@ -158,7 +158,7 @@ def drains_with_a_budget(settings: Settings, steps: int) -> tuple[int, int]:
         while not is_complete and drains < 50:
             drains += 1
             end = life.steps + steps
-            life.limits = DrainLimits(should_stop=lambda: life.steps >= end)
+            life.limits = DrainLimits(should_stop=lambda end=end: life.steps >= end)
             is_complete = life.drain("event").is_complete
     return drains, reads
 
