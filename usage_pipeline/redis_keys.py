@@ -90,6 +90,16 @@ def scan_pause(what: str) -> str:
     return f"{NAMESPACE}scanned:{what}"
 
 
+def scan_place(what: str) -> str:
+    """Where the last scan of all keys for `what` ended, for the next one."""
+    return f"{NAMESPACE}scanning:{what}"
+
+
+def drained_server(family: str) -> str:
+    """The Redis server that the family was last drained from, as the drain has said in its log."""
+    return f"{NAMESPACE}server:{family}"
+
+
 def unlinked(batch_id: str) -> str:
     """Exists for as long after the deletion of a batch's claims as the barrier by age demands."""
     return f"{NAMESPACE}unlinked:{batch_id}"

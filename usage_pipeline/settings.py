@@ -1,6 +1,6 @@
 """Every environment variable and tunable, once (contracts §5). Nothing here does I/O; `load_settings` reads the environment."""
 
-from datetime import date
+from datetime import date, datetime, time
 from typing import Literal
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -24,7 +24,7 @@ from usage_pipeline.setting_types import (
     listed,
     split_urls,
 )
-from usage_pipeline.values import numbers
+from usage_pipeline.values import PossibleTimes, numbers
 
 
 class SettingsError(ValueError):
@@ -289,6 +289,12 @@ class Settings(BaseSettings):
     @property
     def timezone(self) -> ZoneInfo:
         return ZoneInfo(self.usage_timezone)
+
+    @property
+    def possible_times(self) -> PossibleTimes:
+        """Which times can be in counters and request events: RETENTION_DAYS and USAGE_START_DATE."""
+        start = datetime.combine(self.usage_start_date, time.min, self.timezone)
+        return PossibleTimes(self.retention_days, int(start.timestamp() * 1000))
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -27,17 +27,43 @@ class Malformed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TimeWindow:
-    """The timestamps that a batch may have: epoch milliseconds, both ends included."""
+    """The times that can be in what was claimed at `claimed_ms`: epoch milliseconds, both ends included.
+
+    `oldest_by` is the setting that says which one is the oldest.
+    """
 
     claimed_ms: int
     oldest_ms: int
     newest_ms: int
+    oldest_by: str = "RETENTION_DAYS"
 
     @classmethod
-    def around(cls, claimed_ms: int, retention_days: int) -> "TimeWindow":
-        """From `retention_days` before the claim to one day after it (writers' clocks may be ahead)."""
+    def around(cls, claimed_ms: int, retention_days: int, start_ms: int = 0) -> "TimeWindow":
+        """From `retention_days` before the claim, but not before `start_ms`, to one day after it (clocks may be ahead).
+
+        A start that is still to come excludes nothing: no time of now is after it.
+        """
         day_ms = 86_400_000
-        return cls(claimed_ms, claimed_ms - retention_days * day_ms, claimed_ms + day_ms)
+        oldest_ms = claimed_ms - retention_days * day_ms
+        if oldest_ms < start_ms <= claimed_ms:
+            return cls(claimed_ms, start_ms, claimed_ms + day_ms, "USAGE_START_DATE")
+        return cls(claimed_ms, oldest_ms, claimed_ms + day_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class PossibleTimes:
+    """The one rule for times in Redis: which ones can be, and what becomes of the others.
+
+    A time cannot be if it is no time, is older than RETENTION_DAYS, lies before USAGE_START_DATE (`start_ms`, epoch
+    milliseconds: nothing before it is ever rolled up), or is more than a day ahead. The time of the claim takes its place, in
+    counters and in request events, so that the counts are not lost with it. The refused time becomes a dead letter.
+    """
+
+    retention_days: int = 180
+    start_ms: int = 0
+
+    def window(self, claimed_ms: int) -> TimeWindow:
+        return TimeWindow.around(claimed_ms, self.retention_days, self.start_ms)
 
 
 def identifier(name: str, value: bytes) -> str:
@@ -150,7 +176,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def _outside(name: str, came: str, window: TimeWindow) -> Malformed:
     oldest, newest = from_ms(window.oldest_ms), from_ms(window.newest_ms)
     return Malformed(
-        f"{name}: expected a time from {oldest:%Y-%m-%d} (RETENTION_DAYS) to {newest:%Y-%m-%d}, came {came}"
+        f"{name}: expected a time from {oldest:%Y-%m-%d} ({window.oldest_by}) to {newest:%Y-%m-%d}, came {came}"
     )
 
 

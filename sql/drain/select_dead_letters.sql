@@ -10,7 +10,8 @@ select
     raw_format,
     claimed_at,
     created_at,
-    replayed_at
+    replayed_at,
+    member
 from ops.dead_letters
 where (cardinality(%(ids)s::bigint[]) = 0 or dead_letter_id = any(%(ids)s))
   and (cardinality(%(families)s::text[]) = 0 or family = any(%(families)s))

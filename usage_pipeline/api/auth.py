@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
+import psycopg
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import MutableHeaders
@@ -15,7 +16,7 @@ from usage_pipeline.access.quota import Share, TokenQuota
 from usage_pipeline.access.tokens import AccessToken, prefix_of
 from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api.problems import Problem, unavailable
-from usage_pipeline.api.storing import AWAY
+from usage_pipeline.storage.postgres import is_mended_by_time
 
 _REALM = 'Bearer realm="usage_pipeline"'
 _bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline tokens create NAME --scope SCOPE`")
@@ -59,7 +60,9 @@ def requires(scope: str) -> Callable[..., object]:
         gate: Gate = request.app.state.gate
         try:
             token = await gate.enter(request, credentials.credentials)
-        except AWAY:
+        except psycopg.Error as error:
+            if not is_mended_by_time(error):
+                raise
             raise unavailable(
                 "the token cannot be checked: PostgreSQL does not answer; send the request again"
             ) from None

@@ -14,7 +14,7 @@ from psycopg_pool import ConnectionPool
 
 from usage_pipeline.api.problems import unavailable
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import connection_options, first_line, prepare_session
+from usage_pipeline.storage.postgres import connection_options, first_line, is_mended_by_time, prepare_session
 
 # Requests that are received or wait for a thread, for each connection: more are turned away at once, before their body is read.
 REQUESTS_PER_CONNECTION = 6
@@ -25,9 +25,6 @@ STORE_SECONDS = 60
 _AGAIN = "send the same request again: what is stored already is not stored twice"
 _log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
-
-# A standby that took over answers, but stores nothing; an old primary may be found out only by its refusal.
-AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 
 
 class Places:
@@ -81,7 +78,9 @@ class Storing:
         except TimeoutError:
             detail = f"no outcome within {STORE_SECONDS} s; {_AGAIN}"
             raise unavailable(detail) from None
-        except AWAY as error:
+        except psycopg.Error as error:
+            if not is_mended_by_time(error):
+                raise
             _log.warning("PostgreSQL does not answer: %s", first_line(error))
             detail = f"the database does not answer; {_AGAIN}"
             raise unavailable(detail) from None

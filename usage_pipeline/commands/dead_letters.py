@@ -3,13 +3,16 @@
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usage_pipeline.commands.options import AsJson
+from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from usage_pipeline.drain.corrections import Correction
 
 dead_letters_app = typer.Typer(no_args_is_help=True, help="Refused input: list it, or try it again.")
 
@@ -56,9 +59,22 @@ def replay_dead_letters(
     family: Annotated[
         list[str] | None, typer.Option(help="Only this family, such as api_key. Repeat it for more families.")
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="MEMBER=VALUE",
+            help="Set this member before, such as total_file_size=0. Needs numbers and a reason. Repeat it for more members.",
+        ),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why the members are set. ops.corrections keeps it.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Try refused input again, after you have corrected the cause. Each dead letter counts once, however often you try."""
+    """Try refused input again, after you have corrected the cause. Each dead letter counts once, however often you try.
+
+    In JSON, the value of --set is JSON, or text if it is no JSON.
+    """
+    correction = _correction(changes or [], reason, ids or [])
     from usage_pipeline.drain import dead_letters
     from usage_pipeline.drain.store import UsageStore
     from usage_pipeline.events.landing.dead_letters import KINDS, replay_item
@@ -72,19 +88,48 @@ def replay_dead_letters(
             dead_letters.replay(
                 connection,
                 store,
-                retention_days=settings.retention_days,
+                times=settings.possible_times,
                 ids=ids or [],
                 families=family or [],
                 others=dict.fromkeys(KINDS, partial(replay_item, settings=settings)),
+                correction=correction,
             )
         )
     refused = [result for result in results if not result.is_counted]
+    in_part = [result for result in results if result.is_counted and result.reason]
     if as_json:
-        print_json({"success": not refused, "replayed": len(results) - len(refused), "refused": map(asdict, refused)})
+        print_json(
+            {
+                "success": not refused,
+                "replayed": len(results) - len(refused),
+                "refused": map(asdict, refused),
+                "in_part": map(asdict, in_part),
+            }
+        )
     else:
         rows = [(result.dead_letter_id, result.family, "refused: " + result.reason) for result in refused]
+        rows += [(result.dead_letter_id, result.family, result.reason) for result in in_part]
         print_table(f"Replayed {len(results) - len(refused)} of {len(results)}", ["number", "family", "outcome"], rows)
     raise typer.Exit(1 if refused else 0)
+
+
+def _correction(changes: list[str], reason: str, ids: list[int]) -> "Correction | None":
+    from usage_pipeline.drain.corrections import Correction
+    from usage_pipeline.process import user_name
+
+    if not changes:
+        return None
+    if not reason.strip():
+        raise UsageError("--set: expected a --reason, because it changes a number; ops.corrections keeps it")
+    if not ids:
+        raise UsageError("--set: expected the numbers of the dead letters that it changes, came none")
+    members = dict[str, str]()
+    for change in changes:
+        name, separator, value = change.partition("=")
+        if not (name and separator):
+            raise UsageError(f"--set: expected MEMBER=VALUE, came {change}")
+        members[name] = value
+    return Correction(members, reason.strip(), user_name())
 
 
 def _text(raw: bytes) -> str:

@@ -2,15 +2,16 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
 import hiredis
 
 from usage_pipeline import values
-from usage_pipeline.drain.families import Family, Value
-from usage_pipeline.values import Malformed, TimeWindow
+from usage_pipeline.drain.families import Family
+from usage_pipeline.drain.members import Value
+from usage_pipeline.values import Malformed, PossibleTimes, TimeWindow
 
 RawFormat = Literal["string", "hash", "dump"]
 
@@ -32,13 +33,17 @@ Claimed = tuple[bytes, Value | WrongType]
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A refused key, or a refused queue item (with its position): the reason, and the raw bytes in `raw_format`."""
+    """A refused key, or a refused queue item (with its position): the reason, and the raw bytes in `raw_format`.
+
+    With a `member`, only that one was refused, and the rest of the key or the item is stored.
+    """
 
     source_key: bytes
     reason: str
     raw: bytes
     raw_format: RawFormat
     position: int | None = None
+    member: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +63,15 @@ class Origin:
         """The origin of a batch whose id holds the time of its claim. Raises ValueError for any other id."""
         return cls(batch_id, values.from_ms(claimed_ms(batch_id)), server, is_uncertain)
 
-    def window(self, retention_days: int) -> TimeWindow:
-        """The timestamps that this batch accepts. A key or item with another one becomes a dead letter."""
-        return TimeWindow.around(round(self.claimed_at.timestamp() * 1000), retention_days)
+    def window(self, times: PossibleTimes) -> TimeWindow:
+        """The times that can be in this batch."""
+        return times.window(round(self.claimed_at.timestamp() * 1000))
 
 
 @dataclass(slots=True)
 class Batch:
-    """Keys that were claimed together. Each became a line to stage (COPY text), or a dead letter.
+    """Keys that were claimed together. Each became a line to stage (COPY text), or a dead letter, or a line and dead letters
+    of some of its members.
 
     `claims` has their contents: PostgreSQL may still refuse a row, and then its dead letter needs them.
     """
@@ -101,23 +107,26 @@ def claimed_ms(batch_id: str) -> int:
     return int(milliseconds)
 
 
-def parse_batch(family: Family, origin: Origin, claims: list[Claimed], *, retention_days: int) -> Batch:
-    """Makes a row or a dead letter of each claimed key of a batch. No content of a key makes it fail."""
-    window = origin.window(retention_days)
+def parse_batch(family: Family, origin: Origin, claims: list[Claimed], *, times: PossibleTimes) -> Batch:
+    """Makes a row of each claimed key of a batch, and dead letters of what is refused. No content of a key makes it fail."""
+    window = origin.window(times)
     batch = Batch(origin, claims=claims)
     for key, value in claims:
         batch.keys.append(key)
         try:
             if isinstance(value, WrongType):
                 raise Malformed(f"key: expected a Redis {family.redis_type.decode()}, came a {value.redis_type}")
-            batch.lines.append(family.staged_line(key, value, window))
+            line, refused = family.staged_line(key, value, window)
+            batch.lines.append(line)
+            for member in refused:
+                batch.dead_letters.append(replace(dead_letter(key, member.raw, member.reason), member=member.member))
         except Malformed as malformed:
             batch.dead_letters.append(dead_letter(key, value, str(malformed)))
     return batch
 
 
 def dead_letter(key: bytes, value: Value | WrongType, reason: str) -> DeadLetter:
-    """The dead letter of a whole key. `raw_value` reads exactly the same value from it, up to LARGEST_RAW_BYTES."""
+    """The dead letter of a key or of a member of it. `raw_value` reads exactly the same value, up to LARGEST_RAW_BYTES."""
     if isinstance(value, bytes):
         return DeadLetter(key, *_cut(reason, value), "string")
     if isinstance(value, WrongType):

@@ -1,18 +1,20 @@
 """Lists dead letters, and replays them on the path of a drain. A dead letter counts once, however often it is replayed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import date, datetime
 from types import MappingProxyType
 
 import psycopg
 from psycopg.rows import class_row
 
 from usage_pipeline.drain.batch import Batch, Origin, RawFormat, parse_batch, raw_value
-from usage_pipeline.drain.event_queue import EVENT, parse_page
+from usage_pipeline.drain.corrections import Changed, Correction, change, note
+from usage_pipeline.drain.event_queue import EVENT, EVENT_MEMBERS, parse_amendment, parse_page
 from usage_pipeline.drain.families import BY_NAME
-from usage_pipeline.drain.store import Applied, UsageStore
+from usage_pipeline.drain.store import UsageStore
 from usage_pipeline.storage.sql import load
+from usage_pipeline.values import Malformed, PossibleTimes
 
 _PAGE = 500
 _REREAD = "merchant counters are not replayed: each aggregation reads them again, and clears this when they are right"
@@ -33,11 +35,15 @@ class StoredDeadLetter:
     claimed_at: datetime
     created_at: datetime
     replayed_at: datetime | None
+    member: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The result of replaying one dead letter: it is counted now, or it is still refused, and why."""
+    """The result of replaying one dead letter: it is counted now, or it is still refused, and why.
+
+    `reason` of a counted one says which of its members are in dead letters of their own now.
+    """
 
     dead_letter_id: int
     family: str
@@ -80,63 +86,121 @@ def replay(
     connection: psycopg.Connection,
     store: UsageStore,
     *,
-    retention_days: int,
+    times: PossibleTimes,
     ids: Sequence[int] = (),
     families: Sequence[str] = (),
     others: Mapping[str, Replay] = MappingProxyType({}),
+    correction: Correction | None = None,
 ) -> Iterator[ReplayResult]:
     """Replays open dead letters, each in a transaction of its own. Each counts for the day to which it belonged when claimed.
 
-    `others` replays families that do not come from Redis. A dead letter that is refused again stays open. Its batch id is
-    made from its number, so the ledger lets it count only once.
+    `others` replays families that do not come from Redis. A `correction` sets members before; it is kept if the dead letter
+    counts then. A dead letter that is refused again stays open. Of one about a whole key, the members that are right count,
+    and each of the others gets a dead letter of its own. The batch id of a replay is made from the number of its dead letter,
+    so the ledger lets it count only once.
     """
     after = 0
     while page := list_dead_letters(connection, ids=ids, families=families, after=after, with_raw=False):
         for listed in page:
             # Raw values are read one at a time: those of a whole page may not fit into memory.
             for letter in list_dead_letters(connection, ids=[listed.dead_letter_id], with_replayed=True):
-                other = others.get(letter.family)
-                yield other(connection, letter) if other else _replay_one(connection, store, letter, retention_days)
+                yield _replay_one(connection, store, letter, times, others.get(letter.family), correction)
         after = page[-1].dead_letter_id
 
 
+class _RefusedAgain(Exception):
+    """A dead letter that cannot count now. The transaction is rolled back; the dead letter stays as it is."""
+
+
 def _replay_one(
-    connection: psycopg.Connection, store: UsageStore, letter: StoredDeadLetter, retention_days: int
+    connection: psycopg.Connection,
+    store: UsageStore,
+    letter: StoredDeadLetter,
+    times: PossibleTimes,
+    other: Replay | None,
+    correction: Correction | None,
 ) -> ReplayResult:
-    if letter.family == "merchant":
-        return ReplayResult(letter.dead_letter_id, letter.family, False, _REREAD)
-    batch = _batch_of(letter, retention_days)
-    if batch.dead_letters:
-        return ReplayResult(letter.dead_letter_id, letter.family, False, batch.dead_letters[0].reason)
-    with connection.transaction() as transaction:
-        if letter.family == EVENT.name:
-            applied = store.apply_events(batch, {letter.position or 0: letter.raw})
-        else:
-            applied = store.apply(BY_NAME[letter.family], batch)
-        if applied.dead_letters:
-            # What is stored refuses it (a total over bigint, a conflicting event). The dead letter stays as it is.
-            raise psycopg.Rollback(transaction)
-        store.mark_released([batch.batch_id])
-        connection.execute(
-            "update ops.dead_letters set replayed_at = clock_timestamp() where dead_letter_id = %s",
-            (letter.dead_letter_id,),
-        )
-    return _result(letter, applied)
+    try:
+        if letter.family == "merchant":
+            raise _RefusedAgain(_REREAD)
+        changed = _changed(letter, correction)
+        with connection.transaction():
+            # Whoever comes second finds that it counts already, and notes no correction.
+            if connection.execute(load("drain/lock_open_dead_letter"), (letter.dead_letter_id,)).fetchone() is None:
+                return ReplayResult(letter.dead_letter_id, letter.family, True, "")
+            rest = _count(connection, store, replace(letter, raw=changed.raw), times, other)
+            if correction is not None:
+                note(connection, f"dead letter {letter.dead_letter_id}", changed, correction)
+    except (_RefusedAgain, Malformed) as refused:
+        return ReplayResult(letter.dead_letter_id, letter.family, False, str(refused))
+    return ReplayResult(letter.dead_letter_id, letter.family, True, rest)
 
 
-def _batch_of(letter: StoredDeadLetter, retention_days: int) -> Batch:
+def _changed(letter: StoredDeadLetter, correction: Correction | None) -> Changed:
+    if correction is None:
+        return Changed(letter.raw, {})
+    known = EVENT_MEMBERS if letter.family == EVENT.name else frozenset[str]()
+    known = BY_NAME[letter.family].members if letter.family in BY_NAME else known
+    return change(letter.raw, letter.raw_format, letter.member, known, correction.members)
+
+
+def _count(
+    connection: psycopg.Connection,
+    store: UsageStore,
+    letter: StoredDeadLetter,
+    times: PossibleTimes,
+    other: Replay | None,
+) -> str:
+    """Counts a dead letter; what of it is refused again is in dead letters of its own, and the text says so.
+
+    Raises _RefusedAgain or Malformed.
+    """
+    if other is not None:
+        result = other(connection, letter)
+        if not result.is_counted:
+            raise _RefusedAgain(result.reason)
+        return result.reason
+    if letter.family == EVENT.name and letter.member is not None:
+        days = _amend(store, letter, times)
+        if not days:
+            raise _RefusedAgain("event_id: expected the event in its partition, but that is archived or dropped")
+        rest = ""
+    else:
+        rest = _apply(store, letter, times)
+    connection.execute(
+        "update ops.dead_letters set replayed_at = clock_timestamp() where dead_letter_id = %s",
+        (letter.dead_letter_id,),
+    )
+    return rest
+
+
+def _apply(store: UsageStore, letter: StoredDeadLetter, times: PossibleTimes) -> str:
+    batch = _batch_of(letter, times)
+    reasons = "; ".join(refused.reason for refused in batch.dead_letters)
+    if not batch.lines or (letter.member is not None and batch.dead_letters):
+        raise _RefusedAgain(reasons)
+    if letter.family == EVENT.name:
+        applied = store.apply_events(batch, {letter.position or 0: letter.raw})
+    else:
+        applied = store.apply(BY_NAME[letter.family], batch)
+    if applied.dead_letters > applied.refused_members:
+        # What is stored refuses it (a total over bigint, a conflicting event). The dead letter stays as it is.
+        raise _RefusedAgain(letter.reason)
+    store.mark_released([batch.batch_id])
+    return f"counted, without what is in a dead letter of its own now: {reasons}" if applied.refused_members else ""
+
+
+def _amend(store: UsageStore, letter: StoredDeadLetter, times: PossibleTimes) -> Sequence[date]:
+    claimed_ms = round(letter.claimed_at.timestamp() * 1000)
+    amendment = parse_amendment(letter.raw, times.window(claimed_ms))
+    return store.amend_event(amendment.event_id, at=amendment.at, extra=amendment.extra, claimed_at=letter.claimed_at)
+
+
+def _batch_of(letter: StoredDeadLetter, times: PossibleTimes) -> Batch:
     claimed_ms = round(letter.claimed_at.timestamp() * 1000)
     batch_id = f"{claimed_ms:013d}-replay-{letter.dead_letter_id}"
     origin = Origin(batch_id, letter.claimed_at, "replay", is_uncertain=False)
     if letter.family == EVENT.name and letter.raw_format == "string":
-        first = letter.position or 0
-        return parse_page(origin, first, [letter.raw], retention_days=retention_days)
+        return parse_page(origin, letter.position or 0, [letter.raw], times=times)
     claims = [(letter.source_key, raw_value(letter.raw, letter.raw_format))]
-    family = BY_NAME.get(letter.family, EVENT)
-    return parse_batch(family, origin, claims, retention_days=retention_days)
-
-
-def _result(letter: StoredDeadLetter, applied: Applied) -> ReplayResult:
-    if applied.dead_letters:
-        return ReplayResult(letter.dead_letter_id, letter.family, False, letter.reason)
-    return ReplayResult(letter.dead_letter_id, letter.family, True, "")
+    return parse_batch(BY_NAME.get(letter.family, EVENT), origin, claims, times=times)

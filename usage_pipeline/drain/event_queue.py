@@ -5,7 +5,7 @@ its own ledger row, and one drainer stores it, once. When every page is stored, 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
 from typing import Literal, Protocol
@@ -15,7 +15,8 @@ import msgspec
 
 from usage_pipeline import values
 from usage_pipeline.drain.batch import Batch, DeadLetter, Origin, WrongType, dead_letter, new_batch_id
-from usage_pipeline.drain.families import Family, Row, unknown_members
+from usage_pipeline.drain.families import Family
+from usage_pipeline.drain.members import JsonMembers, Parsed, claim_time, decode_members
 from usage_pipeline.drain.protocol import (
     FORGET_EMPTY_BATCH_MS,
     BarrierFellShort,
@@ -23,10 +24,10 @@ from usage_pipeline.drain.protocol import (
     DrainLimits,
     DrainReport,
 )
-from usage_pipeline.drain.store import Applied
+from usage_pipeline.drain.store import Applied, LedgerRow
 from usage_pipeline.redis_keys import EVENT_QUEUE
 from usage_pipeline.storage.copy_text import copy_line
-from usage_pipeline.values import UNREADABLE_JSON, Malformed, TimeWindow
+from usage_pipeline.values import UNREADABLE_JSON, Malformed, PossibleTimes, TimeWindow
 
 # Part of the protocol: the position identifies a page. So versions with different page sizes must never share a queue.
 PAGE_ITEMS = 5_000
@@ -45,17 +46,27 @@ class RequestEvent(msgspec.Struct):
     at: datetime
 
 
+class _TimelessEvent(RequestEvent):
+    """An item whose time may be anything."""
+
+    at: msgspec.Raw  # type: ignore[assignment]
+
+
 _decode = msgspec.json.Decoder(RequestEvent).decode
-_MEMBERS = frozenset(RequestEvent.__struct_fields__)
+_decode_timeless = msgspec.json.Decoder(_TimelessEvent).decode
+EVENT_MEMBERS = frozenset(RequestEvent.__struct_fields__)
 
 
-def parse_event(item: bytes, window: TimeWindow) -> Row:
+def parse_event(item: bytes, window: TimeWindow) -> Parsed:
     """A queue item -> (payload hash, event_id, api_key_id, user_id, provider, event_type, file_size, status, at, extra).
 
-    The hash leaves out `at`, because a retry may set a new time. Raises Malformed.
+    The hash leaves out `at`, because a retry may set a new time. Only `at` and unknown members can be parted from an event:
+    the others say together what happened. Raises Malformed.
     """
     try:
-        event = _decode(item)
+        found = decode_members(item)
+        members = JsonMembers(found, {"event_id": found["event_id"]} if "event_id" in found else {})
+        event = _event(item, members)
     except UNREADABLE_JSON as error:
         came = f"{values.shown(item)}: {values.described(error)}"
         raise Malformed(f"item: expected a request event as JSON, came {came}") from None
@@ -65,13 +76,49 @@ def parse_event(item: bytes, window: TimeWindow) -> Row:
     )
     if not 0 <= event.file_size <= values.MAX_COUNT:
         raise Malformed(f"file_size: expected 0 to {values.MAX_COUNT} (bigint), came {event.file_size}")
-    at = values.moment("at", event.at, window)
-    extra = unknown_members(item, _MEMBERS)
+    at = members.checked("at", event.at, lambda at: values.moment("at", at, window)) or claim_time(window)
+    extra = members.unknown(EVENT_MEMBERS)
     payload = msgspec.json.encode((*texts, event.file_size, event.status, extra))
-    return (blake2b(payload, digest_size=16).digest(), event.event_id, *texts, event.file_size, event.status, at, extra)
+    hash_ = blake2b(payload, digest_size=16).digest()
+    row = (hash_, event.event_id, *texts, event.file_size, event.status, at, extra)
+    return Parsed(row, members.refused())
 
 
-EVENT = Family("event", EVENT_QUEUE, b"", b"list", b"LRANGE", "raw.request_events", lambda *_: ())
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """What a dead letter of a member adds to a stored event: another time, or unknown members as JSON."""
+
+    event_id: UUID
+    at: datetime | None
+    extra: str | None
+
+
+def parse_amendment(value: bytes, window: TimeWindow) -> Amendment:
+    """The value of a dead letter of a member of an event. Raises Malformed if the member is refused again."""
+    found = decode_members(value)
+    members = JsonMembers(found, {})
+    at = members.checked(
+        "at", members.decoded("at", "an ISO-8601 time", datetime), lambda at: values.moment("at", at, window)
+    )
+    extra = members.unknown(EVENT_MEMBERS)
+    for refused in members.refused():
+        raise Malformed(refused.reason)
+    return Amendment(msgspec.json.decode(found["event_id"], type=UUID), at, extra)
+
+
+def _event(item: bytes, members: JsonMembers) -> RequestEvent:
+    """The known members; `at` is None if it is refused. Raises one of UNREADABLE_JSON if another one cannot be read."""
+    try:
+        return _decode(item)
+    except UNREADABLE_JSON:
+        event = _decode_timeless(item)
+        event.at = members.decoded("at", "an ISO-8601 time", datetime)
+        return event
+
+
+EVENT = Family(
+    "event", EVENT_QUEUE, b"", b"list", b"LRANGE", "raw.request_events", EVENT_MEMBERS, lambda *_: Parsed(())
+)
 
 
 def page_id(queue_batch: str, number: int) -> str:
@@ -83,6 +130,7 @@ class EventStore(Protocol):
     """What the drain of the queue asks of PostgreSQL. UsageStore is the real one."""
 
     def apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied: ...
+    def ledger(self, batch_ids: Sequence[str]) -> dict[str, LedgerRow]: ...
     def unreleased(self, family: str) -> list[str]: ...
     def mark_released(self, batch_ids: Sequence[str]) -> None: ...
 
@@ -96,13 +144,17 @@ class QueueSource(CounterSource, Protocol):
 
 
 class QueueDrain:
-    """One drain of the queue. All its steps use the same source, store and limits, and add to `report`."""
+    """One drain of the queue. All its steps use the same source, store and limits, and add to `report`.
+
+    However little time it gets, it stores one page or settles one queue: so it ends some day, whatever the limits are.
+    """
 
     def __init__(self, source: QueueSource, store: EventStore, limits: DrainLimits) -> None:
         self.report = DrainReport(EVENT.name)
         self._source = source
         self._store = store
         self._limits = limits
+        self._has_moved = False
 
     def run(self, *, is_uncertain: bool = False) -> DrainReport:
         """Recovers queues that other drainers left claimed. Then it claims the live queue, and stores all its pages.
@@ -110,8 +162,7 @@ class QueueDrain:
         When a limit is reached, the rest of the queue stays claimed for the next drain. `is_uncertain` flags this claim.
         """
         self._recover()
-        if self._limits.is_reached():
-            self.report.is_complete = False
+        if not self.report.is_complete or self._must_stop():
             return self.report
         batch_id = new_batch_id(self._source.now_ms())
         self._source.open_batch(EVENT.name, batch_id)
@@ -124,11 +175,10 @@ class QueueDrain:
     def _recover(self) -> None:
         servers = {batch.batch_id: batch.server for batch in self._source.open_batches(EVENT.name)}
         unsettled = {*servers, *(page.partition("/")[0] for page in self._store.unreleased(EVENT.name))}
-        if self._source.is_claim_scan_due(EVENT):
+        if self._source.finds_claims(EVENT):
             unsettled.update(self._source.claimed_keys(EVENT))
         for batch_id in sorted(unsettled):
-            if self._limits.is_reached():
-                self.report.is_complete = False
+            if self._must_stop():
                 return
             self._load_queue(batch_id, servers.get(batch_id) != self._source.facts.identity)
 
@@ -161,22 +211,33 @@ class QueueDrain:
             page.dead_letters.append(replace(dead_letter(EVENT_QUEUE, length, reason), position=0))
             self._apply(page, {})
         else:
-            for number, first in enumerate(range(0, length, PAGE_ITEMS)):
-                if self._limits.is_reached():
-                    self.report.is_complete = False
+            # Only pages that are not stored are read. To read the others again costs a third of storing them, and a drain with
+            # a budget would at last do nothing else.
+            pages = {page_id(batch_id, number): number for number in range(-(-length // PAGE_ITEMS))}
+            for number in sorted(pages[page] for page in pages.keys() - self._store.ledger([*pages]).keys()):
+                if self._must_stop():
                     return
+                first = number * PAGE_ITEMS
                 items = source.read_page(batch_id, first, PAGE_ITEMS)
                 if not items:
                     # Another drainer has deleted the list. Before that, it found every page stored.
                     break
-                page = parse_page(page_of(queue, number), first, items, retention_days=self._limits.retention_days)
+                page = parse_page(page_of(queue, number), first, items, times=self._limits.times)
                 self._apply(page, dict(enumerate(items, first)))
         self._release(batch_id)
 
+    def _must_stop(self) -> bool:
+        """Whether a limit is reached and something was done; then this drain is not complete."""
+        if self._has_moved and self._limits.is_reached():
+            self.report.is_complete = False
+        return not self.report.is_complete
+
     def _apply(self, page: Batch, items: dict[int, bytes]) -> None:
+        self._has_moved = True
         self.report.add(len(page.keys), self._store.apply_events(page, items))
 
     def _release(self, batch_id: str) -> None:
+        self._has_moved = True
         if self._source.release(batch_id, [EVENT_QUEUE]):
             self._store.mark_released(self._unreleased_pages(batch_id))
             self._source.settle_batch(EVENT.name, batch_id)
@@ -190,13 +251,17 @@ def page_of(queue: Origin, number: int) -> Origin:
     return replace(queue, batch_id=page_id(queue.batch_id, number))
 
 
-def parse_page(page: Origin, first: int, items: Sequence[bytes], *, retention_days: int) -> Batch:
-    """Makes a line or a dead letter of each item of a page. The first item has position `first`."""
-    window = page.window(retention_days)
+def parse_page(page: Origin, first: int, items: Sequence[bytes], *, times: PossibleTimes) -> Batch:
+    """Makes a line of each item of a page, and dead letters of what is refused. The first item has position `first`."""
+    window = page.window(times)
     batch = Batch(page, keys=[EVENT_QUEUE] * len(items))
     for position, item in enumerate(items, first):
         try:
-            batch.lines.append(copy_line((position, *parse_event(item, window))))
+            row, refused = parse_event(item, window)
+            batch.lines.append(copy_line((position, *row)))
+            for member in refused:
+                letter = dead_letter(EVENT_QUEUE, member.raw, member.reason)
+                batch.dead_letters.append(replace(letter, position=position, member=member.member))
         except Malformed as malformed:
             batch.dead_letters.append(DeadLetter(EVENT_QUEUE, str(malformed), item, "string", position))
     return batch

@@ -4,7 +4,7 @@ The request event queue (§1.5) is in event_queue.py. Merchant counters (§1.4) 
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -13,21 +13,27 @@ from operator import itemgetter
 import msgspec
 
 from usage_pipeline import values
-from usage_pipeline.storage.copy_text import NULL, Field, copy_line
+from usage_pipeline.drain.members import (
+    HashMembers,
+    JsonMembers,
+    Parsed,
+    RefusedMember,
+    Value,
+    claim_time,
+    decode_members,
+)
+from usage_pipeline.storage.copy_text import NULL, copy_line
 from usage_pipeline.values import UNREADABLE_JSON, Malformed, TimeWindow
-
-Row = tuple[Field, ...]
-# The answer of Redis to the read command of a family: fields and values in turn (HGETALL), or a string (GET).
-Value = Sequence[bytes] | bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One kind of delta counter.
+    """One kind of delta counter, with the names of its members.
 
     Its keys in Redis begin with `prefix` and end with `suffix`; `read_command` reads one. `parse(key, value, window)` returns
-    the row to stage, in the column order of `sql/drain/stage_<name>.sql`, or raises Malformed. `plain` is a faster way for
-    most values: it returns the same row as a line, or None for a value that only `parse` can judge.
+    the row to stage, in the column order of `sql/drain/stage_<name>.sql`, and the members that it refused; it raises
+    Malformed for a key that cannot be stored at all. `plain` is a faster way for most values: it returns the same row as a
+    line, or None for a value that only `parse` can judge.
     """
 
     name: str
@@ -36,7 +42,8 @@ class Family:
     redis_type: bytes
     read_command: bytes
     raw_table: str
-    parse: Callable[[bytes, Value, TimeWindow], Row]
+    members: frozenset[str]
+    parse: Callable[[bytes, Value, TimeWindow], Parsed]
     plain: Callable[[bytes, Value, TimeWindow], bytes | None] = lambda *_: None
 
     @property
@@ -48,34 +55,29 @@ class Family:
         """Whether this live name is a key of this family."""
         return key.startswith(self.prefix) and key.endswith(self.suffix)
 
-    def staged_line(self, key: bytes, value: Value, window: TimeWindow) -> bytes:
-        """The row to stage as COPY text. Raises Malformed."""
-        return self.plain(key, value, window) or copy_line(self.parse(key, value, window))
+    def staged_line(self, key: bytes, value: Value, window: TimeWindow) -> tuple[bytes, Sequence[RefusedMember]]:
+        """The row to stage as COPY text, and the members that it is without. Raises Malformed."""
+        if line := self.plain(key, value, window):
+            return line, ()
+        parsed = self.parse(key, value, window)
+        return copy_line(parsed.row), parsed.refused
 
 
-def parse_api_key(key: bytes, value: Value, window: TimeWindow) -> Row:
+def parse_api_key(key: bytes, value: Value, window: TimeWindow) -> Parsed:
     """`apikey:{api_key_id}:metrics` and its hash -> (api_key_id, five counts, last_used_at, extra)."""
     api_key_id = values.identifier("api_key_id", _middle(key, b"apikey:"))
-    requests = successful = failed = file_size = files = 0
-    last_used_at: datetime | None = None
-    unknown: dict[bytes, bytes] | None = None
-    for field, content in _pairs(value):
-        if field == b"total_requests":
-            requests = values.count("total_requests", content)
-        elif field == b"successful_requests":
-            successful = values.count("successful_requests", content)
-        elif field == b"failed_requests":
-            failed = values.count("failed_requests", content)
-        elif field == b"total_file_size":
-            file_size = values.count("total_file_size", content)
-        elif field == b"total_files_uploaded":
-            files = values.count("total_files_uploaded", content)
-        elif field == b"last_used_at":
-            last_used_at = values.epoch_ms("last_used_at", content, window)
-        else:
-            unknown = unknown or {}
-            unknown[field] = content
-    return (api_key_id, requests, successful, failed, file_size, files, last_used_at, _extra(unknown))
+    members = HashMembers(value, window)
+    row = (
+        api_key_id,
+        members.count("total_requests"),
+        members.count("successful_requests"),
+        members.count("failed_requests"),
+        members.count("total_file_size"),
+        members.count("total_files_uploaded"),
+        members.time("last_used_at"),
+        members.unknown(),
+    )
+    return Parsed(row, members.refused())
 
 
 _API_KEY_COLUMNS = (
@@ -94,37 +96,20 @@ def plain_api_key(key: bytes, value: Value, window: TimeWindow) -> bytes | None:
     return None if picked is None else _plain_line(_PLAIN_API_KEY, (_middle(key, b"apikey:"), *picked), window)
 
 
-def parse_provider(key: bytes, value: Value, window: TimeWindow) -> Row:
+def parse_provider(key: bytes, value: Value, window: TimeWindow) -> Parsed:
     """`provider:{api_key_id}:{provider}:metrics` and its hash -> (both ids, user_id, two counts, last_used_at, extra)."""
-    uploads = file_size = 0
-    named: bytes | None = None
-    user_id: str | None = None
-    last_used_at: datetime | None = None
-    unknown: dict[bytes, bytes] | None = None
-    for field, content in _pairs(value):
-        if field == b"upload_count":
-            uploads = values.count("upload_count", content)
-        elif field == b"total_file_size":
-            file_size = values.count("total_file_size", content)
-        elif field == b"user_id":
-            user_id = values.identifier("user_id", content)
-        elif field == b"provider":
-            named = content
-        elif field == b"last_used_at":
-            last_used_at = values.epoch_ms("last_used_at", content, window)
-        else:
-            unknown = unknown or {}
-            unknown[field] = content
-    api_key_id, provider = _split_provider(_middle(key, b"provider:"), named)
-    return (
+    members = HashMembers(value, window, context=(b"provider", b"last_used_at"))
+    api_key_id, provider = _split_provider(_middle(key, b"provider:"), members.text(b"provider"))
+    row = (
         values.identifier("api_key_id", api_key_id),
         values.identifier("provider", provider),
-        user_id,
-        uploads,
-        file_size,
-        last_used_at,
-        _extra(unknown),
+        members.take("user_id", lambda content: values.identifier("user_id", content)),
+        members.count("upload_count"),
+        members.count("total_file_size"),
+        members.time("last_used_at"),
+        members.unknown(),
     )
+    return Parsed(row, members.refused())
 
 
 _PROVIDER_COLUMNS = (b"upload_count", b"total_file_size", b"user_id", b"provider", b"last_used_at")
@@ -148,57 +133,83 @@ class _TokenUsage(msgspec.Struct, rename="camel"):
     last_used_at: datetime | None = None
 
 
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_NONE = msgspec.Raw(b"null")
 _decode_token_usage = msgspec.json.Decoder(_TokenUsage).decode
 _TOKEN_MEMBERS = frozenset(("usageCount", "instanceId", "lastUsedAt"))
+# Stands in the dead letter of another member: it is no second time to be counted.
+_NO_USE = msgspec.Raw(b"0")
 
 
-def parse_token(key: bytes, value: Value, window: TimeWindow) -> Row:
+def parse_token(key: bytes, value: Value, window: TimeWindow) -> Parsed:
     """`token_usage:{token_id}:{instance_id}` and its JSON -> (token_id, instance_id, usage_count, last_used_at, extra)."""
     if not isinstance(value, bytes):
         raise Malformed("value: expected a JSON string, came a hash")
     try:
-        usage = _decode_token_usage(value)
+        found = decode_members(value)
+        context: dict[str, msgspec.Raw] = {name: found[name] for name in ("lastUsedAt", "instanceId") if name in found}
+        members = JsonMembers(found, {"usageCount": _NO_USE, **context})
+        usage = _token_usage(value, found, members)
     except UNREADABLE_JSON as error:
         came = f"{values.shown(value)}: {values.described(error)}"
         raise Malformed(f"value: expected {{usageCount, lastUsedAt, instanceId}} as JSON, came {came}") from None
-    if not 0 <= usage.usage_count <= values.MAX_COUNT:
-        raise Malformed(f"usageCount: expected 0 to {values.MAX_COUNT} (bigint), came {usage.usage_count}")
-    last_used_at = usage.last_used_at and values.moment("lastUsedAt", usage.last_used_at, window)
+    usage_count = members.checked("usageCount", usage.usage_count, _token_count) or 0
+    last_used_at = members.checked("lastUsedAt", usage.last_used_at, lambda at: values.moment("lastUsedAt", at, window))
     token_id, instance_id = _split_token(key.removeprefix(b"token_usage:"), usage.instance_id)
-    return (
+    row = (
         values.identifier("token_id", token_id),
         values.identifier("instance_id", instance_id),
-        usage.usage_count,
-        last_used_at,
-        unknown_members(value, _TOKEN_MEMBERS),
+        usage_count,
+        claim_time(window) if members.has_refused("lastUsedAt") else last_used_at,
+        members.unknown(_TOKEN_MEMBERS),
     )
+    return Parsed(row, members.refused())
 
 
-def unknown_members(document: bytes, known: frozenset[str]) -> str | None:
-    """The unknown members of a JSON object, as JSON in the order of their names. None when there are none.
-
-    They are decoded and written again. The typed decoder skips them without a check, and jsonb refuses some of what it skips
-    (bad UTF-8, 1e400000, NUL). Raises Malformed for those, and for more than MAX_UNKNOWN_BYTES.
-    """
+def _token_usage(value: bytes, found: dict[str, msgspec.Raw], members: JsonMembers) -> _TokenUsage:
+    """The known members. Raises one of UNREADABLE_JSON if the value has no `usageCount`, or does not say whose usage it is."""
     try:
-        unknown = {name: raw for name, raw in _decode_members(document).items() if name not in known}
-        if not unknown:
-            return None
-        values.within_unknown_limit("unknown members", sum(memoryview(raw).nbytes for raw in unknown.values()))
-        decoded = {name: msgspec.json.decode(raw) for name, raw in unknown.items()}
-    except UNREADABLE_JSON as error:
-        raise Malformed(f"value: expected JSON members that can be stored, came {values.described(error)}") from None
-    return values.storable_json(decoded, "JSON member")
+        return _decode_token_usage(value)
+    except UNREADABLE_JSON:
+        if "usageCount" not in found:
+            raise
+        named = msgspec.json.decode(found.get("instanceId", _NONE), type=str | None)
+        count = members.decoded("usageCount", "an integer", int)
+        return _TokenUsage(count or 0, named, members.decoded("lastUsedAt", "an ISO-8601 time", datetime | None))
+
+
+def _token_count(count: int) -> int:
+    if not 0 <= count <= values.MAX_COUNT:
+        raise Malformed(f"usageCount: expected 0 to {values.MAX_COUNT} (bigint), came {count}")
+    return count
+
+
+def _names(columns: tuple[bytes, ...]) -> frozenset[str]:
+    return frozenset(column.decode() for column in columns)
 
 
 API_KEY = Family(
-    "api_key", b"apikey:", b":metrics", b"hash", b"HGETALL", "raw.api_key_deltas", parse_api_key, plain_api_key
+    "api_key",
+    b"apikey:",
+    b":metrics",
+    b"hash",
+    b"HGETALL",
+    "raw.api_key_deltas",
+    _names(_API_KEY_COLUMNS),
+    parse_api_key,
+    plain_api_key,
 )
 PROVIDER = Family(
-    "provider", b"provider:", b":metrics", b"hash", b"HGETALL", "raw.provider_deltas", parse_provider, plain_provider
+    "provider",
+    b"provider:",
+    b":metrics",
+    b"hash",
+    b"HGETALL",
+    "raw.provider_deltas",
+    _names(_PROVIDER_COLUMNS),
+    parse_provider,
+    plain_provider,
 )
-TOKEN = Family("token", b"token_usage:", b"", b"string", b"GET", "raw.token_deltas", parse_token)
+TOKEN = Family("token", b"token_usage:", b"", b"string", b"GET", "raw.token_deltas", _TOKEN_MEMBERS, parse_token)
 FAMILIES = (API_KEY, PROVIDER, TOKEN)
 BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -242,13 +253,6 @@ def _plain_line(pattern: re.Pattern[bytes], row: tuple[bytes, ...], window: Time
     return None
 
 
-def _pairs(value: Value) -> Iterator[tuple[bytes, bytes]]:
-    if isinstance(value, bytes):
-        raise Malformed("value: expected a hash, came a string")
-    fields = iter(value)
-    return zip(fields, fields, strict=True)
-
-
 def _middle(key: bytes, prefix: bytes) -> bytes:
     return key[len(prefix) : -len(b":metrics")]
 
@@ -280,15 +284,3 @@ def _split_token(rest: bytes, named: str | None) -> tuple[bytes, bytes]:
             f"instanceId: expected the end of the key's {values.shown(rest)}, came {values.shown(instance)}"
         )
     return rest[: -len(instance) - 1], instance
-
-
-def _extra(unknown: dict[bytes, bytes] | None) -> str | None:
-    """Unknown hash fields as JSON, so that the raw row keeps them. Raises Malformed if they are not text."""
-    if unknown is None:
-        return None
-    values.within_unknown_limit("unknown fields", sum(len(name) + len(content) for name, content in unknown.items()))
-    try:
-        fields = {name.decode(): content.decode() for name, content in unknown.items()}
-    except UnicodeDecodeError:
-        raise Malformed(f"unknown field: expected UTF-8, came {values.shown(next(iter(unknown)))}") from None
-    return values.storable_json(fields, "unknown field")

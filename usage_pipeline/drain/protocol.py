@@ -17,6 +17,7 @@ from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts
 from usage_pipeline.drain.sources.node import OpenBatch
 from usage_pipeline.drain.store import Applied, LedgerRow
+from usage_pipeline.values import PossibleTimes
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class CounterSource(Protocol):
     def age_ms(self, batch_id: str) -> int: ...
     def live_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]: ...
     def claimed_keys(self, family: Family) -> dict[str, list[bytes]]: ...
-    def is_claim_scan_due(self, family: Family) -> bool: ...
+    def finds_claims(self, family: Family) -> bool: ...
     def open_batch(self, family: str, batch_id: str) -> None: ...
     def settle_batch(self, family: str, batch_id: str) -> None: ...
     def open_batches(self, family: str) -> list[OpenBatch]: ...
@@ -77,6 +78,21 @@ class DrainReport:
     is_complete: bool = True
     usage_dates: set[date] = field(default_factory=set)
 
+    def with_next(self, later: "DrainReport") -> "DrainReport":
+        """Both drains of the family as one: what was done adds up, what is left is what the later one left."""
+        return DrainReport(
+            self.family,
+            self.keys + later.keys,
+            self.stored_rows + later.stored_rows,
+            self.dead_letters + later.dead_letters,
+            self.duplicates + later.duplicates,
+            self.batches + later.batches,
+            self.recovered_batches + later.recovered_batches,
+            later.left_claimed,
+            later.is_complete,
+            self.usage_dates | later.usage_dates,
+        )
+
     def add(self, keys: int, applied: Applied) -> None:
         if applied.is_ours:
             self.keys += keys
@@ -89,10 +105,10 @@ class DrainReport:
 
 @dataclass(frozen=True, slots=True)
 class DrainLimits:
-    """How large a batch may be, how old a timestamp may be, and when to stop. A drain stops only between two batches."""
+    """How large a batch may be, which times can be, and when to stop. A drain stops only between two batches."""
 
     chunk_keys: int = 5_000
-    retention_days: int = 180
+    times: PossibleTimes = field(default_factory=PossibleTimes)
     should_stop: Callable[[], bool] = lambda: False
     deadline: float = float("inf")
 
@@ -172,11 +188,12 @@ class FamilyDrain:
         source, family = self._releasing, self._family
         servers = {batch.batch_id: batch.server for batch in source.open_batches(family.name)}
         unsettled = {*servers, *self._store.unreleased(family.name)}
-        claimed = source.claimed_keys(family) if unsettled or source.is_claim_scan_due(family) else {}
+        claimed = source.claimed_keys(family) if unsettled or source.finds_claims(family) else {}
         batch_ids = sorted({*unsettled, *claimed})
         ledger = self._store.ledger(batch_ids)
-        for batch_id in batch_ids:
-            if self._limits.is_reached():
+        for number, batch_id in enumerate(batch_ids):
+            # One at least, so that recovery ends some day, however little time each drain gets.
+            if number > 0 and self._limits.is_reached():
                 self.report.is_complete = False
                 return
             held, row = claimed.get(batch_id, []), ledger.get(batch_id)
@@ -220,7 +237,7 @@ class FamilyDrain:
 
     def _parsed(self, claim: Claim, server: str) -> Batch:
         origin = Origin.of_claim(claim.batch_id, server, is_uncertain=claim.is_uncertain)
-        return parse_batch(self._family, origin, claim.keys, retention_days=self._limits.retention_days)
+        return parse_batch(self._family, origin, claim.keys, times=self._limits.times)
 
     def _apply(self, batch: Batch) -> Applied:
         applied = self._store.apply(self._family, batch)

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -18,9 +18,10 @@ from usage_pipeline.drain.quotas import publish_quotas
 from usage_pipeline.drain.sources.cluster import ClusterSource, open_sources
 from usage_pipeline.drain.sources.node import RedisSource
 from usage_pipeline.drain.store import UsageStore
+from usage_pipeline.drain.turns import drain_in_turns
 from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line, is_mended_by_time
 from usage_pipeline.storage.redis import SLOT_ELSEWHERE, RedisUnavailable
 from usage_pipeline.storage.redis_cluster import AnyRedis, translated_cluster_errors
 
@@ -72,22 +73,26 @@ def drain_once(
     wait_for_lock_seconds: float = 0.0,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RoundReport:
-    """Drains each family once, within the budget. Idempotent. Any number of drainers may run at once.
+    """Drains each family within its share of the budget (turns.py). Idempotent. Any number of drainers may run at once.
 
     PostgreSQL is asked first. If it does not answer, nothing is claimed: Redis is the safest place for what is not stored yet.
     Raises DrainImpossible.
     """
     limits = _limits(settings, should_stop, time.monotonic() + budget_seconds)
     with _translated_errors(), ExitStack() as stack:
-        drains = stack.enter_context(_open_drains(settings))
+        scan_every = _intervals(settings) if budget_seconds < float("inf") else None
+        drains = stack.enter_context(_open_drains(settings, scan_every))
         started = time.monotonic()
-        reports, busy = [], []
-        for name in families:
+        busy: list[str] = []
+
+        def drain(name: str, share: DrainLimits) -> DrainReport | None:
             with drains.store.lock(name, wait_seconds=wait_for_lock_seconds) as is_ours:
                 if is_ours:
-                    reports.append(drains.run(name, limits))
-                else:
-                    busy.append(name)
+                    return drains.run(name, share)
+                busy.append(name)
+                return None
+
+        reports = drain_in_turns(families, limits, drain)
         drains.publish_quotas_when_due()
         return RoundReport(reports, busy, time.monotonic() - started)
 
@@ -124,7 +129,7 @@ def watch(
     complaint = ""
     while not should_stop.is_set():
         try:
-            with _translated_errors(), _open_drains(settings) as drains, ExitStack() as locks:
+            with _translated_errors(), _open_drains(settings, _intervals(settings)) as drains, ExitStack() as locks:
                 for name in families:
                     if not locks.enter_context(drains.store.lock(name, wait_seconds=_RETRY_SECONDS)):
                         raise DrainImpossible(f"another drainer works on {name}; this one waits for it")
@@ -146,20 +151,17 @@ def _watch_connected(
     should_stop: threading.Event,
     on_round: Callable[[RoundReport], None],
 ) -> None:
-    due = dict.fromkeys(families, 0.0)
+    due, intervals = dict.fromkeys(families, 0.0), _intervals(settings)
     while not should_stop.is_set():
         started = time.monotonic()
         ready = [name for name in families if due[name] <= started]
         limits = _limits(settings, should_stop.is_set, started + settings.drain_budget_seconds)
         drains.check()
-        reports = [drains.run(name, limits) for name in ready]
+        reports = drain_in_turns(ready, limits, drains.run)
         drains.publish_quotas_when_due()
         on_round(RoundReport(reports, [], time.monotonic() - started))
         for name in ready:
-            interval = (
-                settings.api_token_sync_interval_ms if name in TOKEN_FAMILIES else settings.metrics_sync_interval_ms
-            )
-            due[name] = started + interval / 1000
+            due[name] = started + intervals[name]
         should_stop.wait(max(0.0, min(due.values()) - time.monotonic()))
 
 
@@ -180,7 +182,7 @@ class _Drains:
         server = self.claiming.facts.identity
         is_uncertain = self.servers.get(name) != server and self.store.flag_forgettable(name, server)
         self.servers[name] = server
-        if is_uncertain:
+        if is_uncertain and self._is_news(name, server):
             log.warning(
                 "drain: %s: Redis is another server than before; batches around the change are flagged: they may count twice",
                 name,
@@ -198,6 +200,15 @@ class _Drains:
         if report.keys:
             log.info("drain: %s: %d keys, %d dead letters", name, report.keys, report.dead_letters)
         return report
+
+    def _is_news(self, name: str, server: str) -> bool:
+        """Whether no drain has said yet that the family is drained from this server now.
+
+        An idle family stays in this state until its next batch, and each tick of the sensor begins anew: Redis remembers.
+        """
+        with suppress(redis.OutOfMemoryError):
+            return bool(self.redis.set(names.drained_server(name), server, get=True) != server.encode())
+        return True
 
     def _note_expiring(self) -> None:
         """Notes token keys with less than half an interval to live. Other keys like them may have expired before a drain."""
@@ -221,11 +232,11 @@ class _Drains:
 
 
 @contextmanager
-def _open_drains(settings: Settings) -> Iterator[_Drains]:
+def _open_drains(settings: Settings, scan_every: Mapping[str, float] | None) -> Iterator[_Drains]:
     with ExitStack() as stack:
         # PostgreSQL first: without it nothing may be claimed.
         connection = stack.enter_context(closing(connect(settings)))
-        pooled, claiming, releasing = stack.enter_context(open_sources(settings, settings.drain_barrier))
+        pooled, claiming, releasing = stack.enter_context(open_sources(settings, settings.drain_barrier, scan_every))
         if claiming.plan.warning:
             log.warning("%s", claiming.plan.warning)
         store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=process_name())
@@ -239,13 +250,15 @@ def _translated_errors() -> Iterator[None]:
             yield
     except PostgresUnavailable as error:
         raise DrainImpossible(f"{error}; nothing is claimed, the counters wait in Redis") from None
-    except psycopg.OperationalError as error:
-        message = f"PostgreSQL went away: {first_line(error)}; the next drain recovers what is claimed"
-        raise DrainImpossible(message) from None
     except psycopg.ProgrammingError as error:
         raise DrainImpossible(
             f"the schema is missing or old: {first_line(error)}; run: usage-pipeline migrate"
         ) from None
+    except psycopg.Error as error:
+        if not is_mended_by_time(error):
+            raise
+        message = f"PostgreSQL went away: {first_line(error)}; the next drain recovers what is claimed"
+        raise DrainImpossible(message) from None
     except (RedisUnavailable, BarrierFellShort) as error:
         raise DrainImpossible(f"{error}; the next drain recovers what is claimed") from None
     except SLOT_ELSEWHERE as error:
@@ -258,5 +271,13 @@ def _translated_errors() -> Iterator[None]:
         ) from None
 
 
+def _intervals(settings: Settings) -> dict[str, float]:
+    """Seconds from round to round, by family."""
+    return {
+        **dict.fromkeys(METRICS_FAMILIES, settings.metrics_sync_interval_ms / 1000),
+        **dict.fromkeys(TOKEN_FAMILIES, settings.api_token_sync_interval_ms / 1000),
+    }
+
+
 def _limits(settings: Settings, should_stop: Callable[[], bool], deadline: float) -> DrainLimits:
-    return DrainLimits(settings.drain_chunk_keys, settings.retention_days, should_stop, deadline)
+    return DrainLimits(settings.drain_chunk_keys, settings.possible_times, should_stop, deadline)

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
+from uuid import UUID
 
 import psycopg
 from psycopg import sql as compose
 
 from usage_pipeline.drain.batch import Batch, DeadLetter, WrongType, dead_letter
-from usage_pipeline.drain.families import Family, Value
+from usage_pipeline.drain.families import Family
+from usage_pipeline.drain.members import Value
 from usage_pipeline.redis_keys import EVENT_QUEUE
 from usage_pipeline.storage.chunks.partitions import ensure_partitions
 from usage_pipeline.storage.postgres import waiting_for_locks
@@ -29,11 +31,15 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The result of applying a batch. `is_ours` False: another drainer had applied it, so nothing was stored."""
+    """The result of applying a batch. `is_ours` False: another drainer had applied it, so nothing was stored.
+
+    `refused_members` are those of the dead letters that are of one member, whose key or event is stored.
+    """
 
     is_ours: bool
     stored_rows: int = 0
     dead_letters: int = 0
+    refused_members: int = 0
     duplicates: int = 0
     usage_dates: tuple[date, ...] = ()
     token_prefixes: tuple[str, ...] = ()
@@ -82,27 +88,23 @@ class UsageStore:
         with connection.transaction():
             if not self._insert_ledger_row(family.name, batch):
                 return Applied(is_ours=False)
-            dead_letters = list(batch.dead_letters)
+            dead_letters: Sequence[DeadLetter] = batch.dead_letters
             days, instances, prefixes = list[date](), list[str](), list[str]()
             stored_rows = 0
             if batch.lines:
                 self._stage(family.name, batch.lines)
                 days = self._prepare_days(family.name, family.raw_table, batch)
                 refused = self._store_staged(family, batch, days)
-                dead_letters += refused
+                dead_letters = _without_members_of(refused, dead_letters, lambda letter: letter.source_key)
                 stored_rows = len(batch.lines) - len(refused)
                 if family.name == "token":
                     instances = self._column("select distinct instance_id from staged_token order by 1")
                     prefixes = self._column(load("drain/select_staged_token_prefixes"))
             self._insert_dead_letters(family.name, batch, dead_letters)
             self._complete_ledger_row(
-                batch.batch_id,
-                stored_rows=stored_rows,
-                dead_letters=len(dead_letters),
-                usage_dates=days,
-                instances=instances,
+                batch.batch_id, dead_letters, stored_rows=stored_rows, usage_dates=days, instances=instances
             )
-        return Applied(True, stored_rows, len(dead_letters), 0, tuple(days), tuple(prefixes))
+        return Applied(True, stored_rows, len(dead_letters), _members_in(dead_letters), 0, tuple(days), tuple(prefixes))
 
     def apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied:
         """Stores a page of request events in one transaction. Each id is stored once; a conflict becomes a dead letter.
@@ -115,7 +117,8 @@ class UsageStore:
         with self._connection.transaction():
             if not self._insert_ledger_row("event", batch):
                 return Applied(is_ours=False)
-            dead_letters, days, stored_rows = list(batch.dead_letters), list[date](), 0
+            dead_letters: Sequence[DeadLetter] = batch.dead_letters
+            days, stored_rows = list[date](), 0
             if batch.lines:
                 self._stage("event", batch.lines)
                 days = self._prepare_days("event", "raw.request_events", batch)
@@ -125,17 +128,37 @@ class UsageStore:
                     DeadLetter(EVENT_QUEUE, _conflict_reason(hash_, known), items[position], "string", position)
                     for position, hash_, known in self._connection.execute(load("drain/select_event_conflicts"))
                 ]
-                dead_letters += conflicts
-            duplicates = len(batch.keys) - stored_rows - len(dead_letters)
+                dead_letters = self._of_stored_events(batch, days, dead_letters)
+                dead_letters = _without_members_of(conflicts, dead_letters, lambda letter: letter.position)
+            duplicates = len(batch.keys) - stored_rows - len(dead_letters) + _members_in(dead_letters)
             self._insert_dead_letters("event", batch, dead_letters)
             self._complete_ledger_row(
-                batch.batch_id,
-                stored_rows=stored_rows,
-                dead_letters=len(dead_letters),
-                duplicates=duplicates,
-                usage_dates=days,
+                batch.batch_id, dead_letters, stored_rows=stored_rows, duplicates=duplicates, usage_dates=days
             )
-        return Applied(True, stored_rows, len(dead_letters), duplicates, tuple(days))
+        return Applied(True, stored_rows, len(dead_letters), _members_in(dead_letters), duplicates, tuple(days))
+
+    def _of_stored_events(
+        self, batch: Batch, days: Sequence[date], letters: Sequence[DeadLetter]
+    ) -> Sequence[DeadLetter]:
+        """Without the refused members of events that came again: the first one of them has such a dead letter already."""
+        if all(letter.member is None for letter in letters):
+            return letters
+        arguments = {"batch_id": batch.batch_id, "usage_dates": list(days)}
+        found = self._connection.execute(load("drain/select_newly_stored_positions"), arguments)
+        stored = {position for (position,) in found}
+        return [letter for letter in letters if letter.member is None or letter.position in stored]
+
+    def amend_event(
+        self, event_id: UUID, *, at: datetime | None, extra: str | None, claimed_at: datetime
+    ) -> Sequence[date]:
+        """Gives a stored request event another time, or more unknown members (JSON). Its days; none if it is gone."""
+        day = None
+        if at is not None:
+            query = "select usage.day_of(%s, %s, %s)"
+            [(day,)] = self._connection.execute(query, (at, claimed_at, self._timezone)).fetchall()
+            ensure_partitions(self._connection, "raw.request_events", [day])
+        arguments = {"event_id": event_id, "usage_date": day, "at": at, "extra": extra}
+        return [day for (day,) in self._connection.execute(load("drain/amend_request_event"), arguments)]
 
     def ledger(self, batch_ids: Sequence[str]) -> dict[str, LedgerRow]:
         """The ledger rows of these batches by batch id. A batch without a row is left out."""
@@ -207,7 +230,7 @@ class UsageStore:
             return
         with self._connection.cursor() as cursor, cursor.copy(load("drain/copy_dead_letters")) as copy:
             # Binary: in text form, bytes are twice as long, and a raw value of 512 MB would exceed the limit of 1 GB a row.
-            copy.set_types(["text", "text", "bytea", "int4", "text", "bytea", "text", "timestamptz"])
+            copy.set_types(["text", "text", "bytea", "int4", "text", "bytea", "text", "timestamptz", "text"])
             for letter in letters:
                 copy.write_row(
                     (
@@ -219,6 +242,7 @@ class UsageStore:
                         letter.raw,
                         letter.raw_format,
                         batch.claimed_at,
+                        letter.member,
                     )
                 )
 
@@ -237,9 +261,9 @@ class UsageStore:
     def _complete_ledger_row(
         self,
         batch_id: str,
+        dead_letters: Sequence[DeadLetter],
         *,
         stored_rows: int,
-        dead_letters: int,
         usage_dates: Sequence[date],
         duplicates: int = 0,
         instances: Sequence[str] = (),
@@ -247,7 +271,8 @@ class UsageStore:
         arguments = {
             "batch_id": batch_id,
             "stored_rows": stored_rows,
-            "dead_letters": dead_letters,
+            "dead_letters": len(dead_letters),
+            "refused_members": _members_in(dead_letters),
             "duplicates": duplicates,
             "usage_dates": list(usage_dates),
             "instances": list(instances),
@@ -303,6 +328,18 @@ class UsageStore:
 
 def _staging(staged: str) -> compose.Identifier:
     return compose.Identifier(f"staged_{staged}")
+
+
+def _members_in(letters: Sequence[DeadLetter]) -> int:
+    return sum(letter.member is not None for letter in letters)
+
+
+def _without_members_of(
+    whole: Sequence[DeadLetter], letters: Sequence[DeadLetter], place: Callable[[DeadLetter], object]
+) -> list[DeadLetter]:
+    """All of them, without single members of what is refused as a whole after all: each member counts from one dead letter."""
+    refused = {place(letter) for letter in whole}
+    return [*(letter for letter in letters if letter.member is None or place(letter) not in refused), *whole]
 
 
 def _conflict_reason(came: str, stored: str) -> str:

@@ -15,7 +15,7 @@ from usage_pipeline import redis_keys as names
 from usage_pipeline import values
 from usage_pipeline.drain.batch import DeadLetter
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line, is_mended_by_time
 from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client, is_cluster_node
 from usage_pipeline.storage.redis_cluster import ClusterReader, cluster_client, translated_cluster_errors
 from usage_pipeline.values import Malformed
@@ -113,7 +113,9 @@ def open_servers(settings: Settings) -> Iterator[tuple[psycopg.Connection, Reade
                     yield postgres, reader
             else:
                 yield postgres, connection
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
+        if not is_mended_by_time(error):
+            raise
         raise PostgresUnavailable(
             f"PostgreSQL does not answer any more: {first_line(error)}. Nothing is lost; run again"
         ) from None

@@ -20,7 +20,7 @@ from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.rollups.window_tables import DAY_PARTS, WINDOW_TABLES, WindowTable
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
-from usage_pipeline.storage.postgres import waiting_for_locks
+from usage_pipeline.storage.postgres import is_rolled_back, waiting_for_locks
 from usage_pipeline.storage.sql import load
 
 # Each of these makes one attempt fail: the day has no prices yet, models are new, another transaction changed the same rows.
@@ -67,8 +67,9 @@ def replace_window(
                 day_prices.pin(connection, day_window(window.day, settings.timezone))
             except _NewModels as new:
                 cost.add_lookups(connection, new.models)
-            except psycopg.errors.SerializationFailure:
-                continue
+            except psycopg.Error as error:
+                if not is_rolled_back(error):
+                    raise
     raise WindowContendedError(
         f"{window}: expected a roll-up within {_ATTEMPTS} attempts, came other changes each time; try again"
     )

@@ -183,6 +183,28 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+# Classes of SQLSTATE that say what a server is at, and nothing of the statement: connection, state of the transaction (a server
+# that became read-only, time-outs of transactions), rollback (serialization, deadlock), resources, locks, operator, disk.
+_MENDED_BY_TIME = ("08", "25", "40", "53", "55", "57", "58")
+ROLLED_BACK = "40"
+
+
+def is_mended_by_time(error: psycopg.Error) -> bool:
+    """Whether the same work may succeed later, since the server or the way to it was at fault, and not the work.
+
+    By class and not by a list of errors: each version of PostgreSQL has new ones. An error without a state is the client's own,
+    such as "the connection is closed".
+    """
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate.startswith(_MENDED_BY_TIME)
+
+
+def is_rolled_back(error: psycopg.Error) -> bool:
+    """Whether the server gave up the transaction for another one: a serialization failure or a deadlock."""
+    return error.sqlstate is not None and error.sqlstate.startswith(ROLLED_BACK)
+
+
 def is_connection_lost(error: BaseException) -> bool:
     """Whether the connection is lost or the server stops, so that no other statement would succeed."""
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):

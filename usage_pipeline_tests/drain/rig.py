@@ -305,6 +305,6 @@ def assert_at_rest(client: redis.Redis, postgres: psycopg.Connection, family: st
     ledger = "select batch_id, stored_rows from ops.sync_batches where family = %s and stored_rows > 0"
     assert dict(postgres.execute(per_batch).fetchall()) == dict(postgres.execute(ledger, (family,)).fetchall())
     [(difference,)] = postgres.execute(
-        "select coalesce(sum(keys - stored_rows - dead_letters - duplicates), 0) from ops.sync_batches"
+        "select coalesce(sum(keys - stored_rows - dead_letters + refused_members - duplicates), 0) from ops.sync_batches"
     ).fetchall()
     assert difference == 0

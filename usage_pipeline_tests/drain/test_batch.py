@@ -17,13 +17,14 @@ from usage_pipeline.drain.batch import (
     raw_value,
 )
 from usage_pipeline.drain.families import API_KEY, TOKEN, Family
+from usage_pipeline.values import PossibleTimes
 
 MS = 1_735_732_800_000
 
 
 def parsed(family: Family, *claims: Claimed):
     origin = Origin.of_claim(new_batch_id(MS), "s", is_uncertain=False)
-    return parse_batch(family, origin, list(claims), retention_days=180)
+    return parse_batch(family, origin, list(claims), times=PossibleTimes(180))
 
 
 @given(st.integers(0, 9_999_999_999_998))
@@ -68,8 +69,11 @@ def test_one_malformed_key_leaves_the_rest_of_the_batch() -> None:
         (b"apikey:c:metrics", WrongType("list", b"dump")),
         (b"apikey:d:metrics", [b"total_requests", b"2"]),
     )
-    assert [line.split(b"\t")[0] for line in batch.lines] == [b"a", b"d"]
-    assert [letter.source_key for letter in batch.dead_letters] == [b"apikey:b:metrics", b"apikey:c:metrics"]
+    assert [line.split(b"\t")[:2] for line in batch.lines] == [[b"a", b"1"], [b"b", b"0"], [b"d", b"2"]]
+    assert [(letter.source_key, letter.member) for letter in batch.dead_letters] == [
+        (b"apikey:b:metrics", "total_requests"),
+        (b"apikey:c:metrics", None),
+    ]
     assert batch.dead_letters[1].reason == "key: expected a Redis hash, came a list"
     assert len(batch.keys) == 4
     assert batch.claimed_at == datetime(2025, 1, 1, 12, tzinfo=UTC)

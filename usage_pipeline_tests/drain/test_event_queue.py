@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -9,11 +10,13 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.event_queue import parse_event
+from usage_pipeline.drain.protocol import DrainLimits
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed, TimeWindow
-from usage_pipeline_tests.drain.rig import assert_at_rest, event_item
+from usage_pipeline_tests.drain.rig import Life, assert_at_rest, event_item, lives
 
 ID = "123e4567-e89b-12d3-a456-426614174000"
 NOW = datetime.now(UTC)
@@ -139,10 +142,73 @@ def test_a_reached_limit_leaves_the_rest_of_the_pages_claimed(
     assert_at_rest(redis_client, postgres, "event")
 
 
+def drains_with_a_budget(settings: Settings, steps: int) -> tuple[int, int]:
+    """How many drains by one process, each of so many steps, it takes until nothing is left; and how many pages they read."""
+    reads = drains = 0
+    with Life(settings) as life:
+        read_page = life.releasing.read_page
+
+        def counting_read(*arguments: Any) -> list[bytes]:
+            nonlocal reads
+            reads += 1
+            return read_page(*arguments)
+
+        life.releasing.read_page = counting_read  # type: ignore[method-assign]
+        is_complete = False
+        while not is_complete and drains < 50:
+            drains += 1
+            end = life.steps + steps
+            life.limits = DrainLimits(should_stop=lambda end=end: life.steps >= end)
+            is_complete = life.drain("event").is_complete
+    return drains, reads
+
+
+def test_a_budget_that_ends_at_any_step_reads_each_page_once_and_finishes_in_as_many_drains(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain that reads stored pages again does nothing else at last, and the queue is never finished."""
+    pages, budget, drains = 5, 0, 0
+    with lives(monkeypatch):
+        while drains != 1:
+            redis_client.rpush("event_queue", *(event_item() for _ in range(3 * pages)))
+            drains, reads = drains_with_a_budget(settings, budget)
+            assert reads == pages, f"budget of {budget} steps"
+            assert drains <= pages + 1, f"budget of {budget} steps"
+            assert_at_rest(redis_client, postgres, "event")
+            budget += 1
+            assert budget < 500, "a budget that is large enough takes one drain"
+    assert postgres.execute("select count(*) from raw.request_events").fetchone() == (3 * pages * budget,)
+
+
+def test_a_queue_that_came_back_after_all_its_pages_were_stored_is_not_read_again(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    """A fail-over may forget the deletion of the claimed list."""
+    redis_client.rpush("event_queue", *(event_item(file_size=number) for number in range(8)))
+    with Life(settings) as life:
+        held: dict[str, bytes] = {}
+        release = life.releasing.release
+
+        def keep_and_release(batch_id: str, keys: Any) -> bool:
+            name = names.claim(batch_id, b"event_queue")
+            held[name.decode()] = redis_client.dump(name) or b""
+            return bool(release(batch_id, keys))
+
+        life.releasing.release = keep_and_release  # type: ignore[method-assign]
+        life.drain("event")
+    [(name, dump)] = held.items()
+    redis_client.restore(name, 0, dump)
+    with Life(settings) as life:
+        life.releasing.read_page = None  # type: ignore[union-attr,method-assign,assignment]
+        life.drain("event")
+    assert sizes(postgres) == [*range(8)]
+    assert_at_rest(redis_client, postgres, "event")
+
+
 @given(st.binary() | st.binary().map(lambda noise: event_item(x="Y").replace(b"Y", noise)))
 def test_no_item_is_worse_than_malformed(item: bytes) -> None:
     try:
-        *_, extra = parse_event(item, WINDOW)
+        *_, extra = parse_event(item, WINDOW).row
     except Malformed as malformed:
         str(malformed).encode()
     else:

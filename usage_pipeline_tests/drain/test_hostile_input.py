@@ -28,6 +28,7 @@ from usage_pipeline.drain.store import UsageStore
 from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
+from usage_pipeline.values import PossibleTimes
 from usage_pipeline_tests.drain.rig import (
     BY_NAME,
     TOTALS,
@@ -153,6 +154,7 @@ def provider_cases() -> Iterator[Case]:
 
 
 NO_TOKEN = "value: expected {usageCount, lastUsedAt, instanceId} as JSON, came "
+NO_ISO = "lastUsedAt: expected an ISO-8601 time, came "
 NO_MEMBERS = "value: expected JSON members that can be stored, came "
 TOKENS: list[tuple[bytes, str]] = [
     (b"", f"{NO_TOKEN}'': Input data was truncated"),
@@ -167,22 +169,22 @@ TOKENS: list[tuple[bytes, str]] = [
     (b"[1]", f"{NO_TOKEN}'[1]': Expected `object`, got `array`"),
     (b"{}", f"{NO_TOKEN}'{{}}': Object missing required field `usageCount`"),
     (b'{"UsageCount":1}', NO_TOKEN),
-    (b'{"usageCount":null}', NO_TOKEN),
-    (b'{"usageCount":"1"}', NO_TOKEN),
-    (b'{"usageCount":1.5}', NO_TOKEN),
-    (b'{"usageCount":1e3}', NO_TOKEN),
-    (b'{"usageCount":1e400}', NO_TOKEN),
+    (b'{"usageCount":null}', "usageCount: expected an integer, came "),
+    (b'{"usageCount":"1"}', "usageCount: expected an integer, came "),
+    (b'{"usageCount":1.5}', "usageCount: expected an integer, came "),
+    (b'{"usageCount":1e3}', "usageCount: expected an integer, came "),
+    (b'{"usageCount":1e400}', "usageCount: expected an integer, came "),
     (b'{"usageCount":01}', NO_TOKEN),
     (b'{"usageCount":NaN}', NO_TOKEN),
-    (b'{"usageCount":true}', NO_TOKEN),
+    (b'{"usageCount":true}', "usageCount: expected an integer, came "),
     (b'{"usageCount":-1}', "usageCount: expected 0 to 9223372036854775807 (bigint), came -1"),
     (b'{"usageCount":9223372036854775808}', "usageCount: expected 0 to 9223372036854775807 (bigint), came 92233"),
-    (b'{"usageCount":%s}' % (b"9" * 5_000), NO_TOKEN),
+    (b'{"usageCount":%s}' % (b"9" * 5_000), "usageCount: expected an integer, came "),
     (b'{"usageCount":%s}' % (b"[" * 100_000 + b"]" * 100_000), NO_TOKEN),
-    (b'{"usageCount":1,"lastUsedAt":%d}' % NOW_MS, NO_TOKEN),
-    (b'{"usageCount":1,"lastUsedAt":"soon"}', NO_TOKEN),
-    (b'{"usageCount":1,"lastUsedAt":"2025-01-01"}', NO_TOKEN),
-    (b'{"usageCount":1,"lastUsedAt":"2025-02-30T00:00:00Z"}', NO_TOKEN),
+    (b'{"usageCount":1,"lastUsedAt":%d}' % NOW_MS, NO_ISO),
+    (b'{"usageCount":1,"lastUsedAt":"soon"}', NO_ISO),
+    (b'{"usageCount":1,"lastUsedAt":"2025-01-01"}', NO_ISO),
+    (b'{"usageCount":1,"lastUsedAt":"2025-02-30T00:00:00Z"}', NO_ISO),
     (b'{"usageCount":1,"lastUsedAt":"1970-01-01T00:00:00Z"}', "lastUsedAt: expected a time from "),
     (b'{"usageCount":1,"lastUsedAt":"9999-12-31T23:59:59-23:59"}', "lastUsedAt: expected a time "),
     (b'{"usageCount":1,"lastUsedAt":"0001-01-01T00:00:00+23:59"}', "lastUsedAt: expected a time "),
@@ -192,7 +194,7 @@ TOKENS: list[tuple[bytes, str]] = [
     (rb'{"usageCount":1,"instanceId":"\ud800"}', NO_TOKEN),
     (b'{"usageCount":1,"instanceId":"\xff"}', NO_TOKEN),
     (b'{"usageCount":1,"x":"\xff"}', NO_MEMBERS),
-    (b'{"usageCount":1,"\xff":1}', NO_MEMBERS),
+    (b'{"usageCount":1,"\xff":1}', NO_TOKEN),
     (rb'{"usageCount":1,"x":"\ud800"}', NO_TOKEN),
     (b'{"usageCount":1,"x":1e400000}', NO_MEMBERS),
     (b'{"usageCount":1,"x":%s}' % (b"9" * 5_000), NO_MEMBERS),
@@ -225,6 +227,10 @@ def token_cases() -> Iterator[Case]:
 CASES = {"api_key": api_key_cases, "provider": provider_cases, "token": token_cases}
 
 
+# With these a reason begins that is about what a key is, or whose it is: nothing of it can count.
+OF_WHOLE_KEYS = ("api_key_id:", "provider:", "token_id:", "instance_id:", "instanceId:", "key:", "value: expected {")
+
+
 def letters(postgres: psycopg.Connection) -> list[tuple[bytes, str, object]]:
     """Key, reason and value of all dead letters, in the order of their numbers."""
     return [
@@ -236,7 +242,7 @@ def letters(postgres: psycopg.Connection) -> list[tuple[bytes, str, object]]:
 def replay(settings: Settings, **options: Any) -> list[dead_letters.ReplayResult]:
     with closing(connect(settings)) as connection:
         store = UsageStore(connection, usage_timezone="UTC", drained_by="test")
-        return list(dead_letters.replay(connection, store, retention_days=settings.retention_days, **options))
+        return list(dead_letters.replay(connection, store, times=settings.possible_times, **options))
 
 
 def starts(expected: dict[Any, str], came: dict[Any, str]) -> dict[Any, str]:
@@ -264,21 +270,64 @@ def test_whatever_is_malformed_becomes_a_dead_letter_with_its_reason_and_the_res
     report = drain_once(settings)
 
     assert (report.keys, report.dead_letters) == (len(cases) + 20, len(cases))
-    came = letters(postgres)
+    came = dead_letters.list_dead_letters(postgres, limit=10_000)
     expected = {key: reason for key, _, reason in cases}
-    assert starts(expected, {key: reason for key, reason, _ in came}) == expected
-    assert {key: value for key, _, value in came} == written
-    assert max(len(reason) for _, reason, _ in came) < 600
-    assert stored(postgres, family) == writer.written
-    [(held, refused)] = postgres.execute("select sum(keys), sum(dead_letters) from ops.sync_batches").fetchall()
-    assert (held, refused) == (len(cases) + 20, len(cases))
+    assert starts(expected, {letter.source_key: letter.reason for letter in came}) == expected
+    assert max(len(letter.reason) for letter in came) < 600
+    whole = {key for key, reason in expected.items() if reason.startswith(OF_WHOLE_KEYS)}
+    assert {letter.source_key for letter in came if letter.member is None} == whole
+    for letter in came:
+        value = raw_value(letter.raw, letter.raw_format)
+        assert (
+            value == written[letter.source_key]
+            if letter.member is None
+            else is_part_of(value, written[letter.source_key])
+        )
+    totals = stored(postgres, family)
+    assert {name: fields for name, fields in totals.items() if name.startswith("good-")} == writer.written
+    counted = {"api_key": "total_requests", "provider": "upload_count", "token": "usage_count"}[family]
+    of_cases = [fields[counted] for name, fields in totals.items() if not name.startswith("good-")]
+    # Each case writes 1 where its fault is not in the count itself.
+    refused = sum(letter.member in ("total_requests", "upload_count", "usageCount") for letter in came)
+    ones = [value for key, value in written.items() if key not in whole and is_one(value)]
+    assert (len(of_cases), sum(of_cases)) == (len(cases) - len(whole), len(ones))
+    assert len(ones) <= len(cases) - len(whole) - refused
+    [counts] = postgres.execute(
+        "select sum(keys), sum(stored_rows), sum(dead_letters), sum(refused_members) from ops.sync_batches"
+    ).fetchall()
+    assert counts == (len(cases) + 20, len(cases) + 20 - len(whole), len(cases), len(cases) - len(whole))
     assert drain_once(settings).keys == 0
     assert {result.is_counted for result in replay(settings)} == {False}, "refused again, by the same rules"
-    assert stored(postgres, family) == writer.written
+    assert stored(postgres, family) == totals
     assert_at_rest(redis_client, postgres, family)
 
 
+def is_part_of(value: object, written: object) -> bool:
+    """Whether a dead letter of a member holds members of what was written, as they were."""
+    if isinstance(value, list) and isinstance(written, list):
+        pairs = set(zip(value[::2], value[1::2], strict=True))
+        return bool(pairs) and pairs <= set(zip(written[::2], written[1::2], strict=True))
+    assert isinstance(value, bytes)
+    assert isinstance(written, bytes)
+    # Its `usageCount` is 0, or the one that is refused. Numbers and texts are written as they came.
+    rest = value.removeprefix(b'{"usageCount":0,').removesuffix(b"}")
+    return len(rest) > 3 and rest.strip(b"{}") in written
+
+
+def is_one(value: object) -> bool:
+    """Whether what was written counts 1 in the first place."""
+    if isinstance(value, bytes):
+        return value.startswith(b'{"usageCount":1,')
+    assert isinstance(value, list)
+    return not {(b"total_requests", b"1"), (b"upload_count", b"1")}.isdisjoint(
+        zip(value[::2], value[1::2], strict=True)
+    )
+
+
 NO_EVENT = "item: expected a request event as JSON, came "
+AT = "at: expected an ISO-8601 time, came "
+# Reasons that begin so are about a part without which the event is stored.
+OF_MEMBERS = ("at:", "JSON member:", "unknown members:", "value: expected JSON members")
 EVENT_MEMBERS = ("event_id", "api_key_id", "user_id", "provider", "event_type", "file_size", "status", "at")
 EVENTS: list[tuple[bytes, str]] = [
     (b"", f"{NO_EVENT}'': Input data was truncated"),
@@ -288,12 +337,12 @@ EVENTS: list[tuple[bytes, str]] = [
     (b"{}", f"{NO_EVENT}'{{}}': Object missing required field `event_id`"),
     (event_item()[:-1], NO_EVENT),
     (event_item() + b"x", NO_EVENT),
-    *((event_item(**{member: None}), NO_EVENT) for member in EVENT_MEMBERS),
+    *((event_item(**{member: None}), AT if member == "at" else NO_EVENT) for member in EVENT_MEMBERS),
     *(
         (json.dumps({k: v for k, v in json.loads(event_item()).items() if k != member}).encode(), NO_EVENT)
         for member in EVENT_MEMBERS
     ),
-    *((event_item(**{member: []}), NO_EVENT) for member in EVENT_MEMBERS),
+    *((event_item(**{member: []}), AT if member == "at" else NO_EVENT) for member in EVENT_MEMBERS),
     (event_item(event_id="1"), NO_EVENT),
     (event_item(event_id=""), NO_EVENT),
     (event_item(event_id="g23e4567-e89b-12d3-a456-426614174000"), NO_EVENT),
@@ -310,8 +359,8 @@ EVENTS: list[tuple[bytes, str]] = [
         "file_size: expected 0 to 9223372036854775807 (bigint), came 9223372036854775808",
     ),
     (event_item(file_size=10**30), "file_size: expected 0 to 9223372036854775807 (bigint), came 1000000000"),
-    (event_item(at=NOW_MS), NO_EVENT),
-    (event_item(at="yesterday"), NO_EVENT),
+    (event_item(at=NOW_MS), AT),
+    (event_item(at="yesterday"), AT),
     (event_item(at="1970-01-01T00:00:00Z"), "at: expected a time from "),
     (event_item(at="9999-12-31T23:59:59-23:59"), "at: expected a time "),
     *(
@@ -339,7 +388,7 @@ def test_whatever_is_malformed_in_the_queue_becomes_a_dead_letter_with_its_posit
 ) -> None:
     monkeypatch.setattr("usage_pipeline.drain.event_queue.PAGE_ITEMS", 7)
     for number, (item, _) in enumerate(EVENTS):
-        redis_client.rpush("event_queue", item, event_item(file_size=number))
+        redis_client.rpush("event_queue", item, event_item(api_key_id="good", file_size=number))
 
     report = drain_once(settings)
 
@@ -347,13 +396,19 @@ def test_whatever_is_malformed_in_the_queue_becomes_a_dead_letter_with_its_posit
     came = dead_letters.list_dead_letters(postgres)
     expected = {2 * number: reason for number, (_, reason) in enumerate(EVENTS)}
     assert starts(expected, {letter.position or 0: letter.reason for letter in came}) == expected
-    assert {letter.position: letter.raw for letter in came} == {2 * n: item for n, (item, _) in enumerate(EVENTS)}
+    for letter in came:
+        item, reason = EVENTS[(letter.position or 0) // 2]
+        # Which reason a decoder gives for a very deep array is its own matter; so is whether it takes the rest.
+        assert not reason or (letter.member is None) == (not reason.startswith(OF_MEMBERS)), reason
+        assert letter.raw == item if letter.member is None else len(letter.raw) < len(item)
     assert {(letter.family, letter.source_key, letter.raw_format) for letter in came} == {
         ("event", b"event_queue", "string")
     }
     assert max(len(letter.reason) for letter in came) < 600
-    sizes = postgres.execute("select file_size from raw.request_events order by 1").fetchall()
-    assert sizes == [(number,) for number in range(len(EVENTS))]
+    by_key = "select file_size from raw.request_events where (api_key_id = 'good') = %s order by 1"
+    assert postgres.execute(by_key, (True,)).fetchall() == [(number,) for number in range(len(EVENTS))]
+    stored_in_part = sum(letter.member is not None for letter in came)
+    assert postgres.execute(by_key, (False,)).fetchall() == [(10,)] * stored_in_part
     assert {result.is_counted for result in replay(settings)} == {False}
     assert_at_rest(redis_client, postgres, "event")
 
@@ -537,6 +592,12 @@ def test_values_of_50_mb_are_kept_whole_in_bounded_memory_and_the_rest_goes_in(
 
     assert (keys, refused, aggregated) == (11, 6, 1)
     came = letters(postgres)
+    # Of what is stored in part, the refused member alone is kept.
+    raw |= {
+        b"apikey:large:metrics": [b"note", large],
+        b"apikey:count:metrics": [b"total_requests", large],
+        b"token_usage:valid:i": b'{"usageCount":0,"x":"' + large + b'"}',
+    }
     kept = {key: (reason, value) for key, reason, value in came if not key.startswith(b"usage:")}
     assert {key: value == raw[key] for key, (_, value) in kept.items()} == dict.fromkeys(raw, True)
     assert {key: reason.partition(",")[0] for key, (reason, _) in kept.items()} == {
@@ -551,8 +612,10 @@ def test_values_of_50_mb_are_kept_whole_in_bounded_memory_and_the_rest_goes_in(
     assert "only these first 4096 bytes are kept" in merchants[b"usage:large:2025-03-14:x"][0]
     assert "its content is not kept here" in merchants[b"usage:hash:2025-03-14:x"][0]
     for family, writer in writers.items():
-        assert stored(postgres, family) == writer.written
+        assert stored(postgres, family, prefix="good") == writer.written
         assert_at_rest(redis_client, postgres, family)
+    assert stored(postgres, "api_key", prefix="large") == {"large": {"total_requests": 1, "total_file_size": 0}}
+    assert stored(postgres, "token", prefix="valid") == {"valid": {"usage_count": 1}}
     assert peak_mb < 72 + 4 * 100, "a batch, here of 100 MB, is held about once, and once more while it is copied"
 
 
@@ -560,8 +623,8 @@ def test_a_value_that_postgresql_can_hold_no_row_of_is_kept_in_part_with_its_cou
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch, "LARGEST_RAW_BYTES", 1_000)
-    large = {"y": "b" * 900, "x": "a" * 800, "note": "short", "total_requests": "1.5"}
-    redis_client.hset("apikey:k:metrics", mapping=large)
+    large = {"y": "b" * 900, "x": "a" * 800, "note": "short", "upload_count": "1", "provider": "gcs"}
+    redis_client.hset("provider:k:s3:metrics", mapping=large)
     redis_client.set("token_usage:t:i", "z" * 1_001)
     redis_client.set("token_usage:fits:i", "z" * 1_000)
     redis_client.set("provider:p:s3:metrics", Random(1).randbytes(2_000))
@@ -570,10 +633,11 @@ def test_a_value_that_postgresql_can_hold_no_row_of_is_kept_in_part_with_its_cou
     queue_dump = redis_client.dump("event_queue")
     assert drain_once(settings).dead_letters == 5
     came = {key: (reason, value) for key, reason, value in letters(postgres)}
-    reason, fields = came[b"apikey:k:metrics"]
+    reason, fields = came[b"provider:k:s3:metrics"]
     assert reason.endswith("; the hash is larger than 1000 bytes, so its 2 longest fields are not kept")
     assert isinstance(fields, list)
-    assert dict(zip(fields[::2], fields[1::2], strict=True)) == {b"note": b"short", b"total_requests": b"1.5"}
+    kept = {b"note": b"short", b"upload_count": b"1", b"provider": b"gcs"}
+    assert dict(zip(fields[::2], fields[1::2], strict=True)) == kept
     assert came[b"token_usage:fits:i"][1] == b"z" * 1_000
     assert came[b"token_usage:t:i"][1] == b"z" * 1_000
     assert came[b"token_usage:t:i"][0].endswith("; only the first 1000 of its 1001 bytes are kept")
@@ -583,7 +647,7 @@ def test_a_value_that_postgresql_can_hold_no_row_of_is_kept_in_part_with_its_cou
         assert reason.endswith(f"; only the first 1000 of its {len(whole)} bytes are kept")
 
 
-def test_a_hash_of_100_000_fields_is_stored_and_a_malformed_one_is_kept_whole(
+def test_a_hash_of_100_000_fields_is_stored_and_its_malformed_one_is_kept(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
     fields = {f"field-{number}": str(number) for number in range(100_000)}
@@ -592,12 +656,11 @@ def test_a_hash_of_100_000_fields_is_stored_and_a_malformed_one_is_kept_whole(
     Writer(redis_client).write("api_key", ["good"])
     report = drain_once(settings)
     assert (report.keys, report.dead_letters) == (3, 1)
-    [(extra,)] = postgres.execute("select extra from raw.api_key_deltas where api_key_id = 'wide'").fetchall()
-    assert extra == fields
+    query = "select extra from raw.api_key_deltas where api_key_id in ('wide', 'broken')"
+    assert postgres.execute(query).fetchall() == [(fields,)] * 2
     [(_, reason, value)] = letters(postgres)
     assert reason == "total_requests: expected an integer, came 'x'"
-    assert isinstance(value, list)
-    assert len(value) == 200_002
+    assert value == [b"total_requests", b"x"]
     assert {name for name, fields in stored(postgres, "api_key").items() if fields["total_requests"]} == {
         "wide",
         "good",
@@ -760,7 +823,7 @@ def test_a_replay_that_crashes_at_any_step_counts_once_in_the_end(
             with Life(settings, at_step=crash_at(step)) as life:
                 has_crashed = False
                 try:
-                    list(dead_letters.replay(life.store._connection, life.store, retention_days=180))
+                    list(dead_letters.replay(life.store._connection, life.store, times=PossibleTimes()))
                 except Crash:
                     has_crashed = True
             outcomes.add(counted())

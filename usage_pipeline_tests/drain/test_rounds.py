@@ -3,6 +3,7 @@
 import logging
 import socket
 import threading
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -12,6 +13,7 @@ from psycopg import sql
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.rounds import DrainImpossible, RoundReport, drain_once, drain_until_empty, watch
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.storage.postgres import connect
 from usage_pipeline_tests.drain.rig import Writer, assert_at_rest, stored
 
 
@@ -95,6 +97,20 @@ def test_a_spent_budget_is_said_and_the_rest_is_left(
     assert drain_once(few_keys).is_complete
     assert stored(postgres, "api_key") == writer.written
     assert_at_rest(redis_client, postgres, "api_key")
+
+
+@pytest.mark.parametrize("busy", ["api_key", "provider", "token"])
+def test_busy_counters_leave_the_event_queue_its_share(
+    busy: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    """One deadline for all was used up by the first, round after round."""
+    small = settings.model_copy(update={"drain_chunk_keys": 5})
+    Writer(redis_client).write(busy, [str(number) for number in range(200)])
+    Writer(redis_client).write("event", ["k"], 10)
+    report = drain_once(small, [busy, "event"], budget_seconds=0.0)
+    left = {found.family: found.is_complete for found in report.families}
+    assert left == {busy: False, "event": True}
+    assert postgres.execute("select count(*) from raw.request_events").fetchone() == (10,)
 
 
 def test_draining_until_empty_comes_back_for_claims_that_were_too_young(
@@ -268,3 +284,67 @@ def test_watching_notices_a_barrier_that_has_become_necessary(
         redis_client.config_set("appendfsync", "always")
     assert left_claimed[:2] == [0, 1]
     assert stored(postgres, "api_key") == writer.written
+
+
+def session_turns_read_only(connection: psycopg.Connection) -> None:
+    """As after a fail-over: the server that was the primary takes no more writes."""
+    connection.execute("set default_transaction_read_only = on")
+
+
+def transactions_take_too_long(connection: psycopg.Connection) -> None:
+    """PostgreSQL 17 ends the transaction and the connection."""
+    if connection.info.server_version < 170_000:
+        pytest.skip("transaction_timeout came with PostgreSQL 17")
+    connection.execute("set transaction_timeout = 1")
+
+
+@pytest.mark.parametrize("befalls", [session_turns_read_only, transactions_take_too_long])
+def test_watching_waits_for_whatever_time_mends(
+    befalls: Callable[[psycopg.Connection], None],
+    settings: Settings,
+    redis_client: redis.Redis,
+    postgres: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("usage_pipeline.drain.rounds._RETRY_SECONDS", 0.01)
+    rounds, writer = Rounds(stop_after_keys=1), Writer(redis_client)
+    opened: list[psycopg.Connection] = []
+
+    def connect_and_keep(settings: Settings) -> psycopg.Connection:
+        opened.append(connect(settings))
+        return opened[-1]
+
+    def on_round(report: RoundReport) -> None:
+        rounds(report)
+        if len(opened) == 1:
+            writer.write("api_key", ["a"])
+            befalls(opened[0])
+
+    monkeypatch.setattr("usage_pipeline.drain.rounds.connect", connect_and_keep)
+    with caplog.at_level(logging.INFO, "usage_pipeline"):
+        watch(
+            settings.model_copy(update={"metrics_sync_interval_ms": 20}),
+            ["api_key"],
+            should_stop=rounds.should_stop,
+            on_round=on_round,
+        )
+    assert [message.split(":")[1] for message in caplog.messages[:2]] == [" PostgreSQL went away", " goes on"]
+    assert stored(postgres, "api_key") == writer.written
+    assert_at_rest(redis_client, postgres, "api_key")
+
+
+def test_another_server_is_said_once_however_many_ticks_find_nothing_to_drain(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    Writer(redis_client).write("api_key", ["a"])
+    drain_once(settings, ["api_key"])
+    said = []
+    for server in ("before", "before that"):
+        postgres.execute("update ops.sync_batches set redis_server = %s", (server,))
+        redis_client.set(names.drained_server("api_key"), server)
+        with caplog.at_level(logging.WARNING, "usage_pipeline"):
+            for _ in range(3):
+                drain_once(settings, ["api_key"])
+        said.append(sum("another server" in message for message in caplog.messages))
+    assert said == [1, 2]

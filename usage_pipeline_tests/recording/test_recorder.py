@@ -196,14 +196,14 @@ def test_the_drain_reads_what_was_recorded(call: Call, redis_client: redis.Redis
         value = redis_client.execute_command(family.read_command, key)
         if isinstance(value, dict):
             value = [part for pair in value.items() for part in pair]
-        rows[family.name] = family.parse(key, value, window)
+        rows[family.name] = family.parse(key, value, window).row
     at = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
     assert rows == {
         "api_key": ("key-1", 1, 1, 0, 0, 0, at, None),
         "provider": ("key-1", "openai", "user-1", 1, 0, at, None),
         "token": ("token-1", "host:80", 1, at, None),
     }
-    assert parse_event(redis_client.lindex("event_queue", 0), window)[2:] == (
+    assert parse_event(redis_client.lindex("event_queue", 0), window).row[2:] == (
         *("key-1", "user-1", "openai", "upload", 0, "success", at, None),
     )
 

@@ -143,6 +143,24 @@ def test_a_transaction_that_changes_the_same_rows_only_costs_another_attempt(
     assert len(attempts) == 2
 
 
+def test_a_deadlock_only_costs_another_attempt(
+    settings: Settings, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two transactions that wait for each other PostgreSQL ends one: 40P01."""
+    replace, attempts = windows._replace, []
+
+    def replace_after_a_deadlock(*arguments: Any) -> Any:
+        attempts.append(1)
+        if len(attempts) == 1:
+            postgres.execute("do $$ begin raise exception 'deadlock detected' using errcode = '40P01'; end $$")
+        return replace(*arguments)
+
+    store_events(postgres, settings, NOW, event_at(AT))
+    monkeypatch.setattr(windows, "_replace", replace_after_a_deadlock)
+    assert replace_window(postgres, DAY_WINDOW, settings=settings, now=NOW).sums["requests"] == 1
+    assert len(attempts) == 2
+
+
 def test_a_closed_window_that_changes_after_it_was_rolled_up_leaves_a_trace_of_both_sides(
     settings: Settings, postgres: psycopg.Connection
 ) -> None:

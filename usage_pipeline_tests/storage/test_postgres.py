@@ -15,7 +15,14 @@ from psycopg import sql
 from usage_pipeline.api.storing import STATEMENT_SECONDS, Storing
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage import postgres as module
-from usage_pipeline.storage.postgres import PostgresUnavailable, connect, connect_async, waiting_for_locks
+from usage_pipeline.storage.postgres import (
+    PostgresUnavailable,
+    connect,
+    connect_async,
+    is_mended_by_time,
+    is_rolled_back,
+    waiting_for_locks,
+)
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 SLEEPING = "select pid from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
@@ -200,3 +207,65 @@ def test_a_limit_on_locks_is_afterwards_what_it_was_before(settings: Settings) -
         with pytest.raises(psycopg.errors.SyntaxError), waiting_for_locks(connection, 2), connection.transaction():
             connection.execute("selec")
         assert connection.execute(show).fetchall() == [("5min",)]
+
+
+# PostgreSQL's appendix "Error Codes": what each class is about.
+ABOUT_THE_SERVER = {
+    "08": "Connection Exception",
+    "25": "Invalid Transaction State",
+    "40": "Transaction Rollback",
+    "53": "Insufficient Resources",
+    "55": "Object Not In Prerequisite State",
+    "57": "Operator Intervention",
+    "58": "System Error",
+}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.errors.ReadOnlySqlTransaction,
+        psycopg.errors.IdleInTransactionSessionTimeout,
+        psycopg.errors.TransactionTimeout,
+        psycopg.errors.SerializationFailure,
+        psycopg.errors.DeadlockDetected,
+        psycopg.errors.TooManyConnections,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.AdminShutdown,
+        psycopg.errors.DiskFull,
+        psycopg.errors.IoError,
+        psycopg.InterfaceError,
+        psycopg.OperationalError,
+    ],
+)
+def test_what_a_server_is_at_is_mended_by_time(error: type[psycopg.Error]) -> None:
+    assert is_mended_by_time(error("said"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.UniqueViolation,
+        psycopg.errors.CheckViolation,
+        psycopg.errors.NumericValueOutOfRange,
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.SyntaxError,
+        psycopg.ProgrammingError,
+    ],
+)
+def test_what_a_statement_says_is_not_mended_by_time(error: type[psycopg.Error]) -> None:
+    assert not is_mended_by_time(error("said"))
+
+
+def test_each_error_that_psycopg_knows_goes_by_its_class() -> None:
+    known = [
+        found
+        for found in vars(psycopg.errors).values()
+        if isinstance(found, type) and issubclass(found, psycopg.Error) and found.sqlstate
+    ]
+    assert len(known) > 200
+    for found in known:
+        state = found.sqlstate
+        assert is_mended_by_time(found("said")) == (state[:2] in ABOUT_THE_SERVER), found
+        assert is_rolled_back(found("said")) == (state[:2] == "40"), found

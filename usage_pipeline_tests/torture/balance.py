@@ -85,7 +85,7 @@ def problems(postgres: psycopg.Connection) -> list[str]:
     if letters:
         found.append(f"{letters} dead letters")
     [(gap,)] = postgres.execute(
-        "select coalesce(sum(keys - stored_rows - dead_letters - duplicates), 0) from ops.sync_batches"
+        "select coalesce(sum(keys - stored_rows - dead_letters + refused_members - duplicates), 0) from ops.sync_batches"
     ).fetchall()
     if gap:
         found.append(f"the ledger's keys exceed what became of them by {gap}")

@@ -53,7 +53,7 @@ def _uses(name: bytes, value: bytes | None, token_id: str, window: TimeWindow) -
     if value is None:
         return 0  # drained between the two questions
     try:
-        known_id, _, count, *_ = parse_token(name, value, window)
+        known_id, _, count, *_ = parse_token(name, value, window).row
     except Malformed:
         return 0
     # `a:b` begins like a key of the token `a`; the JSON's instanceId tells them apart.

@@ -28,7 +28,6 @@ from usage_pipeline.recording.recorder import AsyncRecorder
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.quick_redis import AWAY, QuickRedis
-from usage_pipeline.values import TimeWindow
 
 _STATUSES = problems.responses(401, 403, 422, 429, 500, 503)
 router = APIRouter(prefix="/api/usage", tags=["usage"])
@@ -188,7 +187,7 @@ async def _pending_of_key(reads: Reads, api_key_id: str) -> Pending | None:
 
 
 async def _pending_of_token(reads: Reads, token_id: str) -> Pending | None:
-    window = TimeWindow.around(int(time.time() * 1000), reads.settings.retention_days)
+    window = reads.settings.possible_times.window(int(time.time() * 1000))
     try:
         uses = await reads.cache.ask(lambda client: pending_token_uses(client, token_id, window))
     except TooManyAnnounced:

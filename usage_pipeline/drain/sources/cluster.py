@@ -44,9 +44,12 @@ class ClusterSource:
     keys for gone.
     """
 
-    def __init__(self, cluster: redis.RedisCluster, barrier: Barrier) -> None:
+    def __init__(
+        self, cluster: redis.RedisCluster, barrier: Barrier, scan_every: Mapping[str, float] | None = None
+    ) -> None:
         self._cluster = cluster
         self._barrier: Barrier = barrier
+        self._scan_every = scan_every
         self._owners: list[str] = []
         self._primaries: dict[str, RedisSource] = {}
         self._threads = ThreadPoolExecutor(thread_name_prefix="primary")
@@ -106,8 +109,8 @@ class ClusterSource:
                 found.setdefault(batch_id, {}).update(dict.fromkeys(held))
         return {batch_id: list(held) for batch_id, held in found.items()}
 
-    def is_claim_scan_due(self, family: Family) -> bool:
-        return any(source.is_claim_scan_due(family) for source in self.primaries)
+    def finds_claims(self, family: Family) -> bool:
+        return any(source.finds_claims(family) for source in self.primaries)
 
     # batches
 
@@ -191,7 +194,7 @@ class ClusterSource:
             # A tag for the last slot that it owns: when slots move away, the first ones go first.
             last_slot = max(slot for slot, owner in enumerate(owners) if owner == name)
             tag = f"{{{names.number_in_slot(last_slot)}}}"
-            self._primaries[name] = RedisSource(node.redis_connection, self._barrier, tag)
+            self._primaries[name] = RedisSource(node.redis_connection, self._barrier, tag, self._scan_every)
         self._owners = owners
 
     def _owner(self, key: str | bytes) -> RedisSource:
@@ -237,19 +240,22 @@ def _strictest(plans: Iterable[BarrierPlan]) -> BarrierPlan:
 
 @contextmanager
 def open_sources(
-    settings: Settings, barrier: Barrier
+    settings: Settings, barrier: Barrier, scan_every: Mapping[str, float] | None = None
 ) -> Iterator[tuple[AnyRedis, RedisSource | ClusterSource, RedisSource | ClusterSource]]:
     """A client for single commands and the two sources of a drain (see FamilyDrain), for a server or a whole cluster.
 
-    The server of REDIS_URL says whether it belongs to a cluster. Raises RedisUnavailable.
+    `scan_every`: see KeySearch. The server of REDIS_URL says whether it belongs to a cluster. Raises RedisUnavailable.
     """
     with ExitStack() as stack:
         pooled = stack.enter_context(closing(client(settings)))
-        first = stack.enter_context(closing(RedisSource(pooled, barrier)))
+        first = stack.enter_context(closing(RedisSource(pooled, barrier, scan_every=scan_every)))
         if first.facts.is_cluster:
             first.close()
             cluster = stack.enter_context(closing(cluster_client(settings)))
-            claiming, releasing = (stack.enter_context(closing(ClusterSource(cluster, barrier))) for _ in range(2))
+            claiming, releasing = (
+                stack.enter_context(closing(ClusterSource(cluster, barrier, scan_every))) for _ in range(2)
+            )
             yield cluster, claiming, releasing
         else:
-            yield pooled, first, stack.enter_context(closing(RedisSource(pooled, barrier)))
+            second = RedisSource(pooled, barrier, scan_every=scan_every)
+            yield pooled, first, stack.enter_context(closing(second))

@@ -4,7 +4,7 @@ search.py finds the keys.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,10 @@ class RedisSource(KeySearch):
     primary.
     """
 
-    def __init__(self, client: redis.Redis, barrier: Barrier, tag: str = "") -> None:
-        super().__init__(PinnedConnection(client), tag)
+    def __init__(
+        self, client: redis.Redis, barrier: Barrier, tag: str = "", scan_every: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__(PinnedConnection(client), tag, scan_every)
         self._barrier: Barrier = barrier
         self._refused: list[bytes] = []
         self.facts: ServerFacts

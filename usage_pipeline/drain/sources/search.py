@@ -1,7 +1,7 @@
 """Finds keys on one Redis primary: the keys that the recorder announced, and at intervals those that a scan finds."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import redis
@@ -13,19 +13,31 @@ from usage_pipeline.process import process_name
 from usage_pipeline.storage.redis import PinnedConnection
 
 _SCAN_COUNT = 10_000
-# Scans of all keys may take this share of the time. The longer a scan takes, the longer the next one waits.
+# Scans of all keys may take this share of Redis's time, all kinds together: for live keys and for claims, of each family.
+# The longer a scan takes, the longer the next one of its kind waits.
 _SCAN_SHARE = 0.05
-_LONGEST_SCAN_PAUSE_SECONDS = 300
+# How the share is divided. Token keys of other writers live for two sync intervals only. Claims are noted: only where Redis was
+# too full for the note, a scan has to find them.
+_WEIGHTS = {"token": 8, "api_key": 4, "provider": 4}
+_WEIGHTS |= {f"claim:{family}": 1 for family in (*_WEIGHTS, "event")}
+# A slice is a little shorter than its share of the time between two rounds, so that its pause is over when the next one begins.
+_SLICE = 0.8
 # A sample: so many keys of each chunk that a scan finds are asked for their time to live.
 _TTLS_PER_CHUNK = 100
 
 
 class KeySearch:
-    """Finds live keys and claimed keys on one primary. In a cluster, `tag` is a hash tag of a slot of this primary."""
+    """Finds live keys and claimed keys on one primary. In a cluster, `tag` is a hash tag of a slot of this primary.
 
-    def __init__(self, connection: PinnedConnection, tag: str) -> None:
+    `scan_every`: seconds from round to round, by family. A scan then takes only its share of this time in each round, and the
+    next round goes on where it ended: so a scan of millions of keys does not keep announced keys waiting. None: a scan that is
+    due goes through all keys.
+    """
+
+    def __init__(self, connection: PinnedConnection, tag: str, scan_every: Mapping[str, float] | None = None) -> None:
         self._connection = connection
         self._tag = tag
+        self._scan_every = scan_every
         self._ttls_ms: list[int] = []
 
     def live_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
@@ -72,19 +84,20 @@ class KeySearch:
         Each key comes once, although SCAN may repeat it: a batch would count a repeated key twice.
         """
         found: dict[str, dict[bytes, None]] = {}
-        for chunk in self._scan(f"claim:{family.name}", names.CLAIMS + b"*" + family.prefix + b"*", _SCAN_COUNT):
+        for chunk in self._scan(f"claim:{family.name}", _claims_of(family), _SCAN_COUNT, is_whole=True):
             for claimed in chunk:
-                try:
-                    batch_id, key = names.parse_claim(claimed)
-                    claimed_ms(batch_id)
-                except ValueError:
-                    continue
-                if key.startswith(family.prefix):
+                if held := _parse_claim(family, claimed):
+                    batch_id, key = held
                     found.setdefault(batch_id, {})[key] = None
         return {batch_id: list(held) for batch_id, held in found.items()}
 
-    def is_claim_scan_due(self, family: Family) -> bool:
-        return self._is_scan_due(f"claim:{family.name}")
+    def finds_claims(self, family: Family) -> bool:
+        """Looks for claimed keys by a scan if one is due: whether there are some. Then `claimed_keys` finds all of them."""
+        what = f"claim:{family.name}"
+        if not self._is_scan_due(what):
+            return False
+        chunks = self._scan(what, _claims_of(family), _SCAN_COUNT)
+        return any(_parse_claim(family, claimed) for chunk in chunks for claimed in chunk)
 
     # inside
 
@@ -120,24 +133,55 @@ class KeySearch:
         replies = self._connection.pipeline([(b"PTTL", key) for key in keys])
         self._ttls_ms += [reply for reply in replies if isinstance(reply, int) and reply >= 0]
 
-    def _scan(self, what: str, pattern: bytes, chunk_keys: int) -> Iterator[list[bytes]]:
-        cursor, pending, spent = b"0", dict[bytes, None](), 0.0
-        while True:
+    def _scan(self, what: str, pattern: bytes, chunk_keys: int, *, is_whole: bool = False) -> Iterator[list[bytes]]:
+        """Chunks of keys: all of them, or those from where the last scan of this kind ended, for as long as it may take."""
+        place = names.scan_place(what) + self._tag
+        share = _SCAN_SHARE * _WEIGHTS[what] / sum(_WEIGHTS.values())
+        limit = float("inf")
+        cursor = b"0"
+        if self._scan_every is not None and not is_whole:
+            limit = self._scan_every[what.removeprefix("claim:")] * share * _SLICE
+            cursor = self._connection.call("GET", place) or cursor
+        pending, spent = dict[bytes, None](), 0.0
+        is_over = False
+        while not is_over:
             started = time.monotonic()
             cursor, found = self._connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
             spent += time.monotonic() - started
             pending.update(dict.fromkeys(found))
-            while len(pending) >= chunk_keys or (cursor == b"0" and pending):
+            is_over = cursor == b"0" or spent >= limit
+            while len(pending) >= chunk_keys or (is_over and pending):
                 chunk = list(pending)[:chunk_keys]
                 for key in chunk:
                     del pending[key]
                 yield chunk
-            if cursor == b"0":
-                break
-        pause_ms = min(int(spent / _SCAN_SHARE * 1000), _LONGEST_SCAN_PAUSE_SECONDS * 1000)
+        # Only now: a drain that stops before has not taken all keys that were found, and the next one finds the rest again.
+        self._end_scan(what, cursor, spent / share)
+
+    def _end_scan(self, what: str, cursor: bytes, pause_seconds: float) -> None:
+        place = names.scan_place(what) + self._tag
         with suppress(redis.OutOfMemoryError):
-            self._connection.call("SET", names.scan_pause(what) + self._tag, process_name(), "PX", max(pause_ms, 1))
+            pause_ms = max(1, int(pause_seconds * 1000))
+            self._connection.call("SET", names.scan_pause(what) + self._tag, process_name(), "PX", pause_ms)
+            if cursor != b"0":
+                self._connection.call("SET", place, cursor)
+            elif self._scan_every is not None:
+                self._connection.call("UNLINK", place)
 
     def _is_scan_due(self, what: str) -> bool:
         """The first scan of a drainer is always due. After that a scan waits, as _SCAN_SHARE demands."""
         return bool(self._connection.call("GET", names.scan_pause(what) + self._tag) != process_name().encode())
+
+
+def _claims_of(family: Family) -> bytes:
+    return names.CLAIMS + b"*" + family.prefix + b"*"
+
+
+def _parse_claim(family: Family, claimed: bytes) -> tuple[str, bytes] | None:
+    """Batch id and live name of a claimed key of the family. None for a name that the drain did not make."""
+    try:
+        batch_id, key = names.parse_claim(claimed)
+        claimed_ms(batch_id)
+    except ValueError:
+        return None
+    return (batch_id, key) if key.startswith(family.prefix) else None

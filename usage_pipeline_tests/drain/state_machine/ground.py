@@ -4,7 +4,7 @@ import itertools
 import logging
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +14,15 @@ import pytest
 import redis
 
 from usage_pipeline.drain.batch import Batch
+from usage_pipeline.drain.corrections import Correction
+from usage_pipeline.drain.dead_letters import replay
 from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.sources import node as redis_source
 from usage_pipeline.drain.sources.node import RedisSource
-from usage_pipeline.drain.store import Applied
+from usage_pipeline.drain.store import Applied, UsageStore
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.partitions import ensure_partitions_ahead
+from usage_pipeline.values import PossibleTimes
 from usage_pipeline_tests.drain.rig import Life, lives
 from usage_pipeline_tests.drain.state_machine.books import Amounts, Books, InPostgres, event_part
 from usage_pipeline_tests.drain.state_machine.schedule_writer import HUGE
@@ -75,6 +78,8 @@ class Ground:
         self.tally = Tally()
         self.batches = itertools.count(1)
         self._spare: list[Life] = []
+        self._store = UsageStore(postgres, usage_timezone="UTC", drained_by="replay")
+        postgres.execute("set lock_timeout = '50ms'")
         # No schedule ends the server, so nobody needs to wait for its disk.
         self._appendfsync = client.config_get("appendfsync")["appendfsync"]
         client.config_set("appendfsync", "no")
@@ -112,6 +117,15 @@ class Ground:
         """Ids that ascend in the order in which they are made, even within a millisecond."""
         return f"{claimed_ms:013d}-{next(self.batches):010x}"
 
+    def replay(self, number: int, changes: Mapping[str, str]) -> bool | None:
+        """Replays a dead letter, with members set. Whether it counts; None if a drainer holds what it needs."""
+        correction = Correction(changes, "a schedule", "machine") if changes else None
+        try:
+            [result] = replay(self.postgres, self._store, times=PossibleTimes(), ids=[number], correction=correction)
+        except psycopg.errors.LockNotAvailable:
+            return None
+        return result.is_counted
+
     def clear(self) -> None:
         self.batches = itertools.count(1)
         self.redis.flushall()
@@ -141,7 +155,7 @@ class Ground:
 _TABLES = (
     "raw.api_key_deltas", "raw.provider_deltas", "raw.token_deltas", "raw.request_events", "raw.request_event_ids",
     "usage.api_keys", "usage.provider_usage", "usage.api_access_tokens", "ops.sync_batches", "ops.dead_letters",
-    "ops.touched_days",
+    "ops.touched_days", "ops.corrections",
 )  # fmt: skip
 _EMPTY_TABLES = f"truncate {', '.join(_TABLES)}"
 _DELETE_ROWS = "; ".join(f"delete from {table}" for table in _TABLES)
@@ -151,8 +165,8 @@ def _make_repeatable(source: RedisSource) -> None:
     """What Redis answers in any order it likes comes in a fixed one."""
     scan, call = source._scan, source._connection.call
 
-    def sorted_scan(what: str, pattern: bytes, chunk_keys: int) -> Iterator[list[bytes]]:
-        for found in scan(what, pattern, 10_000):
+    def sorted_scan(what: str, pattern: bytes, chunk_keys: int, **options: bool) -> Iterator[list[bytes]]:
+        for found in scan(what, pattern, 10_000, **options):
             found.sort()
             yield from (found[first : first + chunk_keys] for first in range(0, len(found), chunk_keys))
 

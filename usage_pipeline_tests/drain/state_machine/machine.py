@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,14 @@ which = st.integers(0, MOST_DRAINERS - 1)
 
 @dataclass(frozen=True, slots=True)
 class Flaws:
-    """What goes on around one drain. `short_barrier`: which one is not confirmed; `stop`: when it is asked to stop."""
+    """What goes on around one drain. `short_barrier`: which one is not confirmed; `stop`: when it is asked to stop.
+
+    `budget`: after so many steps its time is used up.
+    """
 
     short_barrier: int = 0
     stop: int = 0
+    budget: int = 1_000_000
     scans_live: bool = True
     scans_claims: bool = True
 
@@ -131,6 +136,7 @@ flaws = st.builds(
     Flaws,
     short_barrier=st.sampled_from((0, 0, 0, 1, 2, 3)),
     stop=st.sampled_from((0, 0, 0, 1, 2, 3)),
+    budget=st.one_of(st.just(1_000_000), st.integers(0, 120)),
     scans_live=st.sampled_from((True, True, False)),
     scans_claims=st.sampled_from((True, True, False)),
 )
@@ -314,6 +320,28 @@ class DrainMachine(RuleBasedStateMachine):
                 drainer.life = None
         self.earlier = []
 
+    @rule(at=st.integers(0, 20), is_set=st.booleans(), amount=amounts)
+    def replay(self, at: int, is_set: bool, amount: int) -> None:
+        """Somebody replays a dead letter, with a value that can count, or as it is."""
+        letters = self._look()[1].open_letters
+        if not letters:
+            return
+        number = sorted(letters)[at % len(letters)]
+        letter, changes = letters[number], dict[str, str]()
+        if is_set and letter.member in ("total_file_size", "usageCount"):
+            changes[letter.member] = str(amount)
+        elif is_set and letter.member in ("at", "lastUsedAt"):
+            changes[letter.member] = datetime.now(UTC).isoformat()
+        is_counted = self.ground.replay(number, changes)
+        if not is_counted:
+            return
+        self._count("corrected" if changes else "replayed")
+        if letter.member in ("total_file_size", "usageCount"):
+            # It counts as if it had been written so, whatever Redis forgets of it.
+            for part, refused in letter.amounts.items():
+                for books in (self.writer.books, *(books for books, _ in self.earlier)):
+                    books.written[part] += amount - refused
+
     # what must hold
 
     @invariant()
@@ -440,6 +468,9 @@ class DrainMachine(RuleBasedStateMachine):
         drainer.questions += 1
         if drainer.questions == drainer.flaws.stop:
             self._count("stopped")
+        if drainer.drain and drainer.drain.steps >= drainer.flaws.budget:
+            self._count("budgets_used_up")
+            return True
         return 0 < drainer.flaws.stop <= drainer.questions
 
     def _go(self, drainer: Drainer, stretch: Stretch) -> None:

@@ -12,7 +12,7 @@ from usage_pipeline_tests.drain.state_machine.books import QUEUE, WRONG_TYPE, Bo
 
 IDS = ("a", "b:c", "{d}e", "f}")
 INSTANCES = ("host:1", "host:2")
-TROUBLE = ("malformed", "wrong type", "huge", "again")
+TROUBLE = ("malformed", "odd member", "wrong type", "huge", "again")
 HUGE = 2**62
 MAX_COUNT = 2**63 - 1
 
@@ -45,11 +45,13 @@ class ScheduleWriter:
             client.sadd(names.touched(family), key)
 
     def write_trouble(self, family: str, name: str, kind: str) -> None:
-        """What must become a dead letter, or for events a duplicate or a conflict."""
+        """What must become a dead letter, of the whole or of one member, or for events a duplicate or a conflict."""
         if family == "event":
             self._push_trouble(kind)
         elif kind == "malformed":
             self._write_malformed(family, name)
+        elif kind == "odd member":
+            self._write_odd_member(family, name)
         elif kind == "huge":
             self._write_huge(family, name)
         else:
@@ -60,7 +62,7 @@ class ScheduleWriter:
 
     def _add_to_token(self, key: str, name: str, amount: int, at: str) -> None:
         present = json.loads(self._redis.get(key) or b'{"usageCount": 0}')["usageCount"]
-        if present + amount <= MAX_COUNT:
+        if isinstance(present, int) and present + amount <= MAX_COUNT:
             instance = key.removeprefix(f"token_usage:{name}:")
             usage = {"usageCount": present + amount, "lastUsedAt": at, "instanceId": instance}
             self._redis.set(key, json.dumps(usage))
@@ -72,6 +74,17 @@ class ScheduleWriter:
         else:
             self._redis.hincrby(self._key(family, name), b"\xff", 1)
             self._remember(family, name, {"\\xff": 1})
+
+    def _write_odd_member(self, family: str, name: str) -> None:
+        """A count that cannot be, beside counts that can."""
+        if family == "token":
+            key = names.token_usage(name, INSTANCES[0])
+            if not self._redis.exists(key):
+                self._redis.set(key, json.dumps({"usageCount": "4", "instanceId": INSTANCES[0]}))
+                self._remember("token", name, {"usage_count": 4})
+        else:
+            self._redis.hincrby(self._key(family, name), "total_file_size", -7_000)
+            self._remember(family, name, {"total_file_size": -7_000})
 
     def _write_huge(self, family: str, name: str) -> None:
         """Twice is more than a total can hold."""
@@ -104,6 +117,8 @@ class ScheduleWriter:
         self._serial += 1
         if kind == "malformed":
             self._push(b"no event %d" % self._serial)
+        elif kind == "odd member":
+            self._push(event_item(event_id=self._event_id(), at=self._serial))
         elif kind == "again":
             for item in [*self.books.pushed][-2:]:
                 self._push(item)

@@ -31,6 +31,8 @@ def test_no_schedule_of_drains_crashes_and_fail_overs_loses_or_doubles_anything(
         "fail_overs",
         "barriers_fell_short",
         "stopped",
+        "budgets_used_up",
+        "corrected",
         "applied_by_another",
         "late_keys",
         "dead_letters",
