@@ -36,6 +36,22 @@ summed as (
     from per_user
     group by team, service, provider, model
 ),
+-- Latencies are gathered once and ranked per group, as integers. To look up those of each group takes the square of the time
+-- where the server cannot skip over an index (before PostgreSQL 18), and to sort all of them by their texts takes long, too.
+gathered as (
+    select
+        daily.team,
+        daily.service,
+        daily.provider,
+        daily.model,
+        array_agg(counts.latency_ms) as latencies_ms,
+        array_agg(counts.requests) as requests
+    from analytics.usage_latency_daily as daily
+    cross join unnest(daily.latencies_ms, daily.requests) as counts (latency_ms, requests)
+    where daily.usage_date >= %(first_day)s
+      and daily.usage_date < %(next_day)s
+    group by daily.team, daily.service, daily.provider, daily.model
+),
 source as (
     select
         summed.team,
@@ -54,6 +70,7 @@ source as (
         summed.cost_usd,
         summed.unpriced_requests
     from summed
+    left join gathered using (team, service, provider, model)
     cross join lateral (
         select array_agg(lower_ms + (upper_ms - lower_ms) * (place - floor(place)) order by place) as ms
         from (
@@ -66,14 +83,7 @@ source as (
                     counts.latency_ms,
                     sum(sum(counts.requests)::float8) over (order by counts.latency_ms) as requests_so_far,
                     sum(sum(counts.requests)::float8) over () - 1 as last_rank
-                from analytics.usage_latency_daily as daily
-                cross join unnest(daily.latencies_ms, daily.requests) as counts (latency_ms, requests)
-                where daily.usage_date >= %(first_day)s
-                  and daily.usage_date < %(next_day)s
-                  and daily.team = summed.team
-                  and daily.service = summed.service
-                  and daily.provider = summed.provider
-                  and daily.model = summed.model
+                from unnest(gathered.latencies_ms, gathered.requests) as counts (latency_ms, requests)
                 group by counts.latency_ms
             ) as ranked
             cross join unnest(array[0.5, 0.95, 0.99]::float8[]) as shares (share)
