@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Annotated, Any
 from uuid import UUID
@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 from usage_pipeline import values
+from usage_pipeline.settings import Settings
 from usage_pipeline.storage.copy_text import NULL, copy_line
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
@@ -31,15 +32,23 @@ _NOT_PLAIN = re.compile(r"[\\\n\r\0]").search
 
 @dataclass(frozen=True, slots=True)
 class EventWindow:
-    """The event times that are accepted, both ends included. RETENTION_DAYS bounds them."""
+    """The event times that are accepted, both ends included. `oldest_by` is the setting that says how old an event may be."""
 
     oldest: datetime
     newest: datetime
-    retention_days: int
+    oldest_by: str
 
     @classmethod
-    def around(cls, now: datetime, retention_days: int) -> "EventWindow":
-        return cls(now - timedelta(days=retention_days), now + CLOCK_AHEAD, retention_days)
+    def around(cls, now: datetime, settings: Settings) -> "EventWindow":
+        """Older events would be removed at once (RETENTION_DAYS), or never be rolled up and never leave (USAGE_START_DATE)."""
+        kept_from = now - timedelta(days=settings.retention_days)
+        start = settings.usage_start_date
+        rolled_from = datetime(start.year, start.month, start.day, tzinfo=settings.timezone)
+        oldest, setting = max(
+            (kept_from, f"RETENTION_DAYS={settings.retention_days}"),
+            (rolled_from.astimezone(UTC), f"USAGE_START_DATE={start}"),
+        )
+        return cls(oldest, now + CLOCK_AHEAD, setting)
 
 
 class UsageEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -222,7 +231,7 @@ def _event_time(at: datetime, window: EventWindow) -> datetime:
         raise Malformed(f"event_time: expected an ISO-8601 time with its offset, for example Z, came {at.isoformat()}")
     if not window.oldest <= at <= window.newest:
         raise Malformed(
-            f"event_time: expected a time from {window.oldest:%Y-%m-%dT%H:%M:%SZ} (RETENTION_DAYS={window.retention_days}) "
+            f"event_time: expected a time from {window.oldest:%Y-%m-%dT%H:%M:%SZ} ({window.oldest_by}) "
             f"to {window.newest:%Y-%m-%dT%H:%M:%SZ} (now and 5 minutes), came {at.isoformat()}"
         )
     return at

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usage_pipeline.events.ingest.model import EventWindow, Item, parse_archive, parse_event
+from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
 from usage_pipeline_tests.rigs.events import NOW, archive, as_items, event
 
-WINDOW = EventWindow.around(NOW, retention_days=180)
+WINDOW = EventWindow.around(NOW, Settings(retention_days=180))
 
 
 def parsed(**changes: Any) -> Item:
@@ -69,6 +70,16 @@ def test_a_retry_that_stamps_its_own_time_has_the_same_hash_and_any_other_change
     hashes = [parse_event(as_items(first | change)[0], WINDOW).payload_hash for change in ({}, *changes)]
     assert hashes[:4] == [hashes[0]] * 4
     assert len(set(hashes[3:])) == len(hashes[3:])
+
+
+def test_events_from_before_the_first_day_of_usage_are_refused_in_the_time_zone_of_days() -> None:
+    settings = Settings(usage_start_date=NOW.date() - timedelta(days=3), usage_timezone="Asia/Kolkata")
+    window = EventWindow.around(NOW, settings)
+    first = datetime.fromisoformat(f"{settings.usage_start_date}T00:00:00+05:30")
+    assert parse_event(as_items(event(event_time=first.isoformat()))[0], window).event_time == first
+    before = (first - timedelta(microseconds=1)).isoformat()
+    with pytest.raises(Malformed, match=rf"event_time: expected a time from .* \(USAGE_START_DATE={first:%F}\)"):
+        parse_event(as_items(event(event_time=before))[0], window)
 
 
 def test_an_offset_is_understood() -> None:
