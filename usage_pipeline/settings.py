@@ -103,7 +103,10 @@ class Settings(BaseSettings):
         description="Time zone in which a day begins and ends, as an IANA name such as `Europe/Vienna`. "
         "Run `usage-pipeline migrate` after a change.",
     )
-    usage_start_date: date = Field(default=date(2025, 1, 1), description="First daily partition of usage.")
+    usage_start_date: date = Field(
+        default=date(2025, 1, 1),
+        description="First daily partition of usage. A usage event with an older time is refused.",
+    )
     stats_start_date: date = Field(
         default=date(2015, 1, 1),
         description="First daily partition of issue statistics. Issues are often older than usage.",

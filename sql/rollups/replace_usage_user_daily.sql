@@ -10,6 +10,7 @@ with summed as (
         event.model,
         event.user_id,
         price.model_price_id,
+        analytics.costs_nothing(event.status_code, event.error_type, event.output_tokens) as costs_nothing,
         count(*) as requests,
         count(*) filter (where analytics.is_error(event.status_code, event.error_type)) as errors,
         sum(event.input_tokens) as input_tokens,
@@ -24,12 +25,17 @@ with summed as (
         and event.event_time < price.valid_until
         and (event.event_time at time zone 'UTC')::time >= price.daily_from
         and (event.event_time at time zone 'UTC')::time < price.daily_until
-        and event.input_tokens >= price.input_tokens_from
-        and (price.input_tokens_until is null or event.input_tokens < price.input_tokens_until)
-        and event.output_tokens is not null
+        and coalesce(event.input_tokens, 0) >= price.input_tokens_from
+        and (price.input_tokens_until is null or coalesce(event.input_tokens, 0) < price.input_tokens_until)
+        and (
+            event.input_tokens is not null
+            or event.total_tokens = event.output_tokens
+            or (price.input_usd = 0 and price.input_tokens_until is null)
+        )
+        and (event.output_tokens is not null or event.total_tokens = event.input_tokens or price.output_usd = 0)
     where event.event_time >= %(first)s
       and event.event_time < %(until)s
-    group by event.team, event.service, event.provider, event.model, event.user_id, price.model_price_id
+    group by event.team, event.service, event.provider, event.model, event.user_id, price.model_price_id, costs_nothing
 ),
 source as (
     select
@@ -44,10 +50,15 @@ source as (
         analytics.capped(sum(summed.output_tokens)) as output_tokens,
         analytics.capped(sum(summed.total_tokens)) as total_tokens,
         trim_scale(sum(
-            (summed.input_tokens * price.input_usd + summed.output_tokens * price.output_usd) * 0.000001
-                + summed.requests * price.request_usd
+            case
+                when summed.costs_nothing then 0
+                else (coalesce(summed.input_tokens, 0) * price.input_usd + coalesce(summed.output_tokens, 0) * price.output_usd)
+                    * 0.000001 + summed.requests * price.request_usd
+            end
         )) as cost_usd,
-        coalesce(sum(summed.requests) filter (where price.model_price_id is null), 0)::bigint as unpriced_requests
+        coalesce(
+            sum(summed.requests) filter (where price.model_price_id is null and not summed.costs_nothing), 0
+        )::bigint as unpriced_requests
     from summed
     left join analytics.model_prices as price
         on price.model_price_id = summed.model_price_id

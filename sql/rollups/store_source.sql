@@ -21,7 +21,7 @@ stored as (
     insert into {table} as t ({window}, {key}, {values})
     select %(window)s, {key}, {values}
     from changed
-    on conflict ({window}, {key}) do update
+    on conflict ({window}, {key_of_index}) do update
     set ({values}) = row({excluded_values}),
         updated_at = now()
     returning 1

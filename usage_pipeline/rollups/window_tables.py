@@ -38,12 +38,18 @@ class WindowTable:
             key=column_list(self.key),
             source_key=column_list(self.key, of="source"),
             stored_key=column_list(self.key, of="t"),
+            key_of_index=self._key_of_index(),
             values=column_list(self.values),
             source_values=column_list(self.values, of="source"),
             stored_values=column_list(self.values, of="t"),
             excluded_values=column_list(self.values, of="excluded"),
         )
         return composed(query, **self._names(), store_source=end)
+
+    def _key_of_index(self) -> compose.Composed:
+        """The key as the unique index has it: the names of the group may be too long for an index, so it holds their digest."""
+        digest = compose.SQL("analytics.group_key({})").format(column_list(_GROUP))
+        return compose.SQL(", ").join([digest, *map(compose.Identifier, self.key[len(_GROUP) :])])
 
     def _names(self) -> dict[str, compose.Identifier]:
         return {"table": relation(self.table), "window": compose.Identifier(self.column)}

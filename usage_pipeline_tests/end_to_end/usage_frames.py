@@ -1,4 +1,4 @@
-"""What the tables of usage events must hold, computed anew with pandas and the price package, from the events as sent."""
+"""What the tables of usage events must hold, computed anew with pandas and rigs.events, from the events as sent."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
@@ -7,26 +7,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pandas as pd
-from genai_prices import Usage, calc_price
+
+from usage_pipeline_tests.rigs.events import is_error, list_cost, total_tokens
 
 DIMENSIONS = ["team", "service", "provider", "model"]
 SUMS = ["requests", "errors", "input_tokens", "output_tokens", "total_tokens"]
 PERCENTILES = {"latency_p50_ms": 0.5, "latency_p95_ms": 0.95, "latency_p99_ms": 0.99}
 Windows = dict[tuple[Any, ...], dict[str, Any]]
-
-
-def _cost(event: dict[str, Any]) -> Decimal | None:
-    usage = Usage(input_tokens=event["input_tokens"], output_tokens=event["output_tokens"])
-    try:
-        price = calc_price(
-            usage,
-            event["model"],
-            provider_id=event["provider"],
-            genai_request_timestamp=datetime.fromisoformat(event["event_time"]),
-        )
-    except LookupError:
-        return None
-    return price.total_price
 
 
 def hour_of(at: datetime) -> datetime:
@@ -49,14 +36,14 @@ def month_of(at: datetime) -> date:
 def expected_windows(
     events: Sequence[dict[str, Any]], window_of: Callable[[datetime], Any], time_zone: ZoneInfo
 ) -> Windows:
-    """(window, team, service, provider, model) -> the columns of its roll-up. Events are unique, and have both token counts."""
+    """(window, team, service, provider, model) -> the columns of its roll-up. Events are unique."""
     frame = pd.DataFrame(events)
     local = [datetime.fromisoformat(text).astimezone(time_zone) for text in frame["event_time"]]
     frame["window"] = pd.Series([window_of(at) for at in local], dtype=object)
     frame["requests"] = 1
-    frame["errors"] = ((frame["status_code"] >= 400) | frame["error_type"].notna()).astype(int)
-    frame["total_tokens"] = frame["input_tokens"] + frame["output_tokens"]
-    frame["cost"] = pd.Series([_cost(event) for event in events], dtype=object)
+    frame["errors"] = [int(is_error(event)) for event in events]
+    frame["total_tokens"] = [total_tokens(event) for event in events]
+    frame["cost"] = pd.Series([list_cost(event) for event in events], dtype=object)
     windows: Windows = {}
     for key, group in frame.groupby(["window", *DIMENSIONS], sort=True):
         costs = [cost for cost in group["cost"] if cost is not None]

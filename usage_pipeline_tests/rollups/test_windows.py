@@ -15,6 +15,7 @@ from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.events import is_error, list_cost, total_tokens
 from usage_pipeline_tests.rigs.windows import archive_chunk, event_at, store_events, window_rows
 
 # A Wednesday, long over.
@@ -273,17 +274,63 @@ def test_absurd_token_counts_do_not_stop_the_roll_up_of_others(
         assert rows[1][2] == Decimal(2 * most) * Decimal("0.0000025"), "costs are not cut off"
 
 
-def test_requests_without_both_kinds_of_tokens_have_no_cost(settings: Settings, postgres: psycopg.Connection) -> None:
-    halves: list[dict[str, Any]] = [
-        {"input_tokens": None, "total_tokens": 9},
-        {"output_tokens": None, "total_tokens": 9},
-        {"input_tokens": None, "output_tokens": None},
-    ]
-    store_events(postgres, settings, NOW, event_at(AT), *(event_at(AT, **half) for half in halves))
+UNHEARD_OF = {"provider": "acme", "model": "unheard-of"}
+EMBEDDING = {"model": "text-embedding-3-small"}
+# What an event is (the rest as in event_at); by contracts §8.1 and §8.2 its total tokens, errors, cost, unpriced requests.
+PRICED: list[tuple[dict[str, Any], tuple[int, int, str | None, int]]] = [
+    ({"error_type": ""}, (2_500, 0, "0.01", 0)),
+    ({"input_tokens": 1_000, "output_tokens": None}, (1_000, 0, "0.0025", 0)),
+    ({"input_tokens": None, "output_tokens": 100}, (100, 0, "0.001", 0)),
+    ({"input_tokens": None, "total_tokens": 500}, (500, 0, "0.005", 0)),
+    ({"input_tokens": None, "total_tokens": 501}, (501, 0, None, 1)),
+    ({"output_tokens": None, "total_tokens": 2_001}, (2_001, 0, None, 1)),
+    ({"input_tokens": None, "output_tokens": None, "total_tokens": 9}, (9, 0, None, 1)),
+    ({"input_tokens": None, "output_tokens": None}, (0, 0, None, 1)),
+    ({**EMBEDDING, "input_tokens": 1_000, "output_tokens": None}, (1_000, 0, "0.00002", 0)),
+    ({**EMBEDDING, "input_tokens": 1_000, "output_tokens": None, "total_tokens": 1_010}, (1_010, 0, "0.00002", 0)),
+    ({"status_code": 429, "input_tokens": 50_000, "output_tokens": 0}, (50_000, 1, "0", 0)),
+    ({"status_code": 499, "input_tokens": 2_000, "output_tokens": None}, (2_000, 1, "0", 0)),
+    ({"status_code": 503, "input_tokens": None, "output_tokens": None}, (0, 1, "0", 0)),
+    ({"error_type": "timeout", "output_tokens": 0, **UNHEARD_OF}, (2_000, 1, "0", 0)),
+    (
+        {"provider": "perplexity", "model": "sonar", "status_code": 503, "input_tokens": 0, "output_tokens": 0},
+        (0, 1, "0", 0),
+    ),
+    ({"status_code": 500}, (2_500, 1, "0.01", 0)),
+    (UNHEARD_OF, (2_500, 0, None, 1)),
+]
+
+
+@pytest.mark.parametrize(("changes", "right"), PRICED, ids=lambda value: str(value) if isinstance(value, dict) else "")
+def test_a_request_counts_and_costs_what_the_contracts_say(
+    changes: dict[str, Any], right: tuple[int, int, str | None, int], settings: Settings, postgres: psycopg.Connection
+) -> None:
+    sent = event_at(AT, **changes)
+    total, errors, cost, unpriced = right
+    expected = (total, errors, None if cost is None else Decimal(cost), unpriced)
+    assert expected == (total_tokens(sent), is_error(sent), list_cost(sent), list_cost(sent) is None), (
+        "the oracle agrees"
+    )
+    store_events(postgres, settings, NOW, sent)
+    for window in ALL:
+        replace_window(postgres, window, settings=settings, now=NOW)
+        assert window_rows(postgres, window, "total_tokens, errors, cost_usd, unpriced_requests") == [expected]
+    columns = "total_tokens, errors, cost_usd, unpriced_requests"
+    assert postgres.execute(f"select {columns} from analytics.usage_user_daily").fetchall() == [expected]
+    assert postgres.execute(f"select {columns} from analytics.usage_hourly_live").fetchall() == [expected]
+
+
+def test_requests_without_a_price_do_not_hide_what_the_others_cost(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    unknown = {"input_tokens": None, "output_tokens": None}
+    store_events(
+        postgres, settings, NOW, event_at(AT), event_at(AT, **unknown), event_at(AT, **unknown, status_code=500)
+    )
     for window in ALL:
         replace_window(postgres, window, settings=settings, now=NOW)
         rows = window_rows(postgres, window, "requests, cost_usd, unpriced_requests")
-        assert rows == [(4, Decimal("0.01"), 3)]
+        assert rows == [(3, Decimal("0.01"), 1)]
 
 
 def test_percentiles_are_those_of_postgresql(settings: Settings, postgres: psycopg.Connection) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psycopg
-from genai_prices import Usage, calc_price
 
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.rollups import calendar
@@ -20,6 +19,7 @@ from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.events import is_error, list_cost, total_tokens
 from usage_pipeline_tests.rigs.places import REAL_TRACE
 
 DIMENSIONS = ["team", "service", "provider", "model"]
@@ -57,7 +57,10 @@ def trace_events(
 
 def _event(chance: random.Random, input_tokens: int, output_tokens: int, at: datetime) -> dict[str, Any]:
     provider, model = chance.choice(MODELS)
-    is_split = chance.random() > 0.05
+    # Most clients tell both counts, some one of them, and some only their sum.
+    has_input, has_output = chance.choices([(True, True), (True, False), (False, True), (False, False)], [85, 5, 5, 5])[
+        0
+    ]
     return {
         "event_id": str(uuid.UUID(int=chance.getrandbits(128))),
         "event_time": (at + timedelta(microseconds=chance.randrange(1_000_000))).isoformat(),
@@ -67,12 +70,14 @@ def _event(chance: random.Random, input_tokens: int, output_tokens: int, at: dat
         "provider": provider,
         "model": model,
         # Long prompts, so that prices above a threshold are met.
-        "input_tokens": input_tokens * chance.choice([1, 1, 100]) if is_split else None,
-        "output_tokens": output_tokens if is_split else None,
-        "total_tokens": None if is_split else input_tokens + output_tokens,
+        "input_tokens": input_tokens * chance.choice([1, 1, 100]) if has_input else None,
+        "output_tokens": output_tokens * chance.choice([0, 1, 1, 1]) if has_output else None,
+        "total_tokens": None
+        if has_input and has_output
+        else chance.choice([None, 101 * (input_tokens + output_tokens)]),
         "latency_ms": int(chance.lognormvariate(6.5, 0.8)) if chance.random() > 0.02 else None,
         "status_code": chance.choice([200] * 18 + [429, 500]),
-        "error_type": "timeout" if chance.random() < 0.01 else None,
+        "error_type": chance.choices(["timeout", "", None], [1, 3, 96])[0],
     }
 
 
@@ -100,29 +105,13 @@ def roll(postgres: psycopg.Connection, windows: Sequence[Window], settings: Sett
     return sum(replace_window(postgres, window, settings=settings, now=now).changed_rows for window in windows)
 
 
-def price(event: Mapping[str, Any]) -> Decimal | None:
-    """What the package itself says that one request costs."""
-    if event["input_tokens"] is None or event["output_tokens"] is None:
-        return None
-    try:
-        return calc_price(
-            Usage(input_tokens=event["input_tokens"], output_tokens=event["output_tokens"]),
-            event["model"],
-            provider_id=event["provider"],
-            genai_request_timestamp=datetime.fromisoformat(event["event_time"]),
-        ).total_price
-    except LookupError:
-        return None
-
-
 def recomputed(events: Sequence[Mapping[str, Any]], time_zone: str) -> dict[str, dict[Key, tuple[Any, ...]]]:
     """Grain -> (window, team, service, provider, model) -> what its row should say."""
     frame = pd.DataFrame(events)
     frame["at"] = pd.to_datetime(frame["event_time"], utc=True, format="ISO8601")
-    frame["cost"] = [price(event) for event in events]
-    split = frame["input_tokens"].notna()
-    frame["total"] = frame["total_tokens"].where(~split, frame["input_tokens"] + frame["output_tokens"])
-    frame["is_error"] = frame["error_type"].notna() | (frame["status_code"] >= 400)
+    frame["cost"] = pd.Series([list_cost(event) for event in events], dtype=object)
+    frame["total"] = [total_tokens(event) for event in events]
+    frame["is_error"] = [is_error(event) for event in events]
     local = frame["at"].dt.tz_convert(time_zone)
     into_the_hour = pd.to_timedelta(local.dt.minute * 60 + local.dt.second, unit="s")
     frame["hour"] = frame["at"].dt.floor("s") - into_the_hour

@@ -106,7 +106,7 @@ def ingest(
     """
     now = now or datetime.now(UTC)
     batch_id = new_batch_id(int(now.timestamp() * 1000))
-    parsed, rejected = _parse(kind, items, EventWindow.around(now, settings.retention_days))
+    parsed, rejected = _parse(kind, items, EventWindow.around(now, settings))
     batch = _Batch(batch_id, now, source, kind, items, parsed, rejected, letters)
     if kind is EVENTS and (report := _store_new(connection, batch, settings)):
         return report

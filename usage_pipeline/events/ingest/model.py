@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Annotated, Any
 from uuid import UUID
@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 from usage_pipeline import values
+from usage_pipeline.settings import Settings
 from usage_pipeline.storage.copy_text import NULL, copy_line
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
@@ -21,8 +22,16 @@ MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_EXTRA_CHARACTERS = 1_000_000
 MAX_ARCHIVE_CHARACTERS = 16_000_000
 MAX_LATENCY_MS = 2**31 - 1
+# From here on, a float may stand for another whole number than the one that was written.
+_FIRST_INEXACT = 2.0**53
 # The most bytes that JSON may need for one character, for example \u00fc.
 _ESCAPED_BYTES = 6
+# What a reason adds to a total that is not the sum of its parts.
+_MORE_THAN_PARTS = (
+    "What is missing is usually thoughts beside the answer (Google), which belong to output_tokens, or cached tokens beside "
+    "the prompt (Anthropic), which belong to input_tokens"
+)
+_SUM_BY_ITSELF = "Leave total_tokens out to have it summed up"
 _NULL = msgspec.Raw(b"null")
 _NONE = NULL.decode()
 # Characters that COPY text must escape, or that text in PostgreSQL cannot hold. Tabs are missing here: they are counted.
@@ -31,15 +40,23 @@ _NOT_PLAIN = re.compile(r"[\\\n\r\0]").search
 
 @dataclass(frozen=True, slots=True)
 class EventWindow:
-    """The event times that are accepted, both ends included. RETENTION_DAYS bounds them."""
+    """The event times that are accepted, both ends included. `oldest_by` is the setting that says how old an event may be."""
 
     oldest: datetime
     newest: datetime
-    retention_days: int
+    oldest_by: str
 
     @classmethod
-    def around(cls, now: datetime, retention_days: int) -> "EventWindow":
-        return cls(now - timedelta(days=retention_days), now + CLOCK_AHEAD, retention_days)
+    def around(cls, now: datetime, settings: Settings) -> "EventWindow":
+        """Older events would be removed at once (RETENTION_DAYS), or never be rolled up and never leave (USAGE_START_DATE)."""
+        kept_from = now - timedelta(days=settings.retention_days)
+        start = settings.usage_start_date
+        rolled_from = datetime(start.year, start.month, start.day, tzinfo=settings.timezone)
+        oldest, setting = max(
+            (kept_from, f"RETENTION_DAYS={settings.retention_days}"),
+            (rolled_from.astimezone(UTC), f"USAGE_START_DATE={start}"),
+        )
+        return cls(oldest, now + CLOCK_AHEAD, setting)
 
 
 class UsageEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -73,8 +90,15 @@ class MessageArchive(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _ReceivedEvent(UsageEvent):
-    """The event with its extra members as text: a short text may become large when it is decoded."""
+    """The event as it comes: whole numbers may be written as 10.0 or 1e3, as pandas does where a column has a gap. The extra
+    members are text: a short text may become large when it is decoded.
+    """
 
+    total_tokens: int | float | None = None  # type: ignore[assignment]
+    input_tokens: int | float | None = None  # type: ignore[assignment]
+    output_tokens: int | float | None = None  # type: ignore[assignment]
+    latency_ms: int | float | None = None  # type: ignore[assignment]
+    status_code: int | float | None = None  # type: ignore[assignment]
     extra: msgspec.Raw = _NULL  # type: ignore[assignment]  # where the parent has decoded members
 
 
@@ -135,17 +159,16 @@ def parse_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
     except UNREADABLE_JSON:
         return _parse_any_event(item, window)
     at, entered, left, total = event.event_time, event.input_tokens, event.output_tokens, event.total_tokens
-    if entered is None or left is None:
-        total = total or 0
-    elif total is None:
-        total = entered + left
+    parts = (entered or 0) + (left or 0)
+    if total is None or (total == 0 and (entered is None or left is None)):
+        total = parts
     texts = f"{event.user_id}\t{event.team}\t{event.service}\t{event.provider}\t{event.model}"
-    error = event.error_type
+    error = event.error_type or None
     if (
         event.prompt is not None
         or event.extra is not _NULL
         or not window.oldest <= at <= window.newest
-        or (entered is not None and left is not None and total != entered + left)
+        or (total != parts and (entered is not None or left is not None))
         or total > values.MAX_COUNT
         or texts.count("\t") != 4
         or _NOT_PLAIN(texts)
@@ -176,12 +199,12 @@ def _parse_any_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
             values.identifier_text("service", event.service),
             values.identifier_text("provider", event.provider),
             values.identifier_text("model", event.model),
-            _tokens("input_tokens", event.input_tokens),
-            _tokens("output_tokens", event.output_tokens),
-            _total_tokens(event),
+            entered := _tokens("input_tokens", event.input_tokens),
+            left := _tokens("output_tokens", event.output_tokens),
+            _total_tokens(entered, left, _tokens("total_tokens", event.total_tokens)),
             _within("latency_ms", event.latency_ms, 0, MAX_LATENCY_MS),
             _within("status_code", event.status_code, 100, 599),
-            event.error_type and values.identifier_text("error_type", event.error_type),
+            values.identifier_text("error_type", event.error_type) if event.error_type else None,
             _long_text("prompt", event.prompt, MAX_PROMPT_CHARACTERS),
             _extra(event.extra),
         )
@@ -195,7 +218,7 @@ def parse_archive(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
         archive = _decode_archive(item)
     except UNREADABLE_JSON as error:
         raise Malformed(_unreadable("a message archive", error)) from None
-    if archive.prompt_full is None and archive.response_full is None:
+    if not archive.prompt_full and not archive.response_full:
         raise Malformed("prompt_full, response_full: expected at least one of them, came none")
     payload = copy_line(
         (
@@ -222,35 +245,49 @@ def _event_time(at: datetime, window: EventWindow) -> datetime:
         raise Malformed(f"event_time: expected an ISO-8601 time with its offset, for example Z, came {at.isoformat()}")
     if not window.oldest <= at <= window.newest:
         raise Malformed(
-            f"event_time: expected a time from {window.oldest:%Y-%m-%dT%H:%M:%SZ} (RETENTION_DAYS={window.retention_days}) "
+            f"event_time: expected a time from {window.oldest:%Y-%m-%dT%H:%M:%SZ} ({window.oldest_by}) "
             f"to {window.newest:%Y-%m-%dT%H:%M:%SZ} (now and 5 minutes), came {at.isoformat()}"
         )
     return at
 
 
-def _total_tokens(event: UsageEvent) -> int:
-    """The given total; without it, the sum of both parts; without these, 0."""
-    total = _tokens("total_tokens", event.total_tokens)
-    if event.input_tokens is None or event.output_tokens is None:
-        return total or 0
-    parts = event.input_tokens + event.output_tokens
-    if total is not None and total != parts:
-        raise Malformed(f"total_tokens: expected input_tokens + output_tokens = {parts}, came {total}")
-    return _tokens("input_tokens + output_tokens", parts) or 0
+def _total_tokens(entered: int | None, left: int | None, total: int | None) -> int:
+    """The given total, or the sum of the parts. With only one part, the total 0 is the default of clients, so not given.
+
+    A total above the one part stays: the rest is of a kind that the client did not tell.
+    """
+    given = [part for part in (entered, left) if part is not None]
+    parts = _tokens("input_tokens + output_tokens", sum(given)) or 0
+    if total is None or not given:
+        return total or parts
+    if len(given) == 2 and total != parts:
+        reason = f"total_tokens: expected input_tokens + output_tokens = {parts}, came {total}"
+        raise Malformed(f"{reason}. {_MORE_THAN_PARTS if total > parts else _SUM_BY_ITSELF}")
+    if len(given) == 1 and 0 < total < parts:
+        name = "output_tokens" if entered is None else "input_tokens"
+        raise Malformed(f"total_tokens: expected at least {name} = {parts}, came {total}. {_SUM_BY_ITSELF}")
+    return total or parts
 
 
-def _tokens(name: str, count: int | None) -> int | None:
+def _tokens(name: str, count: int | float | None) -> int | None:
     return _within(name, count, 0, values.MAX_COUNT)
 
 
-def _within(name: str, number: int | None, least: int, most: int) -> int | None:
+def _within(name: str, number: int | float | None, least: int, most: int) -> int | None:
+    if isinstance(number, float):
+        if not number.is_integer():
+            raise Malformed(f"{name}: expected a whole number, came {number}")
+        if abs(number) >= _FIRST_INEXACT:
+            raise Malformed(f"{name}: expected so large a number in digits alone, came {number}, which may be rounded")
+        number = int(number)
     if number is not None and not least <= number <= most:
         raise Malformed(f"{name}: expected {least} to {most}, came {number}")
     return number
 
 
 def _long_text(name: str, text: str | None, most: int) -> str | None:
-    if text is None:
+    """An empty text is the same as none."""
+    if not text:
         return None
     if len(text) > most:
         raise Malformed(f"{name}: expected at most {most} characters, came {len(text)}")

@@ -44,6 +44,8 @@ def restore(connection: psycopg.Connection, store: ArchiveStore, archive: Archiv
             rows = load_rows(connection, table.name, reader)
             if rows != archive.rows:
                 raise ArchiveDamaged(f"{archive.address}: expected {archive.rows} rows, came {rows}")
+            if table.mend:
+                connection.execute(load(table.mend), arguments)
             connection.execute(
                 "update ops.archives set restored_at = clock_timestamp() where archive_id = %s", (archive.archive_id,)
             )

@@ -10,11 +10,15 @@ from usage_pipeline.storage.sql import load
 
 @dataclass(frozen=True, slots=True)
 class LifecycleTable:
-    """A table (schema.name) in chunks along `key`. A raw table has a `family`, and its chunks are days."""
+    """A table (schema.name) in chunks along `key`. A raw table has a `family`, and its chunks are days.
+
+    `mend` is the query that brings the rows of an older version, just read back from an archive, to what they are now.
+    """
 
     name: str
     key: str
     family: str | None = None
+    mend: str | None = None
 
     @property
     def is_raw(self) -> bool:
@@ -23,8 +27,8 @@ class LifecycleTable:
 
 # Archives of messages have no roll-up of their own: they leave by the same rule as the events that they belong to.
 EVENT_TABLES = (
-    LifecycleTable("analytics.message_archives", "event_time"),
-    LifecycleTable("analytics.usage_events", "event_time"),
+    LifecycleTable("analytics.message_archives", "event_time", mend="storage/archives/mend_message_archives"),
+    LifecycleTable("analytics.usage_events", "event_time", mend="storage/archives/mend_usage_events"),
 )
 _FAMILIES = {
     "raw.api_key_deltas": "api_key",

@@ -4,6 +4,7 @@ import gzip
 import json
 import select
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ import psycopg
 import pytest
 
 from usage_pipeline.settings import Settings, load_settings
-from usage_pipeline_tests.rigs.events import archive, event
+from usage_pipeline_tests.rigs.events import NOW, archive, event
 from usage_pipeline_tests.rigs.service import (
     ARCHIVES_PATH,
     EVENTS_PATH,
@@ -187,3 +188,14 @@ def test_both_kinds_of_errors_before_a_route_are_problems(service: Service) -> N
     wrong = service.client.get(EVENTS_PATH)
     expect_problem(wrong, 405, "method-not-allowed")
     assert wrong.headers["allow"] == "POST"
+
+
+def test_an_event_from_before_the_first_day_of_usage_is_rejected_by_its_index(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    at = NOW.replace(hour=0, minute=0, second=0)
+    early, first = event(event_time=(at - timedelta(seconds=1)).isoformat()), event(event_time=at.isoformat())
+    with serving(settings.model_copy(update={"usage_start_date": at.date()})) as service:
+        answer = service.with_token(new_token(postgres)).post(EVENTS_PATH, json=[first, early]).json()
+    assert (answer["inserted"], [one["index"] for one in answer["rejected"]]) == (1, [1])
+    assert f"(USAGE_START_DATE={at:%Y-%m-%d})" in answer["rejected"][0]["reason"]

@@ -151,7 +151,7 @@ def test_the_examples_of_the_documentation_are_taken(service: Service, token: st
         examples = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
         [item] = examples["array"]["value"]
         assert examples["object"]["value"] == {kind.name: [item]}
-        window = EventWindow.around(datetime.fromisoformat("2026-11-20T13:00:00Z"), 180)
+        window = EventWindow.around(datetime.fromisoformat("2026-11-20T13:00:00Z"), Settings())
         parse(json.dumps(item).encode(), window)
 
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usage_pipeline.events.ingest.model import EventWindow, Item, parse_archive, parse_event
+from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
 from usage_pipeline_tests.rigs.events import NOW, archive, as_items, event
 
-WINDOW = EventWindow.around(NOW, retention_days=180)
+WINDOW = EventWindow.around(NOW, Settings(retention_days=180))
 
 
 def parsed(**changes: Any) -> Item:
@@ -44,13 +45,16 @@ def test_an_event_becomes_a_row_in_the_order_of_its_staging_table() -> None:
     [
         ({"total_tokens": 120}, b"120"),
         ({}, b"120"),
-        ({"total_tokens": 7, "input_tokens": ...}, b"7"),
-        ({"total_tokens": 7, "output_tokens": None}, b"7"),
-        ({"output_tokens": ...}, b"0"),
+        ({"total_tokens": 30, "input_tokens": ...}, b"30"),
+        ({"total_tokens": 100, "output_tokens": None}, b"100"),
+        ({"output_tokens": ...}, b"100"),
+        ({"output_tokens": ..., "total_tokens": 0}, b"100"),
+        ({"input_tokens": None}, b"20"),
         ({"input_tokens": ..., "output_tokens": ..., "total_tokens": 5}, b"5"),
+        ({"input_tokens": ..., "output_tokens": ...}, b"0"),
     ],
 )
-def test_total_tokens_are_as_given_or_the_sum_of_both_parts(members: dict[str, Any], total: bytes) -> None:
+def test_total_tokens_are_as_given_or_the_sum_of_the_parts_that_are(members: dict[str, Any], total: bytes) -> None:
     assert payload(parsed(**members))[7] == total
 
 
@@ -69,6 +73,71 @@ def test_a_retry_that_stamps_its_own_time_has_the_same_hash_and_any_other_change
     hashes = [parse_event(as_items(first | change)[0], WINDOW).payload_hash for change in ({}, *changes)]
     assert hashes[:4] == [hashes[0]] * 4
     assert len(set(hashes[3:])) == len(hashes[3:])
+
+
+@pytest.mark.parametrize("name", ["error_type", "prompt"])
+def test_an_empty_optional_text_is_the_same_as_none(name: str) -> None:
+    first = event()
+    [empty, null, absent] = [
+        parse_event(as_items(first | change)[0], WINDOW) for change in ({name: ""}, {name: None}, {})
+    ]
+    assert empty == null == absent
+
+
+def test_empty_texts_of_an_archive_are_none() -> None:
+    first = archive(str(uuid.uuid4()), response_full=...)
+    assert parse_archive(as_items(first | {"response_full": ""})[0], WINDOW) == parse_archive(
+        as_items(first)[0], WINDOW
+    )
+    with pytest.raises(Malformed, match="expected at least one of them, came none"):
+        parse_archive(as_items(first | {"prompt_full": "", "response_full": ""})[0], WINDOW)
+
+
+WHOLE = ("input_tokens", "output_tokens", "total_tokens", "latency_ms", "status_code")
+
+
+def test_whole_numbers_may_be_written_as_floats() -> None:
+    """As pandas writes a column that has a gap; and an exponent is only another way to write the same number."""
+    first = event(input_tokens=1_000, total_tokens=1_020)
+    line = json.dumps(first | {name: float(first[name]) for name in WHOLE})
+    for written in (line, line.replace("1000.0", "1e3")):
+        assert parse_event(written.encode(), WINDOW) == parse_event(as_items(first)[0], WINDOW)
+    pandas = pytest.importorskip("pandas")
+    exported = pandas.DataFrame([first, event(output_tokens=..., total_tokens=...)]).to_json(
+        orient="records", lines=True
+    )
+    assert '"output_tokens":20.0' in exported
+    assert [parse_event(one.encode(), WINDOW).payload for one in exported.splitlines()] == [
+        parse_event(as_items(first)[0], WINDOW).payload,
+        parsed(output_tokens=...).payload,
+    ]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("10.5", "expected a whole number, came 10.5"),
+        ('"10"', "got `str`"),
+        ("true", "got `bool`"),
+        ("9007199254740993.0", "expected so large a number in digits alone"),
+        ("1e400", "out of range"),
+    ],
+)
+def test_other_numbers_are_refused_and_never_rounded(name: str, written: str, reason: str) -> None:
+    line = json.dumps(event(**{name: "here"})).replace('"here"', written)
+    with pytest.raises(Malformed, match=reason):
+        parse_event(line.encode(), WINDOW)
+
+
+def test_events_from_before_the_first_day_of_usage_are_refused_in_the_time_zone_of_days() -> None:
+    settings = Settings(usage_start_date=NOW.date() - timedelta(days=3), usage_timezone="Asia/Kolkata")
+    window = EventWindow.around(NOW, settings)
+    first = datetime.fromisoformat(f"{settings.usage_start_date}T00:00:00+05:30")
+    assert parse_event(as_items(event(event_time=first.isoformat()))[0], window).event_time == first
+    before = (first - timedelta(microseconds=1)).isoformat()
+    with pytest.raises(Malformed, match=rf"event_time: expected a time from .* \(USAGE_START_DATE={first:%F}\)"):
+        parse_event(as_items(event(event_time=before))[0], window)
 
 
 def test_an_offset_is_understood() -> None:
@@ -92,8 +161,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input_tokens": -1}, "input_tokens: expected 0 to 9223372036854775807, came -1"),
     ({"output_tokens": 2**63}, "output_tokens: expected 0 to 9223372036854775807, came 9223372036854775808"),
     ({"input_tokens": 2**63 - 1, "output_tokens": 1}, "input_tokens . output_tokens: expected 0 to"),
-    ({"total_tokens": 121}, r"total_tokens: expected input_tokens \+ output_tokens = 120, came 121"),
-    ({"total_tokens": 1.5}, "Expected `int | null`, got `float`"),
+    ({"total_tokens": 121}, r"expected input_tokens \+ output_tokens = 120, came 121\. .*thoughts .*cached tokens"),
+    ({"total_tokens": 119}, r"input_tokens \+ output_tokens = 120, came 119\. Leave total_tokens out"),
+    ({"output_tokens": None, "total_tokens": 99}, "total_tokens: expected at least input_tokens = 100, came 99"),
+    ({"input_tokens": None, "total_tokens": 19}, "total_tokens: expected at least output_tokens = 20, came 19"),
+    ({"total_tokens": 1.5}, "total_tokens: expected a whole number, came 1.5"),
     ({"total_tokens": True}, "got `bool`"),
     ({"latency_ms": 2**31}, "latency_ms: expected 0 to 2147483647, came 2147483648"),
     ({"status_code": 99}, "status_code: expected 100 to 599, came 99"),
@@ -158,7 +230,13 @@ def test_any_value_in_any_member_is_a_row_or_a_reason(value: object) -> None:
         assert line.count(b"\n") == 1
 
 
-_NUMBERS = st.none() | st.integers(-1, 700) | st.sampled_from([2**31 - 1, 2**31, 2**63 - 1, 2**63])
+_NUMBERS = (
+    st.none()
+    | st.integers(-1, 700)
+    | st.floats(-1, 700)
+    | st.integers(-1, 700).map(float)
+    | st.sampled_from([2**31 - 1, 2**31, 2**63 - 1, 2**63])
+)
 _TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from("\\\t\n\r\0"), max_size=4)
 
 

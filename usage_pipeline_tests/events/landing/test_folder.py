@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from usage_pipeline.events.landing.folder import (
     settled,
 )
 from usage_pipeline.settings import Settings
-from usage_pipeline_tests.rigs.events import archive, event
+from usage_pipeline_tests.rigs.events import NOW, archive, event
 
 
 @pytest.fixture
@@ -329,3 +330,18 @@ def test_any_fsspec_address_will_do(postgres: psycopg.Connection, settings: Sett
 def test_without_a_landing_folder_it_is_said_what_is_missing(settings: Settings) -> None:
     with pytest.raises(NoLandingError, match="LANDING_URL: expected"):
         ingest_landed(settings, budget_seconds=1)
+
+
+def test_an_event_from_before_the_first_day_of_usage_is_a_dead_letter_with_its_reason(
+    tmp_path: Path, postgres: psycopg.Connection, settings: Settings
+) -> None:
+    """It would be stored, but never be rolled up, and so never leave."""
+    starting = settings.model_copy(update={"usage_start_date": NOW.date()})
+    at = NOW.replace(hour=0, minute=0, second=0)
+    early, first = event(event_time=(at - timedelta(seconds=1)).isoformat()), event(event_time=at.isoformat())
+    (tmp_path / "a.jsonl").write_bytes(lines(first, early))
+    report = ingest_file(postgres, Landing(str(tmp_path)), "a.jsonl", settings=starting)
+    assert (report.inserted, report.rejected) == (1, 1)
+    [(position, reason)] = postgres.execute("select position, reason from ops.dead_letters").fetchall()
+    assert position == 1
+    assert f"expected a time from {at:%Y-%m-%dT%H:%M:%SZ} (USAGE_START_DATE={at:%Y-%m-%d})" in reason
