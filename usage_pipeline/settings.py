@@ -1,6 +1,6 @@
 """Every environment variable and tunable, once (contracts §5). Nothing here does I/O; `load_settings` reads the environment."""
 
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from typing import Literal
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -294,10 +294,14 @@ class Settings(BaseSettings):
         return ZoneInfo(self.usage_timezone)
 
     @property
+    def usage_start(self) -> datetime:
+        """The first moment of USAGE_START_DATE, in UTC. Nothing before it is ever rolled up, so nothing before it is taken."""
+        return datetime.combine(self.usage_start_date, time.min, self.timezone).astimezone(UTC)
+
+    @property
     def possible_times(self) -> PossibleTimes:
         """Which times can be in counters and request events: RETENTION_DAYS and USAGE_START_DATE."""
-        start = datetime.combine(self.usage_start_date, time.min, self.timezone)
-        return PossibleTimes(self.retention_days, int(start.timestamp() * 1000))
+        return PossibleTimes(self.retention_days, int(self.usage_start.timestamp() * 1000))
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -16,7 +16,7 @@ from usage_pipeline.storage.copy_text import copy_line
 from usage_pipeline.storage.sql import composed, load, relation
 
 revision = "0013"
-down_revision = "0010"
+down_revision = "0012"
 
 _FOLDER = Path(__file__).parent
 _ROWS_AT_ONCE = 5_000

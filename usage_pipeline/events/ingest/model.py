@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Annotated, Any
 from uuid import UUID
@@ -49,12 +49,9 @@ class EventWindow:
     @classmethod
     def around(cls, now: datetime, settings: Settings) -> "EventWindow":
         """Older events would be removed at once (RETENTION_DAYS), or never be rolled up and never leave (USAGE_START_DATE)."""
-        kept_from = now - timedelta(days=settings.retention_days)
-        start = settings.usage_start_date
-        rolled_from = datetime(start.year, start.month, start.day, tzinfo=settings.timezone)
         oldest, setting = max(
-            (kept_from, f"RETENTION_DAYS={settings.retention_days}"),
-            (rolled_from.astimezone(UTC), f"USAGE_START_DATE={start}"),
+            (now - timedelta(days=settings.retention_days), f"RETENTION_DAYS={settings.retention_days}"),
+            (settings.usage_start, f"USAGE_START_DATE={settings.usage_start_date}"),
         )
         return cls(oldest, now + CLOCK_AHEAD, setting)
 
