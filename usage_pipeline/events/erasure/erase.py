@@ -16,7 +16,8 @@ import psycopg
 from psycopg import sql as compose
 
 from usage_pipeline.events.erasure.landed_files import erase_landed
-from usage_pipeline.events.erasure.refused_input import erased_json, erased_letter, erased_reason, needles
+from usage_pipeline.events.erasure.refused_input import erased_json, erased_letter, erased_reason
+from usage_pipeline.events.erasure.spellings import Spellings
 from usage_pipeline.events.landing.folder import DONE, Landing
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import delete_file, delete_leftovers, verified
@@ -131,6 +132,7 @@ class _Work:
         self._connection = connection
         self._store = store
         self._user_id = user_id
+        self._who = Spellings(user_id)
         self.erasure_id = erasure_id
         self.pseudonym = pseudonym
         self.problems: list[str] = []
@@ -174,7 +176,7 @@ class _Work:
 
     def erase_input(self, name: str) -> None:
         """Erases in refused or conflicting input, one item at a time: an item may be large."""
-        wanted = {"needles": needles(self._user_id)}
+        wanted = {"needles": self._who.needles, "may_be_number": self._who.may_be_number}
         rows = self._connection.execute(load(f"events/erasure/find_{name}_of_user"), wanted).fetchall()
         for (number,) in rows:
             with self._connection.transaction():
@@ -183,9 +185,9 @@ class _Work:
                     continue
                 raw, raw_format, reason = row
                 if name == "dead_letters":
-                    erased = erased_letter(raw, raw_format, self._user_id, self.pseudonym)
+                    erased = erased_letter(raw, raw_format, self._who, self.pseudonym)
                 else:
-                    erased = erased_json(raw, self._user_id, self.pseudonym)
+                    erased = erased_json(raw, self._who, self.pseudonym)
                 if erased is not None:
                     self._replace_input(name, number, erased, reason)
                     self._note(f"ops.{name}", 1)
@@ -193,7 +195,7 @@ class _Work:
     def erase_landed(self, landing_url: str | None) -> None:
         """Deletes files of the landing folder that were read and name the user."""
         if landing_url is not None:
-            erased = erase_landed(Landing(landing_url), needles(self._user_id))
+            erased = erase_landed(Landing(landing_url), self._who)
             self._note(f"landed:{DONE}", erased.deleted)
             self.problems.extend(erased.problems)
 

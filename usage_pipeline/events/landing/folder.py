@@ -93,7 +93,7 @@ class Landing:
 
     def waiting(self) -> list[LandedFile]:
         """Files that wait to be read, by name, at most MOST_FILES."""
-        return list(islice(self._waiting(), MOST_FILES))
+        return list(islice(self.all_waiting(), MOST_FILES))
 
     def addresses(self, folder: str) -> list[str]:
         """All files below `done/` or `broken/`, with that folder in front."""
@@ -132,7 +132,8 @@ class Landing:
         self.files.makedirs(posixpath.dirname(beside), exist_ok=True)
         self.files.pipe_file(beside, f"{reason}\n".encode())
 
-    def _waiting(self) -> Iterator[LandedFile]:
+    def all_waiting(self) -> Iterator[LandedFile]:
+        """All files that wait to be read, by name."""
         self.files.invalidate_cache()
         for folder in ("", ARCHIVES_FOLDER):
             try:
