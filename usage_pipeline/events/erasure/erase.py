@@ -11,25 +11,31 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import psycopg
 from psycopg import sql as compose
 
 from usage_pipeline.events.erasure.landed_files import erase_landed
-from usage_pipeline.events.erasure.refused_input import erased_json, erased_letter, erased_reason
-from usage_pipeline.events.erasure.spellings import Spellings
+from usage_pipeline.events.erasure.refused_input import (
+    erased_json,
+    erased_letter,
+    erased_reason,
+    without_free_text,
+)
+from usage_pipeline.events.erasure.spellings import Spellings, members_of
 from usage_pipeline.events.landing.folder import DONE, Landing
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import delete_file, delete_leftovers, verified
-from usage_pipeline.storage.archives.manifest import archives
-from usage_pipeline.storage.archives.parquet import Group
+from usage_pipeline.storage.archives.manifest import Archive, archives
+from usage_pipeline.storage.archives.parquet import Group, ParquetReader
 from usage_pipeline.storage.archives.rewrite import rewrite
 from usage_pipeline.storage.archives.store import ArchiveDamaged, ArchiveStore, ArchiveUnavailable, archive_store
 from usage_pipeline.storage.chunks.locks import CHANGE_WAIT_SECONDS, changing, lock_timeout, removing
 from usage_pipeline.storage.chunks.partitions import chunks
 from usage_pipeline.storage.lifecycle.timescale import hypertable_chunks
 from usage_pipeline.storage.postgres import connect
-from usage_pipeline.storage.sql import load, relation
+from usage_pipeline.storage.sql import composed, load, relation
 from usage_pipeline.storage.timescale import is_hypertable
 
 log = logging.getLogger(__name__)
@@ -37,19 +43,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A table in chunks along `key`. The user's rows are removed, or get the random name and lose the `cleared` columns."""
+    """A table in chunks along `key`. The user's rows are removed, or get the pseudonym and lose the `cleared` columns.
+
+    Their hashes in `registry` are forgotten: whoever has the rest of an event could find the id by trying. Their ids stay
+    there, so that an erased event that is sent again is a duplicate.
+    """
 
     table: str
     key: str
     cleared: tuple[str, ...] = ()
     removes_rows: bool = False
+    registry: str | None = None
 
 
-EVENTS = _Rule("analytics.usage_events", "event_time", ("prompt", "extra"))
+EVENTS = _Rule("analytics.usage_events", "event_time", ("prompt", "extra"), registry="analytics.usage_event_ids")
+ARCHIVES = _Rule(
+    "analytics.message_archives", "event_time", removes_rows=True, registry="analytics.message_archive_ids"
+)
+# Archives come after events: those of erased events go, whoever sent them.
 CHUNKED = (
     EVENTS,
-    _Rule("analytics.message_archives", "event_time", removes_rows=True),
-    _Rule("raw.request_events", "usage_date", ("extra",)),
+    ARCHIVES,
+    _Rule("raw.request_events", "usage_date", ("extra",), registry="raw.request_event_ids"),
     _Rule("raw.provider_deltas", "usage_date", ("extra",)),
 )
 
@@ -81,6 +96,8 @@ def erase(settings: Settings, user_id: str) -> Erasure:
             work.erase_chunked(rule)
         work.erase_input("dead_letters")
         work.erase_input("event_conflicts")
+        work.erase_refused_archives()
+        work.forget_hashes()
         work.erase_landed(settings.landing_url)
         [(counts,)] = connection.execute(
             "select counts from ops.erasures where erasure_id = %s", (work.erasure_id,)
@@ -136,6 +153,7 @@ class _Work:
         self.erasure_id = erasure_id
         self.pseudonym = pseudonym
         self.problems: list[str] = []
+        connection.execute(load("events/erasure/stage_erased_event"))
 
     def erase_live_rows(self) -> None:
         """Erases in events, and in tables of `analytics` with users, in one transaction and while no roll-up reads them.
@@ -149,13 +167,16 @@ class _Work:
             self._erase_rows(EVENTS)
             for (table,) in self._connection.execute(load("events/erasure/select_user_tables")).fetchall():
                 if table not in {rule.table for rule in CHUNKED}:
-                    self._update(table, compose.SQL(""), ())
-        self._update("usage.provider_usage", compose.SQL(""), ())
+                    self._change_rows(_Rule(table, ""))
+        with self._connection.transaction():
+            self._change_rows(_Rule("usage.provider_usage", ""))
 
     def erase_chunked(self, rule: _Rule) -> None:
         """Erases in the rows of a table and in its files under one lock, so that no row moves between them meanwhile."""
         with changing(self._connection, rule.table):
             self._erase_rows(rule)
+            if rule is EVENTS:
+                self._connection.execute(load("events/erasure/stage_erased_rows"), {"pseudonym": self.pseudonym})
             if self._store is None:
                 return
             delete_leftovers(self._connection, self._store, rule.table)
@@ -166,11 +187,7 @@ class _Work:
                     delete_file(self._connection, self._store, archive)
                     continue
                 try:
-                    with verified(self._store, archive) as reader:
-                        is_in = reader.has("user_id", self._user_id)
-                    if is_in:
-                        note = self._noting(f"file:{rule.table}")
-                        rewrite(self._connection, self._store, archive, self._change(rule), note=note)
+                    self._erase_file(self._store, rule, archive)
                 except ArchiveDamaged as damage:
                     self.problems.append(str(damage))
 
@@ -192,6 +209,23 @@ class _Work:
                     self._replace_input(name, number, erased, reason)
                     self._note(f"ops.{name}", 1)
 
+    def erase_refused_archives(self) -> None:
+        """Removes the texts of archives that were refused or kept out, and belong to erased events, whoever sent them."""
+        for name, found in (("dead_letters", "find_archive_letters"), ("event_conflicts", "find_archive_conflicts")):
+            for (number,) in self._connection.execute(load(f"events/erasure/{found}")).fetchall():
+                with self._connection.transaction():
+                    row = self._connection.execute(load(f"events/erasure/lock_{name}"), {"number": number}).fetchone()
+                    if row is None or (name == "dead_letters" and not self._is_of_erased_event(row[0])):
+                        continue
+                    if (erased := without_free_text(row[0])) is not None:
+                        self._replace_input(name, number, erased, row[2])
+                        self._note(f"ops.{name}", 1)
+
+    def forget_hashes(self) -> None:
+        """Forgets the hashes that conflicts keep of what is erased."""
+        self._connection.execute(load("events/erasure/forget_conflict_hashes"))
+        self._connection.execute(load("events/erasure/forget_reason_hashes"))
+
     def erase_landed(self, landing_url: str | None) -> None:
         """Deletes files of the landing folder that were read and name the user."""
         if landing_url is not None:
@@ -210,55 +244,98 @@ class _Work:
             # Two rows differed only in what is erased. Now they are equal, and one is deleted.
             self._connection.execute(load(f"events/erasure/delete_{name}"), arguments)
 
+    def _is_of_erased_event(self, raw: bytes) -> bool:
+        members = members_of(raw)
+        event_id = dict(members or ()).get("event_id")
+        try:
+            found = self._connection.execute("select 1 from erased_event where event_id = %s", (UUID(event_id),))
+        except (AttributeError, TypeError, ValueError):
+            return False
+        return found.fetchone() is not None
+
     def _erase_rows(self, rule: _Rule) -> None:
         is_hyper = is_hypertable(self._connection, rule.table)
         found = (hypertable_chunks if is_hyper else chunks)(self._connection, rule.table)
         for chunk in found:
-            within = compose.SQL(" and {} >= %s and {} < %s").format(*[compose.Identifier(rule.key)] * 2)
-            bounds: tuple[object, ...] = (chunk.start, chunk.end)
+            bounds: tuple[object, object] = (chunk.start, chunk.end)
             if rule.key == "usage_date":
                 bounds = (chunk.start.date(), chunk.end.date())
-            if rule.removes_rows:
-                self._delete(rule.table, within, bounds, is_hyper=is_hyper)
-            else:
-                self._update(rule.table, within, bounds, rule.cleared, is_hyper=is_hyper)
+            with self._connection.transaction():
+                if is_hyper:
+                    # To change a row, TimescaleDB unpacks the compressed batch that has it. By default it refuses large ones.
+                    self._connection.execute("set local timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
+                self._change_rows(rule, bounds)
 
-    def _update(
-        self,
-        table: str,
-        within: compose.Composable,
-        bounds: tuple[object, ...],
-        cleared: tuple[str, ...] = (),
-        *,
-        is_hyper: bool = False,
-    ) -> None:
-        nulls = compose.SQL("").join(compose.SQL(", {} = null").format(compose.Identifier(name)) for name in cleared)
-        query = compose.SQL("update {} set user_id = %s{} where user_id = %s{}").format(relation(table), nulls, within)
-        self._execute(table, query, (self.pseudonym, self._user_id, *bounds), is_hyper)
+    def _change_rows(self, rule: _Rule, bounds: tuple[object, object] | None = None) -> None:
+        """Erases in the rows of a table, all or those between the bounds, in the caller's transaction."""
+        within: compose.Composable = compose.SQL("")
+        if bounds:
+            within = compose.SQL(" and {0} >= %(first)s and {0} < %(until)s").format(compose.Identifier(rule.key))
+        name = "rename_rows"
+        if rule.registry:
+            name = "delete_registered_rows" if rule.removes_rows else "rename_registered_rows"
+        query = composed(
+            f"events/erasure/{name}",
+            table=relation(rule.table),
+            registry=relation(rule.registry or ""),
+            cleared=compose.SQL("").join(
+                compose.SQL(", {} = null").format(compose.Identifier(each)) for each in rule.cleared
+            ),
+            within=within,
+        )
+        first, until = bounds or (None, None)
+        arguments = {"pseudonym": self.pseudonym, "user_id": self._user_id, "first": first, "until": until}
+        [(rows,)] = self._connection.execute(query, arguments).fetchall()
+        self._note(rule.table, rows)
 
-    def _delete(self, table: str, within: compose.Composable, bounds: tuple[object, ...], *, is_hyper: bool) -> None:
-        query = compose.SQL("delete from {} where user_id = %s{}").format(relation(table), within)
-        self._execute(table, query, (self._user_id, *bounds), is_hyper)
+    def _erase_file(self, store: ArchiveStore, rule: _Rule, archive: Archive) -> None:
+        ids: set[str] = set()
+        if rule is ARCHIVES:
+            span = {"first": archive.chunk_start, "until": archive.chunk_end}
+            ids = {event_id for (event_id,) in self._connection.execute(load("events/erasure/select_erased_ids"), span)}
+        with verified(store, archive) as reader:
+            is_in = reader.has("user_id", [self._user_id]) or (bool(ids) and reader.has("event_id", ids))
+            if rule is EVENTS and (is_in or reader.has("user_id", [self.pseudonym])):
+                self._stage_erased(reader)
+        if not is_in:
+            return
+        forgotten: list[str] = []
 
-    def _execute(self, table: str, query: compose.Composed, arguments: tuple[object, ...], is_hyper: bool) -> None:
-        with self._connection.transaction():
-            if is_hyper:
-                # To change a row, TimescaleDB unpacks the compressed batch that has it. By default it refuses large batches.
-                self._connection.execute("set local timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
-            self._note(table, self._connection.execute(query, arguments).rowcount)
+        def note(rows: int) -> None:
+            self._note(f"file:{rule.table}", rows)
+            if rule.registry:
+                query = composed("events/erasure/forget_hashes", registry=relation(rule.registry))
+                self._connection.execute(query, {"event_ids": forgotten})
 
-    def _noting(self, name: str) -> Callable[[int], None]:
-        return lambda rows: self._note(name, rows)
+        rewrite(self._connection, store, archive, self._change(rule, ids, forgotten), note=note)
+
+    def _stage_erased(self, reader: ParquetReader) -> None:
+        """Notes the user's events in a file, also those that an attempt before this one has renamed."""
+        for users, event_ids, times in reader.columns("user_id", "event_id", "event_time"):
+            places = [place for place, user in enumerate(users) if user in (self._user_id, self.pseudonym)]
+            arguments = {"event_ids": [event_ids[at] for at in places], "times": [times[at] for at in places]}
+            self._connection.execute(load("events/erasure/stage_erased_ids"), arguments)
 
     def _note(self, name: str, rows: int) -> None:
         if rows:
             arguments = {"erasure_id": self.erasure_id, "name": name, "rows": rows}
             self._connection.execute(load("events/erasure/add_erasure_count"), arguments)
 
-    def _change(self, rule: _Rule) -> Callable[[list[str], Group], tuple[Group, int]]:
+    def _change(
+        self, rule: _Rule, ids: set[str], forgotten: list[str]
+    ) -> Callable[[list[str], Group], tuple[Group, int]]:
+        """What `rewrite` does with a group. `ids` are events whose rows go, too. `forgotten` gets the ids of changed rows."""
+
         def change(names: list[str], group: Group) -> tuple[Group, int]:
             users = group[names.index("user_id")]
-            places = [place for place, user in enumerate(users) if user == self._user_id]
+            events: list[str] = group[names.index("event_id")] if rule.registry else [""] * len(users)
+            places = [
+                place
+                for place, (user, event_id) in enumerate(zip(users, events, strict=True))
+                if user == self._user_id or event_id in ids
+            ]
+            if rule.registry:
+                forgotten.extend(events[place] for place in places)
             if rule.removes_rows:
                 gone = set(places)
                 return [[value for at, value in enumerate(each) if at not in gone] for each in group], len(places)

@@ -1,0 +1,95 @@
+-- Erasure: the hash of an erased event is forgotten, since whoever has the rest of the event could find the id by trying.
+
+alter table analytics.usage_event_ids alter column payload_hash drop not null;
+alter table analytics.message_archive_ids alter column payload_hash drop not null;
+alter table raw.request_event_ids alter column payload_hash drop not null;
+alter table ops.event_conflicts alter column stored_hash drop not null;
+alter table ops.event_conflicts alter column other_hash drop not null;
+comment on column analytics.usage_event_ids.payload_hash is 'BLAKE2b-128 of the event without its time: the same id with another hash is a conflict. Null: erased, and whatever comes with the id is a duplicate';
+comment on column analytics.message_archive_ids.payload_hash is 'BLAKE2b-128 of the archive: the same event with another hash is a conflict. Null: erased, and whatever comes with the id is a duplicate';
+comment on column raw.request_event_ids.payload_hash is 'BLAKE2b-128 of the event without its time: the same id with another hash is a conflict. Null: erased, and whatever comes with the id is a duplicate';
+comment on column ops.event_conflicts.stored_hash is 'Payload hash of the stored one; null once that is erased or gone';
+comment on column ops.event_conflicts.other_hash is 'Payload hash of the one that was kept out; null once that is erased';
+
+-- What earlier erasures left. Their events have the pseudonym.
+update analytics.usage_event_ids as registry
+set payload_hash = null
+from analytics.usage_events as event
+where event.event_id = registry.event_id
+  and event.user_id in (select pseudonym from ops.erasures);
+
+update raw.request_event_ids as registry
+set payload_hash = null
+from raw.request_events as event
+where event.event_id = registry.event_id
+  and event.user_id in (select pseudonym from ops.erasures);
+
+-- A migration does not read files. So all events that are only in files are forgotten, if an erasure changed one of them.
+update analytics.usage_event_ids as registry
+set payload_hash = null
+from ops.archives as file
+where file.table_name = 'analytics.usage_events'
+  and file.restored_at is null
+  and file.deleted_at is null
+  and registry.event_time >= file.chunk_start
+  and registry.event_time < file.chunk_end
+  and exists (
+    select 1
+    from ops.erasures
+    where counts ? 'file:analytics.usage_events'
+  );
+
+update raw.request_event_ids as registry
+set payload_hash = null
+from ops.archives as file
+where file.table_name = 'raw.request_events'
+  and file.restored_at is null
+  and file.deleted_at is null
+  and registry.usage_date >= (file.chunk_start at time zone 'UTC')::date
+  and registry.usage_date < (file.chunk_end at time zone 'UTC')::date
+  and exists (
+    select 1
+    from ops.erasures
+    where counts ? 'file:raw.request_events'
+  );
+
+update analytics.message_archive_ids as archive
+set payload_hash = null
+from analytics.usage_event_ids as event
+where event.event_id = archive.event_id
+  and event.payload_hash is null;
+
+update ops.event_conflicts as conflict
+set other_hash = null
+from ops.erasures as erasure
+where position(convert_to(erasure.pseudonym, 'UTF8') in conflict.other_payload) > 0;
+
+-- The same as sql/events/erasure/forget_conflict_hashes.sql and forget_reason_hashes.sql, as they are today.
+update ops.event_conflicts as conflict
+set stored_hash = null
+where exists (select 1 from ops.erasures)
+  and not exists (
+    select 1
+    from analytics.usage_event_ids as registry
+    where conflict.kind = 'events'
+      and registry.event_id = conflict.event_id
+      and registry.payload_hash is not null
+  )
+  and not exists (
+    select 1
+    from analytics.message_archive_ids as registry
+    where conflict.kind = 'archives'
+      and registry.event_id = conflict.event_id
+      and registry.payload_hash is not null
+  );
+
+update ops.dead_letters as letter
+set reason = regexp_replace(letter.reason, ' \(hash [0-9a-f]+\)', '', 'g')
+where exists (select 1 from ops.erasures)
+  and letter.family = 'event'
+  and starts_with(letter.reason, 'event_id: expected the stored payload (hash ')
+  and not exists (
+    select 1
+    from raw.request_event_ids as registry
+    where registry.payload_hash = decode(substring(letter.reason from '\(hash ([0-9a-f]+)\)'), 'hex')
+  );
