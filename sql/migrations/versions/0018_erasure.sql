@@ -11,6 +11,11 @@ comment on column raw.request_event_ids.payload_hash is 'BLAKE2b-128 of the even
 comment on column ops.event_conflicts.stored_hash is 'Payload hash of the stored one; null once that is erased or gone';
 comment on column ops.event_conflicts.other_hash is 'Payload hash of the one that was kept out; null once that is erased';
 
+-- A person who is erased twice has one pseudonym.
+alter table ops.erasures drop constraint if exists erasures_pseudonym_key;
+create index if not exists erasures_pseudonym_idx on ops.erasures (pseudonym);
+comment on column ops.erasures.pseudonym is 'Name that stands for the user since then; with ERASURE_SECRET the same one whenever the user is erased';
+
 -- What earlier erasures left. Their events have the pseudonym.
 update analytics.usage_event_ids as registry
 set payload_hash = null

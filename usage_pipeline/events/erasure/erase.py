@@ -1,6 +1,7 @@
-"""Erasure of a user: prompts, archives and free-form members are removed, a random name replaces the id, counts stay.
+"""Erasure of a user: prompts, archives and free-form members are removed, a pseudonym replaces the id, counts stay.
 
-One erasure uses the same name everywhere, so that the number of distinct users stays. Each step is a transaction that also
+One erasure uses the same name everywhere, so that the number of distinct users stays. With ERASURE_SECRET a later erasure of
+the same person uses it again, and windows that knew both names are made anew. Each step is a transaction that also
 notes its counts, and does nothing when it is repeated: an erasure that was cut short goes on where it stopped. Events of the
 user that come after their table was done are new input.
 """
@@ -10,13 +11,14 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import psycopg
 from psycopg import sql as compose
 
 from usage_pipeline.events.erasure.landed_files import erase_landed
+from usage_pipeline.events.erasure.names import near_spellings, pseudonym_of
 from usage_pipeline.events.erasure.refused_input import (
     erased_json,
     erased_letter,
@@ -71,11 +73,22 @@ CHUNKED = (
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What all attempts of an erasure did: rows by table. `problems` are files that could not be rewritten."""
+    """What all attempts of an erasure did: rows by table. `problems` are files that could not be rewritten.
+
+    If nothing had the id: `was_erased_before` tells that an earlier erasure used the same pseudonym, and `near_spellings` are
+    ids that exist and differ only in case, Unicode composition or space.
+    """
 
     pseudonym: str
     counts: dict[str, int]
     problems: list[str] = field(default_factory=list)
+    was_erased_before: bool = False
+    near_spellings: list[str] = field(default_factory=list)
+
+    @property
+    def is_found(self) -> bool:
+        """Whether something had the id, now or before."""
+        return bool(self.counts or self.problems or self.was_erased_before)
 
 
 def erase(settings: Settings, user_id: str) -> Erasure:
@@ -90,7 +103,7 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         files = [each for each in archives(connection) if not each.deleted_at]
         if store is None and files:
             raise ArchiveUnavailable(f"ARCHIVE_URL: expected the place of {len(files)} archive files, came none")
-        work = _Work(connection, store, user_id, *_begin(connection, user_id))
+        work = _Work(connection, store, user_id, settings, *_begin(connection, user_id, settings))
         work.erase_live_rows()
         for rule in CHUNKED:
             work.erase_chunked(rule)
@@ -105,7 +118,7 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         if not work.problems:
             connection.execute(load("events/erasure/finish_erasure"), {"erasure_id": work.erasure_id})
         log.info("erasure %d as %s: %s", work.erasure_id, work.pseudonym, counts)
-        return Erasure(work.pseudonym, counts, work.problems)
+        return work.told(counts)
 
 
 @contextmanager
@@ -116,7 +129,7 @@ def _alone(connection: psycopg.Connection) -> Iterator[None]:
     yield
 
 
-def _begin(connection: psycopg.Connection, user_id: str) -> tuple[int, str]:
+def _begin(connection: psycopg.Connection, user_id: str, settings: Settings) -> tuple[int, str]:
     """The open erasure of this user, found by a salted hash, or a new one. The id itself is not stored."""
     for erasure_id, pseudonym, salt, proof in connection.execute(
         load("events/erasure/select_open_erasures")
@@ -124,7 +137,7 @@ def _begin(connection: psycopg.Connection, user_id: str) -> tuple[int, str]:
         if secrets.compare_digest(_proof(user_id, salt), proof):
             log.info("erasure %d goes on", erasure_id)
             return erasure_id, pseudonym
-    pseudonym, salt = f"erased-{secrets.token_hex(8)}", secrets.token_bytes(16)
+    pseudonym, salt = pseudonym_of(user_id, settings.erasure_secret), secrets.token_bytes(16)
     arguments = {"pseudonym": pseudonym, "salt": salt, "proof": _proof(user_id, salt)}
     [(erasure_id,)] = connection.execute(load("events/erasure/insert_erasure"), arguments).fetchall()
     return erasure_id, pseudonym
@@ -143,6 +156,7 @@ class _Work:
         connection: psycopg.Connection,
         store: ArchiveStore | None,
         user_id: str,
+        settings: Settings,
         erasure_id: int,
         pseudonym: str,
     ) -> None:
@@ -150,6 +164,8 @@ class _Work:
         self._store = store
         self._user_id = user_id
         self._who = Spellings(user_id)
+        self._names = {"user_id": user_id, "pseudonym": pseudonym}
+        self._timezone = settings.usage_timezone
         self.erasure_id = erasure_id
         self.pseudonym = pseudonym
         self.problems: list[str] = []
@@ -164,7 +180,11 @@ class _Work:
         with changing(self._connection, EVENTS.table), self._connection.transaction():
             with lock_timeout(self._connection, CHANGE_WAIT_SECONDS, busy):
                 removing(self._connection, EVENTS.table)
+            common = {**self._names, "timezone": self._timezone}
+            self._connection.execute(load("events/erasure/touch_common_windows"), common)
             self._erase_rows(EVENTS)
+            [(merged,)] = self._connection.execute(load("events/erasure/merge_user_days"), self._names).fetchall()
+            self._note("analytics.usage_user_daily", merged)
             for (table,) in self._connection.execute(load("events/erasure/select_user_tables")).fetchall():
                 if table not in {rule.table for rule in CHUNKED}:
                     self._change_rows(_Rule(table, ""))
@@ -233,6 +253,16 @@ class _Work:
             self._note(f"landed:{DONE}", erased.deleted)
             self.problems.extend(erased.problems)
 
+    def told(self, counts: dict[str, int]) -> Erasure:
+        """The result. If nothing had the id, it says what may be meant."""
+        erasure = Erasure(self.pseudonym, counts, self.problems)
+        if erasure.is_found:
+            return erasure
+        wanted = {"pseudonym": self.pseudonym, "erasure_id": self.erasure_id}
+        if self._connection.execute(load("events/erasure/find_finished_erasure"), wanted).fetchone():
+            return replace(erasure, was_erased_before=True)
+        return replace(erasure, near_spellings=near_spellings(self._connection, self._user_id))
+
     # inside
 
     def _replace_input(self, name: str, number: int, erased: bytes, reason: str) -> None:
@@ -284,7 +314,7 @@ class _Work:
             within=within,
         )
         first, until = bounds or (None, None)
-        arguments = {"pseudonym": self.pseudonym, "user_id": self._user_id, "first": first, "until": until}
+        arguments = {**self._names, "first": first, "until": until}
         [(rows,)] = self._connection.execute(query, arguments).fetchall()
         self._note(rule.table, rows)
 
@@ -295,26 +325,34 @@ class _Work:
             ids = {event_id for (event_id,) in self._connection.execute(load("events/erasure/select_erased_ids"), span)}
         with verified(store, archive) as reader:
             is_in = reader.has("user_id", [self._user_id]) or (bool(ids) and reader.has("event_id", ids))
+            times: dict[str, list[int]] = {}
             if rule is EVENTS and (is_in or reader.has("user_id", [self.pseudonym])):
-                self._stage_erased(reader)
+                times = self._stage_erased(reader)
         if not is_in:
             return
         forgotten: list[str] = []
 
         def note(rows: int) -> None:
             self._note(f"file:{rule.table}", rows)
+            if times.get(self.pseudonym):
+                known = {"theirs": times[self._user_id], "known": times[self.pseudonym], "timezone": self._timezone}
+                self._connection.execute(load("events/erasure/touch_common_hours"), known)
             if rule.registry:
                 query = composed("events/erasure/forget_hashes", registry=relation(rule.registry))
                 self._connection.execute(query, {"event_ids": forgotten})
 
         rewrite(self._connection, store, archive, self._change(rule, ids, forgotten), note=note)
 
-    def _stage_erased(self, reader: ParquetReader) -> None:
-        """Notes the user's events in a file, also those that an attempt before this one has renamed."""
+    def _stage_erased(self, reader: ParquetReader) -> dict[str, list[int]]:
+        """Notes the events of both names in a file: an attempt before this one may have renamed some. Returns their times."""
+        found: dict[str, list[int]] = {name: [] for name in self._names.values()}
         for users, event_ids, times in reader.columns("user_id", "event_id", "event_time"):
-            places = [place for place, user in enumerate(users) if user in (self._user_id, self.pseudonym)]
+            places = [place for place, user in enumerate(users) if user in found]
             arguments = {"event_ids": [event_ids[at] for at in places], "times": [times[at] for at in places]}
             self._connection.execute(load("events/erasure/stage_erased_ids"), arguments)
+            for place in places:
+                found[users[place]].append(times[place])
+        return found
 
     def _note(self, name: str, rows: int) -> None:
         if rows:
