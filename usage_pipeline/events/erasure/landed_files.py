@@ -32,7 +32,7 @@ def erase_landed(landing: Landing, who: Spellings) -> LandedErasure:
             erasure.problems.append(
                 f"{address}: it names the user and was not read to its end. Correct it or delete it"
             )
-    for file in landing.all_waiting():
+    for file in landing.waiting():
         if _holds(landing, file.address, who.is_quoted_in, who.longest_bytes):
             erasure.problems.append(
                 f"{file.address}: it names the user and was not read yet. Run the erasure again after that"

@@ -186,7 +186,7 @@ def test_an_upgrade_forgets_what_earlier_erasures_left(
     for table, column, key in tables:
         for number, value in before[f"{table}.{column}"].items():
             postgres.execute(f"update {table} set {column} = %s where {key} = %s", (value, number))
-    statements = (sql_folder() / "migrations" / "versions" / "0018_erasure.sql").read_text()
+    statements = (sql_folder() / "migrations" / "versions" / "0018_erasure_and_landing.sql").read_text()
     postgres.execute(statements)
     upgraded = kept()
     # All that is in files is forgotten, of omar as well: a migration does not read files.
@@ -210,5 +210,5 @@ def test_an_upgrade_without_erasures_forgets_nothing(postgres: psycopg.Connectio
     send(postgres, archiving, EVENTS, one)
     send(postgres, archiving, EVENTS, one | {"latency_ms": 1})
     before = kept_hashes(postgres)
-    postgres.execute((sql_folder() / "migrations" / "versions" / "0018_erasure.sql").read_text())
+    postgres.execute((sql_folder() / "migrations" / "versions" / "0018_erasure_and_landing.sql").read_text())
     assert kept_hashes(postgres) == before

@@ -13,7 +13,8 @@ import redis
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.events.erasure.erase import erase
 from usage_pipeline.events.erasure.spellings import Spellings
-from usage_pipeline.events.landing.folder import Landing, ingest_file
+from usage_pipeline.events.landing.folder import Landing
+from usage_pipeline.events.landing.reading import ingest_file
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.events import event
 
@@ -191,7 +192,7 @@ def test_an_id_over_the_border_of_two_pieces_of_a_file_is_found(
 def test_more_waiting_files_than_one_look_lists_are_searched(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("usage_pipeline.events.landing.folder.MOST_FILES", 2)
+    monkeypatch.setattr("usage_pipeline.events.landing.faults.MOST_FILES", 2)
     for number in range(3):
         (tmp_path / f"{number}.jsonl").write_text("{}")
     (tmp_path / "last.jsonl").write_text(json.dumps(event(user_id="nora")))

@@ -1,4 +1,4 @@
--- Erasure: the hash of an erased event is forgotten, since whoever has the rest of the event could find the id by trying.
+-- Erasure: the hash of an erased event is forgotten, since whoever has its rest could find the id by trying. Faults of landed files.
 
 alter table analytics.usage_event_ids alter column payload_hash drop not null;
 alter table analytics.message_archive_ids alter column payload_hash drop not null;
@@ -98,3 +98,25 @@ where exists (select 1 from ops.erasures)
     from raw.request_event_ids as registry
     where registry.payload_hash = decode(substring(letter.reason from '\(hash ([0-9a-f]+)\)'), 'hex')
   );
+
+-- The landing folder: files that cannot be read or moved are passed over.
+create table if not exists ops.landing_faults (
+    address text not null,
+    fingerprint text not null,
+    step text not null check (step in ('read', 'move')),
+    reason text not null,
+    copied_to text,
+    failures integer not null default 1 check (failures >= 1),
+    first_failed_at timestamptz not null default clock_timestamp(),
+    last_failed_at timestamptz not null default clock_timestamp(),
+    primary key (address, fingerprint)
+);
+comment on table ops.landing_faults is 'Files of the landing folder that could not be read or moved: passed over, and tried again more and more rarely';
+comment on column ops.landing_faults.address is 'Its path below LANDING_URL';
+comment on column ops.landing_faults.fingerprint is 'Size and time of change, or tag: the same path with another one is another file';
+comment on column ops.landing_faults.step is 'read: it was not read yet; move: it was read (ops.landed_files) and stays where it is';
+comment on column ops.landing_faults.reason is 'What the file system said last';
+comment on column ops.landing_faults.copied_to is 'Copy of a file that could be copied and not deleted; null: there is none';
+comment on column ops.landing_faults.failures is 'How often it failed';
+comment on column ops.landing_faults.first_failed_at is 'When it first failed';
+comment on column ops.landing_faults.last_failed_at is 'When it last failed';

@@ -1,4 +1,4 @@
-"""Erasures keep no hash from which an id could be found by trying; the statements are in the SQL file of the same name."""
+"""Erasures keep no hash of an erased id; faults of landed files. The statements are in the SQL file of the same name."""
 
 from pathlib import Path
 
