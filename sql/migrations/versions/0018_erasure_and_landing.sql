@@ -99,6 +99,11 @@ where exists (select 1 from ops.erasures)
     where registry.payload_hash = decode(substring(letter.reason from '\(hash ([0-9a-f]+)\)'), 'hex')
   );
 
+-- Alerts had the item of a refused request event; new ones have not.
+update ops.alerts
+set text = regexp_replace(text, '(item: expected a request event as JSON, came ).*', '\1one with a fault')
+where strpos(text, 'item: expected a request event as JSON, came ') > 0;
+
 -- The landing folder: files that cannot be read or moved are passed over.
 create table if not exists ops.landing_faults (
     address text not null,

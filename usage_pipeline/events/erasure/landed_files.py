@@ -32,16 +32,22 @@ def erase_landed(landing: Landing, who: Spellings) -> LandedErasure:
             erasure.problems.append(
                 f"{address}: it names the user and was not read to its end. Correct it or delete it"
             )
-    for file in landing.waiting():
+    look = landing.look()
+    for file in look.files:
         if _holds(landing, file.address, who.is_quoted_in, who.longest_bytes):
             erasure.problems.append(
-                f"{file.address}: it names the user and was not read yet. Run the erasure again after that"
+                f"{file.address}: it names the user and was not read yet, or cannot be moved. Run the erasure again after that"
             )
+    for address in look.unread:
+        if _holds(landing, address, who.is_in, who.longest_bytes):
+            erasure.problems.append(f"{address}: it names the user and is of no kind that is read. Delete it")
     return erasure
 
 
 def _holds(landing: Landing, address: str, is_in: Callable[[bytes], bool], longest_bytes: int) -> bool:
     """Whether a piece of a file is what we look for. A gzip file is decompressed; a broken one is read as far as possible."""
+    if address.endswith("/"):
+        return False
     with landing.files.open(landing.path(address), "rb") as stream:
         plain: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=stream) if ".gz" in address else stream
         rest = b""
