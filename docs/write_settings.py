@@ -46,6 +46,7 @@ _GROUPS = {
     ),
     "Usage events and the HTTP service": (
         "landing_url",
+        "erasure_secret",
         "max_bulk_size",
         "max_gzip_size",
         "body_timeout_seconds",

@@ -149,6 +149,13 @@ class Settings(BaseSettings):
         description="Folder or fsspec address where files of usage events arrive. "
         "When it is not set, no files are read.",
     )
+    erasure_secret: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="With it, a person who is erased again gets the same pseudonym, so months count one person as one. "
+        "At least 32 characters, for example of `openssl rand -hex 32`. Keep it for ever, and apart from the database: whoever "
+        "has both can try ids. When it is not set, each erasure takes a random name.",
+    )
     max_bulk_size: int = Field(default=1_000, ge=1, le=100_000, description="The most items in one bulk request.")
     max_gzip_size: int = Field(
         default=10_485_760,

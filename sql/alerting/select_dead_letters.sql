@@ -1,9 +1,13 @@
 -- Families with open dead letters, how many (of very many only so many), and why the newest was refused.
+-- The reason of a request event begins with the item itself: its user may be erased, and alerts and their channels keep copies.
 select
     counted.family,
     counted.open as count,
     (
-        select left(newest.reason, %(length)s)
+        select left(
+            regexp_replace(newest.reason, '(item: expected a request event as JSON, came ).*', '\1one with a fault'),
+            %(length)s
+        )
         from ops.dead_letters as newest
         where newest.family = counted.family
           and newest.replayed_at is null

@@ -1,5 +1,11 @@
 -- The newest open dead letters of some families, of very many only so many.
-select dead_letter_id, family, source_key, claimed_at, reason
+-- The reason of a request event begins with the item itself: its user may be erased, and Dagster's history keeps copies.
+select
+    dead_letter_id,
+    family,
+    source_key,
+    claimed_at,
+    regexp_replace(reason, '(item: expected a request event as JSON, came ).*', '\1one with a fault')
 from ops.dead_letters
 where replayed_at is null
   and family = any(%(families)s)

@@ -91,19 +91,32 @@ def erase_user(
 ) -> None:
     """Erase a user everywhere, also in Parquet files.
 
-    It removes the prompts and archived messages of the user, and puts a random name in place of the id.
+    It removes the prompts and archived messages of the user, and puts a pseudonym in place of the id. When nothing has the id,
+    it says so, names ids that differ only in spelling, and exits with status 1.
     """
     from usage_pipeline.events.erasure.erase import erase
-    from usage_pipeline.values import identifier_text
 
-    result = erase(load_settings(), identifier_text("ID", user_id))
+    # Refused input may have an id that is longer than any that is stored.
+    if not user_id or "\0" in user_id:
+        raise UsageError("ID: expected 1 character or more, none of them NUL, came " + ("one" if user_id else "none"))
+    result = erase(load_settings(), user_id)
+    is_done = result.is_found and not result.problems
     if as_json:
-        print_json({"success": not result.problems, **asdict(result)})
-    else:
+        print_json({"success": is_done, "found": result.is_found, **asdict(result)})
+    elif result.counts or result.problems:
         print_table(f"Erased as {result.pseudonym}", ["where", "rows"], sorted(result.counts.items()))
-        for problem in result.problems:
-            Console(stderr=True).print(problem, markup=False)
-    raise typer.Exit(1 if result.problems else 0)
+    elif result.was_erased_before:
+        Console().print(f"Erased before, as {result.pseudonym}. Nothing new has this id.", markup=False)
+    errors = Console(stderr=True)
+    if not result.is_found:
+        errors.print(f"No such user: nothing has the id {user_id!r}. Nothing was erased.", markup=False)
+    for spelling in result.near_spellings:
+        # Two ways to compose a character look the same.
+        written = "" if spelling.isascii() else f" It is as ASCII {spelling!a}."
+        errors.print(f"Did you mean {spelling!r}?{written}", markup=False, soft_wrap=True)
+    for problem in result.problems:
+        errors.print(problem, markup=False)
+    raise typer.Exit(0 if is_done else 1)
 
 
 def _place(settings: Settings) -> "ArchiveStore":

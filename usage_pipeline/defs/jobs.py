@@ -6,6 +6,7 @@ from usage_pipeline.defs.assets.daily import daily_key
 from usage_pipeline.defs.assets.external import EXTERNAL_TAG, POSTS_KEY
 from usage_pipeline.defs.assets.history import HISTORY_KEY
 from usage_pipeline.defs.assets.issues import ISSUE_STATS_KEY
+from usage_pipeline.defs.assets.landing import LANDED_FILES
 from usage_pipeline.defs.assets.lifecycle import LIFECYCLE_KEY
 from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
 from usage_pipeline.defs.assets.rankings import is_of_issues, ranking_key
@@ -108,8 +109,10 @@ reconcile = dg.define_asset_job(
 # Drains write these all the time, and their sensors run no checks.
 counter_checks = dg.define_asset_job(
     "counter_checks",
-    selection=dg.AssetSelection.checks_for_assets(*(key for family in ALL_FAMILIES for key in output_keys(family))),
-    description="Checks that the totals equal the drained rows, and that nothing was refused.",
+    selection=dg.AssetSelection.checks_for_assets(
+        *(key for family in ALL_FAMILIES for key in output_keys(family)), LANDED_FILES
+    ),
+    description="Checks that the totals equal the drained rows, that nothing was refused, and that landed files are read.",
     tags=one_at_a_time("counter_checks"),
 )
 freshness = dg.define_asset_job(

@@ -1,4 +1,5 @@
--- Conflicting input without the user; its hash stays, so that the same one again only counts.
+-- Conflicting input without the user. Its hash is forgotten, too.
 update ops.event_conflicts
-set other_payload = %(raw)s
+set other_payload = %(raw)s,
+    other_hash = null
 where event_conflict_id = %(number)s;

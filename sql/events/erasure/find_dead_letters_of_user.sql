@@ -1,7 +1,10 @@
--- Dead letters whose bytes hold any of the given ones; which of them are the user's is decided by reading them.
+-- Dead letters that may hold a user's id; reading them decides. Text with a backslash may spell it otherwise, a DUMP may pack it.
 select dead_letter_id
 from ops.dead_letters
-where exists (
+where %(may_be_number)s
+   or raw_format = 'dump'
+   or position('\x5c'::bytea in raw) > 0
+   or exists (
     select 1
     from unnest(%(needles)s::bytea[]) as needle
     where position(needle in raw) > 0

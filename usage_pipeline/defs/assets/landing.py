@@ -8,7 +8,8 @@ from pydantic import Field
 
 from usage_pipeline.defs.metadata import OWNERS, table_metadata, table_rows
 from usage_pipeline.defs.retries import IO_RETRY
-from usage_pipeline.events.landing.folder import FileReport, ingest_landed
+from usage_pipeline.events.landing.folder import Landing, Look
+from usage_pipeline.events.landing.reading import FileReport, ingest_landed
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.table_profile import profile_table
@@ -44,9 +45,14 @@ def landed_files(
     for report in reports:
         if report.reason is not None:
             context.log.warning(f"{report.address} is {report.outcome}: {report.reason}")
+        if report.fault is not None:
+            context.log.warning(f"{report.address} was read and cannot be moved: {report.fault}")
+    look = Landing(str(settings.landing_url)).look()
+    if look.unread:
+        context.log.warning(look.said)
     with closing(connect(settings)) as connection:
         rows = table_rows(_TABLE, profile_table(connection, _TABLE))
-    return dg.MaterializeResult(metadata={**_metadata(reports), **rows})
+    return dg.MaterializeResult(metadata={**_metadata(reports), **_unread(look), **rows})
 
 
 def _metadata(reports: list[FileReport]) -> dict[str, Any]:
@@ -66,8 +72,18 @@ def _metadata(reports: list[FileReport]) -> dict[str, Any]:
         f"files_{outcome}": dg.MetadataValue.int(sum(report.outcome == outcome for report in reports))
         for outcome in ("stored", "broken", "failed")
     }
+    counts["files_not_moved"] = dg.MetadataValue.int(sum(report.fault is not None for report in reports))
     items = {
         name: dg.MetadataValue.int(sum(getattr(report, name) for report in reports))
         for name in ("inserted", "duplicates", "conflicts", "rejected")
     }
     return {**counts, **items, "files": dg.MetadataValue.table(rows, schema)}
+
+
+def _unread(look: Look) -> dict[str, Any]:
+    """What lies in the folder and is not read."""
+    counted = {"files_not_read": dg.MetadataValue.int(len(look.unread))}
+    if not look.unread:
+        return counted
+    shown = "\n".join(f"- `{address}`" for address in look.unread[:_SHOWN_FILES])
+    return {**counted, "not_read": dg.MetadataValue.md(f"{look.said}\n\n{shown}")}

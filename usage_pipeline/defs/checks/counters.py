@@ -11,7 +11,9 @@ import dagster as dg
 from usage_pipeline.checks import counters as counter_checks
 from usage_pipeline.checks import open_matters
 from usage_pipeline.checks.counters import COUNTER_TABLES
+from usage_pipeline.checks.landing import landing_faults
 from usage_pipeline.defs.assets.daily import daily_key
+from usage_pipeline.defs.assets.landing import LANDED_FILES
 from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
 from usage_pipeline.defs.assets.redis_sources import source_key
 from usage_pipeline.defs.assets.snapshots import output_keys, snapshot_key
@@ -52,6 +54,7 @@ def counter_asset_checks() -> list[dg.AssetChecksDefinition]:
         _checks(source_key("event"), [_backlog("event")]),
         _checks(snapshot_key("event"), [_dead_letters(["event"])]),
         _checks(EVENTS_KEY, [_dead_letters(sorted(KINDS))]),
+        _checks(LANDED_FILES, [_landing()]),
         _checks(MERCHANT_USAGE_KEY, [_regressions(), _merchant_days(), _dead_letters(["merchant"])]),
     ]
 
@@ -115,6 +118,15 @@ def _dead_letters(families: Sequence[str]) -> Rule:
         "No dead letter is open. `usage-pipeline dead-letters list` shows open ones with their reasons.",
         _WARNING,
         lambda connection, *_: open_matters.dead_letter_faults(connection, families),
+    )
+
+
+def _landing() -> Rule:
+    return Rule(
+        "folder_is_read",
+        "The landing folder holds only files that are read, and each moves away once it was read.",
+        _WARNING,
+        lambda connection, _, __, settings: landing_faults(connection, settings),
     )
 
 

@@ -2,13 +2,16 @@
 
 import json
 import time
+from contextlib import closing
 from hashlib import sha256
 
 import dagster as dg
 
 from usage_pipeline.defs.assets.landing import LANDED_FILES, LANDING_TAG
-from usage_pipeline.events.landing.folder import LandedFile, Landing
+from usage_pipeline.events.landing.faults import due_files
+from usage_pipeline.events.landing.folder import LandedFile, Landing, Look
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect
 
 _FILES_PER_RUN = 100
 # A file that still waits is asked for again after so long: its run failed, or its budget was spent.
@@ -32,9 +35,14 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
         if settings.landing_url is None:
             return dg.SkipReason("LANDING_URL is not set.")
         try:
-            waiting = Landing(settings.landing_url).waiting()
+            look = Landing(settings.landing_url).look()
         except OSError as error:
             return dg.SkipReason(f"Cannot list the landing folder: {error}")
+        try:
+            with closing(connect(settings)) as connection:
+                waiting = due_files(connection, look.files)
+        except PostgresUnavailable as error:
+            return dg.SkipReason(str(error))
         cursor = json.loads(context.cursor or "{}")
         seen: dict[str, str] = cursor.get("seen", {})
         asked: dict[str, float] = cursor.get("asked", {})
@@ -48,10 +56,22 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
         asked = {name: at for name, at in asked.items() if name in names} | {_name(file): now for file in due}
         state = {"seen": {file.address: file.fingerprint for file in waiting}, "asked": asked}
         if not due:
-            return dg.SensorResult(skip_reason=f"{len(waiting)} files wait, none is due yet.", cursor=json.dumps(state))
+            return dg.SensorResult(skip_reason=_said(look, waiting), cursor=json.dumps(state))
+        if look.unread:
+            context.log.warning(look.said)
         return dg.SensorResult(run_requests=[_request(due, now)], cursor=json.dumps(state))
 
     return landed_files
+
+
+def _said(look: Look, waiting: list[LandedFile]) -> str:
+    passed_over = len(look.files) - len(waiting)
+    sentences = [
+        f"{len(waiting)} files wait, none is due yet.",
+        f"{passed_over} more are there, which wait for these or cannot be read or moved." if passed_over else "",
+        look.said,
+    ]
+    return " ".join(filter(None, sentences))
 
 
 def _name(file: LandedFile) -> str:

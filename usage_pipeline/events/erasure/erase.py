@@ -1,6 +1,7 @@
-"""Erasure of a user: prompts, archives and free-form members are removed, a random name replaces the id, counts stay.
+"""Erasure of a user: prompts, archives and free-form members are removed, a pseudonym replaces the id, counts stay.
 
-One erasure uses the same name everywhere, so that the number of distinct users stays. Each step is a transaction that also
+One erasure uses the same name everywhere, so that the number of distinct users stays. With ERASURE_SECRET a later erasure of
+the same person uses it again, and windows that knew both names are made anew. Each step is a transaction that also
 notes its counts, and does nothing when it is repeated: an erasure that was cut short goes on where it stopped. Events of the
 user that come after their table was done are new input.
 """
@@ -10,25 +11,33 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from uuid import UUID
 
 import psycopg
 from psycopg import sql as compose
 
 from usage_pipeline.events.erasure.landed_files import erase_landed
-from usage_pipeline.events.erasure.refused_input import erased_json, erased_letter, erased_reason, needles
+from usage_pipeline.events.erasure.names import near_spellings, pseudonym_of
+from usage_pipeline.events.erasure.refused_input import (
+    erased_json,
+    erased_letter,
+    erased_reason,
+    without_free_text,
+)
+from usage_pipeline.events.erasure.spellings import Spellings, members_of
 from usage_pipeline.events.landing.folder import DONE, Landing
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import delete_file, delete_leftovers, verified
-from usage_pipeline.storage.archives.manifest import archives
-from usage_pipeline.storage.archives.parquet import Group
+from usage_pipeline.storage.archives.manifest import Archive, archives
+from usage_pipeline.storage.archives.parquet import Group, ParquetReader
 from usage_pipeline.storage.archives.rewrite import rewrite
 from usage_pipeline.storage.archives.store import ArchiveDamaged, ArchiveStore, ArchiveUnavailable, archive_store
 from usage_pipeline.storage.chunks.locks import CHANGE_WAIT_SECONDS, changing, lock_timeout, removing
 from usage_pipeline.storage.chunks.partitions import chunks
 from usage_pipeline.storage.lifecycle.timescale import hypertable_chunks
 from usage_pipeline.storage.postgres import connect
-from usage_pipeline.storage.sql import load, relation
+from usage_pipeline.storage.sql import composed, load, relation
 from usage_pipeline.storage.timescale import is_hypertable
 
 log = logging.getLogger(__name__)
@@ -36,30 +45,50 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A table in chunks along `key`. The user's rows are removed, or get the random name and lose the `cleared` columns."""
+    """A table in chunks along `key`. The user's rows are removed, or get the pseudonym and lose the `cleared` columns.
+
+    Their hashes in `registry` are forgotten: whoever has the rest of an event could find the id by trying. Their ids stay
+    there, so that an erased event that is sent again is a duplicate.
+    """
 
     table: str
     key: str
     cleared: tuple[str, ...] = ()
     removes_rows: bool = False
+    registry: str | None = None
 
 
-EVENTS = _Rule("analytics.usage_events", "event_time", ("prompt", "extra"))
+EVENTS = _Rule("analytics.usage_events", "event_time", ("prompt", "extra"), registry="analytics.usage_event_ids")
+ARCHIVES = _Rule(
+    "analytics.message_archives", "event_time", removes_rows=True, registry="analytics.message_archive_ids"
+)
+# Archives come after events: those of erased events go, whoever sent them.
 CHUNKED = (
     EVENTS,
-    _Rule("analytics.message_archives", "event_time", removes_rows=True),
-    _Rule("raw.request_events", "usage_date", ("extra",)),
+    ARCHIVES,
+    _Rule("raw.request_events", "usage_date", ("extra",), registry="raw.request_event_ids"),
     _Rule("raw.provider_deltas", "usage_date", ("extra",)),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What all attempts of an erasure did: rows by table. `problems` are files that could not be rewritten."""
+    """What all attempts of an erasure did: rows by table. `problems` are files that could not be rewritten.
+
+    If nothing had the id: `was_erased_before` tells that an earlier erasure used the same pseudonym, and `near_spellings` are
+    ids that exist and differ only in case, Unicode composition or space.
+    """
 
     pseudonym: str
     counts: dict[str, int]
     problems: list[str] = field(default_factory=list)
+    was_erased_before: bool = False
+    near_spellings: list[str] = field(default_factory=list)
+
+    @property
+    def is_found(self) -> bool:
+        """Whether something had the id, now or before."""
+        return bool(self.counts or self.problems or self.was_erased_before)
 
 
 def erase(settings: Settings, user_id: str) -> Erasure:
@@ -74,12 +103,14 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         files = [each for each in archives(connection) if not each.deleted_at]
         if store is None and files:
             raise ArchiveUnavailable(f"ARCHIVE_URL: expected the place of {len(files)} archive files, came none")
-        work = _Work(connection, store, user_id, *_begin(connection, user_id))
+        work = _Work(connection, store, user_id, settings, *_begin(connection, user_id, settings))
         work.erase_live_rows()
         for rule in CHUNKED:
             work.erase_chunked(rule)
         work.erase_input("dead_letters")
         work.erase_input("event_conflicts")
+        work.erase_refused_archives()
+        work.forget_hashes()
         work.erase_landed(settings.landing_url)
         [(counts,)] = connection.execute(
             "select counts from ops.erasures where erasure_id = %s", (work.erasure_id,)
@@ -87,7 +118,7 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         if not work.problems:
             connection.execute(load("events/erasure/finish_erasure"), {"erasure_id": work.erasure_id})
         log.info("erasure %d as %s: %s", work.erasure_id, work.pseudonym, counts)
-        return Erasure(work.pseudonym, counts, work.problems)
+        return work.told(counts)
 
 
 @contextmanager
@@ -98,7 +129,7 @@ def _alone(connection: psycopg.Connection) -> Iterator[None]:
     yield
 
 
-def _begin(connection: psycopg.Connection, user_id: str) -> tuple[int, str]:
+def _begin(connection: psycopg.Connection, user_id: str, settings: Settings) -> tuple[int, str]:
     """The open erasure of this user, found by a salted hash, or a new one. The id itself is not stored."""
     for erasure_id, pseudonym, salt, proof in connection.execute(
         load("events/erasure/select_open_erasures")
@@ -106,7 +137,7 @@ def _begin(connection: psycopg.Connection, user_id: str) -> tuple[int, str]:
         if secrets.compare_digest(_proof(user_id, salt), proof):
             log.info("erasure %d goes on", erasure_id)
             return erasure_id, pseudonym
-    pseudonym, salt = f"erased-{secrets.token_hex(8)}", secrets.token_bytes(16)
+    pseudonym, salt = pseudonym_of(user_id, settings.erasure_secret), secrets.token_bytes(16)
     arguments = {"pseudonym": pseudonym, "salt": salt, "proof": _proof(user_id, salt)}
     [(erasure_id,)] = connection.execute(load("events/erasure/insert_erasure"), arguments).fetchall()
     return erasure_id, pseudonym
@@ -125,15 +156,20 @@ class _Work:
         connection: psycopg.Connection,
         store: ArchiveStore | None,
         user_id: str,
+        settings: Settings,
         erasure_id: int,
         pseudonym: str,
     ) -> None:
         self._connection = connection
         self._store = store
         self._user_id = user_id
+        self._who = Spellings(user_id)
+        self._names = {"user_id": user_id, "pseudonym": pseudonym}
+        self._timezone = settings.usage_timezone
         self.erasure_id = erasure_id
         self.pseudonym = pseudonym
         self.problems: list[str] = []
+        connection.execute(load("events/erasure/stage_erased_event"))
 
     def erase_live_rows(self) -> None:
         """Erases in events, and in tables of `analytics` with users, in one transaction and while no roll-up reads them.
@@ -144,16 +180,23 @@ class _Work:
         with changing(self._connection, EVENTS.table), self._connection.transaction():
             with lock_timeout(self._connection, CHANGE_WAIT_SECONDS, busy):
                 removing(self._connection, EVENTS.table)
+            common = {**self._names, "timezone": self._timezone}
+            self._connection.execute(load("events/erasure/touch_common_windows"), common)
             self._erase_rows(EVENTS)
+            [(merged,)] = self._connection.execute(load("events/erasure/merge_user_days"), self._names).fetchall()
+            self._note("analytics.usage_user_daily", merged)
             for (table,) in self._connection.execute(load("events/erasure/select_user_tables")).fetchall():
                 if table not in {rule.table for rule in CHUNKED}:
-                    self._update(table, compose.SQL(""), ())
-        self._update("usage.provider_usage", compose.SQL(""), ())
+                    self._change_rows(_Rule(table, ""))
+        with self._connection.transaction():
+            self._change_rows(_Rule("usage.provider_usage", ""))
 
     def erase_chunked(self, rule: _Rule) -> None:
         """Erases in the rows of a table and in its files under one lock, so that no row moves between them meanwhile."""
         with changing(self._connection, rule.table):
             self._erase_rows(rule)
+            if rule is EVENTS:
+                self._connection.execute(load("events/erasure/stage_erased_rows"), {"pseudonym": self.pseudonym})
             if self._store is None:
                 return
             delete_leftovers(self._connection, self._store, rule.table)
@@ -164,17 +207,13 @@ class _Work:
                     delete_file(self._connection, self._store, archive)
                     continue
                 try:
-                    with verified(self._store, archive) as reader:
-                        is_in = reader.has("user_id", self._user_id)
-                    if is_in:
-                        note = self._noting(f"file:{rule.table}")
-                        rewrite(self._connection, self._store, archive, self._change(rule), note=note)
+                    self._erase_file(self._store, rule, archive)
                 except ArchiveDamaged as damage:
                     self.problems.append(str(damage))
 
     def erase_input(self, name: str) -> None:
         """Erases in refused or conflicting input, one item at a time: an item may be large."""
-        wanted = {"needles": needles(self._user_id)}
+        wanted = {"needles": self._who.needles, "may_be_number": self._who.may_be_number}
         rows = self._connection.execute(load(f"events/erasure/find_{name}_of_user"), wanted).fetchall()
         for (number,) in rows:
             with self._connection.transaction():
@@ -183,19 +222,46 @@ class _Work:
                     continue
                 raw, raw_format, reason = row
                 if name == "dead_letters":
-                    erased = erased_letter(raw, raw_format, self._user_id, self.pseudonym)
+                    erased = erased_letter(raw, raw_format, self._who, self.pseudonym)
                 else:
-                    erased = erased_json(raw, self._user_id, self.pseudonym)
+                    erased = erased_json(raw, self._who, self.pseudonym)
                 if erased is not None:
                     self._replace_input(name, number, erased, reason)
                     self._note(f"ops.{name}", 1)
 
+    def erase_refused_archives(self) -> None:
+        """Removes the texts of archives that were refused or kept out, and belong to erased events, whoever sent them."""
+        for name, found in (("dead_letters", "find_archive_letters"), ("event_conflicts", "find_archive_conflicts")):
+            for (number,) in self._connection.execute(load(f"events/erasure/{found}")).fetchall():
+                with self._connection.transaction():
+                    row = self._connection.execute(load(f"events/erasure/lock_{name}"), {"number": number}).fetchone()
+                    if row is None or (name == "dead_letters" and not self._is_of_erased_event(row[0])):
+                        continue
+                    if (erased := without_free_text(row[0])) is not None:
+                        self._replace_input(name, number, erased, row[2])
+                        self._note(f"ops.{name}", 1)
+
+    def forget_hashes(self) -> None:
+        """Forgets the hashes that conflicts keep of what is erased."""
+        self._connection.execute(load("events/erasure/forget_conflict_hashes"))
+        self._connection.execute(load("events/erasure/forget_reason_hashes"))
+
     def erase_landed(self, landing_url: str | None) -> None:
         """Deletes files of the landing folder that were read and name the user."""
         if landing_url is not None:
-            erased = erase_landed(Landing(landing_url), needles(self._user_id))
+            erased = erase_landed(Landing(landing_url), self._who)
             self._note(f"landed:{DONE}", erased.deleted)
             self.problems.extend(erased.problems)
+
+    def told(self, counts: dict[str, int]) -> Erasure:
+        """The result. If nothing had the id, it says what may be meant."""
+        erasure = Erasure(self.pseudonym, counts, self.problems)
+        if erasure.is_found:
+            return erasure
+        wanted = {"pseudonym": self.pseudonym, "erasure_id": self.erasure_id}
+        if self._connection.execute(load("events/erasure/find_finished_erasure"), wanted).fetchone():
+            return replace(erasure, was_erased_before=True)
+        return replace(erasure, near_spellings=near_spellings(self._connection, self._user_id))
 
     # inside
 
@@ -208,55 +274,106 @@ class _Work:
             # Two rows differed only in what is erased. Now they are equal, and one is deleted.
             self._connection.execute(load(f"events/erasure/delete_{name}"), arguments)
 
+    def _is_of_erased_event(self, raw: bytes) -> bool:
+        members = members_of(raw)
+        event_id = dict(members or ()).get("event_id")
+        try:
+            found = self._connection.execute("select 1 from erased_event where event_id = %s", (UUID(event_id),))
+        except (AttributeError, TypeError, ValueError):
+            return False
+        return found.fetchone() is not None
+
     def _erase_rows(self, rule: _Rule) -> None:
         is_hyper = is_hypertable(self._connection, rule.table)
         found = (hypertable_chunks if is_hyper else chunks)(self._connection, rule.table)
         for chunk in found:
-            within = compose.SQL(" and {} >= %s and {} < %s").format(*[compose.Identifier(rule.key)] * 2)
-            bounds: tuple[object, ...] = (chunk.start, chunk.end)
+            bounds: tuple[object, object] = (chunk.start, chunk.end)
             if rule.key == "usage_date":
                 bounds = (chunk.start.date(), chunk.end.date())
-            if rule.removes_rows:
-                self._delete(rule.table, within, bounds, is_hyper=is_hyper)
-            else:
-                self._update(rule.table, within, bounds, rule.cleared, is_hyper=is_hyper)
+            with self._connection.transaction():
+                if is_hyper:
+                    # To change a row, TimescaleDB unpacks the compressed batch that has it. By default it refuses large ones.
+                    self._connection.execute("set local timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
+                self._change_rows(rule, bounds)
 
-    def _update(
-        self,
-        table: str,
-        within: compose.Composable,
-        bounds: tuple[object, ...],
-        cleared: tuple[str, ...] = (),
-        *,
-        is_hyper: bool = False,
-    ) -> None:
-        nulls = compose.SQL("").join(compose.SQL(", {} = null").format(compose.Identifier(name)) for name in cleared)
-        query = compose.SQL("update {} set user_id = %s{} where user_id = %s{}").format(relation(table), nulls, within)
-        self._execute(table, query, (self.pseudonym, self._user_id, *bounds), is_hyper)
+    def _change_rows(self, rule: _Rule, bounds: tuple[object, object] | None = None) -> None:
+        """Erases in the rows of a table, all or those between the bounds, in the caller's transaction."""
+        within: compose.Composable = compose.SQL("")
+        if bounds:
+            within = compose.SQL(" and {0} >= %(first)s and {0} < %(until)s").format(compose.Identifier(rule.key))
+        name = "rename_rows"
+        if rule.registry:
+            name = "delete_registered_rows" if rule.removes_rows else "rename_registered_rows"
+        query = composed(
+            f"events/erasure/{name}",
+            table=relation(rule.table),
+            registry=relation(rule.registry or ""),
+            cleared=compose.SQL("").join(
+                compose.SQL(", {} = null").format(compose.Identifier(each)) for each in rule.cleared
+            ),
+            within=within,
+        )
+        first, until = bounds or (None, None)
+        arguments = {**self._names, "first": first, "until": until}
+        [(rows,)] = self._connection.execute(query, arguments).fetchall()
+        self._note(rule.table, rows)
 
-    def _delete(self, table: str, within: compose.Composable, bounds: tuple[object, ...], *, is_hyper: bool) -> None:
-        query = compose.SQL("delete from {} where user_id = %s{}").format(relation(table), within)
-        self._execute(table, query, (self._user_id, *bounds), is_hyper)
+    def _erase_file(self, store: ArchiveStore, rule: _Rule, archive: Archive) -> None:
+        ids: set[str] = set()
+        if rule is ARCHIVES:
+            span = {"first": archive.chunk_start, "until": archive.chunk_end}
+            ids = {event_id for (event_id,) in self._connection.execute(load("events/erasure/select_erased_ids"), span)}
+        with verified(store, archive) as reader:
+            is_in = reader.has("user_id", [self._user_id]) or (bool(ids) and reader.has("event_id", ids))
+            times: dict[str, list[int]] = {}
+            if rule is EVENTS and (is_in or reader.has("user_id", [self.pseudonym])):
+                times = self._stage_erased(reader)
+        if not is_in:
+            return
+        forgotten: list[str] = []
 
-    def _execute(self, table: str, query: compose.Composed, arguments: tuple[object, ...], is_hyper: bool) -> None:
-        with self._connection.transaction():
-            if is_hyper:
-                # To change a row, TimescaleDB unpacks the compressed batch that has it. By default it refuses large batches.
-                self._connection.execute("set local timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
-            self._note(table, self._connection.execute(query, arguments).rowcount)
+        def note(rows: int) -> None:
+            self._note(f"file:{rule.table}", rows)
+            if times.get(self.pseudonym):
+                known = {"theirs": times[self._user_id], "known": times[self.pseudonym], "timezone": self._timezone}
+                self._connection.execute(load("events/erasure/touch_common_hours"), known)
+            if rule.registry:
+                query = composed("events/erasure/forget_hashes", registry=relation(rule.registry))
+                self._connection.execute(query, {"event_ids": forgotten})
 
-    def _noting(self, name: str) -> Callable[[int], None]:
-        return lambda rows: self._note(name, rows)
+        rewrite(self._connection, store, archive, self._change(rule, ids, forgotten), note=note)
+
+    def _stage_erased(self, reader: ParquetReader) -> dict[str, list[int]]:
+        """Notes the events of both names in a file: an attempt before this one may have renamed some. Returns their times."""
+        found: dict[str, list[int]] = {name: [] for name in self._names.values()}
+        for users, event_ids, times in reader.columns("user_id", "event_id", "event_time"):
+            places = [place for place, user in enumerate(users) if user in found]
+            arguments = {"event_ids": [event_ids[at] for at in places], "times": [times[at] for at in places]}
+            self._connection.execute(load("events/erasure/stage_erased_ids"), arguments)
+            for place in places:
+                found[users[place]].append(times[place])
+        return found
 
     def _note(self, name: str, rows: int) -> None:
         if rows:
             arguments = {"erasure_id": self.erasure_id, "name": name, "rows": rows}
             self._connection.execute(load("events/erasure/add_erasure_count"), arguments)
 
-    def _change(self, rule: _Rule) -> Callable[[list[str], Group], tuple[Group, int]]:
+    def _change(
+        self, rule: _Rule, ids: set[str], forgotten: list[str]
+    ) -> Callable[[list[str], Group], tuple[Group, int]]:
+        """What `rewrite` does with a group. `ids` are events whose rows go, too. `forgotten` gets the ids of changed rows."""
+
         def change(names: list[str], group: Group) -> tuple[Group, int]:
             users = group[names.index("user_id")]
-            places = [place for place, user in enumerate(users) if user == self._user_id]
+            events: list[str] = group[names.index("event_id")] if rule.registry else [""] * len(users)
+            places = [
+                place
+                for place, (user, event_id) in enumerate(zip(users, events, strict=True))
+                if user == self._user_id or event_id in ids
+            ]
+            if rule.registry:
+                forgotten.extend(events[place] for place in places)
             if rule.removes_rows:
                 gone = set(places)
                 return [[value for at, value in enumerate(each) if at not in gone] for each in group], len(places)

@@ -2,10 +2,11 @@
 
 import gzip
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from usage_pipeline.events.erasure.spellings import Spellings
 from usage_pipeline.events.landing.folder import BROKEN, DONE, Landing
 
 _READ_BYTES = 1 << 20
@@ -19,39 +20,43 @@ class LandedErasure:
     problems: list[str] = field(default_factory=list)
 
 
-def erase_landed(landing: Landing, needles: Sequence[bytes]) -> LandedErasure:
-    """Deletes the files of `done/` that hold one of the needles as a JSON string. Raises OSError."""
-    wanted = [b'"' + needle + b'"' for needle in needles]
+def erase_landed(landing: Landing, who: Spellings) -> LandedErasure:
+    """Deletes the files of `done/` that hold the id as a JSON string, or as the number of a user. Raises OSError."""
     erasure = LandedErasure()
     for address in landing.addresses(DONE):
-        if _holds(landing, address, wanted):
+        if _holds(landing, address, who.is_quoted_in, who.longest_bytes):
             landing.files.rm_file(landing.path(address))
             erasure.deleted += 1
     for address in landing.addresses(BROKEN):
-        if _holds(landing, address, wanted):
+        if _holds(landing, address, who.is_in, who.longest_bytes):
             erasure.problems.append(
                 f"{address}: it names the user and was not read to its end. Correct it or delete it"
             )
-    for file in landing.waiting():
-        if _holds(landing, file.address, wanted):
+    look = landing.look()
+    for file in look.files:
+        if _holds(landing, file.address, who.is_quoted_in, who.longest_bytes):
             erasure.problems.append(
-                f"{file.address}: it names the user and was not read yet. Run the erasure again after that"
+                f"{file.address}: it names the user and was not read yet, or cannot be moved. Run the erasure again after that"
             )
+    for address in look.unread:
+        if _holds(landing, address, who.is_in, who.longest_bytes):
+            erasure.problems.append(f"{address}: it names the user and is of no kind that is read. Delete it")
     return erasure
 
 
-def _holds(landing: Landing, address: str, wanted: Sequence[bytes]) -> bool:
-    """Whether a file holds one of the byte strings. A gzip file is decompressed; a broken one is read as far as possible."""
-    overlap = max(map(len, wanted)) - 1
+def _holds(landing: Landing, address: str, is_in: Callable[[bytes], bool], longest_bytes: int) -> bool:
+    """Whether a piece of a file is what we look for. A gzip file is decompressed; a broken one is read as far as possible."""
+    if address.endswith("/"):
+        return False
     with landing.files.open(landing.path(address), "rb") as stream:
         plain: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=stream) if ".gz" in address else stream
         rest = b""
         try:
             while piece := plain.read(_READ_BYTES):
                 text = rest + piece
-                if any(needle in text for needle in wanted):
+                if is_in(text):
                     return True
-                rest = text[-overlap:]
+                rest = text[-longest_bytes:]
         except (gzip.BadGzipFile, EOFError, zlib.error):
             return False
     return False

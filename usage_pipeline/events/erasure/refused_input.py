@@ -1,11 +1,10 @@
-"""Erases a user in refused or conflicting input: a random name replaces the id, and free-form parts go. Pure.
+"""Erases a user in refused or conflicting input: a pseudonym replaces the id, and free-form parts go. Pure.
 
-Only input whose `user_id` is the id counts as the user's: an id may be as short as `1`, and a dead letter that is changed
-wrongly would count for another key when it is replayed. Input that cannot be read is never replayed: there every occurrence
-is removed.
+Input with another user's `user_id` is not the user's: an id may be as short as `1`, and a dead letter that is changed wrongly
+would count for another key when it is replayed. Input without any is the user's when something else in it is the id. Input
+that cannot be read is never replayed: of the user's own only the pseudonym stays, and elsewhere every occurrence is removed.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +14,8 @@ import msgspec
 
 from usage_pipeline.drain.batch import raw_value
 from usage_pipeline.drain.event_queue import RequestEvent
+from usage_pipeline.events.erasure.redis_dump import texts_of
+from usage_pipeline.events.erasure.spellings import Members, Number, Spellings, members_of
 from usage_pipeline.events.ingest.model import MessageArchive, UsageEvent
 
 _FREE = {"prompt", "extra", "prompt_full", "response_full"}
@@ -24,50 +25,71 @@ _KNOWN = {
     *(set(UsageEvent.__struct_fields__) | set(MessageArchive.__struct_fields__)) - _FREE,
     *("upload_count", "total_file_size", "last_used_at"),
 }
+# The drain writes the hash of the stored event into the reason: with it, an erased id could be found by trying.
+_HASH = re.compile(r" \(hash [0-9a-f]+\)")
 
 
-def needles(user_id: str) -> list[bytes]:
-    """The byte strings that find input with the id: the id as it is, and as JSON may write it."""
-    written = {user_id, json.dumps(user_id)[1:-1], json.dumps(user_id, ensure_ascii=False)[1:-1]}
-    return sorted(text.encode() for text in written)
-
-
-def erased_json(raw: bytes, user_id: str, pseudonym: str) -> bytes | None:
+def erased_json(raw: bytes, who: Spellings, pseudonym: str) -> bytes | None:
     """A JSON object of that user without prompts, archives and unknown members; None when it is not the user's."""
-    try:
-        members = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _erased_bytes(raw, needles(user_id), pseudonym)
-    if not isinstance(members, dict):
-        return _erased_bytes(raw, needles(user_id), pseudonym)
-    if members.get("user_id") != user_id:
+    if not (who.is_quoted_in(raw) or who.is_in(raw)):
         return None
-    kept: dict[str, Any] = {name: value for name, value in members.items() if name in _KNOWN}
-    return msgspec.json.encode(kept | {"user_id": pseudonym})
+    members = members_of(raw)
+    if members is None:
+        return msgspec.json.encode({"user_id": pseudonym}) if who.owns(raw) else who.replaced(raw, pseudonym)
+    users = [value for name, value in members if name == "user_id"]
+    theirs = bool(users) and isinstance(users[-1], str) and bool(users[-1]) and not who.means(users[-1])
+    if not any(map(who.means, users)) and (theirs or not any(who.is_named(*each) for each in _free(members))):
+        return None
+    return _encoded(members, users[-1] if theirs else pseudonym)
 
 
-def erased_letter(raw: bytes, raw_format: str, user_id: str, pseudonym: str) -> bytes | None:
+def without_free_text(raw: bytes) -> bytes | None:
+    """A JSON object without prompts, archives and unknown members; None when it has none, or is no object."""
+    members = members_of(raw)
+    if members is None or not any(name in _FREE or name not in _KNOWN for name, _ in members):
+        return None
+    return _encoded(members, None)
+
+
+def erased_letter(raw: bytes, raw_format: str, who: Spellings, pseudonym: str) -> bytes | None:
     """The raw value of a dead letter without the user. None when it is not the user's."""
     if raw_format == "hash":
-        return _erased_hash(raw, user_id.encode(), pseudonym.encode())
+        return _erased_hash(raw, who, pseudonym.encode())
     if raw_format == "string":
-        return erased_json(raw, user_id, pseudonym)
+        return erased_json(raw, who, pseudonym)
     # Text in a Redis DUMP cannot be replaced: the DUMP has lengths and a checksum. It is never replayed, so it goes as a whole.
-    return b"" if _erased_bytes(raw, needles(user_id), pseudonym) is not None else None
+    return b"" if any(map(who.is_in, texts_of(raw))) else None
 
 
 def erased_reason(reason: str) -> str:
     """The reason with only what was expected: what came may be the value itself."""
     expected, came, _ = reason.partition(", came ")
-    return f"{expected}, came a value that was erased" if came else reason
+    return f"{_HASH.sub('', expected)}, came a value that was erased" if came else reason
 
 
-def _erased_hash(raw: bytes, user_id: bytes, pseudonym: bytes) -> bytes | None:
+def _free(members: Members) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in members if name not in _KNOWN or name == "user_id"]
+
+
+def _encoded(members: Members, user: Any) -> bytes:
+    """The known members as they were; the last one of a name counts. A known member that holds others is no value of it."""
+    kept = {name: _written(value) for name, value in members if name in _KNOWN and not isinstance(value, list)}
+    return msgspec.json.encode(kept if user is None else kept | {"user_id": _written(user)})
+
+
+def _written(value: Any) -> Any:
+    return msgspec.Raw(value.encode()) if isinstance(value, Number) else value
+
+
+def _erased_hash(raw: bytes, who: Spellings, pseudonym: bytes) -> bytes | None:
     fields = raw_value(raw, "hash")
     if not isinstance(fields, list):
         return None
     pairs = list(zip(fields[::2], fields[1::2], strict=False))
-    if (b"user_id", user_id) not in pairs:
+    users = [value for name, value in pairs if name == b"user_id"]
+    is_other = any(value and value != who.user_id.encode() for value in users)
+    named = [value for name, value in pairs if name == b"user_id" or name.decode("latin-1") not in _KNOWN]
+    if is_other or who.user_id.encode() not in named:
         return None
     kept = [
         (name, pseudonym if name == b"user_id" else value) for name, value in pairs if name.decode("latin-1") in _KNOWN
@@ -78,10 +100,3 @@ def _erased_hash(raw: bytes, user_id: bytes, pseudonym: bytes) -> bytes | None:
 
 def _flat(pairs: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     return [text for pair in pairs for text in pair]
-
-
-def _erased_bytes(raw: bytes, wanted: list[bytes], pseudonym: str) -> bytes | None:
-    """The bytes with the random name in place of each id that is not a part of a longer word. None without such an id."""
-    any_of_them = b"|".join(re.escape(each) for each in wanted)
-    erased, occurrences = re.subn(rb"(?<![\w-])(?:%b)(?![\w-])" % any_of_them, pseudonym.encode(), raw)
-    return erased if occurrences else None

@@ -202,8 +202,8 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
         )
         unknown = [
             Rejection(position, f"event_id: expected the id of a stored event, came {parsed[position].event_id}")
-            for position, _, stored_hash in unstored
-            if stored_hash is None
+            for position, _, _, is_known in unstored
+            if not is_known
         ]
         conflicts = [
             {
@@ -214,7 +214,8 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
                 "other_payload": bytes(items[position]),
                 "batch_id": batch.batch_id,
             }
-            for position, other_hash, stored_hash in unstored
+            for position, other_hash, stored_hash, _ in unstored
+            # An erased item has no hash, and its id stays: whatever comes again with it is a duplicate.
             if stored_hash is not None and stored_hash != other_hash
         ]
         if conflicts:

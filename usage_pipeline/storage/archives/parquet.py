@@ -4,7 +4,7 @@ Text, whole numbers, times to the microsecond, dates, booleans and bytea have th
 (jsonb, uuid, arrays) is kept as the text that PostgreSQL writes and reads.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -143,12 +143,23 @@ class ParquetReader:
         for number in range(self._file.num_row_groups):
             yield self._guarded(partial(self._group, number))
 
-    def has(self, column: str, value: str) -> bool:
-        """Whether a text column has that value. It reads only this column."""
+    def columns(self, *names: str) -> Iterator[Group]:
+        """The values of these columns only, in their order, one row group at a time."""
+
+        def read(number: int) -> Group:
+            table = self._file.read_row_group(number, columns=list(names))
+            return [_values(table.column(name)) for name in names]
+
+        for number in range(self._file.num_row_groups):
+            yield self._guarded(partial(read, number))
+
+    def has(self, column: str, values: Collection[str]) -> bool:
+        """Whether a text column has one of these values. It reads only this column."""
+        wanted = pa.array(list(values), pa.string())
 
         def is_in(number: int) -> bool:
             [found] = self._file.read_row_group(number, columns=[column])
-            return bool(pc.any(pc.equal(found, value)).as_py())
+            return bool(pc.any(pc.is_in(found, value_set=wanted)).as_py())
 
         return any(self._guarded(partial(is_in, number)) for number in range(self._file.num_row_groups))
 

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.sensors import landed_files as module
@@ -110,3 +111,31 @@ def test_the_run_that_the_sensor_asks_for_reads_the_files(
     assert (counts["files_stored"], counts["files_broken"], counts["inserted"]) == (1, 1, 1)
     assert [record.data["outcome"] for record in counts["files"].records] == ["stored", "broken"]
     assert postgres.execute("select count(*) from analytics.usage_events").fetchall() == [(1,)]
+
+
+def test_what_is_not_read_is_in_the_message_of_the_sensor_and_in_the_metadata_of_the_asset(
+    there: dg.Definitions, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    (tmp_path / "2026").mkdir()
+    for name in ("2026/u.jsonl", "u.csv", "u.ndjson"):
+        (tmp_path / name).write_bytes(b"{}\n")
+    said = str(look(there, instance).skip_reason)
+    assert "0 files wait" in said
+    assert "3 files are of no kind that is read, for example u.csv, u.ndjson, 2026/u.jsonl" in said
+    job = there.resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(instance=instance, asset_selection=[KEY])
+    [event_of] = result.asset_materializations_for_node("ops__landed_files")
+    assert event_of.metadata["files_not_read"].value == 3
+    assert "- `2026/u.jsonl`" in str(event_of.metadata["not_read"].value)
+    assert event_of.metadata["files_not_moved"].value == 0
+    checked = there.resolve_job_def("counter_checks").execute_in_process(instance=instance)
+    [evaluation] = [one for one in checked.get_asset_check_evaluations() if one.check_name == "folder_is_read"]
+    assert not evaluation.passed
+    assert "2026/u.jsonl" in str(evaluation.metadata["found"].value)
+
+
+def test_without_postgresql_the_sensor_waits(settings: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    away = {"landing_url": str(tmp_path), "database_url": SecretStr("postgresql://nobody@127.0.0.1:1/none")}
+    there = build_definitions({"settings": settings.model_copy(update=away)})
+    (tmp_path / "a.jsonl").write_bytes(b"{}\n")
+    assert "PostgreSQL does not answer" in str(look(there, instance).skip_reason)

@@ -39,6 +39,7 @@ CHECKS = {
     **{f"analytics/usage_{grain}.is_sum_of_days": False for grain in ("weekly", "monthly")},
     "analytics/usage_events.no_conflicts": False,
     "analytics/usage_events.no_dead_letters": False,
+    "ops/landed_files.folder_is_read": False,
     "ops/reconciliation.nothing_is_missing": False,
     "stats/popular_api_keys.has_no_gap": True,
 }
@@ -127,7 +128,7 @@ def test_the_hourly_checks_see_totals_that_are_wrong_and_what_was_refused(
     redis_client.rpush("event_queue", "junk")
     run(definitions, instance, "drain_now")
     checks = run(definitions, instance, "counter_checks")
-    assert len(checks) == 7
+    assert len(checks) == 8
     assert sorted(failed(checks)) == [
         "snapshots/api_key_deltas.no_dead_letters",
         "snapshots/request_events.no_dead_letters",

@@ -7,7 +7,8 @@ from pathlib import Path
 import psycopg
 
 from usage_pipeline.events.erasure.erase import erase
-from usage_pipeline.events.landing.folder import Landing, ingest_file
+from usage_pipeline.events.landing.folder import Landing
+from usage_pipeline.events.landing.reading import ingest_file
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.events import event
 

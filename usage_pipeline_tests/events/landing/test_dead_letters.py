@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from usage_pipeline.cli import app
-from usage_pipeline.events.landing.folder import Landing, ingest_file
+from usage_pipeline.events.landing.folder import Landing
+from usage_pipeline.events.landing.reading import ingest_file
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.events import archive, event
 

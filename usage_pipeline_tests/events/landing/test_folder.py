@@ -15,10 +15,10 @@ import fsspec
 import psycopg
 import pytest
 
-from usage_pipeline.events.landing import folder as module
-from usage_pipeline.events.landing.folder import (
+from usage_pipeline.events.landing import reading as module
+from usage_pipeline.events.landing.folder import Landing
+from usage_pipeline.events.landing.reading import (
     FileReport,
-    Landing,
     NoLandingError,
     ingest_file,
     ingest_landed,

@@ -75,7 +75,7 @@ def test_what_the_caller_must_mend_is_one_line_and_status_2(archived: None, run:
         (["archive", "restore", "yesterday"], {}, "DAY: expected a date YYYY-MM-DD"),
         (["archive", "restore", str(OLD)], {"ARCHIVE_URL": ""}, "ARCHIVE_URL: expected the folder or address"),
         (["erase-user", "user-1"], {"ARCHIVE_URL": ""}, "ARCHIVE_URL: expected the place of 2 archive files"),
-        (["erase-user", ""], {}, "ID: expected 1 to 200 characters"),
+        (["erase-user", ""], {}, "ID: expected 1 character or more"),
         (["archive", "list"], {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, "PostgreSQL does not answer"),
     ]:
         done = run(*arguments, **variables)
@@ -96,3 +96,25 @@ def test_a_user_is_erased_with_counts_by_table(archived: None, run: Run) -> None
     shown = run("erase-user", "user-2")
     assert "file:analytics.usage_events" in shown.stdout
     assert "user-2" not in shown.stdout + shown.stderr
+
+
+def test_a_user_whom_nothing_names_is_no_success(run: Run, postgres: psycopg.Connection, archiving: Settings) -> None:
+    store_events(postgres, archiving, day(0), {"user_id": "Ana@x.org"}, {"user_id": "jose\u0301"})
+    done = run("erase-user", "ana@x.org")
+    assert done.returncode == 1
+    assert "No such user: nothing has the id 'ana@x.org'. Nothing was erased." in done.stderr
+    assert "Did you mean 'Ana@x.org'?" in done.stderr
+    document = json.loads(run("erase-user", "jos\u00e9", "--json").stdout)
+    assert (document["success"], document["found"], document["near_spellings"]) == (False, False, ["jose\u0301"])
+    assert "as ASCII 'jose\\u0301'" in run("erase-user", "jos\u00e9").stderr
+    assert run("erase-user", "nobody").returncode == 1
+
+
+def test_a_user_who_was_erased_before_is_a_success(run: Run, postgres: psycopg.Connection, archiving: Settings) -> None:
+    store_events(postgres, archiving, day(0), {"user_id": "nora"})
+    secret = {"ERASURE_SECRET": "0123456789abcdef" * 2}
+    first = json.loads(run("erase-user", "nora", "--json", **secret).stdout)
+    again = run("erase-user", "nora", **secret)
+    assert again.returncode == 0
+    assert f"Erased before, as {first['pseudonym']}" in again.stdout
+    assert run("erase-user", "nora", ERASURE_SECRET="short").returncode == 2

@@ -1,0 +1,12 @@
+"""Erasures keep no hash of an erased id; faults of landed files. The statements are in the SQL file of the same name."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0018"
+down_revision = "0010"
+
+
+def upgrade() -> None:
+    op.get_bind().exec_driver_sql(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
