@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import psycopg
 
 from usage_pipeline.rollups.calendar import day_window
+from usage_pipeline.rollups.stale.dates import begin_dates, mark_made
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import load
 
@@ -51,5 +52,7 @@ def replace_issue_stats(
     }
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(hashtext(%s))", (ISSUE_STATS_TABLE,))
+        begin_dates(connection, ISSUE_STATS_TABLE, dates)
         rows = connection.execute(load("rollups/replace_daily_issue_stats"), parameters).fetchall()
+        mark_made(connection, ISSUE_STATS_TABLE, dates)
     return [IssueDay(*row) for row in rows]
