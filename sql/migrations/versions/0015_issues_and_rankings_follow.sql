@@ -1,3 +1,99 @@
+-- Times that are no time break a view for everybody: a difference of infinities is an error.
+
+update app.issues
+set created_at = case when isfinite(created_at) then created_at when isfinite(updated_at) then updated_at else now() end,
+    updated_at = case when isfinite(updated_at) then updated_at when isfinite(created_at) then created_at else now() end,
+    resolved_at = case
+        when isfinite(resolved_at) then resolved_at
+        when resolved_at is null then null
+        when isfinite(updated_at) then updated_at
+        else now()
+    end
+where not (isfinite(created_at) and isfinite(updated_at) and isfinite(coalesce(resolved_at, updated_at)));
+update app.comments
+set created_at = issue.created_at
+from app.issues as issue
+where issue.id = comments.issue_id
+  and not isfinite(comments.created_at);
+alter table app.issues
+    add constraint issues_have_finite_times
+    check (isfinite(created_at) and isfinite(updated_at) and (resolved_at is null or isfinite(resolved_at)));
+alter table app.comments add constraint comments_have_finite_times check (isfinite(created_at));
+
+-- Whose an issue and a comment is: columns say it, not how an id looks.
+
+alter table app.issues
+    add column loaded_project text check (length(loaded_project) <= 100),
+    add column loaded_number text check (length(loaded_number) <= 200),
+    add check ((loaded_project is null) = (loaded_number is null));
+alter table app.comments add column loaded_number bigint check (loaded_number > 0);
+comment on column app.issues.loaded_project is 'Project that `usage-pipeline load issues` loaded it for, empty without --project; null: an application wrote it';
+comment on column app.issues.loaded_number is 'Its number in that project; null: an application wrote it';
+comment on column app.comments.loaded_number is 'Number of a comment that the loader made up from a count, 1 and up for each issue; null: an application wrote it';
+
+-- What was loaded before left no mark. The loader knew no reporter, and applications know theirs.
+update app.issues
+set loaded_project = '',
+    loaded_number = id
+where reporter is null;
+-- It made comments up without an author, named <issue>-<k> from 1 up without a gap, and spread them evenly from the creation of the
+-- issue. What is not exactly so is an application's.
+with named as (
+    select
+        comment.id,
+        comment.issue_id,
+        comment.created_at - issue.created_at as after_issue,
+        substr(comment.id, length(comment.issue_id) + 2)::bigint as number
+    from app.comments as comment
+    join app.issues as issue on issue.id = comment.issue_id
+    where issue.loaded_project is not null
+      and comment.author is null
+      and comment.id ~ '-[1-9][0-9]{0,5}$'
+      and left(comment.id, length(comment.issue_id) + 1) = comment.issue_id || '-'
+      and substr(comment.id, length(comment.issue_id) + 2) ~ '^[1-9][0-9]{0,5}$'
+),
+without_gap as (
+    select *
+    from (
+        select
+            *,
+            row_number() over (partition by issue_id order by number) as position
+        from named
+    ) as counted
+    where number = position
+),
+measured as (
+    select
+        *,
+        max(number) over (partition by issue_id) as numbers,
+        max(after_issue) over (partition by issue_id) as longest
+    from without_gap
+),
+spread as (
+    select issue_id
+    from measured
+    group by issue_id
+    -- Each was rounded down to whole microseconds.
+    having bool_and(
+        abs(extract(epoch from after_issue)::numeric * numbers - extract(epoch from longest)::numeric * number)
+            <= 0.000001 * (numbers + number)
+    )
+)
+update app.comments as t
+set loaded_number = measured.number
+from measured
+where t.id = measured.id
+  and measured.issue_id in (select issue_id from spread);
+
+create unique index on app.issues (loaded_project, loaded_number) where loaded_project is not null;
+create unique index on app.comments (issue_id, loaded_number) where loaded_number is not null;
+
+-- Ten titles of a megabyte are an answer of ten.
+update stats.popular_issues
+set title = left(title, 299) || '…'
+where length(title) > 300;
+comment on column stats.popular_issues.title is 'What it is about; a title of more than 300 characters ends with … after 299';
+
 -- Dates of statistics and rankings: which were made, and whose source has changed since. A date without entries is made, too.
 
 create table ops.made_dates (
@@ -145,28 +241,26 @@ referencing old table as changed_rows
 for each statement
 execute function app.touch_issue_dates();
 
-create function app.touch_dates_of_changed_issue() returns trigger
+create function app.touch_dates_of_moved_issue() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     zone constant text := (select time_zone from ops.calendar);
     created_on constant date[] := array[(old.created_at at time zone zone)::date, (new.created_at at time zone zone)::date];
-    resolved_on constant date[] := array[(old.resolved_at at time zone zone)::date, (new.resolved_at at time zone zone)::date];
 begin
-    perform ops.touch_dates('{stats.daily_issue_stats}', created_on || resolved_on, 0);
-    if old.created_at <> new.created_at then
-        perform ops.touch_dates('{stats.popular_issues}', created_on, 6);
-    end if;
+    perform
+        ops.touch_dates('{stats.daily_issue_stats}', created_on, 0),
+        ops.touch_dates('{stats.popular_issues}', created_on, 6);
     return null;
 end
 $$;
-comment on function app.touch_dates_of_changed_issue is 'Notes which dates of statistics and rankings changed with an issue';
+comment on function app.touch_dates_of_moved_issue is 'Notes which dates of statistics and rankings changed with the time of an issue';
 create trigger touch_dates_updated
 after update on app.issues
 for each row
-when (old.created_at <> new.created_at or old.resolved_at is distinct from new.resolved_at)
-execute function app.touch_dates_of_changed_issue();
+when (old.created_at <> new.created_at)
+execute function app.touch_dates_of_moved_issue();
 
 create function app.touch_comment_dates() returns trigger
 language plpgsql security definer
@@ -370,3 +464,202 @@ left join sources on sources.table_name = tables.table_name
 left join windows on windows.grain = tables.grain
 left join waiting on waiting.grain = tables.grain;
 comment on column reporting.data_freshness.last_rolled_up_at is 'When anything of it was last rolled up or counted; null: never, or not known';
+
+-- When issues were resolved and opened again: with it an old day counts the same whenever it is made.
+
+create table app.issue_resolutions (
+    issue_id text not null references app.issues (id) on update cascade on delete cascade,
+    resolved_at timestamptz not null check (isfinite(resolved_at)),
+    reopened_at timestamptz check (isfinite(reopened_at)),
+    primary key (issue_id, resolved_at),
+    check (reopened_at >= resolved_at)
+);
+create index on app.issue_resolutions (resolved_at);
+comment on table app.issue_resolutions is 'History of issues: each time that one was RESOLVED or CLOSED, kept by triggers on app.issues';
+comment on column app.issue_resolutions.issue_id is 'Issue';
+comment on column app.issue_resolutions.resolved_at is 'When its status entered RESOLVED or CLOSED';
+comment on column app.issue_resolutions.reopened_at is 'When it left them again, by our clock; null: it did not. Before this was noted, openings again were not';
+insert into app.issue_resolutions (issue_id, resolved_at)
+select id, resolved_at
+from app.issues
+where resolved_at is not null;
+
+create function app.note_new_resolutions() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into app.issue_resolutions (issue_id, resolved_at)
+    select id, resolved_at
+    from changed_rows
+    where resolved_at is not null;
+    return null;
+end
+$$;
+comment on function app.note_new_resolutions is 'Notes when issues that come were resolved';
+create trigger note_new_resolutions
+after insert on app.issues
+referencing new table as changed_rows
+for each statement
+execute function app.note_new_resolutions();
+
+create function app.note_resolution() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    zone constant text := (select time_zone from ops.calendar);
+    days date[];
+begin
+    if new.resolved_at is null then
+        update app.issue_resolutions
+        set reopened_at = greatest(now(), resolved_at)
+        where issue_id = new.id
+          and reopened_at is null;
+        -- On a later day it changes nothing of the day on which it was resolved.
+        days := array(
+            select (resolved_at at time zone zone)::date
+            from app.issue_resolutions
+            where issue_id = new.id
+              and (resolved_at at time zone zone)::date = (reopened_at at time zone zone)::date
+        );
+    else
+        -- A correction, or a file that knows better, takes the place of what it contradicts.
+        days := array(select (resolved_at at time zone zone)::date from app.issue_resolutions where issue_id = new.id);
+        delete from app.issue_resolutions
+        where issue_id = new.id
+          and (reopened_at is null or resolved_at >= new.resolved_at);
+        update app.issue_resolutions
+        set reopened_at = new.resolved_at
+        where issue_id = new.id
+          and reopened_at > new.resolved_at;
+        insert into app.issue_resolutions (issue_id, resolved_at) values (new.id, new.resolved_at);
+        days := days || (new.resolved_at at time zone zone)::date;
+    end if;
+    perform ops.touch_dates('{stats.daily_issue_stats}', days, 0);
+    return null;
+end
+$$;
+comment on function app.note_resolution is 'Notes when an issue was resolved or opened again, and which days of statistics that changed';
+create trigger note_resolution
+after update on app.issues
+for each row
+when (old.resolved_at is distinct from new.resolved_at)
+execute function app.note_resolution();
+
+create function app.touch_dates_of_resolutions() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform ops.touch_dates('{stats.daily_issue_stats}', array_agg(distinct (resolved_at at time zone time_zone)::date), 0)
+    from changed_rows
+    cross join ops.calendar;
+    return null;
+end
+$$;
+comment on function app.touch_dates_of_resolutions is 'Notes which days of statistics changed with resolutions that went, also those of an issue that went';
+create trigger touch_dates_deleted
+after delete on app.issue_resolutions
+referencing old table as changed_rows
+for each statement
+execute function app.touch_dates_of_resolutions();
+
+comment on column stats.daily_issue_stats.resolved_count is 'Issues whose status entered RESOLVED or CLOSED on that day, and that were so at its end';
+
+-- Days that were made before their issues and comments came are made again. Openings again were not noted, so a day that has more
+-- resolved issues than are known now keeps them.
+with created as (
+    select (created_at at time zone time_zone)::date as date, count(*) as issues
+    from app.issues
+    cross join ops.calendar
+    group by 1
+),
+resolved as (
+    select (resolved_at at time zone time_zone)::date as date, count(*) as issues
+    from app.issues
+    cross join ops.calendar
+    where resolved_at is not null
+    group by 1
+),
+written as (
+    select (created_at at time zone time_zone)::date as date, count(*) as comments
+    from app.comments
+    cross join ops.calendar
+    group by 1
+)
+insert into ops.touched_dates (table_name, date)
+select 'stats.daily_issue_stats', stored.date
+from stats.daily_issue_stats as stored
+left join created using (date)
+left join resolved using (date)
+left join written using (date)
+where stored.created_count <> coalesce(created.issues, 0)
+   or stored.comment_count <> coalesce(written.comments, 0)
+   or stored.resolved_count < coalesce(resolved.issues, 0);
+
+create or replace view reporting.issue_flow as
+with changes as (
+    select
+        (issues.created_at at time zone current_day.time_zone)::date as day,
+        1 as opened
+    from app.issues
+    cross join reporting.current_day
+    union all
+    select
+        (resolutions.resolved_at at time zone current_day.time_zone)::date,
+        -1
+    from app.issue_resolutions as resolutions
+    cross join reporting.current_day
+    union all
+    select
+        (resolutions.reopened_at at time zone current_day.time_zone)::date,
+        1
+    from app.issue_resolutions as resolutions
+    cross join reporting.current_day
+    where resolutions.reopened_at is not null
+),
+days as (
+    select
+        day,
+        sum(sum(opened)) over (order by day) as open_issues
+    from (
+        select day, opened from changes
+        union all
+        select date, 0 from stats.daily_issue_stats
+    ) as all_days
+    group by day
+)
+select
+    counted.date as issue_date,
+    counted.created_count as created_issues,
+    counted.resolved_count as resolved_issues,
+    counted.created_count - counted.resolved_count as net_issues,
+    counted.comment_count as comments,
+    days.open_issues::bigint as open_issues
+from stats.daily_issue_stats as counted
+join days on days.day = counted.date;
+comment on column reporting.issue_flow.resolved_issues is 'Issues resolved or closed on that day, and so at its end';
+comment on column reporting.issue_flow.net_issues is 'created_issues less resolved_issues; issues that were opened again are in open_issues only';
+comment on column reporting.issue_flow.open_issues is 'Issues reported and not resolved at the end of the day (of today: by now): the backlog. From the issues themselves, so it needs no statistics of earlier days';
+
+create or replace view reporting.time_to_resolve_by_week as
+select
+    week_start,
+    count(*) as resolved_issues,
+    round((percentile_cont(0.5) within group (order by days_to_resolve))::numeric, 1) as median_days_to_resolve,
+    round((percentile_cont(0.9) within group (order by days_to_resolve))::numeric, 1) as p90_days_to_resolve
+from (
+    select
+        date_trunc('week', issues.resolved_at at time zone current_day.time_zone)::date as week_start,
+        -- Resolved before it was reported: nobody knows how long that took.
+        case
+            when issues.resolved_at >= issues.created_at
+            then extract(epoch from issues.resolved_at - issues.created_at) / 86400
+        end as days_to_resolve
+    from app.issues
+    cross join reporting.current_day
+    where issues.resolved_at is not null
+) as resolved
+group by week_start;
+comment on column reporting.time_to_resolve_by_week.median_days_to_resolve is 'Half of them took at most so many days from report to resolution; those with a resolution before the report are left out';

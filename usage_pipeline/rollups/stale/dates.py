@@ -1,7 +1,7 @@
 """Dates of rankings and issue statistics: which were made, and which must be made again since their source changed.
 
-Triggers on the sources write `ops.touched_dates`. Whoever makes a date forgets its touches first, then reads the source. What commits
-in between is in the result or leaves a touch, or both.
+Triggers on the sources write `ops.touched_dates`. Whoever makes a date forgets its touches first, and then reads the source.
+What commits in between is in the result or leaves a touch, or both.
 """
 
 from collections.abc import Iterable, Sequence
