@@ -55,14 +55,15 @@ def replace_issue_stats(
         begin_dates(connection, ISSUE_STATS_TABLE, dates)
         rows = connection.execute(query, issue_day_bounds(dates, now, settings)).fetchall()
         mark_made(connection, ISSUE_STATS_TABLE, dates)
-        found = [
-            (IssueDay(day, *after, is_changed, is_late=is_changed and was_closed and day < today), after, before)
-            for day, *after, is_changed, before, was_closed in rows
-        ]
+        found, late = list[IssueDay](), list[dict[str, object]]()
+        for day, created, resolved, comments, is_changed, before, was_closed in rows:
+            is_late = is_changed and was_closed and day < today
+            found.append(IssueDay(day, created, resolved, comments, is_changed, is_late))
+            if is_late:
+                late.append(_late(day, before, (created, resolved, comments)))
         with connection.cursor() as cursor:
-            late = [_late(one.date, after, before) for one, after, before in found if one.is_late]
             cursor.executemany(load("rollups/insert_late_data"), late)
-    return [one for one, _, _ in found]
+    return found
 
 
 def issue_day_bounds(dates: Sequence[date], now: datetime, settings: Settings) -> dict[str, object]:
@@ -77,8 +78,8 @@ def issue_day_bounds(dates: Sequence[date], now: datetime, settings: Settings) -
     }
 
 
-def _late(day: date, after: Sequence[int], before: Sequence[int]) -> dict[str, object]:
-    """The row of ops.late_data: issues created, issues resolved and comments as they are, and as they were."""
+def _late(day: date, before: Sequence[int], after: Sequence[int]) -> dict[str, object]:
+    """The row of ops.late_data: issues created, issues resolved and comments as they were, and as they are."""
     names = ("created_count", "resolved_count", "comment_count")
-    now, then = (Jsonb(dict(zip(names, counts, strict=True))) for counts in (after, before))
+    then, now = (Jsonb(dict(zip(names, counts, strict=True))) for counts in (before, after))
     return {"table_name": ISSUE_STATS_TABLE, "usage_date": day, "before": then, "after": now}

@@ -1,6 +1,7 @@
 """The sensor of late statistics, and the runs that it asks for."""
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import psycopg
@@ -16,14 +17,13 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 ISSUES = RANKINGS[0]
 
 
-def tick(definitions: dg.Definitions, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+def tick(definitions: dg.Definitions, instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
+    """A tick as the daemon evaluates it: its run requests and cursor."""
     context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=definitions)
-    result = definitions.resolve_sensor_def("late_stats")(context)
-    assert isinstance(result, dg.SensorResult)
-    return result
+    return definitions.resolve_sensor_def("late_stats").evaluate_tick(context)
 
 
-def ranges(result: dg.SensorResult) -> list[tuple[str | None, set[str], str, str]]:
+def ranges(result: Any) -> list[tuple[str | None, set[str], str, str]]:
     """Of each request: the job, the assets, the first and the last date."""
     return [
         (
