@@ -100,7 +100,7 @@ def _rows_of_csv(first: str, file: IO[str]) -> Iterator[Found]:
         except StopIteration:
             return
         except csv.Error as error:
-            if _is_place_lost(lines.of_record):
+            if _is_place_lost(lines.of_record, delimiter):
                 said = f"expected CSV up to line {reader.line_num}, came: {error}. Nothing after that was read"
                 yield line, "", Malformed(said)
                 return
@@ -111,9 +111,15 @@ def _rows_of_csv(first: str, file: IO[str]) -> Iterator[Found]:
             yield line, "", _row(header, columns, values)
 
 
-def _is_place_lost(record: Sequence[str]) -> bool:
+def _is_place_lost(record: Sequence[str], delimiter: str) -> bool:
     """Whether the end of a record with an error is unknown. It is known of a single line with all its quotes closed."""
-    return len(record) != 1 or record[0].count('"') % 2 == 1 or len(record[0]) > MAX_FIELD_CHARACTERS
+    if len(record) != 1 or record[0].count('"') % 2 == 1:
+        return True
+    try:
+        # Read leniently, an open quote would swallow the next line.
+        return len(list(csv.reader([*record, "next"], delimiter=delimiter))) != 2
+    except csv.Error:
+        return True
 
 
 def _row(header: Sequence[str], columns: Mapping[str, Sequence[int]], values: Sequence[str]) -> Row | Malformed:

@@ -161,7 +161,9 @@ def test_lines_inside_a_long_title_are_no_issues(tmp_path: Path, postgres: psyco
     assert [row[0] for row in stored(postgres)] == ["3", "1"]
 
 
-@pytest.mark.parametrize("broken", ['"a"b', '"over\ntwo"b', '"a"b,"open'], ids=["closed", "lines", "open"])
+@pytest.mark.parametrize(
+    "broken", ['"a"b', '"over\ntwo"b', '"a"b,"open', '"a"b","c'], ids=["closed", "lines", "open", "even"]
+)
 def test_after_a_broken_quote_the_rest_is_read_only_if_it_is_known_where_it_begins(
     broken: str, tmp_path: Path, postgres: psycopg.Connection
 ) -> None:
