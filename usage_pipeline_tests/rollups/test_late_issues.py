@@ -172,6 +172,12 @@ def test_the_check_finds_a_day_that_is_wrong_and_a_day_that_waits_too_long(
     assert faults(postgres, settings) == [
         "2024-02-10: 7 created, 0 resolved, 0 comments are stored; the issues have 1, 0, 0. Materialize the day again"
     ]
+    # More that were resolved than are known is a fault since the history is kept.
+    replace_issue_stats(postgres, DAY, DAY, settings=settings)
+    postgres.execute("update stats.daily_issue_stats set resolved_count = 1 where date = %s", (DAY,))
+    assert faults(postgres, settings) == []
+    postgres.execute("update ops.calendar set resolutions_noted_since = '2020-01-01'")
+    assert [fault[:34] for fault in faults(postgres, settings)] == ["2024-02-10: 1 created, 1 resolved,"]
     add(postgres, "b")
     assert faults(postgres, settings) == []
     assert overdue_stat_faults(postgres, settings=settings, now=now + timedelta(hours=1)) == []

@@ -484,6 +484,10 @@ select id, resolved_at
 from app.issues
 where resolved_at is not null;
 
+-- Of days before, nobody knows which issues were opened again.
+alter table ops.calendar add column resolutions_noted_since timestamptz not null default now();
+comment on column ops.calendar.resolutions_noted_since is 'Since when app.issue_resolutions has every resolution and opening again';
+
 create function app.note_new_resolutions() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
