@@ -166,6 +166,7 @@ begin
     return null;
 end
 $$;
+revoke execute on function ops.touch_rankings_of_usage from public;
 comment on function ops.touch_rankings_of_usage is 'Notes that the rankings of seven dates changed for each day that did. Arguments: the tables of rankings, the columns that count';
 
 create trigger touch_rankings_inserted
@@ -229,6 +230,7 @@ begin
     return null;
 end
 $$;
+revoke execute on function app.touch_issue_dates from public;
 comment on function app.touch_issue_dates is 'Notes which dates of statistics and rankings changed with issues that came or went';
 create trigger touch_dates_inserted
 after insert on app.issues
@@ -255,6 +257,7 @@ begin
     return null;
 end
 $$;
+revoke execute on function app.touch_dates_of_moved_issue from public;
 comment on function app.touch_dates_of_moved_issue is 'Notes which dates of statistics and rankings changed with the time of an issue';
 create trigger touch_dates_updated
 after update on app.issues
@@ -302,6 +305,7 @@ begin
     return null;
 end
 $$;
+revoke execute on function app.touch_comment_dates from public;
 comment on function app.touch_comment_dates is 'Notes which dates of statistics and rankings changed with comments';
 create trigger touch_dates_inserted
 after insert on app.comments
@@ -500,6 +504,7 @@ begin
     return null;
 end
 $$;
+revoke execute on function app.note_new_resolutions from public;
 comment on function app.note_new_resolutions is 'Notes when issues that come were resolved';
 create trigger note_new_resolutions
 after insert on app.issues
@@ -544,6 +549,7 @@ begin
     return null;
 end
 $$;
+revoke execute on function app.note_resolution from public;
 comment on function app.note_resolution is 'Notes when an issue was resolved or opened again, and which days of statistics that changed';
 create trigger note_resolution
 after update on app.issues
@@ -562,6 +568,7 @@ begin
     return null;
 end
 $$;
+revoke execute on function app.touch_dates_of_resolutions from public;
 comment on function app.touch_dates_of_resolutions is 'Notes which days of statistics changed with resolutions that went, also those of an issue that went';
 create trigger touch_dates_deleted
 after delete on app.issue_resolutions
