@@ -19,6 +19,7 @@ from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
 from usage_pipeline.defs.assets.windows import usage_events_source, window_assets
 from usage_pipeline.defs.checks.counters import counter_asset_checks
 from usage_pipeline.defs.checks.freshness import freshness_checks, with_freshness_policies
+from usage_pipeline.defs.checks.issues import follows_issues
 from usage_pipeline.defs.checks.rankings import ranking_asset_checks
 from usage_pipeline.defs.checks.windows import window_asset_checks
 from usage_pipeline.defs.jobs import JOBS
@@ -65,6 +66,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
         asset_checks=[
             *window_asset_checks(),
             *ranking_asset_checks(),
+            follows_issues,
             *counter_asset_checks(),
             freshness_checks(settings),
         ],

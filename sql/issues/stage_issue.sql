@@ -1,6 +1,7 @@
 -- Where the lines of a file of issues land before they are stored, times in epoch microseconds; emptied at each commit.
 create temporary table if not exists staged_issue (
     line bigint,
+    number text,
     id text,
     title text,
     status text,

@@ -1,10 +1,12 @@
--- Stores the staged issues; right ones stay untouched. Without a title in the file, a stored one stays and a new one is made up.
+-- Stores the staged issues; right ones stay untouched. Without a title or views in the file, stored ones
+-- stay, and a new issue gets a title that is made up and no views.
 with source as (
     select
         staged.id,
+        staged.number,
         coalesce(staged.title, stored.title, 'Issue ' || staged.id) as title,
         staged.status,
-        staged.view_count,
+        coalesce(staged.view_count, stored.view_count, 0) as view_count,
         timestamptz 'epoch' + staged.created_us * interval '1 microsecond' as created_at,
         timestamptz 'epoch' + staged.updated_us * interval '1 microsecond' as updated_at,
         timestamptz 'epoch' + staged.resolved_us * interval '1 microsecond' as resolved_at,
@@ -13,8 +15,10 @@ with source as (
     left join app.issues as stored on stored.id = staged.id
 ),
 written as (
-    insert into app.issues as t (id, title, status, view_count, created_at, updated_at, resolved_at)
-    select id, title, status, view_count, created_at, updated_at, resolved_at
+    insert into app.issues as t (
+        id, title, status, view_count, created_at, updated_at, resolved_at, loaded_project, loaded_number
+    )
+    select id, title, status, view_count, created_at, updated_at, resolved_at, %(project)s, number
     from source
     order by id
     on conflict (id) do update
@@ -23,11 +27,12 @@ written as (
         view_count = excluded.view_count,
         created_at = excluded.created_at,
         updated_at = excluded.updated_at,
-        resolved_at = excluded.resolved_at
-    where (t.title, t.status, t.view_count, t.created_at, t.updated_at, t.resolved_at)
+        resolved_at = excluded.resolved_at,
+        loaded_project = excluded.loaded_project
+    where (t.title, t.status, t.view_count, t.created_at, t.updated_at, t.resolved_at, t.loaded_project)
         is distinct from (
             excluded.title, excluded.status, excluded.view_count, excluded.created_at, excluded.updated_at,
-            excluded.resolved_at
+            excluded.resolved_at, excluded.loaded_project
         )
     returning id
 )

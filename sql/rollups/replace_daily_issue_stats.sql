@@ -1,41 +1,7 @@
--- Replaces days of stats.daily_issue_stats that follow each other; rows that are right already stay untouched. Each moment is
--- looked up among the first moments of the days, so years take one pass over what lies in them.
-with day as (
-    select date, position
-    from unnest(%(dates)s::date[]) with ordinality as one (date, position)
-),
-created as (
-    select width_bucket(created_at, %(firsts)s::timestamptz[]) as position, count(*) as issues
-    from app.issues
-    where created_at >= %(first)s
-      and created_at < %(until)s
-    group by 1
-),
-resolved as (
-    select width_bucket(resolved_at, %(firsts)s::timestamptz[]) as position, count(*) as issues
-    from app.issues
-    where resolved_at >= %(first)s
-      and resolved_at < %(until)s
-    group by 1
-),
-written as (
-    select width_bucket(created_at, %(firsts)s::timestamptz[]) as position, count(*) as comments
-    from app.comments
-    where created_at >= %(first)s
-      and created_at < %(until)s
-    group by 1
-),
-source as (
-    select
-        day.date,
-        coalesce(created.issues, 0) as created_count,
-        coalesce(resolved.issues, 0) as resolved_count,
-        coalesce(written.comments, 0) as comment_count
-    from day
-    left join created using (position)
-    left join resolved using (position)
-    left join written using (position)
-),
+-- Replaces days of stats.daily_issue_stats that follow each other; rows that are right already stay untouched. With what was stored
+-- before, and whether that was made after the end of its day.
+with
+{counted},
 changed as (
     -- Only what differs is inserted, so that a re-run uses up no ids.
     insert into stats.daily_issue_stats as t (date, created_count, resolved_count, comment_count)
@@ -61,7 +27,13 @@ select
     source.created_count,
     source.resolved_count,
     source.comment_count,
-    changed.date is not null as is_changed
+    changed.date is not null as is_changed,
+    array[stored.created_count, stored.resolved_count, stored.comment_count] as before,
+    coalesce(coalesce(made.made_at, stored.updated_at) >= (%(ends)s::timestamptz[])[source.position], false) as was_closed
 from source
 left join changed using (date)
+left join stats.daily_issue_stats as stored on stored.date = source.date
+left join ops.made_dates as made
+    on made.table_name = 'stats.daily_issue_stats'
+    and made.date = source.date
 order by source.date;

@@ -1,7 +1,7 @@
 -- Issues created in the `ranking_window` of replace_ranking.sql: current views, and the comments written before its end.
 select
     issue.id,
-    issue.title,
+    case when length(issue.title) > 300 then left(issue.title, 299) || '…' else issue.title end as title,
     issue.view_count,
     (
         select count(*)

@@ -4,11 +4,12 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 from rich.console import Console
 
-from usage_pipeline.commands.options import AsJson
+from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
 
@@ -25,26 +26,34 @@ def issues(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE.csv",
-            help="Columns: number, created_at, updated_at, closed_at, state, comments, reactions; title is optional.",
+            metavar="FILE",
+            help="CSV or JSON with number, created_at, updated_at, closed_at, state, comments, and if known reactions, title. "
+            "Exports of `gh issue list --json` and of Jira have them under their own names.",
         ),
     ],
+    project: Annotated[
+        str | None,
+        typer.Option(help="Project of the issues, such as owner/name. Needed when several projects are loaded."),
+    ] = None,
+    timezone: Annotated[
+        str, typer.Option(help="Time zone of times without an offset, such as Europe/Vienna. Jira writes such times.")
+    ] = "UTC",
     as_json: AsJson = False,
 ) -> None:
-    """Load issues and their comments from a CSV file. To load the same file again changes nothing."""
+    """Load issues and their comments from a file. To load the same file again changes nothing."""
     from usage_pipeline.issues.load import load_issues
     from usage_pipeline.storage.postgres import connect
 
     with closing(connect(load_settings())) as connection:
-        report = load_issues(connection, file)
+        report = load_issues(connection, file, project=project, zone=_zone(timezone))
     if as_json:
         print_json({"success": report.is_success, "issues": report.issues, **asdict(report)})
     else:
         rows = [
-            ("issues", report.issues, report.new_issues, report.changed_issues, 0),
-            ("comments", None, report.new_comments, report.changed_comments, report.removed_comments),
+            ("issues", report.lines, report.bad, report.new_issues, report.changed_issues, 0),
+            ("comments", None, None, report.new_comments, report.changed_comments, report.removed_comments),
         ]
-        print_table(f"Loaded {file.name}", ["what", "in the file", "new", "changed", "removed"], rows)
+        print_table(f"Loaded {file.name}", ["what", "in the file", "refused", "new", "changed", "removed"], rows)
         if report.repeated:
             Console().print(f"{report.repeated:,} lines repeat another line.")
         for bad in report.bad_lines:
@@ -52,3 +61,10 @@ def issues(
         if report.bad > len(report.bad_lines):
             Console(stderr=True).print(f"and {report.bad - len(report.bad_lines):,} more bad lines")
     raise typer.Exit(0 if report.is_success else 1)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise UsageError(f"--timezone: expected a time zone such as UTC or Europe/Vienna, came {name[:60]!r}") from None

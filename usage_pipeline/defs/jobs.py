@@ -96,7 +96,7 @@ ranking_jobs = {
     of_issues: dg.define_asset_job(
         "issue_ranking" if of_issues else "usage_rankings",
         selection=_partitioned(*(ranking_key(one) for one in RANKINGS if is_of_issues(one) == of_issues)),
-        description=f"Makes dates of stats/popular_{'issues' if of_issues else '*'} again, and writes the newest to Redis.",
+        description=f"Makes dates of stats/popular_{'issues' if of_issues else '*'} again, and writes that of today to Redis.",
     )
     for of_issues in (True, False)
 }

@@ -1,21 +1,38 @@
-"""CSV files of issues: the header, and the rules of a line. Pure, except that it reads the file line by line."""
+"""Files of issues: the rules of a row. Pure, except that it reads the file line by line; the formats are in `formats.py`."""
 
-import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import IO
 
 from usage_pipeline import values
+from usage_pipeline.issues.formats import WrongLayout, count_of, rows_of
 from usage_pipeline.values import Malformed
 
-REQUIRED_COLUMNS = ("number", "created_at", "updated_at", "closed_at", "state", "comments", "reactions")
-_STATUSES = {"open": "OPEN", "closed": "CLOSED"}
+# GitHub's states and Jira's usual statuses. Jira's own names for others belong to one of three categories.
+_STATUSES = {
+    **dict.fromkeys(("open", "opened", "reopened", "to do", "new", "backlog"), "OPEN"),
+    **dict.fromkeys(("in progress", "in_progress", "in review"), "IN_PROGRESS"),
+    **dict.fromkeys(("resolved", "done"), "RESOLVED"),
+    "closed": "CLOSED",
+}
+_DONE = ("RESOLVED", "CLOSED")
 # Comments are made up from their count; a slip of the pen must not become a billion rows.
 MAX_COMMENTS = 100_000
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
+# Rankings show titles: ten of a megabyte would be an answer of ten.
+MAX_TITLE_CHARACTERS = 1_000
+# A count has at most 19 digits, whatever zeros come before.
+_MAX_COUNT_CHARACTERS = 40
+_NUMBER = re.compile(r"[0-9]{1,18}|[A-Za-z][A-Za-z0-9_]{0,29}-[0-9]{1,18}")
+_ISO_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,6})?)?( ?(Z|UTC|[+-][0-9]{2}:?[0-9]{2}))?"
+)
+_JIRA_TIME = re.compile(
+    r"([0-9]{1,2})/([A-Za-z]{3})/([0-9]{2}|[0-9]{4}) ([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?(?: ([AP]M))?"
+)
+# Not strptime's: those follow the language of the machine.
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 # Clocks of others may be ahead by so much.
 _AHEAD = timedelta(days=1)
 
@@ -26,12 +43,12 @@ class IssueFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """A good line. `title` is None when the file has none."""
+    """A good line. `title` and `view_count` are None when the file has none."""
 
-    id: str
+    number: str
     title: str | None
     status: str
-    view_count: int
+    view_count: int | None
     comments: int
     created_at: datetime
     updated_at: datetime
@@ -46,122 +63,124 @@ class BadLine:
     reason: str
 
 
-def read_issues(path: Path, now: datetime) -> Iterator[tuple[int, Issue | BadLine]]:
-    """The lines of the file with their numbers, one at a time.
+def read_issues(path: Path, now: datetime, zone: tzinfo = UTC) -> Iterator[tuple[int, Issue | BadLine]]:
+    """The lines of the file with their numbers, one at a time. Times without an offset are of `zone`.
 
-    Raises IssueFileError when the file does not exist, is not UTF-8, or has no header or no lines.
+    Raises IssueFileError when the file does not exist, is not UTF-8, has no known columns, or has no lines.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             is_empty = True
-            for found in _lines(path, file, now):
+            for line, place, row in rows_of(file):
                 is_empty = False
-                yield found
+                try:
+                    if isinstance(row, Malformed):
+                        raise row
+                    yield line, parsed_issue(row, now, zone)
+                except Malformed as malformed:
+                    yield line, BadLine(line, f"{place}{malformed}")
     except OSError as error:
-        raise IssueFileError(f"{path}: expected a CSV file, came: {error.strerror or error}") from None
+        raise IssueFileError(f"{path}: expected a CSV or JSON file, came: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise IssueFileError(f"{path}: expected UTF-8, came: {error.reason}; nothing was loaded") from None
+    except WrongLayout as wrong:
+        raise IssueFileError(f"{path}: {wrong}") from None
     if is_empty:
         raise IssueFileError(f"{path}: expected at least one issue, came none")
 
 
-def parsed_issue(row: Mapping[str, str], now: datetime) -> Issue:
-    """The issue of a line. Raises Malformed."""
-    number = values.identifier_text("number", row["number"].strip())
-    state = row["state"].strip()
-    if (status := _STATUSES.get(state)) is None:
-        raise Malformed(f"state: expected open or closed, came {_shown(state)}")
-    comments = _count("comments", row)
+def parsed_issue(row: Mapping[str, str], now: datetime, zone: tzinfo = UTC) -> Issue:
+    """The issue of a row, whose names are ours. Raises Malformed."""
+    number = row["number"].strip()
+    if not _NUMBER.fullmatch(number):
+        raise Malformed(f"number: expected digits, or a key such as PROJ-12, came {_shown(number)}")
+    status = _status(row["state"].strip(), row.get("status_category", "").strip())
+    comments = _count("comments", row["comments"])
     if comments > MAX_COMMENTS:
         raise Malformed(f"comments: expected at most {MAX_COMMENTS}, came {comments}")
-    if comments and len(f"{number}-{comments}") > values.MAX_ID_CHARACTERS:
-        # Comments are named by the number and their own.
-        longest = values.MAX_ID_CHARACTERS - len(f"-{comments}")
-        raise Malformed(f"number: expected at most {longest} characters with comments, came {len(number)}")
-    created_at, updated_at = (_time(name, row[name], now) for name in ("created_at", "updated_at"))
+    created_at, updated_at = (_time(name, row[name], now, zone) for name in ("created_at", "updated_at"))
     if updated_at < created_at:
         raise Malformed(f"updated_at: expected {created_at:%F %T} (created_at) or later, came {updated_at:%F %T}")
     return Issue(
-        id=number,
+        number=number,
         title=_title(row.get("title", "")),
         status=status,
-        view_count=_count("reactions", row),
+        view_count=_count("reactions", row["reactions"]) if "reactions" in row else None,
         comments=comments,
         created_at=created_at,
         updated_at=updated_at,
-        resolved_at=_closed_at(row["closed_at"], status, created_at, now),
+        resolved_at=_closed_at(row["closed_at"].strip(), status, created_at, now, zone),
     )
 
 
-def _lines(path: Path, file: IO[str], now: datetime) -> Iterator[tuple[int, Issue | BadLine]]:
-    reader = csv.reader(file, strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise IssueFileError(f"{path}: line 1: expected a header, came: {error}") from None
-    if sorted(header) not in (sorted(REQUIRED_COLUMNS), sorted((*REQUIRED_COLUMNS, "title"))):
-        raise IssueFileError(
-            f"{path}: line 1: expected the columns {', '.join(REQUIRED_COLUMNS)} and optionally title, "
-            f"came {_shown(', '.join(header)) if header else 'none'}"
-        )
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            # A quote that is never closed takes all that follows with it.
-            yield line, BadLine(line, f"expected CSV up to line {reader.line_num}, came: {error}")
-            continue
-        if row:
-            yield line, _issue_or_reason(line, header, row, now)
+def _status(state: str, category: str) -> str:
+    found = _STATUSES.get(state.casefold()) or (_STATUSES.get(category.casefold()) if state else None)
+    if found is None:
+        raise Malformed(f"state: expected open or closed, came {_shown(state)}")
+    return found
 
 
-def _issue_or_reason(line: int, header: Sequence[str], row: Sequence[str], now: datetime) -> Issue | BadLine:
-    if len(row) != len(header):
-        return BadLine(line, f"expected {len(header)} values, came {len(row)}")
-    try:
-        return parsed_issue(dict(zip(header, row, strict=True)), now)
-    except Malformed as malformed:
-        return BadLine(line, str(malformed))
-
-
-def _closed_at(text: str, status: str, created_at: datetime, now: datetime) -> datetime | None:
-    text = text.strip()
-    if status == "OPEN":
+def _closed_at(text: str, status: str, created_at: datetime, now: datetime, zone: tzinfo) -> datetime | None:
+    if status not in _DONE:
         if text:
             raise Malformed(f"closed_at: expected none for an open issue, came {_shown(text)}")
         return None
     if not text:
         raise Malformed("closed_at: expected the time at which the issue was closed, came none")
-    closed_at = _time("closed_at", text, now)
+    closed_at = _time("closed_at", text, now, zone)
     if closed_at < created_at:
         raise Malformed(f"closed_at: expected {created_at:%F %T} (created_at) or later, came {closed_at:%F %T}")
     return closed_at
 
 
-def _time(name: str, text: str, now: datetime) -> datetime:
+def _time(name: str, text: str, now: datetime, zone: tzinfo) -> datetime:
     text = text.strip()
     try:
-        if not _TIME.fullmatch(text):
-            raise ValueError
-        at = datetime.fromisoformat(text).replace(tzinfo=UTC)
-    except ValueError:
-        raise Malformed(f"{name}: expected a time YYYY-MM-DD HH:MM:SS in UTC, came {_shown(text)}") from None
+        at = _parsed_time(text, zone).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Malformed(
+            f"{name}: expected a time such as 2019-03-18 10:59:01, 2019-03-18T10:59:01Z or 18/Mar/19 10:59 AM, "
+            f"came {_shown(text)}"
+        ) from None
     if at > now + _AHEAD:
-        raise Malformed(f"{name}: expected a time that has passed, came {text}")
+        raise Malformed(f"{name}: expected a time that has passed, came {_shown(text)}")
     return at
 
 
-def _count(name: str, row: Mapping[str, str]) -> int:
-    return values.count(name, row[name].strip().encode())
+def _parsed_time(text: str, zone: tzinfo) -> datetime:
+    """Raises ValueError for another format, or a time that there is not."""
+    if _ISO_TIME.fullmatch(text):
+        # Without the blank that some write before the offset.
+        at = datetime.fromisoformat(re.sub(r" ?(UTC|Z)$", "Z", re.sub(r" ([+-])", r"\1", text)))
+        return at if at.tzinfo else at.replace(tzinfo=zone)
+    match = _JIRA_TIME.fullmatch(text)
+    if match is None:
+        raise ValueError
+    day, month, year, hour, minute, second, half = match.groups()
+    hours = int(hour)
+    if half:
+        if not 1 <= hours <= 12:
+            raise ValueError
+        hours = hours % 12 + (12 if half == "PM" else 0)
+    years = int(year) + (2000 if len(year) == 2 else 0)
+    months = _MONTHS.index(month.casefold()) + 1
+    return datetime(years, months, int(day), hours, int(minute), int(second or 0), tzinfo=zone)
+
+
+def _count(name: str, text: str) -> int:
+    text = count_of(text.strip())
+    if len(text) > _MAX_COUNT_CHARACTERS:
+        raise Malformed(f"{name}: expected an integer, came {_shown(text)}")
+    return values.count(name, text.encode())
 
 
 def _title(text: str) -> str | None:
     if "\0" in text:
         raise Malformed(f"title: expected no NUL character, came one at position {text.index(chr(0))}")
-    return text.strip() or None
+    title = text.strip()
+    if len(title) > MAX_TITLE_CHARACTERS:
+        raise Malformed(f"title: expected at most {MAX_TITLE_CHARACTERS} characters, came {len(title)}")
+    return title or None
 
 
 def _shown(text: str) -> str:

@@ -1,7 +1,7 @@
 """Rankings in Redis (contracts §1.8): `popular:<ranking>`, a JSON array that lives five minutes. Readers look here first."""
 
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime
 
 import msgspec
 import psycopg
@@ -29,19 +29,26 @@ def publish_ranking(cache: AnyRedis, ranking: Ranking, entries: Sequence[dict[st
     cache.set(ranking.cache_key, cached_text(entries), ex=CACHE_SECONDS)
 
 
-def publish_newest(
-    connection: psycopg.Connection, ranking: Ranking, replaced: date, *, settings: Settings
+def publish_current(
+    connection: psycopg.Connection,
+    ranking: Ranking,
+    replaced: Iterable[date],
+    *,
+    settings: Settings,
+    now: datetime | None = None,
 ) -> str | None:
-    """Publishes the newest stored ranking after the ranking of `replaced` was replaced, unless the newest is of a later date.
+    """Publishes the ranking of today in USAGE_TIMEZONE, empty or not, after rankings of the dates `replaced` were replaced.
 
-    Returns None, or why it could not be published. Readers find it in the database all the same.
+    If today is not among them, it publishes nothing: what is popular now does not change with an old date. Returns None, or why
+    it could not be published. Readers find it in the database all the same.
     """
+    today = (now or datetime.now(UTC)).astimezone(settings.timezone).date()
+    if today not in replaced:
+        return None
     with connection.transaction():
-        # While we hold this lock, nobody replaces the ranking. So an older ranking is never published after a newer one.
+        # While we hold this lock, nobody replaces the ranking. So an older state is never published after a newer one.
         lock_ranking(connection, ranking)
-        entries = read_ranking(connection, ranking)
-        if entries and str(entries[0]["rankingDate"]) > replaced.isoformat():
-            return None
+        entries = read_ranking(connection, ranking, today)
         try:
             _publish(ranking, entries, settings)
         except _REDIS_ERRORS as error:

@@ -13,6 +13,7 @@ from psycopg.rows import tuple_row
 from pydantic.alias_generators import to_camel
 
 from usage_pipeline.rollups.calendar import day_window
+from usage_pipeline.rollups.stale.dates import begin_dates, mark_made
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import column_list, composed, relation
 from usage_pipeline.values import utc_text
@@ -144,12 +145,15 @@ def replace_rankings(
 ) -> list[RankingReport]:
     """Replaces the ranking of several dates, each once, with one statement. The reports are in the order of the dates.
 
-    If a day has no roll-up yet, or is not over, its ranking is made from what is stored.
+    If a day has no roll-up yet, or is not over, its ranking is made from what is stored. A ranking may be empty.
     """
-    parameters = ranking_windows(days, settings)
+    dates = sorted(set(days))
+    parameters = ranking_windows(dates, settings)
     with connection.transaction():
         lock_ranking(connection, ranking)
+        begin_dates(connection, ranking.table, dates)
         rows = connection.execute(ranking.compose("rollups/replace_ranking"), parameters).fetchall()
+        mark_made(connection, ranking.table, dates)
     return [RankingReport(ranking, *row) for row in rows]
 
 
@@ -159,13 +163,14 @@ def lock_ranking(connection: psycopg.Connection, ranking: Ranking) -> None:
 
 
 def read_ranking(connection: psycopg.Connection, ranking: Ranking, day: date | None = None) -> list[dict[str, object]]:
-    """The entries of that ranking date, best first. Without `day`: of the newest date with entries. May be an empty list.
+    """The entries of that ranking date, best first. Without `day`: of the newest date that was made. May be an empty list.
 
     They are cached and served as JSON: names in camelCase, times and dates in ISO 8601 (UTC).
     """
     names = ["rankingDate", "rank", "id", "title", "score", *map(to_camel, ranking.parts)]
     with connection.cursor(row_factory=tuple_row) as cursor:
-        rows = cursor.execute(ranking.compose("rollups/select_ranking"), {"day": day}).fetchall()
+        parameters = {"day": day, "table_name": ranking.table}
+        rows = cursor.execute(ranking.compose("rollups/select_ranking"), parameters).fetchall()
     return [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
 
 

@@ -10,6 +10,7 @@ import pytest
 from usage_pipeline.issues.load import load_issues
 from usage_pipeline.rollups.issue_stats import IssueDay, replace_issue_stats
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs import clock
 from usage_pipeline_tests.rigs.issues import made_up_file, recomputed_days, row_versions, stored_days
 
 MICROSECOND = timedelta(microseconds=1)
@@ -78,7 +79,7 @@ def test_a_day_that_changes_keeps_its_id_and_says_when(settings: Settings, postg
     assert [row[1] for row in postgres.execute(query)] == [1, 2, 4]
 
 
-def test_what_is_resolved_later_or_reopened_leaves_its_old_day_as_it_was(
+def test_what_is_closed_later_or_opened_again_leaves_its_old_day_as_it_was(
     settings: Settings, postgres: psycopg.Connection
 ) -> None:
     noon = datetime(2025, 3, 30, 12, tzinfo=UTC)
@@ -88,7 +89,13 @@ def test_what_is_resolved_later_or_reopened_leaves_its_old_day_as_it_was(
     assert (day.created_count, day.resolved_count) == (1, 1)
     postgres.execute("update app.issues set status = 'OPEN'")
     [day] = replace_issue_stats(postgres, DAY, DAY, settings=settings)
-    assert (day.created_count, day.resolved_count, day.is_changed) == (1, 0, True)
+    assert (day.created_count, day.resolved_count, day.is_changed) == (1, 1, False)
+    # Closed again today, it was resolved on both days.
+    postgres.execute("update app.issues set status = 'CLOSED'")
+    [day] = replace_issue_stats(postgres, DAY, DAY, settings=settings)
+    assert (day.created_count, day.resolved_count, day.is_changed) == (1, 1, False)
+    [today] = replace_issue_stats(postgres, clock.today(), clock.today(), settings=settings)
+    assert today.resolved_count == 1
 
 
 def test_today_counts_until_now_and_a_day_to_come_is_refused(settings: Settings, postgres: psycopg.Connection) -> None:

@@ -9,7 +9,7 @@ import pytest
 import redis
 from psycopg import errors, sql
 
-from usage_pipeline.rollups.ranking_cache import CACHE_SECONDS, publish_newest
+from usage_pipeline.rollups.ranking_cache import CACHE_SECONDS, publish_current
 from usage_pipeline.rollups.rankings import (
     RANKINGS,
     Ranking,
@@ -151,7 +151,7 @@ def test_a_rerun_touches_no_row_and_a_change_only_those_that_it_moves(
     assert versions(postgres)[0] == before[0]
 
 
-def test_dates_without_candidates_have_no_rows_and_the_newest_stored_date_is_read(
+def test_dates_without_candidates_have_no_rows_and_the_newest_date_that_was_made_is_read(
     settings: Settings, postgres: psycopg.Connection
 ) -> None:
     assert read_ranking(postgres, ISSUES) == []
@@ -160,7 +160,8 @@ def test_dates_without_candidates_have_no_rows_and_the_newest_stored_date_is_rea
     reports = replace_rankings(postgres, ISSUES, days, settings=settings)
     assert [report.rows for report in reports] == [0, 0, *[1] * 7, 0, 0]
     assert [report.ranking_date for report in reports] == days
-    assert read_ranking(postgres, ISSUES)[0]["rankingDate"] == "2025-04-05"
+    assert read_ranking(postgres, ISSUES, days[8])[0]["rankingDate"] == "2025-04-05"
+    assert read_ranking(postgres, ISSUES) == []
     assert read_ranking(postgres, ISSUES, days[0]) == []
 
 
@@ -245,33 +246,32 @@ def test_the_lineage_names_columns_that_there_are(ranking: Ranking, postgres: ps
         assert column in columns(table)
 
 
-def test_the_newest_date_is_published_and_a_backfill_of_an_old_one_is_not(
+def test_the_ranking_of_the_current_day_is_published_for_five_minutes(
     settings: Settings, postgres: psycopg.Connection, redis_client: redis.Redis
 ) -> None:
     add_issue(postgres, "a", views=1)
     replace_rankings(postgres, ISSUES, [DAY, DAY + timedelta(days=1)], settings=settings)
-    assert publish_newest(postgres, ISSUES, DAY, settings=settings) is None
+    next_noon = NOON + timedelta(days=1)
+    assert publish_current(postgres, ISSUES, [DAY], settings=settings, now=next_noon) is None
     assert not redis_client.exists("popular:issues")
-    assert publish_newest(postgres, ISSUES, DAY + timedelta(days=1), settings=settings) is None
+    assert publish_current(postgres, ISSUES, [DAY + timedelta(days=1)], settings=settings, now=next_noon) is None
     assert msgspec.json.decode(redis_client.get("popular:issues") or b"") == read_ranking(postgres, ISSUES)
     assert 0 < redis_client.ttl("popular:issues") <= CACHE_SECONDS
 
 
-def test_a_date_without_candidates_publishes_what_a_reader_of_the_database_gets(
+def test_the_current_day_is_the_one_of_the_time_zone(
     settings: Settings, postgres: psycopg.Connection, redis_client: redis.Redis
 ) -> None:
-    assert publish_newest(postgres, ISSUES, DAY, settings=settings) is None
+    east = settings.model_copy(update={"usage_timezone": "Pacific/Kiritimati"})
+    assert publish_current(postgres, ISSUES, [DAY], settings=east, now=NOON) is None
+    assert not redis_client.exists("popular:issues")
+    assert publish_current(postgres, ISSUES, [DAY + timedelta(days=1)], settings=east, now=NOON) is None
     assert redis_client.get("popular:issues") == b"[]"
-    add_issue(postgres, "a")
-    replace_ranking(postgres, ISSUES, DAY, settings=settings)
-    replace_ranking(postgres, ISSUES, DAY + timedelta(days=20), settings=settings)
-    assert publish_newest(postgres, ISSUES, DAY + timedelta(days=20), settings=settings) is None
-    assert msgspec.json.decode(redis_client.get("popular:issues") or b"") == read_ranking(postgres, ISSUES)
 
 
 def test_without_redis_the_answer_is_why(settings: Settings, postgres: psycopg.Connection) -> None:
     away = settings.model_copy(update={"redis_url": type(settings.redis_dsn)("redis://:hunter2@127.0.0.1:1")})
-    problem = publish_newest(postgres, ISSUES, DAY, settings=away)
+    problem = publish_current(postgres, ISSUES, [DAY], settings=away, now=NOON)
     assert problem is not None
     assert "127.0.0.1:1" in problem
     assert "hunter2" not in problem

@@ -118,9 +118,20 @@ def test_none_of_our_functions_can_be_called(analyst: psycopg.Connection) -> Non
         assert refused(analyst, f"select {name}({nulls})"), f"{function} can be called"
 
 
-def test_what_runs_with_the_owners_rights_is_one_function_and_not_for_everyone(postgres: psycopg.Connection) -> None:
+def test_what_runs_with_the_owners_rights_is_one_function_and_triggers_and_not_for_everyone(
+    postgres: psycopg.Connection,
+) -> None:
     definers = [name for name, is_definer in postgres.execute(FUNCTIONS, (SCHEMAS,)) if is_definer]
-    assert definers == ["analytics.changed_hours()"]
+    # Triggers on tables that applications write. Nobody else may put them on a table of his own.
+    triggers = postgres.execute(
+        "select oid::regprocedure::text, array(select grantee::regrole::text from aclexplode(proacl)), proconfig from pg_proc"
+        " where prosecdef and prorettype = 'trigger'::regtype and pronamespace::regnamespace::text = any(%s)",
+        (SCHEMAS,),
+    ).fetchall()
+    assert {name.partition(".")[0] for name, _, _ in triggers} == {"app", "ops"}
+    for name, grantees, path in triggers:
+        assert (grantees, path) == (["postgres"], ["search_path=pg_catalog, pg_temp"]), name
+    assert sorted(set(definers) - {name for name, _, _ in triggers}) == ["analytics.changed_hours()"]
     [(owner_only, path)] = postgres.execute(
         "select array(select grantee::regrole::text from aclexplode(proacl) order by 1), proconfig"
         " from pg_proc where oid = 'analytics.changed_hours'::regproc"

@@ -1,4 +1,6 @@
-"""Posts of the external API for callers without a token: few requests at once, one per post. A post is kept for a minute.
+"""Posts of the external API for callers without a token: few requests at once, one per post; more get the fallback at once.
+
+A post is kept for a minute, a fallback for some seconds: while the API is away, not every reader waits for all tries.
 
 One thread stores the fetched posts, with one connection at a time, so that these callers do not use up the pool.
 """
@@ -16,8 +18,7 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from usage_pipeline.api.metrics.counts import Metrics
-from usage_pipeline.api.problems import unavailable
-from usage_pipeline.enrichment.posts import Post, external_client, fetch_post
+from usage_pipeline.enrichment.posts import Post, external_client, fallback, fetch_post
 from usage_pipeline.enrichment.retry_rules import RetryPolicy
 from usage_pipeline.enrichment.store import store_posts
 from usage_pipeline.settings import Settings
@@ -28,6 +29,9 @@ FETCHES_AT_ONCE = 8
 # Requests that wait for these, all together.
 MOST_WAITING = 200
 CACHE_SECONDS = 60.0
+# A later success shall replace a fallback soon.
+FALLBACK_SECONDS = 8.0
+# Of posts, and as many of fallbacks: anybody may ask for two thousand million posts that there are not.
 CACHED_POSTS = 1_000
 # The answer does not wait longer than this for its post to be stored; the next fetch stores it as well.
 STORE_SECONDS = 3.0
@@ -52,12 +56,13 @@ class PostDesk:
         self._metrics = metrics
         self._timer = timer
         self._cache: OrderedDict[int, tuple[float, Post]] = OrderedDict()
+        self._fallbacks: OrderedDict[int, tuple[float, Post]] = OrderedDict()
         self._fetches: dict[int, asyncio.Task[Post]] = {}
         self._waiting = 0
         self._storing = ThreadPoolExecutor(1, thread_name_prefix="external-posts")
 
     async def post(self, post_id: int) -> Post:
-        """The post, or its fallback. Raises Problem (503) when too many requests are running."""
+        """The post, or its fallback: at once when it was the answer some seconds ago, or when too many requests are running."""
         cached = self._cached(post_id)
         self._metrics.cache_lookup("external_post", "hit" if cached else "miss")
         if cached:
@@ -65,9 +70,7 @@ class PostDesk:
         fetch = self._fetches.get(post_id)
         if self._waiting >= MOST_WAITING or (fetch is None and len(self._fetches) >= FETCHES_AT_ONCE):
             self._metrics.external_posts.labels("turned_away").inc()
-            raise unavailable(
-                f"this server is fetching {len(self._fetches)} posts for {self._waiting} requests, and takes no more now"
-            )
+            return fallback(post_id)
         if fetch is None:
             # A task of its own: whoever asked first may go away, and others wait for the same post.
             fetch = self._fetches[post_id] = asyncio.create_task(self._fetched(post_id))
@@ -87,19 +90,27 @@ class PostDesk:
         await asyncio.to_thread(self._storing.shutdown, cancel_futures=True)
 
     def _cached(self, post_id: int) -> Post | None:
-        fetched_at, post = self._cache.get(post_id, (0.0, None))
-        return post if post and self._timer() - fetched_at < CACHE_SECONDS else None
+        for kept, seconds in ((self._cache, CACHE_SECONDS), (self._fallbacks, FALLBACK_SECONDS)):
+            found = kept.get(post_id)
+            if found and self._timer() - found[0] < seconds:
+                return found[1]
+        return None
+
+    def _keep(self, kept: OrderedDict[int, tuple[float, Post]], post: Post) -> None:
+        kept[post.id] = self._timer(), post
+        kept.move_to_end(post.id)
+        while len(kept) > CACHED_POSTS:
+            kept.popitem(last=False)
 
     async def _fetched(self, post_id: int) -> Post:
         fetched_at = datetime.now(UTC)
         post = await fetch_post(self._client, post_id, self._policy)
         self._metrics.external_posts.labels("fallback" if post.is_fallback else "fetched").inc()
-        if not post.is_fallback:
-            # Fallbacks are not stored here: anybody may ask for two thousand million posts that there are not.
-            self._cache[post_id] = self._timer(), post
-            self._cache.move_to_end(post_id)
-            while len(self._cache) > CACHED_POSTS:
-                self._cache.popitem(last=False)
+        if post.is_fallback:
+            # Not stored: the table would grow by whatever anybody asks for.
+            self._keep(self._fallbacks, post)
+        else:
+            self._keep(self._cache, post)
             await self._stored(post, fetched_at)
         return post
 

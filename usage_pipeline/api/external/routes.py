@@ -55,12 +55,13 @@ PostId = Annotated[
     "/posts/{id}",
     summary="A post of the external API",
     response_model=ExternalPost | UnavailablePost,
-    responses=problems.responses(422, 500, 503),
+    responses=problems.responses(422, 500),
 )
 async def external_post(request: Request, id: PostId) -> Response:  # the contract's name
     """The post; or a substitute with `"error": true` if the API does not give it or does not have it. Both are a 200.
 
-    An answer is kept in memory for a minute. 503 with Retry-After means that too many posts are being fetched.
+    A post is kept in memory for a minute, a substitute for eight seconds. While too many posts are being fetched, it is a
+    substitute at once.
     """
     desk: PostDesk = request.app.state.posts
     return JSONResponse((await desk.post(id)).document())

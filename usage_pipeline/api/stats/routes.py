@@ -34,7 +34,7 @@ _SCHEMA = {
         "id": {"type": "integer", "format": "int64", "description": "Number of the row. It never changes"},
         "date": {"type": "string", "format": "date", "description": "Day in USAGE_TIMEZONE"},
         "createdCount": {**_COUNT, "description": "Issues created on that day"},
-        "resolvedCount": {**_COUNT, "description": "Issues resolved or closed on that day that are not open again"},
+        "resolvedCount": {**_COUNT, "description": "Issues resolved or closed on that day, and so at its end"},
         "commentCount": {**_COUNT, "description": "Comments written on that day"},
         "createdAt": {"type": "string", "format": "date-time", "description": "When the day was first counted"},
     },

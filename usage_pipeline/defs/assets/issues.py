@@ -52,8 +52,8 @@ def issue_stats_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
         owners=OWNERS,
         kinds={"postgres"},
         description=f"Issues created, issues resolved and comments written per day. Table `{ISSUE_STATS_TABLE}`. A run makes "
-        "each day again from `app.issues` and `app.comments`. Unchanged data give the same numbers, and a backfill is always "
-        "safe, even over years.",
+        "each day again from `app.issues`, its history `app.issue_resolutions`, and `app.comments`. An old day counts the same "
+        "whenever it is made, and a backfill is always safe, even over years.",
         metadata=table_metadata(ISSUE_STATS_TABLE),
         retry_policy=IO_RETRY,
     )
@@ -76,4 +76,4 @@ def issue_stats_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
 
 def _metadata(day: IssueDay) -> dict[str, Any]:
     counts = {"created": day.created_count, "resolved": day.resolved_count, "comments": day.comment_count}
-    return row_counts(1, int(day.is_changed), counts)
+    return {**row_counts(1, int(day.is_changed), counts), "late_data": day.is_late}

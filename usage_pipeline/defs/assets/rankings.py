@@ -12,7 +12,7 @@ from usage_pipeline.defs.partitions.calendar import STATS_BACKFILL_POLICY
 from usage_pipeline.defs.partitions.runs import Metadata, PartitionEvents, all_at_once
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.plots.series import ranking_picture
-from usage_pipeline.rollups.ranking_cache import publish_newest
+from usage_pipeline.rollups.ranking_cache import publish_current
 from usage_pipeline.rollups.rankings import (
     RANKING_DAYS,
     RANKINGS,
@@ -63,7 +63,7 @@ def _ranking_asset(ranking: Ranking, partitions: dg.PartitionsDefinition[str]) -
         owners=OWNERS,
         kinds={"postgres", "redis"},
         description=f"{ranking.title}: the ten best of the seven days up to a date. Table `{ranking.table}`. A run makes each "
-        f"date again from {sources}, and writes the newest date to Redis as `{ranking.cache_key}`.",
+        f"date again from {sources}, and writes that of today to Redis as `{ranking.cache_key}`.",
         metadata=table_metadata(ranking.table),
         retry_policy=IO_RETRY,
     )
@@ -73,7 +73,7 @@ def _ranking_asset(ranking: Ranking, partitions: dg.PartitionsDefinition[str]) -
             def replace(keys: Sequence[str]) -> dict[str, Metadata]:
                 days = [date.fromisoformat(key) for key in keys]
                 reports = replace_rankings(connection, ranking, days, settings=settings)
-                problem = publish_newest(connection, ranking, days[-1], settings=settings)
+                problem = publish_current(connection, ranking, days, settings=settings)
                 if problem:
                     context.log.warning(
                         f"Redis did not take {ranking.cache_key}; readers get it from PostgreSQL: {problem}"

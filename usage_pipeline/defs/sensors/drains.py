@@ -10,6 +10,7 @@ import dagster as dg
 from usage_pipeline.defs.assets.daily import daily_key
 from usage_pipeline.defs.assets.snapshots import drained_metadata, output_keys
 from usage_pipeline.defs.jobs import daily_tables, one_at_a_time
+from usage_pipeline.defs.sensors.late_stats import late_stats_sensor
 from usage_pipeline.defs.sensors.late_windows import late_windows_sensor
 from usage_pipeline.defs.sensors.missed import missed_partitions_sensor
 from usage_pipeline.drain.rounds import METRICS_FAMILIES, TOKEN_FAMILIES, DrainImpossible, RoundReport, drain_once
@@ -30,7 +31,7 @@ DRAIN_SENSORS = ("drain_metrics", "drain_tokens")
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Two drain sensors with the intervals of contracts §5, and the sensors for late days, late windows, missed partitions."""
+    """Two drain sensors with the intervals of contracts §5, and the sensors of late data and missed partitions."""
     status = dg.DefaultSensorStatus.RUNNING if settings.enable_job_scheduler else dg.DefaultSensorStatus.STOPPED
     return [
         _drain_sensor(
@@ -51,6 +52,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         ),
         _late_days_sensor(status),
         late_windows_sensor(settings, status),
+        late_stats_sensor(settings, status),
         missed_partitions_sensor(settings, status),
     ]
 

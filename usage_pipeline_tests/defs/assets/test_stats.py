@@ -138,12 +138,14 @@ def test_a_ranking_shows_its_entries_and_the_newest_one_is_published(
 
 
 def test_without_redis_the_ranking_is_stored_and_the_run_says_so(
-    settings: Settings, instance: dg.DagsterInstance, postgres: psycopg.Connection, tmp_path: Path
+    settings: Settings, instance: dg.DagsterInstance, postgres: psycopg.Connection
 ) -> None:
-    load_issues(postgres, made_up_file(tmp_path / "issues.csv", date(2024, 1, 1), 30))
+    postgres.execute(
+        "insert into app.issues (id, title, status) select n::text, 't', 'OPEN' from generate_series(1, 12) as n"
+    )
     away = settings.model_copy(update={"redis_url": type(settings.redis_dsn)("redis://:hunter2@127.0.0.1:1")})
     definitions = build_definitions({"settings": away})
-    day = date(2024, 1, 30)
+    day = today()
     result = run(definitions, instance, "issue_ranking", day, day)
     [event] = result.get_asset_materialization_events()
     assert "127.0.0.1:1" in event.materialization.metadata["cache"].value

@@ -1,0 +1,1 @@
+"""What must be made again, since what it counts changed."""
