@@ -146,10 +146,12 @@ def _regressions(found: Sequence[OpenRegressions], _: Settings) -> Iterator[Aler
             "counter-regression",
             "warning",
             f"Merchant counters lower than their stored values: {one.count}",
-            f"Redis lost {one.count} counters. The latest is {one.metric_type} of {one.merchant_id} on {one.day}. The "
-            "stored values stay. What was counted since then is not added yet.",
-            "`usage-pipeline status` lists the counters. If Redis really lost them, `usage-pipeline counters accept-reset` "
-            "adds what was counted since then.",
+            f"{one.count} counters fell: Redis lost them, or somebody lowered them. The latest is {one.metric_type} of "
+            f"{one.merchant_id} on {one.day}. The stored values stay.",
+            f"`usage-pipeline status {one.day}` lists the counters of that day. If Redis lost them (they began at zero again), "
+            "`usage-pipeline counters accept-reset` adds what was counted since then. If somebody lowered them (refunds, "
+            'cancelled orders), `usage-pipeline counters accept-correction --reason "..."` stores the lower values. Each '
+            "command leaves alone what looks like the other case.",
         )
 
 
