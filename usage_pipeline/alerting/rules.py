@@ -12,6 +12,7 @@ from usage_pipeline.alerting.facts import (
     Aggregation,
     BacklogAge,
     ExpiringTokenKeys,
+    FallenOdometers,
     MissingUsage,
     OpenDeadLetters,
     OpenRegressions,
@@ -171,6 +172,22 @@ def _missing_usage(found: Sequence[MissingUsage], _: Settings) -> Iterator[Alert
         )
 
 
+def _fallen_odometers(found: Sequence[FallenOdometers], _: Settings) -> Iterator[Alert]:
+    for one in found:
+        yield Alert(
+            "redis-went-back",
+            f"redis-went-back:{one.family}",
+            "failure",
+            f"Redis lost data of {one.family}",
+            f"At {one.fallen_at:%Y-%m-%d %H:%M %Z} Redis had forgotten {one.forgotten:,} that our recorder had counted in "
+            f"{one.family}: it came back from an old file or empty, or somebody deleted keys. What was drained before is "
+            "stored. What was not drained is lost, and what an old file brings back is counted twice.",
+            "Keep Redis from starting with an old file (docs/operations.md, Redis lost, or an old snapshot). The next hourly "
+            "reconciliation shows what is missing and what was counted twice: `select * from ops.reconciliation where "
+            "forgotten > 0`. What was recorded in the half minute before the loss may be in neither number.",
+        )
+
+
 def _uncertain_batches(found: Sequence[UncertainBatches], _: Settings) -> Iterator[Alert]:
     for one in found:
         yield Alert(
@@ -236,6 +253,7 @@ RULES = (
     Rule("dead-letters", "dead_letters", _dead_letters, 24),
     Rule("counter-regression", "regressions", _regressions, 24),
     Rule("missing-usage", "missing_usage", _missing_usage, 24),
+    Rule("redis-went-back", "fallen_odometers", _fallen_odometers, 24),
     Rule("uncertain-batches", "uncertain", _uncertain_batches, 24),
     Rule("expiring-token-keys", "expiring_tokens", _expiring_tokens),
 )

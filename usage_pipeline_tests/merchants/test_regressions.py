@@ -14,6 +14,7 @@ from usage_pipeline.alerting.rules import RULES
 from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.redis_keys import merchant_counter
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.rigs.commands import Run
 
 
@@ -75,3 +76,26 @@ def test_the_wrong_remedy_is_refused_in_words_and_by_its_status(
     assert run("counters", "accept-reset", "--sure", *exact).returncode == 0
     nothing = run("counters", "accept-reset")
     assert (nothing.returncode, nothing.stdout.strip()) == (0, "Nothing to accept: no open regression is meant.")
+
+
+def test_an_upgrade_tells_settled_regressions_from_closed_ones_and_leaves_open_ones_open(
+    postgres: psycopg.Connection,
+) -> None:
+    """The version before had no outcome: only whether the counter was lower when it was settled."""
+    postgres.execute(
+        "alter table ops.counter_regressions drop column outcome, drop column value_before, drop column value_after, "
+        "drop column decided_by, drop column reason"
+    )
+    postgres.execute("alter table ops.reconciliation drop column forgotten, drop column counted_twice")
+    postgres.execute("drop table ops.odometers")
+    postgres.execute(
+        """
+        insert into ops.counter_regressions (merchant_id, date, metric_type, stored_value, counter_value, accepted_at)
+        values ('folded', '2026-11-01', 'x', 100, 20, now()), ('back', '2026-11-01', 'x', 100, 100, now()),
+               ('open', '2026-11-01', 'x', 100, 95, null)
+        """
+    )
+    [migration] = (sql_folder() / "migrations" / "versions").glob("*_corrections_of_counters.sql")
+    postgres.execute(migration.read_text(encoding="utf-8").encode())
+    found = postgres.execute("select merchant_id, outcome, value_after from ops.counter_regressions").fetchall()
+    assert sorted(found) == [("back", "closed", None), ("folded", "folded", None), ("open", None, None)]

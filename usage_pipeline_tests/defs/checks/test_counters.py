@@ -40,6 +40,7 @@ CHECKS = {
     "analytics/usage_events.no_conflicts": False,
     "analytics/usage_events.no_dead_letters": False,
     "ops/reconciliation.nothing_is_missing": False,
+    "ops/reconciliation.redis_did_not_go_back": False,
     "stats/popular_api_keys.has_no_gap": True,
 }
 
