@@ -346,7 +346,7 @@ def _differences(postgres: psycopg.Connection, recorded: list[Recorded]) -> tupl
     ours, theirs = Counts(), Counts()
     for one in recorded:
         ours.update(one.counts)
-    for family, key, name, value in postgres.execute(load("local/select_stored_counts")):
+    for family, key, name, value in postgres.execute(load("local/select_stored_counts"), {"ids": "%", "token_ids": []}):
         theirs[family, key, name] = int(value)
     apart = [theirs[key] - ours[key] for key in ours.keys() | theirs.keys()]
     return -sum(one for one in apart if one < 0), sum(one for one in apart if one > 0)

@@ -20,6 +20,7 @@ _GROUPS = {
         "aggregate",
         "status",
         "counters accept-reset",
+        "counters accept-correction",
         "dead-letters list",
         "dead-letters replay",
     ),
@@ -41,7 +42,9 @@ _NOTES = {
     "aggregate": "It only reads Redis. To do it twice changes nothing.",
     "status": "It is about merchant counters only. For everything else see `usage-pipeline alerts`, the UI and `/healthz`.",
     "counters accept-reset": "Use it when the alert [counter-regression](alerts.md#counter-regression) is open and Redis "
-    "really lost the counters.",
+    "really lost the counters. Status 1: some are left open, and the reason says why.",
+    "counters accept-correction": "Use it when the alert [counter-regression](alerts.md#counter-regression) is open and "
+    "somebody lowered the counters on purpose. Status 1: some are left open, and the reason says why.",
     "dead-letters list": "The raw value and the line of a file are shown with `--json` only.",
     "dead-letters replay": "Correct what was wrong first. See [bad input](concepts.md#what-happens-to-bad-input).",
     "api": "See [http.md](http.md).",

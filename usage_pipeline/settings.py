@@ -60,7 +60,9 @@ class Settings(BaseSettings):
         description="Redis server that the API servers write to, as a `redis://`, `rediss://` or `unix://` URL; "
         "or any one node of a Redis Cluster.",
     )
-    redis_host: str = Field(default="127.0.0.1", description="Host of Redis. Used only when `REDIS_URL` is not set.")
+    redis_host: str = Field(
+        default="127.0.0.1", min_length=1, description="Host of Redis. Used only when `REDIS_URL` is not set."
+    )
     redis_port: int = Field(
         default=6379, ge=1, le=65535, description="Port of Redis. Used only when `REDIS_URL` is not set."
     )

@@ -153,6 +153,9 @@ def _facts(
         load = memory.load(found.sample, found.most_memory_bytes)
         facts = replace(facts, backlog=memory.ages(found.waiting, now.timestamp()), redis=load)
         memory = memory.after_sample(found.sample)
+        # The more often we see the odometers, the less can be lost unseen.
+        _unless_redis_is_away(lambda: reading.see_odometers(settings))
+    facts = replace(facts, fallen_odometers=reading.read_fallen_odometers(postgres, now))
     hours = usage_hours.due_hours(memory.judged_hour, now)
     if hours:
         usage_hours.store_hours(postgres, hours, time_zone=settings.usage_timezone)

@@ -117,6 +117,18 @@ class MissingUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class FallenOdometers:
+    """Odometers of a family that read less than before: Redis forgot `forgotten` that our recorder wrote, on `days` days."""
+
+    family: str
+    forgotten: Decimal
+    days: int
+    first_day: date
+    last_day: date
+    fallen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class UncertainBatches:
     """Batches of the last day that were stored at about the time of a restart or fail-over of Redis."""
 
@@ -146,6 +158,7 @@ class PipelineFacts:
     dead_letters: tuple[OpenDeadLetters, ...] | None = None
     regressions: tuple[OpenRegressions, ...] | None = None
     missing_usage: tuple[MissingUsage, ...] | None = None
+    fallen_odometers: tuple[FallenOdometers, ...] | None = None
     uncertain: tuple[UncertainBatches, ...] | None = None
     expiring_tokens: tuple[ExpiringTokenKeys, ...] | None = None
     usage_hours: tuple[UsageHour, ...] | None = None

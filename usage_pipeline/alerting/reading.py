@@ -11,6 +11,7 @@ from psycopg.rows import class_row
 from usage_pipeline.alerting.facts import (
     Aggregation,
     ExpiringTokenKeys,
+    FallenOdometers,
     MissingUsage,
     OpenDeadLetters,
     OpenRegressions,
@@ -19,6 +20,7 @@ from usage_pipeline.alerting.facts import (
 from usage_pipeline.alerting.memory import Sample, Waiting
 from usage_pipeline.drain.readings.backlog import read_backlog
 from usage_pipeline.drain.rounds import ALL_FAMILIES, TOKEN_FAMILIES
+from usage_pipeline.reconciliation.odometers import note_odometers
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
@@ -82,6 +84,20 @@ def read_regressions(postgres: psycopg.Connection) -> tuple[OpenRegressions, ...
 def read_missing_usage(postgres: psycopg.Connection) -> tuple[MissingUsage, ...]:
     with postgres.cursor(row_factory=class_row(MissingUsage)) as cursor:
         return tuple(cursor.execute(load("alerting/select_missing_usage")).fetchall())
+
+
+def see_odometers(settings: Settings) -> None:
+    """Notes what the odometers in Redis count now.
+
+    Raises redis.RedisError, RedisUnavailable or OSError when Redis does not answer within seconds.
+    """
+    note_odometers(settings.with_redis_timeout(_REDIS_SECONDS))
+
+
+def read_fallen_odometers(postgres: psycopg.Connection, now: datetime) -> tuple[FallenOdometers, ...]:
+    with postgres.cursor(row_factory=class_row(FallenOdometers)) as cursor:
+        arguments = {"since": now - timedelta(days=1)}
+        return tuple(cursor.execute(load("alerting/select_fallen_odometers"), arguments).fetchall())
 
 
 def read_uncertain(postgres: psycopg.Connection, now: datetime) -> tuple[UncertainBatches, ...]:

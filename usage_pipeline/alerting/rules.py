@@ -12,6 +12,7 @@ from usage_pipeline.alerting.facts import (
     Aggregation,
     BacklogAge,
     ExpiringTokenKeys,
+    FallenOdometers,
     MissingUsage,
     OpenDeadLetters,
     OpenRegressions,
@@ -146,10 +147,12 @@ def _regressions(found: Sequence[OpenRegressions], _: Settings) -> Iterator[Aler
             "counter-regression",
             "warning",
             f"Merchant counters lower than their stored values: {one.count}",
-            f"Redis lost {one.count} counters. The latest is {one.metric_type} of {one.merchant_id} on {one.day}. The "
-            "stored values stay. What was counted since then is not added yet.",
-            "`usage-pipeline status` lists the counters. If Redis really lost them, `usage-pipeline counters accept-reset` "
-            "adds what was counted since then.",
+            f"{one.count} counters fell: Redis lost them, or somebody lowered them. The latest is {one.metric_type} of "
+            f"{one.merchant_id} on {one.day}. The stored values stay.",
+            f"`usage-pipeline status {one.day}` lists the counters of that day. If Redis lost them (they began at zero again), "
+            "`usage-pipeline counters accept-reset` adds what was counted since then. If somebody lowered them (refunds, "
+            'cancelled orders), `usage-pipeline counters accept-correction --reason "..."` stores the lower values. Each '
+            "command leaves alone what looks like the other case.",
         )
 
 
@@ -166,6 +169,22 @@ def _missing_usage(found: Sequence[MissingUsage], _: Settings) -> Iterator[Alert
             "`select * from ops.reconciliation where missing > 0` has the days. Find out what happened to Redis then: a "
             "restart from an old snapshot, a fail-over, an eviction policy, or keys that somebody deleted "
             "(docs/exactly-once.md).",
+        )
+
+
+def _fallen_odometers(found: Sequence[FallenOdometers], _: Settings) -> Iterator[Alert]:
+    for one in found:
+        yield Alert(
+            "redis-went-back",
+            f"redis-went-back:{one.family}",
+            "failure",
+            f"Redis lost data of {one.family}",
+            f"At {one.fallen_at:%Y-%m-%d %H:%M %Z} Redis had forgotten {one.forgotten:,} that our recorder had counted in "
+            f"{one.family}: it came back from an old file or empty, or somebody deleted keys. What was drained before is "
+            "stored. What was not drained is lost, and what an old file brings back is counted twice.",
+            "Keep Redis from starting with an old file (docs/operations.md, Redis lost, or an old snapshot). The next hourly "
+            "reconciliation shows what is missing and what was counted twice: `select * from ops.reconciliation where "
+            "forgotten > 0`. What was recorded in the half minute before the loss may be in neither number.",
         )
 
 
@@ -234,6 +253,7 @@ RULES = (
     Rule("dead-letters", "dead_letters", _dead_letters, 24),
     Rule("counter-regression", "regressions", _regressions, 24),
     Rule("missing-usage", "missing_usage", _missing_usage, 24),
+    Rule("redis-went-back", "fallen_odometers", _fallen_odometers, 24),
     Rule("uncertain-batches", "uncertain", _uncertain_batches, 24),
     Rule("expiring-token-keys", "expiring_tokens", _expiring_tokens),
 )

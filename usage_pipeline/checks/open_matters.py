@@ -37,7 +37,7 @@ def regression_faults(connection: psycopg.Connection) -> list[str]:
     """Merchant counters that are lower than their stored values. The stored values stay until somebody decides."""
     return [
         f"{one.date}, {one.merchant_id} {one.metric_type}: {one.stored_value} stored, {one.counter_value} in Redis; "
-        "see `usage-pipeline counters accept-reset`"
+        "see `usage-pipeline counters --help`"
         for one in open_regressions(connection, at_most=MOST_FAULTS)
     ]
 

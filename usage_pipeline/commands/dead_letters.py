@@ -30,6 +30,7 @@ def list_dead_letters(
     from usage_pipeline.drain import dead_letters
     from usage_pipeline.storage.postgres import connect
 
+    _expect_families(family)
     with closing(connect(load_settings())) as connection:
         letters = dead_letters.list_dead_letters(
             connection, families=family or [], with_replayed=replayed, limit=limit, with_raw=as_json
@@ -54,7 +55,8 @@ def list_dead_letters(
 @dead_letters_app.command("replay")
 def replay_dead_letters(
     ids: Annotated[
-        list[int] | None, typer.Argument(help="Numbers of dead letters. Without a number: all open ones.")
+        list[int] | None,
+        typer.Argument(min=1, max=2**63 - 1, help="Numbers of dead letters. Without a number: all open ones."),
     ] = None,
     family: Annotated[
         list[str] | None, typer.Option(help="Only this family, such as api_key. Repeat it for more families.")
@@ -82,7 +84,17 @@ def replay_dead_letters(
     from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()
+    _expect_families(family)
     with closing(connect(settings)) as connection:
+        if ids:
+            known = dead_letters.list_dead_letters(
+                connection, ids=ids, with_replayed=True, limit=len(ids), with_raw=False
+            )
+            unknown = sorted(set(ids) - {letter.dead_letter_id for letter in known})
+            if unknown:
+                raise UsageError(
+                    f"expected numbers of dead letters, came {', '.join(map(str, unknown))}, which none has"
+                )
         store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=process_name())
         results = list(
             dead_letters.replay(
@@ -130,6 +142,17 @@ def _correction(changes: list[str], reason: str, ids: list[int]) -> "Correction 
             raise UsageError(f"--set: expected MEMBER=VALUE, came {change}")
         members[name] = value
     return Correction(members, reason.strip(), user_name())
+
+
+def _expect_families(families: list[str] | None) -> None:
+    """Raises UsageError for a family that no dead letter can have."""
+    from usage_pipeline.drain.rounds import ALL_FAMILIES
+    from usage_pipeline.events.landing.dead_letters import KINDS
+
+    known = (*ALL_FAMILIES, "merchant", *sorted(KINDS))
+    for family in families or []:
+        if family not in known:
+            raise UsageError(f"--family: expected one of {', '.join(known)}, came {family!r}")
 
 
 def _text(raw: bytes) -> str:

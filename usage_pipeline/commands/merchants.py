@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from usage_pipeline.commands.options import AsJson, UsageError, chosen_range, parsed_date
+from usage_pipeline.commands.options import AsJson, UsageError, chosen_days, chosen_range, parsed_date
 from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from usage_pipeline.merchants.counters import CounterKey
+    from usage_pipeline.merchants.regressions import Decision, Filters
     from usage_pipeline.merchants.status import DayStatus
 
-counters_app = typer.Typer(no_args_is_help=True, help="Decide about merchant counters that Redis lost.")
+counters_app = typer.Typer(
+    no_args_is_help=True, help="Decide about merchant counters that read lower than what is stored."
+)
 
 
 def aggregate(
@@ -66,45 +69,68 @@ def status(
     from usage_pipeline.rollups.daily import current_day
 
     settings = load_settings()
-    found = day_status(settings, parsed_date("DATE", day) if day else current_day(settings.timezone))
+    found = day_status(settings, current_day(settings.timezone) if day is None else parsed_date("DATE", day))
     if as_json:
         print_json(asdict(found))
         return
     _print_status(found)
 
 
+_MERCHANT = Annotated[str | None, typer.Option(help="Only this merchant.")]
+_DATE = Annotated[str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="Only this date.")]
+_METRIC = Annotated[str | None, typer.Option(help="Only this metric.")]
+_SURE = Annotated[
+    bool,
+    typer.Option("--sure", help="Also if the counter looks like the other case. With --merchant, --date and --metric."),
+]
+
+
 @counters_app.command("accept-reset")
 def accept_reset(
-    merchant: Annotated[str | None, typer.Option(help="Only this merchant.")] = None,
-    day: Annotated[str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="Only this date.")] = None,
-    metric: Annotated[str | None, typer.Option(help="Only this metric.")] = None,
+    merchant: _MERCHANT = None,
+    day: _DATE = None,
+    metric: _METRIC = None,
+    reason: Annotated[str | None, typer.Option(help="Why. It is kept with the decision.")] = None,
+    sure: _SURE = False,
     as_json: AsJson = False,
 ) -> None:
-    """Accept that Redis lost merchant counters: the stored values stay, and what Redis counts since then is added."""
-    from usage_pipeline.merchants.resets import accept_resets
+    """Accept that Redis lost merchant counters: the stored values stay, and what Redis counts since then is added.
 
-    accepted = accept_resets(
-        load_settings(), merchant_id=merchant, day=parsed_date("--date", day) if day else None, metric_type=metric
-    )
-    if as_json:
-        print_json({"success": True, "resets": [asdict(reset) for reset in accepted]})
-        return
-    columns = ["merchant", "date", "metric", "outcome", "stored before", "stored after", "reason"]
-    rows = [
-        (*_counter_cells(reset.key), reset.outcome, reset.stored_before, reset.stored_after, reset.reason)
-        for reset in accepted
-    ]
-    print_table("Resets", columns, rows)
+    A counter that still reads more than half of its stored value is left as it is: somebody probably lowered it on purpose.
+    """
+    from usage_pipeline.merchants.regressions import accept_resets
+
+    filters = _filters(merchant, day, metric, is_sure=sure)
+    _print_decisions(accept_resets(load_settings(), filters, reason=reason, is_sure=sure), "resets", as_json)
+
+
+@counters_app.command("accept-correction")
+def accept_correction(
+    reason: Annotated[str, typer.Option(help="Why. It is kept with the decision.")],
+    merchant: _MERCHANT = None,
+    day: _DATE = None,
+    metric: _METRIC = None,
+    sure: _SURE = False,
+    as_json: AsJson = False,
+) -> None:
+    """Accept that merchant counters were lowered on purpose: the lower values are stored.
+
+    A counter that reads half of its stored value or less is left as it is: Redis probably lost it.
+    """
+    from usage_pipeline.merchants.regressions import accept_corrections
+
+    filters = _filters(merchant, day, metric, is_sure=sure)
+    _print_decisions(accept_corrections(load_settings(), filters, reason=reason, is_sure=sure), "corrections", as_json)
 
 
 def _days(settings: Settings, day: str | None, first: str | None, last: str | None) -> list[date]:
     from usage_pipeline.rollups.daily import current_day
 
-    yesterday = current_day(settings.timezone) - timedelta(days=1)
-    start, end = chosen_range(day, first, last, default=yesterday)
-    if end < start:
-        raise UsageError(f"--to: expected a date from {start} on, came {end}")
-    return [start + timedelta(days=offset) for offset in range((end - start).days + 1)]
+    today = current_day(settings.timezone)
+    start, end = chosen_range(day, first, last, default=today - timedelta(days=1))
+    if end > today and day is not None:
+        raise UsageError(f"--date: expected a date up to today, {today}, came {end}")
+    return chosen_days(start, end, today=today)
 
 
 def _print_status(found: "DayStatus") -> None:
@@ -129,10 +155,35 @@ def _print_status(found: "DayStatus") -> None:
         for one in found.regressions
     ]
     print_table(
-        f"{found.regression_count:,} counters that Redis lost (open regressions)",
+        f"{found.regression_count:,} counters that read lower than what is stored (open regressions)",
         ["merchant", "metric", "stored", "last read", "detected"],
         regressions,
     )
+
+
+def _filters(merchant: str | None, day: str | None, metric: str | None, *, is_sure: bool) -> "Filters":
+    from usage_pipeline.merchants.regressions import Filters
+
+    if is_sure and None in (merchant, day, metric):
+        raise UsageError("--sure: expected --merchant, --date and --metric with it, so that it is about one counter")
+    return Filters(merchant, None if day is None else parsed_date("--date", day), metric)
+
+
+def _print_decisions(decisions: "list[Decision]", name: str, as_json: bool) -> None:
+    """Prints what became of each regression. Exits with status 1 if one was left open."""
+    is_done = all(one.outcome != "left_open" for one in decisions)
+    if as_json:
+        print_json({"success": is_done, name: [asdict(one) for one in decisions]})
+    elif not decisions:
+        Console().print("Nothing to accept: no open regression is meant.")
+    else:
+        columns = ["merchant", "date", "metric", "outcome", "stored before", "stored after", "reason"]
+        rows = [
+            (*_counter_cells(one.key), one.outcome, one.stored_before, one.stored_after, one.reason)
+            for one in decisions
+        ]
+        print_table(name.capitalize(), columns, rows)
+    raise typer.Exit(0 if is_done else 1)
 
 
 def _counter_cells(key: "CounterKey") -> tuple[str, date, str]:

@@ -1,10 +1,13 @@
 """What commands share: their options, and the error for a wrong one."""
 
-from datetime import date
+from collections.abc import Sequence
+from datetime import date, timedelta
 from typing import Annotated
 
 import typer
 
+# The most days of a range: ten years.
+MOST_DAYS = 3_660
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
@@ -12,12 +15,42 @@ class UsageError(Exception):
     """The options of the command cannot work together or are wrong. The message is one line."""
 
 
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuses an empty value of any option or argument, such as `--date "$DAY"` with a variable that is not set.
+
+    An empty text would otherwise be taken for no wish: all dates, the default folder, every merchant.
+    Raises UsageError.
+    """
+    for place, argument in enumerate(arguments):
+        name, separator, value = argument.partition("=")
+        if not argument:
+            before = arguments[place - 1] if place else ""
+            what = before if before.startswith("-") else f"argument {place + 1}"
+            raise UsageError(f"{what}: expected a value, came an empty text; is a variable of the shell not set?")
+        if name.startswith("--") and separator and not value:
+            raise UsageError(f"{name}: expected a value, came an empty text; is a variable of the shell not set?")
+
+
+def chosen_days(first: date, last: date, *, today: date) -> list[date]:
+    """The days from first to last: at most MOST_DAYS, none of them to come. Raises UsageError."""
+    if not first <= last <= today:
+        raise UsageError(f"--to: expected a date from {first} to today, {today}, came {last}")
+    days = (last - first).days + 1
+    if days > MOST_DAYS:
+        raise UsageError(f"--to: expected at most {MOST_DAYS} days, came {days}")
+    return [first + timedelta(days=offset) for offset in range(days)]
+
+
 def parsed_date(name: str, text: str) -> date:
     """The date of an ISO text. `name` is the option that the error names. Raises UsageError."""
     try:
-        return date.fromisoformat(text)
+        found = date.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{name}: expected a date YYYY-MM-DD, came {text!r}") from None
+        found = None
+    # Python also reads 20240101 and 2024-W01-1.
+    if found is None or found.isoformat() != text:
+        raise UsageError(f"{name}: expected a date YYYY-MM-DD, came {text!r}")
+    return found
 
 
 def chosen_range(day: str | None, first: str | None, last: str | None, *, default: date) -> tuple[date, date]:
@@ -25,8 +58,8 @@ def chosen_range(day: str | None, first: str | None, last: str | None, *, defaul
     if (first is None) != (last is None):
         raise UsageError("expected --from and --to together")
     if first is None or last is None:
-        only = parsed_date("--date", day) if day else default
+        only = default if day is None else parsed_date("--date", day)
         return only, only
-    if day:
+    if day is not None:
         raise UsageError("expected --date or a range with --from and --to, came both")
     return parsed_date("--from", first), parsed_date("--to", last)

@@ -10,11 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from usage_pipeline.commands.options import AsJson, UsageError, chosen_range, parsed_date
+from usage_pipeline.commands.options import AsJson, UsageError, chosen_days, chosen_range, parsed_date
 from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
-
-_MOST_DAYS = 3_660
 
 
 def recost(
@@ -37,13 +35,10 @@ def recost(
 
     start, end = parsed_date("--from", first), parsed_date("--to", last)
     settings = load_settings()
-    if not start <= end <= current_day(settings.timezone):
-        raise UsageError(f"--to: expected a date from {start} to today, came {end}")
-    if (end - start).days >= _MOST_DAYS:
-        raise UsageError(f"--to: expected at most {_MOST_DAYS} days, came {(end - start).days + 1}")
+    chosen_days(start, end, today=current_day(settings.timezone))
     if not 0 < len(version) <= 200:
         raise UsageError(f"--version: expected 1 to 200 characters, came {len(version)}")
-    table = read_price_table(prices) if prices else None
+    table = None if prices is None else read_price_table(prices)
     with closing(connect(settings)) as connection:
         if table:
             store_price_table(connection, version, table)

@@ -1,10 +1,11 @@
 """Aggregation of merchant usage (contracts §1.4): stores absolute counters from Redis in `usage.merchant_usage`, day by day.
 
-It is safe to repeat, and to run twice at once. status.py shows a day, resets.py handles lost counters.
+It is safe to repeat, and to run twice at once. status.py shows a day, regressions.py has what a person decides about
+counters that fell.
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -65,6 +66,10 @@ class _Tally:
     dead_letters: int = 0
     errors: ErrorList = field(default_factory=ErrorList)
 
+    @property
+    def changed(self) -> int:
+        return self.inserted + self.raised
+
     def report(self, day: date, rows_stored_before: int) -> DayReport:
         unchanged = self.counters - self.inserted - self.raised - self.regressions
         return DayReport(
@@ -80,9 +85,32 @@ class _Tally:
         )
 
 
-def aggregate(settings: Settings, days: Collection[date], *, merchant_id: str | None = None) -> AggregationReport:
+@dataclass(frozen=True, slots=True)
+class _Days:
+    """The days whose counters are read: those that were asked for, and those before the last of them from `late_from` on."""
+
+    asked: tuple[date, ...]
+    late_from: date | None
+
+    def __contains__(self, day: object) -> bool:
+        return isinstance(day, date) and (day in self.asked or self.is_late(day))
+
+    def is_late(self, day: date) -> bool:
+        return self.late_from is not None and self.late_from <= day < self.asked[-1] and day not in self.asked
+
+
+def aggregate(
+    settings: Settings,
+    days: Collection[date],
+    *,
+    merchant_id: str | None = None,
+    late_from: date | None = None,
+) -> AggregationReport:
     """Stores the current counters of these days, for all merchants or one, with one scan of Redis for all days.
 
+    A counter may grow days after its day: by work that ends late, or a writer that was offline. The scan meets it anyway. So
+    with `late_from`, the counters of that day and of later ones up to the last of `days` are stored, too, and the report has
+    those days on which that changed something. The cost is to read them, about as much per key as those of `days`.
     A lower counter never lowers a stored value: it becomes a regression. A malformed key or value becomes one dead letter.
     PostgreSQL is asked before Redis. Each chunk of keys is a transaction, and the ledger rows of the days come last.
     Raises PostgresUnavailable or RedisUnavailable (run again), ValueError without days, Malformed for an impossible id.
@@ -93,7 +121,8 @@ def aggregate(settings: Settings, days: Collection[date], *, merchant_id: str | 
     if merchant_id is not None:
         values.identifier_text("merchant_id", merchant_id)
     started = time.monotonic()
-    tallies: dict[date | None, _Tally] = {day: _Tally() for day in (*wanted, None)}
+    tallies: dict[date | None, _Tally] = defaultdict(_Tally)
+    looked_at = _Days(tuple(wanted), late_from)
     with open_servers(settings) as (postgres, redis):
         stored_before = _rows_stored(postgres, wanted, merchant_id)
         redis_server = server_identity(redis)
@@ -102,14 +131,23 @@ def aggregate(settings: Settings, days: Collection[date], *, merchant_id: str | 
         run = _Run(postgres, redis, new_batch_id(at_ms), values.from_ms(at_ms), has_open_letters, tallies)
         postgres.execute(load("merchants/stage_merchant"))
         postgres.execute(load("merchants/stage_merchant_dead_letter"))
-        for chunk in find_keys(redis, frozenset(wanted), merchant_id):
+        for chunk in find_keys(redis, looked_at, merchant_id):
             _store_chunk(run, chunk)
         reports = tuple(tallies[day].report(day, stored_before.get(day, 0)) for day in wanted)
+        late = sorted(day for day, tally in tallies.items() if day and looked_at.is_late(day) and tally.changed)
+        stored_now = _rows_stored(postgres, late, merchant_id)
+        late_reports = tuple(tallies[day].report(day, stored_now[day] - tallies[day].inserted) for day in late)
+        errors = [error for day in tallies if day and looked_at.is_late(day) for error in tallies[day].errors.listed()]
         # A single merchant's batch is named longer, so that it is not taken for one of the whole day.
-        _insert_ledger_rows(run, reports, redis_server, "" if merchant_id is None else "/merchant")
+        _insert_ledger_rows(run, (*late_reports, *reports), redis_server, "" if merchant_id is None else "/merchant")
     dateless = tallies[None]
     return AggregationReport(
-        reports, merchant_id, dateless.dead_letters, dateless.errors.listed(), time.monotonic() - started
+        reports,
+        merchant_id,
+        dateless.dead_letters,
+        (*dateless.errors.listed(), *errors),
+        time.monotonic() - started,
+        late_reports,
     )
 
 
@@ -141,7 +179,7 @@ def _store_chunk(run: _Run, chunk: Sequence[FoundKey]) -> None:
     """Stores a chunk in one transaction, and then adds it to the sums of the days."""
     with run.postgres.transaction():
         # Before Redis is read: a reset accepted between reading and storing would count what was read before the reset
-        # once more. Aggregations do not hinder each other; resets.py takes the lock that they wait for.
+        # once more. Aggregations do not hinder each other; regressions.py takes the lock that they wait for.
         run.postgres.execute("lock table ops.counter_regressions in row exclusive mode")
         reading = read_counters(run.redis, chunk)
         stage_counters(run.postgres, reading)
@@ -200,8 +238,9 @@ def _note_regressions(postgres: psycopg.Connection, confirmed: Sequence[_Mismatc
 def _regression_error(one: _Mismatch) -> str:
     reads = one.offset + one.counter
     return (
-        f"{values.shown(one.key.redis_key)}: expected at least the stored value {one.stored}, came {reads}: Redis lost the "
-        "counter. The stored value stays until `usage-pipeline counters accept-reset`"
+        f"{values.shown(one.key.redis_key)}: expected at least the stored value {one.stored}, came {reads}. The stored "
+        "value stays until `usage-pipeline counters accept-reset` (Redis lost the counter) or `accept-correction` (somebody "
+        "lowered it)"
     )
 
 

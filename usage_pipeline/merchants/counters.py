@@ -1,7 +1,7 @@
 """The Redis side of merchant counters (contracts §1.4): finds the keys and reads the counters. It stores nothing."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -123,7 +123,7 @@ def open_servers(settings: Settings) -> Iterator[tuple[psycopg.Connection, Reade
         raise RedisUnavailable(f"Redis refused a command: {first_line(error)}") from None
 
 
-def find_keys(connection: Reader, days: Collection[date], merchant_id: str | None = None) -> Iterator[list[FoundKey]]:
+def find_keys(connection: Reader, days: Container[date], merchant_id: str | None = None) -> Iterator[list[FoundKey]]:
     """The keys of all these days, and keys with a malformed date, in chunks, by one scan of all keys.
 
     A chunk has no key twice. Two chunks may have the same key when Redis resizes its table during the scan; to store it again

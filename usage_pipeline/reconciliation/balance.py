@@ -30,6 +30,9 @@ class Look:
     stored: Amounts
     dead: Amounts = field(default_factory=Counter)
     duplicates: Amounts = field(default_factory=Counter)
+    # Of what was recorded, what Redis has forgotten; and what was stored beyond the recorded before that.
+    forgotten: Amounts = field(default_factory=Counter)
+    surplus: Amounts = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +50,35 @@ class DayBalance:
     duplicates: int
     carried: int = 0
     missing: int = 0
+    forgotten: int = 0
+    surplus: int = 0
 
     @property
     def difference(self) -> int:
         found = self.stored + self.live + self.claimed + self.dead + self.duplicates
         return self.recorded - found - self.carried
 
+    @property
+    def counted_twice(self) -> int:
+        """After a fall of the odometer: what is stored beyond the recorded, more than before. It came out of Redis again.
+
+        What other writers wrote since then cannot be told apart from it, and what was lost as well is taken off.
+        """
+        return max(0, -self.difference - self.surplus) if self.forgotten else 0
+
 
 def balances(look: Look) -> list[DayBalance]:
     """A balance for each family and day that has an amount, and the amounts that count for another day."""
     parts = (look.recorded, look.stored, look.live, look.claimed, look.dead, look.duplicates)
     places = sorted({place for part in parts for place, amount in part.items() if amount})
-    rows = [DayBalance(*place, MEASURES[place[0]], *(part[place] for part in parts)) for place in places]
+    rows = [
+        replace(
+            DayBalance(*place, MEASURES[place[0]], *(part[place] for part in parts)),
+            forgotten=look.forgotten[place],
+            surplus=look.surplus[place],
+        )
+        for place in places
+    ]
     return [row for family in MEASURES for row in _carried([row for row in rows if row.family == family])]
 
 

@@ -23,16 +23,13 @@ from usage_pipeline.merchants.counters import Reader, find_keys, open_servers, r
 from usage_pipeline.process import process_name
 from usage_pipeline.reconciliation.balance import MEASURES, Amounts, DayBalance, Look, balances, confirmed
 from usage_pipeline.reconciliation.counted import of_letter
-from usage_pipeline.reconciliation.redis_look import HeldKey, read_claimed, read_live, read_odometer
+from usage_pipeline.reconciliation.odometers import DAYS_BACK, days_around, read_odometers
+from usage_pipeline.reconciliation.redis_look import HeldKey, read_claimed, read_live
 from usage_pipeline.rollups.daily import DAILY_TABLES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import composed, load, relation
 from usage_pipeline.values import from_ms
 
-# The odometer of a day lives 35 days after its last record.
-_DAYS_BACK = 33
-# A record may be up to 23 hours ahead of its clock.
-_DAYS_AHEAD = 1
 _PAUSE_SECONDS = 2.0
 _STATEMENT_SECONDS = 300
 # A counter of our recorder has a few short fields.
@@ -66,16 +63,15 @@ def reconcile(settings: Settings, *, sleep: Callable[[float], None] = time.sleep
         with postgres.transaction():
             postgres.execute("select pg_advisory_xact_lock(hashtext('reconciliation'), 0)")
             for row in rows:
-                arguments = {**asdict(row), "difference": row.difference}
+                arguments = {**asdict(row), "difference": row.difference, "counted_twice": row.counted_twice}
                 postgres.execute(load("reconciliation/upsert_reconciliation"), arguments)
     return ReconciliationReport(rows, looks)
 
 
 def _look(postgres: psycopg.Connection, redis: Reader, settings: Settings) -> Look:
     at, zone = from_ms(redis.now_ms()), settings.timezone
-    today = at.astimezone(zone).date()
-    days = [today + timedelta(days=offset) for offset in range(-_DAYS_BACK, _DAYS_AHEAD + 1)]
-    recorded = read_odometer(redis, days)
+    days = days_around(at.astimezone(zone).date())
+    odometers = read_odometers(postgres, redis, days)
     live = read_live(redis, at=at, timezone=zone)
     live.update(_merchant_arrears(postgres, redis, days))
     held = read_claimed(redis, at=at, timezone=zone)
@@ -84,13 +80,14 @@ def _look(postgres: psycopg.Connection, redis: Reader, settings: Settings) -> Lo
         postgres.execute("set transaction isolation level repeatable read, read only")
         claimed = _not_stored(postgres, held, settings)
         stored = _stored(postgres, days)
-        since = at - timedelta(days=_DAYS_BACK + 1)
+        since = at - timedelta(days=DAYS_BACK + 1)
         dead = _dead(postgres, since, settings)
         arguments = {"timezone": settings.usage_timezone, "since": since}
         repeated = postgres.execute(load("reconciliation/select_duplicate_events"), arguments).fetchall()
     duplicates: Amounts = Counter({("event", day): int(events) for day, events in repeated})
     known = frozenset(days)
-    return Look(*(_within(known, part) for part in (recorded, live, claimed, stored, dead, duplicates)))
+    parts = (odometers.recorded, live, claimed, stored, dead, duplicates, odometers.forgotten, odometers.surplus)
+    return Look(*(_within(known, part) for part in parts))
 
 
 def _merchant_arrears(postgres: psycopg.Connection, redis: Reader, days: Sequence[date]) -> Amounts:

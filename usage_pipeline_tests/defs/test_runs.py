@@ -115,6 +115,28 @@ def test_merchant_counters_of_a_day(
     assert postgres.execute("select merchant_id, metric_value from usage.merchant_usage").fetchall() == [("m:1", 7)]
 
 
+def test_the_run_of_today_materializes_earlier_days_whose_merchant_counters_grew(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    late, still = days_ago(3).isoformat(), days_ago(4).isoformat()
+    for day in (late, still):
+        redis_client.incrby(f"usage:shop-2:{day}:orders", 10)
+        assert run(definitions, "merchant_usage", instance, partition_key=day).success
+    redis_client.incrby(f"usage:shop-2:{late}:orders", 50)
+
+    def materializations(day: str) -> int:
+        wanted = dg.AssetRecordsFilter(dg.AssetKey(["usage", "merchant_usage"]), asset_partitions=[day])
+        return len(instance.fetch_materializations(wanted, limit=10).records)
+
+    assert run(definitions, "merchant_usage", instance, partition_key=days_ago(1).isoformat()).success
+    assert run(definitions, "merchant_usage", instance, partition_key=today().isoformat()).success
+    stored = postgres.execute("select date::text, metric_value from usage.merchant_usage order by date").fetchall()
+    assert stored == [(still, 10), (late, 60)]
+    assert (materializations(late), materializations(still)) == (2, 1)
+    assert run(definitions, "merchant_usage", instance, partition_key=today().isoformat()).success
+    assert materializations(late) == 2
+
+
 def test_sources_are_observed(
     definitions: dg.Definitions, instance: dg.DagsterInstance, redis_client: redis.Redis
 ) -> None:

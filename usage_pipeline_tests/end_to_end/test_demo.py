@@ -3,12 +3,29 @@
 import csv
 import itertools
 import json
+import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
+import psycopg
+import redis
+
+from usage_pipeline.alerting.record import HEARTBEAT
+from usage_pipeline.events.ingest.batches import EVENTS, ingest
+from usage_pipeline.local.processes.children import MARK
+from usage_pipeline.local.servers.both import LocalServers
+from usage_pipeline.local.servers.ports import free_port
+from usage_pipeline.local.traffic.issues import made_up_issues, store_issues
+from usage_pipeline.recording.recorder import Recorder
+from usage_pipeline.settings import load_settings
+from usage_pipeline_tests.rigs.events import as_items, event
 from usage_pipeline_tests.rigs.places import REAL_TRACE
 
 REQUESTS = 1_500
@@ -20,7 +37,7 @@ def run_demo(folder: Path, *arguments: str) -> dict[str, Any]:
         [*command, "--folder", str(folder), *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -44,13 +61,20 @@ def check(document: dict[str, Any]) -> None:
     }
 
 
-def trace_rows() -> list[list[str]]:
+def trace_rows(requests: int) -> list[list[str]]:
     """The head of the real trace, or as many made-up rows of its shape where it is not beside this checkout."""
     if not REAL_TRACE.exists():
-        made_up = ([f"2023-11-16 18:{n // 60:02d}:{n % 60:02d}.0000000", str(n), "20"] for n in range(REQUESTS))
+        made_up = ([f"2023-11-16 18:{n // 60:02d}:{n % 60:02d}.0000000", str(n), "20"] for n in range(requests))
         return [["TIMESTAMP", "ContextTokens", "GeneratedTokens"], *made_up]
     with REAL_TRACE.open(newline="") as file:
-        return list(itertools.islice(csv.reader(file), REQUESTS + 1))
+        return list(itertools.islice(csv.reader(file), requests + 1))
+
+
+def short_trace(folder: Path, requests: int) -> str:
+    path = folder / "trace.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(trace_rows(requests))
+    return str(path)
 
 
 def test_writers_and_drains_overlap_with_no_difference_and_a_trace_is_replayed_on_top(
@@ -62,11 +86,130 @@ def test_writers_and_drains_overlap_with_no_difference_and_a_trace_is_replayed_o
     assert first["drains_while_writing"] >= 1
     assert len(first["days"]) == 14
 
-    part = tmp_path / "trace.csv"
-    with part.open("w", newline="") as file:
-        csv.writer(file).writerows(trace_rows())
-    again = run_demo(folder, "--trace", str(part))
+    again = run_demo(folder, "--trace", short_trace(tmp_path, REQUESTS))
     check(again)
     assert again["requests"] == REQUESTS
     today = datetime.now(UTC).date()
     assert set(again["days"]) <= {today.isoformat(), (today - timedelta(days=1)).isoformat()}
+
+
+DEMO = """
+from pathlib import Path
+from usage_pipeline.local.demo.run import run_demo
+run_demo(Path({folder!r}), trace=None, seconds=60, writers=2, say=lambda text: print(text, flush=True))
+"""
+DEV = """
+import sys
+from pathlib import Path
+from usage_pipeline.local.dev import run_dev
+sys.exit(run_dev(folder=Path({folder!r}), port={port}, api_port={api_port}))
+"""
+
+
+def write_like_the_demo(postgres_url: str, redis_url: str) -> None:
+    """What anybody may write at any time, under the same names as the demo: all of it new, nothing of it rolled up."""
+    settings = load_settings(database_url=postgres_url, redis_url=redis_url)
+    now = datetime.now(UTC)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for at in (now, now - timedelta(days=3)):
+            sent = event(event_time=at.isoformat(), user_id="user-01", input_tokens=900, output_tokens=120)
+            assert ingest(connection, EVENTS, as_items(sent), source="test", settings=settings).inserted == 1
+        seed = int(now.timestamp() * 1_000_000)
+        store_issues(connection, made_up_issues(seed, 1, until=now - timedelta(days=2), days=1))
+    with (
+        closing(Recorder.connect(redis_url, timezone=settings.timezone, timeout_seconds=5)) as recorder,
+        redis.Redis.from_url(redis_url) as client,
+    ):
+        recorder.record_api_key("key-01", success=True, file_size=10)
+        recorder.record_merchant("merchant-3", "requests")
+        client.hset("apikey:broken-writer:metrics", "total_requests", "none")
+
+
+@contextmanager
+def another_writer(folder: Path) -> Iterator[list[int]]:
+    """Writes all the time while the servers of the folder run. Gives a list that grows with each time that all was written."""
+    done, stop = list[int](), threading.Event()
+
+    def write() -> None:
+        socket_folder, port = folder / "postgres", folder / "redis" / "port"
+        while not stop.wait(0.1):
+            # Before the start and after the end, nobody answers.
+            with suppress(psycopg.Error, redis.RedisError, OSError):
+                url = f"postgresql://postgres:@/usage?host={socket_folder}"
+                write_like_the_demo(url, f"redis://127.0.0.1:{int(port.read_text())}/0")
+                done.append(1)
+
+    thread = threading.Thread(target=write, name="another writer")
+    thread.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_only_what_the_demo_wrote_itself_is_compared(folder: Path, tmp_path: Path) -> None:
+    """Three demos before it, events that are not rolled up yet, a scheduler that stopped long ago, and another writer."""
+    trace = short_trace(tmp_path, 200)
+    for arguments in (["--seconds", "0.5"], ["--trace", trace], ["--trace", trace]):
+        check(run_demo(folder, *arguments))
+    with LocalServers(folder) as servers:
+        write_like_the_demo(servers.database_url, servers.redis_url)
+        with psycopg.connect(servers.database_url, autocommit=True) as connection:
+            connection.execute(
+                "insert into ops.heartbeats (name, beaten_at, details) values (%s, now() - interval '1 hour', '{}')",
+                (HEARTBEAT,),
+            )
+    with another_writer(folder) as done:
+        check(run_demo(folder, "--seconds", "4"))
+    assert done
+
+
+def left_running(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            works_here = Path(process.cwd()).is_relative_to(folder)
+            if (works_here or process.environ().get(MARK) == str(folder)) and process.pid != os.getpid():
+                found.append(process)
+    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def kill_all(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=30)
+
+
+def cut_the_end(folder: Path) -> None:
+    """What a power cut leaves of the file that is written all the time."""
+    # Redis 6.2 has one file, later versions a folder of files.
+    files = [*folder.glob("redis/appendonly.aof"), *folder.glob("redis/appendonlydir/*.incr.aof")]
+    newest = max(files, key=lambda path: path.stat().st_mtime)
+    assert newest.stat().st_size > 0
+    os.truncate(newest, newest.stat().st_size - 1)
+
+
+def test_the_demo_works_after_a_demo_and_a_dev_that_were_killed_with_and_without_their_servers(
+    folder: Path, launch: Callable[..., Any], tmp_path: Path
+) -> None:
+    trace = short_trace(tmp_path, 200)
+    first = launch(DEMO.format(folder=str(folder)))
+    first.wait_for("writing and draining: [1-9]", timeout_seconds=300)
+    first.kill()
+    assert {process.name() for process in left_running(folder)} & {"postgres", "redis-server"}
+    check(run_demo(folder, "--trace", trace))
+    assert left_running(folder) == []
+
+    second = launch(DEMO.format(folder=str(folder)))
+    second.wait_for("writing and draining: [1-9]", timeout_seconds=300)
+    kill_all([psutil.Process(second.process.pid), *left_running(folder)])
+    cut_the_end(folder)
+    check(run_demo(folder, "--trace", trace))
+
+    dev = launch(DEV.format(folder=str(folder), port=free_port(), api_port=free_port()))
+    dev.wait_for("HTTP is at", timeout_seconds=300)
+    dev.kill()
+    check(run_demo(folder, "--trace", trace))
+    assert left_running(folder) == []

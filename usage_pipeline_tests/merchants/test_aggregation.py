@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from usage_pipeline.drain.batch import claimed_ms
 from usage_pipeline.merchants import aggregation as merchants
 from usage_pipeline.merchants import counters as merchant_counters
-from usage_pipeline.merchants import resets as merchant_resets
 from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.merchants.counters import CounterKey, FoundKey, Reading, parse_counter_key
+from usage_pipeline.merchants.regressions import Filters, accept_corrections, accept_resets
 from usage_pipeline.merchants.report import MOST_LISTED
-from usage_pipeline.merchants.resets import accept_resets
 from usage_pipeline.merchants.status import MissingCounter, day_status
 from usage_pipeline.redis_keys import merchant_counter
 from usage_pipeline.settings import Settings
@@ -223,6 +222,52 @@ def test_a_range_is_aggregated_in_one_call(
 
 def reversed_(days: list[date]) -> list[date]:
     return days[::-1]
+
+
+def test_counters_of_other_days_that_grew_late_are_stored_too_and_only_what_changed_is_told(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    today, early = DAY + timedelta(days=5), DAY - timedelta(days=30)
+    for day in (DAY, NEXT_DAY):
+        count(redis_client, "m1", 10, day=day)
+    count(redis_client, "too old", 1, day=early)
+    count(redis_client, "of tomorrow", 1, day=today + timedelta(days=1))
+    aggregate(settings, [DAY, NEXT_DAY])
+    count(redis_client, "m1", 60, day=DAY)
+    count(redis_client, "m2", 7, day=today - timedelta(days=1))
+    count(redis_client, "m3", 1, day=today)
+
+    report = aggregate(settings, [today], late_from=DAY)
+
+    assert report.is_success
+    assert [day.day for day in report.days] == [today]
+    assert [(day.day, day.inserted, day.raised, day.rows_stored_before) for day in report.late_days] == [
+        (DAY, 0, 1, 1),
+        (today - timedelta(days=1), 1, 0, 0),
+    ]
+    assert stored(postgres) == {
+        ("m1", DAY, "api_calls"): 60,
+        ("m1", NEXT_DAY, "api_calls"): 10,
+        ("m2", today - timedelta(days=1), "api_calls"): 7,
+        ("m3", today, "api_calls"): 1,
+    }
+    assert aggregate(settings, [today], late_from=DAY).late_days == ()
+    ledger = postgres.execute("select batch_id from ops.sync_batches order by batch_id").fetchall()
+    days_of_last = [batch_id.rpartition("/")[2] for (batch_id,) in ledger][2:]
+    assert days_of_last == ["2025-03-14", "2025-03-18", "2025-03-19", "2025-03-19"]
+
+
+def test_a_counter_of_another_day_that_fell_is_a_regression_too(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    count(redis_client, "m1", 10)
+    aggregate(settings, [DAY])
+    count(redis_client, "m1", 4)
+    redis_client.set(merchant_counter("m2", DAY, "api_calls"), "many")
+    report = aggregate(settings, [NEXT_DAY], late_from=DAY)
+    assert (report.late_days, len(report.all_errors), report.is_success) == ((), 2, False)
+    assert regressions(postgres) == [("m1", 10, 4, True)]
+    assert len(letters(postgres)) == 1
 
 
 def test_nothing_to_aggregate_is_an_error_and_not_an_empty_success(settings: Settings) -> None:
@@ -535,11 +580,11 @@ def test_filters_choose_which_resets_are_accepted(
         for merchant, day, metric in every:
             count(redis_client, merchant, value, day=day, metric=metric)
         aggregate(settings, [DAY, NEXT_DAY])
-    first = accept_resets(settings, merchant_id="m1", day=DAY, metric_type="b")
+    first = accept_resets(settings, Filters("m1", DAY, "b"))
     assert [one.key for one in first] == [CounterKey("m1", DAY, "b")]
-    assert len(accept_resets(settings, day=NEXT_DAY)) == 4
-    assert len(accept_resets(settings, merchant_id="m2")) == 2
-    assert len(accept_resets(settings, metric_type="a")) == 1
+    assert len(accept_resets(settings, Filters(day=NEXT_DAY))) == 4
+    assert len(accept_resets(settings, Filters(merchant_id="m2"))) == 2
+    assert len(accept_resets(settings, Filters(metric_type="a"))) == 1
     assert set(stored(postgres).values()) == {11}
 
 
@@ -573,6 +618,71 @@ def test_an_offset_cannot_carry_a_sum_over_bigint(
     count(redis_client, "m1", 10)
     aggregate(settings, [DAY])
     assert stored(postgres)["m1", DAY, "api_calls"] == MAX_COUNT
+
+
+# counters that were lowered on purpose
+
+
+def decision(postgres: psycopg.Connection) -> tuple[Any, ...] | None:
+    return postgres.execute(
+        """
+        select outcome, value_before, value_after, reason, decided_by like '%@%', accepted_at is not null
+        from ops.counter_regressions order by regression_id desc limit 1
+        """
+    ).fetchone()
+
+
+def test_a_lowered_counter_is_stored_as_it_reads_and_a_reset_leaves_it_alone(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    redis_client.incrby(merchant_counter("m1", DAY, "api_calls"), 100)
+    aggregate(settings, [DAY])
+    redis_client.decrby(merchant_counter("m1", DAY, "api_calls"), 5)
+    assert not aggregate(settings, [DAY]).is_success
+
+    [refused] = accept_resets(settings)
+    assert (refused.outcome, refused.stored_after) == ("left_open", 100)
+    assert "it reads 95 of 100" in refused.reason
+    assert "accept-correction" in refused.reason
+    assert decision(postgres) == (None, None, None, None, None, False)
+
+    [corrected] = accept_corrections(settings, reason="order 17 was cancelled")
+    assert (corrected.outcome, corrected.stored_before, corrected.stored_after) == ("corrected", 100, 95)
+    assert decision(postgres) == ("corrected", 100, 95, "order 17 was cancelled", True, True)
+    assert accept_corrections(settings, reason="again") == []
+
+    assert aggregate(settings, [DAY]).is_success
+    redis_client.incrby(merchant_counter("m1", DAY, "api_calls"), 3)
+    aggregate(settings, [DAY])
+    assert stored(postgres) == {("m1", DAY, "api_calls"): 98}
+
+
+def test_a_lost_counter_is_not_taken_for_a_lowered_one_unless_somebody_is_sure(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    fall_to_20(settings, redis_client)
+    [refused] = accept_corrections(settings, reason="a guess")
+    assert (refused.outcome, refused.stored_after) == ("left_open", 100)
+    assert "accept-reset" in refused.reason
+    with pytest.raises(Malformed, match="reason: expected"):
+        accept_corrections(settings, reason=" ")
+    accept_corrections(settings, reason="a test shop", is_sure=True)
+    assert stored(postgres) == {("m1", DAY, "api_calls"): 20}
+
+
+def test_a_correction_keeps_what_was_counted_before_a_reset(
+    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    fall_to_20(settings, redis_client)
+    accept_resets(settings, reason="Redis lost its disk")
+    assert decision(postgres) == ("folded", 100, 120, "Redis lost its disk", True, True)
+    count(redis_client, "m1", 15)
+    aggregate(settings, [DAY])
+    accept_corrections(settings, reason="refund")
+    assert stored(postgres) == {("m1", DAY, "api_calls"): 115}
+    count(redis_client, "m1", 16)
+    aggregate(settings, [DAY])
+    assert stored(postgres) == {("m1", DAY, "api_calls"): 116}
 
 
 # several at once
@@ -777,7 +887,7 @@ def test_what_is_stored_is_the_highest_value_ever_read(
         assert day.regressions == len(lower)
         assert day.keys_found == day.records_aggregated + day.regressions == len(latest)
         assert lower <= {row[0] for row in regressions(postgres)}
-    folded = {one.key.merchant_id for one in accept_resets(settings) if one.outcome == "folded"}
+    folded = {one.key.merchant_id for one in accept_resets(settings, is_sure=True) if one.outcome == "folded"}
     assert folded == {m for m, value in latest.items() if value < highest[m, DAY, "api_calls"]}
     expected = {key: value + latest[key[0]] if key[0] in folded else value for key, value in highest.items()}
     assert stored(postgres) == expected
@@ -794,6 +904,6 @@ def test_a_regression_whose_row_was_erased_is_closed(
     aggregate(settings, [DAY])
     postgres.execute("delete from usage.merchant_usage")
     assert [one.outcome for one in accept_resets(settings)] == ["closed"]
-    assert merchant_resets.accept_resets(settings) == []
+    assert accept_resets(settings) == []
     aggregate(settings, [DAY])
     assert stored(postgres) == {("m1", DAY, "api_calls"): 1}

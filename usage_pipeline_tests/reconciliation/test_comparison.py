@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -10,15 +11,20 @@ import pytest
 import redis
 
 from usage_pipeline import redis_keys as keys
+from usage_pipeline.alerting.evaluation import evaluate_pipeline
+from usage_pipeline.alerting.facts import OrchestrationFacts
+from usage_pipeline.alerting.reading import read_fallen_odometers
 from usage_pipeline.drain.batch import new_batch_id
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.reconciliation import comparison as reconciliation
 from usage_pipeline.reconciliation.balance import MEASURES, DayBalance
 from usage_pipeline.reconciliation.comparison import ReconciliationReport, reconcile
+from usage_pipeline.reconciliation.odometers import note_odometers
 from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.redis import RedisUnavailable
 from usage_pipeline_tests.rigs.clock import days_ago, today
 
 
@@ -74,6 +80,18 @@ def test_what_waits_is_live_and_what_is_drained_is_stored(
     ]
 
 
+def copy_of(client: redis.Redis) -> dict[bytes, bytes]:
+    """All that Redis holds, as a snapshot would have it."""
+    return {key: client.dump(key) for key in client.scan_iter()}
+
+
+def start_from(client: redis.Redis, copy: dict[bytes, bytes]) -> None:
+    """What a restart from that snapshot leaves."""
+    client.flushall()
+    for key, dumped in copy.items():
+        client.restore(key, 0, dumped)
+
+
 LOSSES: dict[str, Callable[[redis.Redis], object]] = {
     "api_key": lambda client: client.delete("apikey:a0:metrics"),
     "provider": lambda client: client.delete("provider:a0:s3:metrics"),
@@ -88,6 +106,7 @@ def test_what_is_lost_is_missing_by_family_and_day_until_it_is_found(
     settings: Settings, recorder: Recorder, redis_client: redis.Redis, postgres: psycopg.Connection, family: str
 ) -> None:
     record_all(recorder, 2)
+    copy = copy_of(redis_client)
     LOSSES[family](redis_client)
     report = reconcile(settings, sleep=no_pause)
     lost = {"api_key": 2, "provider": 3, "token": 4, "event": 1, "merchant": 5}[family]
@@ -96,9 +115,95 @@ def test_what_is_lost_is_missing_by_family_and_day_until_it_is_found(
     since = postgres.execute("select missing_since from ops.reconciliation where missing > 0").fetchall()
     reconcile(settings, sleep=no_pause)
     assert postgres.execute("select missing_since from ops.reconciliation where missing > 0").fetchall() == since
-    redis_client.hincrby(keys.recorded(family, today()), MEASURES[family], -lost)
+    start_from(redis_client, copy)
     assert reconcile(settings, sleep=no_pause).missing == []
     assert postgres.execute("select 1 from ops.reconciliation where missing_since is not null").fetchall() == []
+
+
+def fallen(settings: Settings, postgres: psycopg.Connection) -> list[tuple[str, int]]:
+    return [
+        (one.family, int(one.forgotten))
+        for one in read_fallen_odometers(postgres, datetime.now(UTC) + timedelta(seconds=1))
+    ]
+
+
+def test_a_restart_from_a_snapshot_a_deletion_and_a_flush_are_all_seen(
+    settings: Settings, recorder: Recorder, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    """The script of a review, to the letter; the odometers are looked at twice a minute, so after the 70, too."""
+    recorder.record_api_key("rk", requests=100)
+    drain_once(settings)
+    copy = copy_of(redis_client)
+    recorder.record_api_key("rk", requests=50)
+    drain_once(settings)
+    recorder.record_api_key("rk", requests=70)
+    evaluate_pipeline(settings, OrchestrationFacts(), {})
+    assert fallen(settings, postgres) == []
+
+    start_from(redis_client, copy)
+    row = of_today(reconcile(settings, sleep=no_pause))["api_key"]
+    assert (row.recorded, row.stored, row.missing, row.forgotten, row.counted_twice) == (220, 150, 70, 120, 0)
+    assert fallen(settings, postgres) == [("api_key", 120)]
+
+    recorder.record_api_key("rk", requests=40)
+    redis_client.delete("apikey:rk:metrics")
+    row = of_today(reconcile(settings, sleep=no_pause))["api_key"]
+    assert (row.recorded, row.stored, row.missing) == (260, 150, 110)
+
+    redis_client.flushdb()
+    row = of_today(reconcile(settings, sleep=no_pause))["api_key"]
+    assert (row.recorded, row.stored, row.missing, row.forgotten) == (260, 150, 110, 260)
+    assert fallen(settings, postgres) == [("api_key", 260)]
+    evaluate_pipeline(settings, OrchestrationFacts(), {})
+    told = postgres.execute("select rule, title from ops.alerts where rule in ('redis-went-back', 'missing-usage')")
+    assert {rule for rule, _ in told} == {"redis-went-back", "missing-usage"}
+
+
+def test_what_an_old_snapshot_brings_back_is_counted_twice_and_other_writers_before_are_not(
+    settings: Settings, recorder: Recorder, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    redis_client.hincrby("apikey:foreign:metrics", "total_requests", 9)
+    recorder.record_api_key("rk", requests=30)
+    copy = copy_of(redis_client)
+    drain_once(settings)
+    recorder.record_api_key("rk", requests=5)
+    drain_once(settings)
+    row = of_today(reconcile(settings, sleep=no_pause))["api_key"]
+    assert (row.recorded, row.stored, row.difference, row.counted_twice) == (35, 44, -9, 0)
+    start_from(redis_client, copy)
+    reconcile(settings, sleep=no_pause)
+    drain_once(settings)
+    row = of_today(reconcile(settings, sleep=no_pause))["api_key"]
+    assert (row.recorded, row.stored, row.missing, row.forgotten, row.counted_twice) == (35, 83, 0, 5, 39)
+
+
+def test_an_odometer_that_is_read_by_many_at_once_falls_for_nobody(
+    settings: Settings, recorder: Recorder, postgres: psycopg.Connection
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        looks = [pool.submit(note_odometers, settings) for _ in range(12)]
+        for _ in range(200):
+            recorder.record_api_key("rk", requests=1)
+        for look in looks:
+            look.result()
+    assert note_odometers(settings).recorded["api_key", today()] == 200
+    assert fallen(settings, postgres) == []
+
+
+@pytest.mark.parametrize("command", ["-hget", "-@hash"])
+def test_a_redis_that_refuses_to_read_is_no_odometer_of_zero(
+    settings: Settings, recorder: Recorder, redis_client: redis.Redis, postgres: psycopg.Connection, command: str
+) -> None:
+    record_all(recorder)
+    note_odometers(settings)
+    redis_client.execute_command("ACL", "SETUSER", "default", command)
+    try:
+        with pytest.raises(RedisUnavailable, match="Redis refused"):
+            note_odometers(settings)
+    finally:
+        redis_client.execute_command("ACL", "SETUSER", "default", "+@all")
+    note_odometers(settings)
+    assert fallen(settings, postgres) == []
 
 
 def test_what_the_second_look_finds_is_not_missing(
@@ -223,7 +328,7 @@ def test_nothing_is_missing_while_writers_write_and_drains_drain(
     assert {row.difference for row in last.rows} == {0}
 
 
-@pytest.mark.parametrize("step", ["read_odometer", "read_live", "read_claimed", "_stored"])
+@pytest.mark.parametrize("step", ["read_odometers", "read_live", "read_claimed", "_stored"])
 @pytest.mark.parametrize("move", ["claim", "store"])
 def test_what_moves_on_after_any_step_of_a_look_is_found_by_the_first_look(
     settings: Settings,

@@ -14,6 +14,7 @@ from usage_pipeline.defs.partitions.metadata import about_partition
 from usage_pipeline.defs.partitions.runs import Metadata, PartitionEvents, all_at_once
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.merchants.aggregation import DayReport, aggregate
+from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 
@@ -33,7 +34,8 @@ def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsD
         owners=OWNERS,
         kinds={"postgres"},
         description="Usage per merchant, metric and day. Table `usage.merchant_usage`. A run stores the value of the counter, "
-        "but never lowers a stored value. A day whose counters have expired in Redis keeps its rows.",
+        "but never lowers a stored value. A day whose counters have expired in Redis keeps its rows. The run of today also "
+        "stores counters of earlier days that grew since, and materializes these days.",
         metadata=table_metadata(_TABLE),
         retry_policy=IO_RETRY,
     )
@@ -41,7 +43,12 @@ def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsD
         with closing(connect(settings)) as connection:
 
             def replace(keys: Sequence[str]) -> dict[str, Metadata]:
-                report = aggregate(settings, [date.fromisoformat(key) for key in keys])
+                days = [date.fromisoformat(key) for key in keys]
+                # One run an hour is enough: the run of yesterday would read the same counters once more.
+                late_from = settings.usage_start_date if current_day(settings.timezone) in days else None
+                report = aggregate(settings, days, late_from=late_from)
+                for late in report.late_days:
+                    _note_late(context, late)
                 return {day.day.isoformat(): {**_metadata(day), **about(day.day)} for day in report.days}
 
             def about(day: date) -> Metadata:
@@ -51,6 +58,14 @@ def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsD
             yield from all_at_once(context, replace)
 
     return merchant_usage
+
+
+def _note_late(context: dg.AssetExecutionContext, day: DayReport) -> None:
+    """Materializes a day that this run is not about, since what it stores is new."""
+    context.log.info("counters of %s grew since it was aggregated: %d rows changed", day.day, day.inserted + day.raised)
+    context.log_event(
+        dg.AssetMaterialization(context.asset_key, partition=day.day.isoformat(), metadata=_metadata(day))
+    )
 
 
 def _metadata(day: DayReport) -> dict[str, Any]:

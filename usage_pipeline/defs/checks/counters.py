@@ -134,7 +134,7 @@ def _regressions() -> Rule:
     return Rule(
         "no_regressions",
         "No counter in Redis is lower than its stored value. The stored value stays until you run "
-        "`usage-pipeline counters accept-reset`.",
+        "`usage-pipeline counters accept-reset` (Redis lost it) or `accept-correction` (somebody lowered it).",
         _ERROR,
         lambda connection, *_: open_matters.regression_faults(connection),
     )

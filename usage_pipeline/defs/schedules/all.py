@@ -29,7 +29,8 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="merchant_usage_hourly",
         job=merchant_usage,
         default_status=default_status(is_on and settings.enable_usage_aggregation),
-        description="Stores the merchant counters of today and yesterday (USAGE_AGGREGATION_INTERVAL).",
+        description="Stores the merchant counters of today and yesterday, and those of earlier days that grew since "
+        "(USAGE_AGGREGATION_INTERVAL).",
         cron_schedule=cron,
         execution_timezone=timezone,
     )

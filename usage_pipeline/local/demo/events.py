@@ -76,13 +76,18 @@ def send_events(url: str, token: str, events: Sequence[dict[str, Any]]) -> Sent:
 
 
 def store_late(connection: psycopg.Connection, settings: Settings, events: Sequence[dict[str, Any]]) -> Counts:
-    """Stores events of past days that are rolled up, and makes their windows again, as the sensor `late_windows` does."""
+    """Stores events of past days that are rolled up, and makes their windows again, as the sensor `late_windows` does.
+
+    Stale windows of other events are left to that sensor.
+    """
+    times = [datetime.fromisoformat(event["event_time"]) for event in events]
     items = [json.dumps(event).encode() for event in events]
     ingest(connection, EVENTS, items, source="demo:late", settings=settings)
     for _ in GRAINS:
         now = datetime.now(UTC)
         for stale in stale_windows(connection, time_zone=settings.timezone, now=now):
-            replace_window(connection, stale.window, settings=settings, now=now)
+            if any(stale.window.first <= at < stale.window.end for at in times):
+                replace_window(connection, stale.window, settings=settings, now=now)
     return _counts(events)
 
 
@@ -126,12 +131,13 @@ def _send(url: str, token: str, batches: Iterator[list[dict[str, Any]]]) -> Coun
 
 
 def _wait_until_it_answers(url: str, child: Child) -> None:
+    """Asks `/`, which says whether the service works. `/healthz` is 503 while the scheduler of a stopped `dev` looks dead."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if child.has_ended:
             break
         with suppress(httpx.TransportError):
-            if httpx.get(f"{url}/healthz", timeout=5, trust_env=False).status_code == 200:
+            if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
                 return
         time.sleep(_POLL_SECONDS)
     raise ServiceError(f"the HTTP service does not answer; the end of its log:\n{child.log_tail()}")

@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -18,11 +17,12 @@ from usage_pipeline.access.tokens import create_token, revoke_token
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.run_now import materialize_days
 from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.local.demo.comparison import FamilyResult, Ours, compare
 from usage_pipeline.local.demo.events import send_events, service, store_late
+from usage_pipeline.local.processes.children import stop_left_overs
 from usage_pipeline.local.processes.dagster import EVENT_BATCHES, child_environment, prepare_home, project_folder
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.traffic.counters import (
-    Counts,
     Request,
     Written,
     made_up_requests,
@@ -40,19 +40,7 @@ from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.redis import client
-from usage_pipeline.storage.sql import load
 
-# The count of each family that says how much was used; all its other counts are compared as well.
-_MAIN_COUNTS = {
-    "api_key": "total_requests",
-    "provider": "upload_count",
-    "token": "usage_count",
-    "event": "events",
-    "merchant": "metric_value",
-    "usage_event": "requests",
-    "usage_daily": "requests",
-    "issue": "created_count",
-}
 # Two weeks, so that analysts can compare them.
 _MADE_UP_DAYS = 14
 _MADE_UP_EVENTS = 5_000
@@ -60,20 +48,6 @@ _BACKLOG_KEYS = 20_000
 _LATE_EVENTS, _LATE_DAYS_AGO = 20, 3
 _MADE_UP_ISSUES, _ISSUE_DAYS = 240, 42
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class FamilyResult:
-    """The result of a family: written = stored + refused + difference for its main count. `difference` is over all its counts.
-
-    Refused input becomes a dead letter. Over HTTP, the client gets an error instead.
-    """
-
-    family: str
-    written: int
-    stored: int
-    refused: int
-    difference: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,28 +77,27 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
     """
     started = time.monotonic()
     # Read as a whole before anything starts, so that a broken file is told at once.
-    traced = list(trace_requests(trace)) if trace else None
     seed = int(time.time())
+    mark = str(seed)
+    traced = list(trace_requests(trace, mark=mark)) if trace else None
     calls = (
         trace_calls(trace, until=datetime.now(UTC)) if trace else made_up_calls(seed, _MADE_UP_EVENTS, _MADE_UP_DAYS)
     )
-    events = list(usage_events(calls, seed))
+    events = list(usage_events(calls, seed, mark=mark))
     with ExitStack() as stack:
         say("starting PostgreSQL and Redis")
         servers = stack.enter_context(LocalServers(folder))
+        stop_left_overs(str(folder.resolve()))
         settings = load_settings(database_url=servers.database_url, redis_url=servers.redis_url)
         say("migrating")
         migrate(servers.database_url, time_zone=settings.usage_timezone)
         connection = stack.enter_context(closing(psycopg.connect(servers.database_url, autocommit=True)))
-        # What an earlier demo left in Redis belongs to neither side of this comparison.
-        drain_once(settings)
         today = current_day(settings.timezone)
-        aggregate(settings, [today - timedelta(days=ago) for ago in range(_MADE_UP_DAYS + 1)])
         events, late = _held_back(events, today - timedelta(days=_LATE_DAYS_AGO), settings)
-        before, letters_before = _stored(connection), _dead_letters(connection)
         # Days that are over: what their statistics count does not depend on when they are made.
         issues_until = day_window(today, settings.timezone).first
         issues = made_up_issues(seed, _MADE_UP_ISSUES, until=issues_until, days=_ISSUE_DAYS)
+        issue_days = (issues[0].created_at.astimezone(settings.timezone).date(), today - timedelta(days=1))
         backlog_keys = 0 if traced else _BACKLOG_KEYS
         home = folder.resolve() / "dagster"
         environment = child_environment(
@@ -137,7 +110,9 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         say("starting the HTTP service")
         with service(folder, environment) as url, ThreadPoolExecutor(1) as sender:
             sending = sender.submit(send_events, url, token.token, events)
-            written, drained = _write_and_drain(settings, _shares(traced, writers, seconds), backlog_keys, say)
+            written, drained = _write_and_drain(
+                settings, _shares(traced, writers, seconds, mark), backlog_keys, mark, say
+            )
             sent = sending.result()
         revoke_token(connection, token.token_prefix)
         # The service counts its own requests, which are drained like any other's.
@@ -158,17 +133,14 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
             build_definitions({"settings": settings}),
             settings,
             days,
-            issue_days=(today - timedelta(days=_ISSUE_DAYS), today - timedelta(days=1)),
+            issue_days=issue_days,
             home=home,
         )
         written.counts.update(store_late(connection, settings, late))
-        stored, letters = _stored(connection), _dead_letters(connection)
-    stored.subtract(before)
-    letters.subtract(letters_before)
-    # Nobody but the client that sent it hears of it.
-    letters["usage_event"] = sent.answers["rejected"]
+        ours = Ours(mark, token.token_id, issue_days)
+        families = compare(connection, ours, written, sent.answers["rejected"], settings)
     return DemoResult(
-        families=[_compare(family, written, stored, letters) for family in _MAIN_COUNTS],
+        families=families,
         requests=written.requests,
         events_sent=sent.answers["received"],
         dropped=written.dropped,
@@ -191,13 +163,13 @@ class _Drained:
 
 
 def _write_and_drain(
-    settings: Settings, shares: list[Iterator[Request]], backlog_keys: int, say: Report
+    settings: Settings, shares: list[Iterator[Request]], backlog_keys: int, mark: str, say: Report
 ) -> tuple[Written, _Drained]:
     """Writes in threads, each with a share of the requests, while this thread drains. Then it drains a backlog."""
     parts = [Written() for _ in shares]
     drained = _Drained()
     with closing(client(settings)) as foreign:
-        write_malformed(foreign, parts[0])
+        write_malformed(foreign, parts[0], mark=mark)
         recorder = Recorder.connect(
             settings.redis_dsn.get_secret_value(), timezone=settings.timezone, timeout_seconds=5
         )
@@ -216,7 +188,7 @@ def _write_and_drain(
             thread.join()
         recorder.close()
         say(f"draining a backlog of {backlog_keys:,} keys")
-        write_backlog(foreign, parts[0], backlog_keys)
+        write_backlog(foreign, parts[0], backlog_keys, mark=mark)
     _drain(settings, drained)
     total = Written()
     for part in parts:
@@ -236,10 +208,10 @@ def _drain(settings: Settings, drained: _Drained) -> None:
         drained.days |= family.usage_dates
 
 
-def _shares(traced: list[Request] | None, writers: int, seconds: float) -> list[Iterator[Request]]:
+def _shares(traced: list[Request] | None, writers: int, seconds: float, mark: str) -> list[Iterator[Request]]:
     if traced is not None:
         return [iter(traced[number::writers]) for number in range(writers)]
-    return [made_up_requests(seed, seconds, _MADE_UP_DAYS) for seed in range(writers)]
+    return [made_up_requests(seed, seconds, _MADE_UP_DAYS, mark=mark) for seed in range(writers)]
 
 
 def _held_back(
@@ -255,29 +227,5 @@ def _day_of(event: dict[str, Any], settings: Settings) -> date:
     return datetime.fromisoformat(event["event_time"]).astimezone(settings.timezone).date()
 
 
-def _stored(connection: psycopg.Connection) -> Counts:
-    rows = connection.execute(load("local/select_stored_counts"))
-    return Counter({(family, key, name): value for family, key, name, value in rows})
-
-
-def _dead_letters(connection: psycopg.Connection) -> Counter[str]:
-    return Counter(dict(connection.execute(load("local/count_open_dead_letters")).fetchall()))
-
-
 def _keys(written: Written, family: str) -> set[str]:
     return {key for its_family, key, _ in written.counts if its_family == family}
-
-
-def _compare(family: str, written: Written, stored: Counts, letters: Counter[str]) -> FamilyResult:
-    main = _MAIN_COUNTS[family]
-    ours = {key: value for key, value in written.counts.items() if key[0] == family}
-    theirs = {key: value for key, value in stored.items() if key[0] == family and value}
-    difference = sum(abs(ours.get(key, 0) - theirs.get(key, 0)) for key in ours.keys() | theirs.keys())
-    malformed = written.malformed[family]
-    return FamilyResult(
-        family=family,
-        written=sum(value for key, value in ours.items() if key[2] == main) + malformed,
-        stored=sum(value for key, value in theirs.items() if key[2] == main),
-        refused=letters[family],
-        difference=difference + abs(malformed - letters[family]),
-    )

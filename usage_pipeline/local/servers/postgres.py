@@ -77,6 +77,8 @@ def start_postgres(data_folder: Path, *, durable: bool = True, timeout_seconds: 
         _make_cluster(data_folder)
     server = _prepared(data_folder)
     socket_folder = _socket_folder(data_folder, server.system_user)
+    # Its number may belong to a stranger by now, and PostgreSQL would take that for another server on this socket.
+    (socket_folder / f"{_SOCKET_NAME}.lock").unlink(missing_ok=True)
     _write_settings(data_folder, socket_folder, durable=durable)
     _pg_ctl(server, "start", "-w", "-t", str(timeout_seconds), "-l", str(_log(data_folder)))
     postmaster = _postmaster(data_folder)
@@ -93,10 +95,15 @@ def stop_postgres(data_folder: Path, *, timeout_seconds: int = 30) -> None:
     """
     data_folder = data_folder.resolve()
     postmaster = _postmaster(data_folder)
-    if postmaster is None:
-        # The number in the file may belong to a stranger by now, and PostgreSQL would refuse to start because of it.
-        (data_folder / "postmaster.pid").unlink(missing_ok=True)
-        return
+    if postmaster is not None:
+        _stop_postmaster(postmaster, data_folder, timeout_seconds)
+    # A postmaster that was killed leaves backends, which work on until they look up: a new server would refuse to start.
+    _kill_backends(data_folder, timeout_seconds)
+    # The number in the file may belong to a stranger by now, and PostgreSQL would refuse to start because of it.
+    (data_folder / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _stop_postmaster(postmaster: psutil.Process, data_folder: Path, timeout_seconds: int) -> None:
     server = _server(data_folder)
     for mode in ("fast", "immediate"):
         with suppress(PostgresServerError):
@@ -210,14 +217,29 @@ def _pg_ctl(server: "PostgresServer", *arguments: str) -> None:
             raise PostgresServerError(f"pg_ctl {arguments[0]}: {said}\n{_log_tail(server.pgdata)}")
 
 
+def _kill_backends(data_folder: Path, timeout_seconds: int) -> None:
+    """Ends what is left of a server whose postmaster is gone. Nothing is lost: the next start replays the log."""
+    left = [process for process in psutil.process_iter() if _is_of(process, data_folder)]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout_seconds)
+
+
+def _is_of(process: psutil.Process, data_folder: Path) -> bool:
+    try:
+        return "postgres" in process.name() and Path(process.cwd()) == data_folder
+    except psutil.Error:
+        return False
+
+
 def _postmaster(data_folder: Path) -> psutil.Process | None:
     """The running postmaster of this folder, not another process that has its old number."""
     try:
         process = psutil.Process(int((data_folder / "postmaster.pid").read_text().splitlines()[0]))
-        is_ours = "postgres" in process.name() and Path(process.cwd()) == data_folder
     except (OSError, ValueError, IndexError, psutil.Error):
         return None
-    return process if is_ours else None
+    return process if _is_of(process, data_folder) else None
 
 
 def _log(data_folder: Path) -> Path:

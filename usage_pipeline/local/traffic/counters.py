@@ -49,8 +49,8 @@ class Written:
     dropped: int = 0
 
 
-def made_up_requests(seed: int, seconds: float, days: int) -> Iterator[Request]:
-    """Requests of 40 API keys for `seconds`. Their times go through the last `days` days.
+def made_up_requests(seed: int, seconds: float, days: int, *, mark: str) -> Iterator[Request]:
+    """Requests of 40 API keys for `seconds`. Their times go through the last `days` days. `mark` ends every id.
 
     Some keys go silent in the first third, some fail often, and one merchant grows.
     """
@@ -62,22 +62,23 @@ def made_up_requests(seed: int, seconds: float, days: int) -> Iterator[Request]:
         if number % 10 == 7 and progress > 1 / 3:
             number = 1
         yield Request(
-            api_key_id=f"key-{number:02d}",
-            user_id=f"user-{number % 12:02d}",
+            api_key_id=f"key-{number:02d}-{mark}",
+            user_id=f"user-{number % 12:02d}-{mark}",
             provider=chance.choice(("s3", "gcs", "azure-blob")),
-            token_id=f"token-{number % 8}",
+            token_id=f"token-{number % 8}-{mark}",
             instance_id=f"api-{chance.randrange(3)}:8080",
-            merchant_id=f"merchant-{3 if chance.random() < progress / 3 else number % 6}",
+            merchant_id=f"merchant-{3 if chance.random() < progress / 3 else number % 6}-{mark}",
             file_size=chance.randrange(1_000, 5_000_000),
             is_success=chance.random() < (0.85 if number % 10 == 3 else 0.97),
             at_ms=first_ms + int(progress * (days - 1) * DAY_MS),
         )
 
 
-def trace_requests(path: Path) -> Iterator[Request]:
+def trace_requests(path: Path, *, mark: str) -> Iterator[Request]:
     """The requests of a CSV with TIMESTAMP, ContextTokens, GeneratedTokens, shifted so that the last one is made now.
 
-    The number of context tokens becomes the size of the file. Raises TraceError, which names the line, or OSError.
+    The number of context tokens becomes the size of the file. `mark` ends every id. Raises TraceError, which names the line,
+    or OSError.
     """
     rows = list(trace_rows(path))
     if not rows:
@@ -85,12 +86,12 @@ def trace_requests(path: Path) -> Iterator[Request]:
     shift_ms = round(time.time() * 1000) - max(at_ms for at_ms, _, _ in rows)
     for number, (at_ms, context_tokens, generated_tokens) in enumerate(rows):
         yield Request(
-            api_key_id=f"trace-key-{number % 50:02d}",
-            user_id=f"trace-user-{number % 20:02d}",
+            api_key_id=f"trace-key-{number % 50:02d}-{mark}",
+            user_id=f"trace-user-{number % 20:02d}-{mark}",
             provider="azure",
-            token_id=f"trace-token-{number % 10}",
+            token_id=f"trace-token-{number % 10}-{mark}",
             instance_id=f"trace-{number % 3}:8080",
-            merchant_id=f"trace-merchant-{number % 5}",
+            merchant_id=f"trace-merchant-{number % 5}-{mark}",
             file_size=context_tokens,
             is_success=generated_tokens > 0,
             at_ms=at_ms + shift_ms,
@@ -139,13 +140,13 @@ def write(recorder: Recorder, requests: Iterator[Request], written: Written, tim
         written.requests += 1
 
 
-def write_backlog(client: redis.Redis, written: Written, keys: int) -> None:
+def write_backlog(client: redis.Redis, written: Written, keys: int, *, mark: str) -> None:
     """Writes hashes of so many API keys for one large drain, with plain commands, as other API servers do."""
     now_ms = round(time.time() * 1000)
     for first in range(0, keys, 1_000):
         with client.pipeline(transaction=False) as pipeline:
             for number in range(first, min(first + 1_000, keys)):
-                key = f"backlog-{number:06d}"
+                key = f"backlog-{number:06d}-{mark}"
                 counts = {
                     "total_requests": 1 + number % 9,
                     "successful_requests": 1 + number % 9,
@@ -158,11 +159,12 @@ def write_backlog(client: redis.Redis, written: Written, keys: int) -> None:
             pipeline.execute()
 
 
-def write_malformed(client: redis.Redis, written: Written) -> None:
+def write_malformed(client: redis.Redis, written: Written, *, mark: str) -> None:
     """Writes one malformed key or item of each drained family, as a broken writer would. Each must become a dead letter."""
-    client.hset(api_key_metrics("broken-writer"), "total_requests", "12 or so")
-    client.set(token_usage("broken-writer", "api-0:8080"), b'{"usageCount": 1,')
-    client.rpush(EVENT_QUEUE.decode(), b"\xff not JSON")
+    writer = f"broken-writer-{mark}"
+    client.hset(api_key_metrics(writer), "total_requests", "12 or so")
+    client.set(token_usage(writer, "api-0:8080"), b'{"usageCount": 1,')
+    client.rpush(EVENT_QUEUE.decode(), b"\xff not JSON of " + writer.encode())
     written.malformed.update(["api_key", "token", "event"])
 
 

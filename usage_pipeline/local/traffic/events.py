@@ -65,8 +65,11 @@ def made_up_calls(seed: int, count: int, days: int) -> list[Call]:
     ]
 
 
-def usage_events(calls: list[Call], seed: int) -> Iterator[dict[str, Any]]:
-    """An event for each call, as a client sends it. The seed decides who made the call and whether it failed."""
+def usage_events(calls: list[Call], seed: int, *, mark: str = "") -> Iterator[dict[str, Any]]:
+    """An event for each call, as a client sends it. The seed decides who made the call and whether it failed.
+
+    `mark` ends the ids of the users.
+    """
     chance = random.Random(seed)  # noqa: S311  # made-up traffic, reproducible by its seed
     for number, call in enumerate(calls):
         user = min(int(chance.paretovariate(0.9)), 60)
@@ -78,7 +81,7 @@ def usage_events(calls: list[Call], seed: int) -> Iterator[dict[str, Any]]:
         event = {
             "event_id": str(uuid.uuid5(_NAMESPACE, f"{seed}:{number}:{call.at_ms}")),
             "event_time": datetime.fromtimestamp(call.at_ms / 1000, UTC).isoformat(timespec="milliseconds"),
-            "user_id": f"user-{user:02d}",
+            "user_id": f"user-{user:02d}-{mark}" if mark else f"user-{user:02d}",
             "team": _TEAMS[user % len(_TEAMS)],
             "service": service,
             "provider": provider,

@@ -41,6 +41,7 @@ CHECKS = {
     "analytics/usage_events.no_dead_letters": False,
     "ops/landed_files.folder_is_read": False,
     "ops/reconciliation.nothing_is_missing": False,
+    "ops/reconciliation.redis_did_not_go_back": False,
     "stats/popular_api_keys.has_no_gap": True,
 }
 

@@ -1,17 +1,24 @@
 """The embedded servers: what stays, what goes, and who may have the folder."""
 
+import os
 import re
 import socket
-from collections.abc import Callable
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 import redis
 
 from usage_pipeline.local.servers.both import AlreadyRunningError, LocalServers
+from usage_pipeline.local.servers.postgres import RunningPostgres, start_postgres, stop_postgres
 from usage_pipeline.local.servers.redis import start_redis, stop_redis
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 LAUNCHER = """
 from pathlib import Path
@@ -84,6 +91,54 @@ def test_a_stranger_with_the_number_in_postmaster_pid_is_no_obstacle_and_lives(
     with LocalServers(folder, redis=False) as servers, psycopg.connect(servers.database_url) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
     assert stranger.process.poll() is None
+
+
+def test_a_stranger_with_the_number_in_the_lock_of_the_socket_is_no_obstacle_and_lives(folder: Path) -> None:
+    with LocalServers(folder, redis=False) as servers:
+        lock = servers.postgres.socket_folder / ".s.PGSQL.5432.lock"
+        lines = lock.read_text().splitlines()
+        owner = (folder / "postgres").owner()
+    # Of the same user: PostgreSQL ignores processes that it may not signal.
+    with subprocess.Popen(["sleep", "600"], user=owner if os.geteuid() == 0 else None) as stranger:
+        try:
+            lock.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
+            with LocalServers(folder, redis=False) as servers, psycopg.connect(servers.database_url) as connection:
+                assert connection.execute("select 1").fetchone() == (1,)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_backends_that_outlive_a_killed_postmaster_are_no_obstacle(folder: Path) -> None:
+    with LocalServers(folder, redis=False) as servers:
+        # A backend that computes notices nothing until it looks up, in minutes.
+        connection = psycopg.connect(servers.database_url, autocommit=True)
+        busy = psutil.Process(connection.info.backend_pid)
+        worker = threading.Thread(target=compute_until_killed, args=(connection,))
+        worker.start()
+        wait_until(lambda: busy.cpu_times().user > 0.1, "the backend computes")
+        psutil.Process(servers.postgres.pid).kill()
+        assert busy.is_running()
+        # As a launcher that is killed with its postmaster.
+        with start_on(folder / "postgres") as again:
+            assert not busy.is_running() or busy.status() == psutil.STATUS_ZOMBIE
+            with psycopg.connect(again.url("usage")) as other:
+                assert other.execute("select 1").fetchone() == (1,)
+        worker.join()
+
+
+def compute_until_killed(connection: psycopg.Connection) -> None:
+    with suppress(psycopg.OperationalError):
+        connection.execute("select count(*) from generate_series(1, 1000000000000)")
+
+
+@contextmanager
+def start_on(data_folder: Path) -> Iterator[RunningPostgres]:
+    server = start_postgres(data_folder)
+    try:
+        yield server
+    finally:
+        stop_postgres(data_folder)
 
 
 def test_an_interrupted_initdb_is_made_again(folder: Path) -> None:
