@@ -1,5 +1,7 @@
 """Brings the schema to the newest version. Forward only; safe to run twice, and from two processes at once."""
 
+from datetime import UTC, datetime
+
 import psycopg
 from alembic import command
 from alembic.config import Config
@@ -12,6 +14,7 @@ from usage_pipeline.storage.analyst_role import ensure_analyst_role
 from usage_pipeline.storage.chunks.partitions import ensure_partitions_ahead
 from usage_pipeline.storage.postgres import APPLICATION_NAME, PostgresUnavailable, first_line
 from usage_pipeline.storage.sql import load, sql_folder
+from usage_pipeline.storage.time_zones import expect_same_zone
 from usage_pipeline.storage.timescale import offer_extension
 
 # Any number will do, as long as nothing else in the database locks the same one.
@@ -23,7 +26,7 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
 
     `time_zone` is USAGE_TIMEZONE, which views also need. None keeps the stored one (UTC in a new database).
     A second process waits until the first has finished, and then finds nothing to do.
-    Raises PostgresUnavailable when the server does not answer.
+    Raises PostgresUnavailable when the server does not answer, TimeZoneRefused when it has other clocks for the zone than Python.
     """
     config = Config()
     config.set_main_option("script_location", str(sql_folder() / "migrations"))
@@ -37,6 +40,8 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
             try:
                 # On a connection of its own: the extension is loaded once a session begins.
                 with psycopg.connect(database_url, autocommit=True) as single:
+                    if time_zone is not None:
+                        expect_same_zone(single, time_zone, today=datetime.now(UTC).date())
                     offer_extension(single)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
