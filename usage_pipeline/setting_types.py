@@ -47,7 +47,7 @@ def _is_a_time_zone(name: str) -> str:
 
 @cache
 def odd_change(zone: ZoneInfo, since: date) -> date | None:
-    """The first day from `since` to 2037, give or take a week, on which the clocks of a zone move by a part of an hour; or None."""
+    """The first day from `since` to 2037 on which the clocks of a zone move by a part of an hour, to the week; or None."""
     at = datetime(since.year, since.month, since.day, tzinfo=UTC)
     offset = at.astimezone(zone).utcoffset()
     while at.year < _LAST_YEAR_OF_CHANGES:

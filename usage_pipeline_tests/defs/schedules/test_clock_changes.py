@@ -1,7 +1,7 @@
 """Schedules over changes of clocks, in every time zone: at Dagster's own ticks, with the times that Dagster passes.
 
-These times have a ZoneInfo. One with a fixed offset, as `datetime.fromisoformat` gives it, hides wall-clock arithmetic: `-` on it is
-right by itself. The expected partitions are Dagster's own: the hour that ends at the hour of the tick, and the days that a tick touches.
+These times have a ZoneInfo. One with a fixed offset, as `datetime.fromisoformat` gives it, hides wall-clock arithmetic: `-` on
+it is right by itself. The expected partitions are Dagster's own: the hour that ends at the tick's hour, and its days.
 """
 
 from collections.abc import Iterator
@@ -115,9 +115,14 @@ def test_around_every_change_of_clocks_each_hour_and_day_is_asked_for_when_it_en
 
 
 def test_the_zones_that_skip_midnight_or_have_it_twice_are_among_them() -> None:
-    assert {"Africa/Cairo", "Asia/Beirut", "America/Santiago", "America/Havana", "Europe/Vienna", "Pacific/Chatham"} <= set(
-        zones_that_change()
-    )
+    assert {
+        "Africa/Cairo",
+        "Asia/Beirut",
+        "America/Santiago",
+        "America/Havana",
+        "Europe/Vienna",
+        "Pacific/Chatham",
+    } <= set(zones_that_change())
 
 
 @pytest.mark.parametrize(
