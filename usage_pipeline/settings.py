@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     usage_timezone: TimeZoneName = Field(
         default="UTC",
         description="Time zone in which a day begins and ends, as an IANA name such as `Europe/Vienna`. "
-        "Run `usage-pipeline migrate` after a change.",
+        "After a change, run `usage-pipeline rezone`.",
     )
     usage_start_date: date = Field(default=date(2025, 1, 1), description="First daily partition of usage.")
     stats_start_date: date = Field(
@@ -252,7 +252,9 @@ class Settings(BaseSettings):
     def _hours_never_overlap(cls, start: date, checked: ValidationInfo) -> date:
         zone = checked.data.get("usage_timezone")
         if zone and (moved := odd_change(ZoneInfo(zone), start)):
-            raise ValueError(f"expected a day after {moved}, around which the clocks of {zone} move by a part of an hour")
+            raise ValueError(
+                f"expected a day after {moved}, around which the clocks of {zone} move by a part of an hour"
+            )
         return start
 
     @property

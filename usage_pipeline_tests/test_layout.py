@@ -22,6 +22,7 @@ LAYERS = (
     ("cli", "commands", "local"),
     ("definitions", "defs"),
     ("api",),
+    ("rezone",),
     (
         *("access", "alerting", "checks", "drain", "enrichment", "events", "history", "issues", "merchants", "plots"),
         *("reconciliation", "rollups"),

@@ -245,6 +245,9 @@ def _translated_errors() -> Iterator[None]:
             yield
     except PostgresUnavailable as error:
         raise DrainImpossible(f"{error}; nothing is claimed, the counters wait in Redis") from None
+    except psycopg.errors.ObjectNotInPrerequisiteState as error:
+        # Of ops.expect_time_zone: a rezone began meanwhile.
+        raise DrainImpossible(f"{first_line(error)}; the next drain recovers what is claimed") from None
     except psycopg.OperationalError as error:
         message = f"PostgreSQL went away: {first_line(error)}; the next drain recovers what is claimed"
         raise DrainImpossible(message) from None

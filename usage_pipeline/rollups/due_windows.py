@@ -1,6 +1,6 @@
 """The hours, days, weeks and months that ended last, and so must be made by now. Pure; no I/O.
 
-All arithmetic on moments is in UTC: `-` on a time with a ZoneInfo is that of the clock on the wall, and wrong when clocks change.
+Arithmetic on moments is in UTC: `-` on a time with a ZoneInfo is that of the clock on the wall, wrong when clocks change.
 """
 
 from datetime import UTC, date, datetime, timedelta

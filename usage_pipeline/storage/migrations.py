@@ -14,7 +14,7 @@ from usage_pipeline.storage.analyst_role import ensure_analyst_role
 from usage_pipeline.storage.chunks.partitions import ensure_partitions_ahead
 from usage_pipeline.storage.postgres import APPLICATION_NAME, PostgresUnavailable, first_line
 from usage_pipeline.storage.sql import load, sql_folder
-from usage_pipeline.storage.time_zones import expect_same_zone
+from usage_pipeline.storage.time_zones import expect_same_zone, expect_time_zone
 from usage_pipeline.storage.timescale import offer_extension
 
 # Any number will do, as long as nothing else in the database locks the same one.
@@ -26,7 +26,8 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
 
     `time_zone` is USAGE_TIMEZONE, which views also need. None keeps the stored one (UTC in a new database).
     A second process waits until the first has finished, and then finds nothing to do.
-    Raises PostgresUnavailable when the server does not answer, TimeZoneRefused when it has other clocks for the zone than Python.
+    Raises PostgresUnavailable when the server does not answer, TimeZoneRefused when it has other
+    clocks for the zone than Python, or when days are stored in another zone.
     """
     config = Config()
     config.set_main_option("script_location", str(sql_folder() / "migrations"))
@@ -50,7 +51,7 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
                 with psycopg.connect(database_url, autocommit=True) as single:
                     ensure_analyst_role(single)
                     if time_zone is not None:
-                        single.execute(load("storage/update_calendar"), {"time_zone": time_zone})
+                        _note_time_zone(single, time_zone)
             finally:
                 connection.rollback()
                 connection.execute(text("select pg_advisory_unlock(:lock)"), {"lock": _MIGRATION_LOCK})
@@ -59,6 +60,13 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
         pool.dispose()
     ensure_partitions_ahead(database_url)
     return version or "none"
+
+
+def _note_time_zone(connection: psycopg.Connection, time_zone: str) -> None:
+    [(has_days,)] = connection.execute(load("storage/has_days")).fetchall()
+    if has_days:
+        expect_time_zone(connection, time_zone)
+    connection.execute(load("storage/update_calendar"), {"time_zone": time_zone})
 
 
 def _connected(pool: Engine) -> Connection:

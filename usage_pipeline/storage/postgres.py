@@ -8,6 +8,7 @@ from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.time_zones import TimeZoneRefused, expect_time_zone
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +55,18 @@ class _InterruptibleConnection(psycopg.Connection):
             self.close()
 
 
-def connect(settings: Settings, *, statement_seconds: int = 0) -> psycopg.Connection:
+def connect(settings: Settings, *, statement_seconds: int = 0, any_time_zone: bool = False) -> psycopg.Connection:
     """A new autocommit connection with the session time zone UTC; the caller closes it.
 
     It waits for a lock for at most five minutes. A statement may take `statement_seconds` (0: as long as the server allows).
 
-    Raises PostgresUnavailable when it reaches no writable server within `connect_timeout_seconds`, or cannot read the URL.
+    Raises PostgresUnavailable when it reaches no writable server within `connect_timeout_seconds`, or cannot read the URL; and,
+    unless `any_time_zone`, when the days of the database are not in USAGE_TIMEZONE.
     """
     # Without one, what an administrator has set for the role stays.
     limit = f" -c statement_timeout={statement_seconds}s" if statement_seconds else ""
     try:
-        return _InterruptibleConnection.connect(
+        connection = _InterruptibleConnection.connect(
             settings.database_url.get_secret_value(),
             autocommit=True,
             connect_timeout=max(2, round(settings.connect_timeout_seconds)),
@@ -76,6 +78,16 @@ def connect(settings: Settings, *, statement_seconds: int = 0) -> psycopg.Connec
         )
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise PostgresUnavailable(f"PostgreSQL does not answer: {first_line(error)}") from None
+    try:
+        if not any_time_zone:
+            expect_time_zone(connection, settings.usage_timezone)
+    except TimeZoneRefused as refused:
+        connection.close()
+        raise PostgresUnavailable(str(refused)) from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def first_line(error: BaseException) -> str:
