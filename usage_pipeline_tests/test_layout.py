@@ -22,7 +22,6 @@ LAYERS = (
     ("cli", "commands", "local"),
     ("definitions", "defs"),
     ("api",),
-    ("rezone",),
     (
         *("access", "alerting", "checks", "drain", "enrichment", "events", "history", "issues", "merchants", "plots"),
         *("reconciliation", "rollups"),

@@ -103,7 +103,7 @@ def rezone(as_json: AsJson = False) -> None:
 
     Until it ends, nobody else can write. What cannot be made again is listed: its rows are only in archives, or were dropped.
     """
-    from usage_pipeline.rezone.run import rezone as rezone_all
+    from usage_pipeline.rollups.rezone.run import rezone as rezone_all
     from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()

@@ -17,8 +17,8 @@ from usage_pipeline.events.pricing import prices as cost
 from usage_pipeline.rollups import day_prices
 from usage_pipeline.rollups.calendar import Window, day_window, month_of, month_window, week_of, week_window
 from usage_pipeline.rollups.daily import SourceGoneError
+from usage_pipeline.rollups.rezone.border import zone_border
 from usage_pipeline.rollups.window_tables import DAY_PARTS, WINDOW_TABLES, WindowTable
-from usage_pipeline.rollups.zone_border import zone_border
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
 from usage_pipeline.storage.postgres import waiting_for_locks
@@ -194,6 +194,8 @@ def _price_version(connection: psycopg.Connection, window: Window, settings: Set
 
 def expect_source(connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime) -> bool:
     """Whether an hour or day has events. Raises SourceGoneError when it had events that are not in the table now."""
+    if border := zone_border(connection):
+        window = border.window(window, settings.timezone)
     bounds = {"first": window.first, "until": window.end}
     [(is_archived, has_events)] = connection.execute(load("rollups/select_window_source"), bounds).fetchall()
     if is_archived:

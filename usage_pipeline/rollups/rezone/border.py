@@ -44,5 +44,5 @@ class ZoneBorder:
 
 def zone_border(connection: psycopg.Connection) -> ZoneBorder | None:
     """The latest border; None when all days are of one time zone."""
-    row = connection.execute(load("rollups/select_zone_border")).fetchone()
+    row = connection.execute(load("rollups/rezone/select_zone_border")).fetchone()
     return ZoneBorder(*row) if row else None

@@ -15,12 +15,12 @@ import redis
 
 from usage_pipeline.drain.rounds import DrainImpossible, drain_once
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
-from usage_pipeline.rezone import run as rezone_run
-from usage_pipeline.rezone.run import rezone
 from usage_pipeline.rollups.calendar import day_window, month_of, week_of
 from usage_pipeline.rollups.daily import DAILY_TABLES, current_day, replace_day, stale_days
 from usage_pipeline.rollups.issue_stats import replace_issue_stats
 from usage_pipeline.rollups.late_windows import stale_windows
+from usage_pipeline.rollups.rezone import run as rezone_run
+from usage_pipeline.rollups.rezone.run import rezone
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate

@@ -53,7 +53,7 @@ def _move(connection: psycopg.Connection, table: LifecycleTable, day: date, zone
         "used_at": compose.SQL("delta.at" if table.family == "event" else "delta.last_used_at"),
     }
     arguments = {"day": day, "timezone": zone.key}
-    found = connection.execute(composed("rezone/select_new_days", **names), arguments).fetchall()
+    found = connection.execute(composed("rollups/rezone/select_new_days", **names), arguments).fetchall()
     wanted = [new for (new,) in found if new != day]
     gone = [new for new in wanted if _is_gone(connection, table, new)]
     problems += [
@@ -68,11 +68,15 @@ def _move(connection: psycopg.Connection, table: LifecycleTable, day: date, zone
     ensure_partitions(connection, table.name, days)
     with connection.transaction():
         reading(connection, table.name)
-        counts = connection.execute(composed("rezone/move_raw_day", **names), {**arguments, "days": days}).fetchall()
+        counts = connection.execute(
+            composed("rollups/rezone/move_raw_day", **names), {**arguments, "days": days}
+        ).fetchall()
         if table.family in _DAILY:
-            connection.execute(load("rezone/touch_raw_days"), {"family": table.family, "days": sorted({day, *days})})
+            connection.execute(
+                load("rollups/rezone/touch_raw_days"), {"family": table.family, "days": sorted({day, *days})}
+            )
         else:
-            connection.execute(load("rezone/move_request_event_ids"), {"days": days})
+            connection.execute(load("rollups/rezone/move_request_event_ids"), {"days": days})
     log.info("rezone: %s: rows of %s moved to %s", table.name, day, ", ".join(map(str, days)))
     return sum(count for _, count in counts)
 

@@ -15,13 +15,13 @@ from zoneinfo import ZoneInfo
 import psycopg
 from psycopg import sql as compose
 
-from usage_pipeline.rezone.raw_days import move_raw_days, replace_moved_days
 from usage_pipeline.rollups.calendar import day_window, month_of, month_window, week_of, week_window, window_at
 from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.rollups.issue_stats import ISSUE_STATS_TABLE, replace_issue_stats
 from usage_pipeline.rollups.rankings import RANKINGS, replace_rankings
+from usage_pipeline.rollups.rezone.border import ZoneBorder, zone_border
+from usage_pipeline.rollups.rezone.raw_days import move_raw_days, replace_moved_days
 from usage_pipeline.rollups.windows import WindowContendedError, replace_window_in_zone
-from usage_pipeline.rollups.zone_border import ZoneBorder, zone_border
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import ChunksBusy, changing
 from usage_pipeline.storage.sql import load, relation
@@ -119,12 +119,12 @@ def _begin(connection: psycopg.Connection, earlier: ZoneInfo, zone: ZoneInfo) ->
             with connection.transaction():
                 # All who began with the earlier zone have ended, or fail.
                 connection.execute("select pg_advisory_xact_lock(%s)", (ZONE_LOCK,))
-                connection.execute(load("rezone/begin_rezone"), {"time_zone": zone.key})
+                connection.execute(load("rollups/rezone/begin_rezone"), {"time_zone": zone.key})
                 if plan.replaced:
                     gone = (plan.replaced.first_moment,)
                     connection.execute("delete from ops.zone_borders where first_moment = %s", gone)
                 if plan.border:
-                    connection.execute(load("rezone/insert_zone_border"), _parameters(plan.border))
+                    connection.execute(load("rollups/rezone/insert_zone_border"), _parameters(plan.border))
                 if plan.first:
                     _note_windows(connection, plan.first, plan.border, earlier, zone)
         except psycopg.errors.LockNotAvailable:
@@ -186,7 +186,7 @@ def _older_border(connection: psycopg.Connection, border: ZoneBorder) -> ZoneBor
 
 
 def _days(connection: psycopg.Connection, earlier: ZoneInfo) -> list[date]:
-    rows = connection.execute(load("rezone/select_days_of_events"), {"timezone": earlier.key})
+    rows = connection.execute(load("rollups/rezone/select_days_of_events"), {"timezone": earlier.key})
     return [day for (day,) in rows]
 
 
@@ -196,7 +196,7 @@ def _newest_incomplete(
     windows = [day_window(day, earlier) for day in days]
     firsts = [border.first_moment if border and window.day == border.first_day else window.first for window in windows]
     arguments = {"days": list(days), "firsts": firsts, "untils": [window.end for window in windows]}
-    row = connection.execute(load("rezone/select_incomplete_days"), arguments).fetchone()
+    row = connection.execute(load("rollups/rezone/select_incomplete_days"), arguments).fetchone()
     return row[0] if row else None
 
 
@@ -212,7 +212,9 @@ def _note_windows(
         moved |= {window.day, *(day + count * _DAY for count in range((last - day).days + 1))}
     days = sorted(day for day in moved if border is None or day >= border.first_day)
     weeks, months = {week_of(day) for day in days}, {month_of(day) for day in days}
-    for grain, day in connection.execute(load("rezone/select_touched_longer"), {"timezone": earlier.key}).fetchall():
+    for grain, day in connection.execute(
+        load("rollups/rezone/select_touched_longer"), {"timezone": earlier.key}
+    ).fetchall():
         (weeks if grain == "week" else months).add(day)
     arguments = {
         "first": first,
@@ -222,14 +224,14 @@ def _note_windows(
         "weeks": [week_window(day, zone).start for day in sorted(weeks)],
         "months": [month_window(day, zone).start for day in sorted(months)],
     }
-    connection.execute(load("rezone/note_windows"), arguments)
+    connection.execute(load("rollups/rezone/note_windows"), arguments)
     bounds = [border.window(day_window(day, zone), zone) if border else day_window(day, zone) for day in days]
     prices = {
         "days": days,
         "firsts": [window.first for window in bounds],
         "untils": [window.end for window in bounds],
     }
-    connection.execute(load("rezone/move_day_prices"), prices)
+    connection.execute(load("rollups/rezone/move_day_prices"), prices)
 
 
 def _hours_move(days: Sequence[date], earlier: ZoneInfo, zone: ZoneInfo) -> bool:
@@ -250,7 +252,7 @@ def _make_windows(
     report: RezoneReport,
 ) -> None:
     first = border.first_moment - _DAY if border else _BEFORE_ALL
-    rows = connection.execute(load("rezone/select_touched_windows"), {"first": first}).fetchall()
+    rows = connection.execute(load("rollups/rezone/select_touched_windows"), {"first": first}).fetchall()
     log.info("rezone: %d windows to make", len(rows))
     for grain, start in rows:
         window = window_at(grain, start, settings.timezone)
