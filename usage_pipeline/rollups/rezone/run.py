@@ -105,9 +105,14 @@ def _only_one(connection: psycopg.Connection) -> Iterator[None]:
 
 
 def _calendar(connection: psycopg.Connection) -> tuple[str, bool]:
-    [(time_zone, is_interrupted)] = connection.execute(
-        "select time_zone, rezoning_since is not null from ops.calendar"
-    ).fetchall()
+    try:
+        [(time_zone, is_interrupted)] = connection.execute(
+            "select time_zone, rezoning_since is not null from ops.calendar"
+        ).fetchall()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+        raise TimeZoneRefused(
+            "expected the newest schema, came an older one or none; run: usage-pipeline migrate"
+        ) from None
     return time_zone, is_interrupted
 
 

@@ -284,3 +284,14 @@ def test_the_command_prints_what_it_did_and_what_it_could_not_do(
     result = run_command(made.in_zone("Asia/Shanghai"), "rezone", USAGE_TIMEZONE="Asia/Shanghai")
     assert result.returncode == 0, result.stderr
     assert "Days are in Asia/Shanghai now" in result.stdout
+
+
+def test_on_an_older_schema_the_command_says_in_one_line_what_to_run_first(
+    database_url: str, redis_url: str, postgres: psycopg.Connection
+) -> None:
+    postgres.execute("alter table ops.calendar drop column rezoning_since")
+    settings = load_settings(database_url=database_url, redis_url=redis_url)
+    result = run_command(settings, "rezone")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "run: usage-pipeline migrate" in result.stderr
+    assert "Traceback" not in result.stderr
