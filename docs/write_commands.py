@@ -25,7 +25,7 @@ _GROUPS = {
         "dead-letters replay",
     ),
     "The HTTP service": ("api", "tokens create", "tokens list", "tokens revoke"),
-    "Usage events": ("recost", "archive list", "archive restore", "erase-user"),
+    "Usage events": ("recost", "rezone", "archive list", "archive restore", "erase-user"),
     "Issues": ("load issues", "stats"),
     "Alerts": ("alerts",),
 }
@@ -35,8 +35,7 @@ _NOTES = {
     "everything that it started, and nothing else.",
     "demo": "The data stay in `.local/`, and `usage-pipeline dev` opens them. `--trace` reads a CSV file with the columns "
     "`TIMESTAMP,ContextTokens,GeneratedTokens`, such as the public Azure LLM traces.",
-    "migrate": "Run it before anything else on servers of your own, after each upgrade, and after a change of "
-    "`USAGE_TIMEZONE`.",
+    "migrate": "Run it before anything else on servers of your own, and after each upgrade.",
     "drain": "With `--watch` it works without Dagster. While it runs, the drain sensors only report to Dagster "
     "what it did. See [exactly-once.md](exactly-once.md).",
     "aggregate": "It only reads Redis. To do it twice changes nothing.",
@@ -51,6 +50,7 @@ _NOTES = {
     "tokens create": "The token is the only line on standard output, so `TOKEN=$(usage-pipeline tokens create …)` works. "
     "A note with its id is on standard error. See [tokens and quotas](http.md#tokens-and-quotas).",
     "recost": "The columns of the price file are in [usage-events.md](usage-events.md#cost).",
+    "rezone": "See [another time zone](operations.md#another-time-zone).",
     "archive restore": "See [usage-events.md](usage-events.md#lifecycle).",
     "erase-user": "What it reaches, and what it does not, is in [usage-events.md](usage-events.md#erasure).",
     "load issues": "See [issues.md](issues.md).",

@@ -16,7 +16,7 @@ from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev
 from usage_pipeline.commands.merchants import aggregate, counters_app, status
 from usage_pipeline.commands.options import UsageError, refuse_empty
-from usage_pipeline.commands.rollups import recost, stats
+from usage_pipeline.commands.rollups import recost, rezone, stats
 from usage_pipeline.commands.storage import archive_app, erase_user, migrate
 from usage_pipeline.commands.tokens import tokens_app
 from usage_pipeline.settings import SettingsError
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (dev, demo, migrate, drain, aggregate, status, api, recost, stats, alerts, erase_user):
+for command in (dev, demo, migrate, drain, aggregate, status, api, recost, rezone, stats, alerts, erase_user):
     app.command()(command)
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")

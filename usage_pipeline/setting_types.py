@@ -1,7 +1,8 @@
 """Types for settings with a rule. Pure. A value that breaks its rule raises a ValueError that says what was expected."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -19,15 +20,42 @@ _CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
 # An origin as browsers send it: lower case, no path, no slash at the end.
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*s?://\S+")
+_EXPECTED_A_ZONE = "expected an IANA time zone such as UTC or Europe/Vienna"
+# The default of USAGE_START_DATE. An earlier one is checked there.
+_NO_DATA_BEFORE = date(2025, 1, 1)
+# Rules of clocks repeat from year to year; files of zones end with 2037.
+_LAST_YEAR_OF_CHANGES = 2038
+_AN_HOUR, _A_WEEK = timedelta(hours=1), timedelta(days=7)
 _BEFORE_A_URL = re.compile(r",(?=\s*(?:[A-Za-z][A-Za-z0-9]*://|$))")
 
 
 def _is_a_time_zone(name: str) -> str:
     try:
-        ZoneInfo(name)
+        zone = ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        raise ValueError("expected an IANA time zone such as UTC or Europe/Vienna") from error
+        raise ValueError(_EXPECTED_A_ZONE) from error
+    # They have the form of a zone, and mean another one on another machine, none, or seconds that PostgreSQL does not count.
+    if name in ("Factory", "localtime", "posixrules") or name.startswith(("right/", "posix/")):
+        raise ValueError(f"{_EXPECTED_A_ZONE}; {name.partition('/')[0]} is not one that means the same everywhere")
+    if moved := odd_change(zone, _NO_DATA_BEFORE):
+        raise ValueError(
+            f"expected a time zone whose clocks move by whole hours, came one that moves by less on {moved}: "
+            "hours would overlap"
+        )
     return name
+
+
+@cache
+def odd_change(zone: ZoneInfo, since: date) -> date | None:
+    """The first day from `since` to 2037 on which the clocks of a zone move by a part of an hour, to the week; or None."""
+    at = datetime(since.year, since.month, since.day, tzinfo=UTC)
+    offset = at.astimezone(zone).utcoffset()
+    while at.year < _LAST_YEAR_OF_CHANGES:
+        at += _A_WEEK
+        before, offset = offset, at.astimezone(zone).utcoffset()
+        if before is not None and offset is not None and (offset - before) % _AN_HOUR:
+            return at.date()
+    return None
 
 
 def _is_a_cron_expression(expression: str) -> str:

@@ -5,7 +5,7 @@ from typing import Literal
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from usage_pipeline.setting_types import (
@@ -22,6 +22,7 @@ from usage_pipeline.setting_types import (
     RedisUrl,
     TimeZoneName,
     listed,
+    odd_change,
     split_urls,
 )
 from usage_pipeline.values import PossibleTimes, numbers
@@ -103,7 +104,7 @@ class Settings(BaseSettings):
     usage_timezone: TimeZoneName = Field(
         default="UTC",
         description="Time zone in which a day begins and ends, as an IANA name such as `Europe/Vienna`. "
-        "Run `usage-pipeline migrate` after a change.",
+        "After a change, run `usage-pipeline rezone`.",
     )
     usage_start_date: date = Field(
         default=date(2025, 1, 1),
@@ -257,6 +258,16 @@ class Settings(BaseSettings):
     redis_timeout_seconds: float = Field(
         default=30.0, gt=0, le=600, description="Seconds for one answer from Redis to the drain."
     )
+
+    @field_validator("usage_start_date")
+    @classmethod
+    def _hours_never_overlap(cls, start: date, checked: ValidationInfo) -> date:
+        zone = checked.data.get("usage_timezone")
+        if zone and (moved := odd_change(ZoneInfo(zone), start)):
+            raise ValueError(
+                f"expected a day after {moved}, around which the clocks of {zone} move by a part of an hour"
+            )
+        return start
 
     @property
     def aggregation_cron(self) -> str:

@@ -45,6 +45,10 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
         ("USAGE_TIMEZONE", "Mars/Olympus"),
         ("USAGE_TIMEZONE", "../etc/passwd"),
         ("USAGE_TIMEZONE", ""),
+        ("USAGE_TIMEZONE", "Factory"),
+        ("USAGE_TIMEZONE", "localtime"),
+        ("USAGE_TIMEZONE", "right/UTC"),
+        ("USAGE_TIMEZONE", "Australia/Lord_Howe"),
         ("USAGE_START_DATE", "yesterday"),
         ("STATS_START_DATE", "2015"),
         ("STATS_CRON_SCHEDULE", ""),
@@ -180,3 +184,17 @@ def test_alert_urls_are_parted_at_commas_before_a_url_and_stay_secret(text: str,
     settings = load_settings(alert_urls=text)
     assert tuple(url.get_secret_value() for url in settings.alert_channels) == expected
     assert "json://a" not in repr(settings)
+
+
+def test_hours_that_would_overlap_are_refused_with_the_day_on_which_the_clocks_move() -> None:
+    """Lord Howe moves by half an hour twice a year; Caracas did once, on 2016-05-01."""
+    with pytest.raises(SettingsError, match=r"^USAGE_TIMEZONE: .*whole hours.*2025-0[34]-\d\d: hours would overlap$"):
+        load_settings(usage_timezone="Australia/Lord_Howe")
+    assert load_settings(usage_timezone="America/Caracas").usage_timezone == "America/Caracas"
+    with pytest.raises(SettingsError, match=r"^USAGE_START_DATE: expected a day after 2016-05-0\d"):
+        load_settings(usage_timezone="America/Caracas", usage_start_date="2016-01-01")
+
+
+def test_zones_that_are_not_a_multiple_of_an_hour_from_utc_are_taken() -> None:
+    for zone in ("Asia/Kathmandu", "America/St_Johns", "Pacific/Chatham"):
+        assert load_settings(usage_timezone=zone).usage_timezone == zone

@@ -54,4 +54,10 @@ where not analytics.is_only_archived(
     day.usage_date::timestamp at time zone %(timezone)s,
     (day.usage_date + 1)::timestamp at time zone %(timezone)s
 )
+  -- Days of an earlier time zone, and the one after them, have other bounds than these.
+  and not exists (
+    select 1
+    from ops.zone_borders
+    where first_day >= day.usage_date
+)
 order by usage_date;

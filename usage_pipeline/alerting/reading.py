@@ -118,7 +118,7 @@ def read_aggregations(
     """The last aggregations of yesterday and today; None when there was none in the last two intervals."""
     today = current_day(settings.timezone)
     oldest = now - timedelta(milliseconds=2 * settings.usage_aggregation_interval)
-    hours = (now - day_window(today, settings.timezone).start).total_seconds() / 3600
+    hours = (now - day_window(today, settings.timezone).first).total_seconds() / 3600
     found = []
     for day in (today - timedelta(days=1), today):
         row = postgres.execute(load("merchants/select_merchant_sync_batch"), {"day": day}).fetchone()

@@ -78,6 +78,10 @@ class Storing:
         except TimeoutError:
             detail = f"no outcome within {STORE_SECONDS} s; {_AGAIN}"
             raise unavailable(detail) from None
+        except psycopg.errors.ObjectNotInPrerequisiteState as error:
+            # Of ops.expect_time_zone: this server has another USAGE_TIMEZONE than the database, or a rezone is at work.
+            _log.warning("%s", first_line(error))
+            raise unavailable(f"the time zone of days is being changed; {_AGAIN}") from None
         except psycopg.Error as error:
             if not is_mended_by_time(error):
                 raise

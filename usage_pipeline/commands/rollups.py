@@ -1,4 +1,4 @@
-"""`usage-pipeline recost` and `stats`: compute past days again, with other prices or from the issues as they are now."""
+"""`usage-pipeline recost`, `rezone` and `stats`: past days again: other prices, another zone, issues as they are."""
 
 import logging
 from contextlib import closing
@@ -91,3 +91,28 @@ def stats(
         return
     rows = [(one.date, one.created_count, one.resolved_count, one.comment_count) for one in days]
     print_table("Issues", ["date", "created", "resolved", "comments"], rows)
+
+
+def rezone(as_json: AsJson = False) -> None:
+    """Make all days again in USAGE_TIMEZONE, after a change of it, from what is still there. It is safe to run again.
+
+    Until it ends, nobody else can write. What cannot be made again is listed: its rows are only in archives, or were dropped.
+    """
+    from usage_pipeline.rollups.rezone.run import rezone as rezone_all
+    from usage_pipeline.storage.postgres import connect
+
+    settings = load_settings()
+    with closing(connect(settings, any_time_zone=True)) as connection:
+        report = rezone_all(connection, settings)
+    if as_json:
+        print_json({"success": not report.problems, **asdict(report)})
+    else:
+        rows = [
+            ("counter rows and request events that moved to another day", report.rows_moved),
+            ("days of counters made again", report.days_made),
+            ("windows of usage events made again", report.windows_made),
+        ]
+        print_table(f"Days are in {report.time_zone} now", ["what", "number"], rows)
+        for problem in report.problems:
+            Console(stderr=True).print(problem, markup=False)
+    raise typer.Exit(1 if report.problems else 0)

@@ -250,6 +250,9 @@ def _translated_errors() -> Iterator[None]:
             yield
     except PostgresUnavailable as error:
         raise DrainImpossible(f"{error}; nothing is claimed, the counters wait in Redis") from None
+    except psycopg.errors.ObjectNotInPrerequisiteState as error:
+        # Of ops.expect_time_zone: a rezone began meanwhile.
+        raise DrainImpossible(f"{first_line(error)}; the next drain recovers what is claimed") from None
     except psycopg.ProgrammingError as error:
         raise DrainImpossible(
             f"the schema is missing or old: {first_line(error)}; run: usage-pipeline migrate"

@@ -86,6 +86,7 @@ class UsageStore:
     def _apply(self, family: Family, batch: Batch) -> Applied:
         connection = self._connection
         with connection.transaction():
+            connection.execute("select ops.expect_time_zone(%s)", (self._timezone,))
             if not self._insert_ledger_row(family.name, batch):
                 return Applied(is_ours=False)
             dead_letters: Sequence[DeadLetter] = batch.dead_letters
@@ -115,6 +116,7 @@ class UsageStore:
 
     def _apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied:
         with self._connection.transaction():
+            self._connection.execute("select ops.expect_time_zone(%s)", (self._timezone,))
             if not self._insert_ledger_row("event", batch):
                 return Applied(is_ours=False)
             dead_letters: Sequence[DeadLetter] = batch.dead_letters

@@ -10,6 +10,9 @@ import psycopg
 from usage_pipeline.rollups.calendar import Window, window_at
 from usage_pipeline.storage.sql import load
 
+# All hours, days, weeks and months of the longest RETENTION_DAYS: with fewer, windows that cannot be made would hide others.
+MOST_WINDOWS = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class StaleWindow:
@@ -21,7 +24,7 @@ class StaleWindow:
 
 
 def stale_windows(
-    connection: psycopg.Connection, *, time_zone: ZoneInfo, now: datetime, most: int = 5_000
+    connection: psycopg.Connection, *, time_zone: ZoneInfo, now: datetime, most: int = MOST_WINDOWS
 ) -> list[StaleWindow]:
     """Past windows that must be made again, oldest first. Weeks and months come only when their days are done."""
     absent = connection.execute(load("rollups/select_absent_chunks")).fetchall()

@@ -17,11 +17,13 @@ from usage_pipeline.events.pricing import prices as cost
 from usage_pipeline.rollups import day_prices
 from usage_pipeline.rollups.calendar import Window, day_window, month_of, month_window, week_of, week_window
 from usage_pipeline.rollups.daily import SourceGoneError
+from usage_pipeline.rollups.rezone.border import zone_border
 from usage_pipeline.rollups.window_tables import DAY_PARTS, WINDOW_TABLES, WindowTable
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
 from usage_pipeline.storage.postgres import is_rolled_back, waiting_for_locks
 from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.time_zones import in_time_zone
 
 # Each of these makes one attempt fail: the day has no prices yet, models are new, another transaction changed the same rows.
 _ATTEMPTS = 5
@@ -55,10 +57,27 @@ def replace_window(
 
     It contains what was stored when it began. Events that are stored meanwhile leave the window stale. If a window was rolled
     up after its end and changes now, ops.late_data gets a row. A day that changes makes its week and month stale.
-    Raises SourceGoneError when the events are archived or dropped, WindowContendedError after too many attempts, and
-    psycopg.errors.LockNotAvailable when another roll-up of the window takes longer than five minutes.
+    Raises TimeZoneRefused when the days of the database are in another time zone, SourceGoneError when the events are archived
+    or dropped, WindowContendedError after too many attempts, and psycopg.errors.LockNotAvailable when another roll-up of the
+    window takes longer than five minutes.
     """
     now = now or datetime.now(UTC)
+    with in_time_zone(connection, settings.usage_timezone):
+        return replace_window_in_zone(connection, window, settings=settings, now=now)
+
+
+def replace_window_in_zone(
+    connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime
+) -> WindowReport:
+    """`replace_window` for a caller that has seen to it that days are in USAGE_TIMEZONE."""
+    asked, border = window, zone_border(connection)
+    if border:
+        window = border.window(window, settings.timezone)
+    if window.start != asked.start:
+        # The day that begins at the border has this part of the day that was asked for.
+        connection.execute(
+            load("rollups/move_touched_window"), {"grain": "day", "old": asked.start, "new": window.start}
+        )
     with _one_at_a_time(connection, window), reading_with_one_snapshot(connection, "analytics.usage_events"):
         for _ in range(_ATTEMPTS):
             try:
@@ -176,6 +195,8 @@ def _price_version(connection: psycopg.Connection, window: Window, settings: Set
 
 def expect_source(connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime) -> bool:
     """Whether an hour or day has events. Raises SourceGoneError when it had events that are not in the table now."""
+    if border := zone_border(connection):
+        window = border.window(window, settings.timezone)
     bounds = {"first": window.first, "until": window.end}
     [(is_archived, has_events)] = connection.execute(load("rollups/select_window_source"), bounds).fetchall()
     if is_archived:

@@ -12,6 +12,7 @@ from psycopg.rows import TupleRow
 
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.time_zones import TimeZoneRefused, expect_time_zone
 
 log = logging.getLogger(__name__)
 
@@ -66,19 +67,33 @@ class _InterruptibleConnection(psycopg.Connection):
             self.close()
 
 
-def connect(settings: Settings, *, statement_seconds: float = 0) -> psycopg.Connection:
+def connect(settings: Settings, *, statement_seconds: float = 0, any_time_zone: bool = False) -> psycopg.Connection:
     """A new autocommit connection with a session of ours (`prepare_session`); the caller closes it.
 
     It waits for a lock for at most five minutes. A statement may take `statement_seconds` (0: as long as the server allows).
 
-    Raises PostgresUnavailable when it reaches no writable server within `connect_timeout_seconds`, or cannot read the URL.
+    Raises PostgresUnavailable when it reaches no writable server within `connect_timeout_seconds`, or cannot read the URL; and,
+    unless `any_time_zone`, when the days of the database are not in USAGE_TIMEZONE.
     """
-    return connect_to(
+    connection = connect_to(
         settings.database_url.get_secret_value(),
         timeout_seconds=settings.connect_timeout_seconds,
         lock_seconds=_LOCK_SECONDS,
         statement_seconds=statement_seconds,
     )
+    try:
+        if not any_time_zone:
+            expect_time_zone(connection, settings.usage_timezone)
+    except TimeZoneRefused as refused:
+        connection.close()
+        raise PostgresUnavailable(str(refused)) from None
+    except psycopg.OperationalError as error:
+        connection.close()
+        raise PostgresUnavailable(f"PostgreSQL does not answer: {first_line(error)}") from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def connect_to(

@@ -186,6 +186,7 @@ def test_the_day_is_that_of_the_earlier_of_last_use_and_claim(
     postgres: psycopg.Connection,
 ) -> None:
     settings = load_settings(database_url=database_url, redis_url=redis_url, usage_timezone=time_zone)
+    postgres.execute("update ops.calendar set time_zone = %s", (time_zone,))
     redis_client.hset("apikey:k:metrics", "total_requests", 1)
     if offset is not None:
         redis_client.hset("apikey:k:metrics", "last_used_at", ms(now() + offset))

@@ -55,7 +55,7 @@ Events = list[dict[str, Any]]
 def stored_in(request: pytest.FixtureRequest, redis_url: str) -> Settings:
     """Settings of an empty database, stored natively or on TimescaleDB."""
     url: str = request.getfixturevalue("database_url" if request.param == "native" else "timescale_url")
-    migrate(url)
+    migrate(url, time_zone="Europe/Vienna")
     with psycopg.connect(url) as connection:
         assert is_hypertable(connection, "analytics.usage_events") == (request.param == "timescale")
     return load_settings(database_url=url, redis_url=redis_url, usage_timezone="Europe/Vienna")

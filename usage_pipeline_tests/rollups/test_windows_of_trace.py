@@ -39,6 +39,7 @@ def test_every_number_equals_a_recomputation_also_after_late_events_and_a_backfi
     time_zone: str, settings: Settings, postgres: psycopg.Connection
 ) -> None:
     settings = settings.model_copy(update={"usage_timezone": time_zone, "retention_days": 300})
+    postgres.execute("update ops.calendar set time_zone = %s", (time_zone,))
     spans = [(start, timedelta(days=3, hours=12)) for start in SPANS[time_zone]]
     events = trace_events(spans, seed=7, most=4_000 if time_zone == "Europe/Vienna" else 2_000)
     late = events[::97]

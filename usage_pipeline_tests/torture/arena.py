@@ -100,6 +100,9 @@ def arena(
             "redis_timeout_seconds": 10.0,
             "usage_timezone": usage_timezone,
         }
+        with psycopg.connect(database_url, autocommit=True) as postgres:
+            # One that only PostgreSQL knows, which `migrate` would refuse.
+            postgres.execute("update ops.calendar set time_zone = %s", (usage_timezone,))
         load = Load(redis_port, seed, plan)
         drainers = stack.enter_context(Drainers(stage.drainer_parent, given))
         server = stack.enter_context(closing(redis.Redis(host=LOOPBACK, port=redis_port, socket_timeout=10)))

@@ -24,7 +24,7 @@ from usage_pipeline.defs.assets.windows import window_key, window_partition
 from usage_pipeline.defs.checks.results import faults_result
 from usage_pipeline.defs.partitions.calendar import daily_partitions, stats_partitions, window_partitions
 from usage_pipeline.drain.rounds import ALL_FAMILIES
-from usage_pipeline.rollups.calendar import GRAINS, Grain, Window
+from usage_pipeline.rollups.calendar import GRAINS, Grain, Window, day_window
 from usage_pipeline.rollups.due_windows import closed_windows
 from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.settings import Settings
@@ -165,7 +165,7 @@ def _until_stats_are_made(settings: Settings) -> timedelta:
     longest, cron = timedelta(0), CronSim(settings.stats_cron_schedule, at - timedelta(microseconds=1))
     due = next(cron, None)
     for offset in range(366):
-        midnight = at + timedelta(days=offset)
+        midnight = day_window(at.date() + timedelta(days=offset), settings.timezone).first
         while due is not None and due < midnight:
             due = next(cron, None)
         if due is None:

@@ -7,6 +7,7 @@ import dagster as dg
 
 from usage_pipeline.defs.jobs import issue_stats, one_at_a_time, ranking_jobs
 from usage_pipeline.defs.schedules.windows import default_status
+from usage_pipeline.rollups.due_windows import days_to_roll_up
 from usage_pipeline.settings import Settings
 
 # As long as their copies in Redis live.
@@ -48,8 +49,7 @@ def _ranking_schedule(settings: Settings, of_issues: bool) -> dg.ScheduleDefinit
     )
     def today(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
         scheduled = context.scheduled_execution_time
-        hour_before = (scheduled - timedelta(hours=1)).astimezone(zone).date()
-        for day in sorted({hour_before, scheduled.astimezone(zone).date()}):
+        for day in days_to_roll_up(scheduled, zone):
             if day >= start:
                 yield _request(job.name, scheduled, day)
 

@@ -8,7 +8,8 @@ import dagster as dg
 from usage_pipeline.defs.assets.windows import window_partition
 from usage_pipeline.defs.jobs import one_at_a_time, window_jobs
 from usage_pipeline.defs.partitions.calendar import window_partitions
-from usage_pipeline.rollups.calendar import Grain, Window, day_window, hour_window, month_of, week_of, window_on
+from usage_pipeline.rollups.calendar import Grain, Window, day_window, month_of, week_of, window_on
+from usage_pipeline.rollups.due_windows import closed_windows, days_to_roll_up
 from usage_pipeline.settings import Settings
 
 # Clients send in batches: most events of the last hour are there five minutes after it.
@@ -45,11 +46,7 @@ def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         execution_timezone=settings.usage_timezone,
     )
     def hours(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-        local = context.scheduled_execution_time.astimezone(zone)
-        into_the_hour = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
-        # In UTC, where an hour before is an hour before.
-        start = context.scheduled_execution_time - into_the_hour - timedelta(hours=1)
-        yield from requests(context, "hour", [hour_window(start, zone)])
+        yield from requests(context, "hour", closed_windows("hour", context.scheduled_execution_time, 1, zone))
 
     @dg.schedule(
         name="usage_daily_hourly",
@@ -60,9 +57,7 @@ def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         execution_timezone=settings.usage_timezone,
     )
     def days(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-        scheduled = context.scheduled_execution_time
-        before = (scheduled - timedelta(hours=1)).astimezone(zone).date()
-        found = sorted({before, scheduled.astimezone(zone).date()})
+        found = days_to_roll_up(context.scheduled_execution_time, zone)
         yield from requests(context, "day", [day_window(day, zone) for day in found])
 
     def of_yesterday(context: dg.ScheduleEvaluationContext, grain: Grain) -> Iterator[dg.RunRequest]:

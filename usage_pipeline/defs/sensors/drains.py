@@ -13,6 +13,7 @@ from usage_pipeline.defs.jobs import daily_tables, one_at_a_time
 from usage_pipeline.defs.sensors.late_stats import late_stats_sensor
 from usage_pipeline.defs.sensors.late_windows import late_windows_sensor
 from usage_pipeline.defs.sensors.missed import missed_partitions_sensor
+from usage_pipeline.defs.sensors.turns import asked, take_turn
 from usage_pipeline.drain.rounds import METRICS_FAMILIES, TOKEN_FAMILIES, DrainImpossible, RoundReport, drain_once
 from usage_pipeline.rollups.daily import current_day, stale_days
 from usage_pipeline.settings import Settings
@@ -26,7 +27,6 @@ _REPORT_SECONDS = 60
 _QUIET_REPORT_SECONDS = 1_800
 # In the cursor, so that a day is reported at once only when it is new.
 _DAYS_REMEMBERED = 60
-_LATE_DAYS_PER_TICK = 25
 DRAIN_SENSORS = ("drain_metrics", "drain_tokens")
 
 
@@ -128,21 +128,20 @@ def _late_days_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
                 stale = stale_days(connection, today=current_day(settings.timezone))
         except PostgresUnavailable as problem:
             return dg.SkipReason(str(problem))
-        # The hour is in the run key, so that a day whose run failed is tried again, and not more than once an hour.
-        hour = f"{datetime.now(UTC):%Y%m%d%H}"
+        # The hour is in the run key, so that a day whose run failed can be tried again.
+        now = datetime.now(UTC)
+        wanted = {f"{one.family}:{one.usage_date}": one for one in stale if one.usage_date >= settings.usage_start_date}
+        turn = take_turn({name: str(one.version) for name, one in wanted.items()}, context.cursor, now)
         requests = [
             dg.RunRequest(
-                run_key=f"{day.family}:{day.usage_date}:{day.version}:{hour}",
+                run_key=f"{name}:{day.version}:{now:%Y%m%d%H}",
                 partition_key=day.usage_date.isoformat(),
                 asset_selection=[daily_key(day.family)],
                 tags=one_at_a_time(f"{daily_tables.name}/{day.family}", day.usage_date.isoformat()),
             )
-            for day in stale
-            if day.usage_date >= settings.usage_start_date
+            for name, day in ((name, wanted[name]) for name in turn.ids)
         ]
-        if not requests:
-            return dg.SkipReason("No past day has changed.")
-        return dg.SensorResult(run_requests=requests[:_LATE_DAYS_PER_TICK])
+        return asked(context, turn, requests, "No past day has changed.")
 
     return late_days
 

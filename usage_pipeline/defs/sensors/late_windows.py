@@ -8,12 +8,11 @@ import dagster as dg
 from usage_pipeline.defs.assets.windows import window_partition
 from usage_pipeline.defs.jobs import one_at_a_time, storage_lifecycle, window_jobs
 from usage_pipeline.defs.partitions.calendar import window_partitions
+from usage_pipeline.defs.sensors.turns import asked, take_turn
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect
-
-_RUNS_PER_TICK = 25
 
 
 def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
@@ -34,23 +33,25 @@ def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> d
                 stale = stale_windows(connection, time_zone=settings.timezone, now=now)
         except PostgresUnavailable as problem:
             return dg.SkipReason(str(problem))
-        # The hour is in the run keys, so that a window whose run failed is tried again, and not more than once an hour.
+        # The hour is in the run keys, so that a window whose run failed can be tried again.
         hour = f"{now:%Y%m%d%H}"
-        requests = [
-            dg.RunRequest(
-                job_name=WINDOW_TABLES[one.window.grain].name,
-                run_key=f"{one.window.grain}:{key}:{one.touched_at.timestamp():.6f}:{hour}",
-                partition_key=key,
-                tags=one_at_a_time(WINDOW_TABLES[one.window.grain].name, key),
-            )
+        wanted = {
+            f"{one.window.grain}:{key}": one
             for one in stale
             if not one.is_archived
             if (key := window_partition(one.window.grain, partitions[one.window.grain], one.window)) is not None
-        ][:_RUNS_PER_TICK]
+        }
+        versions = {name: f"{one.touched_at.timestamp():.6f}" for name, one in wanted.items()}
+        turn = take_turn(versions, context.cursor, now)
+        requests = []
+        for name in turn.ids:
+            job, key = WINDOW_TABLES[wanted[name].window.grain].name, name.partition(":")[2]
+            run_key = f"{name}:{versions[name]}:{hour}"
+            requests.append(
+                dg.RunRequest(job_name=job, run_key=run_key, partition_key=key, tags=one_at_a_time(job, key))
+            )
         if any(one.is_archived for one in stale):
             requests.append(dg.RunRequest(job_name=storage_lifecycle.name, run_key=f"restore:{hour}"))
-        if not requests:
-            return dg.SkipReason("No past hour, day, week or month has changed.")
-        return dg.SensorResult(run_requests=requests)
+        return asked(context, turn, requests, "No past hour, day, week or month has changed.")
 
     return late_windows

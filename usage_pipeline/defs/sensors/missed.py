@@ -14,6 +14,7 @@ from usage_pipeline.defs.assets.rankings import is_of_issues, ranking_key
 from usage_pipeline.defs.assets.windows import window_key
 from usage_pipeline.defs.checks.freshness import Partitioned, missed, partitioned_assets
 from usage_pipeline.defs.jobs import daily_tables, issue_stats, merchant_usage, one_at_a_time, ranking_jobs, window_jobs
+from usage_pipeline.defs.sensors.turns import asked, take_turn
 from usage_pipeline.rollups.calendar import GRAINS, Grain
 from usage_pipeline.rollups.due_windows import closed_windows
 from usage_pipeline.rollups.rankings import RANKINGS
@@ -21,7 +22,6 @@ from usage_pipeline.settings import Settings
 
 # As long as counters live in Redis; whoever was away for longer backfills by hand.
 _LOOK_BACK: dict[Grain, int] = {"hour": 24, "day": 7, "week": 1, "month": 1}
-_RUNS_PER_TICK = 25
 _INTERVAL_SECONDS = 290
 _JOBS = {
     MERCHANT_USAGE_KEY: merchant_usage,
@@ -32,7 +32,7 @@ _JOBS = {
 
 
 def missed_partitions_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    """Looks every five minutes. If a run did not help, the sensor asks for the partition again an hour later."""
+    """Looks every five minutes. If a run did not help, it asks for the partition again later, ever more rarely."""
     assets = [
         one
         for one in partitioned_assets(settings)
@@ -46,26 +46,29 @@ def missed_partitions_sensor(settings: Settings, status: dg.DefaultSensorStatus)
         default_status=status,
         description="Makes past hours, days, weeks and months that no run has made since they ended.",
     )
-    def missed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def missed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         now = datetime.now(UTC)
         wanted: dict[tuple[str, str], list[dg.AssetKey]] = defaultdict(list)
         for one in assets:
             for partition in _missed_of(context.instance, one, now, settings):
                 wanted[_JOBS.get(one.key, daily_tables).name, partition].append(one.key)
-        if not wanted:
-            return dg.SkipReason("No past partition was missed.")
-        requests = [
-            dg.RunRequest(
-                # The hour is in the run key, so that one whose run failed is tried again, and not more than once an hour.
-                run_key=f"missed:{job}:{partition}:{now:%Y%m%d%H}",
-                job_name=job,
-                partition_key=partition,
-                asset_selection=sorted(keys),
-                tags=one_at_a_time(job, partition),
+        ordered = sorted(wanted, key=lambda one: one[::-1])
+        by_name = {f"{job}:{partition}": (job, partition) for job, partition in ordered}
+        turn = take_turn(dict.fromkeys(by_name, ""), context.cursor, now)
+        requests = []
+        for name in turn.ids:
+            job, partition = by_name[name]
+            requests.append(
+                dg.RunRequest(
+                    # The hour is in the run key, so that one whose run failed can be tried again.
+                    run_key=f"missed:{name}:{now:%Y%m%d%H}",
+                    job_name=job,
+                    partition_key=partition,
+                    asset_selection=sorted(wanted[job, partition]),
+                    tags=one_at_a_time(job, partition),
+                )
             )
-            for (job, partition), keys in sorted(wanted.items(), key=lambda item: item[0][::-1])
-        ]
-        return dg.SensorResult(run_requests=requests[:_RUNS_PER_TICK])
+        return asked(context, turn, requests, "No past partition was missed.")
 
     return missed_partitions
 

@@ -172,6 +172,7 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
             moments = [datetime.fromtimestamp(quarter * _QUARTER_SECONDS, UTC) for quarter in quarters]
             touched = {"moments": moments, "timezone": settings.usage_timezone}
             with connection.pipeline():
+                cursor.execute("select ops.expect_time_zone(%s)", (settings.usage_timezone,))
                 cursor.execute(load("events/ingest/insert_touched_windows"), touched)
                 _insert_report(cursor, batch, report)
     except (psycopg.errors.UniqueViolation, psycopg.errors.CheckViolation, psycopg.errors.UndefinedTable):
@@ -190,6 +191,7 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
         moments = {item.event_time for item in parsed.values() if item.event_time is not None}
         ensure_chunks(connection, kind.table, moments, settings.chunk_time_interval_hours)
     with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("select ops.expect_time_zone(%s)", (settings.usage_timezone,))
         _stage(cursor, kind, parsed)
         if kind is ARCHIVES:
             hours = {hour for (hour,) in cursor.execute(load("events/ingest/select_archive_hours"))}

@@ -69,6 +69,7 @@ def test_the_real_issues_in_two_range_runs_equal_a_recomputation_and_a_second_ba
 ) -> None:
     """All five years: without Dagster in rollups/test_stats_of_real_issues.py, through the daemon in end_to_end."""
     zone, path, first, last = "Europe/Vienna", real_file(), date(2019, 12, 1), date(2020, 12, 31)
+    postgres.execute("update ops.calendar set time_zone = %s", (zone,))
     assert load_issues(postgres, path).is_success
     definitions = build_definitions({"settings": settings.model_copy(update={"usage_timezone": zone})})
     backfill(definitions, instance, first, last)
@@ -83,6 +84,7 @@ def test_made_up_issues_over_changes_of_clocks_equal_a_recomputation(
 ) -> None:
     # Midnight comes twice in Havana on 3 November 2024, and not at all on 10 March.
     zone, first, last = "America/Havana", date(2024, 3, 1), date(2024, 11, 30)
+    postgres.execute("update ops.calendar set time_zone = %s", (zone,))
     path = made_up_file(tmp_path / "issues.csv", first, 240)
     load_issues(postgres, path)
     backfill(

@@ -241,10 +241,9 @@ def test_schedules_ask_for_what_has_just_closed_in_the_time_zone(name: str, sche
     definitions = build_definitions({"settings": settings})
     schedule = definitions.resolve_schedule_def(name)
     assert schedule.execution_timezone == "Europe/Vienna"
-    context = dg.build_schedule_context(
-        scheduled_execution_time=datetime.fromisoformat(scheduled), resources={"settings": settings}
-    )
-    requests = list(schedule(context))
+    # As Dagster passes it: with a ZoneInfo, and not with a fixed offset.
+    at = datetime.fromisoformat(scheduled).astimezone(settings.timezone)
+    requests = list(schedule(dg.build_schedule_context(scheduled_execution_time=at, resources={"settings": settings})))
     assert [request.partition_key for request in requests] == keys
     assert len({request.run_key for request in requests}) == len(keys)
 

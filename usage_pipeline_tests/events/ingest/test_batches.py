@@ -201,6 +201,7 @@ def test_touched_hours_and_days_are_noted_in_the_usage_time_zone(
     postgres: psycopg.Connection, database_url: str, redis_url: str, is_partition_there: bool
 ) -> None:
     settings = load_settings(database_url=database_url, redis_url=redis_url, usage_timezone="Asia/Kolkata")
+    postgres.execute("update ops.calendar set time_zone = 'Asia/Kolkata'")
     at = (NOW - timedelta(days=3)).replace(hour=20, minute=10, second=0)
     batch = [
         event(event_time=at.isoformat()),
