@@ -36,7 +36,7 @@ from usage_pipeline.storage.chunks.partitions import (
     ensure_partitions,
     ensure_span,
 )
-from usage_pipeline.storage.chunks.tables import LifecycleTable, needs_rows, restored_reason, waiting_reason
+from usage_pipeline.storage.chunks.tables import LifecycleTable, restored_reason, waiting_reason
 from usage_pipeline.storage.lifecycle.report import LifecycleReport, Moved, Packed, Waiting
 from usage_pipeline.storage.sql import composed, load, relation
 
@@ -128,7 +128,7 @@ class NativeLifecycle:
         return [chunk for chunk in chunks(self.connection, table.name) if chunk.end <= moment]
 
     def _has_changed(self, table: LifecycleTable, chunk: Chunk) -> bool:
-        if needs_rows(self.connection, table, chunk):
+        if waiting_reason(self.connection, table, chunk):
             return True
         overlapping = (
             each for each in chunks(self.connection, table.name) if each.start < chunk.end and each.end > chunk.start
