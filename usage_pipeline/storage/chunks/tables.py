@@ -40,7 +40,8 @@ BY_NAME = {table.name: table for table in TABLES}
 def waiting_reason(connection: psycopg.Connection, table: LifecycleTable, chunk: Chunk) -> str | None:
     """Why a chunk must stay for now, or be read back from its file: a roll-up or a batch needs its rows. None: it may go.
 
-    Weeks and months are made from daily tables and need no events, so nothing waits for them. In a transaction that holds the lock of the chunk, the answer stays right until the end.
+    Weeks and months are made from daily tables, so nothing waits for them. In a transaction that holds the lock of the chunk,
+    the answer stays right until the end.
     """
     arguments = {"start": chunk.start, "end": chunk.end, "family": table.family, "day": chunk.start.date()}
     query = "storage/chunks/find_unreleased_day" if table.is_raw else "storage/chunks/find_touched_source"

@@ -12,6 +12,7 @@ import pytest
 
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import SourceGoneError
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
@@ -20,7 +21,6 @@ from usage_pipeline.storage.archives.manifest import archives, archives_of_day
 from usage_pipeline.storage.archives.store import ArchiveDamaged, ArchiveStore
 from usage_pipeline.storage.chunks.partitions import Chunk, chunks, ensure_chunks
 from usage_pipeline.storage.chunks.tables import BY_NAME, waiting_reason
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline_tests.rigs import windows as event_store
 from usage_pipeline_tests.storage.lifecycle_rig import (
     ARCHIVE_TABLE,
@@ -150,8 +150,8 @@ def test_nothing_is_archived_before_its_roll_ups_are_complete(
         ("day", chunk - 24 * hour, False),
         ("day", chunk, True),
         ("day", chunk + 24 * hour, False),
-        ("week", chunk, False),
-        ("month", chunk, False),
+        ("week", chunk - timedelta(days=chunk.weekday()), False),
+        ("month", chunk.replace(day=1), False),
     ]:
         postgres.execute("insert into ops.touched_windows (grain, window_start) values (%s, %s)", (grain, start))
         report = run_lifecycle(archiving)

@@ -10,8 +10,8 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.settings import Settings, load_settings
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.timescale import is_hypertable
 from usage_pipeline_tests.storage.lifecycle_rig import (

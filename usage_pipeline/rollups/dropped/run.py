@@ -1,0 +1,71 @@
+"""A run of the storage lifecycle, as the roll-ups want it: their numbers are kept before rows are dropped.
+
+Partitions of Dagster begin at USAGE_START_DATE, so no sensor and no schedule asks for what lies before. Rows of that time are
+rolled up here, and then leave by RETENTION_DAYS like all others.
+"""
+
+import logging
+from contextlib import closing
+from datetime import UTC, datetime
+
+import psycopg
+
+from usage_pipeline.rollups.daily import DAILY_TABLES, SourceGoneError, current_day, replace_day, stale_days
+from usage_pipeline.rollups.dropped.kept import DROP_RULES
+from usage_pipeline.rollups.late_windows import stale_windows
+from usage_pipeline.rollups.windows import WindowContendedError, replace_window
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.lifecycle.report import LifecycleReport
+from usage_pipeline.storage.lifecycle.run import run_storage_lifecycle
+from usage_pipeline.storage.postgres import connect
+
+log = logging.getLogger(__name__)
+
+_DAILY = {daily.family: daily for daily in DAILY_TABLES}
+
+
+def run_lifecycle(settings: Settings, now: datetime | None = None) -> LifecycleReport:
+    """Does for every table what is due at `now`. Raises PostgresUnavailable, ArchiveUnavailable or psycopg.Error."""
+    now = now or datetime.now(UTC)
+    with closing(connect(settings)) as connection:
+        rolled_up, problems = _roll_up_before_start(connection, settings, now)
+        report = run_storage_lifecycle(connection, settings, rules=DROP_RULES, now=now)
+        report.rolled_up += rolled_up
+        report.problems += problems
+        return report
+
+
+def _roll_up_before_start(
+    connection: psycopg.Connection, settings: Settings, now: datetime
+) -> tuple[list[str], list[str]]:
+    """Rolls up what lies before USAGE_START_DATE. Returns what was rolled up, and a line for each that failed."""
+    rolled_up, problems = list[str](), list[str]()
+    for day in stale_days(connection, today=current_day(settings.timezone)):
+        if day.usage_date < settings.usage_start_date:
+            daily = _DAILY[day.family]
+            try:
+                replace_day(connection, daily, day.usage_date, today=current_day(settings.timezone))
+                rolled_up.append(f"{daily.table} of {day.usage_date}")
+            except SourceGoneError as error:
+                problems.append(str(error))
+    try:
+        windows = stale_windows(connection, time_zone=settings.timezone, now=now)
+    except ValueError as error:
+        # After a change of USAGE_TIMEZONE a week may begin on another day. Storage goes on.
+        windows = []
+        problems.append(f"USAGE_TIMEZONE: {error}")
+    for stale in windows:
+        # A week or month around the start has a partition, and may be made twice. It waits for its days.
+        if stale.window.day < settings.usage_start_date and not stale.is_archived:
+            try:
+                replace_window(connection, stale.window, settings=settings, now=now)
+                rolled_up.append(str(stale.window))
+            except (SourceGoneError, WindowContendedError, psycopg.DataError) as error:
+                problems.append(f"{stale.window}: {error}")
+    if rolled_up:
+        log.warning(
+            "lifecycle: rolled up %d days and windows before USAGE_START_DATE=%s; their rows leave by RETENTION_DAYS",
+            len(rolled_up),
+            settings.usage_start_date,
+        )
+    return rolled_up, problems
