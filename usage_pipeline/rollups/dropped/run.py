@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import psycopg
 
+from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.rollups.daily import DAILY_TABLES, SourceGoneError, current_day, replace_day, stale_days
 from usage_pipeline.rollups.dropped.kept import DROP_RULES
 from usage_pipeline.rollups.late_windows import stale_windows
@@ -48,20 +49,14 @@ def _roll_up_before_start(
                 rolled_up.append(f"{daily.table} of {day.usage_date}")
             except SourceGoneError as error:
                 problems.append(str(error))
-    try:
-        windows = stale_windows(connection, time_zone=settings.timezone, now=now)
-    except ValueError as error:
-        # After a change of USAGE_TIMEZONE a week may begin on another day. Storage goes on.
-        windows = []
-        problems.append(f"USAGE_TIMEZONE: {error}")
-    for stale in windows:
-        # A week or month around the start has a partition, and may be made twice. It waits for its days.
-        if stale.window.day < settings.usage_start_date and not stale.is_archived:
+    # Weeks and months are listed once their days are made. One around the start has a partition, and may be made twice.
+    for _ in range(2):
+        for window in _windows_before_start(connection, settings, now, problems):
             try:
-                replace_window(connection, stale.window, settings=settings, now=now)
-                rolled_up.append(str(stale.window))
+                replace_window(connection, window, settings=settings, now=now)
+                rolled_up.append(str(window))
             except (SourceGoneError, WindowContendedError, psycopg.DataError) as error:
-                problems.append(f"{stale.window}: {error}")
+                problems.append(f"{window}: {error}")
     if rolled_up:
         log.warning(
             "lifecycle: rolled up %d days and windows before USAGE_START_DATE=%s; their rows leave by RETENTION_DAYS",
@@ -69,3 +64,15 @@ def _roll_up_before_start(
             settings.usage_start_date,
         )
     return rolled_up, problems
+
+
+def _windows_before_start(
+    connection: psycopg.Connection, settings: Settings, now: datetime, problems: list[str]
+) -> list[Window]:
+    try:
+        stale = stale_windows(connection, time_zone=settings.timezone, now=now)
+    except ValueError as error:
+        # After a change of USAGE_TIMEZONE a week may begin on another day. Storage goes on.
+        problems.append(f"USAGE_TIMEZONE: {error}")
+        return []
+    return [one.window for one in stale if one.window.day < settings.usage_start_date and not one.is_archived]
