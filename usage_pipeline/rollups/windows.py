@@ -143,7 +143,8 @@ def _attempt(connection: psycopg.Connection, window: Window, settings: Settings,
         after = _sums(connection, table, parameters)
         if source is not None and source.is_dropped:
             kept_requests = after["requests"] - source.events
-            after["kept_requests"] = kept_requests
+            # In both, since it is no correction: it says what of the window has no events any more.
+            before["kept_requests"] = after["kept_requests"] = kept_requests
         is_late = was_rolled_when_closed and window.is_closed(now) and changed_rows > 0
         if is_late:
             late = {"table_name": table.table, "usage_date": window.day, "window_start": window.start}
