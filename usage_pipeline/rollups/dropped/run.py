@@ -5,12 +5,13 @@ rolled up here, and then leave by RETENTION_DAYS like all others.
 """
 
 import logging
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 
 import psycopg
 
-from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.rollups.daily import DAILY_TABLES, SourceGoneError, current_day, replace_day, stale_days
 from usage_pipeline.rollups.dropped.kept import DROP_RULES
 from usage_pipeline.rollups.late_windows import stale_windows
@@ -18,7 +19,7 @@ from usage_pipeline.rollups.windows import WindowContendedError, replace_window
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.lifecycle.report import LifecycleReport
 from usage_pipeline.storage.lifecycle.run import run_storage_lifecycle
-from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.postgres import connect, first_line, is_connection_lost
 
 log = logging.getLogger(__name__)
 
@@ -41,22 +42,34 @@ def _roll_up_before_start(
 ) -> tuple[list[str], list[str]]:
     """Rolls up what lies before USAGE_START_DATE. Returns what was rolled up, and a line for each that failed."""
     rolled_up, problems = list[str](), list[str]()
-    for day in stale_days(connection, today=current_day(settings.timezone)):
+
+    def attempt(what: str, replace: Callable[[], object]) -> None:
+        try:
+            replace()
+            rolled_up.append(what)
+        except (SourceGoneError, WindowContendedError, psycopg.Error) as error:
+            # One that cannot be made keeps neither the others nor the lifecycle waiting.
+            if is_connection_lost(error):
+                raise
+            problems.append(f"{what}: {first_line(error)}")
+
+    today = current_day(settings.timezone)
+    for day in stale_days(connection, today=today):
         if day.usage_date < settings.usage_start_date:
             daily = _DAILY[day.family]
-            try:
-                replace_day(connection, daily, day.usage_date, today=current_day(settings.timezone))
-                rolled_up.append(f"{daily.table} of {day.usage_date}")
-            except SourceGoneError as error:
-                problems.append(str(error))
+            replace = partial(replace_day, connection, daily, day.usage_date, today=today)
+            attempt(f"{daily.table} of {day.usage_date}", replace)
     # Weeks and months are listed once their days are made. One around the start has a partition, and may be made twice.
-    for _ in range(2):
-        for window in _windows_before_start(connection, settings, now, problems):
-            try:
-                replace_window(connection, window, settings=settings, now=now)
-                rolled_up.append(str(window))
-            except (SourceGoneError, WindowContendedError, psycopg.DataError) as error:
-                problems.append(f"{window}: {error}")
+    for grains in (("hour", "day"), ("week", "month")):
+        try:
+            stale = stale_windows(connection, time_zone=settings.timezone, now=now)
+        except ValueError as error:
+            # After a change of USAGE_TIMEZONE a week may begin on another day. Storage goes on.
+            problems.append(f"USAGE_TIMEZONE: {error}")
+            break
+        for one in stale:
+            if one.window.grain in grains and one.window.day < settings.usage_start_date and not one.is_archived:
+                attempt(str(one.window), partial(replace_window, connection, one.window, settings=settings, now=now))
     if rolled_up:
         log.warning(
             "lifecycle: rolled up %d days and windows before USAGE_START_DATE=%s; their rows leave by RETENTION_DAYS",
@@ -64,15 +77,3 @@ def _roll_up_before_start(
             settings.usage_start_date,
         )
     return rolled_up, problems
-
-
-def _windows_before_start(
-    connection: psycopg.Connection, settings: Settings, now: datetime, problems: list[str]
-) -> list[Window]:
-    try:
-        stale = stale_windows(connection, time_zone=settings.timezone, now=now)
-    except ValueError as error:
-        # After a change of USAGE_TIMEZONE a week may begin on another day. Storage goes on.
-        problems.append(f"USAGE_TIMEZONE: {error}")
-        return []
-    return [one.window for one in stale if one.window.day < settings.usage_start_date and not one.is_archived]

@@ -6,7 +6,7 @@ TimescaleDB's background policies are not used: only the lifecycle run knows whi
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 from psycopg import sql as compose
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _COUNTED_TABLE = "analytics.usage_events"
 _COUNTS = "analytics.usage_hourly_counts"
+_HOUR = timedelta(hours=1)
 
 
 def hypertable_chunks(connection: psycopg.Connection, table: str) -> list[Chunk]:
@@ -112,14 +113,14 @@ class TimescaleLifecycle:
 
         False when another refresh is running. Then nothing is dropped, because its counts may not be stored yet.
         """
-        spans = whole_spans(hypertable_chunks(self.connection, table.name), dropped_spans(self.connection, table.name))
+        until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+        known, dropped = hypertable_chunks(self.connection, table.name), dropped_spans(self.connection, table.name)
+        spans = whole_spans(known, dropped, until=until)
         with handled(table, _COUNTS, report), changing(self.connection, table.name):
             for start, end in spans:
                 with lock_timeout(self.connection, LOCK_SECONDS, "another refresh is running"):
                     self.connection.execute(
-                        "call refresh_continuous_aggregate("
-                        "%s::text::regclass, %s, least(%s::timestamptz, date_trunc('hour', now())))",
-                        (_COUNTS, start, end),
+                        "call refresh_continuous_aggregate(%s::text::regclass, %s, %s)", (_COUNTS, start, end)
                     )
             if spans:
                 report.refreshed.append(_COUNTS)
@@ -128,9 +129,12 @@ class TimescaleLifecycle:
 
 
 def whole_spans(
-    known: Sequence[Chunk], dropped: Sequence[tuple[datetime, datetime]]
+    known: Sequence[Chunk], dropped: Sequence[tuple[datetime, datetime]], *, until: datetime
 ) -> list[tuple[datetime, datetime]]:
-    """The half-open spans of chunks, oldest first, without those of which events were dropped. Neighbours become one span."""
+    """The half-open spans of chunks up to `until`, without those of which events were dropped. Neighbours become one span.
+
+    Spans that have not one hour before `until` are left out: a refresh needs a whole hour.
+    """
     spans: list[tuple[datetime, datetime]] = []
     for chunk in sorted(known, key=lambda one: one.start):
         if any(start < chunk.end and end > chunk.start for start, end in dropped):
@@ -139,4 +143,4 @@ def whole_spans(
             spans[-1] = spans[-1][0], chunk.end
         else:
             spans.append((chunk.start, chunk.end))
-    return spans
+    return [(start, min(end, until)) for start, end in spans if min(end, until) - start >= _HOUR]

@@ -146,7 +146,9 @@ def test_what_is_added_to_a_dropped_day_is_told(
         " from ops.late_data where window_start is not null order by late_data_id"
     ).fetchall()
     assert told == [(50, 51, 50)] * 2
-    measures = postgres.execute("select distinct measure from reporting.late_corrections where table_name like 'analytics%'")
+    measures = postgres.execute(
+        "select distinct measure from reporting.late_corrections where table_name like 'analytics%'"
+    )
     assert {measure for (measure,) in measures} == {"requests", "total_tokens", "cost_usd"}, "corrections alone"
     marks = postgres.execute(
         "select table_name, reason from ops.dropped_spans where span_start <= %s and span_end > %s order by 1", (AT, AT)

@@ -43,9 +43,15 @@ def test_the_aggregate_is_refreshed_in_whole_chunks_only() -> None:
         return MIDNIGHT + timedelta(days=first), MIDNIGHT + timedelta(days=last)
 
     chunks = [Chunk(f"chunk_{number}", *days(number, number + 1)) for number in (1, 2, 3, 5, 6, 9)]
-    assert whole_spans(chunks, []) == [days(1, 4), days(5, 7), days(9, 10)]
-    assert whole_spans(chunks, [days(0, 2), days(6, 7)]) == [days(2, 4), days(5, 6), days(9, 10)]
-    assert whole_spans(chunks, [days(0, 20)]) == whole_spans([], []) == []
+    _, end = days(0, 20)
+    assert whole_spans(chunks, [], until=end) == [days(1, 4), days(5, 7), days(9, 10)]
+    assert whole_spans(chunks, [days(0, 2), days(6, 7)], until=end) == [days(2, 4), days(5, 6), days(9, 10)]
+    assert whole_spans(chunks, [days(0, 20)], until=end) == whole_spans([], [], until=end) == []
+    # The running hour, and a chunk that has just begun.
+    assert whole_spans(chunks, [], until=MIDNIGHT + timedelta(days=6, hours=2))[1:] == [
+        (MIDNIGHT + timedelta(days=5), MIDNIGHT + timedelta(days=6, hours=2))
+    ]
+    assert whole_spans(chunks, [], until=MIDNIGHT + timedelta(days=9))[2:] == []
 
 
 @pytest.fixture
