@@ -60,6 +60,7 @@ bench: setup  ## measure everything (about an hour)
 	$(RUN)python -m benchmarks.ingest
 	$(RUN)python -m benchmarks.api
 	$(RUN)python -m benchmarks.rollups
+	$(RUN)python -m benchmarks.merges
 	$(RUN)python -m benchmarks.orchestration
 
 clean:  ## delete .venv and .local: all packages, and all data of demo and dev

@@ -112,6 +112,19 @@ def test_the_recorder_imports_nothing_of_ours_but_names_of_keys(path: Path) -> N
     assert rooms_of(path) <= {"recording", "redis_keys"}
 
 
+def test_connections_to_postgres_are_made_in_one_place_which_sets_what_they_rely_on() -> None:
+    connecting = re.compile(r"\bpsycopg\.(Async)?(Connection\.)?connect\(")
+    # The demo and the embedded server connect to a server of their own.
+    elsewhere = [
+        named(path)
+        for path in MODULES
+        if room_of(path) not in ("storage", "local") and connecting.search(path.read_text(encoding="utf-8"))
+    ]
+    assert elsewhere == []
+    pools = [named(path) for path in MODULES if "ConnectionPool(" in path.read_text(encoding="utf-8")]
+    assert pools == ["api/storing.py"], "a pool takes `connection_options` and `prepare_session`, as this one does"
+
+
 def test_a_room_has_a_dozen_modules_at_most_and_says_what_is_in_it() -> None:
     tests = PACKAGE.parent / "usage_pipeline_tests"
     for folder in {path.parent for path in (*MODULES, *tests.rglob("*.py"))}:

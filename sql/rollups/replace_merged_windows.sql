@@ -21,6 +21,7 @@ with per_user as (
 ),
 summed as (
     select
+        row_number() over () as number,
         team,
         service,
         provider,
@@ -35,6 +36,48 @@ summed as (
         sum(unpriced_requests)::bigint as unpriced_requests
     from per_user
     group by team, service, provider, model
+),
+-- Joined once for all groups. A look-up for each group reads the whole window for it, where the server cannot skip dates.
+counted as (
+    select
+        summed.number,
+        counts.latency_ms,
+        sum(counts.requests)::float8 as requests
+    from summed
+    join analytics.usage_latency_daily as daily
+        on daily.team = summed.team
+        and daily.service = summed.service
+        and daily.provider = summed.provider
+        and daily.model = summed.model
+    cross join unnest(daily.latencies_ms, daily.requests) as counts (latency_ms, requests)
+    where daily.usage_date >= %(first_day)s
+      and daily.usage_date < %(next_day)s
+    group by summed.number, counts.latency_ms
+),
+ranked as (
+    select
+        number,
+        latency_ms,
+        sum(requests) over (partition by number order by latency_ms) as requests_so_far,
+        sum(requests) over (partition by number) - 1 as last_rank
+    from counted
+),
+places as (
+    select
+        number,
+        share * last_rank as place,
+        min(latency_ms) filter (where requests_so_far > floor(share * last_rank)) as lower_ms,
+        min(latency_ms) filter (where requests_so_far > ceil(share * last_rank)) as upper_ms
+    from ranked
+    cross join unnest(array[0.5, 0.95, 0.99]::float8[]) as shares (share)
+    group by number, share, last_rank
+),
+percentiles as (
+    select
+        number,
+        array_agg(lower_ms + (upper_ms - lower_ms) * (place - floor(place)) order by place) as ms
+    from places
+    group by number
 ),
 source as (
     select
@@ -54,31 +97,7 @@ source as (
         summed.cost_usd,
         summed.unpriced_requests
     from summed
-    cross join lateral (
-        select array_agg(lower_ms + (upper_ms - lower_ms) * (place - floor(place)) order by place) as ms
-        from (
-            select
-                share * last_rank as place,
-                min(latency_ms) filter (where requests_so_far > floor(share * last_rank)) as lower_ms,
-                min(latency_ms) filter (where requests_so_far > ceil(share * last_rank)) as upper_ms
-            from (
-                select
-                    counts.latency_ms,
-                    sum(sum(counts.requests)::float8) over (order by counts.latency_ms) as requests_so_far,
-                    sum(sum(counts.requests)::float8) over () - 1 as last_rank
-                from analytics.usage_latency_daily as daily
-                cross join unnest(daily.latencies_ms, daily.requests) as counts (latency_ms, requests)
-                where daily.usage_date >= %(first_day)s
-                  and daily.usage_date < %(next_day)s
-                  and daily.team = summed.team
-                  and daily.service = summed.service
-                  and daily.provider = summed.provider
-                  and daily.model = summed.model
-                group by counts.latency_ms
-            ) as ranked
-            cross join unnest(array[0.5, 0.95, 0.99]::float8[]) as shares (share)
-            group by share, last_rank
-        ) as places
-    ) as percentiles
+    left join percentiles
+        on percentiles.number = summed.number
 ),
 {store_source}

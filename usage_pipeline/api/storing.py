@@ -5,14 +5,16 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import psycopg
+from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from usage_pipeline.api.problems import unavailable
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import APPLICATION_NAME, first_line
+from usage_pipeline.storage.postgres import connection_options, first_line, prepare_session
 
 # Requests that are received or wait for a thread, for each connection: more are turned away at once, before their body is read.
 REQUESTS_PER_CONNECTION = 6
@@ -52,7 +54,7 @@ class Storing:
     """A pool of DB_POOL_SIZE connections, opened when needed, and as many threads."""
 
     def __init__(self, settings: Settings) -> None:
-        self.pool = ConnectionPool(
+        self.pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
             settings.database_url.get_secret_value(),
             min_size=0,
             max_size=settings.db_pool_size,
@@ -61,14 +63,8 @@ class Storing:
             timeout=settings.connect_timeout_seconds,
             # Then the next request tries anew, instead of waiting for the next of ever longer pauses.
             reconnect_timeout=settings.connect_timeout_seconds,
-            kwargs={
-                "autocommit": True,
-                "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
-                "application_name": APPLICATION_NAME,
-                "options": f"-c timezone=UTC -c statement_timeout={STATEMENT_SECONDS}s",
-                "keepalives_idle": 30,
-                "target_session_attrs": "read-write",
-            },
+            kwargs=connection_options(settings.connect_timeout_seconds),
+            configure=partial(prepare_session, statement_seconds=STATEMENT_SECONDS),
         )
         self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="storing")
         # One for each request, from before its body is read until it is answered.

@@ -33,11 +33,6 @@ ALL_FAMILIES = METRICS_FAMILIES + TOKEN_FAMILIES
 
 _PUBLISH_QUOTAS_SECONDS = 60
 _RETRY_SECONDS = 2.0
-# After a commit, the keys are deleted from Redis. With synchronous_commit off, a crash of PostgreSQL could forget the commit.
-# So if an administrator turned it off, the drain turns it on. A stricter setting than `on` stays.
-_DURABLE_COMMITS = """
-select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'
-"""
 
 
 class DrainImpossible(Exception):
@@ -230,7 +225,6 @@ def _open_drains(settings: Settings) -> Iterator[_Drains]:
     with ExitStack() as stack:
         # PostgreSQL first: without it nothing may be claimed.
         connection = stack.enter_context(closing(connect(settings)))
-        connection.execute(_DURABLE_COMMITS)
         pooled, claiming, releasing = stack.enter_context(open_sources(settings, settings.drain_barrier))
         if claiming.plan.warning:
             log.warning("%s", claiming.plan.warning)

@@ -12,6 +12,7 @@ from usage_pipeline.drain.batch import Batch, DeadLetter, WrongType, dead_letter
 from usage_pipeline.drain.families import Family, Value
 from usage_pipeline.redis_keys import EVENT_QUEUE
 from usage_pipeline.storage.chunks.partitions import ensure_partitions
+from usage_pipeline.storage.postgres import waiting_for_locks
 from usage_pipeline.storage.sql import composed, load, relation
 from usage_pipeline.values import MAX_COUNT
 
@@ -194,13 +195,11 @@ class UsageStore:
             try_lock = "select pg_try_advisory_lock(hashtext('drain'), hashtext(%s))"
             [[got]] = self._connection.execute(try_lock, (family,)).fetchall()
             return bool(got)
-        self._connection.execute(f"set lock_timeout = {int(wait_seconds * 1000)}")
         try:
-            self._connection.execute("select pg_advisory_lock(hashtext('drain'), hashtext(%s))", (family,))
+            with waiting_for_locks(self._connection, wait_seconds):
+                self._connection.execute("select pg_advisory_lock(hashtext('drain'), hashtext(%s))", (family,))
         except psycopg.errors.LockNotAvailable:
             return False
-        finally:
-            self._connection.execute("reset lock_timeout")
         return True
 
     def _insert_dead_letters(self, family: str, batch: Batch, letters: Sequence[DeadLetter]) -> None:

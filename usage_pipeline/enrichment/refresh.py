@@ -14,7 +14,7 @@ from usage_pipeline.enrichment.posts import Post, Sleep, external_client, fetch_
 from usage_pipeline.enrichment.retry_rules import RetryPolicy
 from usage_pipeline.enrichment.store import store_posts
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.postgres import connect, waiting_for_locks
 
 # The API is somebody else's: that many requests at once, and no more.
 REQUESTS_AT_ONCE = 4
@@ -72,9 +72,9 @@ def refresh_posts(
 
 def _wait_for_turn(connection: psycopg.Connection) -> None:
     """Takes the lock. It ends with the connection."""
-    connection.execute("select set_config('lock_timeout', %s, false)", (f"{round(WAIT_SECONDS * 1000)}ms",))
     try:
-        connection.execute("select pg_advisory_lock(hashtext('external_posts'), 0)")
+        with waiting_for_locks(connection, WAIT_SECONDS):
+            connection.execute("select pg_advisory_lock(hashtext('external_posts'), 0)")
     except psycopg.errors.LockNotAvailable:
         raise AlreadyRefreshing(
             f"another run has been fetching external posts for more than {WAIT_SECONDS:g} s; it stores them"

@@ -22,13 +22,14 @@ from usage_pipeline.rollups.dropped.kept import WindowSource, keep_stored, windo
 from usage_pipeline.rollups.window_tables import DAY_PARTS, WINDOW_TABLES, WindowTable
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
+from usage_pipeline.storage.postgres import waiting_for_locks
 from usage_pipeline.storage.sql import load
 
 log = logging.getLogger(__name__)
 
 # Each of these makes one attempt fail: the day has no prices yet, models are new, another transaction changed the same rows.
 _ATTEMPTS = 5
-_LOCK_TIMEOUT = "5min"
+_LOCK_SECONDS = 300.0
 # With less memory, PostgreSQL sorts and hashes a day of events on disk. With jit, compiling a query takes longer than running
 # it. With nestloop, the planner may compare each row of a day with each other row: it takes a day that is newer than its
 # statistics for empty.
@@ -100,17 +101,13 @@ class _NewModels(Exception):
 def _one_at_a_time(connection: psycopg.Connection, window: Window) -> Iterator[None]:
     """Holds the lock of the window. The session holds it, not the transaction: it must be taken before the snapshot."""
     key = (WINDOW_TABLES[window.grain].table, window.start.isoformat())
-    connection.execute(f"set lock_timeout = '{_LOCK_TIMEOUT}'")
-    try:
+    with waiting_for_locks(connection, _LOCK_SECONDS):
         connection.execute("select pg_advisory_lock(hashtext(%s), hashtext(%s))", key)
         try:
             yield
         finally:
             if not connection.closed:
                 connection.execute("select pg_advisory_unlock(hashtext(%s), hashtext(%s))", key)
-    finally:
-        if not connection.closed:
-            connection.execute("reset lock_timeout")
 
 
 def _attempt(connection: psycopg.Connection, window: Window, settings: Settings, now: datetime) -> WindowReport:

@@ -1,21 +1,22 @@
 """Brings the schema to the newest version. Forward only; safe to run twice, and from two processes at once."""
 
+from functools import partial
+
 import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import create_engine, text
 
 from usage_pipeline.storage.analyst_role import ensure_analyst_role
 from usage_pipeline.storage.chunks.partitions import ensure_partitions_ahead
-from usage_pipeline.storage.postgres import APPLICATION_NAME, PostgresUnavailable, first_line
+from usage_pipeline.storage.postgres import connect_to
 from usage_pipeline.storage.sql import load, sql_folder
 from usage_pipeline.storage.timescale import offer_extension
 
 # Any number will do, as long as nothing else in the database locks the same one.
 _MIGRATION_LOCK = 7_120_001
+_CONNECT_SECONDS = 10.0
 
 
 def migrate(database_url: str, *, time_zone: str | None = None) -> str:
@@ -27,22 +28,21 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
     """
     config = Config()
     config.set_main_option("script_location", str(sql_folder() / "migrations"))
-    # Through psycopg 3, as everything of ours; what alembic wants is an engine of SQLAlchemy.
-    url = make_url(database_url).set(drivername="postgresql+psycopg")
-    pool = create_engine(url, pool_size=1, connect_args={"application_name": APPLICATION_NAME})
+    # What alembic wants is an engine of SQLAlchemy; its connections are ours.
+    pool = create_engine("postgresql+psycopg://", creator=partial(_transactional, database_url), pool_size=1)
     try:
-        with _connected(pool) as connection:
+        with pool.connect() as connection:
             connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             connection.commit()
             try:
                 # On a connection of its own: the extension is loaded once a session begins.
-                with psycopg.connect(database_url, autocommit=True) as single:
+                with _connect(database_url) as single:
                     offer_extension(single)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
                 version = MigrationContext.configure(connection).get_current_revision()
                 connection.commit()
-                with psycopg.connect(database_url, autocommit=True) as single:
+                with _connect(database_url) as single:
                     ensure_analyst_role(single)
                     if time_zone is not None:
                         single.execute(load("storage/update_calendar"), {"time_zone": time_zone})
@@ -52,12 +52,16 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
                 connection.commit()
     finally:
         pool.dispose()
-    ensure_partitions_ahead(database_url)
+    with _connect(database_url) as single:
+        ensure_partitions_ahead(single)
     return version or "none"
 
 
-def _connected(pool: Engine) -> Connection:
-    try:
-        return pool.connect()
-    except OperationalError as error:
-        raise PostgresUnavailable(f"PostgreSQL does not answer: {first_line(error.orig or error)}") from None
+def _connect(database_url: str) -> psycopg.Connection:
+    return connect_to(database_url, timeout_seconds=_CONNECT_SECONDS)
+
+
+def _transactional(database_url: str) -> psycopg.Connection:
+    connection = _connect(database_url)
+    connection.autocommit = False
+    return connection

@@ -1,13 +1,17 @@
 """Connections to PostgreSQL, and the meaning of their errors."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
 
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.sql import load
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +19,15 @@ Result = TypeVar("Result")
 
 APPLICATION_NAME = "usage_pipeline"
 # Whoever holds a lock for longer is stuck: its run has failed, and so should those that wait for it.
-_LOCK_MINUTES = 5
+_LOCK_SECONDS = 300.0
+_SESSION = {
+    "default_transaction_isolation": "read committed",
+    "timezone": "UTC",
+    "client_encoding": "UTF8",
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "postgres",
+    "synchronous_commit": "on",
+}
 _CANCEL_SECONDS = 5.0
 
 
@@ -54,28 +66,116 @@ class _InterruptibleConnection(psycopg.Connection):
             self.close()
 
 
-def connect(settings: Settings, *, statement_seconds: int = 0) -> psycopg.Connection:
-    """A new autocommit connection with the session time zone UTC; the caller closes it.
+def connect(settings: Settings, *, statement_seconds: float = 0) -> psycopg.Connection:
+    """A new autocommit connection with a session of ours (`prepare_session`); the caller closes it.
 
     It waits for a lock for at most five minutes. A statement may take `statement_seconds` (0: as long as the server allows).
 
     Raises PostgresUnavailable when it reaches no writable server within `connect_timeout_seconds`, or cannot read the URL.
     """
-    # Without one, what an administrator has set for the role stays.
-    limit = f" -c statement_timeout={statement_seconds}s" if statement_seconds else ""
+    return connect_to(
+        settings.database_url.get_secret_value(),
+        timeout_seconds=settings.connect_timeout_seconds,
+        lock_seconds=_LOCK_SECONDS,
+        statement_seconds=statement_seconds,
+    )
+
+
+def connect_to(
+    url: str, *, timeout_seconds: float, lock_seconds: float = 0, statement_seconds: float = 0
+) -> psycopg.Connection:
+    """As `connect`, for a URL and with other limits (0: what the server has)."""
     try:
-        return _InterruptibleConnection.connect(
-            settings.database_url.get_secret_value(),
-            autocommit=True,
-            connect_timeout=max(2, round(settings.connect_timeout_seconds)),
-            application_name=APPLICATION_NAME,
-            options=f"-c timezone=UTC -c lock_timeout={_LOCK_MINUTES}min{limit}",
-            keepalives_idle=30,
-            # A standby answers too, but stores nothing: what is claimed would only wait.
-            target_session_attrs="read-write",
-        )
+        connection = _InterruptibleConnection.connect(url, **connection_options(timeout_seconds))
+        try:
+            prepare_session(connection, lock_seconds=lock_seconds, statement_seconds=statement_seconds)
+        except BaseException:
+            connection.close()
+            raise
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise PostgresUnavailable(f"PostgreSQL does not answer: {first_line(error)}") from None
+    return connection
+
+
+async def connect_async(settings: Settings, *, statement_seconds: float = 0) -> psycopg.AsyncConnection:
+    """As `connect`, for asyncio, and without a limit on the waiting for locks. Raises psycopg.Error."""
+    connection = await psycopg.AsyncConnection.connect(
+        settings.database_url.get_secret_value(), **connection_options(settings.connect_timeout_seconds)
+    )
+    try:
+        found = await connection.execute(load("storage/set_session"), _session(0, statement_seconds))
+        set_to = await found.fetchall()
+        found = await connection.execute(load("storage/select_session"), {"names": [name for name, _ in set_to]})
+        _expect_held(set_to, await found.fetchall())
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def connection_options(timeout_seconds: float) -> dict[str, Any]:
+    """What every connection of ours asks libpq for. A `ConnectionPool` takes it as `kwargs`."""
+    return {
+        "autocommit": True,
+        "connect_timeout": max(2, round(timeout_seconds)),
+        "application_name": APPLICATION_NAME,
+        "keepalives_idle": 30,
+        # A standby answers too, but stores nothing: what is claimed would only wait.
+        "target_session_attrs": "read-write",
+    }
+
+
+def prepare_session(connection: psycopg.Connection, *, lock_seconds: float = 0, statement_seconds: float = 0) -> None:
+    """Sets what our transactions rely on, whatever the server, the database, the role or a pooler has set.
+
+    The isolation level, since a lock is often taken before the look that it protects; the time zone, since bounds of
+    partitions are read in it; the encoding, since COPY gets bytes; the styles of dates and intervals, which psycopg reads;
+    and commits that are durable, since what is committed is deleted from Redis. Limits of 0 stay as the server has them.
+
+    It sets them after connecting, because poolers refuse or drop what is asked for at the start. Raises
+    psycopg.OperationalError when a setting does not hold.
+    """
+    set_to = connection.execute(load("storage/set_session"), _session(lock_seconds, statement_seconds)).fetchall()
+    names = [name for name, _ in set_to]
+    _expect_held(set_to, connection.execute(load("storage/select_session"), {"names": names}).fetchall())
+
+
+@contextmanager
+def waiting_for_locks(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
+    """Inside this block a lock is waited for at most so long; then psycopg.errors.LockNotAvailable is raised.
+
+    Afterwards the limit is what it was before.
+    """
+    [[before]] = connection.execute("select current_setting('lock_timeout')").fetchall()
+    set_limit = "select set_config('lock_timeout', %s, false)"
+    connection.execute(set_limit, (_milliseconds(seconds),))
+    try:
+        yield
+    finally:
+        # A transaction that failed takes the setting back by itself, and executes nothing more.
+        is_usable = connection.info.transaction_status is not TransactionStatus.INERROR
+        if is_usable and not connection.closed and not connection.broken:
+            connection.execute(set_limit, (before,))
+
+
+def _session(lock_seconds: float, statement_seconds: float) -> dict[str, list[str]]:
+    limits = {"lock_timeout": lock_seconds, "statement_timeout": statement_seconds}
+    wanted = _SESSION | {name: _milliseconds(seconds) for name, seconds in limits.items() if seconds}
+    return {"names": list(wanted), "values": list(wanted.values())}
+
+
+def _milliseconds(seconds: float) -> str:
+    # 0 would be no limit at all.
+    return f"{max(1, round(seconds * 1000))}ms"
+
+
+def _expect_held(set_to: list[TupleRow], held: list[TupleRow]) -> None:
+    for (name, wanted), (_, came) in zip(sorted(set_to), sorted(held), strict=True):
+        if wanted != came:
+            raise psycopg.OperationalError(
+                f"expected the session to keep {name} = {wanted}, came {came}; does a pooler change the server between two "
+                "statements?"
+            )
 
 
 def first_line(error: BaseException) -> str:

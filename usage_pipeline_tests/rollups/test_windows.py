@@ -1,6 +1,7 @@
 """Windows are replaced as a whole and contain exactly what was stored; what comes later leaves them stale."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -41,6 +42,27 @@ def test_a_rerun_touches_no_row(window: calendar.Window, settings: Settings, pos
     again = replace_window(postgres, window, settings=settings, now=NOW)
     assert (again.rows, again.changed_rows, again.is_late) == (2, 0, False)
     assert window_rows(postgres, window) == rows
+
+
+def test_merging_reads_the_latencies_once_for_all_groups_and_not_once_for_each(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    store_events(postgres, settings, NOW, *(event_at(AT, team=f"team-{number}") for number in range(20)))
+    for each in ALL:
+        replace_window(postgres, each, settings=settings, now=NOW)
+    merge = WINDOW_TABLES["month"].replacement("rollups/replace_merged_windows").as_string(postgres)
+    bounds = {"window": MONTH_WINDOW.day, "first_day": MONTH_WINDOW.day, "next_day": MONTH_WINDOW.next_day}
+    with postgres.transaction(force_rollback=True):
+        postgres.execute(windows._PLANNING)
+        [(plan,)] = postgres.execute(f"explain (analyze, format json) {merge}", bounds).fetchall()
+    scans = [node for node in _nodes(plan[0]["Plan"]) if node.get("Relation Name") == "usage_latency_daily"]
+    assert [node["Actual Loops"] for node in scans] == [1]
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from _nodes(below)
 
 
 @pytest.mark.parametrize("window", ALL, ids=str)
@@ -91,7 +113,7 @@ def test_what_is_stored_during_a_roll_up_leaves_its_window_stale_and_the_live_vi
 def test_one_roll_up_of_a_window_waits_for_another_but_not_forever(
     settings: Settings, postgres: psycopg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(windows, "_LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr(windows, "_LOCK_SECONDS", 0.1)
     with psycopg.connect(database_url, autocommit=True) as other, windows._one_at_a_time(other, DAY_WINDOW):
         with pytest.raises(psycopg.errors.LockNotAvailable):
             replace_window(postgres, DAY_WINDOW, settings=settings, now=NOW)

@@ -1,17 +1,21 @@
-"""A connection that is interrupted in the middle of a statement, as Dagster interrupts a run that is cancelled."""
+"""What our sessions rely on, and a connection that is interrupted in the middle of a statement, as Dagster cancels a run."""
 
+import asyncio
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import NoReturn
 
 import psycopg
 import pytest
+from psycopg import sql
 
+from usage_pipeline.api.storing import STATEMENT_SECONDS, Storing
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage import postgres as module
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect, connect_async, waiting_for_locks
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 SLEEPING = "select pid from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
@@ -86,3 +90,113 @@ def test_an_interrupted_copy_stores_nothing(settings: Settings, postgres: psycop
         ):
             copy.write_row([1])
         assert connection.execute("select count(*) from copied").fetchall() == [(0,)]
+
+
+# What an administrator may have set for a database or a role, and what must hold all the same.
+ODD = {
+    "default_transaction_isolation": ("serializable", "read committed"),
+    "timezone": ("Asia/Tokyo", "UTC"),
+    "client_encoding": ("LATIN1", "UTF8"),
+    "datestyle": ("German", "ISO, YMD"),
+    "intervalstyle": ("iso_8601", "postgres"),
+    "synchronous_commit": ("off", "on"),
+    "lock_timeout": ("7s", "5min"),
+    "statement_timeout": ("11min", "11min"),
+}
+NO_LIMITS_OF_OURS = {"lock_timeout": "7s"}
+
+
+@pytest.fixture
+def odd_database(postgres: psycopg.Connection) -> None:
+    for name, (odd, _) in ODD.items():
+        postgres.execute(
+            sql.SQL("alter database {} set {} = {}").format(
+                sql.Identifier(postgres.info.dbname), sql.Identifier(name), sql.Literal(odd)
+            )
+        )
+
+
+def held_by(connection: psycopg.Connection) -> dict[str, str]:
+    return dict(
+        connection.execute("select name, current_setting(name) from unnest(%s::text[]) as name", ([*ODD],)).fetchall()
+    )
+
+
+def of_a_run(settings: Settings) -> dict[str, str]:
+    with closing(connect(settings)) as connection:
+        return held_by(connection)
+
+
+def of_the_service(settings: Settings) -> dict[str, str]:
+    with closing(Storing(settings)) as storing:
+        storing.pool.open()
+        with storing.pool.connection() as connection:
+            return held_by(connection)
+
+
+def of_a_reading(settings: Settings) -> dict[str, str]:
+    async def read() -> dict[str, str]:
+        async with await connect_async(settings) as connection:
+            found = await connection.execute(
+                "select name, current_setting(name) from unnest(%s::text[]) as name", ([*ODD],)
+            )
+            return dict(await found.fetchall())
+
+    return asyncio.run(read())
+
+
+@pytest.mark.parametrize(
+    ("session", "differing"),
+    [
+        (of_a_run, {}),
+        (of_the_service, NO_LIMITS_OF_OURS | {"statement_timeout": f"{STATEMENT_SECONDS}s"}),
+        (of_a_reading, NO_LIMITS_OF_OURS),
+    ],
+)
+def test_a_session_sets_what_it_relies_on_whatever_the_database_has_set(
+    session: Callable[[Settings], dict[str, str]], differing: dict[str, str], settings: Settings, odd_database: None
+) -> None:
+    assert session(settings) == {name: wanted for name, (_, wanted) in ODD.items()} | differing
+
+
+@pytest.mark.parametrize("stricter", ["local", "remote_apply"])
+def test_what_an_administrator_has_chosen_about_standbys_stays(
+    stricter: str, settings: Settings, postgres: psycopg.Connection
+) -> None:
+    postgres.execute(f"alter database {postgres.info.dbname} set synchronous_commit = {stricter}")
+    assert of_a_run(settings)["synchronous_commit"] == stricter
+
+
+def test_options_of_the_url_stay(settings: Settings) -> None:
+    url = settings.database_url.get_secret_value()
+    with_options = f"{url}{'&' if '?' in url else '?'}options=-c%20work_mem%3D7MB"
+    changed = settings.model_copy(update={"database_url": type(settings.database_url)(with_options)})
+    with closing(connect(changed)) as connection:
+        assert connection.execute("show work_mem").fetchall() == [("7MB",)]
+        assert connection.execute("show timezone").fetchall() == [("UTC",)]
+
+
+def test_a_setting_that_does_not_hold_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = module.load
+
+    def as_another_session(name: str) -> str:
+        return (
+            "select name, 'another' from unnest(%(names)s::text[]) as name" if "select_session" in name else load(name)
+        )
+
+    monkeypatch.setattr(module, "load", as_another_session)
+    with pytest.raises(PostgresUnavailable, match=r"expected the session to keep client_encoding = UTF8, came another"):
+        connect(settings)
+
+
+def test_a_limit_on_locks_is_afterwards_what_it_was_before(settings: Settings) -> None:
+    show = "show lock_timeout"
+    with closing(connect(settings)) as connection:
+        with waiting_for_locks(connection, 0.05):
+            assert connection.execute(show).fetchall() == [("50ms",)]
+            with pytest.raises(ZeroDivisionError), waiting_for_locks(connection, 2):
+                raise ZeroDivisionError
+            assert connection.execute(show).fetchall() == [("50ms",)]
+        with pytest.raises(psycopg.errors.SyntaxError), waiting_for_locks(connection, 2), connection.transaction():
+            connection.execute("selec")
+        assert connection.execute(show).fetchall() == [("5min",)]

@@ -9,7 +9,7 @@ from psycopg.rows import class_row
 from usage_pipeline.drain.rounds import ALL_FAMILIES
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import APPLICATION_NAME
+from usage_pipeline.storage.postgres import connect_async
 from usage_pipeline.storage.sql import load
 
 # Rates are over so many seconds before the reading.
@@ -18,7 +18,7 @@ RATE_SECONDS = 300
 MOST_DEAD_LETTERS = 100_000
 # Instances that get a label of their own; the number of all of them is one value.
 MOST_INSTANCES = 10
-STATEMENT_MS = 1_500
+STATEMENT_SECONDS = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,7 @@ class LedgerReading:
 
 async def connected(settings: Settings) -> psycopg.AsyncConnection:
     """A new connection for readings, because all connections of the pool may be busy. Raises psycopg.Error."""
-    return await psycopg.AsyncConnection.connect(
-        settings.database_url.get_secret_value(),
-        autocommit=True,
-        application_name=APPLICATION_NAME,
-        options=f"-c timezone=UTC -c statement_timeout={STATEMENT_MS}",
-    )
+    return await connect_async(settings, statement_seconds=STATEMENT_SECONDS)
 
 
 async def read_ledger(connection: psycopg.AsyncConnection) -> LedgerReading:

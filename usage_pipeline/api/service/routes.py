@@ -22,7 +22,7 @@ from usage_pipeline.alerting.record import HEARTBEAT
 from usage_pipeline.api import problems
 from usage_pipeline.api.dashboard.routes import dashboard_file, prefers_html
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import APPLICATION_NAME, first_line
+from usage_pipeline.storage.postgres import connect_async, first_line
 from usage_pipeline.storage.sql import load
 
 # Each part is asked for at most so long, and the answer serves everyone who asks within a second: the route needs no token.
@@ -145,12 +145,7 @@ async def _asked(what: str, question: Awaitable[None]) -> Up:
 
 async def _ask_postgres(settings: Settings, heartbeat: Heartbeat) -> None:
     # A connection of its own: those of the pool may all be at work, and one that waits can be given up only this way.
-    connection = await psycopg.AsyncConnection.connect(
-        settings.database_url.get_secret_value(),
-        autocommit=True,
-        application_name=APPLICATION_NAME,
-        target_session_attrs="read-write",
-    )
+    connection = await connect_async(settings)
     async with connection:
         # A schema that is older than heartbeats has none.
         with suppress(psycopg.errors.UndefinedTable):

@@ -46,8 +46,10 @@ class SourceReading:
 
 def summarize(connection: psycopg.Connection, since: datetime, until: datetime) -> list[FamilySummary]:
     """Sums up, per family, the batches that were applied after `since` and not after `until`."""
+    drained = [*(family.name for family in FAMILIES), "event"]
+    bounds = {"families": drained, "since": since, "until": until}
     with connection.cursor(row_factory=class_row(FamilySummary)) as cursor:
-        return cursor.execute(load("drain/summarize_batches"), {"since": since, "until": until}).fetchall()
+        return cursor.execute(load("drain/summarize_batches"), bounds).fetchall()
 
 
 def read_sources(settings: Settings) -> list[SourceReading]:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import psycopg
 
+from usage_pipeline.storage.postgres import waiting_for_locks
+
 # A chunk is locked against readers and writers only for as long as this, then the next run tries again.
 LOCK_SECONDS = 2.0
 # Whoever changes chunks holds the lock for one of them at a time, but that one may be large.
@@ -70,13 +72,8 @@ def reading_with_one_snapshot(connection: psycopg.Connection, table: str) -> Ite
 @contextmanager
 def lock_timeout(connection: psycopg.Connection, seconds: float, busy: str) -> Iterator[None]:
     """Inside this block, a lock is waited for at most so long. Raises ChunksBusy with the text `busy`."""
-    connection.execute("select set_config('lock_timeout', %s, false)", (f"{int(seconds * 1000)}ms",))
     try:
-        yield
+        with waiting_for_locks(connection, seconds):
+            yield
     except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
         raise ChunksBusy(busy) from error
-    finally:
-        # A transaction that failed takes the setting back by itself, and executes nothing more.
-        is_usable = connection.info.transaction_status is not psycopg.pq.TransactionStatus.INERROR
-        if is_usable and not connection.closed and not connection.broken:
-            connection.execute("select set_config('lock_timeout', '0', false)")

@@ -35,13 +35,12 @@ def has_partition(connection: psycopg.Connection, table: str, day: date) -> bool
     return not _missing(connection, table, [day])
 
 
-def ensure_partitions_ahead(database_url: str) -> None:
+def ensure_partitions_ahead(connection: psycopg.Connection) -> None:
     """Creates the partitions of yesterday, today and the next `DAYS_AHEAD` days, for each raw table."""
     today = datetime.now(UTC).date()
     days = [today + timedelta(days=offset) for offset in range(-1, DAYS_AHEAD + 1)]
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        for table in RAW_TABLES:
-            ensure_partitions(connection, table, days)
+    for table in RAW_TABLES:
+        ensure_partitions(connection, table, days)
 
 
 def _missing(connection: psycopg.Connection, table: str, days: list[date]) -> list[date]:

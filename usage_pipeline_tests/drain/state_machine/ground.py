@@ -79,7 +79,7 @@ class Ground:
         self._appendfsync = client.config_get("appendfsync")["appendfsync"]
         client.config_set("appendfsync", "no")
         # Days are not what is tested, and a partition that is made on demand would make a schedule differ from its replay.
-        ensure_partitions_ahead(settings.database_url.get_secret_value())
+        ensure_partitions_ahead(postgres)
 
     def life(self, skew_seconds: int) -> Life:
         """A drainer process whose clock is that far ahead; one of an earlier schedule that came to a good end will do."""

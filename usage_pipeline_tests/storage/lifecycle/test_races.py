@@ -210,6 +210,25 @@ def test_a_change_between_the_snapshot_and_the_lock_keeps_the_partition(
     assert count_of(postgres, EVENT_TABLE) == 2
 
 
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+def test_an_event_that_is_committed_while_the_drop_waits_for_it_stays_whatever_isolation_the_database_gives(
+    isolation: str, postgres: psycopg.Connection, settings: Settings, start: Start, patient: None
+) -> None:
+    postgres.execute(f"alter database {postgres.info.dbname} set default_transaction_isolation = '{isolation}'")
+    store_events(postgres, settings, day(170), {})
+    roll_up(postgres)
+    [chunk] = chunks(postgres, EVENT_TABLE)
+    with connect(settings) as connection, connection.transaction():
+        late = as_items(event(event_time=day(170).isoformat()))
+        assert ingest(connection, EVENTS, late, source="test", settings=settings, now=NOW).inserted == 1
+        run = start(run_lifecycle, settings, now=NOW + timedelta(days=20))
+        wait_for_locks(postgres, EVENT_TABLE)
+    report = run.result(60)
+    assert [dropped.chunk for dropped in report.dropped if dropped.chunk == chunk.name] == []
+    assert all("is not rolled up" in reason for reason in waiting_on(report, EVENT_TABLE))
+    assert count_of(postgres, EVENT_TABLE) == 2
+
+
 def test_a_partition_in_use_waits_for_the_next_run(
     postgres: psycopg.Connection, other: psycopg.Connection, archiving: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,7 +489,8 @@ def test_whoever_holds_the_tables_lock_keeps_others_waiting_for_so_long_only(
             pytest.fail("two at once")
         with changing(postgres, ARCHIVE_TABLE, wait_seconds=0.05):
             pass
+    postgres.execute("set lock_timeout = '7s'")
     with changing(postgres, EVENT_TABLE, wait_seconds=5):
-        assert postgres.execute("show lock_timeout").fetchall() == [("0",)]
+        assert postgres.execute("show lock_timeout").fetchall() == [("7s",)]
     assert chunk_locks.LOCK_SECONDS < 5
     assert rows_of(postgres, EVENT_TABLE) == []
