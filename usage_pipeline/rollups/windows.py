@@ -229,11 +229,12 @@ def _expect_source(connection: psycopg.Connection, window: Window, settings: Set
 
 def _is_all_there_is(source: WindowSource, stored_requests: int) -> bool:
     """Whether a window with dropped events must stay as it is: no other events came, or nobody knows what was dropped of it."""
-    if source.is_kept:
-        return False
-    if source.is_wholly_dropped:
+    if source.is_wholly_dropped and not source.is_kept:
         return not source.has_events
-    return stored_requests > 0 and (not source.edges_kept or source.events < stored_requests)
+    if not source.edges_kept:
+        # What is kept, if anything is, lacks a share.
+        return stored_requests > 0
+    return not source.is_kept and source.events < stored_requests
 
 
 def _left_as_it_is(

@@ -18,6 +18,7 @@ from usage_pipeline.drain.store import UsageStore
 from usage_pipeline.events.erasure.erase import erase
 from usage_pipeline.rollups.calendar import Window, day_window, hour_window, month_of, window_at
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day, stale_days
+from usage_pipeline.rollups.dropped.kept import keep_before_drop
 from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.recost import recost
@@ -235,6 +236,12 @@ def test_late_events_of_a_window_of_which_nobody_knows_what_was_dropped_are_told
     assert stale_windows(postgres, time_zone=settings.timezone, now=LATER) == []
     told = "select table_name, after ->> 'uncounted_events' from ops.late_data where after ? 'uncounted_events'"
     assert postgres.execute(told).fetchall() == [("analytics.usage_daily", "3")]
+    # Another part of the day is dropped, whose share is known and kept. It is still not all.
+    quarter = (noon, noon + timedelta(minutes=1))
+    keep_before_drop(postgres, "analytics.usage_events", *quarter)
+    mark_dropped(postgres, "analytics.usage_events", *quarter, reason="test")
+    assert count_of(postgres, "ops.kept_windows") > 0
+    assert replace_window(postgres, day, settings=settings, now=LATER).sums["requests"] == 2
     report = run_lifecycle(settings.model_copy(update={"retention_days": 28}), now=LATER)
     assert waiting_on(report, f"{DAY:%Y%m%d}") == []
 
