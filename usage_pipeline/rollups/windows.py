@@ -140,14 +140,13 @@ def _attempt(connection: psycopg.Connection, window: Window, settings: Settings,
         after = _sums(connection, table, parameters)
         if source is not None and source.is_dropped:
             kept_requests = after["requests"] - source.events
-            # In both, since it is no correction: it says what of the window has no events any more.
-            before["kept_requests"] = after["kept_requests"] = kept_requests
         is_late = was_rolled_when_closed and window.is_closed(now) and changed_rows > 0
         if is_late:
             late = {"table_name": table.table, "usage_date": window.day, "window_start": window.start}
-            connection.execute(
-                load("rollups/insert_late_window"), {**late, "before": Jsonb(before), "after": Jsonb(after)}
-            )
+            # In both, since it is no correction: it says how much of the window has no events any more.
+            kept = {"kept_requests": kept_requests} if kept_requests else {}
+            told = {"before": Jsonb({**before, **kept}), "after": Jsonb({**after, **kept})}
+            connection.execute(load("rollups/insert_late_window"), {**late, **told})
         if window.grain == "day" and changed_parts + changed_rows:
             _touch_longer_windows(connection, window, settings)
         rolled = {"grain": window.grain, "window_start": window.start, "rows": rows}
