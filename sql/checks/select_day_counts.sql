@@ -1,5 +1,5 @@
 -- Events of each day in the table, in the registry, and in the roll-ups (null while they miss something); one snapshot.
--- Days with events that are only in archives are left out: what these hold is counted in their manifest, ops.archives.
+-- Days with events that are only in archives, or were dropped, are left out: the table does not tell all of these days.
 with day as (
     select generate_series(%(first_day)s::date, %(last_day)s::date, interval '1 day')::date as usage_date
 ),

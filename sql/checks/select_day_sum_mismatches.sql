@@ -7,13 +7,8 @@ with days as (
       and usage_date between %(first_day)s and %(last_day)s
       and rolled_version >= version
       and exists (select 1 from {raw} as raw where raw.usage_date = touched.usage_date)
-      and not exists (
-        select 1
-        from ops.archives
-        where table_name = %(raw_table)s
-          and chunk_start = touched.usage_date::timestamp at time zone 'UTC'
-          and restored_at is null
-      )
+      and not ops.is_only_in_file(%(raw_table)s, usage_date::timestamp at time zone 'UTC', (usage_date + 1)::timestamp at time zone 'UTC')
+      and not ops.is_dropped(%(raw_table)s, usage_date::timestamp at time zone 'UTC', (usage_date + 1)::timestamp at time zone 'UTC')
 ),
 summed as (
     select usage_date, {keys}, {sums}

@@ -5,13 +5,7 @@ where family = %(family)s
   and rolled_version < version
   and usage_date < %(today)s
   and touched_at < %(now)s - case
-        when exists (
-            select 1
-            from ops.archives
-            where table_name = %(raw_table)s
-              and chunk_start = touched.usage_date::timestamp at time zone 'UTC'
-              and restored_at is null
-        ) then interval '26 hours'
+        when ops.is_only_in_file(%(raw_table)s, usage_date::timestamp at time zone 'UTC', (usage_date + 1)::timestamp at time zone 'UTC') then interval '26 hours'
         else interval '2 hours'
     end
 order by usage_date

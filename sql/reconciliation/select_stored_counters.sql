@@ -11,4 +11,4 @@ select sources.family, usage_date, (
 )
 from sources
 where sources.family = {family}
-  and (is_rolled or is_archived)
+  and (is_rolled or is_elsewhere)

@@ -1,5 +1,5 @@
 -- What is stored per family and day. A day that is rolled up is read from its daily table, which outlives raw; of any other day the
--- raw rows count, beside the daily rows where the rest of raw is only in an archive file. One snapshot with the ledger.
+-- raw rows count, beside the daily rows where the rest of raw is only in an archive file or was dropped. One snapshot with the ledger.
 with days as (
     select usage_date::date
     from generate_series(%(first_day)s::date, %(last_day)s::date, interval '1 day') as usage_date
@@ -9,13 +9,8 @@ sources as (
         families.family,
         days.usage_date,
         coalesce(touched.rolled_version >= touched.version, false) as is_rolled,
-        exists (
-            select 1
-            from ops.archives
-            where table_name = 'raw.' || families.family || '_deltas'
-              and chunk_start = days.usage_date::timestamp at time zone 'UTC'
-              and restored_at is null
-        ) as is_archived
+        ops.is_only_in_file('raw.' || families.family || '_deltas', days.usage_date::timestamp at time zone 'UTC', (days.usage_date + 1)::timestamp at time zone 'UTC')
+            or ops.is_dropped('raw.' || families.family || '_deltas', days.usage_date::timestamp at time zone 'UTC', (days.usage_date + 1)::timestamp at time zone 'UTC') as is_elsewhere
     from days
     cross join (values ('api_key'), ('provider'), ('token')) as families (family)
     left join ops.touched_days as touched using (family, usage_date)

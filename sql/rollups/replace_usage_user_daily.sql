@@ -1,4 +1,4 @@
--- Replaces one day of analytics.usage_user_daily by its events; rows that are right already stay untouched.
+-- Makes one day of analytics.usage_user_daily from its events and what is kept of dropped ones; rows that are right already stay untouched.
 -- Tokens are summed up per price before they are multiplied: as exact as an event at a time, and a third of the time.
 -- The join with prices is that of analytics.roll_up_events, which counts hours. A migration has landed with that one: a fragment of
 -- both would change what the migration leaves whenever this query changed.
@@ -37,7 +37,7 @@ with summed as (
       and event.event_time < %(until)s
     group by event.team, event.service, event.provider, event.model, event.user_id, price.model_price_id, costs_nothing
 ),
-source as (
+live as (
     select
         summed.team,
         summed.service,
@@ -63,5 +63,40 @@ source as (
     left join analytics.model_prices as price
         on price.model_price_id = summed.model_price_id
     group by summed.team, summed.service, summed.provider, summed.model, summed.user_id
+),
+kept as (
+    select
+        team,
+        service,
+        provider,
+        model,
+        user_id,
+        sum(requests)::bigint as requests,
+        sum(errors)::bigint as errors,
+        sum(input_tokens) as input_tokens,
+        sum(output_tokens) as output_tokens,
+        sum(total_tokens) as total_tokens,
+        sum(cost_usd) as cost_usd,
+        sum(unpriced_requests)::bigint as unpriced_requests
+    from analytics.usage_user_daily_kept
+    where usage_date = %(window)s
+    group by team, service, provider, model, user_id
+),
+source as (
+    select
+        team,
+        service,
+        provider,
+        model,
+        user_id,
+        coalesce(live.requests, 0) + coalesce(kept.requests, 0) as requests,
+        coalesce(live.errors, 0) + coalesce(kept.errors, 0) as errors,
+        analytics.capped(coalesce(live.input_tokens, 0) + coalesce(kept.input_tokens, 0)) as input_tokens,
+        analytics.capped(coalesce(live.output_tokens, 0) + coalesce(kept.output_tokens, 0)) as output_tokens,
+        analytics.capped(coalesce(live.total_tokens, 0) + coalesce(kept.total_tokens, 0)) as total_tokens,
+        trim_scale(case when live.cost_usd is null then kept.cost_usd else live.cost_usd + coalesce(kept.cost_usd, 0) end) as cost_usd,
+        coalesce(live.unpriced_requests, 0) + coalesce(kept.unpriced_requests, 0) as unpriced_requests
+    from live
+    full join kept using (team, service, provider, model, user_id)
 ),
 {store_source}

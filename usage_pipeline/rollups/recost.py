@@ -12,7 +12,7 @@ from usage_pipeline.rollups import calendar, day_prices
 from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.rollups.window_tables import WINDOW_TABLES
-from usage_pipeline.rollups.windows import WindowContendedError, expect_source, replace_window
+from usage_pipeline.rollups.windows import WindowContendedError, expect_whole_source, replace_window
 from usage_pipeline.settings import Settings
 
 
@@ -41,7 +41,7 @@ def recost(
         window = calendar.day_window(day, zone)
         before, _ = _cost(connection, window)
         try:
-            expect_source(connection, window, settings=settings, now=now)
+            expect_whole_source(connection, window, settings=settings, now=now)
             day_prices.repin(connection, window, price_version)
             for start in calendar.hours_of(window):
                 if start < now:

@@ -30,21 +30,36 @@ class WindowTable:
     def table(self) -> str:
         return f"analytics.{self.name}"
 
+    @property
+    def kept_table(self) -> str:
+        """What dropped events add to windows of this table. Tables that are merged from parts have none."""
+        return f"{self.table}_kept"
+
     def replacement(self, query: str) -> compose.Composed:
         """A query of `sql/` that replaces a window. Its `source` has the rows to store, and it ends with `{store_source}`."""
-        end = composed(
-            "rollups/store_source",
+        return composed(query, **self._names(), store_source=composed("rollups/store_source", **self._columns()))
+
+    def keeping(self, query: str) -> compose.Composed:
+        """The same query, but its `source` becomes what is kept of the window, and the window stays as it is."""
+        return composed(query, **self._names(), store_source=composed("rollups/dropped/keep_source", **self._columns()))
+
+    def keeping_stored(self) -> compose.Composed:
+        """A query that keeps what is stored of a window."""
+        return composed("rollups/dropped/keep_stored", **self._columns())
+
+    def _columns(self) -> dict[str, compose.Composable]:
+        return {
             **self._names(),
-            key=column_list(self.key),
-            source_key=column_list(self.key, of="source"),
-            stored_key=column_list(self.key, of="t"),
-            key_of_index=self._key_of_index(),
-            values=column_list(self.values),
-            source_values=column_list(self.values, of="source"),
-            stored_values=column_list(self.values, of="t"),
-            excluded_values=column_list(self.values, of="excluded"),
-        )
-        return composed(query, **self._names(), store_source=end)
+            "kept": relation(self.kept_table),
+            "key": column_list(self.key),
+            "source_key": column_list(self.key, of="source"),
+            "stored_key": column_list(self.key, of="t"),
+            "key_of_index": self._key_of_index(),
+            "values": column_list(self.values),
+            "source_values": column_list(self.values, of="source"),
+            "stored_values": column_list(self.values, of="t"),
+            "excluded_values": column_list(self.values, of="excluded"),
+        }
 
     def _key_of_index(self) -> compose.Composed:
         """The key as the unique index has it: the names of the group may be too long for an index, so it holds their digest."""
@@ -70,3 +85,5 @@ DAY_PARTS = (
     WindowTable("usage_user_daily", "usage_date", key=(*_GROUP, "user_id"), values=(*_COUNTS, *_COST)),
     WindowTable("usage_latency_daily", "usage_date", values=("latencies_ms", "requests")),
 )
+# The tables that are made from events, each with what is kept of those that were dropped.
+EVENT_PARTS: Mapping[Grain, tuple[WindowTable, ...]] = {"hour": (WINDOW_TABLES["hour"],), "day": DAY_PARTS}

@@ -3,6 +3,7 @@
 Hours and days are made from events. A day also stores its users and latencies, from which weeks and months are merged exactly.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from usage_pipeline.events.pricing import prices as cost
 from usage_pipeline.rollups import day_prices
 from usage_pipeline.rollups.calendar import Window, day_window, month_of, month_window, week_of, week_window
 from usage_pipeline.rollups.daily import SourceGoneError
+from usage_pipeline.rollups.dropped.kept import WindowSource, keep_stored, window_source
 from usage_pipeline.rollups.rezone.border import zone_border
 from usage_pipeline.rollups.window_tables import DAY_PARTS, WINDOW_TABLES, WindowTable
 from usage_pipeline.settings import Settings
@@ -24,6 +26,8 @@ from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
 from usage_pipeline.storage.postgres import is_rolled_back, waiting_for_locks
 from usage_pipeline.storage.sql import load
 from usage_pipeline.storage.time_zones import in_time_zone
+
+log = logging.getLogger(__name__)
 
 # Each of these makes one attempt fail: the day has no prices yet, models are new, another transaction changed the same rows.
 _ATTEMPTS = 5
@@ -40,7 +44,11 @@ class WindowContendedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WindowReport:
-    """The result of replacing a window. `sums` has `rows` and the total of each count. `is_late`: a past window changed."""
+    """The result of replacing a window. `sums` has `rows` and the total of each count. `is_late`: a past window changed.
+
+    `kept_requests` are those of `sums` whose events were dropped. `uncounted_events` came late for a window that must stay,
+    since nobody knows how much of it was dropped.
+    """
 
     window: Window
     rows: int
@@ -48,6 +56,8 @@ class WindowReport:
     sums: Mapping[str, Any]
     is_late: bool
     price_version: str | None
+    kept_requests: int = 0
+    uncounted_events: int = 0
 
 
 def replace_window(
@@ -57,8 +67,9 @@ def replace_window(
 
     It contains what was stored when it began. Events that are stored meanwhile leave the window stale. If a window was rolled
     up after its end and changes now, ops.late_data gets a row. A day that changes makes its week and month stale.
-    Raises TimeZoneRefused when the days of the database are in another time zone, SourceGoneError when the events are archived
-    or dropped, WindowContendedError after too many attempts, and psycopg.errors.LockNotAvailable when another roll-up of the
+    Where events were dropped, it is what was stored of them and the events that are there now.
+    Raises TimeZoneRefused when the days of the database are in another time zone, SourceGoneError when events are only in an
+    archive, WindowContendedError after too many attempts, and psycopg.errors.LockNotAvailable when another roll-up of the
     window takes longer than five minutes.
     """
     now = now or datetime.now(UTC)
@@ -126,28 +137,41 @@ def _attempt(connection: psycopg.Connection, window: Window, settings: Settings,
         connection.execute(_PLANNING)
         # The roll-up will contain everything that this snapshot sees. Notes that others commit meanwhile stay.
         mine = (window.grain, window.start)
-        connection.execute("delete from ops.touched_windows where grain = %s and window_start = %s", mine)
-        version = _price_version(connection, window, settings, now)
+        touched = connection.execute(
+            "delete from ops.touched_windows where grain = %s and window_start = %s", mine
+        ).rowcount
+        source = _expect_source(connection, window, settings, now) if window.grain in ("hour", "day") else None
+        version = _price_version(connection, window, settings, source)
         parameters = _parameters(window, version)
         was_rolled_when_closed = _was_rolled_when_closed(connection, window)
         before = _sums(connection, table, parameters)
+        kept_requests = 0
+        if source is not None and source.is_dropped:
+            if _is_all_there_is(source, before["requests"]):
+                is_told = bool(touched) and source.has_events
+                return _left_as_it_is(connection, window, before, version, source, is_told=is_told)
+            if source.is_wholly_dropped and not source.is_kept:
+                keep_stored(connection, window, parameters)
         changed_parts, (rows, changed_rows) = _replace(connection, window, parameters)
         if version == cost.package_version():
             models = connection.execute(table.compose("rollups/select_unlooked_models"), parameters).fetchall()
             if models:
                 raise _NewModels([(provider, model) for provider, model in models])
         after = _sums(connection, table, parameters)
+        if source is not None and source.is_dropped:
+            kept_requests = after["requests"] - source.events
         is_late = was_rolled_when_closed and window.is_closed(now) and changed_rows > 0
         if is_late:
             late = {"table_name": table.table, "usage_date": window.day, "window_start": window.start}
-            connection.execute(
-                load("rollups/insert_late_window"), {**late, "before": Jsonb(before), "after": Jsonb(after)}
-            )
+            # In both, since it is no correction: it says how much of the window has no events any more.
+            kept = {"kept_requests": kept_requests} if kept_requests else {}
+            told = {"before": Jsonb({**before, **kept}), "after": Jsonb({**after, **kept})}
+            connection.execute(load("rollups/insert_late_window"), {**late, **told})
         if window.grain == "day" and changed_parts + changed_rows:
             _touch_longer_windows(connection, window, settings)
         rolled = {"grain": window.grain, "window_start": window.start, "rows": rows}
         connection.execute(load("rollups/mark_window_rolled"), rolled)
-    return WindowReport(window, rows, changed_rows, after, is_late, version)
+    return WindowReport(window, rows, changed_rows, after, is_late, version, kept_requests)
 
 
 def _parameters(window: Window, price_version: str | None) -> dict[str, object]:
@@ -182,38 +206,76 @@ def _counts(
     return rows, changed_rows
 
 
-def _price_version(connection: psycopg.Connection, window: Window, settings: Settings, now: datetime) -> str | None:
+def _price_version(
+    connection: psycopg.Connection, window: Window, settings: Settings, source: WindowSource | None
+) -> str | None:
     """The price version of an hour or day. None for a day without events."""
-    if window.grain not in ("hour", "day"):
+    if source is None:
         return None
-    has_events = expect_source(connection, window, settings=settings, now=now)
     version = day_prices.price_version_of(connection, day_window(window.day, settings.timezone))
-    if version is None and has_events:
+    if version is None and source.has_events:
         raise _NoPrices
     return version
 
 
-def expect_source(connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime) -> bool:
-    """Whether an hour or day has events. Raises SourceGoneError when it had events that are not in the table now."""
+def expect_whole_source(connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime) -> None:
+    """Raises SourceGoneError when an hour or day had events that are not in the table now: archived or dropped."""
     if border := zone_border(connection):
         window = border.window(window, settings.timezone)
-    bounds = {"first": window.first, "until": window.end}
-    [(is_archived, has_events)] = connection.execute(load("rollups/select_window_source"), bounds).fetchall()
-    if is_archived:
+    if _expect_source(connection, window, settings, now).is_dropped:
         raise SourceGoneError(
-            f"{window}: expected its events in analytics.usage_events, came none: they are in an archive, or were dropped with "
-            f"it. The roll-up stays as it is. Read them back with `usage-pipeline archive restore {window.day}`"
+            f"{window}: expected all its events in analytics.usage_events, came none or only later ones: they were dropped "
+            "at the end of the retention. The roll-up stays as it is"
         )
-    # Events older than the retention are removed, with or without an archive, but their roll-ups stay.
-    if window.first < now - timedelta(days=settings.retention_days):
+
+
+def _expect_source(connection: psycopg.Connection, window: Window, settings: Settings, now: datetime) -> WindowSource:
+    is_old = window.first < now - timedelta(days=settings.retention_days)
+    source = window_source(connection, window, counts_events=is_old)
+    if source.is_in_file:
+        raise SourceGoneError(
+            f"{window}: expected its events in analytics.usage_events, came none: they are in an archive. The roll-up stays as "
+            f"it is. Read them back with `usage-pipeline archive restore {window.day}`"
+        )
+    if is_old and not source.is_dropped:
+        # Whatever the pipeline drops has a mark. Events that somebody else removed have none.
         stored = _sums(connection, WINDOW_TABLES[window.grain], _parameters(window, None))["requests"]
-        [(events,)] = connection.execute(load("rollups/count_window_events"), bounds).fetchall()
-        if events < stored:
+        if source.events < stored:
             raise SourceGoneError(
                 f"{window}: expected the {stored} events in analytics.usage_events that it was rolled up from, came "
-                f"{events}: it is older than RETENTION_DAYS={settings.retention_days}. The roll-up stays as it is"
+                f"{source.events}: it is older than RETENTION_DAYS={settings.retention_days}. The roll-up stays as it is"
             )
-    return bool(has_events)
+    return source
+
+
+def _is_all_there_is(source: WindowSource, stored_requests: int) -> bool:
+    """Whether a window with dropped events must stay as it is: no other events came, or nobody knows what was dropped of it."""
+    if source.is_wholly_dropped and not source.is_kept:
+        return not source.has_events
+    if not source.edges_kept:
+        # What is kept, if anything is, lacks a share.
+        return stored_requests > 0
+    return not source.is_kept and source.events < stored_requests
+
+
+def _left_as_it_is(
+    connection: psycopg.Connection,
+    window: Window,
+    stored: Mapping[str, Any],
+    version: str | None,
+    source: WindowSource,
+    *,
+    is_told: bool,
+) -> WindowReport:
+    uncounted = source.events if source.has_events else 0
+    if is_told:
+        log.warning("%s: part of its events was dropped, so it stays as it is; it has %d events", window, uncounted)
+        late = {"table_name": WINDOW_TABLES[window.grain].table, "usage_date": window.day, "window_start": window.start}
+        told = {**stored, "uncounted_events": uncounted}
+        connection.execute(load("rollups/insert_late_window"), {**late, "before": Jsonb(stored), "after": Jsonb(told)})
+    rolled = {"grain": window.grain, "window_start": window.start, "rows": stored["rows"]}
+    connection.execute(load("rollups/mark_window_rolled"), rolled)
+    return WindowReport(window, stored["rows"], 0, stored, False, version, stored["requests"], uncounted)
 
 
 def _was_rolled_when_closed(connection: psycopg.Connection, window: Window) -> bool:

@@ -22,7 +22,7 @@ _FORKS.set_forkserver_preload(
         __name__,
         "usage_pipeline.drain.rounds",
         "usage_pipeline.rollups.recost",
-        "usage_pipeline.storage.lifecycle.run",
+        "usage_pipeline.rollups.dropped.run",
         "usage_pipeline.storage.migrations",
     ]
 )

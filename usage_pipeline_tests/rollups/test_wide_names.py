@@ -12,13 +12,13 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 
 from usage_pipeline.rollups import calendar
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.rollups.rankings import RANKINGS, replace_ranking
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import restore
 from usage_pipeline.storage.archives.manifest import archives
 from usage_pipeline.storage.archives.store import ArchiveStore
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline_tests.rigs.windows import event_at, store_events, window_rows
 
 ZONE = Settings().timezone

@@ -20,6 +20,7 @@ from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, ingest
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.postgres import create_database
 from usage_pipeline.rollups.calendar import day_window
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings, load_settings
@@ -27,7 +28,6 @@ from usage_pipeline.storage.archives.files import restore
 from usage_pipeline.storage.archives.manifest import archives
 from usage_pipeline.storage.archives.store import ArchiveStore
 from usage_pipeline.storage.chunks.partitions import ensure_chunks
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.rigs.events import archive, as_items, list_cost, total_tokens

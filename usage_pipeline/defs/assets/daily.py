@@ -55,7 +55,7 @@ def _daily_asset(daily: DailyTable, partitions: dg.PartitionsDefinition[str]) ->
                 is_newest = key == context.partition_keys[-1]
                 about = about_partition(connection, daily.table, "usage_date", day, is_newest=is_newest)
                 counts = row_counts(report.rows, report.changed_rows, report.sums)
-                return {**counts, "late_data": report.is_late, **about}
+                return {**counts, "late_data": report.is_late, "raw_rows_dropped": report.is_all_there_is, **about}
 
             yield from one_by_one(context, replace)
 

@@ -11,9 +11,9 @@ from usage_pipeline.defs.assets.snapshots import snapshot_key
 from usage_pipeline.defs.assets.windows import window_key
 from usage_pipeline.defs.metadata import OWNERS, table_metadata, table_rows
 from usage_pipeline.defs.retries import IO_RETRY
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.lifecycle.report import LifecycleReport
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.table_profile import profile_table
 
@@ -35,7 +35,8 @@ _SHOWN = 200
     owners=OWNERS,
     kinds={"postgres", "parquet"},
     description="Creates partitions for the next days, compresses or archives partitions after COMPRESSION_AFTER_DAYS, and "
-    "drops them after RETENTION_DAYS, but only when their roll-ups are complete. Table `ops.archives` lists the files.",
+    "drops them after RETENTION_DAYS, but only when their roll-ups are complete. Table `ops.archives` lists the files, and "
+    "`ops.dropped_spans` what was dropped. What lies before USAGE_START_DATE is rolled up here.",
     metadata=table_metadata(_TABLE),
     retry_policy=IO_RETRY,
 )
@@ -65,6 +66,7 @@ def lifecycle_metadata(report: LifecycleReport) -> dict[str, Any]:
         "restored_rows": sum(each.rows or 0 for each in report.restored),
         "dropped": len(report.dropped),
         "waiting": len(report.waiting),
+        "rolled_up_before_start": len(report.rolled_up),
         "problems": len(report.problems),
         "registry_rows_removed": report.registry_rows_removed,
         "leftover_files_removed": report.leftovers_removed,
@@ -74,6 +76,7 @@ def lifecycle_metadata(report: LifecycleReport) -> dict[str, Any]:
         "packed_chunks": [asdict(each) for each in packed],
         "restored_chunks": [asdict(each) for each in report.restored],
         "dropped_chunks": [asdict(each) for each in report.dropped],
+        "rolled_up_before_start_windows": [{"window": name} for name in report.rolled_up],
         "waiting_chunks": [asdict(each) for each in report.waiting],
     }
     for name, rows in tables.items():

@@ -112,4 +112,7 @@ def _metadata(report: WindowReport) -> dict[str, Any]:
         **row_counts(report.rows, report.changed_rows, {name: value or 0 for name, value in report.sums.items()}),
         "late_data": report.is_late,
         "price_version": report.price_version or "",
+        # Requests whose events were dropped, and events that could not be added to such a window.
+        "kept_requests": report.kept_requests,
+        "uncounted_events": report.uncounted_events,
     }

@@ -72,6 +72,11 @@ def verify_stored(store: ArchiveStore, address: str, written: StoredFile) -> Non
 def delete_file(connection: psycopg.Connection, store: ArchiveStore, archive: Archive) -> None:
     """Deletes the file, then notes that. After a crash in between, the next call deletes it again."""
     store.delete(archive.address)
+    note_deleted(connection, archive)
+
+
+def note_deleted(connection: psycopg.Connection, archive: Archive) -> None:
+    """Notes that the file of an archive is deleted."""
     connection.execute(
         "update ops.archives set deleted_at = clock_timestamp() where archive_id = %s and deleted_at is null",
         (archive.archive_id,),

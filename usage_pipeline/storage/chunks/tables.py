@@ -42,22 +42,15 @@ BY_NAME = {table.name: table for table in TABLES}
 
 
 def waiting_reason(connection: psycopg.Connection, table: LifecycleTable, chunk: Chunk) -> str | None:
-    """Why a chunk must stay for now. None: it may be compressed, archived or dropped.
+    """Why a chunk must stay for now, or be read back from its file: a roll-up or a batch needs its rows. None: it may go.
 
-    In a transaction that holds the lock of the chunk, the answer stays right until the end.
+    Weeks and months are made from daily tables, so nothing waits for them. In a transaction that holds the lock of the chunk,
+    the answer stays right until the end.
     """
     arguments = {"start": chunk.start, "end": chunk.end, "family": table.family, "day": chunk.start.date()}
-    query = "storage/chunks/find_unreleased_day" if table.is_raw else "storage/chunks/find_touched_window"
+    query = "storage/chunks/find_unreleased_day" if table.is_raw else "storage/chunks/find_touched_source"
     row = connection.execute(load(query), arguments).fetchone()
     return str(row[0]) if row else None
-
-
-def needs_rows(connection: psycopg.Connection, table: LifecycleTable, chunk: Chunk) -> bool:
-    """Whether a roll-up waits for the rows of a chunk that is only in a file."""
-    if table.is_raw:
-        return waiting_reason(connection, table, chunk) is not None
-    bounds = {"start": chunk.start, "end": chunk.end}
-    return connection.execute(load("storage/chunks/find_touched_source"), bounds).fetchone() is not None
 
 
 def restored_reason(connection: psycopg.Connection, table: LifecycleTable, chunk: Chunk) -> str | None:

@@ -16,7 +16,14 @@ from pathlib import Path
 import psycopg
 from psycopg import sql as compose
 
-from usage_pipeline.storage.archives.files import delete_file, delete_leftovers, note_leftover, restore, verify_stored
+from usage_pipeline.storage.archives.files import (
+    delete_file,
+    delete_leftovers,
+    note_deleted,
+    note_leftover,
+    restore,
+    verify_stored,
+)
 from usage_pipeline.storage.archives.manifest import Archive, archives
 from usage_pipeline.storage.archives.parquet import ParquetReader, Written, export
 from usage_pipeline.storage.archives.store import (
@@ -27,6 +34,7 @@ from usage_pipeline.storage.archives.store import (
     checksum,
     new_address,
 )
+from usage_pipeline.storage.chunks.dropped import DropRules, mark_dropped
 from usage_pipeline.storage.chunks.locks import LOCK_SECONDS, ChunksBusy, changing, lock_timeout, removing
 from usage_pipeline.storage.chunks.partitions import (
     DAYS_AHEAD,
@@ -36,11 +44,13 @@ from usage_pipeline.storage.chunks.partitions import (
     ensure_partitions,
     ensure_span,
 )
-from usage_pipeline.storage.chunks.tables import LifecycleTable, needs_rows, restored_reason, waiting_reason
+from usage_pipeline.storage.chunks.tables import LifecycleTable, restored_reason, waiting_reason
 from usage_pipeline.storage.lifecycle.report import LifecycleReport, Moved, Packed, Waiting
 from usage_pipeline.storage.sql import composed, load, relation
 
 log = logging.getLogger(__name__)
+
+RETENTION_REASON = "it was older than RETENTION_DAYS"
 
 
 class Stays(Exception):
@@ -60,6 +70,7 @@ class NativeLifecycle:
     connection: psycopg.Connection
     store: ArchiveStore | None
     interval_hours: int
+    rules: DropRules
 
     def make_ahead(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
         """Creates the partitions of yesterday, today and the next days."""
@@ -101,16 +112,26 @@ class NativeLifecycle:
                     self._archive(table, chunk, self.store, report)
 
     def drop(self, table: LifecycleTable, older_than: datetime, report: LifecycleReport) -> None:
-        """Drops the partitions that end before `older_than` and are complete, and deletes the files of that time."""
+        """Drops the partitions that end before `older_than` and are complete, and deletes the files of that time.
+
+        Each leaves a mark. A file whose rows are needed for that is read back, and leaves as a partition.
+        """
+        unreadable = self._read_back_needed(table, older_than, report)
         for chunk in self._chunks_before(table, older_than):
             with handled(table, chunk.name, report):
-                if reason := waiting_reason(self.connection, table, chunk):
+                if self._is_empty(chunk):
+                    # Nobody waits for rows that are not there. It may be a day on which nothing was ever counted.
+                    is_dropped = self._drop(table, chunk, only_if_empty=True)
+                elif reason := waiting_reason(self.connection, table, chunk) or self._file_reason(table, chunk):
                     report.waiting.append(Waiting(table.name, chunk.name, reason))
-                elif self._drop(table, chunk, only_if_empty=False):
+                    continue
+                else:
+                    is_dropped = self._drop(table, chunk, only_if_empty=False)
+                if is_dropped:
                     report.dropped.append(Moved(table.name, chunk.name))
-        for archive in archives(self.connection, table=table.name, end=older_than):
-            if archive.deleted_at is None and archive.chunk_end <= older_than:
-                self._drop_file(table, archive, report)
+        for archive in self._files_before(table, older_than):
+            if archive.deleted_at is None:
+                self._drop_file(table, archive, report, unreadable)
 
     def clean_up(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
         """Deletes files that a crash left behind, and files that were read back more than a day ago."""
@@ -128,7 +149,7 @@ class NativeLifecycle:
         return [chunk for chunk in chunks(self.connection, table.name) if chunk.end <= moment]
 
     def _has_changed(self, table: LifecycleTable, chunk: Chunk) -> bool:
-        if needs_rows(self.connection, table, chunk):
+        if waiting_reason(self.connection, table, chunk):
             return True
         overlapping = (
             each for each in chunks(self.connection, table.name) if each.start < chunk.end and each.end > chunk.start
@@ -202,26 +223,87 @@ class NativeLifecycle:
             return self._drop_locked(table, chunk, only_if_empty=only_if_empty)
 
     def _drop_locked(self, table: LifecycleTable, chunk: Chunk, *, only_if_empty: bool) -> bool:
-        with lock_timeout(self.connection, LOCK_SECONDS, "in use"), self.connection.transaction():
+        is_dropped = False
+        with (
+            lock_timeout(self.connection, LOCK_SECONDS, "in use"),
+            self.connection.transaction() as transaction,
+        ):
             removing(self.connection, table.name)
+            if not only_if_empty:
+                # Before the partition and its parent are locked, since all writers wait for these. Whatever comes meanwhile
+                # makes its windows stale, and is seen below.
+                self.rules.keep(self.connection, table.name, chunk.start, chunk.end)
+                mark_dropped(self.connection, table.name, chunk.start, chunk.end, reason=RETENTION_REASON)
             is_dropped = drop_partition(self.connection, table.name, chunk, only_if_empty=only_if_empty)
-            if is_dropped and not only_if_empty and (reason := waiting_reason(self.connection, table, chunk)):
+            if not is_dropped:
+                raise psycopg.Rollback(transaction)
+            if not only_if_empty and (reason := waiting_reason(self.connection, table, chunk)):
                 raise Stays(reason)
         if is_dropped:
             log.info("lifecycle: %s dropped", chunk.name)
         return is_dropped
 
-    def _drop_file(self, table: LifecycleTable, archive: Archive, report: LifecycleReport) -> None:
-        chunk = Chunk(archive.address, archive.chunk_start, archive.chunk_end)
+    def _files_before(self, table: LifecycleTable, moment: datetime) -> list[Archive]:
+        found = archives(self.connection, table=table.name, end=moment)
+        return [archive for archive in found if archive.chunk_end <= moment]
+
+    def _read_back_needed(self, table: LifecycleTable, older_than: datetime, report: LifecycleReport) -> set[int]:
+        """Reads files back whose rows are needed before they go. Returns the archives of files that cannot be read."""
+        unreadable = set[int]()
+        for archive in self._files_before(table, older_than):
+            span = archive.chunk_start, archive.chunk_end
+            if (
+                self.store is None
+                or archive.state != "archived"
+                or self._file_waits_for(table, archive)
+                or not self.rules.needs_rows(self.connection, table.name, *span)
+            ):
+                continue
+            with handled(table, archive.address, report):
+                try:
+                    restore(self.connection, self.store, archive, interval_hours=self.interval_hours)
+                except ArchiveDamaged:
+                    # Its time is over, and nobody can ever read it. Windows that are partly in it stay as they are.
+                    unreadable.add(archive.archive_id)
+                    raise
+        return unreadable
+
+    def _file_reason(self, table: LifecycleTable, chunk: Chunk) -> str | None:
+        """Why a complete partition must stay: some rows of its time are only in a file, which is dropped or read back first."""
+        span = {"start": chunk.start, "end": chunk.end}
+        found = archives(self.connection, table=table.name, only_in_files=True, **span)
+        return f"rows of its time are only in {found[0].address}" if found else None
+
+    def _file_waits_for(self, table: LifecycleTable, archive: Archive) -> str | None:
+        return waiting_reason(self.connection, table, Chunk(archive.address, archive.chunk_start, archive.chunk_end))
+
+    def _drop_file(
+        self, table: LifecycleTable, archive: Archive, report: LifecycleReport, unreadable: set[int]
+    ) -> None:
         if self.store is None:
             report.waiting.append(Waiting(table.name, archive.address, "ARCHIVE_URL is not set"))
-        elif reason := waiting_reason(self.connection, table, chunk):
-            report.waiting.append(Waiting(table.name, archive.address, reason))
-        else:
+            return
+        if archive.restored_at is not None:
+            # Its rows are in the table.
             with handled(table, archive.address, report), changing(self.connection, table.name):
                 delete_file(self.connection, self.store, archive)
-                if archive.restored_at is None:
-                    report.dropped.append(Moved(table.name, archive.address, archive.rows))
+            return
+        if reason := self._file_waits_for(table, archive):
+            report.waiting.append(Waiting(table.name, archive.address, reason))
+            return
+        edges_kept = archive.archive_id not in unreadable
+        span = archive.chunk_start, archive.chunk_end
+        with handled(table, archive.address, report), changing(self.connection, table.name):
+            if edges_kept and self.rules.needs_rows(self.connection, table.name, *span):
+                raise Stays("it could not be read back in this run, and its rows are needed")
+            self.store.delete(archive.address)
+            with lock_timeout(self.connection, LOCK_SECONDS, "in use"), self.connection.transaction():
+                removing(self.connection, table.name)
+                if edges_kept:
+                    self.rules.keep(self.connection, table.name, *span)
+                mark_dropped(self.connection, table.name, *span, reason=RETENTION_REASON, edges_kept=edges_kept)
+                note_deleted(self.connection, archive)
+            report.dropped.append(Moved(table.name, archive.address, archive.rows))
 
     def _fingerprint(self, chunk: Chunk) -> _Fingerprint:
         query = composed("storage/lifecycle/fingerprint_partition", partition=relation(chunk.name))

@@ -48,3 +48,4 @@ class LifecycleReport:
     registry_rows_removed: int = 0
     leftovers_removed: int = 0
     refreshed: list[str] = field(default_factory=list)
+    rolled_up: list[str] = field(default_factory=list)

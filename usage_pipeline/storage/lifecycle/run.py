@@ -6,20 +6,19 @@ Any number of runs may run at once. If a run is cut short, the next one goes on.
 
 import logging
 from collections.abc import Callable
-from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import psycopg
 
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.store import archive_store
+from usage_pipeline.storage.chunks.dropped import DropRules
 from usage_pipeline.storage.chunks.partitions import chunks
 from usage_pipeline.storage.chunks.tables import EVENT_TABLES, TABLES, LifecycleTable
 from usage_pipeline.storage.lifecycle.native import NativeLifecycle
 from usage_pipeline.storage.lifecycle.report import LifecycleReport
 from usage_pipeline.storage.lifecycle.timescale import TimescaleLifecycle, hypertable_chunks
-from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.sql import load
 from usage_pipeline.storage.timescale import is_hypertable
 
@@ -41,16 +40,16 @@ class Lifecycle(Protocol):
     def clean_up(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None: ...
 
 
-def run_lifecycle(settings: Settings, now: datetime | None = None) -> LifecycleReport:
-    """Does for every table what is due at `now`. Raises PostgresUnavailable, ArchiveUnavailable or psycopg.Error."""
-    with closing(connect(settings)) as connection:
-        return _run(connection, settings, now or datetime.now(UTC))
+def run_storage_lifecycle(
+    connection: psycopg.Connection, settings: Settings, *, rules: DropRules, now: datetime
+) -> LifecycleReport:
+    """Does for every table what is due at `now`, on an autocommit connection. Raises ArchiveUnavailable or psycopg.Error.
 
-
-def _run(connection: psycopg.Connection, settings: Settings, now: datetime) -> LifecycleReport:
+    `rules` are those of the roll-ups, whose rows go: see `rollups.dropped.run`, which calls this.
+    """
     store = archive_store(settings)
-    native = NativeLifecycle(connection, store, settings.chunk_time_interval_hours)
-    timescale = TimescaleLifecycle(connection, settings.chunk_time_interval_hours)
+    native = NativeLifecycle(connection, store, settings.chunk_time_interval_hours, rules)
+    timescale = TimescaleLifecycle(connection, settings.chunk_time_interval_hours, rules)
     hypertables = {table.name for table in EVENT_TABLES if is_hypertable(connection, table.name)}
     place = f"Parquet files ({store.protocol})" if store else _NO_ARCHIVE
     report = LifecycleReport("TimescaleDB" if hypertables else "native partitions", place)

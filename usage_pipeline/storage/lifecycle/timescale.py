@@ -4,16 +4,18 @@ TimescaleDB's background policies are not used: only the lifecycle run knows whi
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 from psycopg import sql as compose
 
+from usage_pipeline.storage.chunks.dropped import DropRules, dropped_spans, mark_dropped
 from usage_pipeline.storage.chunks.locks import LOCK_SECONDS, changing, lock_timeout, removing
 from usage_pipeline.storage.chunks.partitions import Chunk
 from usage_pipeline.storage.chunks.tables import LifecycleTable, waiting_reason
-from usage_pipeline.storage.lifecycle.native import Stays, handled
+from usage_pipeline.storage.lifecycle.native import RETENTION_REASON, Stays, handled
 from usage_pipeline.storage.lifecycle.report import LifecycleReport, Moved, Packed, Waiting
 from usage_pipeline.storage.sql import load, relation
 
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _COUNTED_TABLE = "analytics.usage_events"
 _COUNTS = "analytics.usage_hourly_counts"
+_HOUR = timedelta(hours=1)
 
 
 def hypertable_chunks(connection: psycopg.Connection, table: str) -> list[Chunk]:
@@ -35,6 +38,7 @@ class TimescaleLifecycle:
 
     connection: psycopg.Connection
     interval_hours: int
+    rules: DropRules
 
     def make_ahead(self, table: LifecycleTable, now: datetime, report: LifecycleReport) -> None:
         """Sets only the length of future chunks. TimescaleDB makes a chunk with its first row."""
@@ -94,6 +98,8 @@ class TimescaleLifecycle:
     def _drop(self, table: LifecycleTable, chunk: Chunk) -> None:
         with lock_timeout(self.connection, LOCK_SECONDS, "in use"), self.connection.transaction():
             removing(self.connection, table.name)
+            self.rules.keep(self.connection, table.name, chunk.start, chunk.end)
+            mark_dropped(self.connection, table.name, chunk.start, chunk.end, reason=RETENTION_REASON)
             name = relation(chunk.name)
             self.connection.execute(compose.SQL("lock table {} in access exclusive mode").format(name))
             if reason := waiting_reason(self.connection, table, chunk):
@@ -103,18 +109,38 @@ class TimescaleLifecycle:
         log.info("lifecycle: %s dropped", chunk.name)
 
     def _refresh(self, table: LifecycleTable, report: LifecycleReport) -> bool:
-        """Refreshes the aggregate from the oldest chunk on: refreshing an hour whose events are gone would lose its counts.
+        """Refreshes the aggregate, but no hour whose events were dropped: it would lose its counts.
 
         False when another refresh is running. Then nothing is dropped, because its counts may not be stored yet.
         """
-        known = hypertable_chunks(self.connection, table.name)
+        until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+        known, dropped = hypertable_chunks(self.connection, table.name), dropped_spans(self.connection, table.name)
+        spans = whole_spans(known, dropped, until=until)
         with handled(table, _COUNTS, report), changing(self.connection, table.name):
-            if known:
+            for start, end in spans:
                 with lock_timeout(self.connection, LOCK_SECONDS, "another refresh is running"):
                     self.connection.execute(
-                        "call refresh_continuous_aggregate(%s::text::regclass, %s, date_trunc('hour', now()))",
-                        (_COUNTS, known[0].start),
+                        "call refresh_continuous_aggregate(%s::text::regclass, %s, %s)", (_COUNTS, start, end)
                     )
+            if spans:
                 report.refreshed.append(_COUNTS)
             return True
         return False
+
+
+def whole_spans(
+    known: Sequence[Chunk], dropped: Sequence[tuple[datetime, datetime]], *, until: datetime
+) -> list[tuple[datetime, datetime]]:
+    """The half-open spans of chunks up to `until`, without those of which events were dropped. Neighbours become one span.
+
+    Spans that have not one hour before `until` are left out: a refresh needs a whole hour.
+    """
+    spans: list[tuple[datetime, datetime]] = []
+    for chunk in sorted(known, key=lambda one: one.start):
+        if any(start < chunk.end and end > chunk.start for start, end in dropped):
+            continue
+        if spans and spans[-1][1] == chunk.start:
+            spans[-1] = spans[-1][0], chunk.end
+        else:
+            spans.append((chunk.start, chunk.end))
+    return [(start, min(end, until)) for start, end in spans if min(end, until) - start >= _HOUR]

@@ -17,12 +17,12 @@ from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.events.erasure import erase as module
 from usage_pipeline.events.erasure.erase import Erasure, erase
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, ingest
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import restore
 from usage_pipeline.storage.archives.manifest import archives
 from usage_pipeline.storage.archives.store import ArchiveStore, ArchiveUnavailable
 from usage_pipeline.storage.chunks.locks import ChunksBusy
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline_tests.rigs.events import NOW, archive, as_items, event
 

@@ -21,9 +21,9 @@ from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, ingest
 from usage_pipeline.events.landing.folder import Landing
 from usage_pipeline.events.landing.reading import ingest_file
 from usage_pipeline.rollups.calendar import day_window
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline_tests.events.erasure.test_spellings import WRITERS
 from usage_pipeline_tests.rigs.events import NOW, archive, as_items, event
 

@@ -16,8 +16,8 @@ import redis
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.events.erasure.erase import erase
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, Kind, ingest
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.rigs.events import NOW, archive, as_items, event
 
@@ -157,7 +157,7 @@ def test_archives_of_the_user_s_events_go_whoever_sent_them(postgres: psycopg.Co
 def test_an_upgrade_forgets_what_earlier_erasures_left(
     postgres: psycopg.Connection, archiving: Settings, redis_client: redis.Redis
 ) -> None:
-    """Before 0018 the hashes stayed. Its statements change nothing where they ran before, so they can run again here."""
+    """Before 0017 the hashes stayed. Its statements change nothing where they ran before, so they can run again here."""
     for at in (OLD, NOW - timedelta(hours=1)):
         theirs, others = event(user_id=WHO, event_time=at.isoformat()), event(user_id="omar", event_time=at.isoformat())
         send(postgres, archiving, EVENTS, theirs, others)
@@ -186,7 +186,7 @@ def test_an_upgrade_forgets_what_earlier_erasures_left(
     for table, column, key in tables:
         for number, value in before[f"{table}.{column}"].items():
             postgres.execute(f"update {table} set {column} = %s where {key} = %s", (value, number))
-    statements = (sql_folder() / "migrations" / "versions" / "0018_erasure_and_landing.sql").read_text()
+    statements = (sql_folder() / "migrations" / "versions" / "0017_erasure_and_landing.sql").read_text()
     postgres.execute(statements)
     upgraded = kept()
     # All that is in files is forgotten, of omar as well: a migration does not read files.
@@ -210,5 +210,5 @@ def test_an_upgrade_without_erasures_forgets_nothing(postgres: psycopg.Connectio
     send(postgres, archiving, EVENTS, one)
     send(postgres, archiving, EVENTS, one | {"latency_ms": 1})
     before = kept_hashes(postgres)
-    postgres.execute((sql_folder() / "migrations" / "versions" / "0018_erasure_and_landing.sql").read_text())
+    postgres.execute((sql_folder() / "migrations" / "versions" / "0017_erasure_and_landing.sql").read_text())
     assert kept_hashes(postgres) == before

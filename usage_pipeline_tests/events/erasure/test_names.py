@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from usage_pipeline.events.erasure.erase import erase
 from usage_pipeline.rollups.calendar import Grain, Window, hour_window, week_of, window_on
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.sql import load
 from usage_pipeline_tests.rigs.windows import event_at, store_events, window_rows
 

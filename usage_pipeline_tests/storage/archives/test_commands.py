@@ -7,9 +7,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.manifest import archives
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline_tests.rigs.commands import Run, run_command
 from usage_pipeline_tests.storage.lifecycle_rig import EVENT_TABLE, count_of, day, roll_up, store_archives, store_events
 

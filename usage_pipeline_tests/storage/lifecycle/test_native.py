@@ -2,6 +2,7 @@
 
 import itertools
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import SourceGoneError
+from usage_pipeline.rollups.dropped.run import run_lifecycle
+from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import restore
 from usage_pipeline.storage.archives.manifest import archives, archives_of_day
 from usage_pipeline.storage.archives.store import ArchiveDamaged, ArchiveStore
-from usage_pipeline.storage.chunks.partitions import chunks, ensure_chunks
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
+from usage_pipeline.storage.chunks.partitions import Chunk, chunks, ensure_chunks
+from usage_pipeline.storage.chunks.tables import BY_NAME, waiting_reason
+from usage_pipeline_tests.rigs import windows as event_store
 from usage_pipeline_tests.storage.lifecycle_rig import (
     ARCHIVE_TABLE,
     EVENT_TABLE,
@@ -135,14 +139,19 @@ def test_nothing_is_archived_before_its_roll_ups_are_complete(
     assert reason.endswith("is not rolled up")
     roll_up(postgres)
     postgres.execute("delete from ops.touched_windows")
-    # A day and more away on either side, since windows begin in other time zones: a week of which the last day is near, too.
+    # Hours and days are made from events. Weeks and months are made from daily tables, and keep nothing waiting.
+    chunk = MIDNIGHT - timedelta(days=10)
+    hour = timedelta(hours=1)
     for grain, start, is_in_the_way in [
-        ("hour", MIDNIGHT - timedelta(days=11, hours=2), False),
-        ("hour", MIDNIGHT - timedelta(days=10, hours=1), True),
-        ("day", MIDNIGHT - timedelta(days=8), False),
-        ("day", MIDNIGHT - timedelta(days=8, hours=1), True),
-        ("week", MIDNIGHT - timedelta(days=17), True),
-        ("month", MIDNIGHT - timedelta(days=45), False),
+        ("hour", chunk - hour, False),
+        ("hour", chunk - hour / 2, True),
+        ("hour", chunk + 23 * hour, True),
+        ("hour", chunk + 24 * hour, False),
+        ("day", chunk - 24 * hour, False),
+        ("day", chunk, True),
+        ("day", chunk + 24 * hour, False),
+        ("week", chunk - timedelta(days=chunk.weekday()), False),
+        ("month", chunk.replace(day=1), False),
     ]:
         postgres.execute("insert into ops.touched_windows (grain, window_start) values (%s, %s)", (grain, start))
         report = run_lifecycle(archiving)
@@ -152,6 +161,52 @@ def test_nothing_is_archived_before_its_roll_ups_are_complete(
             for archive in archives(postgres, only_in_files=True):
                 restore(postgres, ArchiveStore(str(archiving.archive_url)), archive, interval_hours=24)
             age_restores(postgres)
+
+
+@pytest.mark.parametrize(
+    ("zone", "day_start", "chunk_hour", "is_in_the_way"),
+    [
+        ("Europe/Vienna", "2025-06-10T22:00Z", 21, False),
+        ("Europe/Vienna", "2025-06-10T22:00Z", 22, True),
+        ("Europe/Vienna", "2025-06-10T22:00Z", 45, True),
+        ("Europe/Vienna", "2025-06-10T22:00Z", 46, False),
+        # A day of 25 hours.
+        ("Europe/Vienna", "2025-10-25T22:00Z", 46, True),
+        ("Europe/Vienna", "2025-10-25T22:00Z", 47, False),
+        # Midnight comes twice, and the day is named after the second one.
+        ("America/Havana", "2025-11-02T05:00Z", 3, False),
+        ("America/Havana", "2025-11-02T05:00Z", 4, True),
+        ("America/Havana", "2025-11-02T05:00Z", 28, True),
+        ("America/Havana", "2025-11-02T05:00Z", 29, False),
+    ],
+)
+def test_a_day_that_waits_keeps_the_hours_that_are_in_it_and_no_others(
+    zone: str, day_start: str, chunk_hour: int, is_in_the_way: bool, postgres: psycopg.Connection
+) -> None:
+    postgres.execute("update ops.calendar set time_zone = %s", (zone,))
+    start = datetime.fromisoformat(day_start)
+    postgres.execute("insert into ops.touched_windows (grain, window_start) values ('day', %s)", (start,))
+    chunk = start.replace(hour=0) + timedelta(hours=chunk_hour)
+    reason = waiting_reason(
+        postgres, BY_NAME[EVENT_TABLE], Chunk("a chunk of an hour", chunk, chunk + timedelta(hours=1))
+    )
+    assert (reason is not None) is is_in_the_way, reason
+
+
+def test_partitions_are_archived_while_their_month_runs(postgres: psycopg.Connection, archiving: Settings) -> None:
+    """COMPRESSION_AFTER_DAYS holds also when the week and the month are being changed by today's events."""
+    now = MIDNIGHT.replace(day=28) + timedelta(hours=4, minutes=30)
+    zone = archiving.timezone
+    send = partial(event_store.store_events, postgres, archiving, now)
+    send(*(event_store.event_at(now - timedelta(days=days, hours=2)) for days in range(20)))
+    while stale := stale_windows(postgres, time_zone=zone, now=now):
+        for one in stale:
+            replace_window(postgres, one.window, settings=archiving, now=now)
+    send(event_store.event_at(now - timedelta(minutes=30)))
+    replace_window(postgres, day_window(now.date(), zone), settings=archiving, now=now)
+    assert {"week", "month"} <= {grain for (grain,) in postgres.execute("select grain from ops.touched_windows")}
+    archived = {packed.chunk[-10:-2] for packed in run_lifecycle(archiving, now=now).archived}
+    assert archived == {f"{now - timedelta(days=days, hours=2):%Y%m%d}" for days in range(8, 20)}
 
 
 def test_young_partitions_stay(postgres: psycopg.Connection, archiving: Settings) -> None:
@@ -203,10 +258,10 @@ def test_a_late_event_leaves_the_neighbours_in_their_files_and_its_windows_are_r
     assert replace_window(postgres, windows[1], settings=archiving).sums["requests"] == 3
     with pytest.raises(SourceGoneError):
         replace_window(postgres, windows[0], settings=archiving)
-    # The week and the month that the day has touched keep it here until they are merged.
+    # The week and the month that the day has touched need no events.
+    postgres.execute("delete from ops.touched_windows where grain = 'hour'")
+    assert {grain for (grain,) in postgres.execute("select grain from ops.touched_windows")} == {"week", "month"}
     age_restores(postgres)
-    assert run_lifecycle(archiving).archived == []
-    roll_up(postgres)
     assert [packed.rows for packed in run_lifecycle(archiving).archived] == [3]
 
 
@@ -245,15 +300,16 @@ def test_at_the_end_of_the_retention_partition_file_and_registry_go(
     store_events(postgres, archiving, day(9), {})
     short = archiving.model_copy(update={"retention_days": 8})
     report = run_lifecycle(short)
-    # The late event waits for its roll-up; the file's chunk is near, and waits too.
-    assert report.dropped == []
-    assert len(waiting_on(report, f"{day(10):%Y%m%d}")) >= 2
-    assert count_of(postgres, "analytics.usage_event_ids") == 7
+    # The late event waits for its roll-up. The file of the day before is complete.
+    assert {moved.table for moved in report.dropped} == {EVENT_TABLE, ARCHIVE_TABLE}
+    assert waiting_on(report, f"{day(9):%Y%m%d}") != []
+    assert waiting_on(report, f"{day(10):%Y%m%d}") == []
+    assert count_of(postgres, "analytics.usage_event_ids") == 2
     roll_up(postgres)
     report = run_lifecycle(short)
-    assert {moved.table for moved in report.dropped} == {EVENT_TABLE, ARCHIVE_TABLE}
+    assert {moved.table for moved in report.dropped} == {EVENT_TABLE}
     assert list(folder.rglob("*.parquet")) == []
-    assert report.registry_rows_removed == 6
+    assert report.registry_rows_removed == 1
     for table in (EVENT_TABLE, "analytics.usage_event_ids"):
         assert count_of(postgres, table) == 1
     assert count_of(postgres, "analytics.message_archive_ids") == 0

@@ -15,6 +15,7 @@ import redis
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.rollups.daily import DAILY_TABLES, SourceGoneError, replace_day, stale_days
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import restore
 from usage_pipeline.storage.archives.manifest import archives
@@ -25,7 +26,6 @@ from usage_pipeline.storage.chunks.locks import ChunksBusy, changing, reading
 from usage_pipeline.storage.chunks.partitions import Chunk, chunks
 from usage_pipeline.storage.lifecycle import native as native_lifecycle
 from usage_pipeline.storage.lifecycle import run as module
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline_tests.rigs.events import as_items, event
 from usage_pipeline_tests.rigs.waiting import wait_until
@@ -291,7 +291,7 @@ def crashing(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
         url = settings.database_url.get_secret_value()
         return Fragile.connect(url, autocommit=True, options="-c timezone=UTC")
 
-    monkeypatch.setattr(module, "connect", fragile)
+    monkeypatch.setattr("usage_pipeline.rollups.dropped.run.connect", fragile)
 
 
 def test_a_run_that_is_cut_short_anywhere_loses_nothing(
@@ -340,7 +340,7 @@ def test_a_run_that_is_cut_short_anywhere_loses_nothing(
 
 KILLED = """
 from usage_pipeline.settings import load_settings
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
+from usage_pipeline.rollups.dropped.run import run_lifecycle
 run_lifecycle(load_settings())
 """
 

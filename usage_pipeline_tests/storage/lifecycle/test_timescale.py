@@ -5,13 +5,17 @@ They need such a server: TIMESCALEDB_URL, a superuser's URL; each test makes a d
 
 import logging
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psycopg
 import pytest
 
+from usage_pipeline.rollups.dropped.run import run_lifecycle
+from usage_pipeline.rollups.late_windows import stale_windows
+from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings, load_settings
-from usage_pipeline.storage.lifecycle.run import run_lifecycle
+from usage_pipeline.storage.chunks.partitions import Chunk
+from usage_pipeline.storage.lifecycle.timescale import whole_spans
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.timescale import is_hypertable
 from usage_pipeline_tests.storage.lifecycle_rig import (
@@ -30,6 +34,24 @@ from usage_pipeline_tests.storage.lifecycle_rig import (
 )
 
 COUNTS = "analytics.usage_hourly_counts"
+
+
+def test_the_aggregate_is_refreshed_in_whole_chunks_only() -> None:
+    """A refresh of an hour whose events were dropped would replace its counts by those of late events, or by none."""
+
+    def days(first: int, last: int) -> tuple[datetime, datetime]:
+        return MIDNIGHT + timedelta(days=first), MIDNIGHT + timedelta(days=last)
+
+    chunks = [Chunk(f"chunk_{number}", *days(number, number + 1)) for number in (1, 2, 3, 5, 6, 9)]
+    _, end = days(0, 20)
+    assert whole_spans(chunks, [], until=end) == [days(1, 4), days(5, 7), days(9, 10)]
+    assert whole_spans(chunks, [days(0, 2), days(6, 7)], until=end) == [days(2, 4), days(5, 6), days(9, 10)]
+    assert whole_spans(chunks, [days(0, 20)], until=end) == whole_spans([], [], until=end) == []
+    # The running hour, and a chunk that has just begun.
+    assert whole_spans(chunks, [], until=MIDNIGHT + timedelta(days=6, hours=2))[1:] == [
+        (MIDNIGHT + timedelta(days=5), MIDNIGHT + timedelta(days=6, hours=2))
+    ]
+    assert whole_spans(chunks, [], until=MIDNIGHT + timedelta(days=9))[2:] == []
 
 
 @pytest.fixture
@@ -210,3 +232,26 @@ def test_a_user_is_erased_from_compressed_chunks_too(hyper: Settings, server: ps
     assert len(run_lifecycle(hyper).compressed) >= 1
     assert server.execute(counted).fetchall() == before
     assert erase(hyper, "user-1").counts == {}
+
+
+def test_a_late_event_is_added_to_what_is_stored_of_a_dropped_chunk(
+    hyper: Settings, server: psycopg.Connection
+) -> None:
+    def roll_up_windows() -> None:
+        while stale := stale_windows(server, time_zone=hyper.timezone, now=NOW):
+            for one in stale:
+                replace_window(server, one.window, settings=hyper, now=NOW)
+
+    store_events(server, hyper, day(40), {}, {}, {})
+    roll_up_windows()
+    short = hyper.model_copy(update={"retention_days": 30})
+    assert [moved.table for moved in run_lifecycle(short, now=NOW).dropped] == [EVENT_TABLE]
+    counts = server.execute(f"select sum(requests) from {COUNTS}").fetchall()
+    for number in (1, 2):
+        store_events(server, hyper, day(40), {})
+        roll_up_windows()
+        for table in ("usage_hourly", "usage_daily"):
+            assert server.execute(f"select sum(requests) from analytics.{table}").fetchall() == [(3 + number,)]
+        run_lifecycle(short, now=NOW)
+        assert count_of(server, EVENT_TABLE) == 0
+        assert server.execute(f"select sum(requests) from {COUNTS}").fetchall() == counts

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0018"
+revision = "0017"
 down_revision = "0016"
 
 
