@@ -65,7 +65,7 @@ def parse_event(item: bytes, window: TimeWindow) -> Parsed:
     """
     try:
         found = decode_members(item)
-        members = JsonMembers(found, {"event_id": found["event_id"]} if "event_id" in found else {})
+        members = JsonMembers(found, ("event_id",))
         event = _event(item, members)
     except UNREADABLE_JSON as error:
         came = f"{values.shown(item)}: {values.described(error)}"
@@ -96,7 +96,7 @@ class Amendment:
 def parse_amendment(value: bytes, window: TimeWindow) -> Amendment:
     """The value of a dead letter of a member of an event. Raises Malformed if the member is refused again."""
     found = decode_members(value)
-    members = JsonMembers(found, {})
+    members = JsonMembers(found)
     at = members.checked(
         "at", members.decoded("at", "an ISO-8601 time", datetime), lambda at: values.moment("at", at, window)
     )

@@ -137,7 +137,7 @@ _NONE = msgspec.Raw(b"null")
 _decode_token_usage = msgspec.json.Decoder(_TokenUsage).decode
 _TOKEN_MEMBERS = frozenset(("usageCount", "instanceId", "lastUsedAt"))
 # Stands in the dead letter of another member: it is no second time to be counted.
-_NO_USE = msgspec.Raw(b"0")
+_NO_USE = {"usageCount": msgspec.Raw(b"0")}
 
 
 def parse_token(key: bytes, value: Value, window: TimeWindow) -> Parsed:
@@ -146,20 +146,21 @@ def parse_token(key: bytes, value: Value, window: TimeWindow) -> Parsed:
         raise Malformed("value: expected a JSON string, came a hash")
     try:
         found = decode_members(value)
-        context: dict[str, msgspec.Raw] = {name: found[name] for name in ("lastUsedAt", "instanceId") if name in found}
-        members = JsonMembers(found, {"usageCount": _NO_USE, **context})
+        members = JsonMembers(found, ("lastUsedAt", "instanceId"), _NO_USE)
         usage = _token_usage(value, found, members)
     except UNREADABLE_JSON as error:
         came = f"{values.shown(value)}: {values.described(error)}"
         raise Malformed(f"value: expected {{usageCount, lastUsedAt, instanceId}} as JSON, came {came}") from None
     usage_count = members.checked("usageCount", usage.usage_count, _token_count) or 0
     last_used_at = members.checked("lastUsedAt", usage.last_used_at, lambda at: values.moment("lastUsedAt", at, window))
+    if last_used_at is None and members.has_refused("lastUsedAt"):
+        last_used_at = claim_time(window)
     token_id, instance_id = _split_token(key.removeprefix(b"token_usage:"), usage.instance_id)
     row = (
         values.identifier("token_id", token_id),
         values.identifier("instance_id", instance_id),
         usage_count,
-        claim_time(window) if members.has_refused("lastUsedAt") else last_used_at,
+        last_used_at,
         members.unknown(_TOKEN_MEMBERS),
     )
     return Parsed(row, members.refused())

@@ -7,6 +7,7 @@ reads it like a key that has this one member.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -127,11 +128,20 @@ class HashMembers:
 
 
 class JsonMembers:
-    """The members of a JSON object that are refused, each with the members of `context`, which say who and when."""
+    """The members of a JSON object that are refused, each with those members that say who and when.
 
-    def __init__(self, members: Mapping[str, msgspec.Raw], context: Mapping[str, msgspec.Raw]) -> None:
+    `context` names these. `instead` are members that a dead letter has in place of what came.
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, msgspec.Raw],
+        context: tuple[str, ...] = (),
+        instead: Mapping[str, msgspec.Raw] = MappingProxyType({}),
+    ) -> None:
         self._members = members
-        self._context = dict(context)
+        self._context = context
+        self._instead = instead
         self._refused: list[tuple[str, str, dict[str, msgspec.Raw]]] = []
 
     def has_refused(self, name: str) -> bool:
@@ -159,9 +169,9 @@ class JsonMembers:
         They are decoded and written again. The typed decoder skips them without a check, and jsonb refuses some of what it
         skips (bad UTF-8, 1e400000, NUL): those are refused, in one dead letter. So are all, if they are too large together.
         """
-        left = {name: raw for name, raw in self._members.items() if name not in known}
-        if not left:
+        if self._members.keys() <= known:
             return None
+        left = {name: raw for name, raw in self._members.items() if name not in known}
         kept: dict[str, object] = {}
         refused: dict[str, msgspec.Raw] = {}
         reason = ""
@@ -180,13 +190,16 @@ class JsonMembers:
         return values.storable_json(kept, "JSON member") if kept else None
 
     def _refuse(self, name: str, reason: str) -> None:
-        if self._context.get(name) is self._members[name]:
-            del self._context[name]
         self._refused.append((name, reason, {name: self._members[name]}))
 
-    def refused(self) -> list[RefusedMember]:
+    def refused(self) -> Sequence[RefusedMember]:
+        """The refused members, each with those that say who and when. To be asked after all members were judged."""
+        if not self._refused:
+            return ()
+        bad = {name for _, _, members in self._refused for name in members}
+        context = {name: self._members[name] for name in self._context if name in self._members and name not in bad}
         return [
-            RefusedMember(name, reason, msgspec.json.encode(self._context | members))
+            RefusedMember(name, reason, msgspec.json.encode({**self._instead, **context, **members}))
             for name, reason, members in self._refused
         ]
 

@@ -365,7 +365,7 @@ def test_the_barrier_by_age_applies_a_claim_one_round_later(
         assert life.drain(family).left_claimed == 1
         assert life.drain(family).left_claimed == 1
         assert stored(postgres, family) == {}
-        clock.ahead_ms = 2_001
+        clock.ahead_ms = 3_001
         assert life.drain(family).left_claimed == 0
     assert stored(postgres, family) == writer.written
 
@@ -386,7 +386,7 @@ def test_the_barrier_by_age_holds_for_the_release_too(
         [claimed] = redis_client.scan_iter("usage_pipeline:claim:*")
         dumped = redis_client.dump(claimed)
         opened = redis_client.hgetall(names.open_batches(family))
-        clock.ahead_ms = 2_001
+        clock.ahead_ms = 3_001
         life.drain(family)
         assert not redis_client.exists(claimed)
         redis_client.restore(claimed, 0, dumped)

@@ -320,12 +320,15 @@ class DrainMachine(RuleBasedStateMachine):
                 drainer.life = None
         self.earlier = []
 
-    @rule(at=st.integers(0, 20), is_set=st.booleans(), amount=amounts)
+    @rule(at=st.integers(0, 20), is_set=st.sampled_from((True, True, False)), amount=amounts)
     def replay(self, at: int, is_set: bool, amount: int) -> None:
-        """Somebody replays a dead letter, with a value that can count, or as it is."""
+        """Somebody replays a dead letter, with a value that can count, or as it is. If there is none, one comes about."""
         letters = self._look()[1].open_letters
-        if not letters:
+        if not any(letter.member for letter in letters.values()):
+            self.writer.write_trouble(self._family(at), IDS[at % len(IDS)], "odd member")
             return
+        if is_set:
+            letters = {number: letter for number, letter in letters.items() if letter.member}
         number = sorted(letters)[at % len(letters)]
         letter, changes = letters[number], dict[str, str]()
         if is_set and letter.member in ("total_file_size", "usageCount"):
