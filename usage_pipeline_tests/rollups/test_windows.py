@@ -148,6 +148,9 @@ def test_a_deadlock_only_costs_another_attempt(
     settings: Settings, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two transactions that wait for each other PostgreSQL ends one: 40P01."""
+    # Now the prices of the day are known, which cost attempts of their own.
+    store_events(postgres, settings, NOW, event_at(AT))
+    replace_window(postgres, DAY_WINDOW, settings=settings, now=NOW)
     replace, attempts = windows._replace, []
 
     def replace_after_a_deadlock(*arguments: Any) -> Any:
@@ -158,7 +161,7 @@ def test_a_deadlock_only_costs_another_attempt(
 
     store_events(postgres, settings, NOW, event_at(AT))
     monkeypatch.setattr(windows, "_replace", replace_after_a_deadlock)
-    assert replace_window(postgres, DAY_WINDOW, settings=settings, now=NOW).sums["requests"] == 1
+    assert replace_window(postgres, DAY_WINDOW, settings=settings, now=NOW).sums["requests"] == 2
     assert len(attempts) == 2
 
 
