@@ -75,7 +75,7 @@ def test_what_the_caller_must_mend_is_one_line_and_status_2(archived: None, run:
         (["archive", "restore", "yesterday"], {}, "DAY: expected a date YYYY-MM-DD"),
         (["archive", "restore", str(OLD)], {"ARCHIVE_URL": ""}, "ARCHIVE_URL: expected the folder or address"),
         (["erase-user", "user-1"], {"ARCHIVE_URL": ""}, "ARCHIVE_URL: expected the place of 2 archive files"),
-        (["erase-user", ""], {}, "ID: expected 1 character or more"),
+        (["erase-user", ""], {}, "expected a value, came an empty text"),
         (["archive", "list"], {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, "PostgreSQL does not answer"),
     ]:
         done = run(*arguments, **variables)
