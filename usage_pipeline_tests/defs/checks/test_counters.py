@@ -134,7 +134,7 @@ def test_the_hourly_checks_see_totals_that_are_wrong_and_what_was_refused(
         "snapshots/api_key_deltas.no_dead_letters",
         "snapshots/request_events.no_dead_letters",
     ]
-    postgres.execute("update usage.api_keys set total_requests = 8")
+    postgres.execute("update usage.api_keys set total_requests = 8 where api_key_id = 'a'")
     found = failed(run(definitions, instance, "counter_checks"))["usage/api_keys.is_sum_of_raw"]
     assert found == "- api_key_id a: total_requests 8 in the totals, 3 drained"
 

@@ -28,11 +28,12 @@ def test_rows_from_before_the_start_are_rolled_up_by_the_lifecycle_and_leave(
     settings: Settings, postgres: psycopg.Connection, redis_client: redis.Redis
 ) -> None:
     starting = settings.model_copy(update={"usage_start_date": START.date()})
-    store_events(postgres, starting, NOW, event_at(AT), event_at(START + timedelta(hours=1)))
+    # Stored while the start was earlier: now they would be refused, or counted at the time of their claim.
+    store_events(postgres, settings, NOW, event_at(AT), event_at(START + timedelta(hours=1)))
     for days_ago in (20, 5):
         used_ms = int((MIDNIGHT - timedelta(days=days_ago) + timedelta(hours=1)).timestamp() * 1000)
         redis_client.hset("apikey:k:metrics", mapping={"total_requests": 7, "last_used_at": used_ms})
-        drain_once(starting)
+        drain_once(settings)
     report = run_lifecycle(starting, now=NOW)
     assert report.problems == []
     day = AT.date()

@@ -138,7 +138,7 @@ class World:
             (hiredis.pack_command(("total_requests", str(count), "last_used_at", used_ms)),),
         )
         store = UsageStore(self.postgres, usage_timezone=self.settings.usage_timezone, drained_by="test")
-        replayed = list(replay(self.postgres, store, retention_days=self.settings.retention_days))
+        replayed = list(replay(self.postgres, store, times=self.settings.possible_times))
         assert [one.is_counted for one in replayed] == [True], replayed
         self.deltas["usage.api_key_daily", str(day), "broken"] += count
 
