@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from usage_pipeline.events.landing.folder import Landing, ingest_file
+from usage_pipeline.events.landing.folder import Landing
+from usage_pipeline.events.landing.reading import ingest_file
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 from usage_pipeline.rollups.windows import replace_window

@@ -461,7 +461,7 @@ def test_the_barrier_by_age_holds_on_each_primary(
     with Life(settings, barrier="age", chunk_keys=100) as life:
         life.drain(family)
         assert stored(postgres, family) == {}
-        ahead_ms = 2_001
+        ahead_ms = 3_001
         life.drain(family)
         assert stored(postgres, family) == writer.written
         assert postgres.execute("select count(*) from ops.sync_batches where released_at is null").fetchall() != [(0,)]

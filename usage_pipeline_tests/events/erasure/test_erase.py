@@ -178,12 +178,12 @@ def test_the_user_is_nowhere_any_more_and_the_counts_are_as_before(
         "file:analytics.message_archives": 2,
         "raw.request_events": 1,
         "file:raw.request_events": 1,
-        "raw.provider_deltas": 1,
+        "raw.provider_deltas": 2,
         "file:raw.provider_deltas": 1,
-        "usage.provider_usage": 1,
+        "usage.provider_usage": 2,
         "analytics.usage_user_daily": 1,
         "ops.event_conflicts": 2,
-        "ops.dead_letters": 5,
+        "ops.dead_letters": 4,
     }
     row = postgres.execute(
         "select pseudonym, counts, finished_at is not null, salt, proof from ops.erasures"

@@ -42,8 +42,8 @@ def test_an_archive_that_came_before_its_event_counts_once_after_it(
     ]
     (tmp_path / "e.jsonl").write_text(json.dumps(late))
     ingest_file(postgres, landing, "e.jsonl", settings=settings)
-    assert replayed(replay) == (0, {"success": True, "replayed": 1, "refused": []})
-    assert replayed(replay) == (0, {"success": True, "replayed": 0, "refused": []})
+    assert replayed(replay) == (0, {"success": True, "replayed": 1, "refused": [], "in_part": []})
+    assert replayed(replay) == (0, {"success": True, "replayed": 0, "refused": [], "in_part": []})
     assert postgres.execute("select event_id::text from analytics.message_archives").fetchall() == [(late["event_id"],)]
 
 

@@ -92,7 +92,7 @@ def test_what_others_wrote_is_no_difference(settings: Settings, postgres: psycop
 @pytest.mark.parametrize(
     ("statement", "expected"),
     [
-        ("update usage.api_keys set total_requests = total_requests + 1", {"api_key": 1}),
+        ("update usage.api_keys set total_requests = total_requests + 1 where total_requests > 0", {"api_key": 1}),
         ("update usage.provider_usage set total_file_size = 0", {"provider": 10}),
         ("update usage.merchant_usage set metric_value = 3", {"merchant": 2}),
         ("update analytics.usage_daily set requests = requests + 4", {"usage_daily": 8}),

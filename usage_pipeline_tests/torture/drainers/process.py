@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta, timezone, tzinfo
 from typing import Any
 
 from usage_pipeline.drain.rounds import DrainImpossible, drain_once
@@ -138,10 +139,23 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
+class _AnyZone(Settings):
+    """Settings whose time zone is a fixed distance to UTC, written as POSIX does: `<NAME>-02:44:57` is ahead of UTC."""
+
+    @property
+    def timezone(self) -> tzinfo:  # type: ignore[override]  # ZoneInfo has no zone of any offset
+        behind, size = self.usage_timezone.partition(">")[2][0] == "+", self.usage_timezone[-8:]
+        hours, minutes, seconds = map(int, size.split(":"))
+        distance = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+        return timezone(-distance if behind else distance)
+
+
 def settings_of(given: dict[str, Any]) -> Settings:
-    """Settings by name. The time zone may be one that only PostgreSQL knows, so it goes in unchecked."""
-    checked = {name: value for name, value in given.items() if name != "usage_timezone"}
-    return load_settings(**checked).model_copy(update={"usage_timezone": given["usage_timezone"]})
+    """Settings by name. The time zone may be one of POSIX, which a user's settings refuse."""
+    if not given["usage_timezone"].startswith("<"):
+        return load_settings(**given)
+    checked = load_settings(**{name: value for name, value in given.items() if name != "usage_timezone"})
+    return _AnyZone.model_construct(**(dict(checked) | {"usage_timezone": given["usage_timezone"]}))
 
 
 def _drain_for_ever(order: Order, notes: Notes) -> None:
