@@ -273,13 +273,17 @@ def test_the_command_prints_what_it_did_and_what_it_could_not_do(
     first = min(made.moments).date()
     with closing(connect(made.settings)) as connection:
         replace_issue_stats(connection, first, first + timedelta(days=1), settings=made.settings)
-    archive_chunk(postgres, day_window(first, ZoneInfo("UTC")))
+    gone = day_window(first, ZoneInfo("UTC"))
+    archive_chunk(postgres, gone)
+    postgres.execute("create table kept as select * from analytics.usage_events where event_time < %s", (gone.end,))
+    postgres.execute("delete from analytics.usage_events where event_time < %s", (gone.end,))
     result = run_command(made.in_zone("Asia/Shanghai"), "rezone", "--json", USAGE_TIMEZONE="Asia/Shanghai")
     assert result.returncode == 1, result.stderr
     said = json.loads(result.stdout)
     assert (said["success"], said["time_zone"], said["earlier_zone"]) == (False, "Asia/Shanghai", "UTC")
     assert said["kept_before"] == str(first + timedelta(days=1))
     assert len(said["problems"]) == 1
+    postgres.execute("insert into analytics.usage_events select * from kept")
     postgres.execute("update ops.archives set restored_at = now()")
     result = run_command(made.in_zone("Asia/Shanghai"), "rezone", USAGE_TIMEZONE="Asia/Shanghai")
     assert result.returncode == 0, result.stderr
