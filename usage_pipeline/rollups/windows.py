@@ -238,8 +238,11 @@ def _price_version(connection: psycopg.Connection, window: Window, source: Windo
     return version
 
 
-def expect_whole_source(connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime) -> None:
-    """Raises SourceGoneError when an hour or day had events that are not in the table now: archived or dropped."""
+def expect_whole_source(connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime) -> Window:
+    """The window as it is made: a day that begins at a border of time zones is longer or shorter.
+
+    Raises SourceGoneError when an hour or day had events that are not in the table now: archived or dropped.
+    """
     if border := zone_border(connection):
         window = border.window(window, settings.timezone)
     if _expect_source(connection, window, settings, now).is_dropped:
@@ -247,6 +250,7 @@ def expect_whole_source(connection: psycopg.Connection, window: Window, *, setti
             f"{window}: expected all its events in analytics.usage_events, came none or only later ones: they were dropped "
             "at the end of the retention. The roll-up stays as it is"
         )
+    return window
 
 
 def _expect_source(connection: psycopg.Connection, window: Window, settings: Settings, now: datetime) -> WindowSource:

@@ -35,7 +35,7 @@ class ZoneBorder:
         """
         if window.grain not in ("hour", "day"):
             return window
-        if window.end <= self.first_moment:
+        if window.end <= self.first_moment or (window.grain == "day" and window.day < self.first_day):
             raise SourceGoneError(
                 f"{window}: expected the events it was made from when USAGE_TIMEZONE changed, came none. It stays as it is, "
                 f"in {self.earlier_zone}. Read the events back with `usage-pipeline archive restore`, then run "
@@ -43,7 +43,7 @@ class ZoneBorder:
             )
         if window.grain == "hour":
             return replace(window, first=max(window.first, self.first_moment))
-        if window.first < self.first_moment or window.day <= self.first_day:
+        if window.day == self.first_day:
             return self.first_window(time_zone)
         return window
 

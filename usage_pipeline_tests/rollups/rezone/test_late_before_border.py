@@ -12,9 +12,11 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 
+from usage_pipeline.events.pricing.prices import package_version
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.rollups.late_windows import stale_windows
+from usage_pipeline.rollups.recost import recost
 from usage_pipeline.rollups.rezone.run import rezone
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings, load_settings
@@ -111,3 +113,28 @@ def test_late_events_before_the_border_count_in_their_day_of_the_earlier_zone(
             "select count(*) from analytics.usage_events where event_time < %s",
             (day.first - timedelta(days=2),),
         ).fetchone() == (0,)
+
+
+@pytest.mark.parametrize("other", ["Asia/Shanghai", "America/New_York"])
+def test_the_day_that_begins_at_the_border_is_costed_again_and_the_one_before_it_is_not(
+    database_url: str, redis_url: str, tmp_path: Path, other: str
+) -> None:
+    start, settings = (
+        load_settings(
+            database_url=database_url, redis_url=redis_url, usage_timezone=zone, archive_url=str(tmp_path), **days
+        )
+        for zone, days in (("UTC", {"compression_after_days": 5}), (other, {}))
+    )
+    migrate(database_url, time_zone="UTC")
+    with closing(connect(start)) as connection:
+        store_events(connection, start, NOW, *(event_at(NOON - timedelta(hours=hours)) for hours in range(100, 200)))
+        roll_up(connection, start)
+    assert run_lifecycle(start, now=NOW).archived
+    with closing(connect(settings, any_time_zone=True)) as connection:
+        day = rezone(connection, settings).kept_before
+        assert day is not None
+        days = [day - timedelta(days=1), day]
+        before, recosted = recost(connection, days, package_version(), settings=settings)
+        assert "archive restore" in before.problem
+        assert recosted.problem == ""
+        assert connection.execute("select grain, window_start from ops.touched_windows").fetchall() == []
