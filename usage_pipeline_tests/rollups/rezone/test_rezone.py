@@ -299,3 +299,25 @@ def test_on_an_older_schema_the_command_says_in_one_line_what_to_run_first(
     assert (result.returncode, result.stdout) == (2, "")
     assert "run: usage-pipeline migrate" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_raw_rows_move_to_a_day_that_was_dropped_and_are_added_to_what_is_stored_of_it(
+    database_url: str, redis_url: str, postgres: psycopg.Connection
+) -> None:
+    made = World(database_url, redis_url, "UTC")
+    settings = made.in_zone("America/New_York")
+    day = min(made.moments).date() + timedelta(days=2)
+    postgres.execute(f"drop table raw.api_key_deltas_{day:%Y%m%d}")
+    postgres.execute(
+        "insert into ops.dropped_spans (table_name, span_start, span_end, reason, edges_kept) "
+        "values ('raw.api_key_deltas', %s, %s, 'test', true)",
+        (day_window(day, ZoneInfo("UTC")).first, day_window(day, ZoneInfo("UTC")).end),
+    )
+    with closing(connect(settings, any_time_zone=True)) as connection:
+        assert rezone(connection, settings).problems == []
+    daily = by_day(postgres, "select usage_date, sum(total_requests) from usage.api_key_daily group by 1")
+    following = [at for at in made.moments if at.date() == day + timedelta(days=1)]
+    came = sum(at.astimezone(settings.timezone).date() == day for at in following)
+    assert came > 0
+    assert daily[day] == made.truth("UTC")[day] + came
+    assert sum(daily.values()) == len(made.moments)
