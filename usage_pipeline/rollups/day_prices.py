@@ -1,5 +1,7 @@
 """The price version of each day: the one of its first roll-up, until somebody sets another (`recost`)."""
 
+from datetime import date
+
 import psycopg
 
 from usage_pipeline.events.pricing import prices as cost
@@ -7,11 +9,9 @@ from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.storage.sql import load
 
 
-def price_version_of(connection: psycopg.Connection, day: Window) -> str | None:
+def price_version_of(connection: psycopg.Connection, day: date) -> str | None:
     """The version of a day; None before its first roll-up."""
-    row = connection.execute(
-        "select price_version from analytics.day_prices where usage_date = %s", (day.day,)
-    ).fetchone()
+    row = connection.execute("select price_version from analytics.day_prices where usage_date = %s", (day,)).fetchone()
     return row[0] if row else None
 
 

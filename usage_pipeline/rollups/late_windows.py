@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 
 from usage_pipeline.rollups.calendar import Window, window_at
+from usage_pipeline.rollups.rezone.border import windows_to_make, zone_borders
 from usage_pipeline.storage.sql import load
 
 # All hours, days, weeks and months of the longest RETENTION_DAYS: with fewer, windows that cannot be made would hide others.
@@ -31,10 +32,13 @@ def stale_windows(
     rows = connection.execute(
         load("rollups/select_stale_windows"), {"now": now, "timezone": time_zone.key, "most": most}
     ).fetchall()
-    return [
-        StaleWindow(window, touched_at, _is_absent(window, absent))
-        for window, touched_at in ((window_at(grain, start, time_zone), at) for grain, start, at in rows)
-    ]
+    borders = zone_borders(connection)
+    stale = list[StaleWindow]()
+    for grain, start, touched_at in rows:
+        window = window_at(grain, start, time_zone)
+        made = [one for one, _ in windows_to_make(connection, window, time_zone, borders)]
+        stale.append(StaleWindow(window, touched_at, any(_is_absent(one, absent) for one in made)))
+    return stale
 
 
 def _is_absent(window: Window, absent: Sequence[tuple[datetime, datetime]]) -> bool:

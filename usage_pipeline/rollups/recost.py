@@ -41,11 +41,11 @@ def recost(
         window = calendar.day_window(day, zone)
         before, _ = _cost(connection, window)
         try:
-            expect_whole_source(connection, window, settings=settings, now=now)
-            day_prices.repin(connection, window, price_version)
-            for start in calendar.hours_of(window):
-                if start < now:
-                    replace_window(connection, calendar.hour_window(start, zone), settings=settings, now=now)
+            whole = expect_whole_source(connection, window, settings=settings, now=now)
+            day_prices.repin(connection, whole, price_version)
+            for hour in (calendar.hour_window(start, zone) for start in calendar.hours_of(window)):
+                if hour.start < now and hour.end > whole.first:
+                    replace_window(connection, hour, settings=settings, now=now)
             replace_window(connection, window, settings=settings, now=now)
         except (SourceGoneError, WindowContendedError) as problem:
             yield RecostedDay(day, before, before, 0, str(problem))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 from psycopg import sql as compose
@@ -19,7 +20,7 @@ from usage_pipeline.rollups import day_prices
 from usage_pipeline.rollups.calendar import Window, day_window, month_of, month_window, week_of, week_window
 from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.rollups.dropped.kept import WindowSource, keep_stored, window_source
-from usage_pipeline.rollups.rezone.border import zone_border
+from usage_pipeline.rollups.rezone.border import windows_to_make, zone_border, zone_borders
 from usage_pipeline.rollups.window_tables import DAY_PARTS, WINDOW_TABLES, WindowTable
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
@@ -80,21 +81,40 @@ def replace_window(
 def replace_window_in_zone(
     connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime
 ) -> WindowReport:
-    """`replace_window` for a caller that has seen to it that days are in USAGE_TIMEZONE."""
-    asked, border = window, zone_border(connection)
-    if border:
-        window = border.window(window, settings.timezone)
-    if window.start != asked.start:
-        # The day that begins at the border has this part of the day that was asked for.
-        connection.execute(
-            load("rollups/move_touched_window"), {"grain": "day", "old": asked.start, "new": window.start}
-        )
+    """`replace_window` for a caller that has seen to it that days are in USAGE_TIMEZONE.
+
+    Before a border of time zones it makes the hours or days of the earlier zone that overlap the window, each in a transaction;
+    the report is that of the one of its name.
+    """
+    parts = windows_to_make(connection, window, settings.timezone, zone_borders(connection))
+    if parts == [(window, settings.timezone)]:
+        return _replace_one(connection, window, settings.timezone, settings, now)
+    # Days of an earlier zone have other bounds. A note goes when all that it may mean are made: events whose notes are here now
+    # are seen by all of them.
+    asked = {"grain": window.grain, "window_start": window.start, "timezone": settings.timezone.key}
+    notes = connection.execute(load("rollups/rezone/select_window_notes"), asked).fetchall()
+    reports = [_replace_one(connection, part, zone, settings, now, is_touched=bool(notes)) for part, zone in parts]
+    seen = {"places": [place for place, _ in notes], "times": [touched_at for _, touched_at in notes]}
+    connection.execute(load("rollups/rezone/forget_window_notes"), seen)
+    return next((report for report in reports if report.window.day == window.day), reports[-1])
+
+
+def _replace_one(
+    connection: psycopg.Connection,
+    window: Window,
+    zone: ZoneInfo,
+    settings: Settings,
+    now: datetime,
+    *,
+    is_touched: bool | None = None,
+) -> WindowReport:
+    """Replaces a window of `zone`. `is_touched`: whether it has notes, which the caller removes. None: it removes them."""
     with _one_at_a_time(connection, window), reading_with_one_snapshot(connection, "analytics.usage_events"):
         for _ in range(_ATTEMPTS):
             try:
-                return _attempt(connection, window, settings, now)
+                return _attempt(connection, window, settings, now, is_touched)
             except _NoPrices:
-                day_prices.pin(connection, day_window(window.day, settings.timezone))
+                day_prices.pin(connection, day_window(window.day, zone))
             except _NewModels as new:
                 cost.add_lookups(connection, new.models)
             except psycopg.Error as error:
@@ -130,25 +150,27 @@ def _one_at_a_time(connection: psycopg.Connection, window: Window) -> Iterator[N
                 connection.execute("select pg_advisory_unlock(hashtext(%s), hashtext(%s))", key)
 
 
-def _attempt(connection: psycopg.Connection, window: Window, settings: Settings, now: datetime) -> WindowReport:
+def _attempt(
+    connection: psycopg.Connection, window: Window, settings: Settings, now: datetime, is_touched: bool | None
+) -> WindowReport:
     table = WINDOW_TABLES[window.grain]
     with connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         connection.execute(_PLANNING)
         # The roll-up will contain everything that this snapshot sees. Notes that others commit meanwhile stay.
         mine = (window.grain, window.start)
-        touched = connection.execute(
-            "delete from ops.touched_windows where grain = %s and window_start = %s", mine
-        ).rowcount
+        if is_touched is None:
+            forget = "delete from ops.touched_windows where grain = %s and window_start = %s"
+            is_touched = connection.execute(forget, mine).rowcount > 0
         source = _expect_source(connection, window, settings, now) if window.grain in ("hour", "day") else None
-        version = _price_version(connection, window, settings, source)
+        version = _price_version(connection, window, source)
         parameters = _parameters(window, version)
         was_rolled_when_closed = _was_rolled_when_closed(connection, window)
         before = _sums(connection, table, parameters)
         kept_requests = 0
         if source is not None and source.is_dropped:
             if _is_all_there_is(source, before["requests"]):
-                is_told = bool(touched) and source.has_events
+                is_told = is_touched and source.has_events
                 return _left_as_it_is(connection, window, before, version, source, is_told=is_told)
             if source.is_wholly_dropped and not source.is_kept:
                 keep_stored(connection, window, parameters)
@@ -206,20 +228,21 @@ def _counts(
     return rows, changed_rows
 
 
-def _price_version(
-    connection: psycopg.Connection, window: Window, settings: Settings, source: WindowSource | None
-) -> str | None:
+def _price_version(connection: psycopg.Connection, window: Window, source: WindowSource | None) -> str | None:
     """The price version of an hour or day. None for a day without events."""
     if source is None:
         return None
-    version = day_prices.price_version_of(connection, day_window(window.day, settings.timezone))
+    version = day_prices.price_version_of(connection, window.day)
     if version is None and source.has_events:
         raise _NoPrices
     return version
 
 
-def expect_whole_source(connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime) -> None:
-    """Raises SourceGoneError when an hour or day had events that are not in the table now: archived or dropped."""
+def expect_whole_source(connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime) -> Window:
+    """The window as it is made: a day that begins at a border of time zones is longer or shorter.
+
+    Raises SourceGoneError when an hour or day had events that are not in the table now: archived or dropped.
+    """
     if border := zone_border(connection):
         window = border.window(window, settings.timezone)
     if _expect_source(connection, window, settings, now).is_dropped:
@@ -227,6 +250,7 @@ def expect_whole_source(connection: psycopg.Connection, window: Window, *, setti
             f"{window}: expected all its events in analytics.usage_events, came none or only later ones: they were dropped "
             "at the end of the retention. The roll-up stays as it is"
         )
+    return window
 
 
 def _expect_source(connection: psycopg.Connection, window: Window, settings: Settings, now: datetime) -> WindowSource:

@@ -16,14 +16,18 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql as compose
+from psycopg.types.json import Jsonb
 
 from usage_pipeline.events.erasure.landed_files import erase_landed
 from usage_pipeline.events.erasure.names import near_spellings, pseudonym_of
 from usage_pipeline.events.erasure.refused_input import (
+    erased_correction,
     erased_json,
     erased_letter,
     erased_reason,
+    erased_text,
     without_free_text,
+    without_unknown_fields,
 )
 from usage_pipeline.events.erasure.spellings import Spellings, members_of
 from usage_pipeline.events.landing.folder import DONE, Landing
@@ -110,6 +114,8 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         work.erase_input("dead_letters")
         work.erase_input("event_conflicts")
         work.erase_refused_archives()
+        work.erase_refused_members()
+        work.erase_corrections()
         work.forget_hashes()
         work.erase_landed(settings.landing_url)
         [(counts,)] = connection.execute(
@@ -241,6 +247,26 @@ class _Work:
                         self._replace_input(name, number, erased, row[2])
                         self._note(f"ops.{name}", 1)
 
+    def erase_refused_members(self) -> None:
+        """Removes free text from dead letters of members. They name the key or the event, and not the user."""
+        wanted = {"pseudonym": self.pseudonym}
+        for (number,) in self._connection.execute(load("events/erasure/find_member_letters"), wanted).fetchall():
+            with self._connection.transaction():
+                row = self._connection.execute(load("events/erasure/lock_dead_letters"), {"number": number}).fetchone()
+                if row is None:
+                    continue
+                raw, raw_format, reason = row
+                if raw_format == "string" and not self._is_of_erased_request(raw):
+                    continue
+                erased = without_free_text(raw) if raw_format == "string" else without_unknown_fields(raw)
+                if erased is not None:
+                    self._replace_input("dead_letters", number, erased, reason)
+                    self._note("ops.dead_letters", 1)
+
+    def erase_corrections(self) -> None:
+        """Erases in what people put right by hand, and in their reasons."""
+        self._erase_corrections("%", is_theirs=False)
+
     def forget_hashes(self) -> None:
         """Forgets the hashes that conflicts keep of what is erased."""
         self._connection.execute(load("events/erasure/forget_conflict_hashes"))
@@ -267,6 +293,8 @@ class _Work:
 
     def _replace_input(self, name: str, number: int, erased: bytes, reason: str) -> None:
         arguments = {"number": number, "raw": erased, "reason": erased_reason(reason)}
+        if name == "dead_letters":
+            self._erase_corrections(f"dead letter {number}", is_theirs=True)
         try:
             with self._connection.transaction():
                 self._connection.execute(load(f"events/erasure/erase_{name}"), arguments)
@@ -274,11 +302,37 @@ class _Work:
             # Two rows differed only in what is erased. Now they are equal, and one is deleted.
             self._connection.execute(load(f"events/erasure/delete_{name}"), arguments)
 
+    def _erase_corrections(self, subject: str, *, is_theirs: bool) -> None:
+        with self._connection.transaction():
+            rows = self._connection.execute(load("events/erasure/lock_corrections"), {"subject": subject}).fetchall()
+            for number, *came in rows:
+                reason, before, after = came
+                erased = [
+                    erased_text(reason, self._who, self.pseudonym),
+                    *(
+                        erased_correction(values, self._who, self.pseudonym, is_theirs=is_theirs)
+                        for values in (before, after)
+                    ),
+                ]
+                if erased != came:
+                    names = ("reason", "before", "after")
+                    values = dict(zip(names, (erased[0], *map(Jsonb, erased[1:])), strict=True))
+                    self._connection.execute(load("events/erasure/erase_correction"), {"number": number, **values})
+                    self._note("ops.corrections", 1)
+
     def _is_of_erased_event(self, raw: bytes) -> bool:
-        members = members_of(raw)
-        event_id = dict(members or ()).get("event_id")
+        return self._has_event_id(raw, "select 1 from erased_event where event_id = %s")
+
+    def _is_of_erased_request(self, raw: bytes) -> bool:
+        # Only an erased one has no hash.
+        return self._has_event_id(
+            raw, "select 1 from raw.request_event_ids where event_id = %s and payload_hash is null"
+        )
+
+    def _has_event_id(self, raw: bytes, query: str) -> bool:
+        event_id = dict(members_of(raw) or ()).get("event_id")
         try:
-            found = self._connection.execute("select 1 from erased_event where event_id = %s", (UUID(event_id),))
+            found = self._connection.execute(query, (UUID(event_id),))
         except (AttributeError, TypeError, ValueError):
             return False
         return found.fetchone() is not None

@@ -6,7 +6,7 @@ that cannot be read is never replayed: of the user's own only the pseudonym stay
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import hiredis
@@ -25,6 +25,7 @@ _KNOWN = {
     *(set(UsageEvent.__struct_fields__) | set(MessageArchive.__struct_fields__)) - _FREE,
     *("upload_count", "total_file_size", "last_used_at"),
 }
+_ERASED_VALUE = "a value that was erased"
 # The drain writes the hash of the stored event into the reason: with it, an erased id could be found by trying.
 _HASH = re.compile(r" \(hash [0-9a-f]+\)")
 
@@ -51,6 +52,41 @@ def without_free_text(raw: bytes) -> bytes | None:
     return _encoded(members, None)
 
 
+def without_unknown_fields(raw: bytes) -> bytes | None:
+    """A hash without fields that the pipeline does not know; None when it has none, or is no hash."""
+    fields = raw_value(raw, "hash")
+    if not isinstance(fields, list):
+        return None
+    pairs = list(zip(fields[::2], fields[1::2], strict=False))
+    kept = [pair for pair in pairs if pair[0].decode("latin-1") in _KNOWN]
+    return _packed(kept) if len(kept) < len(pairs) else None
+
+
+def erased_correction(
+    values: Mapping[str, str | None], who: Spellings, pseudonym: str, *, is_theirs: bool
+) -> dict[str, str | None]:
+    """The members of a correction without the user; values are texts, or JSON. `is_theirs`: unknown members go as a whole."""
+    return {
+        name: value if value is None else _erased_value(name, value, who, pseudonym, is_theirs)
+        for name, value in values.items()
+    }
+
+
+def _erased_value(name: str, value: str, who: Spellings, pseudonym: str, is_theirs: bool) -> str:
+    read = (members_of(b'{"": %b}' % value.encode()) or [("", None)])[0][1]
+    if value == who.user_id or (who.means(read) and (name == "user_id" or not isinstance(read, Number))):
+        return pseudonym
+    if is_theirs and name not in _KNOWN:
+        return _ERASED_VALUE
+    return erased_text(value, who, pseudonym)
+
+
+def erased_text(text: str, who: Spellings, pseudonym: str) -> str:
+    """Any text with the pseudonym in place of the id."""
+    changed = who.replaced(text.encode(), pseudonym)
+    return text if changed is None else changed.decode("utf-8", "replace")
+
+
 def erased_letter(raw: bytes, raw_format: str, who: Spellings, pseudonym: str) -> bytes | None:
     """The raw value of a dead letter without the user. None when it is not the user's."""
     if raw_format == "hash":
@@ -64,7 +100,7 @@ def erased_letter(raw: bytes, raw_format: str, who: Spellings, pseudonym: str) -
 def erased_reason(reason: str) -> str:
     """The reason with only what was expected: what came may be the value itself."""
     expected, came, _ = reason.partition(", came ")
-    return f"{_HASH.sub('', expected)}, came a value that was erased" if came else reason
+    return f"{_HASH.sub('', expected)}, came {_ERASED_VALUE}" if came else reason
 
 
 def _free(members: Members) -> list[tuple[str, Any]]:
@@ -94,7 +130,11 @@ def _erased_hash(raw: bytes, who: Spellings, pseudonym: bytes) -> bytes | None:
     kept = [
         (name, pseudonym if name == b"user_id" else value) for name, value in pairs if name.decode("latin-1") in _KNOWN
     ]
-    packed: bytes = hiredis.pack_command(tuple(_flat(kept)))  # type: ignore[arg-type]  # its stub means `tuple[..., ...]`
+    return _packed(kept)
+
+
+def _packed(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    packed: bytes = hiredis.pack_command(tuple(_flat(pairs)))  # type: ignore[arg-type]  # its stub means `tuple[..., ...]`
     return packed
 
 

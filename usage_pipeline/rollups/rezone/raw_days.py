@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 def move_raw_days(connection: psycopg.Connection, zone: ZoneInfo, problems: list[str]) -> int:
     """Moves the rows of all raw tables, a day of a table in one transaction. Returns how many moved; a repetition moves none.
 
-    Rows stay on their day when the day that they belong to is only in an archive, or was dropped: there they would be lost
-    with the next roll-up, or take the place of what is gone. `problems` gets a line for these.
+    Rows stay on their day when the day that they belong to is only in an archive, or is gone without a mark: there they would
+    be lost with the next roll-up, or take the place of what is gone. `problems` gets a line for these. They move to a day that
+    was dropped: its roll-up adds them to what is stored.
     """
     moved = 0
     for table in RAW:
@@ -82,8 +83,12 @@ def _move(connection: psycopg.Connection, table: LifecycleTable, day: date, zone
 
 
 def _is_gone(connection: psycopg.Connection, table: LifecycleTable, day: date) -> bool:
-    if is_only_in_file(connection, table.name, *raw_span(day)):
+    span = (table.name, *raw_span(day))
+    if is_only_in_file(connection, *span):
         return True
+    [(is_dropped,)] = connection.execute("select ops.is_dropped(%s, %s, %s)", span).fetchall()
+    if is_dropped:
+        return False
     daily = _DAILY.get(table.family or "")
     return daily is not None and not has_partition(connection, table.name, day) and _has_rows(connection, daily, day)
 

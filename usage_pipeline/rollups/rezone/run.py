@@ -272,16 +272,18 @@ def _make_statistics(
     connection: psycopg.Connection, border: ZoneBorder | None, settings: Settings, now: datetime
 ) -> None:
     today = now.astimezone(settings.timezone).date()
+    # Days of the earlier zone that have not begun in this one: the newest that was made would be one of them.
+    connection.execute("delete from ops.made_dates where date > %s", (today,))
     for table, column in ((ISSUE_STATS_TABLE, "date"), *((ranking.table, "ranking_date") for ranking in RANKINGS)):
-        # A day of the earlier zone that has not begun in this one.
         query = compose.SQL("delete from {} where {} > %s").format(relation(table), compose.Identifier(column))
         connection.execute(query, (today,))
     [(oldest, newest)] = connection.execute("select min(date), max(date) from stats.daily_issue_stats").fetchall()
     if oldest is not None:
         replace_issue_stats(connection, oldest, newest, settings=settings, now=now)
     for ranking in RANKINGS:
-        query = compose.SQL("select distinct ranking_date from {} order by 1").format(relation(ranking.table))
-        days = [day for (day,) in connection.execute(query).fetchall()]
+        # Also those that came out empty: an issue or a request may be of their days now.
+        made = "select date from ops.made_dates where table_name = %s order by 1"
+        days = [day for (day,) in connection.execute(made, (ranking.table,)).fetchall()]
         # Rankings of usage are made from daily tables: of kept days, they stay right.
         is_of_usage = not ranking.name.startswith("issues")
         wanted = [day for day in days if not (is_of_usage and border and day < border.first_day)]

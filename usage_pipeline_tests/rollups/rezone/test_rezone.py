@@ -273,13 +273,17 @@ def test_the_command_prints_what_it_did_and_what_it_could_not_do(
     first = min(made.moments).date()
     with closing(connect(made.settings)) as connection:
         replace_issue_stats(connection, first, first + timedelta(days=1), settings=made.settings)
-    archive_chunk(postgres, day_window(first, ZoneInfo("UTC")))
+    gone = day_window(first, ZoneInfo("UTC"))
+    archive_chunk(postgres, gone)
+    postgres.execute("create table kept as select * from analytics.usage_events where event_time < %s", (gone.end,))
+    postgres.execute("delete from analytics.usage_events where event_time < %s", (gone.end,))
     result = run_command(made.in_zone("Asia/Shanghai"), "rezone", "--json", USAGE_TIMEZONE="Asia/Shanghai")
     assert result.returncode == 1, result.stderr
     said = json.loads(result.stdout)
     assert (said["success"], said["time_zone"], said["earlier_zone"]) == (False, "Asia/Shanghai", "UTC")
     assert said["kept_before"] == str(first + timedelta(days=1))
     assert len(said["problems"]) == 1
+    postgres.execute("insert into analytics.usage_events select * from kept")
     postgres.execute("update ops.archives set restored_at = now()")
     result = run_command(made.in_zone("Asia/Shanghai"), "rezone", USAGE_TIMEZONE="Asia/Shanghai")
     assert result.returncode == 0, result.stderr
@@ -295,3 +299,25 @@ def test_on_an_older_schema_the_command_says_in_one_line_what_to_run_first(
     assert (result.returncode, result.stdout) == (2, "")
     assert "run: usage-pipeline migrate" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_raw_rows_move_to_a_day_that_was_dropped_and_are_added_to_what_is_stored_of_it(
+    database_url: str, redis_url: str, postgres: psycopg.Connection
+) -> None:
+    made = World(database_url, redis_url, "UTC")
+    settings = made.in_zone("America/New_York")
+    day = min(made.moments).date() + timedelta(days=2)
+    postgres.execute(f"drop table raw.api_key_deltas_{day:%Y%m%d}")
+    postgres.execute(
+        "insert into ops.dropped_spans (table_name, span_start, span_end, reason, edges_kept) "
+        "values ('raw.api_key_deltas', %s, %s, 'test', true)",
+        (day_window(day, ZoneInfo("UTC")).first, day_window(day, ZoneInfo("UTC")).end),
+    )
+    with closing(connect(settings, any_time_zone=True)) as connection:
+        assert rezone(connection, settings).problems == []
+    daily = by_day(postgres, "select usage_date, sum(total_requests) from usage.api_key_daily group by 1")
+    following = [at for at in made.moments if at.date() == day + timedelta(days=1)]
+    came = sum(at.astimezone(settings.timezone).date() == day for at in following)
+    assert came > 0
+    assert daily[day] == made.truth("UTC")[day] + came
+    assert sum(daily.values()) == len(made.moments)
