@@ -37,7 +37,7 @@ test: setup lint  ## check types and style, and run the tests on real servers (a
 e2e: setup  ## run the tests of the whole system: web server, daemon, kills, a browser (about ten minutes)
 	$(PYTEST) usage_pipeline_tests/end_to_end
 
-torture: setup  ## kill a thousand drains under load, and compare both sides (about half an hour)
+torture: setup  ## kill a thousand drains under load, and compare both sides (about an hour)
 	$(RUN)python -m usage_pipeline_tests.torture
 
 # A DAGSTER_HOME of its own: where none is set, Dagster reads dagster.yaml of this folder, which needs DAGSTER_POSTGRES_URL.

@@ -74,6 +74,9 @@ class Schedules:
             tally["stored"] + tally["dead_letters"],
             tally["lost"],
             tally["doubled"],
-            f"crashes {tally['crashes']:,}, fail-overs {tally['fail_overs']:,}, late keys {tally['late_keys']:,}",
+            ", ".join(
+                f"{what.replace('_', ' ')} {tally[what]:,}"
+                for what in ("crashes", "fail_overs", "late_keys", "days_archived", "days_dropped", "days_returned")
+            ),
             tuple(problems),
         )

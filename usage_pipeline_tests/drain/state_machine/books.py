@@ -5,9 +5,10 @@ every drainer stands still, by code of its own: the drain's parsers are not aske
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, NamedTuple
 
 import hiredis
@@ -21,6 +22,8 @@ FIELDS = {
     "provider": ("upload_count", "total_file_size"),
     "token": ("usage_count",),
 }
+# A member of a hash that is no count.
+TIME_OF_USE = "last_used_at"
 # A key of another type than its family's counts as one of these.
 WRONG_TYPE = "wrong type"
 _EVENT_PAGE = 3
@@ -104,7 +107,8 @@ def amounts_of(key: bytes, kind: bytes, content: Any) -> Amounts:
         # A count that is a text is refused, and still an amount.
         return Amounts({Part(family, name, "usage_count"): int(json.loads(content)["usageCount"])})
     pairs = zip(content[::2], content[1::2], strict=True)
-    return Amounts({Part(family, name, field.decode(errors="backslashreplace")): int(value) for field, value in pairs})
+    fields = ((field.decode(errors="backslashreplace"), value) for field, value in pairs)
+    return Amounts({Part(family, name, field): int(value) for field, value in fields if field != TIME_OF_USE})
 
 
 def _owner(key: bytes) -> tuple[str, str]:
@@ -125,12 +129,12 @@ union all
 select 'token', token_id, array[usage_count] from usage.api_access_tokens
 """
 _RAW = """
-select batch_id, source_key, 'api_key', api_key_id, array[total_requests, total_file_size] from raw.api_key_deltas
+select usage_date, batch_id, source_key, 'api_key', api_key_id, array[total_requests, total_file_size] from raw.api_key_deltas
 union all
-select batch_id, source_key, 'provider', api_key_id || ':' || provider, array[upload_count, total_file_size]
+select usage_date, batch_id, source_key, 'provider', api_key_id || ':' || provider, array[upload_count, total_file_size]
 from raw.provider_deltas
 union all
-select batch_id, source_key, 'token', token_id, array[usage_count] from raw.token_deltas
+select usage_date, batch_id, source_key, 'token', token_id, array[usage_count] from raw.token_deltas
 """
 _EVENTS = "select batch_id, event_id::text, file_size::text from raw.request_events"
 _DEAD_LETTERS = """
@@ -166,15 +170,27 @@ class LedgerRow(NamedTuple):
     duplicates: int
 
 
+class Delta(NamedTuple):
+    """A row of a raw table of counters: what one key of one batch adds to a day."""
+
+    family: str
+    day: date
+    amounts: Amounts
+
+
 @dataclass(slots=True)
 class InPostgres:
-    """What is stored, and what was refused."""
+    """What is stored, and what was refused. `deltas` and `events` are by batch, and key or event id.
+
+    `returned`: sums of dropped days that are raw rows again.
+    """
 
     totals: Amounts = field(default_factory=Counter)
-    raw: Amounts = field(default_factory=Counter)
+    deltas: dict[tuple[str, bytes], Delta] = field(default_factory=dict)
+    returned: Counter[tuple[str, date]] = field(default_factory=Counter)
     dead: Amounts = field(default_factory=Counter)
     dead_items: Counter[bytes] = field(default_factory=Counter)
-    events: Counter[Part] = field(default_factory=Counter)
+    events: dict[tuple[str, str], Part] = field(default_factory=dict)
     ledger: dict[str, LedgerRow] = field(default_factory=dict)
     applied: set[tuple[str, bytes]] = field(default_factory=set)
     rows: Counter[str] = field(default_factory=Counter)
@@ -190,12 +206,16 @@ def look_into_postgres(connection: psycopg.Connection) -> InPostgres:
         )
     for family, name, values in totals:
         seen.totals.update(_parts(family, name, values))
-    for batch_id, key, family, name, values in raw:
-        seen.raw.update(_parts(family, name, values))
+    for day, batch_id, key, family, name, values in raw:
+        if batch_id == "dropped":
+            seen.returned[family, day] += 1
+            continue
+        assert (batch_id, key.encode()) not in seen.deltas, f"{key} of {batch_id} is stored twice"
+        seen.deltas[batch_id, key.encode()] = Delta(family, day, _parts(family, name, values))
         seen.applied.add((batch_id, key.encode()))
         seen.rows[batch_id] += 1
     for batch_id, event_id, payload in events:
-        seen.events[Part("event", event_id, payload)] += 1
+        seen.events[batch_id, event_id] = Part("event", event_id, payload)
         seen.rows[batch_id] += 1
     for number, batch_id, family, key, member, content, content_format, is_open in letters:
         seen.letters[batch_id] += 1
@@ -233,6 +253,40 @@ def _dumped_text(dump: bytes) -> bytes:
 
 
 @dataclass(slots=True)
+class Drained:
+    """All rows that drains have stored so far, wherever they are now: a lifecycle may have moved or dropped them since.
+
+    `forgotten`: events that are dropped, and that no registry knows any more.
+    """
+
+    deltas: dict[tuple[str, bytes], Delta] = field(default_factory=dict)
+    events: dict[tuple[str, str], Part] = field(default_factory=dict)
+    rows: Counter[str] = field(default_factory=Counter)
+    sums: Amounts = field(default_factory=Counter)
+    of_days: dict[tuple[str, date], Amounts] = field(default_factory=lambda: defaultdict(Counter))
+    rows_of_days: Counter[tuple[str, date]] = field(default_factory=Counter)
+    forgotten: set[str] = field(default_factory=set)
+
+    def look(self, stored: InPostgres) -> None:
+        """Takes note of the rows that are new. Asserts that those of before are as they were."""
+        for name, delta in stored.deltas.items():
+            known = self.deltas.setdefault(name, delta)
+            if known is delta:
+                self.rows[name[0]] += 1
+                self.sums.update(delta.amounts)
+                self.of_days[delta.family, delta.day].update(delta.amounts)
+                self.rows_of_days[delta.family, delta.day] += 1
+            assert known == delta, f"{name}: was {known}, is {delta}"
+        for event, part in stored.events.items():
+            self.rows[event[0]] += event not in self.events
+            assert self.events.setdefault(event, part) == part, f"{event}: another payload"
+
+    @property
+    def event_ids(self) -> set[str]:
+        return {event_id for _, event_id in self.events}
+
+
+@dataclass(slots=True)
 class Books:
     """What was written so far. Request events are kept as the items that were pushed."""
 
@@ -242,10 +296,10 @@ class Books:
     def copy(self) -> "Books":
         return Books(self.written.copy(), self.pushed.copy())
 
-    def check(self, waiting: InRedis, stored: InPostgres) -> None:
+    def check(self, waiting: InRedis, stored: InPostgres, drained: Drained) -> None:
         """Asserts that what was written is exactly what waits, is stored, or was refused."""
-        _check_ledger(stored)
-        assert +stored.totals == +stored.raw, "the totals are not the sum of raw"
+        _check_ledger(stored, drained)
+        assert +stored.totals == +drained.sums, "the totals are not the sum of what was drained"
         # Not `+`: a refused amount may be negative, and that would drop it.
         accounted = stored.totals.copy()
         accounted.update(stored.dead)
@@ -256,25 +310,28 @@ class Books:
                 accounted.update(amounts)
         # `==` on counters takes a missing part for 0, as here it should.
         assert accounted == self.written, _difference(accounted, self.written)
-        self._check_events(waiting, stored)
+        self._check_events(waiting, stored, drained)
 
-    def _check_events(self, waiting: InRedis, stored: InPostgres) -> None:
+    def _check_events(self, waiting: InRedis, stored: InPostgres, drained: Drained) -> None:
         items = Counter(waiting.live_queue)
         for batch_id, queue in waiting.claimed_queues.items():
             items.update(_pages_not_stored(batch_id, queue, stored))
-        taken = sum(row.keys for row in stored.ledger.values() if row.family == "event")
+        # A replay takes nothing from Redis. A conflict counts once the other event is dropped and forgotten.
+        rows = (row for batch_id, row in stored.ledger.items() if "-replay-" not in batch_id)
+        taken = sum(row.keys for row in rows if row.family == "event")
         assert items.total() + taken == self.pushed.total(), (
             f"events: {self.pushed.total()} pushed, {items.total()} waiting, {taken} in the ledger"
         )
-        ids = Counter(part.name for part in stored.events.elements())
-        assert not [name for name, times in ids.items() if times > 1], "an event is stored twice"
+        ids, payloads = Counter(event_id for _, event_id in drained.events), {*drained.events.values()}
+        twice = {name for name, times in ids.items() if times > 1}
+        assert twice <= drained.forgotten, "an event is stored twice"
         for item, times in self.pushed.items():
             if part := event_part(item):
                 assert ids[part.name] or items[item], f"event {part} is lost"
-                assert stored.events[part] or items[item] or stored.dead_items[item], f"payload {part} is lost"
+                assert part in payloads or items[item] or stored.dead_items[item], f"payload {part} is lost"
             else:
                 assert items[item] + stored.dead_items[item] == times, f"item {item!r}: pushed {times} times"
-        assert {*stored.events} <= {event_part(item) for item in self.pushed}
+        assert payloads <= {event_part(item) for item in self.pushed}
 
     def check_at_rest(self, waiting: InRedis, stored: InPostgres) -> None:
         """Asserts that nothing is under way any more."""
@@ -304,10 +361,12 @@ def _pages_not_stored(batch_id: str, queue: list[bytes], stored: InPostgres) -> 
             yield from queue[first : first + _EVENT_PAGE]
 
 
-def _check_ledger(stored: InPostgres) -> None:
+def _check_ledger(stored: InPostgres, drained: Drained) -> None:
     assert {*stored.rows, *stored.letters} <= {*stored.ledger}, "rows of a batch that the ledger does not have"
     for batch_id, row in stored.ledger.items():
-        assert row.stored_rows == stored.rows[batch_id], f"{batch_id}: {row}"
+        assert row.stored_rows == drained.rows[batch_id], f"{batch_id}: {row}"
+        # By them a recovery knows what of the batch was applied.
+        assert row.is_released or row.stored_rows == stored.rows[batch_id], f"{batch_id}: {row}, and its rows are gone"
         assert row.dead_letters == stored.letters[batch_id], f"{batch_id}: {row}"
         assert row.keys == row.stored_rows + row.dead_letters - row.refused_members + row.duplicates, (
             f"{batch_id}: {row}"

@@ -4,7 +4,7 @@ import itertools
 import logging
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,8 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.partitions import ensure_partitions_ahead
 from usage_pipeline.values import PossibleTimes
 from usage_pipeline_tests.drain.rig import Life, lives
-from usage_pipeline_tests.drain.state_machine.books import Amounts, Books, InPostgres, event_part
+from usage_pipeline_tests.drain.state_machine.books import Amounts, Books, Drained, InPostgres, event_part
+from usage_pipeline_tests.drain.state_machine.days import Days
 from usage_pipeline_tests.drain.state_machine.schedule_writer import HUGE
 from usage_pipeline_tests.drain.state_machine.stepped import InlineExecutor
 
@@ -37,7 +38,7 @@ class Tally:
 
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, books: Books, stored: InPostgres) -> None:
+    def add(self, books: Books, stored: InPostgres, drained: Drained) -> None:
         self.counts["schedules"] += 1
         written, rest, dead = _units(books.written), _units(stored.totals), _units(stored.dead)
         events = {part for item in books.pushed if (part := event_part(item))}
@@ -46,9 +47,9 @@ class Tally:
             surplus = rest[part] + dead[part] - written[part]
             self.counts["doubled"] += max(0, surplus)
             self.counts["lost"] += max(0, -surplus)
-        self.counts["lost"] += len({part.name for part in events} - {part.name for part in stored.events})
+        self.counts["lost"] += len({part.name for part in events} - drained.event_ids)
         self.counts["written"] += written.total() + len({part.name for part in events}) + refused
-        self.counts["stored"] += rest.total() + stored.events.total()
+        self.counts["stored"] += rest.total() + len(drained.event_ids)
         self.counts["dead_letters"] += dead.total() + refused
 
     def document(self) -> dict[str, int]:
@@ -78,12 +79,13 @@ class Ground:
         self.tally = Tally()
         self.batches = itertools.count(1)
         self._spare: list[Life] = []
+        self._days: Days | None = None
         self._store = UsageStore(postgres, usage_timezone="UTC", drained_by="replay")
         postgres.execute("set lock_timeout = '50ms'")
         # No schedule ends the server, so nobody needs to wait for its disk.
         self._appendfsync = client.config_get("appendfsync")["appendfsync"]
         client.config_set("appendfsync", "no")
-        # Days are not what is tested, and a partition that is made on demand would make a schedule differ from its replay.
+        # A partition that is made on demand would make a schedule differ from its replay.
         ensure_partitions_ahead(postgres)
 
     def life(self, skew_seconds: int) -> Life:
@@ -126,7 +128,18 @@ class Ground:
             return None
         return result.is_counted
 
+    def begin_days(self, families: Collection[str]) -> Days:
+        """The days of this schedule, if it has any."""
+        self._days = Days(self.postgres, self.settings, families)
+        return self._days
+
+    def _end_days(self) -> None:
+        if self._days:
+            self._days.close()
+            self._days = None
+
     def clear(self) -> None:
+        self._end_days()
         self.batches = itertools.count(1)
         self.redis.flushall()
         self.postgres.execute(_EMPTY_TABLES if self.tally.counts["schedules"] % 100 == 0 else _DELETE_ROWS)
@@ -145,6 +158,7 @@ class Ground:
 
     def close(self) -> None:
         self.drop_lives()
+        self._end_days()
         self.redis.config_set("appendfsync", self._appendfsync)
 
     def drop_lives(self) -> None:

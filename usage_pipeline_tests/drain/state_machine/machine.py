@@ -1,4 +1,4 @@
-"""Random schedules of the drain: writers, several drainers, crashes, lost connections, fail-over of Redis; on real servers.
+"""Random schedules of the drain: writers, several drainers, crashes, fail-over of Redis, lifecycles of days; on real servers.
 
 Each drainer stands still at every Redis round trip and every SQL statement, and Hypothesis draws who goes on, how far, and
 what fails there. After each rule the books must be right to the last unit (books.py); at the end quiet drains must
@@ -27,7 +27,7 @@ import redis
 from hypothesis import HealthCheck, Phase, note, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.protocol import BarrierFellShort, DrainLimits
@@ -39,12 +39,15 @@ from usage_pipeline.storage.redis import RedisUnavailable
 from usage_pipeline_tests.drain.rig import Crash, Life
 from usage_pipeline_tests.drain.state_machine.books import (
     Books,
+    Drained,
     InPostgres,
     InRedis,
     Part,
     look_into_postgres,
     look_into_redis,
 )
+from usage_pipeline_tests.drain.state_machine.day_rules import DayRules
+from usage_pipeline_tests.drain.state_machine.days import DAYS_AGO, Days
 from usage_pipeline_tests.drain.state_machine.ground import (
     CHUNK_KEYS,
     Ground,
@@ -110,6 +113,7 @@ FAULTS = (
     "crash",
     "PostgreSQL ends the connection",
     "COMMIT is not answered",
+    "COMMIT is not answered",
     "Redis is lost to the claims",
     "Redis is lost to the releases",
 )
@@ -153,7 +157,7 @@ class Drainer:
     questions: int = 0
 
 
-class DrainMachine(RuleBasedStateMachine):
+class DrainMachine(DayRules):
     """See the module. `ground` is set by `run_schedules_on`."""
 
     ground: Ground
@@ -167,6 +171,7 @@ class DrainMachine(RuleBasedStateMachine):
         self.fail_overs_left = 0
         self.late: set[tuple[str, bytes]] = set()
         self.earlier: list[tuple[Books, list[Any]]] = []
+        self.drained = Drained()
         self.highest = Counter[Part]()
 
     # what happens
@@ -186,6 +191,8 @@ class DrainMachine(RuleBasedStateMachine):
         ),
         drainers=st.integers(2, MOST_DRAINERS),
         fail_overs=st.sampled_from((0, 1, 1, 2)),
+        # Days cost as much as the rest of a schedule, so a share of the schedules has them.
+        days_ago=st.sampled_from((None, None, None, None, None, *DAYS_AGO)),
         amount=amounts,
         announces=st.booleans(),
         until=weak_points,
@@ -198,6 +205,7 @@ class DrainMachine(RuleBasedStateMachine):
         families: tuple[str, ...],
         drainers: int,
         fail_overs: int,
+        days_ago: int | None,
         amount: int,
         announces: bool,
         until: Stretch,
@@ -205,6 +213,9 @@ class DrainMachine(RuleBasedStateMachine):
         then: Stretch,
         at_last: Stretch,
     ) -> None:
+        if days_ago is not None:
+            self.days = self.ground.begin_days(families)
+            self.writer.days_ago = days_ago
         self.families, self.fail_overs_left = families, fail_overs
         self.drainers = [Drainer() for _ in range(drainers)]
         for family in families:
@@ -352,7 +363,7 @@ class DrainMachine(RuleBasedStateMachine):
         self._fence()
         waiting, stored = self._look()
         note(f"  {[drainer.drain.label for drainer in self._running()]}")
-        self.writer.books.check(waiting, stored)
+        self._check(waiting, stored)
         late = {claim for claim in waiting.claimed if claim[0] in stored.ledger and claim not in stored.applied}
         self._count("late_keys", len(late - self.late))
         self.late |= late
@@ -371,9 +382,32 @@ class DrainMachine(RuleBasedStateMachine):
             if drainer.life:
                 self.ground.keep(drainer.life)
         waiting, stored = self._bring_to_rest()
-        self.writer.books.check(waiting, stored)
+        self._check(waiting, stored)
         self.writer.books.check_at_rest(waiting, stored)
-        self.ground.tally.add(self.writer.books, stored)
+        if self.days:
+            self._end_days(self.days)
+        self.ground.tally.add(self.writer.books, stored, self.drained)
+
+    def _check(self, waiting: InRedis, stored: InPostgres) -> None:
+        self.drained.look(stored)
+        if self.days:
+            self.days.note_forgotten(self.drained)
+            self.days.check(stored, self.drained)
+        else:
+            assert stored.deltas.keys() == self.drained.deltas.keys(), "raw rows are gone"
+            assert stored.events.keys() == self.drained.events.keys(), "request events are gone"
+        self.writer.books.check(waiting, stored, self.drained)
+
+    def _end_days(self, days: Days) -> None:
+        """All is rolled up, and then dropped, and the numbers stay."""
+        days.bring_to_rest()
+        self._check(*self._look())
+        days.drop_all()
+        waiting, stored = self._look()
+        self._check(waiting, stored)
+        assert not stored.deltas, "raw rows are kept for ever"
+        self._count("schedules_with_days")
+        self.ground.tally.counts.update(days.counts)
 
     def _abandon(self) -> None:
         for drainer in sorted(self._running(), key=lambda drainer: not drainer.drain.is_waiting):
@@ -420,6 +454,17 @@ class DrainMachine(RuleBasedStateMachine):
             drainer.drain.may_fail_with += (BarrierFellShort,)
         self._count("drains")
         self._go(drainer, stretch)
+
+    def _drain_quietly(self, family: str) -> None:
+        """An idle drainer, if there is one, drains without trouble, unless it waits for a lock."""
+        if idle := self._idle():
+            self._start(idle[0], family, 0, FLAWLESS, TO_ITS_END)
+            self.drained.look(self._look()[1])
+
+    def _look_at_days(self) -> None:
+        """Within a rule: what comes next is counted as coming after this."""
+        self._fence()
+        self._check(*self._look())
 
     def _overtake(
         self,

@@ -2,13 +2,13 @@
 
 import json
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import redis
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline_tests.drain.rig import event_item
-from usage_pipeline_tests.drain.state_machine.books import QUEUE, WRONG_TYPE, Books, Part, event_part
+from usage_pipeline_tests.drain.state_machine.books import QUEUE, TIME_OF_USE, WRONG_TYPE, Books, Part, event_part
 
 IDS = ("a", "b:c", "{d}e", "f}")
 INSTANCES = ("host:1", "host:2")
@@ -18,21 +18,25 @@ MAX_COUNT = 2**63 - 1
 
 
 class ScheduleWriter:
-    """Writes while every drainer stands still, and enters it in the books."""
+    """Writes while every drainer stands still, and enters it in the books.
+
+    `days_ago`: when it was used. None: now, and counters of API keys and providers do not say.
+    """
 
     def __init__(self, client: redis.Redis, books: Books) -> None:
         self._redis, self.books = client, books
+        self.days_ago: int | None = None
         self._serial = 0
 
     def write(self, family: str, name: str, amount: int, announces: bool = False) -> None:
         client = self._redis
         if family == "event":
             for _ in range(amount):
-                self._push(event_item(event_id=self._event_id(), api_key_id=name))
+                self._push(event_item(event_id=self._event_id(), api_key_id=name, at=self._used_at().isoformat()))
             return
         if family == "token":
             key = names.token_usage(name, INSTANCES[amount % 2])
-            self._add_to_token(key, name, amount, datetime.now(UTC).isoformat())
+            self._add_to_token(key, name, amount, self._used_at().isoformat())
         else:
             key = self._key(family, name)
             requests, size = ("total_requests" if family == "api_key" else "upload_count"), "total_file_size"
@@ -40,6 +44,7 @@ class ScheduleWriter:
                 return
             client.hincrby(key, requests, amount)
             client.hincrby(key, size, amount * 1_000)
+            self._tell_time_of_use(key)
             self._remember(family, name, {requests: amount, size: amount * 1_000})
         if announces:
             client.sadd(names.touched(family), key)
@@ -56,6 +61,13 @@ class ScheduleWriter:
             self._write_huge(family, name)
         else:
             self._write_wrong_type(family)
+
+    def _used_at(self) -> datetime:
+        return datetime.now(UTC) - timedelta(days=self.days_ago or 0)
+
+    def _tell_time_of_use(self, key: str) -> None:
+        if self.days_ago is not None:
+            self._redis.hset(key, TIME_OF_USE, int(self._used_at().timestamp() * 1000))
 
     def _key(self, family: str, name: str) -> str:
         return names.api_key_metrics(name) if family == "api_key" else names.provider_metrics(name, "s3")
@@ -84,14 +96,16 @@ class ScheduleWriter:
                 self._remember("token", name, {"usage_count": 4})
         else:
             self._redis.hincrby(self._key(family, name), "total_file_size", -7_000)
+            self._tell_time_of_use(self._key(family, name))
             self._remember(family, name, {"total_file_size": -7_000})
 
     def _write_huge(self, family: str, name: str) -> None:
         """Twice is more than a total can hold."""
         if family == "token":
-            self._add_to_token(names.token_usage(name, INSTANCES[0]), name, HUGE, datetime.now(UTC).isoformat())
+            self._add_to_token(names.token_usage(name, INSTANCES[0]), name, HUGE, self._used_at().isoformat())
         elif int(self._redis.hget(self._key(family, name), "total_file_size") or 0) < HUGE:
             self._redis.hincrby(self._key(family, name), "total_file_size", HUGE)
+            self._tell_time_of_use(self._key(family, name))
             self._remember(family, name, {"total_file_size": HUGE})
 
     def _write_wrong_type(self, family: str) -> None:

@@ -14,7 +14,7 @@ SCHEDULES = 100
 SEED = 1
 
 
-def test_no_schedule_of_drains_crashes_and_fail_overs_loses_or_doubles_anything(
+def test_no_schedule_of_drains_crashes_fail_overs_and_lifecycles_loses_or_doubles_anything(
     settings: Settings, redis_url: str, postgres: psycopg.Connection
 ) -> None:
     with closing(redis.Redis.from_url(redis_url, single_connection_client=True)) as client:
@@ -36,5 +36,15 @@ def test_no_schedule_of_drains_crashes_and_fail_overs_loses_or_doubles_anything(
         "applied_by_another",
         "late_keys",
         "dead_letters",
+        "days_rolled_up",
+        "days_archived",
+        "days_dropped",
+        "days_kept_for_a_batch",
+        "archives_restored",
+        "late_for_archived_days",
+        "late_for_dropped_days",
+        "days_returned",
+        "settings_raised",
+        "settings_lowered",
     )
     assert {what: tally.get(what, 0) for what in rare if tally.get(what, 0) < 5} == {}

@@ -29,16 +29,16 @@ from usage_pipeline.rollups.calendar import (
     window_at,
     window_on,
 )
-from usage_pipeline.rollups.daily import DAILY_TABLES, SourceGoneError, current_day, replace_day, stale_days
+from usage_pipeline.rollups.daily import SourceGoneError, current_day
 from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.archives.files import restore
 from usage_pipeline.storage.archives.manifest import archives
-from usage_pipeline.storage.archives.store import archive_store
 from usage_pipeline.storage.lifecycle.report import LifecycleReport
 from usage_pipeline_tests.rigs.windows import event_at, store_events
+from usage_pipeline_tests.rollups.dropped.days import BY_FAMILY, make_again, read_back, roll_up_stale_days, stored_days
+from usage_pipeline_tests.storage.lifecycle_rig import age_restores
 
 # Days ago of what is stored. What a lifecycle drops or archives is a matter of its settings alone.
 OLDEST, YOUNGEST = 14, 9
@@ -65,7 +65,7 @@ class World:
         self.random = random.Random(seed)
         self.now = datetime.now(UTC)
         self.events: list[_Event] = []
-        self.deltas: dict[tuple[str, ...], int] = defaultdict(int)
+        self.deltas: dict[tuple[str, date, str], int] = defaultdict(int)
         self.trace: list[str] = []
         self._last: Numbers = {}
         postgres.execute("update ops.calendar set time_zone = %s", (settings.usage_timezone,))
@@ -82,7 +82,7 @@ class World:
             (3, self.backfill),
             (5, self.lifecycle),
             (2, self.restore),
-            (1, self.age_restores),
+            (1, lambda: age_restores(self.postgres)),
         ]
         [action] = self.random.choices([one for _, one in actions], [weight for weight, _ in actions])
         action()
@@ -123,8 +123,8 @@ class World:
         assert report.dead_letters == 0, self.postgres.execute(
             "select source_key, reason from ops.dead_letters"
         ).fetchall()
-        for table in ("usage.api_key_daily", "usage.provider_daily", "usage.token_daily"):
-            self.deltas[table, str(day), key] += count
+        for family, name in (("api_key", key), ("provider", f"{key}:s3"), ("token", key)):
+            self.deltas[family, day, name] += count
 
     def replay_letter(self) -> None:
         """A value that a later version of the parser accepts."""
@@ -140,15 +140,13 @@ class World:
         store = UsageStore(self.postgres, usage_timezone=self.settings.usage_timezone, drained_by="test")
         replayed = list(replay(self.postgres, store, times=self.settings.possible_times))
         assert [one.is_counted for one in replayed] == [True], replayed
-        self.deltas["usage.api_key_daily", str(day), "broken"] += count
+        self.deltas["api_key", day, "broken"] += count
 
     def roll_up(self) -> None:
         """As the sensors of late days and late windows do it, and the schedules of running weeks and months."""
         self._say("roll up")
         today = current_day(self.settings.timezone)
-        daily = {one.family: one for one in DAILY_TABLES}
-        for stale in stale_days(self.postgres, today=today):
-            replace_day(self.postgres, daily[stale.family], stale.usage_date, today=today)
+        roll_up_stale_days(self.postgres, today=today)
         while windows := [one for one in self._stale_windows() if not one.is_archived]:
             for one in windows:
                 replace_window(self.postgres, one.window, settings=self.settings, now=self.now)
@@ -164,8 +162,8 @@ class World:
         self._say(f"backfill {window}")
         with suppress(SourceGoneError):
             replace_window(self.postgres, window, settings=self.settings, now=self.now)
-        with suppress(SourceGoneError):
-            replace_day(self.postgres, self.random.choice(DAILY_TABLES), day, today=current_day(self.settings.timezone))
+        family = self.random.choice(tuple(BY_FAMILY))
+        make_again(self.postgres, family, day, today=current_day(self.settings.timezone))
 
     def lifecycle(
         self, retention_days: int | None = None, compression_after_days: int | None = None
@@ -180,14 +178,10 @@ class World:
 
     def restore(self) -> None:
         found = archives(self.postgres, only_in_files=True)
-        if store := archive_store(self.settings):
-            for archive in self.random.sample(found, self.random.randint(0, len(found))):
-                self._say(f"restore {archive.address}")
-                interval = self.settings.chunk_time_interval_hours
-                restore(self.postgres, store, archive, interval_hours=interval)
-
-    def age_restores(self) -> None:
-        self.postgres.execute("update ops.archives set restored_at = restored_at - interval '2 days'")
+        if self.settings.archive_url:
+            some = self.random.sample(found, self.random.randint(0, len(found)))
+            self._say(f"restore {[archive.address for archive in some]}")
+            read_back(self.postgres, self.settings, some)
 
     # what must hold
 
@@ -226,14 +220,7 @@ class World:
         users = "select usage_date, team, user_id, requests, total_tokens, cost_usd from analytics.usage_user_daily"
         for day, team, user, *values in self.postgres.execute(users):
             numbers["usage_user_daily", day, team, user] = tuple(values)
-        for table, key, count in (
-            ("usage.api_key_daily", "api_key_id", "total_requests"),
-            ("usage.provider_daily", "api_key_id", "upload_count"),
-            ("usage.token_daily", "token_id", "usage_count"),
-        ):
-            for day, name, value in self.postgres.execute(f"select usage_date, {key}, {count} from {table}"):
-                numbers[table, str(day), name] = (value,)
-        return numbers
+        return numbers | {name: counts[:1] for name, counts in stored_days(self.postgres).items()}
 
     def expected(self) -> Numbers:
         numbers: Numbers = {key: (count,) for key, count in self.deltas.items()}
