@@ -198,10 +198,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+_ROLLED_BACK = "40"
 # Classes of SQLSTATE that say what a server is at, and nothing of the statement: connection, state of the transaction (a server
 # that became read-only, time-outs of transactions), rollback (serialization, deadlock), resources, locks, operator, disk.
-_MENDED_BY_TIME = ("08", "25", "40", "53", "55", "57", "58")
-ROLLED_BACK = "40"
+_MENDED_BY_TIME = ("08", "25", _ROLLED_BACK, "53", "55", "57", "58")
 
 
 def is_mended_by_time(error: psycopg.Error) -> bool:
@@ -217,7 +217,7 @@ def is_mended_by_time(error: psycopg.Error) -> bool:
 
 def is_rolled_back(error: psycopg.Error) -> bool:
     """Whether the server gave up the transaction for another one: a serialization failure or a deadlock."""
-    return error.sqlstate is not None and error.sqlstate.startswith(ROLLED_BACK)
+    return error.sqlstate is not None and error.sqlstate.startswith(_ROLLED_BACK)
 
 
 def is_connection_lost(error: BaseException) -> bool:
