@@ -24,6 +24,7 @@ from redis.retry import Retry
 from usage_pipeline.local.servers.ports import LOOPBACK
 from usage_pipeline.recording import commands as record_commands
 from usage_pipeline.recording.commands import Moment
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 # (family, id, name of the count) -> count
 Counts = Counter[tuple[str, str, str]]
@@ -62,6 +63,7 @@ class Writer:
     plan: LoadPlan
     random: random.Random
     writes: list[Write] = field(default_factory=list)
+    acknowledged: int = 0
     forgotten: int = 0
     lost_connections: int = 0
     _connection: Connection | None = None
@@ -82,6 +84,7 @@ class Writer:
             self.disconnect()
             raise
         write.is_acknowledged = True
+        self.acknowledged += 1
 
     def look_back(self) -> None:
         """Takes from the writes those that the history of the server that answers now does not have."""
@@ -214,6 +217,12 @@ class Load:
         for thread in self._threads:
             thread.start()
 
+    def wait_for_writes(self) -> None:
+        """Until each running writer has had a write acknowledged since. Raises what a writer did not expect."""
+        if self._threads:
+            before = [writer.acknowledged for writer in self.writers]
+            wait_until(lambda: self._have_written_since(before), "every writer has a write acknowledged")
+
     def stop(self) -> None:
         """Raises what a writer did not expect."""
         self._should_stop.set()
@@ -242,6 +251,11 @@ class Load:
             for write in writer.writes:
                 counts.update(write.counts)
         return counts
+
+    def _have_written_since(self, before: Sequence[int]) -> bool:
+        if self._failures:
+            raise self._failures[0]
+        return all(writer.acknowledged > count for writer, count in zip(self.writers, before, strict=True))
 
     def _write(self, writer: Writer) -> None:
         try:
