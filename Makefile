@@ -4,7 +4,7 @@ PYTHON ?= python3
 UV := .local/uv/bin/uv
 RUN := .venv/bin/
 
-.PHONY: help setup demo test e2e torture lint defs bench clean
+.PHONY: help setup demo test e2e torture fuzz lint defs bench clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ e2e: setup  ## run the tests of the whole system: web server, daemon, kills, a b
 
 torture: setup  ## kill a thousand drains under load, and compare both sides (about an hour)
 	$(RUN)python -m usage_pipeline_tests.torture
+
+# Atheris is 33 MB, and nothing else needs it.
+fuzz: setup  ## look for input that breaks a parser or a route (about two hours)
+	$(UV) run --frozen --no-sync --with "atheris>=3,<4" python -m usage_pipeline_tests.fuzz
+	FUZZ_EXAMPLES=2000 $(PYTEST) usage_pipeline_tests/api/test_openapi_fuzz.py
 
 # A DAGSTER_HOME of its own: where none is set, Dagster reads dagster.yaml of this folder, which needs DAGSTER_POSTGRES_URL.
 DG = home=$$(mktemp -d) && trap "rm -r $$home" EXIT && echo "telemetry: {enabled: false}" > $$home/dagster.yaml && \

@@ -1,5 +1,6 @@
 """Schemathesis sends each route what its OpenAPI says and what it does not, with and without a token: nothing fails inside."""
 
+import os
 from collections.abc import Iterator
 
 import psycopg
@@ -21,6 +22,10 @@ from usage_pipeline.api.app import create_app
 from usage_pipeline.local.servers.ports import free_port
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.rigs.service import Service, new_token, serving
+
+# `make fuzz` asks for as many as half an hour has time for, and for other ones each time.
+_FEW_EXAMPLES = 15
+_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", _FEW_EXAMPLES))
 
 CHECKS = [
     not_a_server_error,
@@ -60,7 +65,12 @@ schema = schemathesis.openapi.from_dict(create_app(load_settings()).openapi())
 
 
 @schema.parametrize()
-@hypothesis_settings(max_examples=15, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(
+    max_examples=_EXAMPLES,
+    derandomize=_EXAMPLES == _FEW_EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 def test_nothing_that_is_sent_to_a_route_fails_inside_and_every_answer_is_a_documented_one(
     case: Case, running: tuple[Service, str]
 ) -> None:
