@@ -52,7 +52,8 @@ def restore_day(
     day: Annotated[str, typer.Argument(metavar="DAY", help="A day YYYY-MM-DD in USAGE_TIMEZONE.")],
     as_json: AsJson = False,
 ) -> None:
-    """Read the archived rows of a day back into their tables. They stay there for at least 24 hours."""
+    """Read the archived rows of a day back into their tables. They stay there for 24 hours, or until RETENTION_DAYS
+    removes them."""
     from usage_pipeline.storage.archives.files import restore
     from usage_pipeline.storage.archives.manifest import archives_of_day
     from usage_pipeline.storage.archives.store import ArchiveDamaged

@@ -78,6 +78,13 @@ def note(connection: psycopg.Connection, subject: str, changed: Changed, correct
     connection.execute(load("drain/insert_correction"), arguments)
 
 
+def is_noted(connection: psycopg.Connection, subject: str, correction: Correction) -> bool:
+    """Whether a correction with the same values was made to count, by whomever."""
+    query = "select exists (select 1 from ops.corrections where subject = %s and after = %s)"
+    [(is_there,)] = connection.execute(query, (subject, Jsonb(dict(correction.members)))).fetchall()
+    return bool(is_there)
+
+
 def _expect_settable(
     changes: Mapping[str, str], member: str | None, known: frozenset[str], present: frozenset[str]
 ) -> None:

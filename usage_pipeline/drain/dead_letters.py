@@ -9,7 +9,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from usage_pipeline.drain.batch import Batch, Origin, RawFormat, parse_batch, raw_value
-from usage_pipeline.drain.corrections import Changed, Correction, change, note
+from usage_pipeline.drain.corrections import Changed, Correction, change, is_noted, note
 from usage_pipeline.drain.event_queue import EVENT, EVENT_MEMBERS, parse_amendment, parse_page
 from usage_pipeline.drain.families import BY_NAME
 from usage_pipeline.drain.store import UsageStore
@@ -95,12 +95,16 @@ def replay(
     """Replays open dead letters, each in a transaction of its own. Each counts for the day to which it belonged when claimed.
 
     `others` replays families that do not come from Redis. A `correction` sets members before; it is kept if the dead letter
-    counts then. A dead letter that is refused again stays open. Of one about a whole key, the members that are right count,
-    and each of the others gets a dead letter of its own. The batch id of a replay is made from the number of its dead letter,
-    so the ledger lets it count only once.
+    counts then, and refused if the dead letter counts already without it. A dead letter that is refused again stays open. Of
+    one about a whole key, the members that are right count, and each of the others gets a dead letter of its own. The batch id
+    of a replay is made from the number of its dead letter, so the ledger lets it count only once.
     """
     after = 0
-    while page := list_dead_letters(connection, ids=ids, families=families, after=after, with_raw=False):
+    # Whoever sets a member must hear of a dead letter that counts already with other values.
+    with_replayed = correction is not None
+    while page := list_dead_letters(
+        connection, ids=ids, families=families, with_replayed=with_replayed, after=after, with_raw=False
+    ):
         for listed in page:
             # Raw values are read one at a time: those of a whole page may not fit into memory.
             for letter in list_dead_letters(connection, ids=[listed.dead_letter_id], with_replayed=True):
@@ -127,13 +131,19 @@ def _replay_one(
         with connection.transaction():
             # Whoever comes second finds that it counts already, and notes no correction.
             if connection.execute(load("drain/lock_open_dead_letter"), (letter.dead_letter_id,)).fetchone() is None:
+                if correction is not None and not is_noted(connection, _subject(letter), correction):
+                    raise _RefusedAgain("it counts already, without what --set says, and counts only once")
                 return ReplayResult(letter.dead_letter_id, letter.family, True, "")
             rest = _count(connection, store, replace(letter, raw=changed.raw), times, other)
             if correction is not None:
-                note(connection, f"dead letter {letter.dead_letter_id}", changed, correction)
+                note(connection, _subject(letter), changed, correction)
     except (_RefusedAgain, Malformed) as refused:
         return ReplayResult(letter.dead_letter_id, letter.family, False, str(refused))
     return ReplayResult(letter.dead_letter_id, letter.family, True, rest)
+
+
+def _subject(letter: StoredDeadLetter) -> str:
+    return f"dead letter {letter.dead_letter_id}"
 
 
 def _changed(letter: StoredDeadLetter, correction: Correction | None) -> Changed:
@@ -163,7 +173,10 @@ def _count(
     if letter.family == EVENT.name and letter.member is not None:
         days = _amend(store, letter, times)
         if not days:
-            raise _RefusedAgain("event_id: expected the event in its partition, but that is archived or dropped")
+            raise _RefusedAgain(
+                "event_id: expected the event in its partition, but that is archived (`usage-pipeline archive restore` reads "
+                "its day back), or dropped: then the event stays as it was counted"
+            )
         rest = ""
     else:
         rest = _apply(store, letter, times)

@@ -75,8 +75,8 @@ def load_issues(
     A stored issue gets the values of the file. Its reporter and assignee, comments of others, and issues that are not in the
     file stay as they are. If a number comes again with other content, the first line counts and the others are bad. Issues that
     were loaded without a project are taken into `project` if number and time of creation are the same.
-    Raises IssueFileError when the file cannot be used at all, or has issues of another project and is loaded without one. Then
-    nothing is stored.
+    Raises IssueFileError when the file cannot be used at all, when it has issues of another project and is loaded without one,
+    or when `project` is another spelling of one that is stored. Then nothing is stored.
     """
     if project is not None and not _PROJECT.fullmatch(project):
         raise IssueFileError(
@@ -91,6 +91,8 @@ def load_issues(
         # Nobody else gathers statistics of a temporary table.
         connection.execute("analyze staged_issue")
         repeated = _refuse_contradictions(connection, bad)
+        if project is not None:
+            _refuse_other_spelling(connection, project)
         connection.execute(load("issues/find_stored_issues"), of_project)
         if project is None:
             _refuse_other_projects(connection, path)
@@ -156,6 +158,13 @@ def _refuse_contradictions(connection: psycopg.Connection, bad: _BadLines) -> in
     contradictions: int = found[0][-1] if found else 0
     bad.count += contradictions - len(found)
     return connection.execute(load("issues/delete_repeated_issues")).rowcount - contradictions
+
+
+def _refuse_other_spelling(connection: psycopg.Connection, project: str) -> None:
+    """`Owner/name` and `owner/name/` would be second copies of all issues of `owner/name`. Raises IssueFileError."""
+    row = connection.execute(load("issues/select_other_spelling"), {"project": project}).fetchone()
+    if row is not None:
+        raise IssueFileError(f"project: expected {row[0]}, as it was loaded before, came {project}")
 
 
 def _refuse_other_projects(connection: psycopg.Connection, path: Path) -> None:

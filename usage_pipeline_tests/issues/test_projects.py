@@ -89,3 +89,15 @@ def test_the_longest_ids_fit(tmp_path: Path, postgres: psycopg.Connection) -> No
     assert (
         load_issues(postgres, write_issues(tmp_path / "a.csv", line), project=project, now=now).new_comments == 100_000
     )
+
+
+@pytest.mark.parametrize("spelling", ["Owner/Name", "owner/name/", "OWNER/NAME"])
+def test_another_spelling_of_a_stored_project_is_no_second_project(
+    spelling: str, tmp_path: Path, postgres: psycopg.Connection
+) -> None:
+    path = write_issues(tmp_path / "a.csv", ONE)
+    load_issues(postgres, path, project="owner/name")
+    before = versions(postgres)
+    with pytest.raises(IssueFileError, match=f"project: expected owner/name, as it was loaded before, came {spelling}"):
+        load_issues(postgres, path, project=spelling)
+    assert versions(postgres) == before

@@ -87,7 +87,8 @@ def rezone(connection: psycopg.Connection, settings: Settings, *, now: datetime 
         report.problems.append(
             f"{_EVENTS}: days before {border.first_day} stay in {border.earlier_zone}: events of theirs are only in archives, "
             f"or were dropped. {border.first_day} begins at {border.first_moment.astimezone(UTC):%Y-%m-%d %H:%M}Z, where they "
-            "end. Read archives back with `usage-pipeline archive restore`, then run `usage-pipeline rezone` again"
+            "end. What is archived can be read back with `usage-pipeline archive restore` (`usage-pipeline archive list`), and "
+            "`usage-pipeline rezone` run again; what was dropped stays"
         )
     return report
 

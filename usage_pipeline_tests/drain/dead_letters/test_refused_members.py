@@ -214,6 +214,8 @@ def test_the_command_sets_a_member_counts_it_once_and_keeps_who_when_why_before_
     assert (status, postgres.execute("select count(*) from ops.corrections").fetchone()) == (1, (0,))
     assert run(number, "--set", "total_file_size=10", "--reason", "the writer rounds now")[0] == 0
     assert run(number, "--set", "total_file_size=10", "--reason", "again")[0] == 0
+    status, said = run(number, "--set", "total_file_size=11", "--reason", "another operator's opinion")
+    assert (status, "Replayed 0 of 1" in said, "counts already" in said) == (1, True, True)
     totals = postgres.execute("select total_requests, total_file_size from usage.api_keys").fetchall()
     assert totals == [(5, 10)]
     [(who, why, subject, before, after)] = postgres.execute(

@@ -124,6 +124,23 @@ def test_what_changes_late_makes_exactly_its_days_stale_until_they_are_made_agai
     ]
 
 
+@pytest.mark.parametrize("statement", ["truncate app.issues cascade", "truncate app.comments"])
+def test_a_truncate_makes_every_day_that_was_made_stale(
+    statement: str, settings: Settings, postgres: psycopg.Connection
+) -> None:
+    add(postgres, "closed", resolved_at=NOON + timedelta(days=1))
+    postgres.execute("insert into app.comments (id, issue_id, created_at) values ('c', 'closed', %s)", (NOON,))
+    make(postgres, settings)
+    before = stored_days(postgres)
+    postgres.execute(statement)
+    assert stale(postgres) == [*before]
+    make(postgres, settings)
+    assert stale(postgres) == []
+    assert faults(postgres, settings) == []
+    left = (0, 0, 0) if "issues" in statement else (1, 0, 0)
+    assert counts(postgres) == left
+
+
 def test_three_that_were_resolved_stay_three_when_one_is_loaded_as_open_again(
     settings: Settings, postgres: psycopg.Connection, tmp_path: Path
 ) -> None:

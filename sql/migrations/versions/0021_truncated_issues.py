@@ -1,0 +1,12 @@
+"""Statistics and rankings follow a TRUNCATE of issues or comments, too; the statements are in the SQL file of that name."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0021"
+down_revision = "0017"
+
+
+def upgrade() -> None:
+    op.get_bind().exec_driver_sql(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
