@@ -24,6 +24,7 @@ from usage_pipeline.api.headers import AnswerHeaders
 from usage_pipeline.api.ingest import routes as ingest
 from usage_pipeline.api.metrics import routes as metrics_route
 from usage_pipeline.api.metrics.counts import Metrics, MetricsMiddleware
+from usage_pipeline.api.metrics.exposition import Exposition
 from usage_pipeline.api.metrics.pipeline import PipelineMetrics
 from usage_pipeline.api.rankings import routes as rankings
 from usage_pipeline.api.rankings.reads import RankingReads
@@ -90,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.reads = usage.Reads(settings, storing, Downloads(storing, settings.db_pool_size), recorder, cache)
         app.state.checks = service.Checks(settings)
         app.state.openapi_document = documentation.OpenapiDocument(app)
-        app.state.pipeline_metrics = PipelineMetrics(settings)
+        app.state.exposition = Exposition(metrics, PipelineMetrics(settings))
         app.state.posts = PostDesk(settings, storing.pool, metrics)
         try:
             yield
@@ -126,8 +127,10 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=("Authorization", "Content-Type", "Content-Encoding"),
             expose_headers=_EXPOSED_HEADERS,
         )
-    for module in (dashboard, documentation, ingest, usage, stats, rankings, external, metrics_route):
+    for module in (dashboard, documentation, ingest, usage, stats, rankings, metrics_route):
         app.include_router(module.router)
+    if settings.enable_external_posts_route:
+        app.include_router(external.router)
     return app
 
 

@@ -28,6 +28,9 @@ def tls_proxy(service: Service, folder: Path) -> Iterator[str]:
 
         def do_GET(self) -> None:
             sent = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
+            if not self.path.startswith(f"{PREFIX}/"):
+                self.send_error(404, "not the service's part of this host")
+                return
             path = self.path.removeprefix(PREFIX)
             with httpx.Client(trust_env=False, timeout=60) as client:
                 url = f"http://127.0.0.1:{service.port}{path}"
