@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # An answer that says one of these itself keeps its own: pages may load and call something, and their files are kept.
-_DEFAULTS = (
+DEFAULTS = (
     (b"cache-control", b"no-store"),
     # What is opened as a page although it is none loads nothing, runs nothing, and is in no frame.
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -45,4 +45,4 @@ def page_headers(*, images: str = "'self'") -> dict[str, str]:
 def _completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     own = list(headers)
     said = {name.lower() for name, _ in own}
-    return own + [(name, value) for name, value in _DEFAULTS if name not in said]
+    return own + [(name, value) for name, value in DEFAULTS if name not in said]

@@ -7,7 +7,6 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, Literal
 
 import psycopg
@@ -131,7 +130,7 @@ async def about(request: Request) -> Response:
         "issues": "/api/stats/daily",
         "rankings": "/api/issues/popular",
     }
-    document = About(name="usage_pipeline", version=version("usage-pipeline"), links=links)
+    document = About(name="usage_pipeline", version=request.app.version, links=links)
     return JSONResponse(document.model_dump(), headers={"Vary": "Accept"})
 
 

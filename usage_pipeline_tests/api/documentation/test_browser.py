@@ -1,5 +1,6 @@
 """The pages in a real browser: behind a proxy that does TLS and adds a prefix, with nothing that their policy forbids."""
 
+import shutil
 import ssl
 import subprocess
 import threading
@@ -48,6 +49,8 @@ def tls_proxy(service: Service, folder: Path) -> Iterator[str]:
         def log_message(self, format: str, *arguments: object) -> None:
             """Says nothing."""
 
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl here, which makes the certificate of the proxy")
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
     subprocess.run([*request, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
