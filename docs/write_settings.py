@@ -51,6 +51,7 @@ _GROUPS = {
         "max_gzip_size",
         "body_timeout_seconds",
         "allowed_origins",
+        "metrics_token",
         "prometheus_multiproc_dir",
     ),
     "External posts": (
@@ -58,6 +59,7 @@ _GROUPS = {
         "external_api_timeout",
         "external_api_max_retries",
         "external_post_ids",
+        "enable_external_posts_route",
     ),
     "Alerts": (
         "alert_urls",

@@ -20,6 +20,7 @@ _CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
 # An origin as browsers send it: lower case, no path, no slash at the end.
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*s?://\S+")
+_LEAST_SECRET_CHARACTERS = 16
 _EXPECTED_A_ZONE = "expected an IANA time zone such as UTC or Europe/Vienna"
 # The default of USAGE_START_DATE. An earlier one is checked there.
 _NO_DATA_BEFORE = date(2025, 1, 1)
@@ -152,6 +153,16 @@ def _expect_an_encoded_password(rest: str) -> None:
         raise ValueError("expected one @, before the host, came more; write an @ in the password as %40")
 
 
+def _is_a_bearer_secret(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if len(text) < _LEAST_SECRET_CHARACTERS or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(
+            f"expected at least {_LEAST_SECRET_CHARACTERS} characters of ASCII without spaces, for example of "
+            "openssl rand -hex 32"
+        )
+    return secret
+
+
 TimeZoneName = Annotated[str, AfterValidator(_is_a_time_zone)]
 CronExpression = Annotated[str, AfterValidator(_is_a_cron_expression)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_is_a_postgresql_url)]
@@ -160,5 +171,6 @@ PlainHttpUrl = Annotated[str, AfterValidator(_is_a_plain_http_url)]
 PostNumbers = Annotated[str, AfterValidator(_names_posts)]
 AlertUrls = Annotated[SecretStr, AfterValidator(_are_urls)]
 ChunkHours = Annotated[int, AfterValidator(_is_a_known_interval)]
+BearerSecret = Annotated[SecretStr, AfterValidator(_is_a_bearer_secret)]
 ExactOrigins = Annotated[str, AfterValidator(_are_exact_origins)]
 EvenInterval = Annotated[int, AfterValidator(_divides_an_hour_or_a_day)]

@@ -12,6 +12,7 @@ from usage_pipeline.setting_types import (
     MAX_POST_ID,
     MAX_POSTS,
     AlertUrls,
+    BearerSecret,
     ChunkHours,
     CronExpression,
     EvenInterval,
@@ -182,6 +183,11 @@ class Settings(BaseSettings):
     external_api_max_retries: int = Field(
         default=3, ge=1, le=10, description="The most tries for one post, the first one included."
     )
+    enable_external_posts_route: bool = Field(
+        default=True,
+        description="Whether `GET /api/external/posts/{id}` is there. It needs no token, so anybody may have posts fetched. "
+        "The asset `external/posts` does not depend on it.",
+    )
     external_post_ids: PostNumbers = Field(
         default="1-10",
         max_length=10_000,
@@ -194,6 +200,11 @@ class Settings(BaseSettings):
         "`usage-pipeline api --workers N` sets it.",
     )
 
+    metrics_token: BearerSecret | None = Field(
+        default=None,
+        description="Bearer token that `/metrics` asks for: at least 16 characters, for example of `openssl rand -hex 32`. "
+        "When it is not set, anybody may read the metrics.",
+    )
     allowed_origins: ExactOrigins = Field(
         default="",
         description="Origins whose web pages may call the HTTP service, separated by commas, such as "

@@ -1,5 +1,6 @@
 """The HTTP service on one screen: its parts, its routes, its documentation."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,20 +8,24 @@ from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi_swagger import patch_fastapi
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from usage_pipeline.access.cache import TokenCache
+from usage_pipeline.access.lookups import TokenLookups
 from usage_pipeline.access.quota import TokenQuota
 from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import Admission, Gate
 from usage_pipeline.api.dashboard import routes as dashboard
+from usage_pipeline.api.documentation import routes as documentation
 from usage_pipeline.api.external import routes as external
 from usage_pipeline.api.external.posts import PostDesk
+from usage_pipeline.api.headers import AnswerHeaders
 from usage_pipeline.api.ingest import routes as ingest
 from usage_pipeline.api.metrics import routes as metrics_route
 from usage_pipeline.api.metrics.counts import Metrics, MetricsMiddleware
+from usage_pipeline.api.metrics.exposition import Exposition
 from usage_pipeline.api.metrics.pipeline import PipelineMetrics
 from usage_pipeline.api.rankings import routes as rankings
 from usage_pipeline.api.rankings.reads import RankingReads
@@ -53,6 +58,12 @@ _EXPOSED_HEADERS = (
 )
 
 
+class _Service(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        # Around Starlette's own answer to a defect as well, which is outside of all middleware that an app can add.
+        return AnswerHeaders(super().build_middleware_stack())
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The service. It connects only when a request needs it, so it also starts while PostgreSQL or Redis is down."""
 
@@ -60,6 +71,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
+        for files in (dashboard.FILES, documentation.FILES):
+            await asyncio.to_thread(files.load)
         storing = Storing(settings)
         storing.pool.open(wait=False)
         cache = QuickRedis.of(settings)
@@ -74,11 +87,14 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.storing = storing
         quota = TokenQuota(cache, settings.timezone)
         uses = TokenUses(recorder, process_name())
-        app.state.gate = Gate(tokens, quota, uses)
+        # The other connections are for requests whose token is known.
+        lookups = TokenLookups(tokens.find, at_once=max(1, settings.db_pool_size // 4))
+        app.state.gate = Gate(lookups, quota, uses)
         app.state.rankings = rankings_read = RankingReads(cache, storing, metrics)
         app.state.reads = usage.Reads(settings, storing, Downloads(storing, settings.db_pool_size), recorder, cache)
         app.state.checks = service.Checks(settings)
-        app.state.pipeline_metrics = PipelineMetrics(settings)
+        app.state.openapi_document = documentation.OpenapiDocument(app)
+        app.state.exposition = Exposition(metrics, PipelineMetrics(settings))
         app.state.posts = PostDesk(settings, storing.pool, metrics)
         try:
             yield
@@ -91,17 +107,16 @@ def create_app(settings: Settings) -> FastAPI:
             await recorder.close()
             await cache.close()
 
-    app = FastAPI(
+    app = _Service(
         title="usage_pipeline",
         description=_DESCRIPTION,
         version=version("usage-pipeline"),
         lifespan=running,
-        docs_url=None,
-        redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
+        # Those of FastAPI load scripts from elsewhere, and are made for each request: ours are in `documentation/`.
+        openapi_url=None,
+        # A redirect would go to whatever host the request names, and to http:// behind a proxy that does TLS.
+        redirect_slashes=False,
     )
-    # FastAPI's own page loads its scripts from elsewhere; this one has them with it. It keeps no token in the browser.
-    patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"persistAuthorization": False})
     problems.install(app)
     app.add_middleware(Admission)
     app.state.metrics = metrics
@@ -115,8 +130,10 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=("Authorization", "Content-Type", "Content-Encoding"),
             expose_headers=_EXPOSED_HEADERS,
         )
-    for module in (dashboard, ingest, usage, stats, rankings, external, metrics_route):
+    for module in (dashboard, documentation, ingest, usage, stats, rankings, metrics_route):
         app.include_router(module.router)
+    if settings.enable_external_posts_route:
+        app.include_router(external.router)
     return app
 
 

@@ -11,7 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from usage_pipeline.access.cache import TokenCache
+from usage_pipeline.access.lookups import TokenLookups, TooManyStrangers
 from usage_pipeline.access.quota import Share, TokenQuota
 from usage_pipeline.access.tokens import AccessToken, prefix_of
 from usage_pipeline.access.uses import TokenUses
@@ -25,13 +25,15 @@ _bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline t
 class Gate:
     """Checks tokens and quotas, and records uses."""
 
-    def __init__(self, tokens: TokenCache, quota: TokenQuota, uses: TokenUses) -> None:
+    def __init__(self, tokens: TokenLookups, quota: TokenQuota, uses: TokenUses) -> None:
         self._tokens = tokens
         self._quota = quota
         self._uses = uses
 
     async def enter(self, request: Request, text: str) -> AccessToken | None:
-        """The valid token with this text, or None. Raises Problem (429) when its quota is used up, or psycopg.Error.
+        """The valid token with this text, or None. Raises Problem (429) when its quota is used up.
+
+        It also raises TooManyStrangers, and psycopg.Error.
 
         A request that is let in is counted and recorded. A request over the quota is not, so usage never exceeds the quota.
         """
@@ -60,6 +62,8 @@ def requires(scope: str) -> Callable[..., object]:
         gate: Gate = request.app.state.gate
         try:
             token = await gate.enter(request, credentials.credentials)
+        except TooManyStrangers:
+            raise unavailable("too many unknown tokens are being checked; send the request again") from None
         except psycopg.Error as error:
             if not is_mended_by_time(error):
                 raise

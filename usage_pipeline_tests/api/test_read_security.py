@@ -4,26 +4,23 @@ import hmac
 import json
 import logging
 import re
-from collections.abc import Iterator
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
-from fastapi.routing import APIRoute
-from starlette.routing import Route
 
 from usage_pipeline.access import tokens
 from usage_pipeline.access.tokens import AccessToken, prefix_of
 from usage_pipeline.api.app import create_app
-from usage_pipeline.api.dashboard.routes import prefers_html
+from usage_pipeline.api.negotiation import prefers_html
 from usage_pipeline.settings import SettingsError, load_settings
-from usage_pipeline_tests.rigs.service import Shared, expect_problem, new_token, serving
+from usage_pipeline_tests.rigs.service import Shared, expect_problem, new_token, routes_of, serving
 
 # What needs no token: contracts §3, and the documents and pages that tell of the service and nothing of its data.
-OPEN = {"/", "/healthz", "/metrics", "/api/external/posts/{id}", "/dashboard/{name}", "/openapi.json", "/docs"}
+OPEN = {"/", "/healthz", "/metrics", "/api/external/posts/{id}", "/openapi.json", "/docs"}
+FILES = {"/dashboard/{version}/{name}", "/docs/{version}/{name}"}
 HOSTILE = [
     "'; drop table usage.api_keys; --",
     "%(most)s",
@@ -41,25 +38,15 @@ HOSTILE = [
 ]
 
 
-def routes(app: Any) -> Iterator[tuple[str, str, Any]]:
-    """Every path and method of an app, wherever a router keeps it."""
-    for context in app.router.routes:
-        if hasattr(context, "original_router"):  # FastAPI keeps included routers as they are
-            for route in context.original_router.routes:
-                yield from ((route.path, method, route) for method in sorted(route.methods))
-        elif isinstance(context, Route | APIRoute):
-            yield from ((context.path, method, context) for method in sorted(context.methods or ()))
-
-
 def read_paths(app: Any) -> list[str]:
-    return sorted({path for path, method, _ in routes(app) if method == "GET" and path.startswith("/api/")})
+    return sorted({path for path, method in routes_of(app) if method == "GET" and path.startswith("/api/")})
 
 
 def test_every_route_but_the_open_ones_refuses_who_has_no_token(shared: Shared) -> None:
     app = create_app(shared.settings)
-    closed = [(path, method) for path, method, _ in routes(app) if path not in OPEN and not path.startswith("/swagger")]
+    closed = [(path, method) for path, method in routes_of(app) if path not in OPEN | FILES]
     assert len(closed) >= 18
-    known = {path for path, _, _ in routes(app)}
+    known = {path for path, _ in routes_of(app)}
     assert set(app.openapi()["paths"]) <= {path.replace(":path}", "}") for path in known}, "no route is overlooked"
     for path, method in closed:
         concrete = re.sub(r"\{\w+(:path)?\}", "x", path)
@@ -224,7 +211,7 @@ def test_browsers_get_the_dashboard_and_programs_the_links(shared: Shared, accep
     assert prefers_html(accept) is is_html
     answer = shared.service.client.get("/", headers={"Accept": accept})
     assert answer.headers["content-type"].startswith("text/html" if is_html else "application/json")
-    assert answer.headers["vary"] == "Accept"
+    assert "Accept" in re.split(", *", answer.headers["vary"])
     if not is_html:
         assert answer.json()["name"] == "usage_pipeline"
 
@@ -236,29 +223,26 @@ def test_the_dashboard_loads_and_reaches_nothing_of_others(shared: Shared) -> No
     assert "frame-ancestors 'none'" in policy
     assert "unsafe" not in policy
     assert "http" not in policy
-    assert page.headers["x-content-type-options"] == "nosniff"
-    assert page.headers["referrer-policy"] == "no-referrer"
     assert not re.search(r"<script[^>]*>[^<]", page.text), "no inline script"
     assert not re.search(r"\son\w+=|\sstyle=|<style", page.text), "no inline handler or style"
-    files = re.findall(r'(?:src|href)="(/dashboard/[^"]+)"', page.text)
-    files += ["/dashboard/charts.js"]
+    files = re.findall(r'(?:src|href)="(dashboard/[^"]+)"', page.text)
+    files += [files[0].replace("icon.svg", "charts.js")]
     for name in files:
-        answer = shared.service.client.get(name)
+        answer = shared.service.client.get(f"/{name}")
         assert answer.status_code == 200, name
-        assert answer.headers["content-security-policy"] == policy
         assert "innerHTML" not in answer.text, "text from outside stays text"
         assert not re.search(r"https?://(?!www\.w3\.org)", answer.text), name
     assert len(files) >= 4
-    expect_problem(shared.service.client.get("/dashboard/..%2F..%2Fauth.py"), 404, "not-found")
-    expect_problem(shared.service.client.get("/dashboard/settings.py"), 404, "not-found")
+    for name in ("x/..%2F..%2Fauth.py", "x/settings.py", "x/index.html", "settings.py"):
+        expect_problem(shared.service.client.get(f"/dashboard/{name}"), 404, "not-found")
 
 
 def test_the_paths_that_the_dashboard_asks_for_are_there(shared: Shared) -> None:
-    from usage_pipeline.api.dashboard.routes import FOLDER
-
-    asked = set(re.findall(r"[\"`](/(?:api|healthz)[^\"`?$]*)", Path(FOLDER / "dashboard.js").read_text()))
+    page = shared.service.client.get("/", headers={"Accept": BROWSER})
+    [script] = re.findall(r'src="(dashboard/[^"]+/dashboard.js)"', page.text)
+    asked = set(re.findall(r"[\"`]((?:api/|healthz)[^\"`?$]*)", shared.client.get(f"/{script}").text))
     assert len(asked) >= 5
-    assert {shared.client.get(path).status_code for path in asked} == {200}
+    assert {shared.client.get(f"/{path}").status_code for path in asked} == {200}
 
 
 def test_openapi_has_every_read_route_with_examples_and_problems(shared: Shared) -> None:

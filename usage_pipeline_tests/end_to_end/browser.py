@@ -22,6 +22,8 @@ _ARGUMENTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--window-size=1500,1100",
+    # Proxies of tests sign their certificates themselves.
+    "--ignore-certificate-errors",
 )
 
 
@@ -30,10 +32,24 @@ class Browser:
 
     def __init__(self, driver: Chrome, url: str) -> None:
         self._driver = driver
-        self._url = url
+        self.url = url
 
     def open(self, page: str) -> None:
-        self._driver.get(self._url + page)
+        self._driver.get(self.url + page)
+
+    def look_at_the_newest_tab(self) -> None:
+        self._driver.switch_to.window(self._driver.window_handles[-1])
+
+    def run(self, script: str) -> object:
+        """What a script in the page returns."""
+        result: object = self._driver.execute_script(script)
+        return result
+
+    def complaints(self) -> list[str]:
+        """What the console has said since this was asked last: scripts and loads that failed, and what a policy forbids."""
+        return [
+            entry["message"] for entry in self._driver.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")
+        ]
 
     def wait_for(self, *texts: str) -> None:
         """Until the page shows all of them."""
@@ -94,5 +110,6 @@ def open_browser(url: str) -> Iterator[Browser]:
     options.binary_location = chromium
     for argument in _ARGUMENTS:
         options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with Chrome(options=options, service=ChromeService(driver)) as chrome:
         yield Browser(chrome, url)

@@ -12,6 +12,9 @@ import httpx
 import psycopg
 import redis
 import uvicorn
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Route
 
 from usage_pipeline.access.tokens import create_token
 from usage_pipeline.api.app import create_app
@@ -81,6 +84,16 @@ def serving(settings: Settings) -> Iterator[Service]:
 
 def new_token(postgres: psycopg.Connection, *scopes: str) -> str:
     return create_token(postgres, "test", scopes or ("ingest",)).token
+
+
+def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:
+    """Every path and method of an app, wherever a router keeps it. Raises TypeError for what is no route with methods."""
+    for kept in app.router.routes:
+        # FastAPI keeps included routers as they are.
+        for route in kept.original_router.routes if hasattr(kept, "original_router") else [kept]:
+            if not isinstance(route, Route | APIRoute):
+                raise TypeError(f"expected a route with methods, came {route!r}")
+            yield from ((route.path, method) for method in sorted(route.methods or ()))
 
 
 def answer_of(connection: socket.socket) -> tuple[int, dict[str, str], Any]:

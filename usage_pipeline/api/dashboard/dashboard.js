@@ -30,12 +30,13 @@ async function ask(path) {
   return response.json();
 }
 
-async function allPages(path) {
+async function allPages(path, query) {
   const items = [];
-  for (let page = 0; path && page < MOST_PAGES; page += 1) {
-    const answer = await ask(path);
+  for (let page = 0; query !== null && page < MOST_PAGES; page += 1) {
+    const answer = await ask(path + query);
     items.push(...answer.items);
-    path = answer.next;
+    // Its path is that of the service, which a proxy may serve under a prefix.
+    query = answer.next && new URL(answer.next, location.href).search;
   }
   return items;
 }
@@ -65,7 +66,7 @@ function notice(text) {
 async function showHealth() {
   const line = find("health");
   try {
-    const health = await (await fetch("/healthz")).json();
+    const health = await (await fetch("healthz")).json();
     const down = ["database", "redis"].filter((part) => health[part] !== "up");
     if (health.scheduler === "down") down.push("scheduler");
     line.dataset.state = down.length ? "down" : "ok";
@@ -161,7 +162,7 @@ async function showAll() {
   notice("");
   void showHealth();
   try {
-    const days = await ask("/api/usage/summary");
+    const days = await ask("api/usage/summary");
     find("gate").hidden = true;
     find("board").hidden = false;
     find("sign-out").hidden = false;
@@ -172,9 +173,9 @@ async function showAll() {
     // Each part for itself: one that fails leaves the others.
     const range = `from=${first}&to=${last}`;
     const parts = [
-      ["models", allPages(`/api/usage/models/daily?${range}&limit=1000`).then(showModels)],
-      ["popular", ask("/api/issues/popular").then(showPopular)],
-      ["flow", ask(`/api/stats/daily?${range}`).then((counted) => showFlow(counted, days))],
+      ["models", allPages("api/usage/models/daily", `?${range}&limit=1000`).then(showModels)],
+      ["popular", ask("api/issues/popular").then(showPopular)],
+      ["flow", ask(`api/stats/daily?${range}`).then((counted) => showFlow(counted, days))],
     ];
     const outcomes = await Promise.allSettled(parts.map(([, part]) => part));
     outcomes.forEach((outcome, place) => {

@@ -6,9 +6,9 @@ One thread stores the fetched posts, with one connection at a time, so that thes
 """
 
 import asyncio
+import json
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ import httpx
 import psycopg
 from psycopg_pool import ConnectionPool
 
+from usage_pipeline.api.external.kept import KeptAnswers
 from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.enrichment.posts import Post, external_client, fallback, fetch_post
 from usage_pipeline.enrichment.retry_rules import RetryPolicy
@@ -33,6 +34,8 @@ CACHE_SECONDS = 60.0
 FALLBACK_SECONDS = 8.0
 # Of posts, and as many of fallbacks: anybody may ask for two thousand million posts that there are not.
 CACHED_POSTS = 1_000
+# Of all these posts together: the API may send a megabyte for each.
+CACHED_BYTES = 16 * 2**20
 # The answer does not wait longer than this for its post to be stored; the next fetch stores it as well.
 STORE_SECONDS = 3.0
 _log = logging.getLogger(__name__)
@@ -54,23 +57,23 @@ class PostDesk:
         self._client = client or external_client(settings, connections=FETCHES_AT_ONCE)
         self._pool = pool
         self._metrics = metrics
-        self._timer = timer
-        self._cache: OrderedDict[int, tuple[float, Post]] = OrderedDict()
-        self._fallbacks: OrderedDict[int, tuple[float, Post]] = OrderedDict()
-        self._fetches: dict[int, asyncio.Task[Post]] = {}
+        limits = {"most": CACHED_POSTS, "most_bytes": CACHED_BYTES}
+        self._cache = KeptAnswers(CACHE_SECONDS, **limits, timer=timer)
+        self._fallbacks = KeptAnswers(FALLBACK_SECONDS, **limits, timer=timer)
+        self._fetches: dict[int, asyncio.Task[bytes]] = {}
         self._waiting = 0
         self._storing = ThreadPoolExecutor(1, thread_name_prefix="external-posts")
 
-    async def post(self, post_id: int) -> Post:
-        """The post, or its fallback: at once when it was the answer some seconds ago, or when too many requests are running."""
-        cached = self._cached(post_id)
+    async def answer(self, post_id: int) -> bytes:
+        """The post as JSON, or its fallback: at once when it was the answer some seconds ago, or when too many requests run."""
+        cached = self._cache.get(post_id) or self._fallbacks.get(post_id)
         self._metrics.cache_lookup("external_post", "hit" if cached else "miss")
         if cached:
             return cached
         fetch = self._fetches.get(post_id)
         if self._waiting >= MOST_WAITING or (fetch is None and len(self._fetches) >= FETCHES_AT_ONCE):
             self._metrics.external_posts.labels("turned_away").inc()
-            return fallback(post_id)
+            return _encoded(fallback(post_id))
         if fetch is None:
             # A task of its own: whoever asked first may go away, and others wait for the same post.
             fetch = self._fetches[post_id] = asyncio.create_task(self._fetched(post_id))
@@ -89,30 +92,18 @@ class PostDesk:
         await self._client.aclose()
         await asyncio.to_thread(self._storing.shutdown, cancel_futures=True)
 
-    def _cached(self, post_id: int) -> Post | None:
-        for kept, seconds in ((self._cache, CACHE_SECONDS), (self._fallbacks, FALLBACK_SECONDS)):
-            found = kept.get(post_id)
-            if found and self._timer() - found[0] < seconds:
-                return found[1]
-        return None
-
-    def _keep(self, kept: OrderedDict[int, tuple[float, Post]], post: Post) -> None:
-        kept[post.id] = self._timer(), post
-        kept.move_to_end(post.id)
-        while len(kept) > CACHED_POSTS:
-            kept.popitem(last=False)
-
-    async def _fetched(self, post_id: int) -> Post:
+    async def _fetched(self, post_id: int) -> bytes:
         fetched_at = datetime.now(UTC)
         post = await fetch_post(self._client, post_id, self._policy)
         self._metrics.external_posts.labels("fallback" if post.is_fallback else "fetched").inc()
+        answer = _encoded(post)
         if post.is_fallback:
             # Not stored: the table would grow by whatever anybody asks for.
-            self._keep(self._fallbacks, post)
+            self._fallbacks.keep(post_id, answer)
         else:
-            self._keep(self._cache, post)
+            self._cache.keep(post_id, answer)
             await self._stored(post, fetched_at)
-        return post
+        return answer
 
     async def _stored(self, post: Post, fetched_at: datetime) -> None:
         def store() -> None:
@@ -125,3 +116,7 @@ class PostDesk:
         except (psycopg.Error, TimeoutError) as error:
             # The answer does not depend on it.
             _log.warning("external post %d was answered, but could not be stored: %s", post.id, first_line(error))
+
+
+def _encoded(post: Post) -> bytes:
+    return json.dumps(post.document(), ensure_ascii=False, separators=(",", ":")).encode()

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.responses import Response
@@ -64,4 +63,4 @@ async def external_post(request: Request, id: PostId) -> Response:  # the contra
     substitute at once.
     """
     desk: PostDesk = request.app.state.posts
-    return JSONResponse((await desk.post(id)).document())
+    return Response(await desk.answer(id), media_type="application/json")

@@ -168,8 +168,6 @@ class MetricsMiddleware:
 def template_of(scope: Scope) -> str:
     """The template of the route that took the request, for example `/api/external/posts/{id}`."""
     path = getattr(scope.get("route"), "path", None)
-    if path is None and scope["path"] == "/openapi.json":
-        return "/openapi.json"  # FastAPI's own route does not say that it is one
     return path if isinstance(path, str) and path else UNMATCHED
 
 

@@ -78,5 +78,5 @@ async def _answer(request: Request, ranking: Ranking) -> Response:
     queries.parameters_of(request, ())
     reads: RankingReads = request.app.state.rankings
     answer = await reads.get(ranking)
-    headers = {"X-Cache": "hit" if answer.is_hit else "miss", "Cache-Control": "private, no-cache"}
+    headers = {"X-Cache": "hit" if answer.is_hit else "miss"}
     return Response(answer.text, media_type="application/json", headers=headers)

@@ -7,7 +7,6 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, Literal
 
 import psycopg
@@ -20,7 +19,8 @@ from starlette.responses import Response
 
 from usage_pipeline.alerting.record import HEARTBEAT
 from usage_pipeline.api import problems
-from usage_pipeline.api.dashboard.routes import dashboard_file, prefers_html
+from usage_pipeline.api.dashboard.routes import dashboard
+from usage_pipeline.api.negotiation import prefers_html
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect_async, first_line
 from usage_pipeline.storage.sql import load
@@ -113,11 +113,12 @@ async def healthz(request: Request) -> Response:
     return JSONResponse(health.model_dump(mode="json"), 200 if health.status == "ok" else 503)
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", summary="Name, version, links", response_model=About, responses={**_PAGE, **problems.responses(500)})
 async def about(request: Request) -> Response:
     """Name, version and links. A browser, which asks for text/html, gets the dashboard."""
     if prefers_html(request.headers.get("accept", "")):
-        return dashboard_file("index.html")
+        return dashboard(request)
     links = {
         "documentation": "/docs",
         "openapi": "/openapi.json",
@@ -129,7 +130,7 @@ async def about(request: Request) -> Response:
         "issues": "/api/stats/daily",
         "rankings": "/api/issues/popular",
     }
-    document = About(name="usage_pipeline", version=version("usage-pipeline"), links=links)
+    document = About(name="usage_pipeline", version=request.app.version, links=links)
     return JSONResponse(document.model_dump(), headers={"Vary": "Accept"})
 
 

@@ -68,12 +68,8 @@ class _Download(StreamingResponse):
     """A streamed answer that always closes its generator, also when the client goes away."""
 
     def __init__(self, first: bytes, pieces: AsyncGenerator[bytes, None], media_type: str, file_name: str) -> None:
-        headers = {
-            "Content-Disposition": f'attachment; filename="{file_name}"',
-            "Cache-Control": "private, no-store",
-            "X-Content-Type-Options": "nosniff",
-        }
-        super().__init__(_beginning_with(first, pieces), headers=headers)
+        disposition = f'attachment; filename="{file_name}"'
+        super().__init__(_beginning_with(first, pieces), headers={"Content-Disposition": disposition})
         self.headers["Content-Type"] = media_type
         self._pieces = pieces
 

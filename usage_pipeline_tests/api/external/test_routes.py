@@ -1,6 +1,7 @@
 """`GET /api/external/posts/{id}`: the API's post or the fallback, few requests at once, each post once, whoever asks."""
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ import psycopg
 import pytest
 
 from usage_pipeline.api.external import posts as external_posts
+from usage_pipeline.api.external.kept import KeptAnswers
 from usage_pipeline.api.external.posts import PostDesk
 from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.enrichment.posts import fallback
 from usage_pipeline.settings import Settings
-from usage_pipeline_tests.rigs.external_api import ExternalApi, document, external_api, post, stall, status
-from usage_pipeline_tests.rigs.service import Service, serving
+from usage_pipeline_tests.rigs.external_api import ExternalApi, document, external_api, post, response, stall, status
+from usage_pipeline_tests.rigs.service import Service, expect_problem, serving
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 FALLBACK = fallback(7).document()
@@ -54,19 +56,25 @@ def test_a_post_is_answered_and_stored_without_a_token(
     assert api.asked == [7]
 
 
-def test_what_is_kept_is_kept_a_minute(service: Service, api: ExternalApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    service.client.get("/api/external/posts/7")
+@pytest.fixture
+def _nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(external_posts, "CACHE_SECONDS", 0.0)
+    monkeypatch.setattr(external_posts, "FALLBACK_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_nothing_is_kept")
+def test_a_stored_success_does_not_stand_in_for_one_that_is_no_longer_kept(service: Service, api: ExternalApi) -> None:
+    service.client.get("/api/external/posts/7")
     api.otherwise = status(404)
-    # A stored success does not stand in: the answer says that the API is away.
+    # The answer says that the API is away.
     assert service.client.get("/api/external/posts/7").json() == FALLBACK
     assert api.asked == [7, 7]
 
 
+@pytest.mark.usefixtures("_nothing_is_kept")
 def test_a_fallback_is_a_200_that_is_not_stored_and_a_success_replaces_a_stored_one(
-    service: Service, api: ExternalApi, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+    api: ExternalApi, service: Service, postgres: psycopg.Connection
 ) -> None:
-    monkeypatch.setattr(external_posts, "FALLBACK_SECONDS", 0.0)
     api.script = [status(500), status(404)]
     for _ in range(2):
         response = service.client.get("/api/external/posts/7")
@@ -89,15 +97,15 @@ async def test_a_fallback_is_remembered_for_some_seconds_and_then_the_api_is_ask
     api.otherwise = status(500)
     try:
         for _ in range(3):
-            assert (await desk.post(7)).is_fallback
+            assert json.loads(await desk.answer(7)) == FALLBACK
         assert api.asked == [7], "the readers after the first one do not wait for the API"
         api.otherwise = post
         # Another post is asked for.
-        assert (await desk.post(8)).document() == document(8)
+        assert json.loads(await desk.answer(8)) == document(8)
         now[0] += 5.0
-        assert (await desk.post(7)).is_fallback
+        assert json.loads(await desk.answer(7)) == FALLBACK
         now[0] += 5.0
-        assert (await desk.post(7)).document() == document(7)
+        assert json.loads(await desk.answer(7)) == document(7)
         assert api.asked == [7, 8, 7]
     finally:
         await desk.close()
@@ -195,7 +203,7 @@ async def test_whoever_is_cancelled_takes_the_fetch_from_nobody(
     storing = Storing(settings)
     storing.pool.open(wait=False)
     desk = PostDesk(api.settings(settings), storing.pool, Metrics())
-    first, second = asyncio.create_task(desk.post(7)), asyncio.create_task(desk.post(7))
+    first, second = asyncio.create_task(desk.answer(7)), asyncio.create_task(desk.answer(7))
     async with asyncio.timeout(20):
         while api.in_hand == 0:
             await asyncio.sleep(0.005)
@@ -203,7 +211,7 @@ async def test_whoever_is_cancelled_takes_the_fetch_from_nobody(
     with pytest.raises(asyncio.CancelledError):
         await first
     gate.set()
-    assert (await second).document() == document(7)
+    assert json.loads(await second) == document(7)
     await desk.close()
     storing.close()
     assert api.asked == [7]
@@ -238,6 +246,58 @@ def test_the_service_stops_while_a_post_is_fetched(api: ExternalApi, settings: S
         wait_until(lambda: api.in_hand == 1, "the post is being fetched", 20)
     asking.join(30)
     assert not asking.is_alive()
+
+
+def test_posts_are_kept_up_to_a_number_of_bytes_whatever_the_api_sends(
+    api: ExternalApi, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 900_000
+
+    def large(api: ExternalApi, connection: socket.socket, post_id: int) -> None:
+        whole = {**document(post_id), "body": "x" * size}
+        connection.sendall(response(200, json.dumps(whole).encode()))
+
+    # On a busy machine a minute may be over before all are there.
+    monkeypatch.setattr(external_posts, "CACHE_SECONDS", 3_600.0)
+    api.otherwise = large
+    with serving(api.settings(settings, external_api_max_retries=1, external_api_timeout=60_000)) as service:
+        for number in range(1, 31):
+            assert len(service.client.get(f"/api/external/posts/{number}").json()["body"]) == size
+        api.otherwise = status(404)
+        # Newest first; what is no longer kept is asked for, and is a fallback.
+        posts = [service.client.get(f"/api/external/posts/{number}").json() for number in range(30, 0, -1)]
+    kept = [post for post in posts if "error" not in post]
+    assert kept == posts[: len(kept)], "the oldest went first"
+    assert len(kept) * size <= external_posts.CACHED_BYTES < (len(kept) + 1) * (size + 200)
+
+
+def test_old_answers_are_not_held_until_there_is_no_room() -> None:
+    now = [0.0]
+    kept = KeptAnswers(10.0, most=3, most_bytes=100, timer=lambda: now[0])
+    kept.keep(1, b"x" * 60)
+    assert (kept.get(1), kept.bytes) == (b"x" * 60, 60)
+    kept.keep(1, b"y" * 50)
+    assert (kept.get(1), kept.bytes) == (b"y" * 50, 50)
+    now[0] = 9.0
+    kept.keep(2, b"z" * 40)
+    assert (kept.get(1), kept.get(2), kept.bytes) == (b"y" * 50, b"z" * 40, 90)
+    now[0] = 10.0
+    assert kept.get(1) is None
+    kept.keep(3, b"")
+    assert (kept.get(2), kept.bytes) == (b"z" * 40, 40)
+    for number in range(4, 9):
+        kept.keep(number, b"z")
+    assert ([kept.get(number) for number in range(1, 9)], kept.bytes) == ([None] * 5 + [b"z"] * 3, 3)
+    kept.keep(9, b"x" * 101)
+    assert (kept.get(9), kept.bytes) == (None, 0)
+
+
+def test_the_route_can_be_turned_off(api: ExternalApi, settings: Settings) -> None:
+    with serving(api.settings(settings, enable_external_posts_route=False)) as service:
+        for post_id in ("7", "x"):
+            expect_problem(service.client.get(f"/api/external/posts/{post_id}"), 404, "not-found")
+        assert "/api/external/posts/{id}" not in service.client.get("/openapi.json").json()["paths"]
+    assert api.requests == []
 
 
 def test_openapi_says_what_comes(service: Service) -> None:

@@ -19,6 +19,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+from usage_pipeline.api.metrics import exposition
 from usage_pipeline.api.metrics import pipeline as pipeline_metrics
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.local.servers.ports import free_port, is_listening
@@ -34,6 +35,7 @@ Sample = tuple[str, frozenset[tuple[str, str]]]
 
 @pytest.fixture(autouse=True)
 def _readings_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "TEXT_SECONDS", 0.0)
     monkeypatch.setattr(pipeline_metrics, "KEPT_SECONDS", 0.0)
     monkeypatch.setattr(pipeline_metrics, "INSTANCES_KEPT_SECONDS", 0.0)
 

@@ -1,0 +1,86 @@
+"""Looks for tokens so that who has none costs little: an unknown one is remembered for a second, and strangers wait in line.
+
+Anybody can send any number of texts that have the form of a token, and each is a question to PostgreSQL on a connection of the
+pool. A token is no stranger for some minutes after it was found. Nothing here says that a token is valid.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+from usage_pipeline.access.tokens import AccessToken
+
+# A token that is made meanwhile is refused no longer than this.
+UNKNOWN_SECONDS = 1.0
+KNOWN_SECONDS = 600.0
+WAIT_SECONDS = 5.0
+# Of known prefixes, and as many of unknown ones: about a megabyte each.
+MOST_REMEMBERED = 10_000
+MOST_WAITING = 1_000
+Find = Callable[[str], Awaitable[AccessToken | None]]
+
+
+class TooManyStrangers(Exception):
+    """Too many unknown tokens are being looked for. This one may be known: the same request may come again."""
+
+
+class TokenLookups:
+    """Finds tokens with `find`, those of strangers `at_once` at a time. For one event loop. `timer` gives seconds."""
+
+    def __init__(self, find: Find, at_once: int, timer: Callable[[], float] = time.monotonic) -> None:
+        self._find = find
+        self._places = asyncio.Semaphore(at_once)
+        self._waiting = 0
+        self._known = _Remembered(KNOWN_SECONDS, timer)
+        self._unknown = _Remembered(UNKNOWN_SECONDS, timer)
+        self._timer = timer
+
+    async def find(self, token_prefix: str) -> AccessToken | None:
+        """The token of this prefix, valid or not. Raises TooManyStrangers, and what `find` raises."""
+        if token_prefix in self._unknown:
+            return None
+        if token_prefix in self._known:
+            return await self._found(token_prefix)
+        await self._wait_for_a_place()
+        try:
+            # Another one may have asked for the same token meanwhile.
+            return None if token_prefix in self._unknown else await self._found(token_prefix)
+        finally:
+            self._places.release()
+
+    async def _wait_for_a_place(self) -> None:
+        if self._waiting >= MOST_WAITING:
+            raise TooManyStrangers
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._places.acquire()
+        except TimeoutError:
+            raise TooManyStrangers from None
+        finally:
+            self._waiting -= 1
+
+    async def _found(self, token_prefix: str) -> AccessToken | None:
+        asked_at = self._timer()
+        token = await self._find(token_prefix)
+        (self._unknown if token is None else self._known).add(token_prefix, asked_at)
+        return token
+
+
+class _Remembered:
+    """Texts, each for `seconds`, and the newest MOST_REMEMBERED of them."""
+
+    def __init__(self, seconds: float, timer: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._timer = timer
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def __contains__(self, text: str) -> bool:
+        return self._timer() < self._until.get(text, -float("inf"))
+
+    def add(self, text: str, at: float) -> None:
+        self._until[text] = at + self._seconds
+        self._until.move_to_end(text)
+        while len(self._until) > MOST_REMEMBERED:
+            self._until.popitem(last=False)
