@@ -18,10 +18,10 @@ from usage_pipeline.local.processes.dagster import (
     UNREACHABLE,
     DagsterProcesses,
     child_environment,
+    for_dagster,
     location_problem,
     prepare_home,
     project_folder,
-    with_driver,
 )
 from usage_pipeline.local.processes.stop_signals import StopRequestedError, StopSignals
 from usage_pipeline.local.servers.both import LocalServers
@@ -178,7 +178,7 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
             home,
             database_url=database_url,
             redis_url=servers.redis_url if servers.has_redis else settings.redis_dsn.get_secret_value(),
-            dagster_postgres_url=with_driver(storage.get_secret_value()) if storage else servers.dagster_postgres_url,
+            dagster_postgres_url=for_dagster(storage.get_secret_value()) if storage else servers.dagster_postgres_url,
         )
         folders = {
             "ARCHIVE_URL": settings.archive_url or str(folder / "archive"),

@@ -85,7 +85,7 @@ def test_containers_of_ours_get_settings_and_variables_of_dagster_only() -> None
     [secret] = documents(DEPLOY / "kubernetes" / "secret.example.yaml")
     assert set(secret["stringData"]) - {"postgresql-password"} <= SETTINGS
     for line in re.findall(r"^(?:ENV|    )([A-Z_]+)=", DOCKERFILE, re.MULTILINE):
-        assert line in DAGSTER_VARIABLES or line.startswith(("UV_", "PYTHON", "PATH"))
+        assert line in DAGSTER_VARIABLES or line.startswith(("UV_", "PYTHON", "PATH", "SSL_CERT_FILE"))
     assert set(written(DEPLOY / "settings.env.example")) <= SETTINGS
 
 
