@@ -57,8 +57,8 @@ def run_dev(
     free port. `module` holds the definitions. With `read_only`, nobody can launch, stop or switch anything in the UI, but
     sensors and schedules run. Call it in the main thread.
 
-    Raises SettingsError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError if it cannot start,
-    after it has stopped what it had started.
+    Raises SettingsError, AccountError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError if it
+    cannot start, after it has stopped what it had started.
     """
     with StopSignals() as signals:
         try:
@@ -218,7 +218,7 @@ def _expect_redis(settings: Settings) -> None:
 
 
 def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[str, str]:
-    """Settings with which other commands reach the embedded servers. These URLs have no password."""
+    """Settings with which other commands reach the embedded servers. That of Redis has its password."""
     urls = {}
     if servers.has_postgres and not is_database_given:
         urls["DATABASE_URL"] = servers.database_url
