@@ -68,5 +68,6 @@ bench: setup  ## measure everything (about an hour)
 	$(RUN)python -m benchmarks.merges
 	$(RUN)python -m benchmarks.orchestration
 
+# Root's servers may have their data elsewhere, behind links.
 clean:  ## delete .venv and .local: all packages, and all data of demo and dev
-	rm -rf .venv .local
+	rm -rf .venv $$(readlink -f .local/postgres .local/redis) .local

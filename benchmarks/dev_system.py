@@ -19,6 +19,7 @@ import psutil
 from usage_pipeline.local.processes.children import MARK, stop_left_overs
 from usage_pipeline.local.processes.dagster import location_problem
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port
+from usage_pipeline.local.servers.redis import last_url
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 TIMEOUT_SECONDS = 600.0
@@ -56,7 +57,7 @@ class DevSystem:
         self.folder = folder
         self.ui_seconds = ui_seconds
         self.database_url = f"postgresql://postgres:@/usage?host={folder / 'postgres'}"
-        self.redis_url = f"redis://{LOOPBACK}:{(folder / 'redis' / 'port').read_text().strip()}/0"
+        self.redis_url = last_url(folder / "redis")
         self._client = httpx.Client(base_url=f"http://{LOOPBACK}:{port}", timeout=60, trust_env=False)
 
     def backfill(self, asset: Sequence[str], days: Sequence[date]) -> tuple[str, Backfill]:

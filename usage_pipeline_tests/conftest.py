@@ -74,6 +74,8 @@ def _scans_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def servers() -> Iterator[LocalServers]:
     # Not pytest's own folder: it resets the permissions there, and as root PostgreSQL runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-tests-"))
+    # As a checkout: what nobody else may pass has its servers elsewhere when root starts them.
+    folder.chmod(0o755)
     try:
         with LocalServers(folder, durable=False) as running:
             yield running
@@ -229,6 +231,7 @@ class Launcher:
 def folder() -> Iterator[Path]:
     """A folder for data, where nothing runs any more afterwards, even if a test failed half-way."""
     path = Path(tempfile.mkdtemp(prefix="usage-pipeline-local-")).resolve()
+    path.chmod(0o755)
     yield path
     stop_left_overs(str(path))
     stop_postgres(path / "postgres")

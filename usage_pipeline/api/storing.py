@@ -60,7 +60,7 @@ class Storing:
             timeout=settings.connect_timeout_seconds,
             # Then the next request tries anew, instead of waiting for the next of ever longer pauses.
             reconnect_timeout=settings.connect_timeout_seconds,
-            kwargs=connection_options(settings.connect_timeout_seconds),
+            kwargs=connection_options(settings.database_url.get_secret_value(), settings.connect_timeout_seconds),
             configure=partial(prepare_session, statement_seconds=STATEMENT_SECONDS),
         )
         self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="storing")

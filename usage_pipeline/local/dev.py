@@ -18,10 +18,10 @@ from usage_pipeline.local.processes.dagster import (
     UNREACHABLE,
     DagsterProcesses,
     child_environment,
+    for_dagster,
     location_problem,
     prepare_home,
     project_folder,
-    with_driver,
 )
 from usage_pipeline.local.processes.stop_signals import StopRequestedError, StopSignals
 from usage_pipeline.local.servers.both import LocalServers
@@ -57,8 +57,8 @@ def run_dev(
     free port. `module` holds the definitions. With `read_only`, nobody can launch, stop or switch anything in the UI, but
     sensors and schedules run. Call it in the main thread.
 
-    Raises SettingsError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError if it cannot start,
-    after it has stopped what it had started.
+    Raises SettingsError, AccountError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError if it
+    cannot start, after it has stopped what it had started.
     """
     with StopSignals() as signals:
         try:
@@ -178,7 +178,7 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
             home,
             database_url=database_url,
             redis_url=servers.redis_url if servers.has_redis else settings.redis_dsn.get_secret_value(),
-            dagster_postgres_url=with_driver(storage.get_secret_value()) if storage else servers.dagster_postgres_url,
+            dagster_postgres_url=for_dagster(storage.get_secret_value()) if storage else servers.dagster_postgres_url,
         )
         folders = {
             "ARCHIVE_URL": settings.archive_url or str(folder / "archive"),
@@ -218,7 +218,7 @@ def _expect_redis(settings: Settings) -> None:
 
 
 def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[str, str]:
-    """Settings with which other commands reach the embedded servers. These URLs have no password."""
+    """Settings with which other commands reach the embedded servers. That of Redis has its password."""
     urls = {}
     if servers.has_postgres and not is_database_given:
         urls["DATABASE_URL"] = servers.database_url

@@ -1,12 +1,15 @@
 """Connections to PostgreSQL, and the meaning of their errors."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
@@ -30,6 +33,13 @@ _SESSION = {
     "synchronous_commit": "on",
 }
 _CANCEL_SECONDS = 5.0
+# Where Debian, Red Hat, SUSE, and Alpine and macOS keep the certificates of all authorities that the system knows.
+_SYSTEM_AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
 
 
 class PostgresUnavailable(Exception):
@@ -101,7 +111,7 @@ def connect_to(
 ) -> psycopg.Connection:
     """As `connect`, for a URL and with other limits (0: what the server has)."""
     try:
-        connection = _InterruptibleConnection.connect(url, **connection_options(timeout_seconds))
+        connection = _InterruptibleConnection.connect(url, **connection_options(url, timeout_seconds))
         try:
             prepare_session(connection, lock_seconds=lock_seconds, statement_seconds=statement_seconds)
         except BaseException:
@@ -114,9 +124,8 @@ def connect_to(
 
 async def connect_async(settings: Settings, *, statement_seconds: float = 0) -> psycopg.AsyncConnection:
     """As `connect`, for asyncio, and without a limit on the waiting for locks. Raises psycopg.Error."""
-    connection = await psycopg.AsyncConnection.connect(
-        settings.database_url.get_secret_value(), **connection_options(settings.connect_timeout_seconds)
-    )
+    url = settings.database_url.get_secret_value()
+    connection = await psycopg.AsyncConnection.connect(url, **connection_options(url, settings.connect_timeout_seconds))
     try:
         found = await connection.execute(load("storage/set_session"), _session(0, statement_seconds))
         set_to = await found.fetchall()
@@ -128,9 +137,9 @@ async def connect_async(settings: Settings, *, statement_seconds: float = 0) -> 
     return connection
 
 
-def connection_options(timeout_seconds: float) -> dict[str, Any]:
-    """What every connection of ours asks libpq for. A `ConnectionPool` takes it as `kwargs`."""
-    return {
+def connection_options(url: str, timeout_seconds: float) -> dict[str, Any]:
+    """What every connection of ours asks libpq for, beside `url`. A `ConnectionPool` takes it as `kwargs`."""
+    return system_authorities(url) | {
         "autocommit": True,
         "connect_timeout": max(2, round(timeout_seconds)),
         "application_name": APPLICATION_NAME,
@@ -138,6 +147,25 @@ def connection_options(timeout_seconds: float) -> dict[str, Any]:
         # A standby answers too, but stores nothing: what is claimed would only wait.
         "target_session_attrs": "read-write",
     }
+
+
+def system_authorities(url: str) -> dict[str, str]:
+    """What to say instead of `sslrootcert=system`; empty when `url` does not say so, or when the libraries find it themselves.
+
+    The OpenSSL in the wheels of psycopg and psycopg2 looks for the system's authorities where it was built, where no other
+    machine has any. SSL_CERT_FILE and SSL_CERT_DIR, which it heeds, stay the operator's choice.
+    """
+    try:
+        asked = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return {}  # connecting says what is wrong with it
+    # With `system` libpq verifies in full, and refuses to do less.
+    if asked.get("sslrootcert") != "system" or asked.get("sslmode", "verify-full") != "verify-full":
+        return {}
+    file = next((file for file in _SYSTEM_AUTHORITIES if Path(file).is_file()), None)
+    if file is None or "SSL_CERT_FILE" in os.environ or "SSL_CERT_DIR" in os.environ:
+        return {}
+    return {"sslrootcert": file, "sslmode": "verify-full"}
 
 
 def prepare_session(connection: psycopg.Connection, *, lock_seconds: float = 0, statement_seconds: float = 0) -> None:

@@ -46,11 +46,11 @@ def all_services() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def of_our_image() -> dict[str, dict[str, Any]]:
     """By name, with Celery's variables."""
-    found = {name: service for name, service in services(COMPOSE).items() if "usage-pipeline" in service["image"]}
+    found = services(COMPOSE)
     for name, service in services(CELERY_COMPOSE).items():
         base = found.get(name, {})
         found[name] = base | service | {"environment": base.get("environment", {}) | service.get("environment", {})}
-    return found
+    return {name: service for name, service in found.items() if "usage-pipeline" in service["image"]}
 
 
 def containers() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -85,15 +85,16 @@ def test_containers_of_ours_get_settings_and_variables_of_dagster_only() -> None
     [secret] = documents(DEPLOY / "kubernetes" / "secret.example.yaml")
     assert set(secret["stringData"]) - {"postgresql-password"} <= SETTINGS
     for line in re.findall(r"^(?:ENV|    )([A-Z_]+)=", DOCKERFILE, re.MULTILINE):
-        assert line in DAGSTER_VARIABLES or line.startswith(("UV_", "PYTHON", "PATH"))
+        assert line in DAGSTER_VARIABLES or line.startswith(("UV_", "PYTHON", "PATH", "SSL_CERT_FILE"))
     assert set(written(DEPLOY / "settings.env.example")) <= SETTINGS
 
 
 def test_each_variable_of_compose_is_in_the_example_and_none_else() -> None:
     example = written(DEPLOY / ".env.example")
     assert set(example) == variables(COMPOSE) | variables(CELERY_COMPOSE)
-    required = {name for name in example if f"${{{name}:?}}" in COMPOSE.read_text(encoding="utf-8")}
-    assert required == {name for name in example if name.endswith("PASSWORD")}
+    needed = COMPOSE.read_text(encoding="utf-8") + CELERY_COMPOSE.read_text(encoding="utf-8")
+    required = {name for name in example if f"${{{name}:?}}" in needed}
+    assert required == {name for name in example if name.endswith(("PASSWORD", "_KEY"))}
     assert all(not example[name] for name in required), "no password is anybody's"
     for name in set(example) - required:
         default = re.search(rf"\$\{{{name}:-([^}}]*)\}}", COMPOSE.read_text(encoding="utf-8"))
@@ -128,7 +129,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     [values] = documents(HELM)
     yield "Helm", values["dagsterDaemon"]["livenessProbe"]["exec"]["command"]
     for path in DEPLOY.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".pyc":
             for line in re.findall(
                 r"run --rm \w+ (usage-pipeline .*)$", path.read_text(encoding="utf-8"), re.MULTILINE
             ):
@@ -197,13 +198,45 @@ def test_services_are_contained() -> None:
         assert container["resources"]["limits"]["memory"]
 
 
+def networks() -> dict[str, set[str]]:
+    """The services of each network, with Celery's laid over the first file."""
+    found: dict[str, set[str]] = {}
+    for path in (COMPOSE, CELERY_COMPOSE):
+        for name, service in services(path).items():
+            for network in service.get("networks", []):
+                found.setdefault(network, set()).add(name)
+    return found
+
+
+def test_a_celery_worker_reaches_its_servers_and_nothing_else() -> None:
+    within, [document] = networks(), documents(CELERY_COMPOSE)
+    mine = {name for name, members in within.items() if "celery-worker" in members}
+    assert set().union(*(within[name] for name in mine)) == {"celery-worker", "postgres", "redis", "celery-broker"}
+    assert all(document["networks"][name]["internal"] for name in mine), "no way out"
+    # And the broker is reached by those who launch runs, or carry them out; not by those who count.
+    beside = set().union(*(members for members in within.values() if "celery-broker" in members)) - {"celery-broker"}
+    assert beside == {"daemon", "webserver", "celery-worker", "postgres", "redis"}
+
+
+def test_the_broker_shares_no_secret_with_the_counters_redis() -> None:
+    broker, counters = services(CELERY_COMPOSE)["celery-broker"], services(COMPOSE)["redis"]
+    assert not set(broker["environment"].values()) & set(counters["environment"].values())
+    for name, service in of_our_image().items():
+        given = " ".join(service.get("environment", {}).values())
+        may_launch = name in ("daemon", "webserver", "celery-worker")
+        assert ("CELERY" in given) == may_launch, name
+        for variable in ("DAGSTER_CELERY_BROKER_URL", "DAGSTER_CELERY_BACKEND_URL"):
+            url = service["environment"].get(variable, "redis://:${CELERY_BROKER_PASSWORD:?}@celery-broker:6379/0")
+            assert url == "redis://:${CELERY_BROKER_PASSWORD:?}@celery-broker:6379/0"
+
+
 def test_each_service_waits_for_what_it_needs() -> None:
-    found = services(COMPOSE) | services(CELERY_COMPOSE)
+    found = services(CELERY_COMPOSE) | services(COMPOSE)
     for name, service in (services(COMPOSE) | {"celery-worker": found["celery-worker"]}).items():
         for needed, how in service.get("depends_on", {}).items():
             is_one_shot = needed.endswith("migrate")
             assert how["condition"] == ("service_completed_successfully" if is_one_shot else "service_healthy"), name
-            assert is_one_shot or services(COMPOSE)[needed]["healthcheck"]["test"]
+            assert is_one_shot or found[needed]["healthcheck"]["test"]
     assert "migrate" in services(COMPOSE)["api"]["depends_on"]
     assert {"migrate", "dagster-migrate"} <= set(services(COMPOSE)["code"]["depends_on"])
 

@@ -1,4 +1,4 @@
-"""The Redis of compose, started by its own command: durable, bounded, and its password is not among the arguments."""
+"""The Redis servers of compose, started by their own commands: durable, bounded, and no password is among the arguments."""
 
 import os
 import subprocess
@@ -10,16 +10,19 @@ import pytest
 import redis
 
 from usage_pipeline.local.servers.redis import redis_executable
-from usage_pipeline_tests.rigs.deployment_files import COMPOSE, interpolated, services
+from usage_pipeline_tests.rigs.deployment_files import CELERY_COMPOSE, COMPOSE, interpolated, services
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 PASSWORD = "a1b2c3"
 
 
-@pytest.fixture
-def server(folder: Path) -> Iterator[tuple[psutil.Process, redis.Redis]]:
-    service = services(COMPOSE)["redis"]
-    values = {"REDIS_PASSWORD": PASSWORD}
+REDIS, BROKER = "redis", "celery-broker"
+
+
+@pytest.fixture(params=[REDIS, BROKER])
+def server(folder: Path, request: pytest.FixtureRequest) -> Iterator[tuple[psutil.Process, redis.Redis]]:
+    service = (services(CELERY_COMPOSE) | services(COMPOSE))[request.param]
+    values = {"REDIS_PASSWORD": PASSWORD, "CELERY_BROKER_PASSWORD": PASSWORD}
     variables = {name: interpolated(value, values) for name, value in service["environment"].items()}
     *shell, script = (interpolated(argument, {}) for argument in service["command"])
     # A socket instead of a port: nothing else of it is changed.
@@ -41,12 +44,14 @@ def server(folder: Path) -> Iterator[tuple[psutil.Process, redis.Redis]]:
 
 
 def test_redis_keeps_what_it_acknowledges_and_refuses_rather_than_evicts(
-    server: tuple[psutil.Process, redis.Redis],
+    server: tuple[psutil.Process, redis.Redis], request: pytest.FixtureRequest
 ) -> None:
     process, client = server
-    wanted = {"appendonly": "yes", "appendfsync": "always", "save": "", "maxmemory-policy": "noeviction"}
+    is_broker = request.node.callspec.params["server"] == BROKER
+    wanted = {"appendonly": "yes", "appendfsync": "everysec" if is_broker else "always", "save": ""}
+    wanted["maxmemory-policy"] = "noeviction"
     assert {name: client.config_get(name)[name] for name in wanted} == wanted
-    assert int(client.config_get("maxmemory")["maxmemory"]) == 768 * 2**20
+    assert int(client.config_get("maxmemory")["maxmemory"]) == (64 if is_broker else 768) * 2**20
     assert PASSWORD not in " ".join(process.cmdline())
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(unix_socket_path=client.connection_pool.connection_kwargs["path"]).ping()

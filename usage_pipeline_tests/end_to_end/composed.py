@@ -16,7 +16,8 @@ from usage_pipeline.local.servers.ports import LOOPBACK, free_port, is_listening
 from usage_pipeline_tests.rigs.deployment_files import CELERY_COMPOSE, COMPOSE, DEPLOY, PROJECT, interpolated, services
 from usage_pipeline_tests.rigs.waiting import wait_until
 
-SECRETS = dict.fromkeys(("POSTGRES_PASSWORD", "USAGE_DB_PASSWORD", "DAGSTER_DB_PASSWORD", "REDIS_PASSWORD"), "secret")
+_PASSWORDS = ("POSTGRES", "USAGE_DB", "DAGSTER_DB", "REDIS", "CELERY_BROKER")
+SECRETS = {f"{name}_PASSWORD": "secret" for name in _PASSWORDS} | {"CELERY_SIGNING_KEY": "k" * 64}
 _PORTS = {"code": "4000", "webserver": "3000", "webserver-read-only": "3000", "api": "8000"}
 # The image's, from its Dockerfile.
 _IMAGE_FOLDERS = ("/opt/dagster", "/data")

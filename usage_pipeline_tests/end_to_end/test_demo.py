@@ -22,6 +22,7 @@ from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.local.processes.children import MARK
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import free_port
+from usage_pipeline.local.servers.redis import last_url
 from usage_pipeline.local.traffic.issues import made_up_issues, store_issues
 from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.settings import load_settings
@@ -131,12 +132,12 @@ def another_writer(folder: Path) -> Iterator[list[int]]:
     done, stop = list[int](), threading.Event()
 
     def write() -> None:
-        socket_folder, port = folder / "postgres", folder / "redis" / "port"
+        socket_folder = folder / "postgres"
         while not stop.wait(0.1):
             # Before the start and after the end, nobody answers.
-            with suppress(psycopg.Error, redis.RedisError, OSError):
+            with suppress(psycopg.Error, redis.RedisError, OSError, ValueError):
                 url = f"postgresql://postgres:@/usage?host={socket_folder}"
-                write_like_the_demo(url, f"redis://127.0.0.1:{int(port.read_text())}/0")
+                write_like_the_demo(url, last_url(folder / "redis"))
                 done.append(1)
 
     thread = threading.Thread(target=write, name="another writer")

@@ -1,5 +1,6 @@
 """What deploy/ describes, started as processes: roles, migrations, health checks, a read-only UI, runs on Celery workers."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from usage_pipeline.local.processes.children import stop_children
 from usage_pipeline.local.servers.postgres import RunningPostgres, start_postgres, stop_postgres
 from usage_pipeline.local.servers.redis import start_redis, stop_redis
 from usage_pipeline.settings import load_settings
-from usage_pipeline_tests.end_to_end.composed import Composed
+from usage_pipeline_tests.end_to_end.composed import SECRETS, Composed
 from usage_pipeline_tests.end_to_end.dagster_system import wait_until
 from usage_pipeline_tests.rigs.deployment_files import DEPLOY
 
@@ -41,6 +42,7 @@ STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 CANCEL = "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }"
 ASSETS = "{ assetNodes { assetKey { path } } permissions { permission value } }"
 WORKERS = ("one", "two")
+MODULES = {"celery_launcher.py", "celery_messages.py", "celery_worker.py"}
 FOLDERS = {"logs", ".logs_queue", "storage"}
 TIMEOUT_SECONDS = 180
 
@@ -77,7 +79,10 @@ def deployment() -> Iterator[Deployment]:
         def url(scheme: str, role: str, database: str) -> str:
             return f"{scheme}://{role}:secret@/{database}?host={postgres.socket_folder}"
 
-        broker = server.url.removesuffix("/0") + "/1"
+        # As in compose: a server of its own.
+        broker_server = start_redis(folder / "broker")
+        stack.callback(stop_redis, broker_server)
+        broker = broker_server.url
         composed = Composed(
             folder,
             {
@@ -152,7 +157,9 @@ def test_the_read_only_ui_shows_everything_and_refuses_a_backfill(deployment: De
     assert refused["__typename"] == "UnauthorizedError"
 
 
-def test_a_backfill_of_twenty_days_is_worked_on_by_both_celery_workers(deployment: Deployment) -> None:
+def test_a_backfill_of_twenty_days_is_worked_on_by_both_celery_workers(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     today = datetime.now(UTC).date()
     # Ten pairs: the days of a pair share a run.
     days = sorted(today - timedelta(days=ago) for ago in range(1, 31) if ago % 3)
@@ -179,7 +186,11 @@ def test_a_backfill_of_twenty_days_is_worked_on_by_both_celery_workers(deploymen
     runs = deployment.ask("webserver", RUNS)["runsOrError"]["results"]
     assert [run["status"] for run in runs] == ["SUCCESS"] * 10
     broker = deployment.composed.servers["DAGSTER_CELERY_BACKEND_URL"]
+    monkeypatch.setenv("DAGSTER_CELERY_SIGNING_KEY", SECRETS["CELERY_SIGNING_KEY"])
+    monkeypatch.syspath_prepend(DEPLOY / "celery")
+    messages = importlib.import_module("celery_messages")
     app = celery.Celery(broker=broker, backend=broker)
+    app.conf.update(messages.signed_messages())
     tasks = [tag["value"] for run in runs for tag in run["tags"] if tag["key"] == "dagster-celery/task_id"]
     workers = Counter(app.AsyncResult(task).worker for task in tasks)
     assert sorted(workers) == [f"celery@{name}" for name in WORKERS]
@@ -208,7 +219,7 @@ def test_nothing_is_written_beside_the_volumes(deployment: Deployment) -> None:
     dagster = deployment.composed.folder / "opt" / "dagster"
     assert {path.name for path in (dagster / "home").iterdir()} == {"dagster.yaml", *FOLDERS}
     written = {path.name for path in (dagster / "celery").iterdir()} - {"__pycache__"}
-    assert written == {"dagster.yaml", "dagster_celery_config.py", "cancellable_celery.py", *FOLDERS}
+    assert written == {"dagster.yaml", *MODULES, *FOLDERS}
     assert not [path for name in ("logs", ".logs_queue") for path in (dagster / "celery" / name).iterdir()]
 
 

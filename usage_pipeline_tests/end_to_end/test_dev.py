@@ -16,7 +16,7 @@ import pytest
 
 from usage_pipeline.local.dev import line_to_paste
 from usage_pipeline.local.processes.children import MARK
-from usage_pipeline.local.processes.dagster import with_driver
+from usage_pipeline.local.processes.dagster import for_dagster
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import free_port
 
@@ -196,7 +196,7 @@ def test_a_signal_in_the_middle_of_the_start_leaves_nothing(
     ],
 )
 def test_dagster_storage_gets_a_driver(url: str, expected: str) -> None:
-    assert with_driver(url) == expected
+    assert for_dagster(url) == expected
 
 
 def test_outside_a_virtual_environment_nothing_is_activated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import redis
 
 from usage_pipeline.issues.load import load_issues
 from usage_pipeline.local.servers.ports import free_port
+from usage_pipeline.local.servers.redis import last_url
 from usage_pipeline_tests.end_to_end.dagster_system import wait_until
 from usage_pipeline_tests.rigs.clock import days_ago
 from usage_pipeline_tests.rigs.events import event
@@ -62,7 +63,7 @@ def dev(folder: Path, launch: Callable[..., Any]) -> Iterator[tuple[Ui, redis.Re
     launcher = launch(DEV.format(folder=str(folder), port=port, api_port=free_port()))
     launcher.wait_for("Dagster is at", TIMEOUT_SECONDS)
     with (
-        redis.Redis(port=int((folder / "redis" / "port").read_text())) as client,
+        redis.Redis.from_url(last_url(folder / "redis")) as client,
         psycopg.connect(f"postgresql://postgres:@/usage?host={folder / 'postgres'}", autocommit=True) as postgres,
     ):
         yield Ui(port), client, postgres

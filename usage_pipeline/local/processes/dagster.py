@@ -10,12 +10,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
 
 import httpx
 
 import usage_pipeline
 from usage_pipeline.local.processes.children import Child, start_child
 from usage_pipeline.local.servers.ports import LOOPBACK
+from usage_pipeline.storage.postgres import system_authorities
 
 LOCATION = "usage_pipeline"
 UNREACHABLE = "unreachable"
@@ -129,7 +131,16 @@ def child_environment(home: Path, *, database_url: str, redis_url: str, dagster_
     }
 
 
-def with_driver(url: str) -> str:
-    """`url` for SQLAlchemy, to whose version 2.1 a bare `postgresql://` means psycopg 3, which Dagster cannot use."""
+def for_dagster(url: str) -> str:
+    """`url` for the storage of Dagster, whose library is psycopg2.
+
+    To SQLAlchemy 2.1 a bare `postgresql://` means psycopg 3, which Dagster cannot use.
+    """
     scheme, separator, rest = url.partition("://")
-    return f"postgresql+psycopg2{separator}{rest}" if scheme in ("postgresql", "postgres") else url
+    if scheme not in ("postgresql", "postgres"):
+        return url
+    if instead := system_authorities(url):
+        address, _, query = rest.partition("?")
+        others = [(name, value) for name, value in parse_qsl(query, keep_blank_values=True) if name not in instead]
+        rest = f"{address}?{urlencode([*others, *instead.items()])}"
+    return f"postgresql+psycopg2{separator}{rest}"

