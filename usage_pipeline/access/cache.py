@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.concurrency import run_in_threadpool
 
+from usage_pipeline.access.lookups import TokenLookups
 from usage_pipeline.access.tokens import AccessToken, find_token
 from usage_pipeline.redis_keys import token_cache
 from usage_pipeline.settings import Settings
@@ -27,11 +28,14 @@ OnLookup = Callable[[Literal["hit", "miss"]], None]
 class TokenCache:
     """Finds tokens by their prefix in Redis, else in the database (in a thread), and then puts them into Redis."""
 
-    def __init__(self, cache: QuickRedis, writer: redis.Redis, connect: Connect, on_lookup: OnLookup) -> None:
+    def __init__(
+        self, cache: QuickRedis, writer: redis.Redis, connect: Connect, lookups: TokenLookups, on_lookup: OnLookup
+    ) -> None:
         self._cache = cache
         self._on_lookup = on_lookup
         self._writer = writer
         self._connect = connect
+        self._lookups = lookups
 
     @classmethod
     def of(cls, settings: Settings, cache: QuickRedis, connect: Connect, on_lookup: OnLookup) -> "TokenCache":
@@ -46,10 +50,15 @@ class TokenCache:
             socket_connect_timeout=TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
-        return cls(cache, writer, connect, on_lookup)
+        # The other connections of the pool are for requests whose token is known.
+        lookups = TokenLookups(max(1, settings.db_pool_size // 4))
+        return cls(cache, writer, connect, lookups, on_lookup)
 
     async def find(self, token_prefix: str) -> AccessToken | None:
-        """The token of this prefix, valid or not. Raises psycopg.Error when Redis does not have it and PostgreSQL fails."""
+        """The token of this prefix, valid or not.
+
+        When Redis does not have it, raises psycopg.Error when PostgreSQL fails, or TooManyStrangers.
+        """
         name = token_cache(token_prefix)
         cached = await self._cache.ask(lambda one: one.get(name))
         if isinstance(cached, bytes):
@@ -58,7 +67,10 @@ class TokenCache:
                 self._on_lookup("hit")
                 return token
         self._on_lookup("miss")
-        return await run_in_threadpool(self._looked_up, token_prefix, may_keep=cached is not AWAY)
+        may_keep = cached is not AWAY
+        return await self._lookups.find(
+            token_prefix, lambda: run_in_threadpool(self._looked_up, token_prefix, may_keep=may_keep)
+        )
 
     def close(self) -> None:
         self._writer.close()

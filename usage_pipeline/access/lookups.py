@@ -1,7 +1,7 @@
-"""Looks for tokens so that who has none costs little: an unknown one is remembered for a second, and strangers wait in line.
+"""Limits what unknown tokens cost PostgreSQL: each is remembered for a second, and strangers wait in line for a connection.
 
-Anybody can send any number of texts that have the form of a token, and each is a question to PostgreSQL on a connection of the
-pool. A token is no stranger for some minutes after it was found. Nothing here says that a token is valid.
+Anybody can send any number of texts that have the form of a token. The cache has none of them, so each is a question to
+PostgreSQL. A token is no stranger for some minutes after it was found. Nothing here says that a token is valid.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ WAIT_SECONDS = 5.0
 # Of known prefixes, and as many of unknown ones: about a megabyte each.
 MOST_REMEMBERED = 10_000
 MOST_WAITING = 1_000
-Find = Callable[[str], Awaitable[AccessToken | None]]
+LookUp = Callable[[], Awaitable[AccessToken | None]]
 
 
 class TooManyStrangers(Exception):
@@ -26,26 +26,28 @@ class TooManyStrangers(Exception):
 
 
 class TokenLookups:
-    """Finds tokens with `find`, those of strangers `at_once` at a time. For one event loop. `timer` gives seconds."""
+    """Lets strangers be looked up `at_once` at a time. For one event loop. `timer` gives seconds."""
 
-    def __init__(self, find: Find, at_once: int, timer: Callable[[], float] = time.monotonic) -> None:
-        self._find = find
+    def __init__(self, at_once: int, timer: Callable[[], float] = time.monotonic) -> None:
         self._places = asyncio.Semaphore(at_once)
         self._waiting = 0
         self._known = _Remembered(KNOWN_SECONDS, timer)
         self._unknown = _Remembered(UNKNOWN_SECONDS, timer)
         self._timer = timer
 
-    async def find(self, token_prefix: str) -> AccessToken | None:
-        """The token of this prefix, valid or not. Raises TooManyStrangers, and what `find` raises."""
+    async def find(self, token_prefix: str, look_up: LookUp) -> AccessToken | None:
+        """What `look_up` finds, which asks PostgreSQL; None without asking for what was unknown just now.
+
+        Raises TooManyStrangers, and what `look_up` raises.
+        """
         if token_prefix in self._unknown:
             return None
         if token_prefix in self._known:
-            return await self._found(token_prefix)
+            return await self._found(token_prefix, look_up)
         await self._wait_for_a_place()
         try:
             # Another one may have asked for the same token meanwhile.
-            return None if token_prefix in self._unknown else await self._found(token_prefix)
+            return None if token_prefix in self._unknown else await self._found(token_prefix, look_up)
         finally:
             self._places.release()
 
@@ -61,9 +63,9 @@ class TokenLookups:
         finally:
             self._waiting -= 1
 
-    async def _found(self, token_prefix: str) -> AccessToken | None:
+    async def _found(self, token_prefix: str, look_up: LookUp) -> AccessToken | None:
         asked_at = self._timer()
-        token = await self._find(token_prefix)
+        token = await look_up()
         (self._unknown if token is None else self._known).add(token_prefix, asked_at)
         return token
 

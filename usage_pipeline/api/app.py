@@ -12,7 +12,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from usage_pipeline.access.cache import TokenCache
-from usage_pipeline.access.lookups import TokenLookups
 from usage_pipeline.access.quota import TokenQuota
 from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api import problems
@@ -87,9 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.storing = storing
         quota = TokenQuota(cache, settings.timezone)
         uses = TokenUses(recorder, process_name())
-        # The other connections are for requests whose token is known.
-        lookups = TokenLookups(tokens.find, at_once=max(1, settings.db_pool_size // 4))
-        app.state.gate = Gate(lookups, quota, uses)
+        app.state.gate = Gate(tokens, quota, uses)
         app.state.rankings = rankings_read = RankingReads(cache, storing, metrics)
         app.state.reads = usage.Reads(settings, storing, Downloads(storing, settings.db_pool_size), recorder, cache)
         app.state.checks = service.Checks(settings)

@@ -11,7 +11,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from usage_pipeline.access.lookups import TokenLookups, TooManyStrangers
+from usage_pipeline.access.cache import TokenCache
+from usage_pipeline.access.lookups import TooManyStrangers
 from usage_pipeline.access.quota import Share, TokenQuota
 from usage_pipeline.access.tokens import AccessToken, prefix_of
 from usage_pipeline.access.uses import TokenUses
@@ -25,7 +26,7 @@ _bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline t
 class Gate:
     """Checks tokens and quotas, and records uses."""
 
-    def __init__(self, tokens: TokenLookups, quota: TokenQuota, uses: TokenUses) -> None:
+    def __init__(self, tokens: TokenCache, quota: TokenQuota, uses: TokenUses) -> None:
         self._tokens = tokens
         self._quota = quota
         self._uses = uses

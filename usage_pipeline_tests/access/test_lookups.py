@@ -21,9 +21,10 @@ TOKEN = AccessToken("id", "upt_0123456789ab", "0" * 64, "name", ("read",), None,
 
 
 class Found:
-    """What a database would find; it counts what it is asked for."""
+    """What a database would find, asked through the look-ups; it counts what it is asked for."""
 
-    def __init__(self, *tokens: AccessToken) -> None:
+    def __init__(self, lookups: TokenLookups, *tokens: AccessToken) -> None:
+        self.lookups = lookups
         self.tokens = {token.token_prefix: token for token in tokens}
         self.asked: list[str] = []
         self.in_hand = self.most_in_hand = 0
@@ -31,6 +32,9 @@ class Found:
         self.gate.set()
 
     async def find(self, token_prefix: str) -> AccessToken | None:
+        return await self.lookups.find(token_prefix, lambda: self.look_up(token_prefix))
+
+    async def look_up(self, token_prefix: str) -> AccessToken | None:
         self.asked.append(token_prefix)
         self.in_hand += 1
         self.most_in_hand = max(self.most_in_hand, self.in_hand)
@@ -42,44 +46,42 @@ class Found:
 
 
 async def test_an_unknown_token_is_looked_for_once_a_second_and_one_that_is_made_then_is_found() -> None:
-    now, found = [50.0], Found()
-    tokens = TokenLookups(found.find, 2, timer=lambda: now[0])
-    answers = await asyncio.gather(*(tokens.find(TOKEN.token_prefix) for _ in range(100)))
+    now = [50.0]
+    found = Found(TokenLookups(2, timer=lambda: now[0]))
+    answers = await asyncio.gather(*(found.find(TOKEN.token_prefix) for _ in range(100)))
     assert set(answers) == {None}
     assert len(found.asked) <= 2, "those who had a place already"
     asked = len(found.asked)
     found.tokens[TOKEN.token_prefix] = TOKEN
     now[0] += 0.9
-    assert await tokens.find(TOKEN.token_prefix) is None
+    assert await found.find(TOKEN.token_prefix) is None
     now[0] += 0.2
-    assert await tokens.find(TOKEN.token_prefix) == TOKEN
+    assert await found.find(TOKEN.token_prefix) == TOKEN
     assert len(found.asked) == asked + 1
 
 
 async def test_what_is_known_is_asked_for_each_time() -> None:
-    found = Found(TOKEN)
-    tokens = TokenLookups(found.find, 1)
-    assert await tokens.find(TOKEN.token_prefix) == TOKEN
+    found = Found(TokenLookups(1), TOKEN)
+    assert await found.find(TOKEN.token_prefix) == TOKEN
     found.tokens[TOKEN.token_prefix] = replace(TOKEN, quota=7)
-    assert await tokens.find(TOKEN.token_prefix) == replace(TOKEN, quota=7)
+    assert await found.find(TOKEN.token_prefix) == replace(TOKEN, quota=7)
     del found.tokens[TOKEN.token_prefix]
-    assert await tokens.find(TOKEN.token_prefix) is None
+    assert await found.find(TOKEN.token_prefix) is None
 
 
 async def test_strangers_wait_in_line_and_the_known_pass_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookups, "MOST_WAITING", 20)
-    found = Found(TOKEN)
-    tokens = TokenLookups(found.find, 2)
-    assert await tokens.find(TOKEN.token_prefix) == TOKEN
+    found = Found(TokenLookups(2), TOKEN)
+    assert await found.find(TOKEN.token_prefix) == TOKEN
     found.gate.clear()
-    strangers = [asyncio.create_task(tokens.find(f"upt_{number:012}")) for number in range(22)]
+    strangers = [asyncio.create_task(found.find(f"upt_{number:012}")) for number in range(22)]
     await asyncio.sleep(0)
     assert found.in_hand == 2
-    known = asyncio.create_task(tokens.find(TOKEN.token_prefix))
+    known = asyncio.create_task(found.find(TOKEN.token_prefix))
     await asyncio.sleep(0)
     assert found.in_hand == 3
     with pytest.raises(TooManyStrangers):
-        await tokens.find("upt_ffffffffffff")
+        await found.find("upt_ffffffffffff")
     found.gate.set()
     assert await known == TOKEN
     assert set(await asyncio.gather(*strangers)) == {None}
@@ -88,29 +90,27 @@ async def test_strangers_wait_in_line_and_the_known_pass_them(monkeypatch: pytes
 
 async def test_nobody_waits_for_ever_and_a_failure_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookups, "WAIT_SECONDS", 0.01)
-    found = Found()
-    tokens = TokenLookups(found.find, 1)
+    found = Found(TokenLookups(1))
     found.gate.clear()
-    first = asyncio.create_task(tokens.find("upt_000000000000"))
+    first = asyncio.create_task(found.find("upt_000000000000"))
     await asyncio.sleep(0)
     with pytest.raises(TooManyStrangers):
-        await tokens.find("upt_ffffffffffff")
+        await found.find("upt_ffffffffffff")
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
     found.gate.set()
-    assert await tokens.find("upt_ffffffffffff") is None
+    assert await found.find("upt_ffffffffffff") is None
 
 
 async def test_a_flood_of_texts_is_not_all_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookups, "MOST_REMEMBERED", 3)
-    found = Found()
-    tokens = TokenLookups(found.find, 1, timer=lambda: 0.0)
+    found = Found(TokenLookups(1, timer=lambda: 0.0))
     for number in range(5):
-        await tokens.find(f"upt_{number:012}")
+        await found.find(f"upt_{number:012}")
     found.asked.clear()
     for number in (4, 3, 2, 1):
-        await tokens.find(f"upt_{number:012}")
+        await found.find(f"upt_{number:012}")
     assert found.asked == ["upt_000000000001"]
 
 
