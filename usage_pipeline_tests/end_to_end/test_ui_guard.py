@@ -12,6 +12,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from usage_pipeline.local.processes.dagster import location_problem
 from usage_pipeline.ui.password import hash_password
 from usage_pipeline_tests.end_to_end.browser import open_browser
 from usage_pipeline_tests.end_to_end.dagster_system import LOCATION, DagsterSystem, running_system, wait_until
@@ -198,6 +199,7 @@ def test_with_a_password_nothing_is_shown_without_it_and_the_page_works_with_it(
         assert client.post("/graphql", json=question, auth=("ops", "wrong")).status_code == 401
         assert client.post("/graphql", json=question, auth=("ops", "correct horse")).status_code == 200
         assert client.get("/server_info").status_code == 200, "probes have no password"
+    assert location_problem(url) is None, "`dev` has no password, and waits for nothing more"
     with open_browser(url) as browser:
         # As if typed into the browser's own question. A page with a password in its address may fetch nothing.
         browser.visit(url.replace("http://", "http://ops:correct%20horse@"))

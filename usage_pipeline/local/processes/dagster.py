@@ -127,10 +127,15 @@ def private_socket(home: Path) -> Iterator[Path]:
 
 
 def location_problem(url: str) -> str | None:
-    """Why the UI at `url` does not show the definitions: UNREACHABLE (so far), their error, or None if it shows them."""
+    """Why the UI at `url` does not show the definitions: UNREACHABLE (so far), their error, or None if it shows them.
+
+    None as well for a UI that asks who we are: it answers, and shows nothing to us.
+    """
     try:
         # Without `trust_env`: a proxy of the shell has no business with a loopback address.
         answer = httpx.post(f"{url}/graphql", json={"query": _LOCATIONS}, timeout=30, trust_env=False)
+        if answer.status_code in (401, 403):
+            return None
         (entry,) = answer.raise_for_status().json()["data"]["workspaceOrError"]["locationEntries"]
     except (httpx.HTTPError, KeyError, ValueError):
         return UNREACHABLE
