@@ -88,7 +88,7 @@ def measure_idle(system: DevSystem) -> dict[str, float]:
     """Shares of a core over a minute in which nothing is written; what schedules start is not in them."""
     parts = {
         "daemon and code server": ("dagster-daemon", "code-server", "api grpc"),
-        "web server": ("dagster-webserver",),
+        "web server": ("usage-pipeline-webserver",),
     }
     before = {part: system.processor_seconds(*names) for part, names in parts.items()}
     began_at = time.monotonic()

@@ -28,6 +28,7 @@ _GROUPS = {
     "Usage events": ("recost", "rezone", "archive list", "archive restore", "erase-user"),
     "Issues": ("load issues", "stats"),
     "Alerts": ("alerts",),
+    "The Dagster UI": ("ui-password",),
 }
 # What the help has no room for.
 _NOTES = {
@@ -56,6 +57,8 @@ _NOTES = {
     "load issues": "See [issues.md](issues.md).",
     "stats": "It makes what the asset `stats/daily_issue_stats` makes, without Dagster.",
     "alerts": "See [alerts.md](alerts.md).",
+    "ui-password": "It prints a line for `deploy/.env`, a secret or a shell. Keep its single quotes. See "
+    "[the Dagster UI](operations.md#the-dagster-ui).",
 }
 _HEAD = """# Commands
 

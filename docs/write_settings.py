@@ -54,6 +54,12 @@ _GROUPS = {
         "metrics_token",
         "prometheus_multiproc_dir",
     ),
+    "The Dagster UI": (
+        "dagster_ui_allowed_hosts",
+        "dagster_ui_password_hash",
+        "trusted_user_header",
+        "trusted_proxies",
+    ),
     "External posts": (
         "external_api_base_url",
         "external_api_timeout",

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from usage_pipeline.commands.alerts import alerts
-from usage_pipeline.commands.api import api
+from usage_pipeline.commands.api import api, ui_password
 from usage_pipeline.commands.dead_letters import dead_letters_app
 from usage_pipeline.commands.drain import drain
 from usage_pipeline.commands.load import load_app
@@ -28,7 +28,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (dev, demo, migrate, drain, aggregate, status, api, recost, rezone, stats, alerts, erase_user):
+for command in (
+    dev,
+    demo,
+    migrate,
+    drain,
+    aggregate,
+    status,
+    api,
+    recost,
+    rezone,
+    stats,
+    alerts,
+    erase_user,
+    ui_password,
+):
     app.command()(command)
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")

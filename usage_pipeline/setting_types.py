@@ -3,12 +3,13 @@
 import re
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
+from ipaddress import ip_network
 from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from usage_pipeline.values import Malformed, numbers
 
@@ -19,6 +20,10 @@ MAX_POSTS = 1_000
 _CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
 # An origin as browsers send it: lower case, no path, no slash at the end.
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_HEADER_NAME = r"^[A-Za-z0-9-]+$"
+# The cost is limited: each try of a stranger takes 128 * r * 2**ln bytes.
+_SCRYPT_HASH = re.compile(r"\$scrypt\$ln=1[0-7],r=8,p=[1-9]\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}")
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*s?://\S+")
 _LEAST_SECRET_CHARACTERS = 16
 _EXPECTED_A_ZONE = "expected an IANA time zone such as UTC or Europe/Vienna"
@@ -128,6 +133,31 @@ def _are_exact_origins(text: str) -> str:
     return text
 
 
+def _are_host_names(text: str) -> str:
+    for name in listed(text):
+        if not _HOST_NAME.fullmatch(name):
+            raise ValueError("expected names such as dagster.example.com, without a scheme, a port or a path")
+    return text
+
+
+def _is_a_password_hash(text: SecretStr) -> SecretStr:
+    if not _SCRYPT_HASH.fullmatch(text.get_secret_value()):
+        raise ValueError(
+            "expected the output of `usage-pipeline ui-password`, such as $scrypt$ln=15,r=8,p=3$…$…, came another text; "
+            "in a shell and in an env file it must stand in single quotes"
+        )
+    return text
+
+
+def _are_networks(text: str) -> str:
+    for network in listed(text):
+        try:
+            ip_network(network)
+        except ValueError:
+            raise ValueError("expected addresses and networks such as 10.0.0.5 or 10.1.0.0/16") from None
+    return text
+
+
 def _divides_an_hour_or_a_day(interval_ms: int) -> int:
     minutes, rest = divmod(interval_ms, 60_000)
     if rest or not (60 % minutes == 0 or (minutes % 60 == 0 and 24 % (minutes // 60) == 0)):
@@ -173,4 +203,8 @@ AlertUrls = Annotated[SecretStr, AfterValidator(_are_urls)]
 ChunkHours = Annotated[int, AfterValidator(_is_a_known_interval)]
 BearerSecret = Annotated[SecretStr, AfterValidator(_is_a_bearer_secret)]
 ExactOrigins = Annotated[str, AfterValidator(_are_exact_origins)]
+HostNames = Annotated[str, AfterValidator(_are_host_names)]
+UiPasswordHash = Annotated[SecretStr, AfterValidator(_is_a_password_hash)]
+HeaderName = Annotated[str, Field(pattern=_HEADER_NAME)]
+Networks = Annotated[str, AfterValidator(_are_networks)]
 EvenInterval = Annotated[int, AfterValidator(_divides_an_hour_or_a_day)]

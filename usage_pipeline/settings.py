@@ -1,6 +1,7 @@
 """Every environment variable and tunable, once (contracts §5). Nothing here does I/O; `load_settings` reads the environment."""
 
 from datetime import UTC, date, datetime, time
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Literal
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -17,11 +18,15 @@ from usage_pipeline.setting_types import (
     CronExpression,
     EvenInterval,
     ExactOrigins,
+    HeaderName,
+    HostNames,
+    Networks,
     PlainHttpUrl,
     PostgresUrl,
     PostNumbers,
     RedisUrl,
     TimeZoneName,
+    UiPasswordHash,
     listed,
     odd_change,
     split_urls,
@@ -211,6 +216,28 @@ class Settings(BaseSettings):
         "`https://app.example.com`. When it is not set, only the service's own pages may.",
     )
 
+    dagster_ui_allowed_hosts: HostNames = Field(
+        default="",
+        description="Names under which the Dagster UI may be asked, separated by commas, such as `dagster.example.com`. "
+        "Without ports. `localhost`, `127.0.0.1` and `[::1]` are always allowed.",
+    )
+    dagster_ui_password_hash: UiPasswordHash | None = Field(
+        default=None,
+        description="The Dagster UI asks for the password of this hash, under any user name: the output of "
+        "`usage-pipeline ui-password`. When it is not set, no password is asked for.",
+    )
+    trusted_user_header: HeaderName | None = Field(
+        default=None,
+        description="Header in which a proxy names who signed in, such as `X-Forwarded-User`. "
+        "The Dagster UI then takes requests of `TRUSTED_PROXIES` that have it, and others only with the password.",
+    )
+    trusted_proxies: Networks = Field(
+        default="",
+        validate_default=True,
+        description="Addresses and networks of the proxies whose `TRUSTED_USER_HEADER` counts, separated by commas, such as "
+        "`10.0.0.5,10.1.0.0/16`.",
+    )
+
     alert_urls: AlertUrls | None = Field(
         default=None,
         description="Where alerts are sent, separated by commas: Apprise URLs, or `http(s)://` addresses that take JSON. "
@@ -280,6 +307,13 @@ class Settings(BaseSettings):
             )
         return start
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _trusted_header_has_proxies(cls, proxies: str, checked: ValidationInfo) -> str:
+        if bool(listed(proxies)) != (checked.data.get("trusted_user_header") is not None):
+            raise ValueError("expected TRUSTED_USER_HEADER and TRUSTED_PROXIES together, came one of them")
+        return proxies
+
     @property
     def aggregation_cron(self) -> str:
         """USAGE_AGGREGATION_INTERVAL as a cron expression."""
@@ -305,6 +339,16 @@ class Settings(BaseSettings):
     def origins(self) -> tuple[str, ...]:
         """ALLOWED_ORIGINS, one by one."""
         return listed(self.allowed_origins)
+
+    @property
+    def ui_hosts(self) -> tuple[str, ...]:
+        """DAGSTER_UI_ALLOWED_HOSTS, one by one, in lower case."""
+        return listed(self.dagster_ui_allowed_hosts.lower())
+
+    @property
+    def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """TRUSTED_PROXIES, one by one."""
+        return tuple(map(ip_network, listed(self.trusted_proxies)))
 
     @property
     def alert_channels(self) -> tuple[SecretStr, ...]:

@@ -21,7 +21,7 @@ MOST_MODULES = 12
 LAYERS = (
     ("cli", "commands", "local"),
     ("definitions", "defs"),
-    ("api",),
+    ("api", "ui"),
     (
         *("access", "alerting", "checks", "drain", "enrichment", "events", "history", "issues", "merchants", "plots"),
         *("reconciliation", "rollups"),

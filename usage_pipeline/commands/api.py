@@ -1,8 +1,14 @@
-"""`usage-pipeline api`: the HTTP service."""
+"""What is served over HTTP: `usage-pipeline api` runs our service, `ui-password` makes the hash for the Dagster UI."""
 
+import sys
 from typing import Annotated
 
 import typer
+
+from usage_pipeline.commands.options import AsJson, UsageError
+from usage_pipeline.commands.output import print_json
+
+_FEWEST_CHARACTERS = 12
 
 
 def api(
@@ -17,3 +23,21 @@ def api(
     from usage_pipeline.api.server import serve
 
     serve(host=host, port=port, workers=workers)
+
+
+def ui_password(as_json: AsJson = False) -> None:
+    """Make the hash of a password for the Dagster UI. Asks for it twice, or reads one line of standard input."""
+    from usage_pipeline.ui.password import hash_password
+
+    if sys.stdin.isatty():
+        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    if len(password) < _FEWEST_CHARACTERS:
+        raise UsageError(f"expected a password of at least {_FEWEST_CHARACTERS} characters, came {len(password)}")
+    made = hash_password(password)
+    if as_json:
+        print_json({"hash": made})
+    else:
+        # In single quotes: a shell and compose put variables in for what begins with $.
+        print(f"DAGSTER_UI_PASSWORD_HASH='{made}'")

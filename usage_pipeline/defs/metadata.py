@@ -92,6 +92,10 @@ def null_shares(table: str, shares: Mapping[str, float]) -> dict[str, Any]:
 
 
 def plot_metadata(images: Mapping[str, bytes]) -> dict[str, Any]:
-    """Metadata with pictures (PNG by title), which the UI shows after a click. Empty without pictures."""
+    """Metadata with pictures (PNG by title), which the UI shows after a click. Empty without pictures.
+
+    This is the only Markdown, and the titles are ours: the UI renders it with the rights of its user, so that a picture
+    `![x](/graphql?query=...)` in text from outside would be a request of theirs.
+    """
     shown = [f"![{title}](data:image/png;base64,{b64encode(image).decode()})" for title, image in images.items()]
     return {"plot": dg.MetadataValue.md("\n\n".join(shown))} if shown else {}

@@ -21,11 +21,12 @@ from usage_pipeline.local.processes.dagster import (
     for_dagster,
     location_problem,
     prepare_home,
+    private_socket,
     project_folder,
 )
 from usage_pipeline.local.processes.stop_signals import StopRequestedError, StopSignals
 from usage_pipeline.local.servers.both import LocalServers
-from usage_pipeline.local.servers.ports import LOOPBACK, first_free_port, free_port, is_listening
+from usage_pipeline.local.servers.ports import LOOPBACK, first_free_port, is_listening
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import first_line
 from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable, client
@@ -96,15 +97,15 @@ class _Launch:
     signals: StopSignals
     children: list[Child] = field(default_factory=list)
 
-    def start(self, wanted: _Wanted, *, code_port: int) -> None:
+    def start(self, wanted: _Wanted, *, code_socket: Path) -> None:
         """Starts the four processes, and returns when UI and HTTP service answer. `children` has each as soon as it runs."""
         deadline = time.monotonic() + _UI_TIMEOUT_SECONDS
-        self.children.append(self.dagster.start_code_server(wanted.module, code_port))
+        self.children.append(self.dagster.start_code_server(wanted.module, code_socket))
         port = _free_port(wanted.port)
-        self.children.append(self.dagster.start_webserver(port, code_server_port=code_port, read_only=wanted.read_only))
+        self.children.append(self.dagster.start_webserver(port, code_socket=code_socket, read_only=wanted.read_only))
         url = f"http://{LOOPBACK}:{port}"
         # The daemon waits: on two cores, a third process that imports would only delay the UI.
-        self._wait_until(lambda: is_listening(code_port), deadline)
+        self._wait_until(lambda: is_listening(code_socket), deadline)
         self.children.append(self.dagster.start_daemon(webserver_port=port))
         self._wait_until(lambda: location_problem(url) != UNREACHABLE, deadline)
         if problem := location_problem(url):
@@ -171,8 +172,8 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
         _migrate(database_url, settings.usage_timezone, signals)
 
         home = folder / "dagster"
-        code_port = free_port()
-        prepare_home(home, project, code_server_port=code_port)
+        code_socket = stack.enter_context(private_socket(home))
+        prepare_home(home, project, code_socket=code_socket)
         storage = settings.dagster_postgres_url
         environment = child_environment(
             home,
@@ -189,7 +190,7 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
         dagster = DagsterProcesses(project, home, folder / "logs", environment, mark)
         launch = _Launch(dagster, servers, signals)
         stack.callback(launch.stop)
-        launch.start(wanted, code_port=code_port)
+        launch.start(wanted, code_socket=code_socket)
         # A URL that somebody set may hold a password, so it is not printed.
         urls = _embedded_urls(servers, is_database_given="database_url" in given)
         urls |= {name: url for name, url in folders.items() if name.lower() not in given}

@@ -97,6 +97,8 @@ def test_each_variable_of_compose_is_in_the_example_and_none_else() -> None:
     assert required == {name for name in example if name.endswith(("PASSWORD", "_KEY"))}
     assert all(not example[name] for name in required), "no password is anybody's"
     for name in set(example) - required:
+        if name in SETTINGS:
+            continue
         default = re.search(rf"\$\{{{name}:-([^}}]*)\}}", COMPOSE.read_text(encoding="utf-8"))
         assert default, name
         assert name in ("IMAGE", "PULL_POLICY") or default[1] == example[name], f"{name}: the example shows the default"
@@ -228,6 +230,35 @@ def test_the_broker_shares_no_secret_with_the_counters_redis() -> None:
         for variable in ("DAGSTER_CELERY_BROKER_URL", "DAGSTER_CELERY_BACKEND_URL"):
             url = service["environment"].get(variable, "redis://:${CELERY_BROKER_PASSWORD:?}@celery-broker:6379/0")
             assert url == "redis://:${CELERY_BROKER_PASSWORD:?}@celery-broker:6379/0"
+
+
+def test_the_code_server_is_reached_by_dagsters_own_containers_only_and_on_no_network() -> None:
+    """Whoever reaches it can stop it."""
+    found = {**services(COMPOSE), "celery-worker": services(CELERY_COMPOSE)["celery-worker"]}
+    [workspace] = documents(DEPLOY / "workspace.yaml")
+    [server] = [one["grpc_server"] for one in workspace["load_from"]]
+    assert set(server) == {"socket", "location_name"}
+    command = services(COMPOSE)["code"]["command"]
+    assert f"--socket={server['socket']}" in command
+    assert not [one for one in command if one.startswith(("--port", "--host"))]
+    folder = server["socket"].rpartition("/")[0]
+    having = {name for name, one in found.items() for volume in one.get("volumes", []) if f":{folder}" in volume}
+    assert having == {"code", "daemon", "webserver", "webserver-read-only", "dagster-migrate"}
+    assert f"chmod 700 {folder}" in DOCKERFILE
+
+
+def test_dagsters_web_server_is_behind_the_guard_wherever_it_starts() -> None:
+    started = [one["command"][0] for name, one in services(COMPOSE).items() if name.startswith("webserver")]
+    assert started == ["usage-pipeline-webserver"] * 2
+    # The chart's own command is `dagster-webserver`.
+    link = re.search(r"ln -s /opt/venv/bin/usage-pipeline-webserver (\S+)/dagster-webserver", DOCKERFILE)
+    assert link
+    assert f"ENV PATH={link[1]}:/opt/venv/bin:$PATH" in DOCKERFILE
+    [values] = documents(HELM)
+    web = values["dagsterWebserver"]
+    assert {"DAGSTER_UI_ALLOWED_HOSTS", "DAGSTER_UI_PASSWORD_HASH"} == {one["name"] for one in web["env"]} <= SETTINGS
+    # To an address, which is no name of the server.
+    assert web["readinessProbe"]["httpGet"]["httpHeaders"] == [{"name": "Host", "value": "localhost"}]
 
 
 def test_each_service_waits_for_what_it_needs() -> None:

@@ -1,5 +1,6 @@
 """A headless Chromium that is on this machine; without one, its test is skipped and says what to install."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,6 +91,16 @@ class Browser:
         link.click()
         return text
 
+    def visit(self, url: str) -> None:
+        """A page of elsewhere."""
+        self._driver.get(url)
+
+    def handshakes(self) -> list[int]:
+        """The status of each WebSocket's handshake since the last time that somebody asked."""
+        messages = [json.loads(entry["message"])["message"] for entry in self._driver.get_log("performance")]
+        found = [one["params"] for one in messages if one["method"] == "Network.webSocketHandshakeResponseReceived"]
+        return [int(one["response"]["status"]) for one in found]
+
     def _shown(self) -> str:
         return str(self._driver.find_element(By.TAG_NAME, "body").text)
 
@@ -110,6 +121,6 @@ def open_browser(url: str) -> Iterator[Browser]:
     options.binary_location = chromium
     for argument in _ARGUMENTS:
         options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with Chrome(options=options, service=ChromeService(driver)) as chrome:
         yield Browser(chrome, url)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from usage_pipeline.local.processes.children import Child, start_child
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port, is_listening
 from usage_pipeline_tests.rigs.deployment_files import CELERY_COMPOSE, COMPOSE, DEPLOY, PROJECT, interpolated, services
@@ -18,7 +16,7 @@ from usage_pipeline_tests.rigs.waiting import wait_until
 
 _PASSWORDS = ("POSTGRES", "USAGE_DB", "DAGSTER_DB", "REDIS", "CELERY_BROKER")
 SECRETS = {f"{name}_PASSWORD": "secret" for name in _PASSWORDS} | {"CELERY_SIGNING_KEY": "k" * 64}
-_PORTS = {"code": "4000", "webserver": "3000", "webserver-read-only": "3000", "api": "8000"}
+_PORTS = {"webserver": "3000", "webserver-read-only": "3000", "api": "8000"}
 # The image's, from its Dockerfile.
 _IMAGE_FOLDERS = ("/opt/dagster", "/data")
 
@@ -35,7 +33,8 @@ class Composed:
     def __post_init__(self) -> None:
         home = self.folder / "opt" / "dagster" / "home"
         celery = self.folder / "opt" / "dagster" / "celery"
-        for path in (home / "storage", celery, self.folder / "data" / "archive", self.folder / "data" / "landing"):
+        data, grpc = self.folder / "data", home.parent / "grpc"
+        for path in (home / "storage", celery, grpc, data / "archive", data / "landing"):
             path.mkdir(parents=True)
         for path in (home / "logs", home / ".logs_queue", celery / "logs", celery / ".logs_queue"):
             path.mkdir()
@@ -45,11 +44,8 @@ class Composed:
         (celery / "storage").symlink_to("../home/storage")
         for module in (DEPLOY / "celery").glob("*.py"):
             (celery / module.name).write_bytes(module.read_bytes())
-        workspace = yaml.safe_load((DEPLOY / "workspace.yaml").read_text())
-        server = workspace["load_from"][0]["grpc_server"]
-        assert (server["host"], str(server["port"])) == ("code", _PORTS["code"])
-        server.update(host=LOOPBACK, port=self.ports["code"])
-        (home.parent / "workspace.yaml").write_text(yaml.safe_dump(workspace))
+        workspace = (DEPLOY / "workspace.yaml").read_text()
+        (home.parent / "workspace.yaml").write_text(self._localized("code", workspace))
 
     def run(self, service: str) -> None:
         """A service that ends, such as a migration."""
@@ -98,6 +94,8 @@ class Composed:
         given = {"DAGSTER_HOME": "/opt/dagster/home", "PYTHONUNBUFFERED": "1"} | _service(service).get(
             "environment", {}
         )
+        # Without a value it comes from deploy/.env, which is not here.
+        given = {name: value for name, value in given.items() if value is not None}
         mine = {name: self.servers.get(name) or self._localized(service, str(value)) for name, value in given.items()}
         basic = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(self.folder)}
         return basic | mine | {"HOSTNAME": socket.gethostname(), "ENABLE_JOB_SCHEDULER": "false"}

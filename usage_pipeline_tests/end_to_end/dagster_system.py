@@ -31,6 +31,7 @@ from usage_pipeline_tests.rigs import waiting
 TIMEOUT_SECONDS = 120
 # Looks in a row, a tenth of a second apart.
 QUIET_LOOKS = 10
+WEBSERVER = "usage_pipeline.defs.webserver"
 LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "usage_pipeline"}
 FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 _LOADED = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
@@ -74,8 +75,8 @@ class DagsterSystem:
     def __init__(self, folder: Path, servers: LocalServers, *, shares_code_server: bool, **settings: str) -> None:
         self.folder, self.servers = folder, servers
         self.home = folder / "dagster"
-        self._code_port = free_port() if shares_code_server else None
-        prepare_home(self.home, project_folder(), code_server_port=self._code_port or 0)
+        self._code_socket = folder / "grpc.sock" if shares_code_server else None
+        prepare_home(self.home, project_folder(), code_socket=self._code_socket)
         self._workspace = (self.home if shares_code_server else project_folder()) / "workspace.yaml"
         urls = {"database_url": servers.database_url, "redis_url": servers.redis_url}
         environment = child_environment(self.home, **urls, dagster_postgres_url=servers.dagster_postgres_url)
@@ -88,7 +89,7 @@ class DagsterSystem:
 
     def start(self) -> None:
         """Web server first, then the daemon: both at once would make Dagster's tables twice."""
-        if self._code_port is not None:
+        if self._code_socket is not None:
             self.start_code_server()
         self.start_webserver()
         wait_until(self._is_loaded, "a web server that has loaded the definitions")
@@ -103,16 +104,25 @@ class DagsterSystem:
 
     def start_code_server(self) -> None:
         """The one that both share, until it listens."""
-        assert self._code_port is not None
+        code_socket = self._code_socket
+        assert code_socket is not None
         target = ("-m", "usage_pipeline.definitions", "--location-name", "usage_pipeline")
-        self._start(
-            "code-server", "dagster", "api", "grpc", "--host", LOOPBACK, "--port", str(self._code_port), *target
-        )
-        wait_until(lambda: is_listening(self._code_port or 0), "a code server that listens")
+        self._start("code-server", "dagster", "api", "grpc", "--socket", str(code_socket), *target)
+        wait_until(lambda: is_listening(code_socket), "a code server that listens")
 
     def start_webserver(self) -> None:
-        of_workspace = ("--workspace", str(self._workspace))
-        self._start("webserver", "dagster_webserver", "--host", LOOPBACK, "--port", str(self.port), *of_workspace)
+        self._start_webserver("webserver", self.port)
+
+    def start_another_webserver(self, *options: str, **settings: str) -> str:
+        """A second one, until it listens; its address."""
+        port = free_port()
+        self._start_webserver("another-webserver", port, *options, **settings)
+        wait_until(lambda: is_listening(port), "another web server that listens")
+        return f"http://{LOOPBACK}:{port}"
+
+    def _start_webserver(self, name: str, port: int, *options: str, **settings: str) -> None:
+        place = ("--host", LOOPBACK, "--port", str(port), "--workspace", str(self._workspace))
+        self._start(name, WEBSERVER, *place, *options, **settings)
 
     def start_daemon(self) -> None:
         self._start("daemon", "dagster._daemon", "run", "--workspace", str(self._workspace))
@@ -268,12 +278,12 @@ class DagsterSystem:
         with redis.Redis.from_url(self.servers.redis_url) as client:
             yield client
 
-    def _start(self, name: str, module: str, *arguments: str) -> None:
+    def _start(self, name: str, module: str, *arguments: str, **settings: str) -> None:
         self.children[name] = start_child(
             name,
             [sys.executable, "-m", module, *arguments],
             mark=str(self.folder),
-            environment=self._environment,
+            environment=self._environment | settings,
             folder=project_folder(),
             log=self.folder / "logs" / f"{name}-{time.monotonic_ns()}.log",
         )

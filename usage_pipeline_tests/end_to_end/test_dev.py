@@ -85,6 +85,17 @@ def launched(url: str) -> str:
     return str(ask(url, LAUNCH)["launchRun"]["__typename"])
 
 
+def assert_nobody_else_reaches_the_code_server(folder: Path) -> None:
+    """It has no login, and stops when somebody asks it to: no port, and a socket that only its user may come to."""
+    servers = [one for one in _children(folder) if {"code-server", "grpc"} & set(one.cmdline())]
+    assert servers
+    listening = [one.laddr for server in servers for one in server.net_connections("inet") if one.status == "LISTEN"]
+    assert listening == []
+    [path] = (folder / "dagster" / "code-server").iterdir()
+    assert path.is_socket()
+    assert path.parent.stat().st_mode & 0o077 == 0
+
+
 def asked_in_another_terminal(line: str) -> str:
     """The database that a shell with nothing but the pasted line reaches, by the Python that it finds then."""
     code = "import os, psycopg; print(psycopg.connect(os.environ['DATABASE_URL']).info.dbname)"
@@ -109,6 +120,8 @@ def test_ui_answers_then_ctrl_c_stops_everything_and_a_killed_dev_is_cleaned_up(
         assert f"Port {port} is taken" in first.output
     assert assets_of(url) == 1
     assert launched(url) == "LaunchRunSuccess"
+    assert_nobody_else_reaches_the_code_server(folder)
+    assert httpx.get(f"{url}/graphql", params={"query": LAUNCH}).status_code == 405, "the guard stands before it"
 
     first.kill()
     left_over = _children(folder)

@@ -50,7 +50,10 @@ def variables(path: Path) -> set[str]:
     """Names that compose must find in the environment or in .env, or that have a default."""
     lines = path.read_text(encoding="utf-8").splitlines()
     text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
-    return {match[1] for match in _VARIABLE.finditer(text) if match[1]}
+    # Without a value, a variable of a service has that of the same name.
+    environments = [one["environment"] for one in mappings(documents(path)) if "environment" in one]
+    passed = {name for one in environments for name, value in one.items() if value is None}
+    return passed | {match[1] for match in _VARIABLE.finditer(text) if match[1]}
 
 
 def mappings(value: object) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from usage_pipeline.defs.metadata import OWNERS, table_metadata, table_rows
 from usage_pipeline.defs.retries import IO_RETRY
-from usage_pipeline.events.landing.folder import Landing, Look
+from usage_pipeline.events.landing.folder import READ_KINDS, Landing, Look
 from usage_pipeline.events.landing.reading import FileReport, ingest_landed
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
@@ -85,5 +85,6 @@ def _unread(look: Look) -> dict[str, Any]:
     counted = {"files_not_read": dg.MetadataValue.int(len(look.unread))}
     if not look.unread:
         return counted
-    shown = "\n".join(f"- `{address}`" for address in look.unread[:_SHOWN_FILES])
-    return {**counted, "not_read": dg.MetadataValue.md(f"{look.said}\n\n{shown}")}
+    # Whoever may write to the folder names the files: no Markdown.
+    rows = [dg.TableRecord({"file": address}) for address in look.unread[:_SHOWN_FILES]]
+    return {**counted, "not_read": dg.MetadataValue.table(rows), "what_is_read": READ_KINDS}

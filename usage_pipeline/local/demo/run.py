@@ -127,7 +127,7 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         say("aggregating merchant counters")
         aggregate(settings, days)
         say(f"materializing {len(days)} daily partitions in Dagster")
-        prepare_home(home, project_folder(), code_server_port=0)
+        prepare_home(home, project_folder())
         os.environ |= {"DAGSTER_POSTGRES_URL": servers.dagster_postgres_url, **EVENT_BATCHES}
         are_materialized = materialize_days(
             build_definitions({"settings": settings}),

@@ -1,5 +1,7 @@
 """The processes of a local Dagster: a code server for web server and daemon, their DAGSTER_HOME, and the HTTP service.
 
+The code server obeys whoever reaches it, so it listens on a socket in a folder that only its user may enter.
+
 Dagster runs only in child processes. Nothing here imports it.
 """
 
@@ -7,7 +9,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
@@ -16,7 +20,7 @@ import httpx
 
 import usage_pipeline
 from usage_pipeline.local.processes.children import Child, start_child
-from usage_pipeline.local.servers.ports import LOOPBACK
+from usage_pipeline.local.servers.ports import LONGEST_SOCKET_PATH, LOOPBACK
 from usage_pipeline.storage.postgres import system_authorities
 
 LOCATION = "usage_pipeline"
@@ -24,7 +28,7 @@ UNREACHABLE = "unreachable"
 # A range run has an event for each of its days; one by one, writing them takes longer than making the days.
 EVENT_BATCHES = {"DAGSTER_EVENT_BATCH_SIZE": "100"}
 _LATER = "usage_pipeline.local.processes.run_when_served"
-_WORKSPACE = "workspace.yaml"
+_WORKSPACE, _SOCKET = "workspace.yaml", "grpc.sock"
 _LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
     locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
 
@@ -43,22 +47,20 @@ class DagsterProcesses:
     environment: Mapping[str, str]
     mark: str
 
-    def start_code_server(self, module: str, port: int) -> Child:
-        """Serve the definitions of `module` on a loopback port. The port opens when they are loaded, or failed to load.
+    def start_code_server(self, module: str, code_socket: Path) -> Child:
+        """Serve the definitions of `module` on a socket. It opens when they are loaded, or failed to load.
 
         It uses `code-server start`, not `api grpc`, because that can load the code again when somebody clicks "Reload".
         """
         target = ("--module-name", module, "--location-name", LOCATION, "--working-directory", str(self.project))
-        return self._start(
-            "code-server", "dagster", "code-server", "start", "--host", LOOPBACK, "--port", str(port), *target
-        )
+        return self._start("code-server", "dagster", "code-server", "start", "--socket", str(code_socket), *target)
 
-    def start_webserver(self, port: int, *, code_server_port: int, read_only: bool = False) -> Child:
+    def start_webserver(self, port: int, *, code_socket: Path, read_only: bool = False) -> Child:
         """Serve the UI on a loopback port, after the code server listens. With `read_only` it refuses every change."""
         arguments = ["--host", LOOPBACK, "--port", str(port), *self._workspace]
         if read_only:
             arguments.append("--read-only")
-        return self._start("webserver", _LATER, str(code_server_port), "dagster-webserver", *arguments)
+        return self._start("webserver", _LATER, str(code_socket), "usage-pipeline-webserver", *arguments)
 
     def start_daemon(self, *, webserver_port: int) -> Child:
         """Run schedules, sensors and the run queue, after the UI listens."""
@@ -96,19 +98,46 @@ def project_folder() -> Path:
     )
 
 
-def prepare_home(home: Path, project: Path, *, code_server_port: int) -> None:
-    """Make DAGSTER_HOME with the project's dagster.yaml and a workspace (in JSON, which is YAML) of that code server."""
+def prepare_home(home: Path, project: Path, *, code_socket: Path | None = None) -> None:
+    """Make DAGSTER_HOME with the project's dagster.yaml, and a workspace (in JSON, which is YAML) of a code server."""
     home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(project / "dagster.yaml", home / "dagster.yaml")
-    server = {"host": LOOPBACK, "port": code_server_port, "location_name": LOCATION}
-    (home / _WORKSPACE).write_text(json.dumps({"load_from": [{"grpc_server": server}]}))
+    if code_socket is not None:
+        server = {"socket": str(code_socket), "location_name": LOCATION}
+        (home / _WORKSPACE).write_text(json.dumps({"load_from": [{"grpc_server": server}]}))
+
+
+@contextmanager
+def private_socket(home: Path) -> Iterator[Path]:
+    """A path for the socket of a code server, in a folder that only this user may enter. What is there goes at the end.
+
+    The folder is below `home`, or below TMPDIR where the path would be too long for a socket.
+    """
+    folder = home / "code-server"
+    is_short = len(os.fsencode(folder / _SOCKET)) <= LONGEST_SOCKET_PATH
+    if is_short:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-"))
+    try:
+        # What a killed code server left.
+        (folder / _SOCKET).unlink(missing_ok=True)
+        yield folder / _SOCKET
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def location_problem(url: str) -> str | None:
-    """Why the UI at `url` does not show the definitions: UNREACHABLE (so far), their error, or None if it shows them."""
+    """Why the UI at `url` does not show the definitions: UNREACHABLE (so far), their error, or None if it shows them.
+
+    None as well for a UI that asks who we are: it answers, and shows nothing to us.
+    """
     try:
         # Without `trust_env`: a proxy of the shell has no business with a loopback address.
         answer = httpx.post(f"{url}/graphql", json={"query": _LOCATIONS}, timeout=30, trust_env=False)
+        if answer.status_code in (401, 403):
+            return None
         (entry,) = answer.raise_for_status().json()["data"]["workspaceOrError"]["locationEntries"]
     except (httpx.HTTPError, KeyError, ValueError):
         return UNREACHABLE
@@ -119,8 +148,15 @@ def location_problem(url: str) -> str | None:
 
 
 def child_environment(home: Path, *, database_url: str, redis_url: str, dagster_postgres_url: str) -> dict[str, str]:
-    """The environment of this process, with the addresses of the servers, and without Dagster settings of the shell."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_")}
+    """The environment of this process, with the addresses of the servers, and without Dagster settings of the shell.
+
+    Those of the guard before Dagster's web server are ours.
+    """
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("DAGSTER_UI_") or not name.startswith("DAGSTER_")
+    }
     return inherited | {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,

@@ -1,8 +1,11 @@
-"""Finds free loopback ports, and checks whether one is in use."""
+"""Finds free loopback ports, and checks whether a port or a socket in the file system is in use."""
 
 import socket
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+# macOS allows 104 bytes with the closing NUL, Linux 108.
+LONGEST_SOCKET_PATH = 103
 
 
 def can_listen_on(port: int) -> bool:
@@ -17,13 +20,16 @@ def can_listen_on(port: int) -> bool:
     return True
 
 
-def is_listening(port: int, *, timeout_seconds: float = 1) -> bool:
-    """Whether someone accepts connections on this loopback port."""
-    try:
-        with socket.create_connection((LOOPBACK, port), timeout=timeout_seconds):
-            return True
-    except OSError:
-        return False
+def is_listening(place: int | Path, *, timeout_seconds: float = 1) -> bool:
+    """Whether someone accepts connections on this loopback port, or on the socket with this path."""
+    is_port = isinstance(place, int)
+    with socket.socket(socket.AF_INET if is_port else socket.AF_UNIX) as probe:
+        probe.settimeout(timeout_seconds)
+        try:
+            probe.connect((LOOPBACK, place) if is_port else str(place))
+        except OSError:
+            return False
+    return True
 
 
 def free_port() -> int:

@@ -21,9 +21,8 @@ import psycopg
 from psycopg import sql
 
 from usage_pipeline.local.servers.account import Account
+from usage_pipeline.local.servers.ports import LONGEST_SOCKET_PATH
 
-# macOS allows 104 bytes with the closing NUL, Linux 108.
-_LONGEST_SOCKET_PATH = 103
 _SOCKET_NAME = ".s.PGSQL.5432"
 _INCLUDE = "include 'usage_pipeline.conf'"
 # The folder of the version in the wheel, which has several.
@@ -166,7 +165,7 @@ def _socket_folder(account: Account, data_folder: Path) -> Path:
 
 def _fits_a_socket(folder: Path) -> bool:
     is_plain = re.fullmatch(r"[A-Za-z0-9._/-]+", str(folder)) is not None
-    return is_plain and len(os.fsencode(folder / _SOCKET_NAME)) <= _LONGEST_SOCKET_PATH
+    return is_plain and len(os.fsencode(folder / _SOCKET_NAME)) <= LONGEST_SOCKET_PATH
 
 
 def _write_settings(account: Account, data_folder: Path, socket_folder: Path, *, durable: bool) -> None:

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.sensors import landed_files as module
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.defs.check_results import problems
 from usage_pipeline_tests.rigs.events import event
 
 KEY = dg.AssetKey(["ops", "landed_files"])
@@ -126,12 +127,14 @@ def test_what_is_not_read_is_in_the_message_of_the_sensor_and_in_the_metadata_of
     result = job.execute_in_process(instance=instance, asset_selection=[KEY])
     [event_of] = result.asset_materializations_for_node("ops__landed_files")
     assert event_of.metadata["files_not_read"].value == 3
-    assert "- `2026/u.jsonl`" in str(event_of.metadata["not_read"].value)
+    not_read = event_of.metadata["not_read"]
+    assert isinstance(not_read, dg.TableMetadataValue)
+    assert [record.data["file"] for record in not_read.records] == ["u.csv", "u.ndjson", "2026/u.jsonl"]
     assert event_of.metadata["files_not_moved"].value == 0
     checked = there.resolve_job_def("counter_checks").execute_in_process(instance=instance)
     [evaluation] = [one for one in checked.get_asset_check_evaluations() if one.check_name == "folder_is_read"]
     assert not evaluation.passed
-    assert "2026/u.jsonl" in str(evaluation.metadata["found"].value)
+    assert "2026/u.jsonl" in str(problems(evaluation))
 
 
 def test_without_postgresql_the_sensor_waits(settings: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from usage_pipeline.defs.assets.rankings import ranking_key
 from usage_pipeline.issues.load import load_issues
 from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.defs.check_results import problems
 from usage_pipeline_tests.rigs.clock import days_ago, today
 from usage_pipeline_tests.rigs.issues import (
     made_up_file,
@@ -205,7 +206,7 @@ def test_the_check_finds_gaps_wrong_orders_and_missing_entries(
             .execute_in_process(instance=instance, run_config=QUIET, tags=tags, raise_on_error=False)
             .get_asset_check_evaluations()
         )
-        said.append((found.passed, str(found.metadata["found"].value)))
+        said.append((found.passed, str(problems(found))))
         assert found.blocking is True
     assert [passed for passed, _ in said] == [True, False, False, False]
     assert [

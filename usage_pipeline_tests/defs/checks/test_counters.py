@@ -12,6 +12,7 @@ import redis
 
 from usage_pipeline.defs.checks.results import SHOWN_FAULTS, faults_result
 from usage_pipeline.recording.recorder import Recorder
+from usage_pipeline_tests.defs.check_results import problems
 from usage_pipeline_tests.rigs.clock import days_ago, today
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -69,7 +70,7 @@ def with_job(definitions: dg.Definitions, selection: dg.AssetSelection) -> dg.De
 
 
 def failed(checks: dict[str, Any]) -> dict[str, str]:
-    return {name: str(one.metadata["found"].value) for name, one in checks.items() if not one.passed}
+    return {name: "\n".join(problems(one)) for name, one in checks.items() if not one.passed}
 
 
 def test_every_check_is_there_and_those_that_bad_data_would_pass_are_blocking(definitions: dg.Definitions) -> None:
@@ -83,8 +84,7 @@ def test_every_check_is_there_and_those_that_bad_data_would_pass_are_blocking(de
 
 def test_at_most_ten_faults_are_shown_and_all_are_counted() -> None:
     result = faults_result([f"key {number}" for number in range(25)], severity=dg.AssetCheckSeverity.ERROR)
-    lines = str(result.metadata["found"].value).splitlines()
-    assert lines[: SHOWN_FAULTS + 1] == [*(f"- key {number}" for number in range(10)), "- and 15 more"]
+    assert problems(result) == [*(f"key {number}" for number in range(SHOWN_FAULTS)), "and 15 more"]
     assert (result.passed, result.description) == (False, "Problems found: 25, see `found`.")
 
 
@@ -136,7 +136,7 @@ def test_the_hourly_checks_see_totals_that_are_wrong_and_what_was_refused(
     ]
     postgres.execute("update usage.api_keys set total_requests = 8 where api_key_id = 'a'")
     found = failed(run(definitions, instance, "counter_checks"))["usage/api_keys.is_sum_of_raw"]
-    assert found == "- api_key_id a: total_requests 8 in the totals, 3 drained"
+    assert found == "api_key_id a: total_requests 8 in the totals, 3 drained"
 
 
 REDIS_FAULTS: dict[str, Callable[[redis.Redis], object]] = {

@@ -12,6 +12,7 @@ from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.checks.freshness import freshness_policies, missed, partitioned_assets
 from usage_pipeline.rollups.due_windows import closed_windows
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.defs.check_results import problems
 from usage_pipeline_tests.rigs.places import PROJECT
 
 NOW = datetime.now(UTC)
@@ -123,9 +124,9 @@ def test_the_freshness_job_tells_which_partition_is_missing(
     result = definitions.resolve_job_def("freshness").execute_in_process(instance=instance, run_config=QUIET)
     found = {one.asset_key: one for one in result.get_asset_check_evaluations()}
     assert len(found) == len(partitioned_assets(settings))
-    assert f"{last.day}: was made at" in str(found[DAILY].metadata["found"].value)
-    others = {str(one.metadata["found"].value) for key, one in found.items() if key != DAILY}
-    assert others == {"- no partition was made yet"}
+    assert f"{last.day}: was made at" in problems(found[DAILY])[0]
+    others = {tuple(problems(one)) for key, one in found.items() if key != DAILY}
+    assert others == {("no partition was made yet",)}
     maker.make(DAILY, str(last.day), NOW)
     result = definitions.resolve_job_def("freshness").execute_in_process(instance=instance, run_config=QUIET)
     assert [one.asset_key for one in result.get_asset_check_evaluations() if one.passed] == [DAILY]

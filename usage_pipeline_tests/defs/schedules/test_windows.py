@@ -16,6 +16,7 @@ from usage_pipeline.defs.sensors.late_windows import late_windows_sensor
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.rollups.calendar import GRAINS, day_window
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.defs.check_results import problems
 
 NOW = datetime.now(UTC)
 # Before this week and month, so that their windows are closed.
@@ -192,9 +193,9 @@ def test_checks_of_a_day_pass_and_fail_with_the_numbers(
     assert [name for name, passed in checks(result).items() if passed] == ["usage_daily.no_negative_count"]
     found = {one.check_name: one for one in result.get_asset_check_evaluations()}
     assert found["events_are_counted_once"].severity == dg.AssetCheckSeverity.ERROR
-    assert "31 events, 30 in the registry" in str(found["events_are_counted_once"].metadata["found"].value)
-    assert "openai/unheard-of: 30 requests" in str(found["models_have_prices"].metadata["found"].value)
-    assert str(DAY - timedelta(days=1)) in str(found["windows_are_complete"].metadata["found"].value)
+    assert "31 events, 30 in the registry" in str(problems(found["events_are_counted_once"]))
+    assert "openai/unheard-of: 30 requests" in str(problems(found["models_have_prices"]))
+    assert str(DAY - timedelta(days=1)) in str(problems(found["windows_are_complete"]))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""Who may look at Dagster's web page: whoever knows the password, or whom a trusted proxy names."""
+
+import asyncio
+import hmac
+import os
+import time
+from base64 import b64decode
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from starlette.datastructures import Headers
+
+from usage_pipeline.ui.origin import Refusal
+from usage_pipeline.ui.password import PasswordHash
+
+# Wrong passwords within a minute, from one address and from all. Beyond, passwords are not looked at; who is signed in stays.
+MOST_WRONG_OF_ADDRESS, MOST_WRONG = 5, 30
+_WINDOW_SECONDS = 60.0
+_MOST_HEADER_CHARACTERS = 2_000
+_ASK = ("WWW-Authenticate", 'Basic realm="Dagster", charset="UTF-8"')
+
+
+@dataclass(slots=True)
+class Login:
+    """Without a hash and without a header nobody is asked. With both, either is enough.
+
+    `trusted_header` counts only from an address in `trusted_proxies`. `clock` gives seconds.
+    """
+
+    password: PasswordHash | None = None
+    trusted_header: str | None = None
+    trusted_proxies: Collection[IPv4Network | IPv6Network] = ()
+    clock: Callable[[], float] = time.monotonic
+    # Checking a password takes a quarter of a second; what was right once is known by a keyed hash of this process.
+    _key: bytes = field(default_factory=lambda: os.urandom(32))
+    _right: bytes = b""
+    _wrong: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MOST_WRONG))
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def refusal(self, headers: Headers, address: str) -> Refusal | None:
+        """Why the request is refused, or None. `address` is that of the connection, as text."""
+        if self.password is None and self.trusted_header is None:
+            return None
+        if self.trusted_header is not None and self._is_trusted(address):
+            names = headers.getlist(self.trusted_header)
+            # Twice: one of them is what the client itself sent.
+            if len(names) == 1 and names[0].strip():
+                return None
+        if self.password is None:
+            return Refusal(403, f"expected a request by a proxy of TRUSTED_PROXIES with one {self.trusted_header}")
+        given = _password_of(headers)
+        if given is None:
+            return Refusal(401, "expected the password", (_ASK,))
+        return await self._checked(self.password, given, address)
+
+    async def _checked(self, password: PasswordHash, given: bytes, address: str) -> Refusal | None:
+        mark = hmac.digest(self._key, given, "sha256")
+        if hmac.compare_digest(mark, self._right):
+            return None
+        # One at a time: each takes memory, and strangers may send many at once.
+        async with self._one_at_a_time:
+            if hmac.compare_digest(mark, self._right):
+                return None
+            if self._are_too_many(address):
+                return Refusal(429, "too many wrong passwords: wait a minute", (("Retry-After", "60"),))
+            if await asyncio.to_thread(password.is_of, given):
+                self._right = mark
+                return None
+            self._wrong.append((self.clock(), address))
+        return Refusal(401, "expected the password, came another", (_ASK,))
+
+    def _are_too_many(self, address: str) -> bool:
+        since = self.clock() - _WINDOW_SECONDS
+        recent = [who for at, who in self._wrong if at > since]
+        return len(recent) >= MOST_WRONG or recent.count(address) >= MOST_WRONG_OF_ADDRESS
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            found = ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(found, IPv6Address) and found.ipv4_mapped:
+            found = found.ipv4_mapped
+        return any(found in network for network in self.trusted_proxies)
+
+
+def _password_of(headers: Headers) -> bytes | None:
+    """The password of HTTP Basic (RFC 7617) under any user name, as UTF-8; None when there is none."""
+    values = headers.getlist("authorization")
+    kind, _, encoded = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+    if kind.lower() != "basic" or len(encoded) > _MOST_HEADER_CHARACTERS:
+        return None
+    try:
+        _, separator, password = b64decode(encoded.strip(), validate=True).partition(b":")
+    except ValueError:
+        return None
+    return password if separator else None
