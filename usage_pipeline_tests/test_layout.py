@@ -28,7 +28,7 @@ LAYERS = (
     ),
     ("storage",),
     ("recording",),
-    ("process", "redis_keys", "setting_types", "settings", "values"),
+    ("log_lines", "process", "redis_keys", "server_urls", "setting_types", "settings", "texts", "values"),
 )
 
 

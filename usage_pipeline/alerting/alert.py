@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from usage_pipeline.texts import storable
+
 Severity = Literal["warning", "failure"]
 
 
@@ -16,3 +18,8 @@ class Alert:
     title: str
     text: str
     remedy: str
+
+    def __post_init__(self) -> None:
+        # One error text with a NUL must not keep all alerts from being noted.
+        for name in ("dedupe_key", "title", "text", "remedy"):
+            object.__setattr__(self, name, storable(getattr(self, name)))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 
 from usage_pipeline.alerting.record import Message
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import without_mentions
 
 if TYPE_CHECKING:
     import apprise
@@ -23,7 +25,14 @@ LOG_ONLY = "log"
 _log = logging.getLogger(__name__)
 # They write whole addresses, at some level.
 _TALKATIVE = ("apprise", "urllib3")
+# As much as a person reads. Many services take less.
 _TEXT_LENGTH = 3_000
+_TITLE_LENGTH = 250
+_LEAST_TEXT_LENGTH = 80
+# What Apprise puts around a title within the body.
+_TITLE_MARKS = 16
+# By how much a character grows at most: Markdown puts a backslash before it, HTML an entity in its place.
+_GROWTH = dict.fromkeys(r"\_*[]()~`#+-=|{}.!", 1) | {"&": 4, "<": 3, ">": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +57,10 @@ class Courier:
 
     def send(self, message: Message) -> Outcome:
         """Logs the message, and sends it at the same time to all channels that do not have it yet."""
-        title, body = titled(message), written(message)
         if not message.delivered_to:
             level = logging.WARNING if message.pending == "raised" else logging.INFO
-            _log.log(level, "alert %d (%s): %s: %s", message.alert_id, message.rule, title, body)
+            line = written(message).replace("\n", " ")
+            _log.log(level, "alert %d (%s): %s: %s", message.alert_id, message.rule, titled(message), line)
         if not self.channels:
             return Outcome((LOG_ONLY,), None)
         sending = [
@@ -60,7 +69,7 @@ class Courier:
             if name not in message.delivered_to and name not in self._down
         ]
         for one in sending:
-            one.start(title, body, _kind_of(message))
+            one.start(message)
         for one in sending:
             if problem := one.problem():
                 self._down[one.name] = problem
@@ -82,21 +91,37 @@ def named(channels: Sequence[SecretStr]) -> list[tuple[str, SecretStr]]:
 
 
 def titled(message: Message) -> str:
-    """The title as it is sent."""
-    return f"[usage_pipeline] {'Cleared: ' if message.pending == 'cleared' else ''}{message.title}"
+    """The title as it is sent: one line that calls nobody."""
+    return without_mentions(f"[usage_pipeline] {'Cleared: ' if message.pending == 'cleared' else ''}{message.title}")
 
 
-def written(message: Message) -> str:
-    """The body as it is sent, short enough for every service."""
+def written(message: Message, most: int = _TEXT_LENGTH) -> str:
+    """The body as it is sent, at most so long (`_length`). Where it is too long, what happened is cut before what to do."""
     minutes = (message.last_at - message.first_at).total_seconds() / 60
+    text = without_mentions(message.text)
     if message.pending == "cleared":
-        return (
-            f"This is over. It was found {message.count} times in {minutes:.0f} minutes. The alert was: {message.text}"[
-                :_TEXT_LENGTH
-            ]
-        )
+        before = f"This is over. It was found {message.count} times in {minutes:.0f} minutes. The alert was: "
+        return shortened(before + text, most)
     lasting = f" (for {minutes:.0f} minutes now)" if minutes >= 1 else ""
-    return f"{message.text}{lasting}\nWhat to do: {message.remedy}\nSee docs/alerts.md#{message.rule}"[:_TEXT_LENGTH]
+    advice = f"\nWhat to do: {without_mentions(message.remedy)}\nSee docs/alerts.md#{message.rule}"
+    left = most - _length(lasting + advice)
+    if left < _LEAST_TEXT_LENGTH:
+        return shortened(text, most)
+    return f"{shortened(text, left)}{lasting}{advice}"
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning and a `…`, within a length (`_length`)."""
+    if _length(text) <= most:
+        return text
+    # No character is shorter than one.
+    lengths = accumulate(map(_length, text[: max(0, most)]))
+    return f"{text[: sum(length < most for length in lengths)]}…"
+
+
+def _length(text: str) -> int:
+    """The length as services count it at worst: bytes of UTF-8, once it is escaped for Markdown or HTML."""
+    return len(text.encode()) + sum(text.count(character) * more for character, more in _GROWTH.items())
 
 
 def _kind_of(message: Message) -> str:
@@ -115,17 +140,18 @@ class _Sending:
         self._thread: threading.Thread | None = None
         self._ends_at = 0.0
 
-    def start(self, title: str, body: str, kind: str) -> None:
+    def start(self, message: Message) -> None:
         # Outside of the time: the first one loads Apprise, which takes seconds.
         try:
             channel = _channel(self._url.get_secret_value(), self._timeout_seconds)
+            title, body = _fitted(message, channel) if channel is not None else ("", "")
         except Exception as error:  # as below
             self._problem = f"{type(error).__name__} in Apprise"
             return
         if channel is None:
             self._problem = "not an address that Apprise knows; see https://github.com/caronc/apprise/wiki"
             return
-        arguments = (channel, title, body, kind)
+        arguments = (channel, title, body, _kind_of(message))
         self._thread = threading.Thread(target=self._send, args=arguments, daemon=True, name="alert")
         self._ends_at = time.monotonic() + self._timeout_seconds
         self._thread.start()
@@ -138,13 +164,21 @@ class _Sending:
 
     def _send(self, channel: Any, title: str, body: str, kind: str) -> None:
         try:
-            if channel.notify(body=body, title=title, notify_type=_notify_type(kind)):
+            # That it is text, so that each plugin escapes it as its service needs: for HTML, for Markdown, or not at all.
+            if channel.notify(body=body, title=title, notify_type=_notify_type(kind), body_format="text"):
                 self._problem = None
             # Apprise has the same time-out and does not say when it was that; its begins later, so it ends later, too.
             elif time.monotonic() < self._ends_at:
                 self._problem = "the message was not accepted, or there is no connection"
         except Exception as error:  # a plugin of Apprise may raise anything, with the address in it
             self._problem = f"{type(error).__name__} in Apprise"
+
+
+def _fitted(message: Message, channel: Any) -> tuple[str, str]:
+    """Title and body within what the service takes. For many services Apprise makes both one text, so both fit together."""
+    most = min(_TEXT_LENGTH, channel.body_maxlen or _TEXT_LENGTH)
+    title = shortened(titled(message), min(channel.title_maxlen or _TITLE_LENGTH, most // 2))
+    return title, written(message, most - _length(title) - _TITLE_MARKS)
 
 
 def _channel(url: str, timeout_seconds: float) -> Any:

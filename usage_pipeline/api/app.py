@@ -1,7 +1,6 @@
 """The HTTP service on one screen: its parts, its routes, its documentation."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -33,6 +32,7 @@ from usage_pipeline.api.stats import routes as stats
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.usage import routes as usage
 from usage_pipeline.api.usage.downloads import Downloads
+from usage_pipeline.log_lines import log_to_stderr
 from usage_pipeline.process import process_name
 from usage_pipeline.recording.recorder import AsyncRecorder
 from usage_pipeline.settings import Settings, load_settings
@@ -137,5 +137,5 @@ def create_app(settings: Settings) -> FastAPI:
 def app_of_environment() -> FastAPI:
     """`create_app` with settings from the environment, for worker processes and other ASGI servers."""
     # A worker process has nobody else who would set it; where it is set already, this changes nothing.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     return create_app(load_settings())

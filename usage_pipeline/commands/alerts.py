@@ -3,10 +3,8 @@
 from contextlib import closing
 from dataclasses import asdict
 
-from rich.console import Console
-
 from usage_pipeline.commands.options import AsJson
-from usage_pipeline.commands.output import print_json, print_table
+from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
 
 
@@ -23,4 +21,6 @@ def alerts(as_json: AsJson = False) -> None:
     rows = [(one.alert_id, f"{one.first_at:%m-%d %H:%M}", one.rule, one.title, one.delivery_error) for one in found]
     print_table(f"{len(found)} open alerts", ["number", "since", "rule", "title", "not delivered"], rows)
     for one in found:
-        Console().print(f"\n{one.alert_id}: {one.text}\nWhat to do: {one.remedy}", markup=False)
+        say("")
+        say(f"{one.alert_id}: {one.text}")
+        say(f"What to do: {one.remedy}")

@@ -6,10 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from usage_pipeline.commands.options import AsJson, UsageError
-from usage_pipeline.commands.output import print_json, print_table
+from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def drain(
         ]
         print_table("Drained", ["family", "keys", "stored", "duplicates", "dead letters", "recovered batches"], rows)
         if report.busy:
-            Console(stderr=True).print(f"Another process drains: {', '.join(report.busy)}")
+            say(f"Another process drains: {', '.join(report.busy)}", to_errors=True)
     raise typer.Exit(0 if succeeded else 1)
 
 

@@ -7,10 +7,9 @@ from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
-from rich.console import Console
 
 from usage_pipeline.commands.options import AsJson, UsageError
-from usage_pipeline.commands.output import print_json, print_table
+from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
 
 load_app = typer.Typer(no_args_is_help=True, help="Load a file into the applications' tables.")
@@ -55,11 +54,11 @@ def issues(
         ]
         print_table(f"Loaded {file.name}", ["what", "in the file", "refused", "new", "changed", "removed"], rows)
         if report.repeated:
-            Console().print(f"{report.repeated:,} lines repeat another line.")
+            say(f"{report.repeated:,} lines repeat another line.")
         for bad in report.bad_lines:
-            Console(stderr=True, soft_wrap=True).print(f"line {bad.line}: {bad.reason}", markup=False, highlight=False)
+            say(f"line {bad.line}: {bad.reason}", to_errors=True)
         if report.bad > len(report.bad_lines):
-            Console(stderr=True).print(f"and {report.bad - len(report.bad_lines):,} more bad lines")
+            say(f"and {report.bad - len(report.bad_lines):,} more bad lines", to_errors=True)
     raise typer.Exit(0 if report.is_success else 1)
 
 

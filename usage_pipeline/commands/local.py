@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from usage_pipeline.commands.options import AsJson, UsageError
-from usage_pipeline.commands.output import print_json, print_table, progress
+from usage_pipeline.commands.output import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from usage_pipeline.local.demo.run import DemoResult
@@ -60,18 +59,17 @@ def demo(
 
 def _print_demo(result: "DemoResult") -> None:
     """Prints the comparison of both sides, and where to look next."""
-    console = Console()
     columns = ["family", "written", "stored", "refused", "difference"]
     rows = [(found.family, found.written, found.stored, found.refused, found.difference) for found in result.families]
     print_table("Written while drains ran, and what became of it", columns, rows)
     verdict = "nothing lost, nothing counted twice" if result.difference == 0 else "this is a bug: please report it"
-    console.print(f"Difference {result.difference} over all counts of all keys: {verdict}.")
-    console.print(
+    say(f"Difference {result.difference} over all counts of all keys: {verdict}.")
+    say(
         f"The demo wrote {result.requests:,} requests (5 records each) and sent {result.events_sent:,} usage events over HTTP "
         f"(each tenth twice). It drained {result.drains} times ({result.drains_while_writing} while writing). The largest "
         f"drain moved {result.keys_per_second:,.0f} keys a second. All of it took {result.seconds:.0f} s."
     )
     days = f"{result.days[0]} to {result.days[-1]}" if result.days else "none"
     outcome = "materialized" if result.are_days_materialized else "NOT all materialized"
-    console.print(f"Daily partitions {outcome}: {days}.")
-    console.print("Next: `usage-pipeline dev` shows these data in the Dagster UI. README.md says what to look at.")
+    say(f"Daily partitions {outcome}: {days}.")
+    say("Next: `usage-pipeline dev` shows these data in the Dagster UI. README.md says what to look at.")

@@ -5,10 +5,9 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from usage_pipeline.commands.options import AsJson, UsageError, chosen_days, chosen_range, parsed_date
-from usage_pipeline.commands.output import print_json, print_table
+from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -55,9 +54,9 @@ def aggregate(
         ]
         print_table("Merchant usage", columns, rows)
         for note in filter(None, (found.note for found in report.days)):
-            Console().print(note, markup=False)
+            say(note)
         for error in report.all_errors:
-            Console(stderr=True).print(error, markup=False)
+            say(error, to_errors=True)
     raise typer.Exit(0 if report.is_success else 1)
 
 
@@ -143,7 +142,7 @@ def _print_status(found: "DayStatus") -> None:
         if last
         else "never aggregated"
     )
-    Console().print(f"{when}; Redis has {found.keys_in_redis:,} keys now, {found.refused:,} of them were refused.")
+    say(f"{when}; Redis has {found.keys_in_redis:,} keys now, {found.refused:,} of them were refused.")
     missing = [(*_counter_cells(one.key), one.reads, one.stored) for one in found.missing]
     print_table(
         f"{found.missing_count:,} counters whose stored value is too low or missing",
@@ -175,7 +174,7 @@ def _print_decisions(decisions: "list[Decision]", name: str, as_json: bool) -> N
     if as_json:
         print_json({"success": is_done, name: [asdict(one) for one in decisions]})
     elif not decisions:
-        Console().print("Nothing to accept: no open regression is meant.")
+        say("Nothing to accept: no open regression is meant.")
     else:
         columns = ["merchant", "date", "metric", "outcome", "stored before", "stored after", "reason"]
         rows = [

@@ -1,6 +1,10 @@
-"""Printing for commands: tables and JSON on standard output, progress on a terminal."""
+"""Printing for commands: lines and tables, JSON, progress on a terminal. No other module of `commands/` prints.
+
+Ids, reasons and errors are of others' choosing. A terminal would obey escape sequences in them, so these are shown as `\\x1b`.
+"""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,22 +13,35 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from usage_pipeline.texts import visible
+
+_UNPRINTABLE = re.compile(r"[^ -~]")
+
 
 def print_json(document: Any) -> None:
-    """Prints one JSON document. Sets are sorted; types that JSON does not know are written as text."""
+    """Prints one JSON document. Sets are sorted; types that JSON does not know are written as text.
+
+    It is exact: what does not print as itself is an escape such as `\\u001b`, which every reader of JSON turns back.
+    """
 
     def known(value: Any) -> Any:
         return sorted(value) if isinstance(value, set) else list(value) if isinstance(value, map) else str(value)
 
-    print(json.dumps(document, default=known, ensure_ascii=False))
+    text = json.dumps(document, default=known, ensure_ascii=False)
+    print(_UNPRINTABLE.sub(lambda one: one[0] if one[0].isprintable() else json.dumps(one[0])[1:-1], text))
+
+
+def say(text: str, *, to_errors: bool = False) -> None:
+    """Prints one line."""
+    Console(stderr=to_errors, soft_wrap=True).print(visible(text), markup=False, highlight=False)
 
 
 def print_table(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
     """Prints a table with numbers to the right. Without rows it prints the title alone."""
     if not rows:
-        Console().print(f"{title}.", markup=False)
+        say(f"{title}.")
         return
-    table = Table(title=title, title_justify="left")
+    table = Table(title=_cell(title), title_justify="left")
     for position, column in enumerate(columns):
         is_number = all(isinstance(row[position], int) for row in rows)
         table.add_column(column, justify="right" if is_number else "left", overflow="fold")
@@ -35,7 +52,7 @@ def print_table(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> 
 
 def _cell(value: Any) -> Text:
     """A value as plain text: text from Redis must not be read as markup."""
-    return Text(f"{value:,}" if isinstance(value, int) else "" if value is None else str(value))
+    return Text(f"{value:,}" if isinstance(value, int) else "" if value is None else visible(str(value)))
 
 
 @contextmanager
@@ -46,4 +63,4 @@ def progress(is_quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda _: None
         return
     with console.status("starting") as line:
-        yield line.update
+        yield lambda text: line.update(_cell(text))

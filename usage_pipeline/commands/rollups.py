@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from usage_pipeline.commands.options import AsJson, UsageError, chosen_days, chosen_range, parsed_date
-from usage_pipeline.commands.output import print_json, print_table
+from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
 
 
@@ -57,7 +56,7 @@ def recost(
         rows = [(day.usage_date, day.cost_before, day.cost_after, day.unpriced_requests) for day in recosted]
         print_table(f"Costs with {version}", columns, rows)
         for day in problems:
-            Console(stderr=True).print(day.problem, markup=False)
+            say(day.problem, to_errors=True)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -114,5 +113,5 @@ def rezone(as_json: AsJson = False) -> None:
         ]
         print_table(f"Days are in {report.time_zone} now", ["what", "number"], rows)
         for problem in report.problems:
-            Console(stderr=True).print(problem, markup=False)
+            say(problem, to_errors=True)
     raise typer.Exit(1 if report.problems else 0)

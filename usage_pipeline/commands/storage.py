@@ -5,10 +5,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
-from usage_pipeline.commands.output import print_json, print_table
+from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ def migrate(as_json: AsJson = False) -> None:
 
     settings = load_settings()
     version = migrations.migrate(settings.database_url.get_secret_value(), time_zone=settings.usage_timezone)
-    print_json({"success": True, "version": version}) if as_json else Console().print(f"Schema version {version}.")
+    print_json({"success": True, "version": version}) if as_json else say(f"Schema version {version}.")
 
 
 @archive_app.command("list")
@@ -82,7 +81,7 @@ def restore_day(
         )
         print_table(title, ["table", "from (UTC)", "rows"], rows)
         for each in failed:
-            Console(stderr=True).print(f"{each['table']}: {each['reason']}", markup=False)
+            say(f"{each['table']}: {each['reason']}", to_errors=True)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -107,16 +106,15 @@ def erase_user(
     elif result.counts or result.problems:
         print_table(f"Erased as {result.pseudonym}", ["where", "rows"], sorted(result.counts.items()))
     elif result.was_erased_before:
-        Console().print(f"Erased before, as {result.pseudonym}. Nothing new has this id.", markup=False)
-    errors = Console(stderr=True)
+        say(f"Erased before, as {result.pseudonym}. Nothing new has this id.")
     if not result.is_found:
-        errors.print(f"No such user: nothing has the id {user_id!r}. Nothing was erased.", markup=False)
+        say(f"No such user: nothing has the id {user_id!r}. Nothing was erased.", to_errors=True)
     for spelling in result.near_spellings:
         # Two ways to compose a character look the same.
         written = "" if spelling.isascii() else f" It is as ASCII {spelling!a}."
-        errors.print(f"Did you mean {spelling!r}?{written}", markup=False, soft_wrap=True)
+        say(f"Did you mean {spelling!r}?{written}", to_errors=True)
     for problem in result.problems:
-        errors.print(problem, markup=False)
+        say(problem, to_errors=True)
     raise typer.Exit(0 if is_done else 1)
 
 

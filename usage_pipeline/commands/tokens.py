@@ -6,10 +6,9 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from usage_pipeline.commands.options import AsJson
-from usage_pipeline.commands.output import print_json, print_table
+from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
 
 tokens_app = typer.Typer(no_args_is_help=True, help="Tokens of the HTTP service.")
@@ -38,7 +37,7 @@ def create(
         return
     print(made.token)
     note = f'Made token "{name}" (id {made.token_id}). The token itself is the line on standard output; it is not shown again.'
-    Console(stderr=True, soft_wrap=True).print(note, markup=False, highlight=False)
+    say(note, to_errors=True)
 
 
 @tokens_app.command("list")
@@ -97,5 +96,5 @@ def revoke(
     if as_json:
         print_json({"success": problem is None, "token_prefix": prefix, "error": problem})
     else:
-        Console(stderr=problem is not None).print(problem or f"{prefix} is revoked.", markup=False)
+        say(problem or f"{prefix} is revoked.", to_errors=problem is not None)
     raise typer.Exit(0 if problem is None else 1)

@@ -30,6 +30,7 @@ from usage_pipeline.local.servers.ports import LOOPBACK, first_free_port, is_lis
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import first_line
 from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable, client
+from usage_pipeline.texts import visible
 
 DEFAULT_PORT = 3000
 DEFAULT_API_PORT = 8000
@@ -248,4 +249,4 @@ def _migrate(database_url: str, time_zone: str, signals: StopSignals) -> None:
 def _say(text: str, *, to_errors: bool = False) -> None:
     # The terminal may be gone. Everything must be stopped all the same.
     with suppress(OSError):
-        print(text, file=sys.stderr if to_errors else sys.stdout, flush=True)
+        print(visible(text, but="\n"), file=sys.stderr if to_errors else sys.stdout, flush=True)

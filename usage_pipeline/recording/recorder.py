@@ -21,6 +21,11 @@ from usage_pipeline.recording.quota import QuotaDecision
 
 TIMEOUT_SECONDS = 0.25
 MAX_CONNECTIONS = 50
+_EXPECTED_A_URL = (
+    # redis-py's own error shows what it took for the port: a part of the password.
+    "expected a redis://, rediss:// or unix:// URL, came one that cannot be read; write / ? # @ [ ] in the password as "
+    "%2F %3F %23 %40 %5B %5D"
+)
 # RedisClusterException is no RedisError. It means that a whole cluster does not answer, or that nobody owns a slot.
 _REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 
@@ -50,7 +55,11 @@ class Recorder(Recording[bool, str | None]):
         ValueError if the URL is not one of Redis.
         """
         retry = Retry(NoBackoff(), 0)
-        pool = redis.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)
+        pool = None
+        with suppress(ValueError):
+            pool = redis.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)
+        if pool is None:
+            raise ValueError(_EXPECTED_A_URL)
         return cls(redis.Redis.from_pool(pool), **options)
 
     def check_quota(self, api_key_id: str) -> QuotaDecision:
@@ -119,7 +128,11 @@ class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
     def connect(cls, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS, **options: Unpack[Options]) -> Self:
         """As `Recorder.connect`."""
         retry = AsyncRetry(NoBackoff(), 0)
-        pool = redis.asyncio.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)
+        pool = None
+        with suppress(ValueError):
+            pool = redis.asyncio.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)
+        if pool is None:
+            raise ValueError(_EXPECTED_A_URL)
         return cls(redis.asyncio.Redis.from_pool(pool), **options)
 
     async def check_quota(self, api_key_id: str) -> QuotaDecision:

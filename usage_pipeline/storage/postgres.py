@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,6 +110,7 @@ def connect_to(
     url: str, *, timeout_seconds: float, lock_seconds: float = 0, statement_seconds: float = 0
 ) -> psycopg.Connection:
     """As `connect`, for a URL and with other limits (0: what the server has)."""
+    _expect_readable(url)
     try:
         connection = _InterruptibleConnection.connect(url, **connection_options(url, timeout_seconds))
         try:
@@ -120,6 +121,14 @@ def connect_to(
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise PostgresUnavailable(f"PostgreSQL does not answer: {first_line(error)}") from None
     return connection
+
+
+def _expect_readable(url: str) -> None:
+    with suppress(psycopg.ProgrammingError, UnicodeError):
+        conninfo_to_dict(url)
+        return
+    # libpq's error shows the part that it cannot read, such as the password.
+    raise PostgresUnavailable("PostgreSQL: the URL of the database cannot be read")
 
 
 async def connect_async(settings: Settings, *, statement_seconds: float = 0) -> psycopg.AsyncConnection:

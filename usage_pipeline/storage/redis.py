@@ -1,7 +1,7 @@
 """Connections to Redis: pooled clients for single commands, and pinned connections for the drain's protocol."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -29,7 +29,7 @@ def client(settings: Settings) -> redis.Redis:
 
     Raises RedisUnavailable when it cannot read the URL. It sends nothing yet.
     """
-    try:
+    with suppress(ValueError):
         return redis.Redis.from_url(
             settings.redis_dsn.get_secret_value(),
             protocol=2,
@@ -38,8 +38,8 @@ def client(settings: Settings) -> redis.Redis:
             socket_connect_timeout=settings.connect_timeout_seconds,
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError as error:
-        raise RedisUnavailable(f"Redis: REDIS_URL cannot be read: {error}") from None
+    # redis-py's error shows what it took for the port: a part of the password.
+    raise RedisUnavailable("Redis: REDIS_URL cannot be read")
 
 
 def bulk_strings(arguments: Iterable[bytes]) -> list[bytes]:
@@ -105,9 +105,9 @@ class PinnedConnection:
         }
         try:
             self._connection = pool.connection_class(**{**pool.connection_kwargs, **ours})
-        except TypeError as error:
+        except (TypeError, ValueError):
             # redis-py takes any parameter of a URL, and passes it on.
-            raise RedisUnavailable(f"Redis: REDIS_URL has an unknown parameter: {error}") from None
+            raise RedisUnavailable("Redis: REDIS_URL has an unknown parameter, or one with a wrong value") from None
         self._is_usable = True
         try:
             self._connection.connect()

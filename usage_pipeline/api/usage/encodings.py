@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from usage_pipeline.api.usage.resources import Column
+from usage_pipeline.texts import csv_cell
 from usage_pipeline.values import utc_text
 
 Row = Sequence[Any]
@@ -24,8 +25,6 @@ _TYPES = {
     "time": pa.timestamp("us", tz="UTC"),
     "day": pa.date32(),
 }
-# Spreadsheets take cells that begin so for formulas, and ids are chosen by whoever sends them.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Encoding(Protocol):
@@ -36,7 +35,7 @@ class Encoding(Protocol):
 
 
 class CsvEncoding:
-    """RFC 4180 in UTF-8 with a header. Null is an empty cell. Text that a spreadsheet would compute gets a `'` in front."""
+    """RFC 4180 in UTF-8 with a header. Null is an empty cell. Text that a spreadsheet would compute gets a `'` (`csv_cell`)."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
@@ -115,7 +114,7 @@ class _Outbox(io.RawIOBase):
 
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+        return csv_cell(value)
     if isinstance(value, datetime):
         return utc_text(value)
     return format(value, "f") if isinstance(value, Decimal) else value

@@ -35,9 +35,10 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
         if settings.landing_url is None:
             return dg.SkipReason("LANDING_URL is not set.")
         try:
-            look = Landing(settings.landing_url).look()
+            landing = Landing(settings.landing_url)
+            look = landing.look()
         except OSError as error:
-            return dg.SkipReason(f"Cannot list the landing folder: {error}")
+            return dg.SkipReason(f"Cannot list the landing folder: {landing.said(error)}")
         try:
             with closing(connect(settings)) as connection:
                 waiting = due_files(connection, look.files)

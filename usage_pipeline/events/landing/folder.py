@@ -15,6 +15,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, Kind
+from usage_pipeline.server_urls import without_password
 from usage_pipeline.storage.postgres import first_line
 
 # A name that begins with . or _ is that of a file that is not finished.
@@ -82,6 +83,11 @@ class Landing:
     def __init__(self, landing_url: str) -> None:
         self.files: fsspec.AbstractFileSystem
         self.files, self._root = url_to_fs(landing_url)
+        self._url = landing_url
+
+    def said(self, error: Exception) -> str:
+        """An error of the folder in one line, without the password of its address."""
+        return without_password(f"{type(error).__name__}: {first_line(error)}", self._url)
 
     def path(self, address: str) -> str:
         return posixpath.join(self._root, address)
@@ -150,7 +156,7 @@ class Landing:
             self.files.mv(self.path(file.address), self.path(target))
         except Exception as error:
             # Each file system has errors of its own. An object store copies, and then may not be allowed to delete.
-            raise NotMoved(f"{type(error).__name__}: {first_line(error)}", self._copy_at(target, file)) from error
+            raise NotMoved(self.said(error), self._copy_at(target, file)) from error
         moved = self.look_at(target)
         if moved is not None and moved.bytes != file.bytes:
             # Its writer was still writing, and we have not read what it added.
@@ -165,7 +171,7 @@ class Landing:
             self.files.makedirs(posixpath.dirname(beside), exist_ok=True)
             self.files.pipe_file(beside, f"{reason}\n".encode())
         except Exception as error:
-            raise NotMoved(f"{type(error).__name__}: {first_line(error)}") from error
+            raise NotMoved(self.said(error)) from error
 
     def _copy_at(self, target: str, file: LandedFile) -> str | None:
         try:

@@ -87,7 +87,7 @@ def _tried(connection: psycopg.Connection, landing: Landing, address: str, setti
     try:
         return ingest_file(connection, landing, address, settings=settings)
     except OSError as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = landing.said(error)
     except psycopg.Error as error:
         if isinstance(error, psycopg.OperationalError) or connection.broken or connection.closed:
             raise
