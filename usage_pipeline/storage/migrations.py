@@ -9,9 +9,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
-from usage_pipeline.storage.analyst_role import ensure_analyst_role
 from usage_pipeline.storage.chunks.partitions import ensure_partitions_ahead
 from usage_pipeline.storage.postgres import connect_to
+from usage_pipeline.storage.roles.grants import set_grants
 from usage_pipeline.storage.sql import load, sql_folder
 from usage_pipeline.storage.time_zones import expect_same_zone, expect_time_zone
 from usage_pipeline.storage.timescale import offer_extension
@@ -48,7 +48,7 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
                 version = MigrationContext.configure(connection).get_current_revision()
                 connection.commit()
                 with _connect(database_url) as single:
-                    ensure_analyst_role(single)
+                    set_grants(single)
                     if time_zone is not None:
                         _note_time_zone(single, time_zone)
             finally:

@@ -1,8 +1,6 @@
 """What deploy/ describes, started as processes: roles, migrations, health checks, a read-only UI, runs on Celery workers."""
 
-import os
 import shutil
-import subprocess
 import tempfile
 import threading
 from collections import Counter
@@ -15,7 +13,6 @@ from typing import Any
 
 import celery
 import httpx
-import psutil
 import psycopg
 import pytest
 import redis
@@ -27,7 +24,7 @@ from usage_pipeline.local.servers.redis import start_redis, stop_redis
 from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.end_to_end.composed import Composed
 from usage_pipeline_tests.end_to_end.dagster_system import wait_until
-from usage_pipeline_tests.rigs.deployment_files import DEPLOY
+from usage_pipeline_tests.storage.roles.prepared_server import OWNER, prepare_server
 
 LAUNCH = """mutation ($parameters: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $parameters) {
     __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
@@ -72,17 +69,13 @@ def deployment() -> Iterator[Deployment]:
         stack.callback(stop_redis, server)
         stack.callback(stop_postgres, folder / "postgres")
         postgres = start_postgres(folder / "postgres", durable=False)
-        create_databases(postgres)
-
-        def url(scheme: str, role: str, database: str) -> str:
-            return f"{scheme}://{role}:secret@/{database}?host={postgres.socket_folder}"
-
+        url = prepare_server(postgres).url
         broker = server.url.removesuffix("/0") + "/1"
         composed = Composed(
             folder,
             {
-                "DATABASE_URL": url("postgresql", "usage_pipeline", "usage"),
-                "DAGSTER_POSTGRES_URL": url("postgresql+psycopg2", "dagster", "dagster"),
+                "DATABASE_URL": url(OWNER),
+                "DAGSTER_POSTGRES_URL": url("dagster", "dagster", scheme="postgresql+psycopg2"),
                 "REDIS_URL": server.url,
                 "DAGSTER_CELERY_BROKER_URL": broker,
                 "DAGSTER_CELERY_BACKEND_URL": broker,
@@ -91,19 +84,6 @@ def deployment() -> Iterator[Deployment]:
         stack.callback(lambda: stop_children(composed.children))
         start_all(composed)
         yield Deployment(composed, postgres, server.url)
-
-
-def create_databases(postgres: RunningPostgres) -> None:
-    """By the script of the image's first start."""
-    programs = Path(psutil.Process(postgres.pid).exe()).parent
-    environment = {
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "PGHOST": str(postgres.socket_folder),
-        "USAGE_DB_PASSWORD": "secret",
-        "DAGSTER_DB_PASSWORD": "secret",
-    }
-    script = DEPLOY / "postgres" / "create_databases.sh"
-    subprocess.run([script], env=environment, check=True, capture_output=True, timeout=60)
 
 
 def start_all(composed: Composed) -> None:

@@ -22,7 +22,7 @@ def ensure_analyst_role(connection: psycopg.Connection) -> bool:
     The user who migrates may not be allowed to make roles. Then the log says what an administrator must run, and the next
     migration grants the views.
     """
-    if not _has_role(connection):
+    if not has_role(connection, ANALYST_ROLE):
         # Other databases of the server may be migrated at this moment: whoever is first makes it.
         with suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
             try:
@@ -37,9 +37,10 @@ def ensure_analyst_role(connection: psycopg.Connection) -> bool:
                 )
                 return False
     with connection.transaction():
-        connection.execute(load("storage/grant_reporting"))
+        connection.execute(load("storage/roles/grant_analyst"))
     return True
 
 
-def _has_role(connection: psycopg.Connection) -> bool:
-    return connection.execute("select from pg_roles where rolname = %s", (ANALYST_ROLE,)).fetchone() is not None
+def has_role(connection: psycopg.Connection, name: str) -> bool:
+    """Whether the server has this role."""
+    return connection.execute("select from pg_roles where rolname = %s", (name,)).fetchone() is not None
