@@ -4,7 +4,7 @@ with roles as (
     from pg_roles
     where rolname = any(%(roles)s)
 )
-select role || ' may not call ' || oid::regprocedure, format('grant execute on function %%s to %%I', oid::regprocedure, role)
+select role || ' may not take advisory locks', format('grant execute on function %%s to %%I', oid::regprocedure, role)
 from roles
 cross join pg_proc
 where pronamespace = 'pg_catalog'::regnamespace

@@ -48,7 +48,8 @@ def _settled(connection: psycopg.Connection, query: str, arguments: dict[str, li
             connection.execute(statement)
         except psycopg.errors.InsufficientPrivilege as error:
             log.debug("roles: %s: %s", what, first_line(error))
-    return [what for what, _ in connection.execute(load(query), arguments or {})]
+    left = connection.execute(load(query), arguments or {}).fetchall()
+    return list(dict.fromkeys(what for what, _ in left))
 
 
 def _user(connection: psycopg.Connection) -> str:
