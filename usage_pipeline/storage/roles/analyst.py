@@ -14,6 +14,8 @@ from usage_pipeline.storage.sql import load
 log = logging.getLogger(__name__)
 
 ANALYST_ROLE = "usage_analyst"
+# An analyst may raise each time-out in his own session. Nobody needs a transaction for longer than this.
+LONGEST_TRANSACTION_SECONDS = 900.0
 
 
 def ensure_analyst_role(connection: psycopg.Connection) -> bool:
@@ -39,6 +41,21 @@ def ensure_analyst_role(connection: psycopg.Connection) -> bool:
     with connection.transaction():
         connection.execute(load("storage/roles/grant_analyst"))
     return True
+
+
+def end_long_transactions(connection: psycopg.Connection) -> None:
+    """Ends sessions of analysts whose transaction is too long, as far as this user may. The log names whom it ended.
+
+    What such a transaction has read cannot be dropped or altered, by whomever.
+    """
+    arguments = {"role": ANALYST_ROLE, "seconds": LONGEST_TRANSACTION_SECONDS}
+    for pid, name, _ in connection.execute(load("storage/roles/end_long_transactions"), arguments).fetchall():
+        log.warning(
+            "analysts: ended the session of %s (pid %d): its transaction was open for more than %.0f minutes",
+            name,
+            pid,
+            LONGEST_TRANSACTION_SECONDS / 60,
+        )
 
 
 def has_role(connection: psycopg.Connection, name: str) -> bool:

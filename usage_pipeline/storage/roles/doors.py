@@ -22,9 +22,10 @@ def close_doors(connection: psycopg.Connection, roles: list[str]) -> list[str]:
 
     On an autocommit connection. Roles that are not there are passed over.
     """
-    # First the keys, then the doors: nobody of ours is shut out in between.
-    missing = _settled(connection, "storage/roles/select_missing_keys", {"roles": roles})
-    left = _settled(connection, "storage/roles/select_open_doors", None)
+    # In one transaction: nobody of ours is shut out in between. And doors first, since behind an open one no key is missing.
+    with connection.transaction():
+        left = _settled(connection, "storage/roles/select_open_doors", {})
+        missing = _settled(connection, "storage/roles/select_missing_keys", {"roles": roles})
     faults = []
     if left:
         more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
@@ -41,14 +42,15 @@ def close_doors(connection: psycopg.Connection, roles: list[str]) -> list[str]:
     return faults
 
 
-def _settled(connection: psycopg.Connection, query: str, arguments: dict[str, list[str]] | None) -> list[str]:
+def _settled(connection: psycopg.Connection, query: str, arguments: dict[str, list[str]]) -> list[str]:
     """Runs the statements that a query names, and returns what it still finds then."""
-    for what, statement in connection.execute(load(query), arguments or {}).fetchall():
+    for what, statement in connection.execute(load(query), arguments).fetchall():
         try:
-            connection.execute(statement)
+            with connection.transaction():
+                connection.execute(statement)
         except psycopg.errors.InsufficientPrivilege as error:
             log.debug("roles: %s: %s", what, first_line(error))
-    left = connection.execute(load(query), arguments or {}).fetchall()
+    left = connection.execute(load(query), arguments).fetchall()
     return list(dict.fromkeys(what for what, _ in left))
 
 

@@ -77,6 +77,16 @@ def test_a_superuser_closes_everything_by_migrating(prepared: PreparedServer, ot
         assert asked.fetchall() == [(False, False)]
 
 
+@pytest.mark.parametrize("role", ["usage_api", "usage_drain"])
+def test_the_first_migration_leaves_the_keys_with_the_processes(
+    role: str, prepared: PreparedServer, other_database: str
+) -> None:
+    migrate(prepared.postgres.url(other_database))
+    with psycopg.connect(prepared.url(role, other_database)) as connection:
+        connection.execute("select pg_advisory_xact_lock(1)")
+        connection.execute("create temporary table mine (note text)")
+
+
 def test_an_analyst_without_limits_is_named(prepared: PreparedServer, caplog: pytest.LogCaptureFixture) -> None:
     with psycopg.connect(prepared.postgres.url("postgres"), autocommit=True) as administrator:
         administrator.execute(f"create role {ANYBODY} login in role usage_analyst")

@@ -13,6 +13,7 @@ import redis
 from usage_pipeline.drain.rounds import drain_until_empty
 from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.rigs.commands import run_command
 from usage_pipeline_tests.storage.roles.prepared_server import OWNER, PreparedServer
 from usage_pipeline_tests.storage.roles.refusals import (
     changes_nothing_that_it_does_not_own,
@@ -134,3 +135,13 @@ def test_it_reads_nothing_but_what_it_counts(session: psycopg.Connection) -> Non
         refuses(session, f"select * from {table}")
     for column in ("token_hash", "scopes", "name"):
         refuses(session, f"select {column} from usage.api_access_tokens")
+
+
+@pytest.mark.parametrize("command", [["tokens", "create", "mine", "--scope", "read"], ["migrate"], ["erase-user", "u"]])
+def test_commands_of_the_owner_are_refused_in_one_line(command: list[str], settings: Settings) -> None:
+    done = run_command(settings, *command)
+    assert done.returncode == 2, done.stdout
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("usage-pipeline: PostgreSQL: permission denied for ")
+    assert "take that of the owner of the database" in line
+    assert "Traceback" not in done.stderr

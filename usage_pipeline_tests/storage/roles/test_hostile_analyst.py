@@ -1,5 +1,6 @@
 """Somebody with an analyst's login wants to stop the pipeline, fill the disk, or see more. Bounded, on a server of its own."""
 
+import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
-from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect
 from usage_pipeline_tests.rigs.events import as_items, event
 from usage_pipeline_tests.rigs.places import DOCS
 from usage_pipeline_tests.storage.roles.prepared_server import OWNER, PASSWORD, PreparedServer
@@ -203,22 +204,28 @@ def test_a_flood_of_notifications_stops_nobody(
         assert drain_until_empty(settings, should_stop=threading.Event()).is_complete
 
 
+def reading_every_view(url: str) -> psycopg.Connection:
+    """A session with a transaction that stays open, and has read every view: it holds what is under them."""
+    session = unbounded(url)
+    views = session.execute(
+        "select oid::regclass::text from pg_class where relnamespace = 'reporting'::regnamespace and relkind = 'v'"
+    ).fetchall()
+    assert len(views) > 15
+    session.execute("begin isolation level repeatable read")
+    for (view,) in views:
+        session.execute(f"select * from {view}")
+    return session
+
+
 def test_a_drain_a_lifecycle_and_a_migration_go_on_meanwhile(
     ana_url: str, prepared: PreparedServer, settings: Settings, redis_client: redis.Redis
 ) -> None:
-    """She holds a transaction open in every session that she may have, and has read every view in it."""
+    """She has every session that she may have, and a transaction open in each."""
     now = datetime.now(UTC)
     redis_client.hset("apikey:meanwhile:metrics", mapping={"total_requests": 5})
     with ExitStack() as stack:
         for _ in range(4):
-            session = stack.enter_context(unbounded(ana_url))
-            views = session.execute(
-                "select oid::regclass::text from pg_class where relnamespace = 'reporting'::regnamespace and relkind = 'v'"
-            ).fetchall()
-            assert len(views) > 15
-            session.execute("begin isolation level repeatable read")
-            for (view,) in views:
-                session.execute(f"select * from {view}")
+            stack.enter_context(reading_every_view(ana_url))
         assert migrate(prepared.url(OWNER)) != "none"
         assert drain_until_empty(settings, should_stop=threading.Event()).is_complete
         with closing(connect(settings)) as owner:
@@ -228,3 +235,48 @@ def test_a_drain_a_lifecycle_and_a_migration_go_on_meanwhile(
             assert owner.execute(stored).fetchall() == [(5,)]
         report = run_lifecycle(settings, now)
         assert not report.problems
+
+
+def test_what_she_keeps_open_for_too_long_is_ended_where_the_owner_may(
+    ana_url: str,
+    settings: Settings,
+    administrator: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    [documented] = re.findall(r"`(grant ana to usage_pipeline)`", (DOCS / "analysts.md").read_text(encoding="utf-8"))
+    with reading_every_view(ana_url) as session:
+        monkeypatch.setattr("usage_pipeline.storage.roles.analyst.LONGEST_TRANSACTION_SECONDS", 0.0)
+        run_lifecycle(settings)
+        assert session.execute("select 1").fetchone() == (1,), "the owner is not a member of her role"
+        administrator.execute(documented)
+        try:
+            with caplog.at_level(logging.WARNING):
+                run_lifecycle(settings)
+        finally:
+            administrator.execute(f"revoke {ANA} from {OWNER}")
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("select 1")
+    assert f"ended the session of {ANA}" in caplog.text
+
+
+def test_a_migration_that_waits_for_her_lets_others_pass_and_names_her(
+    ana_url: str, prepared: PreparedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """She cannot lock a table that a migration needs from the start, so somebody else does it for her."""
+    monkeypatch.setattr("usage_pipeline.storage.migrations._LOCK_SECONDS", 1)
+    monkeypatch.setattr("usage_pipeline.storage.migrations._TRIES", 3)
+    with psycopg.connect(prepared.url(OWNER)) as holder, reading_every_view(ana_url):
+        pauses = list[float]()
+        monkeypatch.setattr("usage_pipeline.storage.migrations.time.sleep", pauses.append)
+        holder.execute("lock table public.alembic_version in access exclusive mode")
+        with pytest.raises(PostgresUnavailable, match=rf"did not get its locks in 3 tries.*\({ANA}\)"):
+            migrate(prepared.url(OWNER))
+        assert len(pauses) == 3
+
+        def let_go(_: float) -> None:
+            holder.rollback()
+
+        holder.execute("lock table public.alembic_version in access exclusive mode")
+        monkeypatch.setattr("usage_pipeline.storage.migrations.time.sleep", let_go)
+        assert migrate(prepared.url(OWNER)) != "none"
