@@ -24,7 +24,7 @@ from usage_pipeline.local.servers.redis import start_redis, stop_redis
 from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.end_to_end.composed import Composed
 from usage_pipeline_tests.end_to_end.dagster_system import wait_until
-from usage_pipeline_tests.storage.roles.prepared_server import OWNER, prepare_server
+from usage_pipeline_tests.storage.roles.prepared_server import prepare_server
 
 LAUNCH = """mutation ($parameters: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $parameters) {
     __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
@@ -69,13 +69,12 @@ def deployment() -> Iterator[Deployment]:
         stack.callback(stop_redis, server)
         stack.callback(stop_postgres, folder / "postgres")
         postgres = start_postgres(folder / "postgres", durable=False)
-        url = prepare_server(postgres).url
+        prepare_server(postgres)
         broker = server.url.removesuffix("/0") + "/1"
         composed = Composed(
             folder,
+            postgres.socket_folder,
             {
-                "DATABASE_URL": url(OWNER),
-                "DAGSTER_POSTGRES_URL": url("dagster", "dagster", scheme="postgresql+psycopg2"),
                 "REDIS_URL": server.url,
                 "DAGSTER_CELERY_BROKER_URL": broker,
                 "DAGSTER_CELERY_BACKEND_URL": broker,
@@ -111,12 +110,19 @@ def backfill_parameters(days: list[date]) -> dict[str, object]:
 def test_roles_of_the_first_start_suffice_and_keep_the_databases_apart(deployment: Deployment) -> None:
     with psycopg.connect(deployment.postgres.url("usage")) as connection:
         roles = "select rolname, rolsuper or rolcreaterole or rolcreatedb from pg_roles where rolname = any(%s)"
-        found = dict(connection.execute(roles, (["usage_pipeline", "dagster", "usage_analyst"],)).fetchall())
-        assert found == {"usage_pipeline": False, "dagster": False, "usage_analyst": False}
+        names = ["usage_pipeline", "usage_api", "usage_drain", "usage_analyst", "dagster"]
+        found = dict(connection.execute(roles, (names,)).fetchall())
+        assert found == dict.fromkeys(names, False)
         may = "select has_database_privilege(%s, %s, 'connect')"
-        pairs = [("usage_pipeline", "usage"), ("dagster", "dagster"), ("usage_analyst", "usage")]
+        pairs = [
+            ("usage_pipeline", "usage"),
+            ("usage_api", "usage"),
+            ("usage_drain", "usage"),
+            ("usage_analyst", "usage"),
+        ]
+        pairs += [("dagster", "dagster")]
         assert all(connection.execute(may, pair).fetchone() == (True,) for pair in pairs)
-        pairs = [("usage_pipeline", "dagster"), ("dagster", "usage"), ("usage_analyst", "dagster")]
+        pairs = [(name, "dagster") for name in names if name != "dagster"] + [("dagster", "usage")]
         assert all(connection.execute(may, pair).fetchone() == (False,) for pair in pairs)
         readable = "select has_table_privilege('usage_analyst', 'reporting.usage_by_hour', 'select')"
         assert connection.execute(readable).fetchone() == (True,), "migrate grants what it may not create"
