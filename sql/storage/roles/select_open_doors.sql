@@ -13,6 +13,13 @@ union all
 select 'temporary tables', format('revoke temporary on database %%I from public', current_database())
 where has_database_privilege('public', current_database(), 'temporary')
 union all
-select 'tables in the schema public', 'revoke create on schema public from public'
-where has_schema_privilege('public', 'public', 'create')
+select
+    'tables in the schema public',
+    -- Who has tables there already, such as Dagster in the same database, goes on making them.
+    coalesce(string_agg(format('grant create on schema public to %%I; ', rolname), ''), '')
+    || 'revoke create on schema public from public'
+from pg_roles
+where not rolsuper
+  and exists (select from pg_class where relowner = pg_roles.oid and relnamespace = 'public'::regnamespace)
+having has_schema_privilege('public', 'public', 'create')
 order by door;

@@ -77,6 +77,18 @@ def test_a_superuser_closes_everything_by_migrating(prepared: PreparedServer, ot
         assert asked.fetchall() == [(False, False)]
 
 
+def test_who_has_tables_in_the_schema_public_goes_on_making_them(prepared: PreparedServer, other_database: str) -> None:
+    """As PostgreSQL 14 has it, with Dagster in the same database."""
+    with psycopg.connect(prepared.postgres.url(other_database), autocommit=True) as administrator:
+        administrator.execute("grant create on schema public to public")
+        administrator.execute("create table public.runs (id bigint)")
+        administrator.execute("alter table public.runs owner to dagster")
+        migrate(prepared.postgres.url(other_database))
+        may = "select has_schema_privilege(%s, 'public', 'create')"
+        found = {role: administrator.execute(may, (role,)).fetchone() for role in ("dagster", "usage_analyst")}
+    assert found == {"dagster": (True,), "usage_analyst": (False,)}
+
+
 @pytest.mark.parametrize("role", ["usage_api", "usage_drain"])
 def test_the_first_migration_leaves_the_keys_with_the_processes(
     role: str, prepared: PreparedServer, other_database: str
