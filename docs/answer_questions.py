@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg
 
 from usage_pipeline.settings import load_settings
-from usage_pipeline.storage.analyst_role import ANALYST_ROLE
 from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.roles.analyst import ANALYST_ROLE
 from usage_pipeline.storage.sql import load
 
 PAGE = Path(__file__).parent / "analysts.md"

@@ -64,12 +64,25 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, _known_errors()):
             raise
-        print(f"usage-pipeline: {visible(str(error))}", file=sys.stderr)
+        print(f"usage-pipeline: {visible(_explained(error))}", file=sys.stderr)
         sys.exit(2)
+
+
+def _explained(error: Exception) -> str:
+    from psycopg.errors import InsufficientPrivilege
+
+    if not isinstance(error, InsufficientPrivilege):
+        return str(error)
+    return (
+        f"PostgreSQL: {str(error).splitlines()[0]}; the role of DATABASE_URL may not do this: take that of the owner of the "
+        "database. If it should be allowed, run as the owner: usage-pipeline migrate"
+    )
 
 
 def _known_errors() -> tuple[type[Exception], ...]:
     """Errors that one line explains. They are imported only after an error, so that `--help` does not wait for them."""
+    from psycopg.errors import InsufficientPrivilege
+
     from usage_pipeline.access.tokens import UnknownTokenError
     from usage_pipeline.drain.rounds import DrainImpossible
     from usage_pipeline.events.pricing.own_prices import PriceTableError
@@ -90,7 +103,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     servers = (AccountError, AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError, ServiceError)
     usage = (IssueFileError, Malformed, PriceTableError, SettingsError, TraceError, UnknownTokenError, UsageError)
     archives = (ArchiveUnavailable, ChunksBusy)
-    return (*servers, *usage, *archives, DrainImpossible, PostgresUnavailable, RedisUnavailable)
+    return (*servers, *usage, *archives, DrainImpossible, InsufficientPrivilege, PostgresUnavailable, RedisUnavailable)
 
 
 if __name__ == "__main__":

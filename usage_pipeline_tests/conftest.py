@@ -33,6 +33,7 @@ from usage_pipeline.local.servers.postgres import RunningPostgres, create_databa
 from usage_pipeline.local.servers.redis import stop_left_over_redis
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
+from usage_pipeline.storage.roles.grants import API_ROLE, DRAIN_ROLE
 from usage_pipeline_tests.rigs.commands import Run, run_command
 from usage_pipeline_tests.rigs.waiting import T, wait_until
 
@@ -87,9 +88,11 @@ class Databases:
     """Migrated databases, each for one test. The next one is made while a test runs: that takes longer than most tests."""
 
     def __init__(self, server: RunningPostgres) -> None:
+        self._server = server
+        for role in (API_ROLE, DRAIN_ROLE):
+            self._execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
         create_database(server, _TEMPLATE)
         migrate(server.url(_TEMPLATE))
-        self._server = server
         self._maker = ThreadPoolExecutor(1, thread_name_prefix="databases")
         self._next = self._maker.submit(self._make)
 

@@ -1,5 +1,7 @@
 """Brings the schema to the newest version. Forward only; safe to run twice, and from two processes at once."""
 
+import logging
+import time
 from datetime import UTC, datetime
 from functools import partial
 
@@ -7,11 +9,14 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError
 
-from usage_pipeline.storage.analyst_role import ensure_analyst_role
+from usage_pipeline.storage.catalog import SCHEMAS
 from usage_pipeline.storage.chunks.partitions import ensure_partitions_ahead
-from usage_pipeline.storage.postgres import connect_to
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect_to
+from usage_pipeline.storage.roles.analyst import end_long_transactions
+from usage_pipeline.storage.roles.grants import set_grants
 from usage_pipeline.storage.sql import load, sql_folder
 from usage_pipeline.storage.time_zones import expect_same_zone, expect_time_zone
 from usage_pipeline.storage.timescale import offer_extension
@@ -19,6 +24,12 @@ from usage_pipeline.storage.timescale import offer_extension
 # Any number will do, as long as nothing else in the database locks the same one.
 _MIGRATION_LOCK = 7_120_001
 _CONNECT_SECONDS = 10.0
+# Whoever wants to use a table waits behind a migration that waits for it. So it waits shortly, and lets others pass in between.
+_LOCK_SECONDS = 3.0
+_PAUSE_SECONDS = 5.0
+_TRIES = 40
+
+log = logging.getLogger(__name__)
 
 
 def migrate(database_url: str, *, time_zone: str | None = None) -> str:
@@ -26,7 +37,7 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
 
     `time_zone` is USAGE_TIMEZONE, which views also need. None keeps the stored one (UTC in a new database).
     A second process waits until the first has finished, and then finds nothing to do.
-    Raises PostgresUnavailable when the server does not answer, TimeZoneRefused when it has other
+    Raises PostgresUnavailable when the server does not answer or others hold their locks, TimeZoneRefused when it has other
     clocks for the zone than Python, or when days are stored in another zone.
     """
     config = Config()
@@ -43,12 +54,11 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
                     if time_zone is not None:
                         expect_same_zone(single, time_zone, today=datetime.now(UTC).date())
                     offer_extension(single)
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                _upgrade(config, connection, database_url)
                 version = MigrationContext.configure(connection).get_current_revision()
                 connection.commit()
                 with _connect(database_url) as single:
-                    ensure_analyst_role(single)
+                    set_grants(single)
                     if time_zone is not None:
                         _note_time_zone(single, time_zone)
             finally:
@@ -60,6 +70,34 @@ def migrate(database_url: str, *, time_zone: str | None = None) -> str:
     with _connect(database_url) as single:
         ensure_partitions_ahead(single)
     return version or "none"
+
+
+def _upgrade(config: Config, connection: Connection, database_url: str) -> None:
+    """Applies the missing migrations, each in a transaction. One that does not get its locks is tried again from its start."""
+    config.attributes["connection"] = connection
+    set_limit = text("select set_config('lock_timeout', :limit, false)")
+    connection.execute(set_limit, {"limit": f"{_LOCK_SECONDS:.0f}s"})
+    connection.commit()
+    for _ in range(_TRIES):
+        try:
+            command.upgrade(config, "head")
+            return
+        except DBAPIError as error:
+            connection.rollback()
+            if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+                raise error.orig from None
+            if not isinstance(error.orig, psycopg.errors.LockNotAvailable | psycopg.errors.DeadlockDetected):
+                raise
+        with _connect(database_url) as single:
+            end_long_transactions(single)
+            holders = single.execute(load("storage/select_lock_holders"), {"schemas": [*SCHEMAS, "public"]}).fetchall()
+        named = ", ".join(f"pid {pid} ({name})" for pid, name in holders) or "none any more"
+        log.info("migrate: waits for sessions that hold our tables: %s", named)
+        time.sleep(_PAUSE_SECONDS)
+    raise PostgresUnavailable(
+        f"a migration did not get its locks in {_TRIES} tries, and is undone; sessions that hold our tables: {named}; "
+        "end them (select pg_terminate_backend(pid)) or wait, then run: usage-pipeline migrate"
+    )
 
 
 def _note_time_zone(connection: psycopg.Connection, time_zone: str) -> None:

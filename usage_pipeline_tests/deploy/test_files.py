@@ -27,6 +27,7 @@ from usage_pipeline_tests.rigs.deployment_files import (
     variables,
 )
 
+SECRETS = DEPLOY / "kubernetes" / "secret.example.yaml"
 HELM = DEPLOY / "helm" / "values.yaml"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 YAML = sorted(DEPLOY.rglob("*.yaml"))
@@ -82,8 +83,8 @@ def test_containers_of_ours_get_settings_and_variables_of_dagster_only() -> None
     [values] = documents(HELM)
     for deployment in values["dagster-user-deployments"]["deployments"]:
         assert {one["name"] for one in deployment["env"]} <= SETTINGS
-    [secret] = documents(DEPLOY / "kubernetes" / "secret.example.yaml")
-    assert set(secret["stringData"]) - {"postgresql-password"} <= SETTINGS
+    for secret in documents(SECRETS):
+        assert set(secret["stringData"]) - {"postgresql-password"} <= SETTINGS
     for line in re.findall(r"^(?:ENV|    )([A-Z_]+)=", DOCKERFILE, re.MULTILINE):
         assert line in DAGSTER_VARIABLES or line.startswith(("UV_", "PYTHON", "PATH", "SSL_CERT_FILE"))
     assert set(written(DEPLOY / "settings.env.example")) <= SETTINGS
@@ -102,6 +103,52 @@ def test_each_variable_of_compose_is_in_the_example_and_none_else() -> None:
         default = re.search(rf"\$\{{{name}:-([^}}]*)\}}", COMPOSE.read_text(encoding="utf-8"))
         assert default, name
         assert name in ("IMAGE", "PULL_POLICY") or default[1] == example[name], f"{name}: the example shows the default"
+
+
+def user_of(url: str) -> str:
+    [user] = re.findall(r"^\w+(?:\+\w+)?://(\w+):", url)
+    return str(user)
+
+
+def test_each_process_has_a_role_of_its_own_and_dagsters_password_reaches_dagster_only() -> None:
+    roles = {
+        name: user_of(service["environment"]["DATABASE_URL"])
+        for name, service in of_our_image().items()
+        if "DATABASE_URL" in service["environment"]
+    }
+    owner = "usage_pipeline"
+    assert roles == {
+        "migrate": owner,
+        "code": owner,
+        "celery-worker": owner,
+        "api": "usage_api",
+        "drain": "usage_drain",
+    }
+    of_dagster = {name for name, service in of_our_image().items() if "DAGSTER_POSTGRES_URL" in service["environment"]}
+    ui = {"dagster-migrate", "daemon", "webserver", "webserver-read-only"}
+    assert of_dagster == ui | {"code", "celery-worker"}
+    assert not ui & set(roles)
+
+
+def test_each_part_in_kubernetes_has_a_secret_of_its_own() -> None:
+    held = {secret["metadata"]["name"]: secret["stringData"] for secret in documents(SECRETS)}
+    users = {name: user_of(data["DATABASE_URL"]) for name, data in held.items() if "DATABASE_URL" in data}
+    asked: dict[str, set[str]] = {}
+    for where, container in containers():
+        for source in container.get("envFrom", []):
+            asked.setdefault(source["secretRef"]["name"], set()).add(where.rpartition(": ")[2])
+    assert {name: (users[name], parts) for name, parts in asked.items()} == {
+        "usage-pipeline-api": ("usage_api", {"api"}),
+        "usage-pipeline-drain": ("usage_drain", {"aggregate"}),
+        "usage-pipeline-migrate": ("usage_pipeline", {"migrate"}),
+    }
+    [values] = documents(HELM)
+    of_chart = {one["name"] for mapping in mappings(values) for one in mapping.get("envSecrets", [])}
+    assert of_chart == {"usage-pipeline-code"}
+    of_dagster = values["global"]["postgresqlSecretName"]
+    assert [name for name, data in held.items() if "postgresql-password" in data] == [of_dagster]
+    assert set(held[of_dagster]) == {"postgresql-password"}
+    assert set(held) == {*asked, *of_chart, of_dagster}
 
 
 def test_secrets_are_named_and_never_written() -> None:

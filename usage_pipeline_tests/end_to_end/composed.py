@@ -1,6 +1,7 @@
 """Services of deploy/*.yaml as processes: their commands, variables and health checks, with addresses of this machine."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from usage_pipeline.local.servers.ports import LOOPBACK, free_port, is_listening
 from usage_pipeline_tests.rigs.deployment_files import CELERY_COMPOSE, COMPOSE, DEPLOY, PROJECT, interpolated, services
 from usage_pipeline_tests.rigs.waiting import wait_until
 
-_PASSWORDS = ("POSTGRES", "USAGE_DB", "DAGSTER_DB", "REDIS", "CELERY_BROKER")
+_PASSWORDS = ("POSTGRES", "USAGE_DB", "USAGE_API_DB", "USAGE_DRAIN_DB", "DAGSTER_DB", "REDIS", "CELERY_BROKER")
 SECRETS = {f"{name}_PASSWORD": "secret" for name in _PASSWORDS} | {"CELERY_SIGNING_KEY": "k" * 64}
 _PORTS = {"webserver": "3000", "webserver-read-only": "3000", "api": "8000"}
 # The image's, from its Dockerfile.
@@ -26,6 +27,7 @@ class Composed:
     """The services of both files, with Celery's laid over the first; what is started is stopped by whoever has `children`."""
 
     folder: Path
+    postgres_socket: Path
     servers: Mapping[str, str]
     children: list[Child] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in _PORTS})
@@ -102,6 +104,8 @@ class Composed:
 
     def _localized(self, service: str, text: str) -> str:
         text = interpolated(text, SECRETS).replace("0.0.0.0", LOOPBACK)  # noqa: S104
+        # Each service keeps the role that its file gives it.
+        text = re.sub(r"@postgres:5432/(\w+)", rf"@/\1?host={self.postgres_socket}", text)
         for folder in _IMAGE_FOLDERS:
             text = text.replace(folder, f"{self.folder}{folder}")
         return text.replace(_PORTS[service], str(self.ports[service])) if service in _PORTS else text

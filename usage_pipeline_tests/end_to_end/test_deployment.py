@@ -1,9 +1,7 @@
 """What deploy/ describes, started as processes: roles, migrations, health checks, a read-only UI, runs on Celery workers."""
 
 import importlib
-import os
 import shutil
-import subprocess
 import tempfile
 import threading
 from collections import Counter
@@ -16,7 +14,6 @@ from typing import Any
 
 import celery
 import httpx
-import psutil
 import psycopg
 import pytest
 import redis
@@ -29,6 +26,7 @@ from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.end_to_end.composed import SECRETS, Composed
 from usage_pipeline_tests.end_to_end.dagster_system import wait_until
 from usage_pipeline_tests.rigs.deployment_files import DEPLOY
+from usage_pipeline_tests.storage.roles.prepared_server import prepare_server
 
 LAUNCH = """mutation ($parameters: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $parameters) {
     __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
@@ -74,20 +72,15 @@ def deployment() -> Iterator[Deployment]:
         stack.callback(stop_redis, server)
         stack.callback(stop_postgres, folder / "postgres")
         postgres = start_postgres(folder / "postgres", durable=False)
-        create_databases(postgres)
-
-        def url(scheme: str, role: str, database: str) -> str:
-            return f"{scheme}://{role}:secret@/{database}?host={postgres.socket_folder}"
-
+        prepare_server(postgres)
         # As in compose: a server of its own.
         broker_server = start_redis(folder / "broker")
         stack.callback(stop_redis, broker_server)
         broker = broker_server.url
         composed = Composed(
             folder,
+            postgres.socket_folder,
             {
-                "DATABASE_URL": url("postgresql", "usage_pipeline", "usage"),
-                "DAGSTER_POSTGRES_URL": url("postgresql+psycopg2", "dagster", "dagster"),
                 "REDIS_URL": server.url,
                 "DAGSTER_CELERY_BROKER_URL": broker,
                 "DAGSTER_CELERY_BACKEND_URL": broker,
@@ -96,19 +89,6 @@ def deployment() -> Iterator[Deployment]:
         stack.callback(lambda: stop_children(composed.children))
         start_all(composed)
         yield Deployment(composed, postgres, server.url)
-
-
-def create_databases(postgres: RunningPostgres) -> None:
-    """By the script of the image's first start."""
-    programs = Path(psutil.Process(postgres.pid).exe()).parent
-    environment = {
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "PGHOST": str(postgres.socket_folder),
-        "USAGE_DB_PASSWORD": "secret",
-        "DAGSTER_DB_PASSWORD": "secret",
-    }
-    script = DEPLOY / "postgres" / "create_databases.sh"
-    subprocess.run([script], env=environment, check=True, capture_output=True, timeout=60)
 
 
 def start_all(composed: Composed) -> None:
@@ -136,12 +116,19 @@ def backfill_parameters(days: list[date]) -> dict[str, object]:
 def test_roles_of_the_first_start_suffice_and_keep_the_databases_apart(deployment: Deployment) -> None:
     with psycopg.connect(deployment.postgres.url("usage")) as connection:
         roles = "select rolname, rolsuper or rolcreaterole or rolcreatedb from pg_roles where rolname = any(%s)"
-        found = dict(connection.execute(roles, (["usage_pipeline", "dagster", "usage_analyst"],)).fetchall())
-        assert found == {"usage_pipeline": False, "dagster": False, "usage_analyst": False}
+        names = ["usage_pipeline", "usage_api", "usage_drain", "usage_analyst", "dagster"]
+        found = dict(connection.execute(roles, (names,)).fetchall())
+        assert found == dict.fromkeys(names, False)
         may = "select has_database_privilege(%s, %s, 'connect')"
-        pairs = [("usage_pipeline", "usage"), ("dagster", "dagster"), ("usage_analyst", "usage")]
+        pairs = [
+            ("usage_pipeline", "usage"),
+            ("usage_api", "usage"),
+            ("usage_drain", "usage"),
+            ("usage_analyst", "usage"),
+        ]
+        pairs += [("dagster", "dagster")]
         assert all(connection.execute(may, pair).fetchone() == (True,) for pair in pairs)
-        pairs = [("usage_pipeline", "dagster"), ("dagster", "usage"), ("usage_analyst", "dagster")]
+        pairs = [(name, "dagster") for name in names if name != "dagster"] + [("dagster", "usage")]
         assert all(connection.execute(may, pair).fetchone() == (False,) for pair in pairs)
         readable = "select has_table_privilege('usage_analyst', 'reporting.usage_by_hour', 'select')"
         assert connection.execute(readable).fetchone() == (True,), "migrate grants what it may not create"

@@ -14,11 +14,13 @@ import redis
 import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from pydantic import SecretStr
 from starlette.routing import Route
 
 from usage_pipeline.access.tokens import create_token
 from usage_pipeline.api.app import create_app
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.roles.grants import API_ROLE
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 EVENTS_PATH = "/api/v1/ingest/requests:bulk"
@@ -60,9 +62,16 @@ class Shared:
     settings: Settings
 
 
+def as_role(settings: Settings, role: str) -> Settings:
+    """The same for a process that connects to the tests' own server as another role than its superuser."""
+    url = settings.database_url.get_secret_value().replace("//postgres:@", f"//{role}:@")
+    return settings.model_copy(update={"database_url": SecretStr(url)})
+
+
 @contextmanager
 def serving(settings: Settings) -> Iterator[Service]:
-    """The service in a thread of this process, stopped gracefully at the end."""
+    """The service in a thread of this process, as its own role of PostgreSQL, stopped gracefully at the end."""
+    settings = as_role(settings, API_ROLE)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=20, lifespan="on"

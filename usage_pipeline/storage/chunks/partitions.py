@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import psycopg
 from psycopg import sql as compose
 
-from usage_pipeline.storage.sql import composed, load, relation
+from usage_pipeline.storage.sql import load, relation
 
 RAW_TABLES = ("raw.api_key_deltas", "raw.provider_deltas", "raw.token_deltas", "raw.request_events")
 DAYS_AHEAD = 3
@@ -26,7 +26,8 @@ def ensure_partitions(connection: psycopg.Connection, table: str, days: Iterable
         connection.execute("select pg_advisory_xact_lock(hashtext('partitions'), hashtext(%s))", (table,))
         missing = _missing(connection, table, wanted)
         for day in missing:
-            _create(connection, f"{table}_{day:%Y%m%d}", table, day, day + timedelta(days=1))
+            midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
+            _create(connection, table, midnight, midnight + timedelta(days=1))
     return missing
 
 
@@ -79,8 +80,8 @@ def ensure_chunks(
         connection.execute("select pg_advisory_xact_lock(hashtext('partitions'), hashtext(%s))", (table,))
         existing = chunks(connection, table)
         while missing := _uncovered(wanted, existing):
-            chunk = _chunk_of(table, missing[0], existing, timedelta(hours=interval_hours))
-            _create(connection, chunk.name, table, chunk.start, chunk.end)
+            start, end = _span_of(missing[0], existing, timedelta(hours=interval_hours))
+            chunk = Chunk(_create(connection, table, start, end), start, end)
             existing.append(chunk)
             created.append(chunk)
     return created
@@ -126,25 +127,19 @@ def _uncovered(moments: Sequence[datetime], existing: Sequence[Chunk]) -> list[d
     return [moment for moment in moments if not any(chunk.start <= moment < chunk.end for chunk in existing)]
 
 
-def _chunk_of(table: str, moment: datetime, existing: Sequence[Chunk], interval: timedelta) -> Chunk:
+def _span_of(moment: datetime, existing: Sequence[Chunk], interval: timedelta) -> tuple[datetime, datetime]:
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     start = epoch + (moment - epoch) // interval * interval
     end = start + interval
     start = max((start, *(chunk.end for chunk in existing if chunk.end <= moment)))
     end = min((end, *(chunk.start for chunk in existing if chunk.start > moment)))
-    return Chunk(f"{table}_{start:%Y%m%d%H}", start, end)
+    return start, end
 
 
-def _create(connection: psycopg.Connection, partition: str, parent: str, first: date, following: date) -> None:
-    """Creates a partition from `first` to `following`, which are dates or datetimes."""
-    names = {
-        "parent": relation(parent),
-        "partition": relation(partition),
-        "first": compose.Literal(first.isoformat()),
-        "next": compose.Literal(following.isoformat()),
-    }
-    connection.execute(composed("storage/chunks/create_partition", **names))
-    connection.execute(composed("storage/chunks/attach_partition", **names))
+def _create(connection: psycopg.Connection, parent: str, first: datetime, following: datetime) -> str:
+    """Creates the partition from `first` to `following`, and returns its name. The database names it by `first`."""
+    [(name,)] = connection.execute("select ops.create_partition(%s, %s, %s)", (parent, first, following)).fetchall()
+    return str(name)
 
 
 def _is_partitioned(connection: psycopg.Connection, table: str) -> bool:

@@ -19,6 +19,7 @@ from usage_pipeline.storage.chunks.tables import EVENT_TABLES, TABLES, Lifecycle
 from usage_pipeline.storage.lifecycle.native import NativeLifecycle
 from usage_pipeline.storage.lifecycle.report import LifecycleReport
 from usage_pipeline.storage.lifecycle.timescale import TimescaleLifecycle, hypertable_chunks
+from usage_pipeline.storage.roles.analyst import end_long_transactions
 from usage_pipeline.storage.sql import load
 from usage_pipeline.storage.timescale import is_hypertable
 
@@ -54,6 +55,7 @@ def run_storage_lifecycle(
     place = f"Parquet files ({store.protocol})" if store else _NO_ARCHIVE
     report = LifecycleReport("TimescaleDB" if hypertables else "native partitions", place)
     log.info("lifecycle: %s; archive: %s", report.strategy, place)
+    end_long_transactions(connection)
 
     def strategy(table: LifecycleTable) -> Lifecycle:
         return timescale if table.name in hypertables else native

@@ -1,0 +1,39 @@
+-- What the HTTP service may do: read what it serves, and add what it is sent. It reads no prompt and no raw bytes, and deletes
+-- nothing. What a new route needs belongs here.
+grant usage on schema app, raw, usage, analytics, stats, ops to usage_api;
+grant select on
+    usage.api_access_tokens,
+    usage.api_keys,
+    usage.api_key_daily,
+    usage.provider_usage,
+    usage.provider_daily,
+    usage.token_daily,
+    usage.merchant_usage,
+    analytics.usage_daily,
+    ops.calendar,
+    ops.heartbeats,
+    ops.made_dates,
+    ops.sync_batches
+to usage_api;
+grant select on all tables in schema stats to usage_api;
+-- For the metrics of drains.
+grant select (usage_date, instance_id, usage_count) on raw.token_deltas to usage_api;
+grant select (family, replayed_at) on ops.dead_letters to usage_api;
+-- For the ingest. The registries tell what came before; the rows themselves are only written.
+grant select, insert on
+    analytics.usage_event_ids,
+    analytics.message_archive_ids,
+    ops.ingest_batches
+to usage_api;
+grant insert on
+    analytics.usage_events,
+    analytics.message_archives,
+    ops.touched_windows
+to usage_api;
+grant select (event_time) on analytics.usage_events to usage_api;
+-- The same conflict or post again changes the row that is there.
+grant select, insert, update on
+    ops.event_conflicts,
+    app.external_posts
+to usage_api;
+grant execute on function ops.create_partition to usage_api;

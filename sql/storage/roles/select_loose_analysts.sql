@@ -1,0 +1,26 @@
+-- Logins with the role of the analysts that have no limits, or a door to the lock table that all databases share.
+with analysts as (
+    select login.rolname, login.rolconnlimit, coalesce(login.rolconfig, '{}') as settings
+    from pg_roles as login
+    join pg_roles as analyst on analyst.rolname = %(role)s
+    where login.rolcanlogin
+      and not login.rolsuper
+      and pg_has_role(login.oid, analyst.oid, 'member')
+      -- Whoever made the role may be a member of it.
+      and login.rolname <> current_user
+)
+select rolname, 'has no connection limit' as fault
+from analysts
+where rolconnlimit = -1
+union all
+select rolname, 'has no statement_timeout'
+from analysts
+where not exists (select from unnest(settings) as setting where setting like 'statement_timeout=%%')
+union all
+select rolname, format('may connect to the database %%s, where it can fill the lock table of the server', datname)
+from analysts
+cross join pg_database
+where datallowconn
+  and datname <> current_database()
+  and has_database_privilege(rolname, datname, 'connect')
+order by 1, 2;

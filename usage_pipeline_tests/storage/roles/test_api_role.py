@@ -1,0 +1,129 @@
+"""The HTTP service as the role usage_api: every route works, and what is not its own is refused."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import psycopg
+import pytest
+
+from usage_pipeline.access.tokens import create_token
+from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.storage.migrations import migrate
+from usage_pipeline_tests.rigs.events import archive, event
+from usage_pipeline_tests.rigs.service import ARCHIVES_PATH, EVENTS_PATH, serving
+from usage_pipeline_tests.storage.roles.prepared_server import OWNER, PreparedServer
+from usage_pipeline_tests.storage.roles.refusals import (
+    changes_nothing_that_it_does_not_own,
+    makes_partitions_of_two_days_at_most_and_of_our_tables_only,
+    no_refusal_in_the_log,
+    refuses,
+    tables_of,
+)
+
+ROLE = "usage_api"
+
+
+@pytest.fixture
+def settings(prepared: PreparedServer, redis_url: str) -> Settings:
+    # Nobody listens there: the fallback is stored.
+    nobody = {"external_api_base_url": "http://127.0.0.1:9", "external_api_max_retries": 1}
+    return load_settings(database_url=prepared.url(ROLE), redis_url=redis_url, **nobody)
+
+
+@pytest.fixture
+def owner(prepared: PreparedServer) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(prepared.url(OWNER), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def session(prepared: PreparedServer) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(prepared.url(ROLE), autocommit=True) as connection:
+        yield connection
+
+
+def posted(client: httpx.Client, path: str, *items: object) -> dict[str, int]:
+    answer = client.post(path, json=list(items))
+    assert answer.status_code == 200, answer.text
+    counts: dict[str, int] = answer.json()
+    return {name: counts[name] for name in ("inserted", "duplicates", "conflicts")}
+
+
+def test_every_route_and_the_ingest_work(
+    prepared: PreparedServer, settings: Settings, owner: psycopg.Connection
+) -> None:
+    token = create_token(owner, "all", ["read", "ingest"]).token
+    with no_refusal_in_the_log(prepared), serving(settings) as service:
+        client = service.with_token(token)
+        mine = event()
+        # Its partition is not there yet.
+        old = event(event_time=(datetime.now(UTC) - timedelta(days=50)).isoformat())
+        assert posted(client, EVENTS_PATH, mine, old) == {"inserted": 2, "duplicates": 0, "conflicts": 0}
+        assert posted(client, EVENTS_PATH, mine) == {"inserted": 0, "duplicates": 1, "conflicts": 0}
+        for _ in range(2):
+            other = mine | {"model": "other"}
+            assert posted(client, EVENTS_PATH, other) == {"inserted": 0, "duplicates": 0, "conflicts": 1}
+        kept = archive(mine["event_id"])
+        assert posted(client, ARCHIVES_PATH, kept) == {"inserted": 1, "duplicates": 0, "conflicts": 0}
+        other = archive(mine["event_id"], prompt_full="other")
+        assert posted(client, ARCHIVES_PATH, other) == {"inserted": 0, "duplicates": 0, "conflicts": 1}
+        paths = client.get("/openapi.json").json()["paths"]
+        assert len(paths) > 15
+        for path, methods in paths.items():
+            if "get" not in methods:
+                continue
+            for name in ("1", "models", "models_by_tokens", "services", "services_by_tokens", "api_keys"):
+                for question in ("", "?format=csv"):
+                    answer = client.get(
+                        path.replace("{name}", name).replace("{id}", name).replace("{post_id}", "1") + question
+                    )
+                    assert answer.status_code in (200, 404, 422), f"{path}: {answer.text}"
+        assert client.get("/healthz").json()["database"] == "up"
+        assert "usage_pipeline_" in client.get("/metrics").text
+    stored = "select count(*) from analytics.usage_events"
+    assert owner.execute(stored).fetchall() == [(2,)]
+
+
+def test_it_changes_nothing_that_it_does_not_own(session: psycopg.Connection, owner: psycopg.Connection) -> None:
+    changes_nothing_that_it_does_not_own(session, tables_of(owner))
+    makes_partitions_of_two_days_at_most_and_of_our_tables_only(session)
+    for statement in (
+        "update usage.api_access_tokens set scopes = '{read,ingest}'",
+        "insert into usage.api_access_tokens (token_id, token_prefix, token_hash) values ('mine', 'upt_mine', 'hash')",
+        "update usage.api_keys set total_requests = 0",
+        "insert into usage.merchant_usage (merchant_id, date, metric_type, metric_value) values ('m', '2026-01-01', 'x', 1)",
+        "update analytics.usage_events set total_tokens = 0",
+        "insert into ops.sync_batches (batch_id) values ('mine')",
+        "update ops.calendar set time_zone = 'Asia/Tokyo'",
+        "insert into stats.daily_issue_stats (date) values ('2026-01-01')",
+    ):
+        refuses(session, statement)
+
+
+def test_it_reads_no_prompt_and_nothing_that_it_does_not_serve(session: psycopg.Connection) -> None:
+    for table in (
+        "analytics.message_archives",
+        "raw.api_key_deltas",
+        "raw.request_events",
+        "app.issues",
+        "app.comments",
+        "ops.alerts",
+        "ops.corrections",
+        "usage.api_key_quotas",
+        "reporting.usage_by_user",
+    ):
+        refuses(session, f"select * from {table}")
+    for column in ("prompt", "user_id", "extra"):
+        refuses(session, f"select {column} from analytics.usage_events")
+    for column in ("raw", "source_key", "reason"):
+        refuses(session, f"select {column} from ops.dead_letters")
+
+
+def test_what_was_taken_from_it_comes_back_with_the_next_migration(
+    prepared: PreparedServer, session: psycopg.Connection, owner: psycopg.Connection
+) -> None:
+    owner.execute("revoke all on usage.api_keys from usage_api")
+    refuses(session, "select * from usage.api_keys")
+    migrate(prepared.url(OWNER))
+    assert session.execute("select count(*) from usage.api_keys").fetchone() is not None
