@@ -51,6 +51,7 @@ _GROUPS = {
         "max_gzip_size",
         "body_timeout_seconds",
         "allowed_origins",
+        "session_key",
         "prometheus_multiproc_dir",
     ),
     "External posts": (

@@ -86,8 +86,8 @@ def create_app(settings: Settings) -> FastAPI:
             await app.state.posts.close()
             await uses.close()
             await rankings_read.close()
+            await tokens.close()
             storing.close()
-            tokens.close()
             await recorder.close()
             await cache.close()
 

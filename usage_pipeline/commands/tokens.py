@@ -91,8 +91,8 @@ def revoke(
     except (redis.RedisError, redis.exceptions.RedisClusterException, RedisUnavailable, OSError) as error:
         logging.getLogger(__name__).debug("token cache", exc_info=error)
         problem = (
-            f"{prefix} is revoked, but Redis does not answer: servers that have it cached may take it for up to"
-            f" {CACHE_SECONDS} s more. Run this again when Redis is back."
+            f"{prefix} is revoked, but Redis does not answer: a server that does not reach PostgreSQL either may take it for"
+            f" up to {CACHE_SECONDS} s more. Run this again when Redis is back."
         )
     if as_json:
         print_json({"success": problem is None, "token_prefix": prefix, "error": problem})
