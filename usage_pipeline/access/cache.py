@@ -76,7 +76,10 @@ class TokenCache:
         return cls(settings, cache, writer, connect, on_lookup, clock)
 
     async def find(self, token_prefix: str) -> AccessToken | None:
-        """The token of this prefix, valid or not. Raises psycopg.Error when Redis does not have it and PostgreSQL fails."""
+        """The token of this prefix, valid or not.
+
+        Raises psycopg.Error when Redis does not have it and PostgreSQL fails, and RedisBusy.
+        """
         name = token_cache(token_prefix)
         # A part, since whoever may write to Redis may have left hundreds of megabytes there.
         copy = await self._cache.ask(lambda one: one.getrange(name, 0, MOST_BYTES))

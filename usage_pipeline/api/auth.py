@@ -31,7 +31,7 @@ class Gate:
         self._uses = uses
 
     async def enter(self, request: Request, text: str) -> AccessToken | None:
-        """The valid token with this text, or None. Raises Problem (429) when its quota is used up, or psycopg.Error.
+        """The valid token with this text, or None. Raises Problem (429) when its quota is used up, psycopg.Error, or RedisBusy.
 
         A request that is let in is counted and recorded. A request over the quota is not, so usage never exceeds the quota.
         """

@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from usage_pipeline.storage.quick_redis import RedisBusy
+
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
 # What is still read of a request that was refused, so that its sender sees the answer before the connection is closed:
@@ -80,6 +82,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def install(app: FastAPI) -> None:
     """Makes a problem document of every error of the app."""
     app.add_exception_handler(Problem, _of_problem)
+    app.add_exception_handler(RedisBusy, _of_busy_redis)
     app.add_exception_handler(HTTPException, _of_http_exception)
     app.add_exception_handler(RequestValidationError, _of_validation_error)
     app.add_exception_handler(Exception, _of_defect)
@@ -99,6 +102,10 @@ def _response(request: Request, problem: Problem) -> Response:
 async def _of_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)  # noqa: S101  # what Starlette's signature cannot say
     return _response(request, error)
+
+
+async def _of_busy_redis(request: Request, error: Exception) -> Response:
+    return _response(request, unavailable(f"{error}; send the request again"))
 
 
 async def _of_http_exception(request: Request, error: Exception) -> Response:
