@@ -52,6 +52,7 @@ _GROUPS = {
         "body_timeout_seconds",
         "allowed_origins",
         "session_key",
+        "audit_log",
         "prometheus_multiproc_dir",
     ),
     "External posts": (

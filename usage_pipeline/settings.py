@@ -159,6 +159,11 @@ class Settings(BaseSettings):
         "At least 32 characters, for example of `openssl rand -hex 32`. Keep it for ever, and apart from the database: whoever "
         "has both can try ids. When it is not set, each erasure takes a random name.",
     )
+    audit_log: str | None = Field(
+        default=None,
+        description="File to which the HTTP service appends a JSON line for each request that it refuses (401, 403, 429, 503). "
+        "At 64 MB it is renamed to `….1`. When it is not set, the lines go to standard error.",
+    )
     session_key: SecretStr | None = Field(
         default=None,
         min_length=32,

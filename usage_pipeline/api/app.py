@@ -14,6 +14,7 @@ from usage_pipeline.access.cache import TokenCache
 from usage_pipeline.access.quota import TokenQuota
 from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api import problems
+from usage_pipeline.api.audit import AuditLog
 from usage_pipeline.api.auth import Admission, Gate
 from usage_pipeline.api.dashboard import routes as dashboard
 from usage_pipeline.api.external import routes as external
@@ -90,6 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
             storing.close()
             await recorder.close()
             await cache.close()
+            app.state.audit.close()
 
     app = FastAPI(
         title="usage_pipeline",
@@ -102,6 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     # FastAPI's own page loads its scripts from elsewhere; this one has them with it. It keeps no token in the browser.
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"persistAuthorization": False})
+    app.state.audit = AuditLog.of(settings)
     problems.install(app)
     app.add_middleware(Admission)
     app.state.metrics = metrics

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from usage_pipeline.api.audit import AuditLog
 from usage_pipeline.storage.quick_redis import RedisBusy
 
 MEDIA_TYPE = "application/problem+json"
@@ -80,7 +81,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Makes a problem document of every error of the app."""
+    """Makes a problem document of every error of the app. Those that refuse are noted in `app.state.audit`."""
     app.add_exception_handler(Problem, _of_problem)
     app.add_exception_handler(RedisBusy, _of_busy_redis)
     app.add_exception_handler(HTTPException, _of_http_exception)
@@ -89,6 +90,8 @@ def install(app: FastAPI) -> None:
 
 
 def _response(request: Request, problem: Problem) -> Response:
+    audit: AuditLog = request.app.state.audit
+    audit.refused(request, problem.status, str(problem))
     document = ProblemDocument(
         type=f"urn:usage-pipeline:{problem.kind}",
         title=problem.kind.replace("-", " ").capitalize(),
