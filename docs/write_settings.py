@@ -52,6 +52,8 @@ _GROUPS = {
         "body_timeout_seconds",
         "allowed_origins",
         "metrics_token",
+        "session_key",
+        "audit_log",
         "prometheus_multiproc_dir",
     ),
     "The Dagster UI": (

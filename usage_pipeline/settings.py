@@ -170,6 +170,17 @@ class Settings(BaseSettings):
         "At least 32 characters, for example of `openssl rand -hex 32`. Keep it for ever, and apart from the database: whoever "
         "has both can try ids. When it is not set, each erasure takes a random name.",
     )
+    audit_log: str | None = Field(
+        default=None,
+        description="File to which the HTTP service appends a JSON line for each request that it refuses (401, 403, 429, 503). "
+        "At 64 MB it is renamed to `….1`. When it is not set, the lines go to standard error.",
+    )
+    session_key: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="Signs what the HTTP service keeps in Redis and must be able to believe: copies of tokens. At least 32 "
+        "characters, the same for all its processes. When it is not set, the service makes one and keeps it in PostgreSQL.",
+    )
     max_bulk_size: int = Field(default=1_000, ge=1, le=100_000, description="The most items in one bulk request.")
     max_gzip_size: int = Field(
         default=10_485_760,

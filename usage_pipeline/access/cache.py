@@ -1,17 +1,23 @@
-"""The cache of tokens in Redis: `api_token:{prefix}` (contracts §1.7) for five minutes. It also works without Redis."""
+"""The cache of tokens in Redis: `api_token:{prefix}` (contracts §1.7) for five minutes. It also works without Redis.
 
+Whoever may write to Redis gains nothing by it: a copy is believed only with the signature of this service, in its time, and if
+the token was not revoked meanwhile.
+"""
+
+import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Literal
 
-import msgspec
-import psycopg
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.concurrency import run_in_threadpool
 
 from usage_pipeline.access.lookups import TokenLookups
+from usage_pipeline.access.revocations import Connect, Revocations
+from usage_pipeline.access.session_key import key_for, session_key
+from usage_pipeline.access.signed_copies import MOST_BYTES, signed_copy, token_of
 from usage_pipeline.access.tokens import AccessToken, find_token
 from usage_pipeline.redis_keys import token_cache
 from usage_pipeline.settings import Settings
@@ -21,24 +27,44 @@ from usage_pipeline.storage.sql import load
 
 CACHE_SECONDS = 300
 
-Connect = Callable[[], AbstractContextManager[psycopg.Connection]]
 OnLookup = Callable[[Literal["hit", "miss"]], None]
 
 
 class TokenCache:
-    """Finds tokens by their prefix in Redis, else in the database (in a thread), and then puts them into Redis."""
+    """Finds tokens by their prefix in Redis, else in the database (in a thread), and then puts them into Redis.
+
+    The first look-up asks the database, for the key too. `clock` gives epoch seconds.
+    """
 
     def __init__(
-        self, cache: QuickRedis, writer: redis.Redis, connect: Connect, lookups: TokenLookups, on_lookup: OnLookup
+        self,
+        settings: Settings,
+        cache: QuickRedis,
+        writer: redis.Redis,
+        connect: Connect,
+        lookups: TokenLookups,
+        on_lookup: OnLookup,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._settings = settings
         self._cache = cache
         self._on_lookup = on_lookup
         self._writer = writer
         self._connect = connect
         self._lookups = lookups
+        self._revocations = Revocations(connect)
+        self._clock = clock
+        self._key: bytes | None = None
 
     @classmethod
-    def of(cls, settings: Settings, cache: QuickRedis, connect: Connect, on_lookup: OnLookup) -> "TokenCache":
+    def of(
+        cls,
+        settings: Settings,
+        cache: QuickRedis,
+        connect: Connect,
+        on_lookup: OnLookup,
+        clock: Callable[[], float] = time.time,
+    ) -> "TokenCache":
         """A cache that reads with `cache`, and writes with its own connection, from threads. It sends nothing yet.
 
         It calls `on_lookup` for each look-up, with whether the cache had the token.
@@ -52,42 +78,55 @@ class TokenCache:
         )
         # The other connections of the pool are for requests whose token is known.
         lookups = TokenLookups(max(1, settings.db_pool_size // 4))
-        return cls(cache, writer, connect, lookups, on_lookup)
+        return cls(settings, cache, writer, connect, lookups, on_lookup, clock)
 
     async def find(self, token_prefix: str) -> AccessToken | None:
         """The token of this prefix, valid or not.
 
-        When Redis does not have it, raises psycopg.Error when PostgreSQL fails, or TooManyStrangers.
+        Raises RedisBusy. When Redis does not have it, psycopg.Error when PostgreSQL fails, or TooManyStrangers.
         """
         name = token_cache(token_prefix)
-        cached = await self._cache.ask(lambda one: one.get(name))
-        if isinstance(cached, bytes):
-            with suppress(msgspec.DecodeError, UnicodeDecodeError):  # a foreign writer's: the database knows
-                token = msgspec.json.decode(cached, type=AccessToken)
-                self._on_lookup("hit")
-                return token
+        # A part, since whoever may write to Redis may have left hundreds of megabytes there.
+        copy = await self._cache.ask(lambda one: one.getrange(name, 0, MOST_BYTES))
+        if isinstance(copy, bytes) and (token := await self._believed(copy, token_prefix)):
+            self._on_lookup("hit")
+            return token
         self._on_lookup("miss")
-        may_keep = cached is not AWAY
+        may_keep = copy is not AWAY
         return await self._lookups.find(
             token_prefix, lambda: run_in_threadpool(self._looked_up, token_prefix, may_keep=may_keep)
         )
 
-    def close(self) -> None:
+    async def _believed(self, copy: bytes, token_prefix: str) -> AccessToken | None:
+        if self._key is None or not copy:
+            return None
+        token = token_of(copy, self._key, token_prefix, now=self._clock())
+        if token is None or await self._revocations.has(token_prefix):
+            return None
+        return token
+
+    async def close(self) -> None:
+        """Waits for a question to PostgreSQL that is on its way. Its time-outs limit this."""
+        await self._revocations.close()
         self._writer.close()
 
     def _looked_up(self, token_prefix: str, *, may_keep: bool) -> AccessToken | None:
-        with self._connect() as connection, connection.transaction():
-            # Whoever revokes waits for this transaction, and deletes from the cache only then: no copy that was read before
-            # can come into it afterwards.
-            connection.execute(load("access/lock_api_access_token_shared"), {"token_prefix": token_prefix})
-            token = find_token(connection, token_prefix)
-            if token is not None and may_keep:
-                self._keep(token)
+        with self._connect() as connection:
+            if self._key is None:
+                self._key = key_for("cached copies of tokens", session_key(self._settings, connection))
+            with connection.transaction():
+                # Whoever revokes waits for this transaction, and deletes from the cache only then: no copy that was read
+                # before can come into it afterwards.
+                connection.execute(load("access/lock_api_access_token_shared"), {"token_prefix": token_prefix})
+                token = find_token(connection, token_prefix)
+                if token is not None and may_keep:
+                    self._keep(token, self._key)
         return token
 
-    def _keep(self, token: AccessToken) -> None:
+    def _keep(self, token: AccessToken, key: bytes) -> None:
+        copy = signed_copy(token, key, valid_until=self._clock() + CACHE_SECONDS)
         with suppress(*REDIS_ERRORS):
-            self._writer.set(token_cache(token.token_prefix), msgspec.json.encode(token), ex=CACHE_SECONDS)
+            self._writer.set(token_cache(token.token_prefix), copy, ex=CACHE_SECONDS)
 
 
 def forget(settings: Settings, token_prefix: str) -> None:

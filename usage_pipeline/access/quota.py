@@ -57,7 +57,10 @@ class TokenQuota:
         self._clock = clock
 
     async def take_one(self, token: AccessToken) -> Share | None:
-        """Counts one request. None without a quota, or when Redis does not answer: then the request is allowed."""
+        """Counts one request. None without a quota, or when Redis does not answer: then the request is allowed.
+
+        Raises RedisBusy when too many requests wait for Redis: this one is not counted, and must not be allowed.
+        """
         if token.quota is None:
             return None
         quota = token.quota

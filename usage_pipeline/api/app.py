@@ -14,6 +14,7 @@ from usage_pipeline.access.cache import TokenCache
 from usage_pipeline.access.quota import TokenQuota
 from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api import problems
+from usage_pipeline.api.audit import AuditLog
 from usage_pipeline.api.auth import Admission, Gate
 from usage_pipeline.api.dashboard import routes as dashboard
 from usage_pipeline.api.documentation import routes as documentation
@@ -99,10 +100,11 @@ def create_app(settings: Settings) -> FastAPI:
             await app.state.posts.close()
             await uses.close()
             await rankings_read.close()
+            await tokens.close()
             storing.close()
-            tokens.close()
             await recorder.close()
             await cache.close()
+            app.state.audit.close()
 
     app = _Service(
         title="usage_pipeline",
@@ -114,6 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
         # A redirect would go to whatever host the request names, and to http:// behind a proxy that does TLS.
         redirect_slashes=False,
     )
+    app.state.audit = AuditLog.of(settings)
     problems.install(app)
     app.add_middleware(Admission)
     app.state.metrics = metrics

@@ -16,11 +16,12 @@ from usage_pipeline.access.lookups import TooManyStrangers
 from usage_pipeline.access.quota import Share, TokenQuota
 from usage_pipeline.access.tokens import AccessToken, prefix_of
 from usage_pipeline.access.uses import TokenUses
+from usage_pipeline.api.audit import Presented
 from usage_pipeline.api.problems import Problem, unavailable
 from usage_pipeline.storage.postgres import is_mended_by_time
 
 _REALM = 'Bearer realm="usage_pipeline"'
-_bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline tokens create NAME --scope SCOPE`")
+_bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline tokens create`")
 
 
 class Gate:
@@ -34,13 +35,14 @@ class Gate:
     async def enter(self, request: Request, text: str) -> AccessToken | None:
         """The valid token with this text, or None. Raises Problem (429) when its quota is used up.
 
-        It also raises TooManyStrangers, and psycopg.Error.
+        It also raises TooManyStrangers, RedisBusy, and psycopg.Error.
 
         A request that is let in is counted and recorded. A request over the quota is not, so usage never exceeds the quota.
         """
         prefix = prefix_of(text)
         token = await self._tokens.find(prefix) if prefix else None
-        if token is None or not token.is_hash_of(text) or not token.is_valid_at(datetime.now(UTC)):
+        request.state.presented = presented = _presented(token, text)
+        if token is None or presented.refusal:
             return None
         share = await self._quota.take_one(token)
         if share is not None:
@@ -78,6 +80,16 @@ def requires(scope: str) -> Callable[..., object]:
         return token
 
     return authenticated
+
+
+def _presented(token: AccessToken | None, text: str) -> Presented:
+    if token is None:
+        return Presented(None, refusal="unknown token")
+    if not token.is_hash_of(text):
+        return Presented(token.token_id, refusal="not the secret of this token")
+    if token.is_valid_at(datetime.now(UTC)):
+        return Presented(token.token_id, is_proven=True)
+    return Presented(token.token_id, is_proven=True, refusal="revoked token" if token.revoked_at else "expired token")
 
 
 class Admission:

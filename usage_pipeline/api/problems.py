@@ -14,6 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from usage_pipeline.api.audit import AuditLog
+from usage_pipeline.storage.quick_redis import RedisBusy
+
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
 # What is still read of a request that was refused, so that its sender sees the answer before the connection is closed:
@@ -78,14 +81,17 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Makes a problem document of every error of the app."""
+    """Makes a problem document of every error of the app. Those that refuse are noted in `app.state.audit`."""
     app.add_exception_handler(Problem, _of_problem)
+    app.add_exception_handler(RedisBusy, _of_busy_redis)
     app.add_exception_handler(HTTPException, _of_http_exception)
     app.add_exception_handler(RequestValidationError, _of_validation_error)
     app.add_exception_handler(Exception, _of_defect)
 
 
 def _response(request: Request, problem: Problem) -> Response:
+    audit: AuditLog = request.app.state.audit
+    audit.refused(request, problem.status, str(problem))
     document = ProblemDocument(
         type=f"urn:usage-pipeline:{problem.kind}",
         title=problem.kind.replace("-", " ").capitalize(),
@@ -99,6 +105,10 @@ def _response(request: Request, problem: Problem) -> Response:
 async def _of_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)  # noqa: S101  # what Starlette's signature cannot say
     return _response(request, error)
+
+
+async def _of_busy_redis(request: Request, error: Exception) -> Response:
+    return _response(request, unavailable(f"{error}; send the request again"))
 
 
 async def _of_http_exception(request: Request, error: Exception) -> Response:

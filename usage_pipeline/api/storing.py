@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -12,6 +11,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
+from usage_pipeline.api.places import Places
 from usage_pipeline.api.problems import unavailable
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connection_options, first_line, is_mended_by_time, prepare_session
@@ -25,26 +25,6 @@ STORE_SECONDS = 60
 _AGAIN = "send the same request again: what is stored already is not stored twice"
 _log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
-
-
-class Places:
-    """At most so many at once. More are turned away; the error is their present number and then `complaint`."""
-
-    def __init__(self, most: int, complaint: str) -> None:
-        self._most = most
-        self._complaint = complaint
-        self._in_hand = 0
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """A place until the end of the block. Raises Problem (503) when all places are taken."""
-        if self._in_hand >= self._most:
-            raise unavailable(f"{self._in_hand} {self._complaint}")
-        self._in_hand += 1
-        try:
-            yield
-        finally:
-            self._in_hand -= 1
 
 
 class Storing:
@@ -67,7 +47,8 @@ class Storing:
         # One for each request, from before its body is read until it is answered.
         self.places = Places(
             REQUESTS_PER_CONNECTION * settings.db_pool_size,
-            "requests are running, and this server takes no more at once; send it again",
+            "requests",
+            "this server takes no more at once; send it again",
         )
 
     async def in_thread(self, work: Callable[[], Answer]) -> Answer:

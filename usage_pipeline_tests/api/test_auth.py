@@ -36,10 +36,11 @@ def found(
 
     async def find() -> AccessToken | None:
         cache = QuickRedis.of(settings)
+        tokens = kind.of(settings, cache, connect, on_lookup=lambda _: None)
         try:
-            with closing(kind.of(settings, cache, connect, on_lookup=lambda _: None)) as tokens:
-                return await tokens.find(prefix)
+            return await tokens.find(prefix)
         finally:
+            await tokens.close()
             await cache.close()
 
     return asyncio.run(find())
@@ -87,13 +88,13 @@ def test_an_expired_token_is_401(service: Service, postgres: psycopg.Connection,
 
 
 def test_expiry_is_checked_on_the_cached_copy(
-    service: Service, token: str, postgres: psycopg.Connection, redis_client: redis.Redis
+    service: Service, token: str, settings: Settings, database_url: str, postgres: psycopg.Connection
 ) -> None:
-    assert post(service, f"Bearer {token}").status_code == 200
-    key = f"api_token:{prefix_of(token)}"
-    cached = json.loads(redis_client.get(key) or b"")
-    redis_client.set(key, json.dumps(cached | {"expires_at": (datetime.now(UTC) - timedelta(seconds=1)).isoformat()}))
-    expect_problem(post(service, f"Bearer {token}"), 401, "unauthorized")
+    assert post(service, f"Bearer {new_token(postgres)}").status_code == 200  # now it knows the key of copies
+    postgres.execute("update usage.api_access_tokens set expires_at = now() + interval '1 second'")
+    assert found(settings, lambda: psycopg.connect(database_url, autocommit=True), str(prefix_of(token)))
+    postgres.execute("update usage.api_access_tokens set expires_at = null")  # which the copy does not know
+    wait_until(lambda: post(service, f"Bearer {token}").status_code == 401, "the time on the copy is over", 20)
 
 
 def test_the_cache_holds_the_row_for_five_minutes_and_not_the_token(
@@ -107,15 +108,24 @@ def test_the_cache_holds_the_row_for_five_minutes_and_not_the_token(
     assert token.encode() not in cached
 
 
-def test_a_cached_token_needs_no_database(settings: Settings, database_url: str, token: str) -> None:
+async def test_a_cached_token_needs_no_database(settings: Settings, database_url: str, token: str) -> None:
     prefix = str(prefix_of(token))
-    stored = found(settings, lambda: psycopg.connect(database_url, autocommit=True), prefix)
+    is_away = False
+
+    def connect() -> psycopg.Connection:
+        if is_away:
+            raise psycopg.OperationalError("away")
+        return psycopg.connect(database_url, autocommit=True)
+
+    cache = QuickRedis.of(settings)
+    tokens = TokenCache.of(settings, cache, connect, on_lookup=lambda _: None)
+    stored = await tokens.find(prefix)
     assert stored
-
-    def unreachable() -> Any:
-        raise AssertionError("the database was asked")
-
-    assert found(settings, unreachable, prefix) == stored
+    assert await tokens.find(prefix) == stored
+    is_away = True
+    assert await tokens.find(prefix) == stored
+    await tokens.close()
+    await cache.close()
 
 
 @pytest.mark.parametrize("foreign", [b"{}", b"\xff", b"[]", b'{"token_hash": "x"}'])
@@ -145,12 +155,12 @@ def test_who_read_a_token_before_it_was_revoked_cannot_cache_it_afterwards(
     class Slow(TokenCache):
         """Someone begins to revoke between this one's reading and its writing."""
 
-        def _keep(self, found: Any) -> None:
+        def _keep(self, found: Any, key: bytes) -> None:
             revoking.start()
             waiting = "select 1 from pg_locks where locktype = 'advisory' and not granted"
             with psycopg.connect(database_url, autocommit=True) as looking:
                 wait_until(lambda: looking.execute(waiting).fetchone(), "the revocation waits", 20)
-            super()._keep(found)
+            super()._keep(found, key)
 
     def connect() -> psycopg.Connection:
         return psycopg.connect(database_url, autocommit=True)

@@ -4,7 +4,6 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -91,8 +90,7 @@ def test_a_request_that_fails_its_own_way_counts_and_says_what_is_left(shared: S
 def test_of_a_thousand_requests_at_once_exactly_as_many_pass_as_the_quota_has(
     shared: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # On a busy machine a burst may last longer, and whoever had no answer in time passes uncounted.
-    monkeypatch.setattr("usage_pipeline.storage.quick_redis.TIMEOUT_SECONDS", 30)
+    # On a busy machine a burst may last longer, and whoever waits too long for a connection is refused uncounted.
     monkeypatch.setattr("usage_pipeline.storage.quick_redis._CONNECTION_SECONDS", 30)
     token = AccessToken("thousand", "upt_x", "", "", (), None, None, 100)
 
@@ -162,14 +160,3 @@ def test_without_redis_every_request_is_allowed_and_that_is_logged_once(
 def test_a_foreign_value_in_the_counter_lets_requests_through(shared: Shared) -> None:
     shared.redis.set("usage_pipeline:token_quota:foreign:2026-11-20", "many")
     assert taken(shared.settings, 1, ["2026-11-20T12:00:00"], token_id="foreign") == [None]
-
-
-def test_a_cached_copy_that_does_not_know_quotas_is_no_copy(shared: Shared) -> None:
-    made = create_token(shared.postgres, "small", ["read"], quota=7)
-    asked(shared, made.token)
-    key = f"api_token:{made.token_prefix}"
-    cached: dict[str, Any] = json.loads(shared.redis.get(key) or b"")
-    assert cached.pop("quota") == 7
-    shared.redis.set(key, json.dumps(cached))
-    assert asked(shared, made.token).headers["ratelimit-remaining"] == "5"
-    assert json.loads(shared.redis.get(key) or b"")["quota"] == 7

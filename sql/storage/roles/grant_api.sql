@@ -23,7 +23,8 @@ grant select (family, replayed_at) on ops.dead_letters to usage_api;
 grant select, insert on
     analytics.usage_event_ids,
     analytics.message_archive_ids,
-    ops.ingest_batches
+    ops.ingest_batches,
+    ops.service_keys
 to usage_api;
 grant insert on
     analytics.usage_events,

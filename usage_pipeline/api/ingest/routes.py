@@ -78,7 +78,7 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
     is_compressed = bodies.is_compressed(request)
-    with storing.places.one():
+    with storing.places.one(caller.token_id):
         try:
             body = await bodies.received(request, most=settings.max_gzip_size, seconds=settings.body_timeout_seconds)
         except ClientDisconnect:

@@ -7,19 +7,20 @@ time of a query; the others look into the cache again and again, but no longer t
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+import redis.asyncio
 
 from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.redis_keys import ranking_filler
 from usage_pipeline.rollups.ranking_cache import CACHE_SECONDS, cached_text
 from usage_pipeline.rollups.rankings import RANKING_SIZE, Ranking, read_ranking
-from usage_pipeline.storage.quick_redis import AWAY, QuickRedis
+from usage_pipeline.storage.quick_redis import AWAY, Away, QuickRedis, RedisBusy
 
 # Longer than the query takes; whoever waited so long reads for itself.
 LOCK_SECONDS = 2.0
@@ -41,6 +42,7 @@ class _Entry(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(list[_Entry]).decode
 Read = Callable[[Ranking], list[dict[str, object]]]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class RankingReads:
 
     async def get(self, ranking: Ranking) -> Answer:
         """The ranking as it was last made. Raises Problem (503) when neither Redis nor PostgreSQL answers."""
-        cached: Any = await self._cache.ask(lambda client: client.get(ranking.cache_key))
+        cached: Any = await self._ask(lambda client: client.get(ranking.cache_key))
         if is_ranking(cached):
             self._metrics.cache_lookup("ranking", "hit")
             return Answer(cached, is_hit=True)
@@ -88,23 +90,23 @@ class RankingReads:
             return await self._from_database(ranking)
         lock, holder = ranking_filler(ranking.cache_key), secrets.token_hex(8)
         milliseconds = round(LOCK_SECONDS * 1000)
-        is_ours = await self._cache.ask(lambda client: client.set(lock, holder, nx=True, px=milliseconds))
+        is_ours = await self._ask(lambda client: client.set(lock, holder, nx=True, px=milliseconds))
         if is_ours is None and (filled := await self._awaited(ranking)) is not None:
             return filled
         try:
             text = await self._from_database(ranking)
-            await self._cache.ask(lambda client: client.set(ranking.cache_key, text, ex=CACHE_SECONDS, nx=not replaces))
+            await self._ask(lambda client: client.set(ranking.cache_key, text, ex=CACHE_SECONDS, nx=not replaces))
             return text
         finally:
             if is_ours:
-                await self._cache.ask(lambda client: client.eval(_UNLOCK, 1, lock, holder))
+                await self._ask(lambda client: client.eval(_UNLOCK, 1, lock, holder))
 
     async def _awaited(self, ranking: Ranking) -> bytes | None:
         """The ranking that another process puts into the cache, or None if it does not come in time."""
         lock = ranking_filler(ranking.cache_key)
         for _ in range(round(LOCK_SECONDS / LOOK_SECONDS)):
             await asyncio.sleep(LOOK_SECONDS)
-            found: Any = await self._cache.ask(lambda client: client.mget(ranking.cache_key, lock))
+            found: Any = await self._ask(lambda client: client.mget(ranking.cache_key, lock))
             if found is AWAY:
                 return None
             cached, holder = found
@@ -116,6 +118,13 @@ class RankingReads:
 
     async def _from_database(self, ranking: Ranking) -> bytes:
         return cached_text(await self._storing.in_thread(partial(self._read, ranking)))
+
+    async def _ask(self, question: Callable[[redis.asyncio.Redis], Awaitable[Value]]) -> Value | Away:
+        """As QuickRedis.ask. A Redis that this process has no connection for is away here: one query serves all who ask."""
+        try:
+            return await self._cache.ask(question)
+        except RedisBusy:
+            return AWAY
 
     def _newest(self, ranking: Ranking) -> list[dict[str, object]]:
         with self._storing.pool.connection() as connection:

@@ -11,8 +11,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from usage_pipeline.api.places import Places
 from usage_pipeline.api.problems import Problem
-from usage_pipeline.api.storing import Places, Storing
+from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.usage.encodings import CsvEncoding, Encoding, ParquetEncoding
 from usage_pipeline.api.usage.queries import Format
 from usage_pipeline.api.usage.reading import MAX_EXPORT_ROWS, Arguments, Export, TooManyRows
@@ -37,18 +38,21 @@ class Downloads:
         self._storing = storing
         self._places = Places(
             max(1, pool_size // _SHARE_OF_CONNECTIONS),
-            "files are being sent, and this server sends no more at once. Ask again later",
+            "downloads",
+            "this server sends no more files at once. Ask again later",
         )
 
-    async def of(self, listing: Listing, arguments: Arguments, format: Format, file_name: str) -> StreamingResponse:
-        """All rows as an answer. Raises Problem: 422 for more than MAX_EXPORT_ROWS, 503."""
+    async def of(
+        self, listing: Listing, arguments: Arguments, format: Format, file_name: str, *, token_id: str
+    ) -> StreamingResponse:
+        """All rows as an answer to this token. Raises Problem: 422 for more than MAX_EXPORT_ROWS, 503."""
         encoding: Encoding = (CsvEncoding if format == "csv" else ParquetEncoding)(listing.columns)
-        pieces = self._pieces(Export(self._storing.pool, listing, arguments), encoding)
+        pieces = self._pieces(Export(self._storing.pool, listing, arguments), encoding, token_id)
         first = await anext(pieces)
         return _Download(first, pieces, MEDIA_TYPES[format], file_name)
 
-    async def _pieces(self, export: Export, encoding: Encoding) -> AsyncGenerator[bytes, None]:
-        with self._places.one():
+    async def _pieces(self, export: Export, encoding: Encoding, token_id: str) -> AsyncGenerator[bytes, None]:
+        with self._places.one(token_id):
             try:
                 await self._storing.in_thread(export.open)
                 while (piece := await self._storing.in_thread(lambda: _encoded(export, encoding))) is not None:

@@ -27,7 +27,7 @@ from usage_pipeline.api.usage.resources import API_KEYS, RESOURCES, SUMMARY, TOK
 from usage_pipeline.recording.recorder import AsyncRecorder
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.quick_redis import AWAY, QuickRedis
+from usage_pipeline.storage.quick_redis import AWAY, QuickRedis, RedisBusy
 
 _STATUSES = problems.responses(401, 403, 422, 429, 500, 503)
 router = APIRouter(prefix="/api/usage", tags=["usage"])
@@ -83,7 +83,7 @@ def _listing_route(resource: Resource, listing: Listing) -> Callable[..., Awaita
                 raise queries.wrong(of_pages[0], f"it with format=json only, since {chosen} has all rows", "both")
             arguments |= queries.position_of({}, listing)
             name = f"{listing.query.replace('_', '-')}{_days_in_name(day_range)}.{chosen}"
-            return await reads.downloads.of(listing, arguments, chosen, name)
+            return await reads.downloads.of(listing, arguments, chosen, name, token_id=caller.token_id)
         limit = queries.limit_of(parameters)
         arguments |= queries.position_of(parameters, listing)
         rows, has_more = await reads.storing.in_thread(partial(_page, reads.storing, listing, arguments, limit))
@@ -190,7 +190,7 @@ async def _pending_of_token(reads: Reads, token_id: str) -> Pending | None:
     window = reads.settings.possible_times.window(int(time.time() * 1000))
     try:
         uses = await reads.cache.ask(lambda client: pending_token_uses(client, token_id, window))
-    except TooManyAnnounced:
+    except (TooManyAnnounced, RedisBusy):
         return None
     return None if uses is AWAY else {"usage_count": uses}
 

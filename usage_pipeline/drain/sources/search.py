@@ -1,5 +1,6 @@
 """Finds keys on one Redis primary: the keys that the recorder announced, and at intervals those that a scan finds."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +12,8 @@ from usage_pipeline.drain.batch import claimed_ms
 from usage_pipeline.drain.families import TOKEN, Family
 from usage_pipeline.process import process_name
 from usage_pipeline.storage.redis import PinnedConnection
+
+log = logging.getLogger(__name__)
 
 _SCAN_COUNT = 10_000
 # Scans of all keys may take this share of Redis's time, all kinds together: for live keys and for claims, of each family.
@@ -115,10 +118,18 @@ class KeySearch:
         """The members of a set, from where an earlier drain stopped. After the last member the set is deleted.
 
         Nobody changes such a set, so a stored cursor stays valid. If Redis loses the set or the cursor, a scan finds the rest.
+        Writers may put something else in its place: that is thrown away, and stops nobody's drain.
         """
         place = names.place_in(name)
         cursor = self._connection.call("GET", place) or b"0"
-        cursor, members = self._connection.call("SSCAN", name, cursor, "COUNT", chunk_keys)
+        [found] = self._connection.pipeline([("SSCAN", name, cursor, "COUNT", chunk_keys)])
+        if isinstance(found, redis.ResponseError):
+            if not str(found).startswith("WRONGTYPE"):
+                raise found
+            log.warning("%s: expected a set of announced keys, came another type; a scan finds the keys", name)
+            self._connection.call("UNLINK", name, place)
+            return
+        cursor, members = found
         while members or cursor != b"0":
             yield members
             if cursor == b"0":

@@ -13,17 +13,20 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.rankings import reads as ranking_reads
 from usage_pipeline.api.rankings.reads import RankingReads
 from usage_pipeline.api.storing import Storing
+from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.redis_keys import ranking_filler
 from usage_pipeline.rollups.ranking_cache import cached_text, publish_ranking
 from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.quick_redis import QuickRedis
-from usage_pipeline_tests.rigs.service import Shared, expect_problem, serving
+from usage_pipeline_tests.rigs.service import Service, Shared, expect_problem, new_token, serving
 
 ISSUES = next(ranking for ranking in RANKINGS if ranking.name == "issues")
 DAY = date(2026, 11, 20)
@@ -79,15 +82,18 @@ def test_a_miss_is_from_the_database_and_then_it_is_a_hit_without_a_query(shared
     assert queries == ["issues"]
 
 
-def test_a_hit_needs_no_database_at_all(shared: Shared) -> None:
-    shared.client.get("/api/issues/popular")
-    dead = load_settings(
-        database_url="postgresql://u@127.0.0.1:1/x", redis_url=shared.settings.redis_dsn.get_secret_value()
-    )
-    with serving(dead) as service:  # the token is in the cache, too
-        response = service.with_token(shared.token).get("/api/issues/popular")
-        assert (response.status_code, response.headers["x-cache"]) == (200, "hit")
-        expect_problem(service.client.get("/api/rankings/models"), 503, "unavailable")
+def test_a_hit_needs_no_database_at_all(
+    service: Service, postgres: psycopg.Connection, servers: LocalServers, settings: Settings
+) -> None:
+    client = service.with_token(new_token(postgres, "read"))
+    for _ in range(2):  # the first asks for the key of copies, the second for tokens that were revoked
+        assert client.get("/api/issues/popular").status_code == 200
+    name = conninfo_to_dict(settings.database_url.get_secret_value())["dbname"]
+    with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(str(name))))
+    response = client.get("/api/issues/popular")  # the token is in the cache, too
+    assert (response.status_code, response.headers["x-cache"]) == (200, "hit")
+    expect_problem(client.get("/api/rankings/models"), 503, "unavailable")
 
 
 def test_what_a_materialization_published_is_served_as_it_is(shared: Shared, queries: list[str]) -> None:

@@ -23,7 +23,7 @@ from usage_pipeline.api.usage.encodings import CsvEncoding, ParquetEncoding
 from usage_pipeline.api.usage.reading import Export
 from usage_pipeline.api.usage.resources import API_KEYS, MODELS, RESOURCES
 from usage_pipeline_tests.rigs.clock import days_ago, today
-from usage_pipeline_tests.rigs.service import Shared, expect_problem
+from usage_pipeline_tests.rigs.service import Shared, expect_problem, new_token
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 MANY = 23_000
@@ -196,16 +196,25 @@ def test_a_file_too_many_is_503_and_the_places_are_free_when_the_readers_are_gon
 
     monkeypatch.setattr(Export, "chunk", waiting)
     path = "/api/usage/api-keys?format=csv"
-    readers = [threading.Thread(target=lambda: shared.client.get(path)) for _ in range(2)]
+    third = {"Authorization": f"Bearer {new_token(shared.postgres, 'read')}"}
+    other = {"Authorization": f"Bearer {new_token(shared.postgres, 'read')}"}
+    readers = [
+        threading.Thread(target=lambda headers=headers: shared.service.client.get(path, headers=headers))
+        for headers in ({}, other)
+    ]
     for reader in readers:
         reader.start()
     sleeping = (
         "select count(*) from pg_stat_activity where state = 'idle in transaction' and datname = current_database()"
     )
     wait_until(lambda: shared.postgres.execute(sleeping).fetchone() == (2,), "two files are being sent", 20)
-    response = shared.client.get(path)
-    assert "2 files are being sent" in expect_problem(response, 503, "unavailable")
-    assert response.headers["retry-after"]
+    for headers, text in (
+        ({}, "1 downloads of this token are running, 2 of all"),
+        (third, "0 downloads of this token"),
+    ):
+        response = shared.client.get(path, headers=headers)
+        assert text in expect_problem(response, 503, "unavailable")
+        assert response.headers["retry-after"]
     # Pages go on meanwhile.
     assert shared.client.get("/api/usage/api-keys").status_code == 200
     gate.set()

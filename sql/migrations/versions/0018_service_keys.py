@@ -1,0 +1,12 @@
+"""A key that signs copies of tokens; an index of revoked tokens. The statements are in the SQL file of the same name."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0018"
+down_revision = "0017"
+
+
+def upgrade() -> None:
+    op.get_bind().exec_driver_sql(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
