@@ -167,7 +167,7 @@ def test_a_person_follows_a_run_live_and_a_page_of_elsewhere_changes_nothing(
 
         # Another port and another name of the same machine, as well as can be had without DNS.
         browser.visit(f"http://localhost:{port}/")
-        browser.wait_for("tried: cors failed, no-cors opaque, socket refused")
+        browser.wait_for("tried: cors failed, no-cors failed, socket refused")
     assert state_of(system) == state
     assert materializations(system) == before
 

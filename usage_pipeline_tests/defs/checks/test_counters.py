@@ -216,5 +216,5 @@ def test_reconciliation_is_an_asset_that_says_what_is_missing(
     redis_client.hincrby(f"usage_pipeline:recorded:token:{today()}", "usage_count", 3)
     found = failed(run(definitions, instance, "reconcile"))
     assert found == {
-        "ops/reconciliation.nothing_is_missing": f"- token of {today()}: 3 of 4 recorded usage_count are missing"
+        "ops/reconciliation.nothing_is_missing": f"token of {today()}: 3 of 4 recorded usage_count are missing"
     }
