@@ -12,8 +12,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from unittest.mock import patch
+from urllib.parse import quote, unquote
 
 import psycopg
 import pytest
@@ -22,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from usage_pipeline.cli import app, main
+from usage_pipeline.events.landing.folder import Landing, folder_error
 from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 from usage_pipeline.storage.migrations import migrate
@@ -258,3 +261,26 @@ def test_a_command_of_its_own_process_says_it_in_one_line_of_its_standard_error(
     [line] = done.stderr.splitlines()
     assert line.startswith("usage-pipeline: DATABASE_URL: expected ")
     assert cores_in(line) == []
+
+
+def test_an_error_of_the_landing_folder_is_told_without_the_password_of_its_address(tmp_path: Path) -> None:
+    for written in ("zq7wkv", "zq7%20wkv", "zq7/wkv"):
+        address = f"sftp://user:{written}@host/landing"
+        for shown in (written, unquote(written)):
+            error = PermissionError(f"cannot open sftp://user:{shown}@host/landing/a.jsonl as {shown}")
+            told = folder_error(error, address)
+            assert shown not in told
+            assert told.startswith("PermissionError: cannot open sftp://user:")
+    landing = Landing(str(tmp_path))
+    landing._url = "sftp://user:zq7wkv@host/landing"
+    refusal = PermissionError("cannot list sftp://user:zq7wkv@host/landing")
+    with (
+        patch.object(landing.files, "ls", side_effect=refusal),
+        pytest.raises(OSError, match="PermissionError: cannot") as raised,
+    ):
+        landing.look()
+    assert cores_in("".join(texts_of(raised.value))) == []
+    plain = PermissionError("[Errno 13] Permission denied: 'a.jsonl'")
+    assert folder_error(plain, str(tmp_path)) == "PermissionError: [Errno 13] Permission denied: 'a.jsonl'"
+    settings = load_settings(landing_url="sftp://u:zq7wkv@host/landing", archive_url="s3://u:XVTQJR@bucket/archive")
+    assert cores_in(f"{settings!r} {settings!s}") == []

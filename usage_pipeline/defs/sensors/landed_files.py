@@ -9,7 +9,7 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.landing import LANDED_FILES, LANDING_TAG
 from usage_pipeline.events.landing.faults import due_files
-from usage_pipeline.events.landing.folder import LandedFile, Landing, Look
+from usage_pipeline.events.landing.folder import LandedFile, Landing, Look, folder_error
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect
 
@@ -35,10 +35,9 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
         if settings.landing_url is None:
             return dg.SkipReason("LANDING_URL is not set.")
         try:
-            landing = Landing(settings.landing_url)
-            look = landing.look()
+            look = Landing(settings.landing_url).look()
         except OSError as error:
-            return dg.SkipReason(f"Cannot list the landing folder: {landing.said(error)}")
+            return dg.SkipReason(f"Cannot list the landing folder: {folder_error(error, settings.landing_url)}")
         try:
             with closing(connect(settings)) as connection:
                 waiting = due_files(connection, look.files)

@@ -77,6 +77,11 @@ class Look:
         return f"{count} files are of no kind that is read, for example {shown}. {READ_KINDS}"
 
 
+def folder_error(error: Exception, landing_url: str) -> str:
+    """An error of the folder in one line, without the password of its address."""
+    return without_password(f"{type(error).__name__}: {first_line(error)}", landing_url)
+
+
 class Landing:
     """The folder of LANDING_URL: a path or any fsspec address."""
 
@@ -86,8 +91,8 @@ class Landing:
         self._url = landing_url
 
     def said(self, error: Exception) -> str:
-        """An error of the folder in one line, without the password of its address."""
-        return without_password(f"{type(error).__name__}: {first_line(error)}", self._url)
+        """As `folder_error`, for this folder."""
+        return folder_error(error, self._url)
 
     def path(self, address: str) -> str:
         return posixpath.join(self._root, address)
@@ -183,10 +188,16 @@ class Landing:
     def _listed(self, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """What is in a folder, by name: addresses, and what the file system says of them."""
         root = self.path(folder).rstrip("/")
+        listed, problem = None, ""
         try:
             listed = self.files.ls(root, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:
+            problem = self.said(error)
+        # Outside of `except`: the error itself may hold the password, and a run's failure tells all errors behind one.
+        if listed is None:
+            raise OSError(problem)
         for info in sorted(listed, key=lambda info: str(info["name"])):
             path = str(info["name"]).rstrip("/")
             name = posixpath.basename(path)
