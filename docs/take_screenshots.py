@@ -1,7 +1,7 @@
 """Takes the pictures of README.md and docs/ from `usage-pipeline dev` after a demo, with chromium and chromium-driver.
 
 make demo; usage-pipeline dev      # and in another terminal, with the variables that it prints:
-READ_TOKEN=$(usage-pipeline tokens create pictures --scope read) \
+READ_TOKEN=$(usage-pipeline tokens create pictures --scope read --expires 12h) \
 .venv/bin/python docs/take_screenshots.py [http://127.0.0.1:3000 [http://127.0.0.1:8000]]
 It launches a backfill of the last 60 days of usage/api_key_daily, which changes nothing that is right.
 """

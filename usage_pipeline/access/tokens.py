@@ -9,8 +9,9 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from hashlib import sha256
+from zoneinfo import ZoneInfo
 
 import psycopg
 
@@ -22,6 +23,7 @@ MAX_EXPIRES_IN_DAYS = 36_500
 # What Redis's scripts count exactly.
 MAX_QUOTA = 2**53 - 1
 _SHAPE = re.compile(r"(upt_[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+_DURATION = re.compile(r"([1-9][0-9]{0,5})([dh])")
 _ATTEMPTS = 5
 
 
@@ -82,17 +84,40 @@ def prefix_of(token: str) -> str | None:
     return match and match[1]
 
 
+def expiry_of(text: str, *, now: datetime, timezone: ZoneInfo) -> datetime:
+    """When `90d` (days), `12h` (hours) or `2027-06-30` (the first moment of that day) is. Raises Malformed."""
+    if match := _DURATION.fullmatch(text):
+        count, unit = int(match[1]), match[2]
+        found = now + (timedelta(hours=count) if unit == "h" else timedelta(days=count))
+    else:
+        try:
+            day = date.fromisoformat(text)
+            if day.isoformat() != text:
+                raise ValueError  # 20270630, which Python reads too
+            found = datetime.combine(day, time.min, timezone)
+        except ValueError:
+            raise Malformed(
+                f"--expires: expected days or hours such as 90d or 12h, or a date YYYY-MM-DD, came {text!r}"
+            ) from None
+    if not now < found <= now + timedelta(days=MAX_EXPIRES_IN_DAYS):
+        raise Malformed(
+            f"--expires: expected a time to come, at most {MAX_EXPIRES_IN_DAYS} days from now, came {text!r}"
+        )
+    return found.astimezone(UTC)
+
+
 def create_token(
     connection: psycopg.Connection,
     name: str,
     scopes: Sequence[str],
     *,
     expires_in_days: int | None = None,
+    expires_at: datetime | None = None,
     quota: int | None = None,
 ) -> NewToken:
     """Makes and stores a token on an autocommit connection. `quota` is in requests per day; None: no limit.
 
-    Raises Malformed for a wrong name, scope, number of days or quota.
+    Without a number of days or a time it never ends. Raises Malformed for a wrong name, scope, number of days or quota.
     """
     identifier_text("NAME", name)
     if not scopes or not set(scopes) <= set(SCOPES):
@@ -101,7 +126,8 @@ def create_token(
         raise Malformed(f"--expires-in-days: expected 1 to {MAX_EXPIRES_IN_DAYS}, came {expires_in_days}")
     if quota is not None and not 1 <= quota <= MAX_QUOTA:
         raise Malformed(f"--quota: expected 1 to {MAX_QUOTA} requests a day, came {quota}")
-    expires_at = expires_in_days and datetime.now(UTC) + timedelta(days=expires_in_days)
+    if expires_in_days is not None:
+        expires_at = datetime.now(UTC) + timedelta(days=expires_in_days)
     for _ in range(_ATTEMPTS):
         prefix = f"upt_{secrets.token_hex(6)}"
         token = f"{prefix}_{secrets.token_urlsafe(32)}"

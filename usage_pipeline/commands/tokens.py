@@ -3,12 +3,13 @@
 import logging
 from contextlib import closing
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from usage_pipeline.commands.options import AsJson
+from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
 
@@ -21,18 +22,34 @@ def create(
     scope: Annotated[
         list[str], typer.Option(help="What the token may do: ingest or read. Repeat the option for both.")
     ],
-    expires_in_days: Annotated[
-        int | None, typer.Option(help="Days until the token ends. Default: it does not end.")
+    expires: Annotated[
+        str | None,
+        typer.Option(help="When the token ends: in days or hours such as 90d or 12h, or when a day YYYY-MM-DD begins."),
     ] = None,
+    expires_in_days: Annotated[int | None, typer.Option(help="Days until the token ends.")] = None,
+    never_expires: Annotated[
+        bool, typer.Option("--never-expires", help="The token works until it is revoked.")
+    ] = False,
     quota: Annotated[int | None, typer.Option(help="The most requests per day. Default: no limit.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token. The command shows the token once. Only its hash is stored."""
-    from usage_pipeline.access.tokens import create_token
+    """Make a token. Say when it ends: --expires, --expires-in-days or --never-expires. Only its hash is stored."""
+    from usage_pipeline.access.tokens import create_token, expiry_of
     from usage_pipeline.storage.postgres import connect
 
-    with closing(connect(load_settings())) as connection:
-        made = create_token(connection, name, scope, expires_in_days=expires_in_days, quota=quota)
+    said = sum((expires is not None, expires_in_days is not None, never_expires))
+    if said != 1:
+        came = "none of them" if not said else f"{said} of them"
+        raise UsageError(
+            "when does the token end? Expected one of --expires (such as 90d or 2030-01-31), --expires-in-days and"
+            f" --never-expires, came {came}"
+        )
+    settings = load_settings()
+    expires_at = expires and expiry_of(expires, now=datetime.now(UTC), timezone=settings.timezone)
+    with closing(connect(settings)) as connection:
+        made = create_token(
+            connection, name, scope, expires_in_days=expires_in_days, expires_at=expires_at or None, quota=quota
+        )
     if as_json:
         print_json(asdict(made))
         return
@@ -59,7 +76,8 @@ def list_all(as_json: AsJson = False) -> None:
             token.token_prefix,
             token.name,
             ", ".join(token.scopes),
-            *(f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (token.expires_at, token.revoked_at)),
+            f"{token.expires_at:%Y-%m-%d %H:%M}" if token.expires_at else "never",
+            f"{token.revoked_at:%Y-%m-%d %H:%M}" if token.revoked_at else "",
             token.quota,
             token.usage_count,
             f"{token.last_used_at:%Y-%m-%d %H:%M}" if token.last_used_at else "",

@@ -106,7 +106,7 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
             redis_url=servers.redis_url,
             dagster_postgres_url=servers.dagster_postgres_url,
         )
-        token = create_token(connection, "demo", ["ingest"])
+        token = create_token(connection, "demo", ["ingest"], expires_in_days=1)
         say("starting the HTTP service")
         with service(folder, environment) as url, ThreadPoolExecutor(1) as sender:
             sending = sender.submit(send_events, url, token.token, events)
