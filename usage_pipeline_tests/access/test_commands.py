@@ -2,11 +2,15 @@
 
 import json
 import re
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
 import redis
 
+from usage_pipeline.access.tokens import expiry_of
+from usage_pipeline.values import Malformed
 from usage_pipeline_tests.rigs.commands import Run
 from usage_pipeline_tests.rigs.places import DOCS, PROJECT
 
@@ -51,18 +55,26 @@ def test_a_token_ends_when_its_maker_says(run: Run, postgres: psycopg.Connection
         ("days", "--expires", "90d"), ("hours", "--expires", "12h"), ("date", "--expires", "2040-03-01"),
         ("number", "--expires-in-days", "7"), ("never", "--never-expires"),
     ):  # fmt: skip
-        assert run("tokens", "create", name, "--scope", "read", *ends, USAGE_TIMEZONE="Europe/Vienna").returncode == 0
-    ends_in_hours = dict(
+        assert run("tokens", "create", name, "--scope", "read", *ends).returncode == 0
+    hours = dict(
         postgres.execute(
             "select name, round(extract(epoch from expires_at - created_at) / 3600) from usage.api_access_tokens"
         ).fetchall()
     )
-    date = ends_in_hours.pop("date")
-    assert ends_in_hours == {"days": 90 * 24, "hours": 12, "number": 7 * 24, "never": None}
-    assert date > 0
-    at = "select expires_at = '2040-03-01 00:00 Europe/Vienna' from usage.api_access_tokens where name = 'date'"
+    assert hours.pop("date") > 0
+    assert hours == {"days": 90 * 24, "hours": 12, "number": 7 * 24, "never": None}
+    at = "select expires_at = '2040-03-01 00:00 UTC' from usage.api_access_tokens where name = 'date'"
     assert postgres.execute(at).fetchone() == (True,)
     assert run("tokens", "list").stdout.count("never") == 2  # its name, and its end
+
+
+def test_a_date_is_the_first_moment_of_the_day_in_the_time_zone_of_days() -> None:
+    vienna, now = ZoneInfo("Europe/Vienna"), datetime(2026, 11, 20, 12, tzinfo=UTC)
+    assert expiry_of("2027-07-01", now=now, timezone=vienna) == datetime(2027, 6, 30, 22, tzinfo=UTC)
+    assert expiry_of("2026-11-21", now=now, timezone=vienna) == datetime(2026, 11, 20, 23, tzinfo=UTC)
+    for wrong in ("2026-11-20", "36501d", "9999-12-31", "20270701", "0d", "-1d", "90", "90 d", "2027-02-30", "999999d"):
+        with pytest.raises(Malformed, match="--expires: expected"):
+            expiry_of(wrong, now=now, timezone=vienna)
 
 
 def test_every_page_that_makes_a_token_says_when_it_ends() -> None:
