@@ -4,10 +4,10 @@ PYTHON ?= python3
 UV := .local/uv/bin/uv
 RUN := .venv/bin/
 
-.PHONY: help setup demo test e2e torture fuzz lint defs bench clean
+.PHONY: help setup demo test e2e torture fuzz lint lint-deploy defs bench clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.installed  ## install everything that the other targets need
 
@@ -54,6 +54,12 @@ lint: setup  ## check types, style, and that Dagster loads the definitions
 	$(RUN)ruff format --check .
 	$(RUN)mypy
 	@$(DG) check defs
+
+# Each tool in an environment of its own, which uv makes at first use: Checkov alone brings a hundred packages. The oldest
+# Kubernetes that is still maintained somewhere.
+lint-deploy: | $(UV)  ## check deploy/ by the schemas of Kubernetes and by Checkov's rules (needs the network once)
+	$(UV) tool run kubernetes-validate@1.37.0 --strict --kubernetes-version 1.32 deploy/kubernetes/*.yaml
+	$(UV) tool run checkov@3.3.30 --config-file deploy/checkov.yaml
 
 defs: setup  ## list the assets, checks, jobs, schedules and sensors that Dagster finds
 	@$(DG) list defs

@@ -209,7 +209,7 @@ def test_images_are_pinned() -> None:
             images.append(f"{mapping['repository']}:{mapping['tag']}")
     assert len(images) > 15
     for image in images:
-        tag = re.sub(r"\$\{IMAGE:-(.*)\}", r"\1", image).rpartition(":")[2]
+        tag = re.sub(r"\$\{\w+:-(.*)\}", r"\1", image).rpartition(":")[2]
         assert re.match(r"v?\d+\.\d+", tag), image
     version = re.search(r'^version = "(.*)"$', (PROJECT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert version
@@ -234,9 +234,17 @@ def test_services_are_contained() -> None:
         assert service["restart"], name
     for name, service in all_services():
         if "image" in service:
-            assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}, name
+            # Compose refuses `pids_limit` beside these.
+            assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}, name
             for port in service.get("ports", []):
                 assert port.startswith("${PUBLISH_ADDRESS:-127.0.0.1}:"), name
+    for name, user in (("postgres", "postgres"), ("redis", "redis"), ("celery-broker", "redis")):
+        server = (services(CELERY_COMPOSE) | services(COMPOSE))[name]
+        assert server["user"] == user, "an entry point that begins as root needs capabilities"
+        assert server["read_only"], name
+        assert server["cap_drop"] == ["ALL"], name
+        assert server["security_opt"] == ["no-new-privileges:true"], name
+        assert "ports" not in server
     for name in ("postgres", "redis"):
         assert services(COMPOSE)[name]["networks"] == ["internal"]
         assert "ports" not in services(COMPOSE)[name]
@@ -245,6 +253,35 @@ def test_services_are_contained() -> None:
     for _, container in containers():
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert container["resources"]["limits"]["memory"]
+        assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+    for path in MANIFESTS:
+        for mapping in mappings(documents(path)):
+            assert "emptyDir" not in mapping or mapping["emptyDir"]["sizeLimit"], named(path)
+
+
+def test_what_serves_stays_up_while_nodes_are_emptied() -> None:
+    deployment, _, budget = documents(DEPLOY / "kubernetes" / "api.yaml")
+    assert budget["spec"]["selector"] == deployment["spec"]["selector"]
+    assert budget["spec"]["minAvailable"] < deployment["spec"]["replicas"]
+
+
+def test_each_exception_of_checkov_has_a_reason_and_make_runs_both_tools() -> None:
+    lines = (DEPLOY / "checkov.yaml").read_text(encoding="utf-8").splitlines()
+    exceptions = lines[lines.index("skip-check:") + 1 :]
+    for before, line in pairwise(exceptions):
+        assert not line.startswith("  - ") or before.startswith("  # "), line
+    assert {line[4:] for line in exceptions if line.startswith("  - ")} == set(
+        documents(DEPLOY / "checkov.yaml")[0]["skip-check"]
+    )
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    for tool in ("kubernetes-validate@", "checkov@"):
+        assert re.search(rf"^\t.*{tool}\d", makefile, re.MULTILINE), "in a version that was seen to pass"
+
+
+def test_each_manifest_has_the_name_that_the_validator_asks_for() -> None:
+    for path in MANIFESTS:
+        for document in documents(path):
+            assert document["metadata"]["name"], named(path)
 
 
 def networks() -> dict[str, set[str]]:
