@@ -190,7 +190,30 @@ class Settings(BaseSettings):
     )
 
     body_timeout_seconds: float = Field(
-        default=30.0, gt=0, le=3_600, description="Seconds for the whole body of a request to the HTTP service."
+        default=30.0,
+        gt=0,
+        le=3_600,
+        description="Seconds for the whole body of a request to the HTTP service, and for a client that reads nothing of its "
+        "answer.",
+    )
+    head_timeout_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=600,
+        description="Seconds for the head of a request to the HTTP service: its first line and its headers.",
+    )
+    max_connections: int = Field(
+        default=1_000,
+        ge=1,
+        le=100_000,
+        description="The most connections that one process of the HTTP service keeps open. For one more, the one that has been "
+        "idle longest is closed.",
+    )
+    max_connections_per_address: int = Field(
+        default=500,
+        ge=1,
+        le=100_000,
+        description="The same for one address. Behind a proxy all connections have its address.",
     )
 
     external_api_base_url: PlainHttpUrl = Field(

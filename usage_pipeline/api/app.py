@@ -22,6 +22,7 @@ from usage_pipeline.api.external import routes as external
 from usage_pipeline.api.external.posts import PostDesk
 from usage_pipeline.api.headers import AnswerHeaders
 from usage_pipeline.api.ingest import routes as ingest
+from usage_pipeline.api.ingest.budget import Room
 from usage_pipeline.api.metrics import routes as metrics_route
 from usage_pipeline.api.metrics.counts import Metrics, MetricsMiddleware
 from usage_pipeline.api.metrics.exposition import Exposition
@@ -85,6 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
         app.state.settings = settings
         app.state.storing = storing
+        app.state.room = Room(settings)
         quota = TokenQuota(cache, settings.timezone)
         uses = TokenUses(recorder, process_name())
         app.state.gate = Gate(tokens, quota, uses)

@@ -2,43 +2,67 @@
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import Any
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
-from usage_pipeline.settings import load_settings
+from usage_pipeline.api.connections import BACKLOG, Connections, most_connections
+from usage_pipeline.api.workers import Workers
+from usage_pipeline.settings import Settings, load_settings
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 STOP_SECONDS = 60
-START_SECONDS = 60
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def serve(*, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, workers: int = 1) -> None:
     """Serves in this process, or in `workers` child processes that share the port. Raises SettingsError before it starts."""
-    load_settings()
+    settings = load_settings()
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops by handlers of its own, and then raises the signal again for these: a stop is no failure.
         signal.signal(number, lambda *_: None)
+    config = uvicorn.Config(
+        "usage_pipeline.api.app:app_of_environment",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        **server_options(settings),
+    )
     with _shared_metrics(workers):
-        uvicorn.run(
-            "usage_pipeline.api.app:app_of_environment",
-            factory=True,
-            host=host,
-            port=port,
-            workers=workers,
-            # After that the connections that are left are cut; what is being stored is finished all the same.
-            timeout_graceful_shutdown=STOP_SECONDS,
-            # A worker that still imports on a busy machine is not dead: uvicorn's 5 s end it again and again.
-            timeout_worker_healthcheck=START_SECONDS,
-            access_log=False,
-            server_header=False,
-            # The launcher's format; uvicorn's own would be a second one.
-            log_config=None,
-        )
+        if workers == 1:
+            server = uvicorn.Server(config)
+            server.run()
+            has_failed = not server.started
+        else:
+            with closing(config.bind_socket()) as listening:
+                supervisor = Workers(config, [listening])
+                supervisor.run()
+            has_failed = supervisor.has_failed
+    if has_failed:
+        sys.exit(STARTUP_FAILURE)
+
+
+def server_options(settings: Settings) -> dict[str, Any]:
+    """How uvicorn serves the app, in every process."""
+    return {
+        "http": Connections(settings, most_connections(settings)),
+        # No route is a WebSocket, and one would be without our limits.
+        "ws": "none",
+        "backlog": BACKLOG,
+        # After that the connections that are left are cut; what is being stored is finished all the same.
+        "timeout_graceful_shutdown": STOP_SECONDS,
+        "access_log": False,
+        "server_header": False,
+        # The launcher's format; uvicorn's own would be a second one.
+        "log_config": None,
+    }
 
 
 @contextmanager

@@ -214,10 +214,9 @@ def test_a_slow_body_is_408(service: Service, token: str) -> None:
 
 
 def test_a_slow_client_holds_up_no_other(service: Service, ingest_client: httpx.Client, token: str) -> None:
-    with service.raw("Content-Length: 100", token=token):
-        started = time.monotonic()
+    with service.raw("Content-Length: 100", token=token) as connection:
+        connection.sendall(b"[")
         assert ingest_client.post(EVENTS_PATH, json=[event()]).status_code == 200
-        assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize("head", ["Content-Length: 1000", "Transfer-Encoding: chunked"])

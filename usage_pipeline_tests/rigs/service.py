@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from usage_pipeline.access.tokens import create_token
 from usage_pipeline.api.app import create_app
+from usage_pipeline.api.server import server_options
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.roles.grants import API_ROLE
 from usage_pipeline_tests.rigs.waiting import wait_until
@@ -73,9 +74,8 @@ def serving(settings: Settings) -> Iterator[Service]:
     """The service in a thread of this process, as its own role of PostgreSQL, stopped gracefully at the end."""
     settings = as_role(settings, API_ROLE)
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=20, lifespan="on"
-    )
+    options = server_options(settings) | {"timeout_graceful_shutdown": 20, "lifespan": "on"}
+    config = uvicorn.Config(create_app(settings), **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

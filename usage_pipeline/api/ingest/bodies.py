@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import Iterator
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -12,6 +13,8 @@ from usage_pipeline.api.problems import Problem
 _MAX_GZIP_MEMBERS = 1_000
 _PIECE_BYTES = 64 * 1024
 _STEP_BYTES = 2**20
+# A document that is held without asking for room.
+SMALL_BYTES = 2**20
 _GZIP_ONLY = 16 + zlib.MAX_WBITS
 _JSON = "application/json"
 _UTF_8 = ("", "utf-8", "utf8", "us-ascii")
@@ -37,14 +40,22 @@ def is_compressed(request: Request) -> bool:
     raise Problem(415, "unsupported-content-encoding", detail, {"Accept-Encoding": "gzip"})
 
 
+def announced(request: Request, *, most: int) -> int:
+    """The bytes that the body may have: what its head says, or `most` when it does not say. Raises Problem (413) for more."""
+    length = request.headers.get("content-length", "")
+    if not length.isdigit():
+        return most
+    if int(length) > most:
+        raise _too_large(most, f"Content-Length: {length}")
+    return int(length)
+
+
 async def received(request: Request, *, most: int, seconds: float) -> bytearray:
     """The body as it was sent: at most `most` bytes, received within `seconds`.
 
     Raises Problem (413, 408), and starlette.requests.ClientDisconnect when the sender goes away.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > most:
-        raise _too_large(most, f"Content-Length: {announced}")
+    announced(request, most=most)
     whole = bytearray()
     request.state.is_body_read = False
     try:
@@ -68,7 +79,24 @@ def decompressed(body: bytes | bytearray, *, most: int) -> bytearray:
 
     Raises Problem: 413 for more, 400 if the file is not gzip, is cut short, or has something after its end.
     """
-    whole, view, place = bytearray(), memoryview(body), 0
+    whole = bytearray()
+    for piece in _pieces(body, most):
+        whole += piece
+    return whole
+
+
+def opened(body: bytes | bytearray, *, most: int) -> bytearray | int:
+    """The same, if the content is small. Of a larger one the size: it is not held before there is room for it."""
+    whole, size = bytearray(), 0
+    for piece in _pieces(body, most):
+        size += len(piece)
+        if size <= SMALL_BYTES:
+            whole += piece
+    return whole if size <= SMALL_BYTES else size
+
+
+def _pieces(body: bytes | bytearray, most: int) -> Iterator[bytes]:
+    size, view, place = 0, memoryview(body), 0
     for _ in range(_MAX_GZIP_MEMBERS):
         member = zlib.decompressobj(_GZIP_ONLY)
         while not member.eof:
@@ -77,18 +105,19 @@ def decompressed(body: bytes | bytearray, *, most: int) -> bytearray:
                 source = view[place : place + _PIECE_BYTES]
                 place += len(source)
             try:
-                piece = member.decompress(source, min(_STEP_BYTES, most + 1 - len(whole)))
+                piece = member.decompress(source, min(_STEP_BYTES, most + 1 - size))
             except zlib.error as error:
                 raise _no_gzip(f"came one that cannot be read: {error}") from None
-            whole += piece
-            if len(whole) > most:
+            size += len(piece)
+            if size > most:
                 detail = f"expected at most {most} bytes after decompression, came more"
                 raise Problem(413, "body-too-large", detail)
             if not source and not piece and not member.eof:
                 raise _no_gzip(f"came one that is cut short after {len(body)} bytes")
+            yield piece
         place -= len(member.unused_data)
         if place == len(body):
-            return whole
+            return
     raise _no_gzip(f"came one of more than {_MAX_GZIP_MEMBERS} members")
 
 

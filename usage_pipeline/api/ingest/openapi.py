@@ -29,7 +29,7 @@ _ARCHIVE = {
 }
 _LIMITS = (
     "At most MAX_BULK_SIZE items (1,000 unless the server says otherwise) and MAX_GZIP_SIZE bytes as sent (10,485,760), "
-    "20 times as many once decompressed. With `Content-Encoding: gzip` the body is gzip."
+    "20 times as many once decompressed. Large requests wait for each other. With `Content-Encoding: gzip` the body is gzip."
 )
 
 

@@ -13,11 +13,12 @@ from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
 from usage_pipeline.api.ingest import bodies, openapi
+from usage_pipeline.api.ingest.budget import Room
 from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.problems import Problem
-from usage_pipeline.api.storing import Storing
+from usage_pipeline.api.storing import STORE_SECONDS, Storing
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, Kind, ingest
-from usage_pipeline.events.ingest.documents import TooManyItems, UnreadableDocument, items_of
+from usage_pipeline.events.ingest.documents import TooLargeItem, TooManyItems, UnreadableDocument, items_of
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
 
@@ -78,28 +79,41 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
     is_compressed = bodies.is_compressed(request)
+    room: Room = request.app.state.room
+    seconds = settings.body_timeout_seconds
+    size = bodies.announced(request, most=settings.max_gzip_size)
     with storing.places.one(caller.token_id):
-        try:
-            body = await bodies.received(request, most=settings.max_gzip_size, seconds=settings.body_timeout_seconds)
-        except ClientDisconnect:
-            # Nobody is there to be answered, and nothing is stored.
-            return Response(status_code=400)
-        store = partial(
-            _stored, body, kind, settings, storing, is_compressed=is_compressed, source=f"http:{caller.token_id}"
-        )
-        report = await storing.in_thread(store)
+        async with room.bodies.of(size, caller.token_id, seconds=seconds) as shrink:
+            try:
+                body = await bodies.received(request, most=settings.max_gzip_size, seconds=seconds)
+            except ClientDisconnect:
+                # Nobody is there to be answered, and nothing is stored.
+                return Response(status_code=400)
+            # A sender of chunks does not say how many bytes they will be.
+            shrink(len(body))
+            document: bytearray | int = body
+            if is_compressed:
+                open_ = partial(bodies.opened, body, most=settings.max_decompressed_bytes)
+                document = await storing.in_thread(open_)
+            held = document if isinstance(document, int) else len(document)
+            async with room.documents.of(held, caller.token_id, seconds=STORE_SECONDS):
+                store = partial(_stored, body, document, kind, settings, storing, source=f"http:{caller.token_id}")
+                report = await storing.in_thread(store)
     metrics: Metrics = request.app.state.metrics
     metrics.ingested(kind.name, report)
     return JSONResponse(_answer(report))
 
 
 def _stored(
-    body: bytearray, kind: Kind, settings: Settings, storing: Storing, *, is_compressed: bool, source: str
+    body: bytearray, document: bytearray | int, kind: Kind, settings: Settings, storing: Storing, *, source: str
 ) -> IngestReport:
-    if is_compressed:
-        body = bodies.decompressed(body, most=settings.max_decompressed_bytes)
+    """`document` is what `body` holds, or how many bytes that is."""
+    if isinstance(document, int):
+        document = bodies.decompressed(body, most=document)
     try:
-        items = items_of(body, kind.name, most=settings.max_bulk_size)
+        items = items_of(document, kind.name, most=settings.max_bulk_size, most_bytes=kind.most_item_bytes)
+    except TooLargeItem as error:
+        raise Problem(413, "too-large-item", str(error)) from None
     except TooManyItems as error:
         raise Problem(413, "too-many-items", f"{error} (MAX_BULK_SIZE)") from None
     except UnreadableDocument as error:

@@ -1,16 +1,25 @@
 """Stores batches of usage events and message archives, each item once. HTTP, landed files and replays use one function."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 import psycopg
+from msgspec import structs
 from psycopg import sql as compose
 
 from usage_pipeline.drain.batch import new_batch_id
 from usage_pipeline.events.ingest.documents import Items
-from usage_pipeline.events.ingest.model import EventWindow, Item, Parse, parse_archive, parse_event
+from usage_pipeline.events.ingest.model import (
+    MAX_ARCHIVE_BYTES,
+    MAX_EVENT_BYTES,
+    EventWindow,
+    Item,
+    Parse,
+    parse_archive,
+    parse_event,
+)
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.partitions import ensure_chunks
 from usage_pipeline.storage.sql import load
@@ -19,6 +28,10 @@ from usage_pipeline.values import Malformed
 # A partition may be archived between our look and our insert. Then the batch is stored again, with a new partition.
 _ATTEMPTS = 3
 _LINES_PER_WRITE = 500
+_BYTES_PER_WRITE = 2**20
+# The rows of a batch that are kept from their check until they are written. Those beyond are made a second time: to keep them
+# all would take as much memory again as the document.
+KEPT_BYTES = 4 * 2**20
 # In every time zone, each hour and each day begins with a quarter of an hour in UTC.
 _QUARTER_SECONDS = 900
 
@@ -35,6 +48,7 @@ class Kind:
     insert: str
     select_unstored: str
     parse: Parse
+    most_item_bytes: int
 
 
 EVENTS = Kind(
@@ -46,6 +60,7 @@ EVENTS = Kind(
     "events/ingest/insert_usage_events",
     "events/ingest/select_unstored_events",
     parse_event,
+    MAX_EVENT_BYTES,
 )
 ARCHIVES = Kind(
     "archives",
@@ -56,6 +71,7 @@ ARCHIVES = Kind(
     "events/ingest/insert_message_archives",
     "events/ingest/select_unstored_archives",
     parse_archive,
+    MAX_ARCHIVE_BYTES,
 )
 
 
@@ -106,8 +122,9 @@ def ingest(
     """
     now = now or datetime.now(UTC)
     batch_id = new_batch_id(int(now.timestamp() * 1000))
-    parsed, rejected = _parse(kind, items, EventWindow.around(now, settings))
-    batch = _Batch(batch_id, now, source, kind, items, parsed, rejected, letters)
+    window = EventWindow.around(now, settings)
+    parsed, rejected = _parse(kind, items, window)
+    batch = _Batch(batch_id, now, source, kind, items, window, parsed, rejected, letters)
     if kind is EVENTS and (report := _store_new(connection, batch, settings)):
         return report
     for attempt in range(1, _ATTEMPTS + 1):
@@ -126,9 +143,15 @@ class _Batch:
     source: str
     kind: Kind
     items: Items
+    window: EventWindow
     parsed: dict[int, Item]
     rejected: Sequence[Rejection]
     letters: LetterBox | None
+
+    def whole(self, position: int) -> Item:
+        """A valid item with its row."""
+        item = self.parsed[position]
+        return item if item.payload else self.kind.parse(self.items[position], self.window)
 
     def report(self, *, inserted: int, duplicates: int, conflicts: int, rejected: Sequence[Rejection]) -> IngestReport:
         return IngestReport(self.batch_id, len(self.items), inserted, duplicates, conflicts, tuple(sorted(rejected)))
@@ -137,9 +160,12 @@ class _Batch:
 def _parse(kind: Kind, items: Items, window: EventWindow) -> tuple[dict[int, Item], list[Rejection]]:
     parsed: dict[int, Item] = {}
     rejected: list[Rejection] = []
+    kept = 0
     for index, item in enumerate(items):
         try:
-            parsed[index] = kind.parse(item, window)
+            found = kind.parse(item, window)
+            kept += len(found.payload)
+            parsed[index] = found if kept <= KEPT_BYTES else structs.replace(found, payload=b"")
         except Malformed as malformed:
             rejected.append(Rejection(index, str(malformed)))
     return parsed, rejected
@@ -152,9 +178,10 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
     or a partition is missing, it stores nothing of the batch and returns None.
     """
     # In the order of ids, like the other way to store. So of two batches with common ids, one waits, and there is no deadlock.
-    events = sorted(batch.parsed.values(), key=_id_of)
-    if not events:
+    positions = sorted(batch.parsed, key=lambda position: batch.parsed[position].event_id.int)
+    if not positions:
         return None
+    events = [batch.parsed[position] for position in positions]
     times = [event.event_time for event in events if event.event_time]
     keys = [f"{event.event_id.int:032x}\t{at.isoformat()}" for event, at in zip(events, times, strict=True)]
     report = batch.report(inserted=len(events), duplicates=0, conflicts=0, rejected=batch.rejected)
@@ -165,7 +192,12 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
                     "".join([f"{key}\t\\\\x{event.payload_hash}\n" for key, event in zip(keys, events, strict=True)])
                 )
                 # We put the rows together while the server is busy with the ids.
-                rows = [b"%b\t%b\n" % (key.encode(), event.payload) for key, event in zip(keys, events, strict=True)]
+                rows: Iterable[bytes] = (
+                    b"%b\t%b\n" % (key.encode(), batch.whole(position).payload)
+                    for key, position in zip(keys, positions, strict=True)
+                )
+                if events[-1].payload and all(event.payload for event in events):
+                    rows = list(rows)
                 quarters = {int(at.timestamp()) // _QUARTER_SECONDS for at in times}
             with cursor.copy(load("events/ingest/copy_usage_events")) as copy:
                 _write(copy, rows)
@@ -180,10 +212,6 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
     return report
 
 
-def _id_of(item: Item) -> int:
-    return item.event_id.int
-
-
 def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings) -> IngestReport:
     kind, items, parsed = batch.kind, batch.items, batch.parsed
     connection.execute(load(kind.stage))
@@ -192,7 +220,7 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
         ensure_chunks(connection, kind.table, moments, settings.chunk_time_interval_hours)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("select ops.expect_time_zone(%s)", (settings.usage_timezone,))
-        _stage(cursor, kind, parsed)
+        _stage(cursor, batch)
         if kind is ARCHIVES:
             hours = {hour for (hour,) in cursor.execute(load("events/ingest/select_archive_hours"))}
             ensure_chunks(connection, kind.table, hours, settings.chunk_time_interval_hours)
@@ -207,7 +235,14 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
             for position, _, _, is_known in unstored
             if not is_known
         ]
-        conflicts = [
+        # A row of a conflict has the whole item: made when it is stored, one after the other.
+        conflicting = [
+            (position, stored_hash, other_hash)
+            for position, other_hash, stored_hash, _ in unstored
+            # An erased item has no hash, and its id stays: whatever comes again with it is a duplicate.
+            if stored_hash is not None and stored_hash != other_hash
+        ]
+        conflicts = (
             {
                 "kind": kind.name,
                 "event_id": parsed[position].event_id,
@@ -216,16 +251,14 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
                 "other_payload": bytes(items[position]),
                 "batch_id": batch.batch_id,
             }
-            for position, other_hash, stored_hash, _ in unstored
-            # An erased item has no hash, and its id stays: whatever comes again with it is a duplicate.
-            if stored_hash is not None and stored_hash != other_hash
-        ]
-        if conflicts:
+            for position, stored_hash, other_hash in conflicting
+        )
+        if conflicting:
             cursor.executemany(load("events/ingest/insert_event_conflict"), conflicts)
         report = batch.report(
             inserted=len(stored),
-            duplicates=len(unstored) - len(unknown) - len(conflicts),
-            conflicts=len(conflicts),
+            duplicates=len(unstored) - len(unknown) - len(conflicting),
+            conflicts=len(conflicting),
             rejected=(*batch.rejected, *unknown),
         )
         _insert_report(cursor, batch, report)
@@ -252,8 +285,8 @@ def _insert_report(cursor: psycopg.Cursor, batch: _Batch, report: IngestReport) 
         )
 
 
-def _letters(batch: _Batch, letters: LetterBox, rejected: Sequence[Rejection]) -> list[dict[str, object]]:
-    return [
+def _letters(batch: _Batch, letters: LetterBox, rejected: Sequence[Rejection]) -> Iterator[dict[str, object]]:
+    return (
         {
             "family": batch.kind.dead_letter_family,
             "source_key": letters.source_key,
@@ -263,15 +296,23 @@ def _letters(batch: _Batch, letters: LetterBox, rejected: Sequence[Rejection]) -
             "read_at": batch.read_at,
         }
         for rejection in rejected
-    ]
+    )
 
 
-def _stage(cursor: psycopg.Cursor, kind: Kind, parsed: dict[int, Item]) -> None:
-    copy_to = compose.SQL("copy {} from stdin").format(compose.Identifier(kind.staging_table))
+def _stage(cursor: psycopg.Cursor, batch: _Batch) -> None:
+    copy_to = compose.SQL("copy {} from stdin").format(compose.Identifier(batch.kind.staging_table))
     with cursor.copy(copy_to) as copy:
-        _write(copy, [item.staged(position) for position, item in parsed.items()])
+        _write(copy, (batch.whole(position).staged(position) for position in batch.parsed))
 
 
-def _write(copy: psycopg.Copy, lines: Sequence[bytes]) -> None:
-    for first in range(0, len(lines), _LINES_PER_WRITE):
-        copy.write(b"".join(lines[first : first + _LINES_PER_WRITE]))
+def _write(copy: psycopg.Copy, lines: Iterable[bytes]) -> None:
+    part: list[bytes] = []
+    size = 0
+    for line in lines:
+        part.append(line)
+        size += len(line)
+        if len(part) >= _LINES_PER_WRITE or size >= _BYTES_PER_WRITE:
+            copy.write(b"".join(part))
+            part.clear()
+            size = 0
+    copy.write(b"".join(part))

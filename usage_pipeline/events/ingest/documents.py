@@ -1,56 +1,106 @@
-"""Splits a JSON document into items without decoding them, so that a faulty item does not spoil the others. Pure; no I/O."""
+"""Splits a JSON document into items without decoding them, so that a faulty item does not spoil the others. Pure; no I/O.
 
-import json
+Whoever decodes holds the interpreter, and every other thread waits. So a large document is split window by window.
+"""
+
 import re
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import islice
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 
 from usage_pipeline import values
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
-Items = Sequence[bytes | msgspec.Raw]
+Items = Sequence[bytes | memoryview | msgspec.Raw]
 
-# The slow way makes a Python object of each value in the text, and even a short text can hold very many values.
-MAX_SCANNED_BYTES = 32 * 2**20
-_scan_value = json.JSONDecoder().raw_decode
-_SPACE = re.compile(r"[ \t\n\r]*")
+# What is split at a time, unless an item is longer.
+WINDOW_BYTES = 2**20
+# Places in a window that look like the end of an item and may be none.
+_TRIES = 3
+_SPACES = b" \t\n\r"
+_SPACE = re.compile(rb"[ \t\n\r]*")
+_GAP = re.compile(rb"[ \t\n\r,]*")
 _OPENING_BRACE = re.compile(rb"[ \t\n\r]*\{")
+# What some clients write and msgspec does not even skip: half a surrogate pair, where a text was cut, and Python's odd numbers.
+# Something else of the same length in its place changes no end of an item.
+_ODD = (
+    (rb"\ud", rb"\u0"),
+    (rb"\uD", rb"\u0"),
+    (b"-Infinity", b"-1.000000"),
+    (b"Infinity", b"1.000000"),
+    (b"NaN", b"0.0"),
+)
 
 
 class TooManyItems(Malformed):
     """A document has more items than are allowed."""
 
 
+class TooLargeItem(Malformed):
+    """A document has an item that is too large to look for its end."""
+
+
 class UnreadableDocument(Malformed):
     """A document is not JSON."""
 
 
-def items_of(document: bytes | bytearray, member: str, *, most: int | None = None) -> Items:
+class _Slices(Sequence[memoryview]):
+    """Items that are parts of a document, which they keep alive."""
+
+    def __init__(self, document: bytes | bytearray, ends: "array[int]") -> None:
+        self._document = memoryview(document)
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends) // 2
+
+    @overload
+    def __getitem__(self, index: int) -> memoryview: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[memoryview]: ...
+    def __getitem__(self, index: int | slice) -> memoryview | Sequence[memoryview]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._document[self._ends[2 * index] : self._ends[2 * index + 1]]
+
+
+def items_of(
+    document: bytes | bytearray, member: str, *, most: int | None = None, most_bytes: int | None = None
+) -> Items:
     """The items of a JSON array, or of `{"<member>": [...]}`. It does not look further than the first `most` items.
 
+    An item of more than `most_bytes` may end it with TooLargeItem.
     Raises TooManyItems, UnreadableDocument, or Malformed when the document is other JSON.
     """
-    expected = f'body: expected a JSON array, or an object {{"{member}": […]}}'
-    is_object = _OPENING_BRACE.match(document) is not None
-    try:
-        return _items(_decoder(member if is_object else None, most)(document))
-    except UNREADABLE_JSON as error:
-        if "of at most length" in str(error):
-            raise _too_many(most) from None
+    error: Exception | None = None
+    if len(document) <= WINDOW_BYTES:
+        is_object = _OPENING_BRACE.match(document) is not None
         try:
-            if len(document) > MAX_SCANNED_BYTES:
-                raise ValueError
-            items = list(islice(_scanned(document, member), None if most is None else most + 1))
-        except (ValueError, RecursionError):
-            kind = Malformed if isinstance(error, msgspec.ValidationError) else UnreadableDocument
-            raise kind(f"{expected}, came one that cannot be read: {values.described(error)}") from None
-        if most is not None and len(items) > most:
-            raise _too_many(most) from None
-        return items
+            return _items(_decoder(member if is_object else None, most)(document))
+        except UNREADABLE_JSON as fault:
+            if "of at most length" in str(fault):
+                raise _too_many(most) from None
+            error = fault
+    ends = array("Q")
+    for span in islice(_spans(document, member, most, most_bytes, error), None if most is None else most + 1):
+        ends.extend(span)
+    if most is not None and len(ends) > 2 * most:
+        raise _too_many(most)
+    return _Slices(document, ends)
+
+
+def items_in(document: bytes | bytearray, member: str) -> Iterator[bytes]:
+    """The same, one by one, of a document with any number of items. It reads it to its end before it gives the first one."""
+    for _ in _spans(document, member, None, None, None):
+        pass
+    for start, end in _spans(document, member, None, None, None):
+        yield bytes(document[start:end])
 
 
 @cache
@@ -60,15 +110,15 @@ def _decoder(member: str | None, most: int | None) -> Callable[[bytes | bytearra
     With such a struct, decoding stops at the first item that is too many. With a list, it would go on to the end: 200 MB of
     `1,1,1` take several GB of memory, and are only 200 KB in a compressed request.
     """
-    array: Any = list[msgspec.Raw]
+    array_: Any = list[msgspec.Raw]
     if most is not None:
         fields = [(f"item_{number}", msgspec.Raw, msgspec.UNSET) for number in range(most)]
-        array = msgspec.defstruct("Items", fields, array_like=True, forbid_unknown_fields=True, gc=False)
-    document = msgspec.defstruct("Document", [(member, array)], forbid_unknown_fields=True) if member else array
+        array_ = msgspec.defstruct("Items", fields, array_like=True, forbid_unknown_fields=True, gc=False)
+    document = msgspec.defstruct("Document", [(member, array_)], forbid_unknown_fields=True) if member else array_
     return msgspec.json.Decoder(document).decode
 
 
-def _items(decoded: Any) -> Items:
+def _items(decoded: Any) -> Sequence[msgspec.Raw]:
     if isinstance(decoded, list):
         return decoded
     items = msgspec.structs.astuple(decoded)
@@ -82,29 +132,124 @@ def _too_many(most: int | None) -> TooManyItems:
     return TooManyItems(f"body: expected at most {most} items, came more")
 
 
-def _scanned(document: bytes | bytearray, member: str) -> Iterator[bytes]:
-    """The same with the standard library. It is slower, but accepts strings that msgspec refuses: half a surrogate pair, which
-    a client makes when it cuts a text. Raises ValueError.
+def _spans(
+    document: bytes | bytearray, member: str, most: int | None, most_bytes: int | None, error: Exception | None
+) -> Iterator[tuple[int, int]]:
+    """Where each item begins and ends. `error` is what another reader said of the document, for the reason.
+
+    In a valid array, what is before a place is valid, too, if that place is the end of an item. Else it is not: a text or an
+    array would be open. So a window that ends where an item seems to end is decoded, and tells whether it does.
     """
-    text = document.decode(errors="surrogateescape")
-    opening = re.compile(rf'\s*(?:\{{\s*"{member}"\s*:\s*)?\[').match(text)
-    if opening is None:
-        raise ValueError("no array")
-    place, is_first = opening.end(), True
-    while not (ending := re.compile(r"\s*\]").match(text, place)):
-        if not is_first:
-            place = _after(text, place, ",")
-        start = _SPACE.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
-        _, place = _scan_value(text, start)
-        yield text[start:place].encode(errors="surrogateescape")
-        is_first = False
-    rest = text[ending.end() :].strip(" \t\n\r")
-    if rest != ("}" if "{" in opening[0] else ""):
-        raise ValueError("more than an array")
+    expected = f'body: expected a JSON array, or an object {{"{member}": […]}}'
+    try:
+        place, last = _array_in(document, member)
+        while place < last:
+            size, end = WINDOW_BYTES, place
+            while end == place:
+                for cut in _cuts(document, place, min(place + size, last), last):
+                    try:
+                        raws = _items(_split(b"[%b]" % bytes(document[place:cut]), most))
+                    except UNREADABLE_JSON as fault:
+                        if "of at most length" in str(fault):
+                            raise _too_many(most) from None
+                        if cut == last:
+                            raise
+                        continue
+                    at = place
+                    for raw in raws:
+                        at = _GAP.match(document, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+                        yield at, (at := at + memoryview(raw).nbytes)
+                    end = cut
+                    break
+                if end == place:
+                    if most_bytes is not None and size >= most_bytes:
+                        raise TooLargeItem(
+                            f"body: expected items of at most {most_bytes} bytes, came one of {size} or more"
+                        )
+                    size *= 2
+            place = end if end >= last else _after(document, end, b",")
+    except UNREADABLE_JSON as fault:
+        error = error or fault
+        kind = Malformed if isinstance(error, msgspec.ValidationError) else UnreadableDocument
+        raise kind(f"{expected}, came one that cannot be read: {values.described(error)}") from None
 
 
-def _after(text: str, place: int, sign: str) -> int:
-    start = _SPACE.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
-    if not text.startswith(sign, start):
-        raise ValueError(f"no {sign}")
-    return start + len(sign)
+def _array_in(document: bytes | bytearray, member: str) -> tuple[int, int]:
+    """Where the content of the array begins and ends, without the space around it. Raises DecodeError."""
+    place, last = _skipped(document, 0), _stripped(document, len(document))
+    if document[place : place + 1] == b"{":
+        if document[last - 1 : last] != b"}":
+            raise msgspec.DecodeError("Input data was truncated")
+        last = _stripped(document, last - 1)
+        name = b'"%b"' % member.encode()
+        place = _after(document, _after(document, place + 1, name), b":")
+    if document[place : place + 1] != b"[":
+        kind = msgspec.ValidationError if document[place : place + 1] else msgspec.DecodeError
+        raise kind("Expected `array`")
+    if last <= place + 1 or document[last - 1 : last] != b"]":
+        raise msgspec.DecodeError("Input data was truncated")
+    return _skipped(document, place + 1), max(_skipped(document, place + 1), _stripped(document, last - 1))
+
+
+def _after(document: bytes | bytearray, place: int, sign: bytes) -> int:
+    """The next place after a sign and the space around it. Raises DecodeError for another sign."""
+    place = _skipped(document, place)
+    if document[place : place + len(sign)] != sign:
+        raise msgspec.ValidationError(f"expected {sign.decode()}")
+    return _skipped(document, place + len(sign))
+
+
+def _skipped(document: bytes | bytearray, place: int) -> int:
+    """The first place that is no space, looked for step by step: there may be 200 MB of it."""
+    while True:
+        step = min(place + WINDOW_BYTES, len(document))
+        place = _SPACE.match(document, place, step).end()  # type: ignore[union-attr]  # it matches nothing, too
+        if place < step or step == len(document):
+            return place
+
+
+def _stripped(document: bytes | bytearray, end: int) -> int:
+    """The place after the last sign before `end` that is no space."""
+    while end:
+        begin = max(0, end - WINDOW_BYTES)
+        left = len(document[begin:end].rstrip(_SPACES))
+        if left:
+            return begin + left
+        end = begin
+    return 0
+
+
+def _cuts(document: bytes | bytearray, place: int, stop: int, last: int) -> Iterator[int]:
+    """Places up to `stop` where an item may end, the latest first: the end itself, or before a comma between two objects."""
+    if stop == last:
+        yield last
+        return
+    window = document[place:stop]
+    end, comma = len(window), -1
+    for _ in range(_TRIES):
+        while (end := window.rfind(b"{", 0, end)) > 0:
+            before = window[max(0, end - 64) : end].rstrip(_SPACES)
+            after = before.removesuffix(b",").rstrip(_SPACES)
+            if before.endswith(b",") and after.endswith(b"}"):
+                comma = end - len(window[max(0, end - 64) : end]) + len(after)
+                yield place + comma
+                break
+        if end <= 0:
+            break
+    if comma < 0 and (comma := window.rfind(b",")) > 0:
+        # Perhaps these are no objects.
+        yield place + comma
+
+
+def _split(text: bytes, most: int | None) -> Any:
+    """The items of an array of bytes, also with what msgspec does not skip. Raises one of UNREADABLE_JSON."""
+    decode = _decoder(None, most)
+    try:
+        return decode(text)
+    except msgspec.DecodeError:
+        plain = text
+        for odd, instead in _ODD:
+            plain = plain.replace(odd, instead)
+        if plain == text:
+            raise
+        return decode(plain)

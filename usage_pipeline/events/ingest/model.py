@@ -1,16 +1,19 @@
 """Usage events and message archives as clients send them (contracts §2), and how they become rows. Pure; no I/O."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import blake2b
+from threading import Lock
+from types import MappingProxyType
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 
 from usage_pipeline import values
+from usage_pipeline.events.ingest.long_texts import copied_text
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.copy_text import NULL, copy_line
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
@@ -24,8 +27,15 @@ MAX_ARCHIVE_CHARACTERS = 16_000_000
 MAX_LATENCY_MS = 2**31 - 1
 # From here on, a float may stand for another whole number than the one that was written.
 _FIRST_INEXACT = 2.0**53
-# The most bytes that JSON may need for one character, for example \u00fc.
-_ESCAPED_BYTES = 6
+# The most bytes that JSON may need for one character: two escapes such as \ud83d.
+_ESCAPED_BYTES = 12
+# Everything but the long texts. An item that is no larger than this is decoded without a further look.
+_SMALL_BYTES = 16 * 1024
+# The most bytes of an item that can keep the rules. A larger one is refused before it is decoded.
+MAX_EVENT_BYTES = _ESCAPED_BYTES * (MAX_PROMPT_CHARACTERS + MAX_EXTRA_CHARACTERS) + _SMALL_BYTES
+MAX_ARCHIVE_BYTES = _ESCAPED_BYTES * 2 * MAX_ARCHIVE_CHARACTERS + _SMALL_BYTES
+# Signs that are a character each also in JSON that is written again: where there are many, there are as many objects.
+_SIGNS_OF_VALUES = (b",", b"[", b"{", b'"')
 # What a reason adds to a total that is not the sum of its parts.
 _MORE_THAN_PARTS = (
     "What is missing is usually thoughts beside the answer (Google), which belong to output_tokens, or cached tokens beside "
@@ -137,20 +147,35 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         return f"{position}\t{self.event_id.int:032x}\t\\\\x{self.payload_hash}\t{time}".encode() + self.payload + b"\n"
 
 
-Parse = Callable[[bytes | msgspec.Raw, EventWindow], Item]
+_Json = bytes | memoryview | msgspec.Raw
+Parse = Callable[[_Json, EventWindow], Item]
+
+
+def _written(model: type[msgspec.Struct]) -> Callable[[_Json], Any]:
+    """Decodes an item into its members as they are written."""
+    fields = [(name, msgspec.Raw, msgspec.UNSET) for name in model.__struct_fields__]
+    members = msgspec.defstruct(model.__name__, fields, forbid_unknown_fields=True, gc=False)
+    return msgspec.json.Decoder(members).decode
+
 
 _decode_plain = msgspec.json.Decoder(_PlainEvent).decode
 _decode_event = msgspec.json.Decoder(_ReceivedEvent).decode
 _decode_extra = msgspec.json.Decoder(dict[str, Any] | None).decode
 _decode_archive = msgspec.json.Decoder(MessageArchive).decode
+_written_event = _written(UsageEvent)
+_written_archive = _written(MessageArchive)
+# A large value may be 24 times as large once it is decoded; one after the other.
+_one_at_a_time = Lock()
 
 
-def parse_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
+def parse_event(item: _Json, window: EventWindow) -> Item:
     """The JSON of an event -> its row in the column order of `sql/events/ingest/stage_usage_event.sql`. Raises Malformed.
 
     Nearly all events are plain, and their line is put together here in a third of the time that `_parse_any_event` takes for
     the same line.
     """
+    if memoryview(item).nbytes > _SMALL_BYTES:
+        return _parse_large_event(item, window)
     try:
         event = _decode_plain(item)
     except UNREADABLE_JSON:
@@ -182,14 +207,41 @@ def parse_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
     return Item(event.event_id, at, _hash(payload), payload)
 
 
-def _parse_any_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
-    """Checks one rule after the other, and so finds the reason of a refusal."""
+def _parse_large_event(item: _Json, window: EventWindow) -> Item:
+    small, long_texts = _parted("a usage event", item, MAX_EVENT_BYTES, _written_event, ("prompt", "extra"))
+    with _one_at_a_time:
+        return _parse_any_event(small, window, long_texts)
+
+
+def _parted(
+    what: str, item: _Json, most: int, written: Callable[[_Json], Any], long_names: tuple[str, ...]
+) -> tuple[bytes, dict[str, msgspec.Raw]]:
+    """A large item without its long members, and these as they are written. Raises Malformed, and decodes none of it."""
+    size = memoryview(item).nbytes
+    if size > most:
+        raise Malformed(f"expected {what} of at most {most} bytes, came {size}")
+    try:
+        found = written(item)
+    except UNREADABLE_JSON as error:
+        raise Malformed(_unreadable(what, error)) from None
+    members = {name: text for name in found.__struct_fields__ if (text := getattr(found, name)) is not msgspec.UNSET}
+    long_texts = {name: members.pop(name) for name in long_names if name in members}
+    for name, text in members.items():
+        if memoryview(text).nbytes > _SMALL_BYTES:
+            raise Malformed(f"{name}: expected at most {_SMALL_BYTES} bytes, came {memoryview(text).nbytes}")
+    return msgspec.json.encode(members), long_texts
+
+
+def _parse_any_event(
+    item: _Json, window: EventWindow, long_texts: Mapping[str, msgspec.Raw] = MappingProxyType({})
+) -> Item:
+    """Checks one rule after the other, and so finds the reason of a refusal. `long_texts` are members beside the item."""
     try:
         event = _decode_event(item)
     except UNREADABLE_JSON as error:
         raise Malformed(_unreadable("a usage event", error)) from None
     at = _event_time(event.event_time, window)
-    payload = copy_line(
+    short = copy_line(
         (
             values.identifier_text("user_id", event.user_id),
             values.identifier_text("team", event.team),
@@ -202,15 +254,21 @@ def _parse_any_event(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
             _within("latency_ms", event.latency_ms, 0, MAX_LATENCY_MS),
             _within("status_code", event.status_code, 100, 599),
             values.identifier_text("error_type", event.error_type) if event.error_type else None,
-            _long_text("prompt", event.prompt, MAX_PROMPT_CHARACTERS),
-            _extra(event.extra),
         )
     )
+    prompt = (
+        _copied("a usage event", "prompt", long_texts["prompt"], MAX_PROMPT_CHARACTERS)
+        if "prompt" in long_texts
+        else copy_line((_long_text("prompt", event.prompt, MAX_PROMPT_CHARACTERS),))
+    )
+    payload = b"\t".join((short, prompt, copy_line((_extra(long_texts.get("extra", event.extra)),))))
     return Item(event.event_id, at, _hash(payload), payload)
 
 
-def parse_archive(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
+def parse_archive(item: _Json, window: EventWindow) -> Item:
     """The JSON of an archive -> its row in the column order of `stage_message_archive.sql`. Raises Malformed."""
+    if memoryview(item).nbytes > _SMALL_BYTES:
+        return _parse_large_archive(item)
     try:
         archive = _decode_archive(item)
     except UNREADABLE_JSON as error:
@@ -226,6 +284,30 @@ def parse_archive(item: bytes | msgspec.Raw, window: EventWindow) -> Item:
         )
     )
     return Item(archive.event_id, None, _hash(payload), payload)
+
+
+def _parse_large_archive(item: _Json) -> Item:
+    names = ("prompt_full", "response_full")
+    small, long_texts = _parted("a message archive", item, MAX_ARCHIVE_BYTES, _written_archive, names)
+    try:
+        archive = _decode_archive(small)
+    except UNREADABLE_JSON as error:
+        raise Malformed(_unreadable("a message archive", error)) from None
+    short = copy_line(
+        (values.identifier_text("user_id", archive.user_id), values.identifier_text("service", archive.service))
+    )
+    copied = [_copied("a message archive", name, long_texts.get(name, _NULL), MAX_ARCHIVE_CHARACTERS) for name in names]
+    if copied == [NULL, NULL]:
+        raise Malformed("prompt_full, response_full: expected at least one of them, came none")
+    payload = b"\t".join((short, *copied))
+    return Item(archive.event_id, None, _hash(payload), payload)
+
+
+def _copied(what: str, name: str, text: msgspec.Raw, most: int) -> bytes:
+    try:
+        return copied_text(name, memoryview(text), most) or NULL
+    except UNREADABLE_JSON as error:
+        raise Malformed(_unreadable(what, error)) from None
 
 
 def _hash(payload: bytes) -> str:
@@ -297,6 +379,10 @@ def _extra(text: msgspec.Raw) -> str | None:
     size = memoryview(text).nbytes
     if size > _ESCAPED_BYTES * MAX_EXTRA_CHARACTERS:
         raise Malformed(f"extra: expected at most {MAX_EXTRA_CHARACTERS} characters, came {size} bytes")
+    if size > MAX_EXTRA_CHARACTERS:
+        written = bytes(text)
+        if (signs := sum(map(written.count, _SIGNS_OF_VALUES))) > MAX_EXTRA_CHARACTERS:
+            raise Malformed(f"extra: expected at most {MAX_EXTRA_CHARACTERS} characters, came {signs} or more")
     try:
         extra = _decode_extra(text)
     except UNREADABLE_JSON as error:

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from usage_pipeline.events.ingest.documents import items_of
+from usage_pipeline.events.ingest.documents import items_in
 from usage_pipeline.values import Malformed
 
 _READ_BYTES = 1 << 20
@@ -27,7 +27,7 @@ def items_of_file(stream: BinaryIO, name: str, member: str, limit_bytes: int) ->
         if name.removesuffix(".gz").endswith(".jsonl"):
             yield from _lines(plain, limit_bytes)
         else:
-            yield from map(bytes, items_of(_whole(plain, limit_bytes), member))
+            yield from items_in(_whole(plain, limit_bytes), member)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BrokenFile(f"expected a whole gzip file, came one with a fault: {error}") from None
     except Malformed as malformed:

@@ -1,8 +1,15 @@
 """Documents of items: an array, or an object with one member; anything else is refused as a whole."""
 
-import pytest
+import json
+import tracemalloc
+from typing import Any
 
-from usage_pipeline.events.ingest.documents import items_of
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usage_pipeline.events.ingest import documents
+from usage_pipeline.events.ingest.documents import TooLargeItem, TooManyItems, items_in, items_of
 from usage_pipeline.values import Malformed
 
 
@@ -43,3 +50,57 @@ def test_half_a_surrogate_pair_costs_only_its_own_item(document: str) -> None:
 def test_a_document_with_such_an_item_must_end_like_any_other(end: str) -> None:
     with pytest.raises(Malformed, match="came one that cannot be read"):
         items_of(f'["\\ud800"{end}'.encode(), "events")
+
+
+_TEXTS = st.text(max_size=5) | st.sampled_from(["},{", '"},{"', "\\", "\ud800", "]", "[", "NaN", "\\ud800"])
+_VALUES = st.recursive(
+    st.none() | st.integers() | st.floats() | _TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=3),
+    max_leaves=12,
+)
+_ITEMS = st.lists(st.dictionaries(_TEXTS, _VALUES, min_size=1, max_size=3) | _VALUES, max_size=6)
+
+
+@given(_ITEMS, st.sampled_from([",", " ,\n", ", "]), st.booleans(), st.booleans(), st.integers(8, 200))
+def test_a_document_is_split_where_the_writer_put_its_commas_whatever_the_windows(
+    items: list[Any], comma: str, is_wrapped: bool, is_indented: bool, window: int
+) -> None:
+    written = [json.dumps(item, indent=1 if is_indented else None) for item in items]
+    document = f" [ {comma.join(written)} ]\n"
+    if is_wrapped:
+        document = f' {{ "events" :{document}}} '
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "WINDOW_BYTES", window)
+        whole = document.encode()
+        assert [bytes(item) for item in items_of(whole, "events")] == [one.encode() for one in written]
+        assert list(items_in(whole, "events")) == [one.encode() for one in written]
+        with pytest.raises(Malformed):
+            items_of(whole.rstrip()[:-1], "events")
+        if len(items) > 1:
+            with pytest.raises(TooManyItems):
+                items_of(whole, "events", most=len(items) - 1)
+
+
+def test_an_item_with_half_a_surrogate_pair_costs_only_itself_in_a_large_document() -> None:
+    good = b'{"a": "%b"}' % (b"x" * 1_000)
+    document = b"[" + b",".join([good] * 2_000 + [b'{"a": "\\ud800"}', b'{"a": NaN}'] + [good] * 2_000) + b"]"
+    items = items_of(document, "events", most=5_000)
+    assert len(items) == 4_002
+    assert [bytes(one) for one in items[2_000:2_002]] == [b'{"a": "\\ud800"}', b'{"a": NaN}']
+
+
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"1,", b'"ab",', b'"\\ud800",'])
+def test_a_large_item_makes_no_objects_of_its_values(value: bytes) -> None:
+    """10 MB of `[],` were 240 MB of lists, made by the standard library while every other thread waited."""
+    document = b'[{"prompt": "\\ud800", "extra": {"a": [' + value * (10 * 2**20 // len(value)) + b"1]}}]"
+    tracemalloc.start()
+    assert len(items_of(document, "events", most=1_000)) == 1
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * len(document)
+
+
+def test_an_item_whose_end_is_too_far_away_is_refused() -> None:
+    document = b'[{"a": [' + b"[]," * 3_000_000 + b"1]}, {}]"
+    with pytest.raises(TooLargeItem, match="expected items of at most 2000000 bytes"):
+        items_of(document, "events", most_bytes=2_000_000)

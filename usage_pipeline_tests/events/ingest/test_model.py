@@ -1,6 +1,7 @@
 """One item: what is taken, what is refused, and the reason that the caller is given."""
 
 import json
+import tracemalloc
 import uuid
 from datetime import datetime, timedelta
 from typing import Any
@@ -258,6 +259,50 @@ def test_a_plain_event_becomes_the_row_that_the_rules_make_one_by_one(changes: d
             return str(malformed)
 
     item = as_items(event(**changes))[0]
+    assert outcome(parse_event) == outcome(_parse_any_event)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prompt", '"😀' + "a" * 40_000_000 + '"'),
+        ("prompt", '"😀' + "a" * 12_000_000 + '"'),
+        ("user_id", '"😀' + "a" * 12_000_000 + '"'),
+        ("extra", '{"a": [' + "[]," * 4_000_000 + "1]}"),
+        ("extra", '{"a": [' + '{"a":1},' * 1_000_000 + "1]}"),
+        ("extra", '"' + "a" * 12_000_000 + '"'),
+        ("latency_ms", "1" * 12_000_000),
+    ],
+    ids=["larger than any event", "prompt", "id", "lists", "objects", "text", "number"],
+)
+def test_a_large_item_is_refused_before_it_becomes_objects(name: str, value: str) -> None:
+    """A single wide character makes each of the others four bytes; a list takes 24 times its three characters."""
+    item = json.dumps(event(**{name: "here"})).replace('"here"', value).encode()
+    tracemalloc.start()
+    with pytest.raises(Malformed, match="expected"):
+        parse_event(item, WINDOW)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30 * 2**20
+
+
+@given(
+    st.fixed_dictionaries(
+        {"prompt": st.text(max_size=20).map(lambda text: text * 2_000)},
+        optional={"extra": st.dictionaries(_TEXTS, _TEXTS, max_size=3), "team": _TEXTS, "latency_ms": _NUMBERS},
+    ),
+    st.booleans(),
+)
+def test_a_large_event_becomes_the_row_of_the_same_rules(changes: dict[str, Any], is_ascii: bool) -> None:
+    from usage_pipeline.events.ingest.model import _parse_any_event
+
+    def outcome(parse: Any) -> Item | str:
+        try:
+            return parse(item, WINDOW)
+        except Malformed as malformed:
+            return str(malformed)
+
+    item = json.dumps(event(**changes), ensure_ascii=is_ascii).encode()
     assert outcome(parse_event) == outcome(_parse_any_event)
 
 
