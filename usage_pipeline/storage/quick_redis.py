@@ -71,7 +71,7 @@ async def _in_time(question: Awaitable[Answer]) -> Answer:
         if not asked.done():
             asked.cancel()
             # Until its connection is closed and back in the pool.
-            await asyncio.wait({asked})
+            await asyncio.wait({asked}, timeout=TIMEOUT_SECONDS)
 
 
 class QuickRedis:
