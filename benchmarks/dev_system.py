@@ -112,6 +112,7 @@ def own_folder() -> Iterator[Path]:
     """A folder for embedded servers, removed at the end of the block; whatever still runs there is stopped."""
     with tempfile.TemporaryDirectory(prefix="usage-pipeline-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
+        folder.chmod(0o755)
         try:
             yield folder
         finally:

@@ -72,6 +72,7 @@ def table_of(title: str, first: str, *numbers: str) -> Table:
 def own_servers() -> Iterator[Settings]:
     """PostgreSQL with fsync and Redis with `appendfsync always`, migrated, in a temporary folder until the end of the block."""
     folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-bench-"))
+    folder.chmod(0o755)
     try:
         with LocalServers(folder) as servers:
             migrate(servers.database_url)

@@ -316,6 +316,7 @@ def running_system(
     """A system on servers and in a folder of its own, until the end of the block; `adapt`: changes of its dagster.yaml."""
     # Not pytest's own folder: it resets the permissions there, and as root PostgreSQL runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-system-")).resolve()
+    folder.chmod(0o755)
     try:
         with _running_in(folder, shares_code_server, adapt, settings) as system:
             yield system

@@ -66,6 +66,7 @@ class Deployment:
 @pytest.fixture(scope="module")
 def deployment() -> Iterator[Deployment]:
     folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-local-")).resolve()
+    folder.chmod(0o755)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         server = start_redis(folder / "redis")

@@ -108,6 +108,7 @@ class Stage:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="usage-pipeline-torture-"))
+        self.folder.chmod(0o755)
         self._postgres: RunningPostgres | None = None
         self._drainer_parent: DrainerParent | None = None
 

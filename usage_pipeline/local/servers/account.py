@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pwd
+import secrets
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ _NAME = "pgserver"
 # Where root puts what the user cannot reach in root's own folders.
 _PLACE = Path("/var/lib/usage-pipeline")
 _PROGRAMS = "programs"
-_ORIGIN = "origin"
 
 
 class AccountError(RuntimeError):
@@ -56,13 +56,13 @@ class Account:
         """`folder` (made when missing), which is the user's own and private. Returns where it really is.
 
         Where the user may not pass the folders above, it becomes a link to a folder that it may reach, and its content moves.
+        Nothing deletes that by itself: who deletes the link deletes what it leads to (`make clean` does).
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder = folder.parent.resolve() / folder.name
-        if self.name is not None:
-            _remove_orphans()
-            if not folder.is_symlink() and not self._may('test -x "$1"', folder.parent):
-                _move(folder, _PLACE / _digest(folder) / folder.name)
+        if self.name is not None and not folder.is_symlink() and not self._may('test -x "$1"', folder.parent):
+            # By chance and not by its path: a checkout may be moved, with its links, and another come in its place.
+            _move(folder, _PLACE / secrets.token_hex(6) / folder.name)
         home = folder.resolve()
         home.mkdir(mode=0o700, exist_ok=True)
         if self.name is not None and home.owner() != self.name:
@@ -79,7 +79,8 @@ class Account:
         readable = 'test -x "$1" && ! find "$1" ! -readable 2>&1 | grep -q .'
         if self.name is None or self._may(readable, folder):
             return folder
-        copy = _PLACE / _PROGRAMS / f"{folder.name}-{_digest(folder, folder.stat().st_mtime_ns)}"
+        version = hashlib.sha256(f"{folder}:{folder.stat().st_mtime_ns}".encode()).hexdigest()[:12]
+        copy = _PLACE / _PROGRAMS / f"{folder.name}-{version}"
         if not copy.exists():
             # Renamed at the end, so that what is there is whole.
             unfinished = copy.with_name(f"{copy.name}.{os.getpid()}")
@@ -87,7 +88,12 @@ class Account:
             for path in (_PLACE, copy.parent, unfinished, *unfinished.rglob("*")):
                 if not path.is_symlink():
                     path.chmod(0o755)
-            unfinished.rename(copy)
+            try:
+                unfinished.rename(copy)
+            except OSError:
+                shutil.rmtree(unfinished)
+                if not copy.exists():  # another start was faster
+                    raise
         return copy
 
     def write(self, path: Path, text: str) -> None:
@@ -121,24 +127,9 @@ def _make_user() -> None:
 
 
 def _move(folder: Path, home: Path) -> None:
-    home.parent.mkdir(parents=True, exist_ok=True)
+    home.parent.mkdir(parents=True)
     for path in (_PLACE, home.parent):
         path.chmod(0o755)
     if folder.exists():
-        shutil.rmtree(home, ignore_errors=True)
         shutil.move(folder, home)
     folder.symlink_to(home)
-    # Last: until then nobody takes it for an orphan.
-    (home.parent / _ORIGIN).write_text(str(folder))
-
-
-def _remove_orphans() -> None:
-    """Data to which no link leads any more: whoever deletes a folder with such a link means the data."""
-    for origin in _PLACE.glob(f"*/{_ORIGIN}"):
-        link = Path(origin.read_text())
-        if not link.is_symlink() or link.resolve().parent != origin.parent:
-            shutil.rmtree(origin.parent, ignore_errors=True)
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

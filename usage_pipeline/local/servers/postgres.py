@@ -154,12 +154,14 @@ def _socket_folder(account: Account, data_folder: Path) -> Path:
         folder = parent / f"usage-pipeline-{os.geteuid()}-{digest}"
         if not _fits_a_socket(folder):
             continue
-        # Everybody may put something there, and as root it would be made the server's own.
-        with suppress(FileNotFoundError):
-            found = folder.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid not in account.trusted:
-                raise PostgresServerError(f"{folder} belongs to someone else; remove it, or set TMPDIR")
-        return account.home_of(folder)
+        # Everybody may put something there, and as root it would be made the server's own. What is made here stays ours.
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in account.trusted:
+            raise PostgresServerError(f"{folder} belongs to someone else; remove it, or set TMPDIR")
+        home = account.home_of(folder)
+        return home if folder.is_symlink() else folder
     raise PostgresServerError(f"no folder is short enough for the socket of {data_folder}; set TMPDIR to a short one")
 
 

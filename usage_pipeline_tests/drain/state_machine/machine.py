@@ -644,6 +644,7 @@ def run_schedules(count: int, seed_number: int | None = None) -> Tally:
     Several processes may do this at once. The same seed draws the same schedules.
     """
     folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-schedules-"))
+    folder.chmod(0o755)
     try:
         with LocalServers(folder, durable=False) as servers:
             migrate(servers.database_url)

@@ -118,14 +118,15 @@ def test_folders_of_root_are_not_opened_for_them(private: Path, place: Path) -> 
 
 
 @as_root
-def test_data_elsewhere_go_when_their_link_is_deleted(private: Path, place: Path, folder: Path) -> None:
-    with LocalServers(private, postgres=False) as servers:
-        home = servers.redis.data_folder
-    shutil.rmtree(private)
-    assert home.exists()
-    with LocalServers(folder / "other", postgres=False):
-        assert not home.exists()
-    assert not [one for one in place.iterdir() if one.name != "programs"]
+def test_a_checkout_in_the_place_of_one_that_moved_does_not_share_its_data(private: Path, place: Path) -> None:
+    with LocalServers(private, postgres=False) as servers, redis.Redis.from_url(servers.redis_url) as client:
+        client.set("answer", 42)
+    moved = private.with_name("moved")
+    private.rename(moved)
+    with LocalServers(private, postgres=False) as servers, redis.Redis.from_url(servers.redis_url) as client:
+        assert client.get("answer") is None
+    with LocalServers(moved, postgres=False) as servers, redis.Redis.from_url(servers.redis_url) as client:
+        assert client.get("answer") == b"42"
 
 
 @as_root
