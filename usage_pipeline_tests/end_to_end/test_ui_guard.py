@@ -18,7 +18,9 @@ from usage_pipeline_tests.end_to_end.browser import open_browser
 from usage_pipeline_tests.end_to_end.dagster_system import LOCATION, DagsterSystem, running_system
 
 SENSOR = """query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor {
-    sensorState { id status } } } }"""
+    sensorState { status } } } }"""
+START = """mutation { startSensor(sensorSelector: {repositoryName: "__repository__",
+    repositoryLocationName: "usage_pipeline", sensorName: "late_windows"}) { __typename } }"""
 WIPE = 'mutation { wipeAssets(assetPartitionRanges: [{assetKey: {path: ["usage", "api_keys"]}}]) { __typename } }'
 # What a page can do to a server of another origin, and what it can notice of it.
 EVIL = """<!doctype html><title>evil</title><body>
@@ -46,8 +48,8 @@ Promise.all([image, report, socket, sent("no-cors", "text/plain; application/jso
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[DagsterSystem]:
-    """One for all tests of this file."""
-    with running_system(shares_code_server=True) as system:
+    """One for all tests of this file. Nothing runs by itself: a sensor that is on was turned on by somebody."""
+    with running_system(shares_code_server=True, ENABLE_JOB_SCHEDULER="false") as system:
         yield system
 
 
@@ -72,22 +74,17 @@ def page_of_elsewhere(html: str) -> Iterator[int]:
         server.shutdown()
 
 
-def state_of(system: DagsterSystem, sensor: str = "late_windows") -> dict[str, str]:
-    found = system.ask(SENSOR, selector={**LOCATION, "sensorName": sensor})["sensorOrError"]
-    state: dict[str, str] = found["sensorState"]
-    return state
-
-
-def stop_of(state: dict[str, str]) -> str:
-    return f'mutation {{ stopSensor(id: "{state["id"]}") {{ __typename }} }}'
+def status_of(system: DagsterSystem) -> str:
+    """Whether the sensor of START is RUNNING or STOPPED."""
+    found = system.ask(SENSOR, selector={**LOCATION, "sensorName": "late_windows"})["sensorOrError"]
+    return str(found["sensorState"]["status"])
 
 
 def test_requests_of_any_page_change_nothing_and_those_of_the_page_do(system: DagsterSystem) -> None:
-    """The first attack of the review: `<img src>` stopped the drain."""
-    mutation = stop_of(state_of(system))
+    """The first attack of the review: `<img src>` turned a sensor off."""
     elsewhere = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site", "Accept": "image/*"}
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    json = {"query": mutation}
+    json = {"query": START}
     with httpx.Client(base_url=system.url, trust_env=False, timeout=60) as client:
         refused = [
             client.get("/graphql", params=json, headers=elsewhere),
@@ -102,15 +99,15 @@ def test_requests_of_any_page_change_nothing_and_those_of_the_page_do(system: Da
             client.post("/report_asset_observation/usage/api_keys"),
         ]
         assert [one.status_code for one in refused] == [403, 405, 415, 415, 403, 421, 415, 415, 415, 415]
-        assert state_of(system)["status"] == "RUNNING"
+        assert status_of(system) == "STOPPED"
         # A page: GraphiQL, which executes nothing by itself, and no other page may show it.
         shown = client.get("/graphql", params=json, headers={"Accept": "text/html"})
         assert (shown.status_code, shown.headers["X-Frame-Options"]) == (200, "DENY")
         assert "frame-ancestors 'none'" in client.get("/").headers["Content-Security-Policy"]
-        assert state_of(system)["status"] == "RUNNING"
+        assert status_of(system) == "STOPPED"
         assert client.post("/graphql", json=json, headers={"Origin": system.url}).status_code == 200
-    assert state_of(system)["status"] == "STOPPED"
-    system.turn_on("late_windows")
+    assert status_of(system) == "RUNNING"
+    system.turn_off("late_windows")
 
 
 def test_what_has_no_end_is_refused(system: DagsterSystem) -> None:
@@ -139,10 +136,10 @@ def test_a_subscription_is_for_the_page_itself(system: DagsterSystem) -> None:
 
 def test_a_read_only_server_stays_so_behind_the_guard(system: DagsterSystem) -> None:
     url = system.start_another_webserver("--read-only")
-    mutation = {"query": stop_of(state_of(system))}
+    mutation = {"query": START}
     with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
         answer = client.post("/graphql", json=mutation).raise_for_status().json()
-        assert answer["data"]["stopSensor"]["__typename"] == "UnauthorizedError"
+        assert answer["data"]["startSensor"]["__typename"] == "UnauthorizedError"
         assert client.get("/graphql", params=mutation).status_code == 405
     system.kill("another-webserver")
 
@@ -150,8 +147,7 @@ def test_a_read_only_server_stays_so_behind_the_guard(system: DagsterSystem) -> 
 def test_a_person_follows_a_run_live_and_a_page_of_elsewhere_changes_nothing(
     system: DagsterSystem,
 ) -> None:
-    state = state_of(system)
-    words = {"query": quote(stop_of(state)), "mutation": repr(WIPE), "url": system.url}
+    words = {"query": quote(START), "mutation": repr(WIPE), "url": system.url}
     evil = EVIL.format(**words, socket=system.url.replace("http", "ws"))
     with open_browser(system.url) as browser, page_of_elsewhere(evil) as port:
         browser.open("/assets/usage/api_keys")
@@ -168,7 +164,7 @@ def test_a_person_follows_a_run_live_and_a_page_of_elsewhere_changes_nothing(
         # Another port and another name of the same machine, as well as can be had without DNS.
         browser.visit(f"http://localhost:{port}/")
         browser.wait_for("tried: cors failed, no-cors failed, socket refused")
-    assert state_of(system) == state
+    assert status_of(system) == "STOPPED"
     assert materializations(system) == before
 
 
