@@ -14,8 +14,8 @@ import pytest
 from usage_pipeline.api.connections import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PIPELINED
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.api.api_process import ApiProcess, api_process
 from usage_pipeline_tests.conftest import Databases
-from usage_pipeline_tests.rigs.api_process import ApiProcess, api_process
 from usage_pipeline_tests.rigs.service import answer_of, serving
 from usage_pipeline_tests.rigs.waiting import wait_until
 

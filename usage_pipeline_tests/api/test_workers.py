@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from usage_pipeline.settings import Settings
-from usage_pipeline_tests.rigs.api_process import ApiProcess, api_process
+from usage_pipeline_tests.api.api_process import ApiProcess, api_process
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 # Of the supervisor, which takes a second. uvicorn's own took a minute.

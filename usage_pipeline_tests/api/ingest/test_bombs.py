@@ -15,8 +15,8 @@ import pytest
 from usage_pipeline.api.memory import most_memory
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import load_settings
+from usage_pipeline_tests.api.api_process import ApiProcess, api_process
 from usage_pipeline_tests.conftest import Databases
-from usage_pipeline_tests.rigs.api_process import ApiProcess, api_process
 from usage_pipeline_tests.rigs.events import event
 from usage_pipeline_tests.rigs.service import EVENTS_PATH, new_token
 
