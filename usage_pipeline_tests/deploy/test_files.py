@@ -95,7 +95,8 @@ def test_each_variable_of_compose_is_in_the_example_and_none_else() -> None:
     assert set(example) == variables(COMPOSE) | variables(CELERY_COMPOSE)
     needed = COMPOSE.read_text(encoding="utf-8") + CELERY_COMPOSE.read_text(encoding="utf-8")
     required = {name for name in example if f"${{{name}:?}}" in needed}
-    assert required == {name for name in example if name.endswith(("PASSWORD", "_KEY"))}
+    # The service makes itself a session key.
+    assert required == {name for name in example if name.endswith(("PASSWORD", "_KEY"))} - {"SESSION_KEY"}
     assert all(not example[name] for name in required), "no password is anybody's"
     for name in set(example) - required:
         if name in SETTINGS:
@@ -148,7 +149,13 @@ def test_each_part_in_kubernetes_has_a_secret_of_its_own() -> None:
     of_dagster = values["global"]["postgresqlSecretName"]
     assert [name for name, data in held.items() if "postgresql-password" in data] == [of_dagster]
     assert set(held[of_dagster]) == {"postgresql-password"}
-    assert set(held) == {*asked, *of_chart, of_dagster}
+    [of_ui] = {
+        one["valueFrom"]["secretKeyRef"]["name"]
+        for mapping in mappings(values)
+        for one in mapping.get("env", [])
+        if isinstance(one, dict) and one.get("name") == "DAGSTER_UI_PASSWORD_HASH"
+    }
+    assert set(held) == {*asked, *of_chart, of_dagster, of_ui}
 
 
 def test_secrets_are_named_and_never_written() -> None:
@@ -308,7 +315,7 @@ def test_the_broker_shares_no_secret_with_the_counters_redis() -> None:
     broker, counters = services(CELERY_COMPOSE)["celery-broker"], services(COMPOSE)["redis"]
     assert not set(broker["environment"].values()) & set(counters["environment"].values())
     for name, service in of_our_image().items():
-        given = " ".join(service.get("environment", {}).values())
+        given = " ".join(value or "" for value in service.get("environment", {}).values())
         may_launch = name in ("daemon", "webserver", "celery-worker")
         assert ("CELERY" in given) == may_launch, name
         for variable in ("DAGSTER_CELERY_BROKER_URL", "DAGSTER_CELERY_BACKEND_URL"):
