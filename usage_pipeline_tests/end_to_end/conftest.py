@@ -6,7 +6,7 @@ import psycopg
 import pytest
 import redis
 
-from usage_pipeline_tests.end_to_end.dagster_system import DagsterSystem
+from usage_pipeline_tests.end_to_end.rigs.dagster_system import DagsterSystem
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from usage_pipeline.local.processes.children import stop_children
 from usage_pipeline.local.servers.postgres import RunningPostgres, start_postgres, stop_postgres
 from usage_pipeline.local.servers.redis import start_redis, stop_redis
 from usage_pipeline.settings import load_settings
-from usage_pipeline_tests.end_to_end.composed import SECRETS, Composed
-from usage_pipeline_tests.end_to_end.dagster_system import wait_until
+from usage_pipeline_tests.end_to_end.rigs.composed import SECRETS, Composed
+from usage_pipeline_tests.end_to_end.rigs.dagster_system import wait_until
 from usage_pipeline_tests.rigs.deployment_files import DEPLOY
 from usage_pipeline_tests.storage.roles.prepared_server import prepare_server
 

@@ -15,7 +15,7 @@ import redis
 from usage_pipeline.issues.load import load_issues
 from usage_pipeline.local.servers.ports import free_port
 from usage_pipeline.local.servers.redis import last_url
-from usage_pipeline_tests.end_to_end.dagster_system import wait_until
+from usage_pipeline_tests.end_to_end.rigs.dagster_system import wait_until
 from usage_pipeline_tests.rigs.clock import days_ago
 from usage_pipeline_tests.rigs.events import event
 from usage_pipeline_tests.rigs.issues import (

@@ -31,7 +31,7 @@ from usage_pipeline.rollups.windows import WindowReport, replace_window
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.timescale import is_hypertable
-from usage_pipeline_tests.end_to_end.usage_frames import (
+from usage_pipeline_tests.end_to_end.rigs.usage_frames import (
     DIMENSIONS,
     Windows,
     day_of,

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 import redis
 
-from usage_pipeline_tests.end_to_end.dagster_system import DagsterSystem, running_system, wait_until
+from usage_pipeline_tests.end_to_end.rigs.dagster_system import DagsterSystem, running_system, wait_until
 from usage_pipeline_tests.rigs.clock import days_ago
 
 STORED = "select coalesce(sum(total_requests), 0)::int from usage.api_keys where api_key_id like %s"

@@ -9,8 +9,8 @@ import redis
 
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.settings import load_settings
-from usage_pipeline_tests.end_to_end.browser import open_browser
-from usage_pipeline_tests.end_to_end.dagster_system import LOCATION, DagsterSystem, running_system, wait_until
+from usage_pipeline_tests.end_to_end.rigs.browser import open_browser
+from usage_pipeline_tests.end_to_end.rigs.dagster_system import LOCATION, DagsterSystem, running_system, wait_until
 from usage_pipeline_tests.rigs.clock import days_ago, today
 
 DAYS = [days_ago(ago) for ago in range(60, 0, -1)]

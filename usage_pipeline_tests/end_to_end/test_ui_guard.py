@@ -14,8 +14,8 @@ from websockets.sync.client import connect
 
 from usage_pipeline.local.processes.dagster import location_problem
 from usage_pipeline.ui.password import hash_password
-from usage_pipeline_tests.end_to_end.browser import open_browser
-from usage_pipeline_tests.end_to_end.dagster_system import LOCATION, DagsterSystem, running_system
+from usage_pipeline_tests.end_to_end.rigs.browser import open_browser
+from usage_pipeline_tests.end_to_end.rigs.dagster_system import LOCATION, DagsterSystem, running_system
 
 SENSOR = """query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor {
     sensorState { status } } } }"""

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from usage_pipeline_tests.end_to_end.browser import Browser, open_browser
+from usage_pipeline_tests.end_to_end.rigs.browser import Browser, open_browser
 from usage_pipeline_tests.rigs.service import Service, Shared
 
 PREFIX = "/behind/a/proxy"
