@@ -57,8 +57,8 @@ class Decision:
 class _Changed:
     """A regression whose row is locked. The counter is `counter` now, and was `before`: `stored` less `offset`.
 
-    `fell_to` is the lowest that it was seen at since Redis changed. `change` is how Redis changed since the row was last stored,
-    as far as an odometer shows it. `base` is what the counter had then, where an odometer can tell.
+    `fell_to` is the lowest that it was seen at since Redis changed. `change` is how Redis changed since the row was last
+    stored, as far as an odometer shows it. `base` is what the counter had then, where an odometer can tell.
     """
 
     key: CounterKey
