@@ -20,6 +20,7 @@ _GROUPS = {
         "aggregate",
         "status",
         "counters accept-reset",
+        "counters accept-restore",
         "counters accept-correction",
         "dead-letters list",
         "dead-letters replay",
@@ -43,8 +44,10 @@ _NOTES = {
     "status": "It is about merchant counters only. For everything else see `usage-pipeline alerts`, the UI and `/healthz`.",
     "counters accept-reset": "Use it when the alert [counter-regression](alerts.md#counter-regression) is open and Redis "
     "really lost the counters. Status 1: some are left open, and the reason says why.",
+    "counters accept-restore": "Use it when the alert [counter-regression](alerts.md#counter-regression) is open and Redis "
+    "came back with another state of the counters. Status 1: some are left open, and the reason says why.",
     "counters accept-correction": "Use it when the alert [counter-regression](alerts.md#counter-regression) is open and "
-    "somebody lowered the counters on purpose. Status 1: some are left open, and the reason says why.",
+    "somebody changed the counters on purpose. Status 1: some are left open, and the reason says why.",
     "dead-letters list": "The raw value and the line of a file are shown with `--json` only.",
     "dead-letters replay": "Correct what was wrong first. See [bad input](concepts.md#what-happens-to-bad-input).",
     "api": "See [http.md](http.md).",

@@ -3,6 +3,7 @@
 The limits of their values are here, too, since the recorder and the drain share them.
 """
 
+import secrets
 from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
@@ -14,6 +15,7 @@ CLAIMS = b"usage_pipeline:claim:"
 EVENT_QUEUE = b"event_queue"
 # Written before a barrier, so that it has something to wait for.
 BARRIER = "usage_pipeline:barrier"
+ODOMETER_LIFE = "life"
 
 
 def api_key_metrics(api_key_id: str) -> str:
@@ -56,8 +58,16 @@ def place_in(taken: str) -> str:
 
 
 def recorded(family: str, day: date) -> str:
-    """The odometer: a hash that counts everything that our recorder wrote for that family and day (contracts §1.6)."""
+    """The odometer: a hash that counts everything that our recorder wrote for that family and day (contracts §1.6).
+
+    Its field ODOMETER_LIFE has a random name of its life, by which a restored one is known again.
+    """
     return f"{NAMESPACE}recorded:{family}:{day.isoformat()}"
+
+
+def odometer_life(base: int) -> str:
+    """A new name for the life of an odometer that counts `base` when it begins."""
+    return f"{base}-{secrets.token_hex(6)}"
 
 
 def quota(api_key_id: str) -> str:

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -13,14 +13,15 @@ import psycopg
 import redis
 
 from usage_pipeline.alerting import reading, record, usage_hours
+from usage_pipeline.alerting.abnormal_usage import UsageHour
 from usage_pipeline.alerting.alert import Alert
 from usage_pipeline.alerting.delivery import Courier
-from usage_pipeline.alerting.facts import OrchestrationFacts, PipelineFacts
+from usage_pipeline.alerting.facts import BacklogAge, OrchestrationFacts, PipelineFacts, RedisLoad, Unanswered
 from usage_pipeline.alerting.memory import Memory
 from usage_pipeline.alerting.rules import cool_down, evaluate
 from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line, is_mended_by_time
 from usage_pipeline.storage.redis import RedisUnavailable
 
 # A tick of a sensor has a minute in all.
@@ -60,7 +61,7 @@ def evaluate_pipeline(settings: Settings, orchestration: OrchestrationFacts, unr
         for one in unrecorded.values():
             sent_at = datetime.fromtimestamp(one["sent_at"], UTC)
             record.note_sent_before(postgres, Alert(**one["alert"]), sent_at)
-        memory = Memory.of_json(record.remembered(postgres, record.HEARTBEAT))
+        memory = _remembered(postgres)
         facts, memory = _facts(settings, postgres, orchestration, memory, now)
         judgement = evaluate(facts, settings)
         opened, cleared = record.note_judgement(postgres, judgement, settings)
@@ -138,32 +139,86 @@ def _send_due(settings: Settings, postgres: psycopg.Connection) -> tuple[int, in
 def _facts(
     settings: Settings, postgres: psycopg.Connection, orchestration: OrchestrationFacts, memory: Memory, now: datetime
 ) -> tuple[PipelineFacts, Memory]:
+    asked = _Questions()
     facts = PipelineFacts(
         orchestration=orchestration,
-        aggregations=reading.read_aggregations(postgres, settings, now),
-        dead_letters=reading.read_dead_letters(postgres),
-        regressions=reading.read_regressions(postgres),
-        missing_usage=reading.read_missing_usage(postgres),
-        uncertain=reading.read_uncertain(postgres, now),
-        expiring_tokens=reading.read_expiring_tokens(postgres),
+        aggregations=asked.answer("aggregations", lambda: reading.read_aggregations(postgres, settings, now)),
+        dead_letters=asked.answer("dead_letters", lambda: reading.read_dead_letters(postgres)),
+        regressions=asked.answer("regressions", lambda: reading.read_regressions(postgres)),
+        missing_usage=asked.answer("missing_usage", lambda: reading.read_missing_usage(postgres)),
+        uncertain=asked.answer("uncertain", lambda: reading.read_uncertain(postgres, now)),
+        expiring_tokens=asked.answer("expiring_tokens", lambda: reading.read_expiring_tokens(postgres)),
     )
-    found = _unless_redis_is_away(lambda: reading.read_redis(settings, postgres, now))
+    found = asked.answer("redis", lambda: _unless_redis_is_away(lambda: _redis_facts(settings, postgres, memory, now)))
     if found is not None:
-        memory = memory.after_waiting(found.waiting, now.timestamp())
-        load = memory.load(found.sample, found.most_memory_bytes)
-        facts = replace(facts, backlog=memory.ages(found.waiting, now.timestamp()), redis=load)
-        memory = memory.after_sample(found.sample)
+        backlog, load, memory = found
+        facts = replace(facts, backlog=backlog, redis=load)
         # The more often we see the odometers, the less can be lost unseen.
-        _unless_redis_is_away(lambda: reading.see_odometers(settings))
-    facts = replace(facts, fallen_odometers=reading.read_fallen_odometers(postgres, now))
+        asked.answer("odometers", lambda: _unless_redis_is_away(lambda: reading.see_odometers(settings)))
+    fallen = asked.answer("fallen_odometers", lambda: reading.read_fallen_odometers(postgres, now))
+    unreadable = asked.answer("unreadable_odometers", lambda: reading.read_unreadable_odometers(postgres, now))
+    facts = replace(facts, fallen_odometers=fallen, unreadable_odometers=unreadable)
     hours = usage_hours.due_hours(memory.judged_hour, now)
     if hours:
-        usage_hours.store_hours(postgres, hours, time_zone=settings.usage_timezone)
-        judged = tuple(usage_hours.read_hour(postgres, settings, hours[-1]))
-        facts = replace(facts, usage_hours=judged)
-        memory = replace(memory, judged_hour=hours[-1].isoformat())
-        record.forget_alerts(postgres, now - timedelta(days=_KEPT_DAYS))
-    return facts, memory
+        judged = asked.answer("usage_hours", lambda: _judged_hours(settings, postgres, hours))
+        if judged is not None:
+            facts = replace(facts, usage_hours=judged)
+            memory = replace(memory, judged_hour=hours[-1].isoformat())
+            record.forget_alerts(postgres, now - timedelta(days=_KEPT_DAYS))
+    return replace(facts, unanswered=tuple(asked.unanswered)), memory
+
+
+def _remembered(postgres: psycopg.Connection) -> Memory:
+    """The memory of the last evaluation. One that cannot be read is none: this evaluation writes another."""
+    try:
+        return Memory.of_json(record.remembered(postgres, record.HEARTBEAT))
+    except (ValueError, TypeError, AttributeError) as error:
+        _log.warning("alerts: ops.heartbeats has no readable memory: %s", first_line(error))
+        return Memory()
+
+
+def _redis_facts(
+    settings: Settings, postgres: psycopg.Connection, memory: Memory, now: datetime
+) -> tuple[tuple[BacklogAge, ...], RedisLoad, Memory]:
+    found = reading.read_redis(settings, postgres, now)
+    memory = memory.after_waiting(found.waiting, now.timestamp())
+    load = memory.load(found.sample, found.most_memory_bytes)
+    return memory.ages(found.waiting, now.timestamp()), load, memory.after_sample(found.sample)
+
+
+def _judged_hours(settings: Settings, postgres: psycopg.Connection, hours: Sequence[datetime]) -> tuple[UsageHour, ...]:
+    usage_hours.store_hours(postgres, hours, time_zone=settings.usage_timezone)
+    return tuple(usage_hours.read_hour(postgres, settings, hours[-1]))
+
+
+class _Questions:
+    """The questions of one evaluation. One that cannot be answered is told by an alert, and does not stop the others."""
+
+    def __init__(self) -> None:
+        self.unanswered: list[Unanswered] = []
+        self._has_time = True
+
+    def answer(self, part: str, question: Callable[[], Answer]) -> Answer | None:
+        """The answer, or None if something in Redis or in a table makes it fail, today and tomorrow.
+
+        Raises what time mends, such as a lost connection: that is about all questions.
+        """
+        try:
+            return question()
+        except psycopg.Error as error:
+            is_slow = isinstance(error, psycopg.errors.QueryCanceled) and self._has_time
+            if is_mended_by_time(error) and not is_slow:
+                raise
+            # A second slow question would take the time of the tick.
+            self._has_time = self._has_time and not is_slow
+            why = first_line(error)
+        except (PostgresUnavailable, RedisUnavailable, redis.RedisError, OSError):
+            raise
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
+            why = f"{type(error).__name__}: {first_line(error)}"
+        _log.error("alerts: %s cannot be read: %s", part, why)
+        self.unanswered.append(Unanswered(part, why))
+        return None
 
 
 def _unless_redis_is_away(question: Callable[[], Answer]) -> Answer | None:

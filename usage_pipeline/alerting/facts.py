@@ -129,6 +129,24 @@ class FallenOdometers:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableOdometers:
+    """Odometers of a family whose value in Redis is no count. `problem` is that of the newest of them, `newest_day`."""
+
+    family: str
+    days: int
+    newest_day: date
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A part of the facts that could not be read, because of a value in Redis or in a table, and why."""
+
+    part: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class UncertainBatches:
     """Batches of the last day that were stored at about the time of a restart or fail-over of Redis."""
 
@@ -159,6 +177,8 @@ class PipelineFacts:
     regressions: tuple[OpenRegressions, ...] | None = None
     missing_usage: tuple[MissingUsage, ...] | None = None
     fallen_odometers: tuple[FallenOdometers, ...] | None = None
+    unreadable_odometers: tuple[UnreadableOdometers, ...] | None = None
     uncertain: tuple[UncertainBatches, ...] | None = None
     expiring_tokens: tuple[ExpiringTokenKeys, ...] | None = None
     usage_hours: tuple[UsageHour, ...] | None = None
+    unanswered: tuple[Unanswered, ...] | None = None

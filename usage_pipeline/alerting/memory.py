@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from statistics import median
 from typing import Any
 
@@ -89,9 +90,12 @@ class Memory:
 
     @classmethod
     def of_json(cls, document: Mapping[str, Any]) -> "Memory":
-        """The inverse of `as_json`; an empty document is no memory."""
+        """The inverse of `as_json`; an empty document is no memory. Raises ValueError, TypeError or AttributeError."""
+        judged_hour = document.get("judged_hour", "")
+        if judged_hour and datetime.fromisoformat(judged_hour).tzinfo is None:
+            raise ValueError(f"judged_hour: expected a time with an offset, came {judged_hour}")
         return cls(
-            document.get("waiting_since", {}),
-            tuple(Sample(*one) for one in document.get("samples", [])),
-            document.get("judged_hour", ""),
+            {family: float(at) for family, at in document.get("waiting_since", {}).items()},
+            tuple(Sample(float(at), int(memory), int(keys)) for at, memory, keys in document.get("samples", [])),
+            judged_hour,
         )

@@ -16,11 +16,12 @@ from usage_pipeline.alerting.facts import (
     OpenDeadLetters,
     OpenRegressions,
     UncertainBatches,
+    UnreadableOdometers,
 )
 from usage_pipeline.alerting.memory import Sample, Waiting
 from usage_pipeline.drain.readings.backlog import read_backlog
 from usage_pipeline.drain.rounds import ALL_FAMILIES, TOKEN_FAMILIES
-from usage_pipeline.reconciliation.odometers import note_odometers
+from usage_pipeline.reconciliation.odometers import DAYS_BACK, note_odometers
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
@@ -98,6 +99,13 @@ def read_fallen_odometers(postgres: psycopg.Connection, now: datetime) -> tuple[
     with postgres.cursor(row_factory=class_row(FallenOdometers)) as cursor:
         arguments = {"since": now - timedelta(days=1)}
         return tuple(cursor.execute(load("alerting/select_fallen_odometers"), arguments).fetchall())
+
+
+def read_unreadable_odometers(postgres: psycopg.Connection, now: datetime) -> tuple[UnreadableOdometers, ...]:
+    with postgres.cursor(row_factory=class_row(UnreadableOdometers)) as cursor:
+        # Older ones are not looked at any more.
+        arguments = {"first_day": (now - timedelta(days=DAYS_BACK)).date()}
+        return tuple(cursor.execute(load("alerting/select_unreadable_odometers"), arguments).fetchall())
 
 
 def read_uncertain(postgres: psycopg.Connection, now: datetime) -> tuple[UncertainBatches, ...]:

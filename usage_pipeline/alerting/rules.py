@@ -18,9 +18,12 @@ from usage_pipeline.alerting.facts import (
     OpenRegressions,
     PipelineFacts,
     RedisLoad,
+    Unanswered,
     UncertainBatches,
+    UnreadableOdometers,
 )
 from usage_pipeline.alerting.run_rules import failed_drains, failed_runs, failed_ticks, long_runs
+from usage_pipeline.redis_keys import recorded
 from usage_pipeline.settings import Settings
 
 # Backlogs are looked at every half a minute: two intervals of 5 s cannot be told apart from a drain that is on its way.
@@ -146,13 +149,16 @@ def _regressions(found: Sequence[OpenRegressions], _: Settings) -> Iterator[Aler
             "counter-regression",
             "counter-regression",
             "warning",
-            f"Merchant counters lower than their stored values: {one.count}",
-            f"{one.count} counters fell: Redis lost them, or somebody lowered them. The latest is {one.metric_type} of "
-            f"{one.merchant_id} on {one.day}. The stored values stay.",
-            f"`usage-pipeline status {one.day}` lists the counters of that day. If Redis lost them (they began at zero again), "
-            "`usage-pipeline counters accept-reset` adds what was counted since then. If somebody lowered them (refunds, "
-            'cancelled orders), `usage-pipeline counters accept-correction --reason "..."` stores the lower values. Each '
-            "command leaves alone what looks like the other case.",
+            f"Merchant counters that Redis has other than they were: {one.count}",
+            f"{one.count} counters fell, or came back after they were lost: Redis lost them or brought back another state, or "
+            f"somebody changed them. The latest is {one.metric_type} of {one.merchant_id} on {one.day}. The stored values "
+            "stay.",
+            f"`usage-pipeline status {one.day}` lists the counters of that day. If Redis lost them (they began at zero "
+            "again), `usage-pipeline counters accept-reset` adds what was counted since then. If Redis came back with an "
+            "earlier state, or with one that was lost (an old snapshot, a replica that was behind, the right file again), "
+            "`usage-pipeline counters accept-restore` keeps the stored values and goes on from there. If somebody changed "
+            'them (refunds, cancelled orders), `usage-pipeline counters accept-correction --reason "..."` stores what they '
+            "read. Each command leaves alone what looks like another case.",
         )
 
 
@@ -185,6 +191,34 @@ def _fallen_odometers(found: Sequence[FallenOdometers], _: Settings) -> Iterator
             "Keep Redis from starting with an old file (docs/operations.md, Redis lost, or an old snapshot). The next hourly "
             "reconciliation shows what is missing and what was counted twice: `select * from ops.reconciliation where "
             "forgotten > 0`. What was recorded in the half minute before the loss may be in neither number.",
+        )
+
+
+def _unreadable_odometers(found: Sequence[UnreadableOdometers], _: Settings) -> Iterator[Alert]:
+    for one in found:
+        key = recorded(one.family, one.newest_day)
+        yield Alert(
+            "odometer-unreadable",
+            f"odometer-unreadable:{one.family}",
+            "warning",
+            f"The odometer of {one.family} cannot be read",
+            f"What our recorder wrote of {one.family} cannot be read for {one.days} days, the newest of them {one.newest_day}: "
+            f"`{key}`: {one.problem}. What was known before is kept; what is recorded now is not compared.",
+            f"Find out who else writes `{key}` in Redis: only the recorder should. Then delete it (`redis-cli unlink {key}`): "
+            "it begins again, and what was known counts on.",
+        )
+
+
+def _unanswered(found: Sequence[Unanswered], _: Settings) -> Iterator[Alert]:
+    for one in found:
+        yield Alert(
+            "facts-unreadable",
+            f"facts-unreadable:{one.part}",
+            "failure",
+            f"Alerts about {one.part.replace('_', ' ')} cannot be judged",
+            f"What they need cannot be read: {one.why}. All other alerts go on; open ones about this stay as they are.",
+            "Correct the value that the text names, or if the schema is old, run `usage-pipeline migrate`. If neither helps, "
+            "report it as a bug.",
         )
 
 
@@ -254,6 +288,8 @@ RULES = (
     Rule("counter-regression", "regressions", _regressions, 24),
     Rule("missing-usage", "missing_usage", _missing_usage, 24),
     Rule("redis-went-back", "fallen_odometers", _fallen_odometers, 24),
+    Rule("odometer-unreadable", "unreadable_odometers", _unreadable_odometers, 24),
+    Rule("facts-unreadable", "unanswered", _unanswered, 24),
     Rule("uncertain-batches", "uncertain", _uncertain_batches, 24),
     Rule("expiring-token-keys", "expiring_tokens", _expiring_tokens),
 )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from usage_pipeline.merchants.status import DayStatus
 
 counters_app = typer.Typer(
-    no_args_is_help=True, help="Decide about merchant counters that read lower than what is stored."
+    no_args_is_help=True, help="Decide about merchant counters that Redis has other than they were."
 )
 
 
@@ -80,7 +80,7 @@ _DATE = Annotated[str | None, typer.Option("--date", metavar="YYYY-MM-DD", help=
 _METRIC = Annotated[str | None, typer.Option(help="Only this metric.")]
 _SURE = Annotated[
     bool,
-    typer.Option("--sure", help="Also if the counter looks like the other case. With --merchant, --date and --metric."),
+    typer.Option("--sure", help="Also if the counter looks like another case. With --merchant, --date and --metric."),
 ]
 
 
@@ -95,12 +95,33 @@ def accept_reset(
 ) -> None:
     """Accept that Redis lost merchant counters: the stored values stay, and what Redis counts since then is added.
 
-    A counter that still reads more than half of its stored value is left as it is: somebody probably lowered it on purpose.
+    What looks like another case is left as it is: a counter that an odometer shows as brought back, or one that still reads
+    more than half of its stored value.
     """
     from usage_pipeline.merchants.regressions import accept_resets
 
     filters = _filters(merchant, day, metric, is_sure=sure)
     _print_decisions(accept_resets(load_settings(), filters, reason=reason, is_sure=sure), "resets", as_json)
+
+
+@counters_app.command("accept-restore")
+def accept_restore(
+    merchant: _MERCHANT = None,
+    day: _DATE = None,
+    metric: _METRIC = None,
+    reason: Annotated[str | None, typer.Option(help="Why. It is kept with the decision.")] = None,
+    sure: _SURE = False,
+    as_json: AsJson = False,
+) -> None:
+    """Accept that Redis brought merchant counters back with another value: what is stored stays, and counting goes on from it.
+
+    So it is after an old snapshot or a replica that was behind, and when the file of a lost Redis is put back. What no odometer
+    shows is left as it is, unless it jumped to about what was lost before.
+    """
+    from usage_pipeline.merchants.regressions import accept_restores
+
+    filters = _filters(merchant, day, metric, is_sure=sure)
+    _print_decisions(accept_restores(load_settings(), filters, reason=reason, is_sure=sure), "restores", as_json)
 
 
 @counters_app.command("accept-correction")
@@ -112,9 +133,10 @@ def accept_correction(
     sure: _SURE = False,
     as_json: AsJson = False,
 ) -> None:
-    """Accept that merchant counters were lowered on purpose: the lower values are stored.
+    """Accept that merchant counters were changed on purpose: what they read is stored.
 
-    A counter that reads half of its stored value or less is left as it is: Redis probably lost it.
+    What looks like another case is left as it is: a counter that reads half of its stored value or less, or one that an
+    odometer shows as lost or brought back.
     """
     from usage_pipeline.merchants.regressions import accept_corrections
 

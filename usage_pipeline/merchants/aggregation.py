@@ -29,6 +29,7 @@ from usage_pipeline.merchants.counters import (
     split_key,
 )
 from usage_pipeline.merchants.report import AggregationReport, DayReport, ErrorList
+from usage_pipeline.odometers.look import look_at
 from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import composed, load
@@ -53,6 +54,10 @@ class _Mismatch:
     @property
     def is_higher(self) -> bool:
         return self.counter > self.stored - self.offset
+
+    @property
+    def is_too_large(self) -> bool:
+        return self.is_higher and self.counter > values.MAX_COUNT - self.offset
 
 
 @dataclass(slots=True)
@@ -182,6 +187,8 @@ def _store_chunk(run: _Run, chunk: Sequence[FoundKey]) -> None:
         # once more. Aggregations do not hinder each other; regressions.py takes the lock that they wait for.
         run.postgres.execute("lock table ops.counter_regressions in row exclusive mode")
         reading = read_counters(run.redis, chunk)
+        # After the counters, so that whatever Redis came back with before they were read shows.
+        look_at(run.postgres, run.redis, {key.day for key in reading.counters}, ["merchant"])
         stage_counters(run.postgres, reading)
         changed = run.postgres.execute(load("merchants/upsert_merchant_usage")).fetchall()
         mismatches = [
@@ -190,9 +197,15 @@ def _store_chunk(run: _Run, chunk: Sequence[FoundKey]) -> None:
                 beside_stored("merchants/select_merchant_mismatches")
             )
         ]
-        too_large = [one for one in mismatches if one.is_higher]
-        confirmed = _confirm(run.redis, [one for one in mismatches if not one.is_higher])
-        _note_regressions(run.postgres, confirmed)
+        too_large = [one for one in mismatches if one.is_too_large]
+        confirmed = [
+            one
+            for one in _confirm(run.redis, [one for one in mismatches if not one.is_higher])
+            if one.is_lower or one.has_open_regression
+        ]
+        # They are higher, and were not stored: see the query.
+        back = _confirm(run.redis, [one for one in mismatches if one.is_higher and not one.is_too_large])
+        _note_regressions(run.postgres, [*confirmed, *(one for one in back if one.is_higher)])
         refused = reading.refused + [_refused_sum(one) for one in too_large]
         _settle_dead_letters(run, refused)
     for day, keys in Counter(key.day for key in reading.counters).items():
@@ -202,8 +215,8 @@ def _store_chunk(run: _Run, chunk: Sequence[FoundKey]) -> None:
         run.tallies[day].raised += raised
     for one in too_large:
         run.tallies[one.key.day].counters -= 1
-    for one in confirmed:
-        if one.is_lower:
+    for one in (*confirmed, *back):
+        if one.is_lower or one in back:
             run.tallies[one.key.day].regressions += 1
             run.tallies[one.key.day].errors.add(_regression_error(one))
     for key in refused:
@@ -222,8 +235,8 @@ def _confirm(connection: Reader, mismatches: Sequence[_Mismatch]) -> list[_Misma
 
 
 def _note_regressions(postgres: psycopg.Connection, confirmed: Sequence[_Mismatch]) -> None:
-    """Opens a regression for each lower counter. In regressions that are open it notes the current counter."""
-    noted = [one for one in confirmed if one.is_lower or one.has_open_regression]
+    """Opens a regression for each. In regressions that are open it notes the current counter."""
+    noted = sorted(confirmed, key=lambda one: one.key)
     if noted:
         arguments = {
             "merchant_ids": [one.key.merchant_id for one in noted],
@@ -237,10 +250,16 @@ def _note_regressions(postgres: psycopg.Connection, confirmed: Sequence[_Mismatc
 
 def _regression_error(one: _Mismatch) -> str:
     reads = one.offset + one.counter
+    if one.is_higher:
+        return (
+            f"{values.shown(one.key.redis_key)}: expected usage since it read {one.stored - one.offset}, came {one.counter}: "
+            "Redis lost this counter before, and has probably brought it back, so it would count again. The stored value "
+            f"{one.stored} stays until `usage-pipeline counters accept-restore` (it is back) or `accept-correction` (it grew)"
+        )
     return (
         f"{values.shown(one.key.redis_key)}: expected at least the stored value {one.stored}, came {reads}. The stored "
-        "value stays until `usage-pipeline counters accept-reset` (Redis lost the counter) or `accept-correction` (somebody "
-        "lowered it)"
+        "value stays until `usage-pipeline counters accept-reset` (Redis lost the counter), `accept-restore` (Redis brought "
+        "back an earlier value) or `accept-correction` (somebody lowered it)"
     )
 
 

@@ -5,14 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
-# Family -> the field of the odometer that is compared.
-MEASURES = {
-    "api_key": "total_requests",
-    "provider": "upload_count",
-    "token": "usage_count",
-    "event": "records",
-    "merchant": "metric_value",
-}
+from usage_pipeline.odometers.lives import MEASURES
+
 # Their keys carry the day, so nothing of one day ever counts for another.
 _BY_DAY_IN_THE_KEY = frozenset({"merchant"})
 
@@ -33,6 +27,8 @@ class Look:
     # Of what was recorded, what Redis has forgotten; and what was stored beyond the recorded before that.
     forgotten: Amounts = field(default_factory=Counter)
     surplus: Amounts = field(default_factory=Counter)
+    # By how much accepted corrections lowered what is stored.
+    corrected: Amounts = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +48,11 @@ class DayBalance:
     missing: int = 0
     forgotten: int = 0
     surplus: int = 0
+    corrected: int = 0
 
     @property
     def difference(self) -> int:
-        found = self.stored + self.live + self.claimed + self.dead + self.duplicates
+        found = self.stored + self.live + self.claimed + self.dead + self.duplicates + self.corrected
         return self.recorded - found - self.carried
 
     @property
@@ -76,6 +73,7 @@ def balances(look: Look) -> list[DayBalance]:
             DayBalance(*place, MEASURES[place[0]], *(part[place] for part in parts)),
             forgotten=look.forgotten[place],
             surplus=look.surplus[place],
+            corrected=look.corrected[place],
         )
         for place in places
     ]

@@ -20,8 +20,9 @@ from usage_pipeline.drain.families import BY_NAME
 from usage_pipeline.drain.store import UsageStore
 from usage_pipeline.merchants.aggregation import beside_stored, stage_counters
 from usage_pipeline.merchants.counters import Reader, find_keys, open_servers, read_counters
+from usage_pipeline.odometers.lives import MEASURES
 from usage_pipeline.process import process_name
-from usage_pipeline.reconciliation.balance import MEASURES, Amounts, DayBalance, Look, balances, confirmed
+from usage_pipeline.reconciliation.balance import Amounts, DayBalance, Look, balances, confirmed
 from usage_pipeline.reconciliation.counted import of_letter
 from usage_pipeline.reconciliation.odometers import DAYS_BACK, days_around, read_odometers
 from usage_pipeline.reconciliation.redis_look import HeldKey, read_claimed, read_live
@@ -84,9 +85,22 @@ def _look(postgres: psycopg.Connection, redis: Reader, settings: Settings) -> Lo
         dead = _dead(postgres, since, settings)
         arguments = {"timezone": settings.usage_timezone, "since": since}
         repeated = postgres.execute(load("reconciliation/select_duplicate_events"), arguments).fetchall()
+        days_of = {"first_day": days[0], "last_day": days[-1]}
+        lowered = postgres.execute(load("reconciliation/select_corrections"), days_of).fetchall()
+    corrected: Amounts = Counter({("merchant", day): int(amount) for day, amount in lowered})
     duplicates: Amounts = Counter({("event", day): int(events) for day, events in repeated})
     known = frozenset(days)
-    parts = (odometers.recorded, live, claimed, stored, dead, duplicates, odometers.forgotten, odometers.surplus)
+    parts = (
+        odometers.recorded,
+        live,
+        claimed,
+        stored,
+        dead,
+        duplicates,
+        odometers.forgotten,
+        odometers.surplus,
+        corrected,
+    )
     return Look(*(_within(known, part) for part in parts))
 
 

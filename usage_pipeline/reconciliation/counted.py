@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from usage_pipeline.merchants.counters import split_key
-from usage_pipeline.reconciliation.balance import MEASURES
+from usage_pipeline.odometers.lives import MEASURES
 from usage_pipeline.values import MAX_COUNT, UNREADABLE_JSON, from_ms
 
 _MOST_DIGITS = 19

@@ -1,4 +1,4 @@
-"""Keeps what the odometers in Redis counted, in PostgreSQL: a Redis that comes back from an old file brings its old odometer.
+"""Which odometers the reconciliation looks at, and what they recorded.
 
 What was recorded after the last look and was lost before the next one is in no odometer that we saw: nothing can show it.
 """
@@ -11,8 +11,8 @@ from datetime import date, timedelta
 import psycopg
 
 from usage_pipeline.merchants.counters import Reader, open_servers
+from usage_pipeline.odometers.look import look_at
 from usage_pipeline.reconciliation.balance import Amounts
-from usage_pipeline.reconciliation.redis_look import read_odometer
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import load
 from usage_pipeline.values import from_ms
@@ -25,9 +25,9 @@ DAYS_AHEAD = 1
 
 @dataclass(frozen=True, slots=True)
 class Odometers:
-    """Amounts by family and day. `recorded` is all that was ever seen; `forgotten` is the part that Redis has lost since.
+    """Amounts by family and day. `recorded` is all that was ever seen; `forgotten` is the part that Redis has not now.
 
-    `surplus` has what was stored beyond what was recorded before an odometer first fell.
+    `surplus` has what was stored beyond what was recorded before an odometer first forgot something.
     """
 
     recorded: Amounts = field(default_factory=Counter)
@@ -41,26 +41,13 @@ def days_around(today: date) -> list[date]:
 
 
 def read_odometers(postgres: psycopg.Connection, redis: Reader, days: Sequence[date]) -> Odometers:
-    """Reads the odometers of these days from Redis, notes how they changed, and adds what they forgot before.
-
-    The connection to PostgreSQL is in autocommit mode.
-    """
-    with postgres.transaction():
-        # Before Redis is read: otherwise an older reading could be noted later, and look like a fall.
-        postgres.execute("select pg_advisory_xact_lock(hashtext('odometers'), 0)")
-        counted = read_odometer(redis, days)
-        arguments = {
-            "families": [family for family, _ in counted],
-            "days": [day for _, day in counted],
-            "counts": list(counted.values()),
-        }
-        postgres.execute(load("reconciliation/note_odometers"), arguments)
-        rows = postgres.execute(load("reconciliation/select_odometers"), {"days": list(days)}).fetchall()
+    """Looks at the odometers of these days. Raises redis.RedisError when Redis refuses to read."""
     found = Odometers()
-    for family, day, now, forgotten, surplus in rows:
-        found.recorded[family, day] = int(now + forgotten)
-        found.forgotten[family, day] = int(forgotten)
-        found.surplus[family, day] = int(surplus or 0)
+    for place, one in look_at(postgres, redis, days).items():
+        found.recorded[place] = one.recorded
+        found.forgotten[place] = one.forgotten
+    for family, day, surplus in postgres.execute(load("reconciliation/select_surplus"), {"days": list(days)}):
+        found.surplus[family, day] = int(surplus)
     return found
 
 

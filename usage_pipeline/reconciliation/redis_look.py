@@ -1,18 +1,17 @@
 """Reads all counters of Redis or a whole Redis Cluster, by family and day, for the reconciliation. It only reads."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import redis
-
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.families import FAMILIES, Family
 from usage_pipeline.merchants.counters import Reader
-from usage_pipeline.reconciliation.balance import MEASURES, Amounts
+from usage_pipeline.odometers.lives import MEASURES
+from usage_pipeline.reconciliation.balance import Amounts
 from usage_pipeline.reconciliation.counted import day_of, of_hash, of_token
 from usage_pipeline.storage.redis import Command
 
@@ -29,20 +28,6 @@ class HeldKey:
     key: bytes
     day: date
     amount: int
-
-
-def read_odometer(reader: Reader, days: Collection[date]) -> Amounts:
-    """What our recorder says that it wrote. Read this first: whatever it counts can then be found by the later looks.
-
-    Raises redis.RedisError when Redis refuses to read, as while it loads its file: that must not look like an odometer of 0.
-    """
-    places = [(family, day) for family in MEASURES for day in days]
-    commands = [(b"HGET", names.recorded(family, day), MEASURES[family]) for family, day in places]
-    answers = reader.pipeline(commands)
-    for answer in answers:
-        if isinstance(answer, redis.RedisError) and not str(answer).startswith("WRONGTYPE"):
-            raise answer
-    return Counter({place: _whole(answer) for place, answer in zip(places, answers, strict=True)})
 
 
 def read_live(reader: Reader, *, at: datetime, timezone: ZoneInfo) -> Amounts:

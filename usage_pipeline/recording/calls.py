@@ -177,20 +177,20 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
             )
         return None
 
-    def _begin(self, what: str, is_correction: bool) -> float | None:
+    def _begin(self, what: str, is_bookkeeping: bool) -> float | None:
         """The time at which the call begins. If it must not be tried now, counts that and returns None."""
         began_at = self._outage.begin()
         if began_at is None:
-            self._failures.count(what, "bookkeeping" if is_correction else "not tried", "Redis does not answer")
+            self._failures.count(what, "bookkeeping" if is_bookkeeping else "not tried", "Redis does not answer")
         return began_at
 
-    def _no_answers(self, what: str, error: Exception, began_at: float, is_correction: bool) -> None:
+    def _no_answers(self, what: str, error: Exception, began_at: float, is_bookkeeping: bool) -> None:
         reason = redis_reason(error)
         if reason == "unreachable":
             self._outage.failed(began_at)
         else:
             self._outage.answered()
-        self._failures.count(what, "bookkeeping" if is_correction else reason, type(error).__name__)
+        self._failures.count(what, "bookkeeping" if is_bookkeeping else reason, type(error).__name__)
 
     def _decision(self, answers: list[Any] | None) -> QuotaDecision:
         if answers is None or self._has_no_answer("quota", answers):

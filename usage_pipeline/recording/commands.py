@@ -84,6 +84,16 @@ class Record:
             undo.append(("HINCRBY", key, "records", -1))
         return undo
 
+    def names_life(self, answers: Sequence[object]) -> list[Command]:
+        """Commands that name the life of an odometer, if these answers to `commands` say that it began with this record.
+
+        A restored odometer is known by its name. It costs a round trip a family and day, since only a new odometer needs it.
+        """
+        if answers[-2] != 1:
+            return []
+        key = keys.recorded(self.family, self.day)
+        return [("HSETNX", key, keys.ODOMETER_LIFE, keys.odometer_life(0)), ("EXPIRE", key, ODOMETER_TTL_SECONDS)]
+
     def _odometer(self) -> list[Command]:
         key = keys.recorded(self.family, self.day)
         counted: list[Command] = [

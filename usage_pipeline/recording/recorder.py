@@ -90,17 +90,17 @@ class Recorder(Recording[bool, str | None]):
         if record is None or (answers := self._send(family, record.commands())) is None:
             return False
         correction = self._settle(record, answers)
-        if correction:
-            self._send(family, correction, is_correction=True)
+        if bookkeeping := correction or record.names_life(answers):
+            self._send(family, bookkeeping, is_bookkeeping=True)
         return correction is None
 
     def _event_outcome(self, event_id: str, recorded: bool) -> str | None:
         return event_id if recorded else None
 
     def _send(
-        self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_correction: bool = False
+        self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_bookkeeping: bool = False
     ) -> list[Any] | None:
-        if (began_at := self._begin(what, is_correction)) is None:
+        if (began_at := self._begin(what, is_bookkeeping)) is None:
             return None
         try:
             if isinstance(self._client, redis.RedisCluster):
@@ -111,7 +111,7 @@ class Recorder(Recording[bool, str | None]):
                     pipeline.execute_command(*command)
                 answers = pipeline.execute(raise_on_error=False)
         except _REDIS_ERRORS as error:
-            self._no_answers(what, error, began_at, is_correction)
+            self._no_answers(what, error, began_at, is_bookkeeping)
             return None
         self._outage.answered()
         return answers
@@ -155,17 +155,17 @@ class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
         if record is None or (answers := await self._send(family, record.commands())) is None:
             return False
         correction = self._settle(record, answers)
-        if correction:
-            await self._send(family, correction, is_correction=True)
+        if bookkeeping := correction or record.names_life(answers):
+            await self._send(family, bookkeeping, is_bookkeeping=True)
         return correction is None
 
     async def _event_outcome(self, event_id: str, recorded: Awaitable[bool]) -> str | None:
         return event_id if await recorded else None
 
     async def _send(
-        self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_correction: bool = False
+        self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_bookkeeping: bool = False
     ) -> list[Any] | None:
-        if (began_at := self._begin(what, is_correction)) is None:
+        if (began_at := self._begin(what, is_bookkeeping)) is None:
             return None
         try:
             if isinstance(self._client, redis.asyncio.RedisCluster):
@@ -176,7 +176,7 @@ class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
                     pipeline.execute_command(*command)
                 answers = await pipeline.execute(raise_on_error=False)
         except _REDIS_ERRORS as error:
-            self._no_answers(what, error, began_at, is_correction)
+            self._no_answers(what, error, began_at, is_bookkeeping)
             return None
         self._outage.answered()
         return answers

@@ -275,6 +275,39 @@ def test_without_redis_what_only_redis_knows_stays_as_it_is(
     assert "hunter2" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("breakage", "part"),
+    [
+        ("alter table ops.odometers rename to hidden", "fallen_odometers"),
+        ("alter table ops.reconciliation rename to hidden", "missing_usage"),
+        ("alter table ops.counter_regressions rename to hidden", "regressions"),
+        ("alter table ops.odometers add check (counted <> 3)", "odometers"),
+        (
+            """insert into ops.heartbeats (name, details) values ('scheduler', '{"judged_hour": "noon"}')""",
+            None,
+        ),
+        ("insert into ops.heartbeats (name, details) values ('scheduler', '{\"samples\": 5}')", None),
+    ],
+)
+def test_one_part_that_cannot_be_read_is_told_and_silences_no_other(
+    alerting: Settings, postgres: psycopg.Connection, redis_client: redis.Redis, breakage: str, part: str | None
+) -> None:
+    recorder = Recorder(redis_client)
+    for _ in range(3):
+        recorder.record_token("t", "i")
+    redis_client.hset("apikey:a:metrics", "total_requests", "many")
+    drain_once(alerting)
+    postgres.execute(breakage.encode())
+    for _ in range(2):
+        evaluate_pipeline(alerting, NOTHING, {})
+    assert "dead-letters" in open_rules(postgres)
+    told = postgres.execute("select dedupe_key from ops.alerts where rule = 'facts-unreadable'").fetchall()
+    assert (f"facts-unreadable:{part}",) in told if part else told == []
+    assert postgres.execute("select clock_timestamp() - beaten_at < '1 min' from ops.heartbeats").fetchall() == [
+        (True,)
+    ]
+
+
 def test_the_command_lists_what_is_open(
     alerting: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

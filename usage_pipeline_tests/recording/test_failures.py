@@ -366,6 +366,7 @@ def test_a_field_that_would_overflow_is_left_out_of_the_odometer_alone(redis_cli
     recorder = Recorder(redis_client)
     redis_client.hset("apikey:key-1:metrics", "total_file_size", 2**63 - 1)
     assert recorder.record_api_key("key-1", file_size=1) is False
+    # It has no name yet: the first look gives it one.
     odometer = redis_client.hgetall(next(redis_client.scan_iter("usage_pipeline:recorded:*")))
     assert odometer == {
         b"total_requests": b"1",

@@ -38,6 +38,7 @@ _COLUMNS = (
     "missing",
     "forgotten",
     "counted_twice",
+    "corrected",
 )
 _CHECK = dg.AssetCheckSpec(
     "nothing_is_missing",

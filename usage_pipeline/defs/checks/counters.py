@@ -133,8 +133,9 @@ def _landing() -> Rule:
 def _regressions() -> Rule:
     return Rule(
         "no_regressions",
-        "No counter in Redis is lower than its stored value. The stored value stays until you run "
-        "`usage-pipeline counters accept-reset` (Redis lost it) or `accept-correction` (somebody lowered it).",
+        "No counter in Redis is lower than its stored value, or back after it was lost. The stored value stays until you run "
+        "`usage-pipeline counters accept-reset` (Redis lost it), `accept-restore` (Redis brought back another state) or "
+        "`accept-correction` (somebody changed it).",
         _ERROR,
         lambda connection, *_: open_matters.regression_faults(connection),
     )
