@@ -3,7 +3,8 @@
 grant usage on schema raw, usage, ops to usage_drain;
 grant select on
     usage.api_key_quotas,
-    ops.calendar
+    ops.calendar,
+    ops.reconciliation
 to usage_drain;
 grant select, insert on
     raw.api_key_deltas,
@@ -20,7 +21,9 @@ grant select, insert, update on
     ops.touched_days,
     ops.heartbeats,
     ops.counter_regressions,
-    ops.dead_letters
+    ops.dead_letters,
+    ops.odometer_lives,
+    ops.odometers
 to usage_drain;
 grant select (token_id, token_prefix, usage_count, last_used_at) on usage.api_access_tokens to usage_drain;
 grant insert (token_id, usage_count, last_used_at) on usage.api_access_tokens to usage_drain;
