@@ -172,7 +172,7 @@ def _is_a_password_hash(text: SecretStr) -> SecretStr:
     if not _SCRYPT_HASH.fullmatch(text.get_secret_value()):
         raise ValueError(
             "expected the output of `usage-pipeline ui-password`, such as $scrypt$ln=15,r=8,p=3$…$…, came another text; "
-            "in a shell and in an env file it must stand in single quotes"
+            "in a shell and in compose's .env it must stand in single quotes, in a Kubernetes secret without them"
         )
     return text
 

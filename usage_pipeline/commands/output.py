@@ -5,7 +5,7 @@ Ids, reasons and errors are of others' choosing. A terminal would obey escape se
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,15 +36,20 @@ def say(text: str, *, to_errors: bool = False) -> None:
     Console(stderr=to_errors, soft_wrap=True).print(visible(text), markup=False, highlight=False)
 
 
-def print_table(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
-    """Prints a table with numbers to the right. Without rows it prints the title alone."""
+def print_table(
+    title: str, columns: list[str], rows: list[tuple[Any, ...]], *, to_copy: Collection[str] = frozenset()
+) -> None:
+    """Prints a table with numbers to the right. Without rows it prints the title alone.
+
+    Columns `to_copy` stay on one line, however narrow the terminal is.
+    """
     if not rows:
         say(f"{title}.")
         return
     table = Table(title=_cell(title), title_justify="left")
     for position, column in enumerate(columns):
         is_number = all(isinstance(row[position], int) for row in rows)
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold", no_wrap=column in to_copy)
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     Console().print(table)

@@ -83,7 +83,8 @@ def list_all(as_json: AsJson = False) -> None:
         )
         for token in tokens
     ]
-    print_table(f"{len(rows)} tokens", columns, rows)
+    # Either names the token; the prefix is the short one.
+    print_table(f"{len(rows)} tokens", columns, rows, to_copy={"prefix"})
 
 
 @tokens_app.command("revoke")

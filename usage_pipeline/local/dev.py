@@ -196,8 +196,10 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
         urls = _embedded_urls(servers, is_database_given="database_url" in given)
         urls |= {name: url for name, url in folders.items() if name.lower() not in given}
         if urls:
+            # Without the zone of these processes, every command there would be refused.
+            zone = {"USAGE_TIMEZONE": settings.usage_timezone} if "usage_timezone" in given else {}
             _say("In another terminal, paste this line first:")
-            _say(line_to_paste(urls))
+            _say(line_to_paste(urls | zone))
         _say(f"Logs are in {dagster.logs}. Ctrl-C stops everything.")
         launch.run_until_stopped()
 

@@ -147,7 +147,8 @@ def _is_redis_of(process: psutil.Process, data_folder: Path) -> bool:
 
 
 def _url(port: int, password: str) -> str:
-    return f"redis://:{password}@{LOOPBACK}:{port}/0"
+    # With the user: redis-cli of Redis 6.2, which the wheel brings, takes an empty name for a user's.
+    return f"redis://default:{password}@{LOOPBACK}:{port}/0"
 
 
 def _launch(account: Account, data_folder: Path, port: int, password: str) -> RunningRedis:
