@@ -94,8 +94,8 @@ because it may be a secret.
 - All processes need the same addresses of PostgreSQL and Redis, and the same `USAGE_TIMEZONE`.
 - A yes-or-no setting takes `true` or `false`.
 - Addresses with a password are secrets. They appear in no log, no metadata and no alert. In the password of a URL, write
-  `% / ? # @ : [ ]` and spaces as `%25 %2F %3F %23 %40 %3A %5B %5D %20`: a URL that could be read in two ways is refused, since a
-  client would take a part of the password for a host or a port, and name it in its errors.
+  `% / ? # @ : [ ]` and spaces as `%25 %2F %3F %23 %40 %3A %5B %5D %20`: a URL that could be read in two ways is refused, since
+  a client would take a part of the password for a host or a port, and name it in its errors.
 - `usage-pipeline dev` starts PostgreSQL and Redis itself where you do not name them, and then sets these variables for
   the processes that it starts. It prints a line by which another terminal gets them too.
 - [operations.md](operations.md#settings-by-concern) says which settings matter for which concern.
