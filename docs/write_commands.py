@@ -60,7 +60,7 @@ _NOTES = {
     "load issues": "See [issues.md](issues.md).",
     "stats": "It makes what the asset `stats/daily_issue_stats` makes, without Dagster.",
     "alerts": "See [alerts.md](alerts.md).",
-    "ui-password": "It prints a line for `deploy/.env`, a secret or a shell. Keep its single quotes. See "
+    "ui-password": "It prints a line for `deploy/.env` or a shell: keep its single quotes. Leave them out in a Kubernetes secret. See "
     "[the Dagster UI](operations.md#the-dagster-ui).",
 }
 _HEAD = """# Commands

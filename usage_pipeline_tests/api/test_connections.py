@@ -182,7 +182,7 @@ def test_an_answer_that_nobody_reads_is_given_up(settings: Settings) -> None:
         connection.connect(("127.0.0.1", service.port))
         paths = [line.split('"')[0] for line in service.client.get("/docs").text.split('src="')[1:]]
         [script] = [path for path in paths if "bundle" in path]
-        path = httpx.URL(script).path
+        path = httpx.URL(f"http://127.0.0.1:{service.port}/docs").join(script).path
         connection.sendall(b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n")
         mine = connection.getsockname()
         assert mine in ends_at(service.port)
