@@ -60,8 +60,8 @@ _NOTES = {
     "load issues": "See [issues.md](issues.md).",
     "stats": "It makes what the asset `stats/daily_issue_stats` makes, without Dagster.",
     "alerts": "See [alerts.md](alerts.md).",
-    "ui-password": "It prints a line for `deploy/.env` or a shell: keep its single quotes. Leave them out in a Kubernetes secret. See "
-    "[the Dagster UI](operations.md#the-dagster-ui).",
+    "ui-password": "It prints a line for `deploy/.env` or a shell: keep its single quotes. Leave them out in a Kubernetes "
+    "secret. See [the Dagster UI](operations.md#the-dagster-ui).",
 }
 _HEAD = """# Commands
 

@@ -139,7 +139,7 @@ def _dead_letters(found: Sequence[OpenDeadLetters], _: Settings) -> Iterator[Ale
             f"{letters.count} keys or items of {letters.family} were refused and are not counted. The newest reason: "
             f"{letters.newest_reason}",
             "`usage-pipeline dead-letters list` says why each was refused. Correct the writer. Then "
-            "`usage-pipeline dead-letters replay` counts what can be counted, once.",
+            "`usage-pipeline dead-letters replay` counts what can be counted, once (`--set` puts a member right).",
         )
 
 
