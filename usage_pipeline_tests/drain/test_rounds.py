@@ -71,9 +71,8 @@ def test_a_database_without_the_schema_is_named_and_nothing_is_claimed(
     assert redis_client.keys() == [b"apikey:a:metrics"]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "host:with:colons"])
-def test_a_redis_that_is_away_is_one_line(host: str, database_url: str, closed_port: int) -> None:
-    settings = load_settings(database_url=database_url, redis_url=f"redis://:s3cret@{host}:{closed_port}/0")
+def test_a_redis_that_is_away_is_one_line(database_url: str, closed_port: int) -> None:
+    settings = load_settings(database_url=database_url, redis_url=f"redis://:s3cret@127.0.0.1:{closed_port}/0")
     with pytest.raises(DrainImpossible) as problem:
         drain_once(settings)
     assert one_line_of(problem).startswith("Redis")
