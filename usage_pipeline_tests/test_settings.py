@@ -94,6 +94,7 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
         ("REDIS_URL", "redis://:s3cret/x@host"),
         ("REDIS_URL", "redis://:s3cret?x@host"),
         ("REDIS_URL", "redis://:s3cret#x@host"),
+        ("REDIS_URL", "redis://:s3cret@host:with:colons:1/0"),
         ("REDIS_URL", "redis://:[s3cret]@host"),
         ("REDIS_URL", "redis://:s3cret\u2100x@host"),
         ("REDIS_URL", "redis://:s3\ncret@host"),
