@@ -132,7 +132,7 @@ def _begin(connection: psycopg.Connection, earlier: ZoneInfo, zone: ZoneInfo) ->
                 if plan.border:
                     connection.execute(load("rollups/rezone/insert_zone_border"), _parameters(plan.border))
                 if plan.first:
-                    _note_windows(connection, plan.first, plan.border, earlier, zone)
+                    _note_windows(connection, plan, plan.first, earlier, zone)
         except psycopg.errors.LockNotAvailable:
             raise ChunksBusy("a process that writes by days did not end in time; try again later") from None
 
@@ -207,9 +207,15 @@ def _newest_incomplete(
 
 
 def _note_windows(
-    connection: psycopg.Connection, first: datetime, border: ZoneBorder | None, earlier: ZoneInfo, zone: ZoneInfo
+    connection: psycopg.Connection, plan: _Plan, first: datetime, earlier: ZoneInfo, zone: ZoneInfo
 ) -> None:
-    old = [day_window(day, earlier) for day in _days(connection, earlier)]
+    border, replaced = plan.border, plan.replaced
+    # Days before the border that is replaced are of the zone before it.
+    kept = ZoneInfo(replaced.earlier_zone) if replaced else earlier
+    old = [
+        day_window(day, kept if replaced and day < replaced.first_day else earlier)
+        for day in _days(connection, earlier)
+    ]
     moved: set[date] = set()
     for window in old:
         if window.end <= first:
@@ -225,7 +231,7 @@ def _note_windows(
     arguments = {
         "first": first,
         "timezone": zone.key,
-        "hours_move": _hours_move(days, earlier, zone),
+        "hours_move": _hours_move(days, kept, zone),
         "days": [day_window(day, zone).start for day in days],
         "weeks": [week_window(day, zone).start for day in sorted(weeks)],
         "months": [month_window(day, zone).start for day in sorted(months)],

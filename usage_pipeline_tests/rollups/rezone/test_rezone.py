@@ -43,10 +43,12 @@ PAIRS = [
 class World:
     """Events and counts, one of each every half hour of some past days, stored and rolled up in a time zone."""
 
-    def __init__(self, url: str, redis_url: str, zone: str) -> None:
+    def __init__(self, url: str, redis_url: str, zone: str, *, hour: int | None = None) -> None:
+        """The last moment is of yesterday: of this hour of UTC, or of the hour that it is now."""
         self.url, self.redis_url = url, redis_url
         self.now = datetime.now(UTC)
-        until = self.now.replace(minute=10, second=0, microsecond=0) - timedelta(days=1)
+        hour = self.now.hour if hour is None else hour
+        until = self.now.replace(hour=hour, minute=10, second=0, microsecond=0) - timedelta(days=1)
         self.moments = [until - timedelta(minutes=30 * number) for number in range(48 * DAYS)]
         migrate(url, time_zone=zone)
         self.settings = self.in_zone(zone)
@@ -203,12 +205,13 @@ def test_a_kill_at_any_step_keeps_writers_out_until_the_next_rezone_has_finished
     connect(settings).close()
 
 
+@pytest.mark.parametrize("hour", [0, 23])
 @pytest.mark.parametrize("other", ["Asia/Shanghai", "America/New_York", "Asia/Kathmandu", "Pacific/Kiritimati"])
 def test_days_whose_events_are_archived_stay_and_each_event_is_still_in_one_day(
-    database_url: str, redis_url: str, postgres: psycopg.Connection, other: str
+    database_url: str, redis_url: str, postgres: psycopg.Connection, other: str, hour: int
 ) -> None:
     """Then the archive is read back, and another rezone makes the days that were kept."""
-    made = World(database_url, redis_url, "UTC")
+    made = World(database_url, redis_url, "UTC", hour=hour)
     settings = made.in_zone(other)
     gone = day_window(min(made.moments).date() + timedelta(days=1), ZoneInfo("UTC"))
     archive_chunk(postgres, gone)

@@ -99,7 +99,7 @@ def test_a_user_is_erased_with_counts_by_table(archived: None, run: Run) -> None
 
 
 def test_a_user_whom_nothing_names_is_no_success(run: Run, postgres: psycopg.Connection, archiving: Settings) -> None:
-    store_events(postgres, archiving, day(0), {"user_id": "Ana@x.org"}, {"user_id": "jose\u0301"})
+    store_events(postgres, archiving, day(1), {"user_id": "Ana@x.org"}, {"user_id": "jose\u0301"})
     done = run("erase-user", "ana@x.org")
     assert done.returncode == 1
     assert "No such user: nothing has the id 'ana@x.org'. Nothing was erased." in done.stderr
@@ -111,7 +111,7 @@ def test_a_user_whom_nothing_names_is_no_success(run: Run, postgres: psycopg.Con
 
 
 def test_a_user_who_was_erased_before_is_a_success(run: Run, postgres: psycopg.Connection, archiving: Settings) -> None:
-    store_events(postgres, archiving, day(0), {"user_id": "nora"})
+    store_events(postgres, archiving, day(1), {"user_id": "nora"})
     secret = {"ERASURE_SECRET": "0123456789abcdef" * 2}
     first = json.loads(run("erase-user", "nora", "--json", **secret).stdout)
     again = run("erase-user", "nora", **secret)
