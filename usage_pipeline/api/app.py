@@ -14,13 +14,13 @@ from usage_pipeline.access.cache import TokenCache
 from usage_pipeline.access.quota import TokenQuota
 from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api import problems
+from usage_pipeline.api.answers.headers import AnswerHeaders
 from usage_pipeline.api.audit import AuditLog
 from usage_pipeline.api.auth import Admission, Gate
 from usage_pipeline.api.dashboard import routes as dashboard
 from usage_pipeline.api.documentation import routes as documentation
 from usage_pipeline.api.external import routes as external
 from usage_pipeline.api.external.posts import PostDesk
-from usage_pipeline.api.headers import AnswerHeaders
 from usage_pipeline.api.ingest import routes as ingest
 from usage_pipeline.api.ingest.budget import Room
 from usage_pipeline.api.metrics import routes as metrics_route

@@ -15,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from usage_pipeline.api.headers import DEFAULTS
+from usage_pipeline.api.answers.headers import DEFAULTS
 from usage_pipeline.settings import Settings
 
 # The first line and the fields of a request together; also the fields after a chunked body.

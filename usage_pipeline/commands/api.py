@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from usage_pipeline.commands.options import AsJson, UsageError
-from usage_pipeline.commands.output import print_json
+from usage_pipeline.commands.output import print_json, say
 
 _FEWEST_CHARACTERS = 12
 
@@ -40,4 +40,4 @@ def ui_password(as_json: AsJson = False) -> None:
         print_json({"hash": made})
     else:
         # In single quotes: a shell and compose put variables in for what begins with $.
-        print(f"DAGSTER_UI_PASSWORD_HASH='{made}'")
+        say(f"DAGSTER_UI_PASSWORD_HASH='{made}'")

@@ -13,8 +13,8 @@ import pytest
 
 from usage_pipeline.access import tokens
 from usage_pipeline.access.tokens import AccessToken, prefix_of
+from usage_pipeline.api.answers.negotiation import prefers_html
 from usage_pipeline.api.app import create_app
-from usage_pipeline.api.negotiation import prefers_html
 from usage_pipeline.settings import SettingsError, load_settings
 from usage_pipeline_tests.rigs.service import Shared, expect_problem, new_token, routes_of, serving
 

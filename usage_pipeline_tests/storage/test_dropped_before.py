@@ -25,6 +25,7 @@ from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.storage.lifecycle_rig import MIDNIGHT, NOW
+from usage_pipeline_tests.storage.old_schema import let_code_make_partitions
 
 EVENTS = "analytics.usage_events"
 RAW = "raw.api_key_deltas"
@@ -63,6 +64,7 @@ def store(connection: psycopg.Connection, hour: datetime, *, rolled: int, rows: 
     if is_stale:
         connection.execute("insert into ops.touched_windows (grain, window_start) values ('hour', %s)", (hour,))
     if rows:
+        let_code_make_partitions(connection)
         ensure_chunks(connection, EVENTS, [hour], 24)
         ensure_partitions(connection, RAW, [day])
     for _ in range(rows):

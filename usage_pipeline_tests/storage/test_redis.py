@@ -70,9 +70,8 @@ def test_a_silent_server_is_unavailable_after_the_timeout(settings: Settings) ->
             connection.call("PING")
 
 
-@pytest.mark.parametrize("url", ["redis://:s3cret@127.0.0.1:1/0", "redis://:s3cret@host:port/0"])
-def test_a_server_that_cannot_be_reached_is_one_line_without_secrets(url: str) -> None:
+def test_a_server_that_cannot_be_reached_is_one_line_without_secrets() -> None:
     with pytest.raises(RedisUnavailable) as unavailable:
-        PinnedConnection(client(load_settings(redis_url=url)))
+        PinnedConnection(client(load_settings(redis_url="redis://:s3cret@127.0.0.1:1/0")))
     assert "\n" not in str(unavailable.value)
     assert "s3cret" not in str(unavailable.value)

@@ -32,6 +32,7 @@ from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.rigs.events import archive, as_items, list_cost, total_tokens
 from usage_pipeline_tests.rigs.windows import event_at, window_rows
+from usage_pipeline_tests.storage.old_schema import let_code_make_partitions
 
 NOW = datetime.now(UTC)
 AT = datetime(NOW.year, NOW.month, NOW.day, 10, 30, tzinfo=UTC) - timedelta(days=40)
@@ -92,6 +93,7 @@ def test_stored_events_are_mended_rolled_up_again_and_a_retry_of_each_is_a_dupli
     events = [event_at(AT, **changes) for changes, _, _ in OLD]
     wide = event_at(AT, **WIDE)
     with psycopg.connect(old, autocommit=True) as connection:
+        let_code_make_partitions(connection)
         ensure_chunks(connection, "analytics.usage_events", [AT], 24)
         ensure_chunks(connection, "analytics.message_archives", [AT], 24)
         for event, (_, stored, payload_hash) in zip(events, OLD, strict=True):

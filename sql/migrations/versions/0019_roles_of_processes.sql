@@ -1,6 +1,6 @@
 -- Roles that store rows own no table, and yet a row may need a partition that is not there: this function makes it.
 
-create function ops.create_partition(parent_table text, first_moment timestamptz, next_moment timestamptz) returns text
+create or replace function ops.create_partition(parent_table text, first_moment timestamptz, next_moment timestamptz) returns text
 language plpgsql security definer
 set search_path to pg_catalog, pg_temp
 set timezone to 'UTC'

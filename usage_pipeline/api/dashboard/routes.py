@@ -7,8 +7,8 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from usage_pipeline.api.files import File, FileSet
-from usage_pipeline.api.headers import page_headers
+from usage_pipeline.api.answers.files import File, FileSet
+from usage_pipeline.api.answers.headers import page_headers
 
 _FOLDER = Path(__file__).resolve().parent
 _NAMES = ("charts.js", "dashboard.css", "dashboard.js", "icon.svg")

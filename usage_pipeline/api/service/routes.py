@@ -19,8 +19,8 @@ from starlette.responses import Response
 
 from usage_pipeline.alerting.record import HEARTBEAT
 from usage_pipeline.api import problems
+from usage_pipeline.api.answers.negotiation import prefers_html
 from usage_pipeline.api.dashboard.routes import dashboard
-from usage_pipeline.api.negotiation import prefers_html
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect_async, first_line
 from usage_pipeline.storage.sql import load

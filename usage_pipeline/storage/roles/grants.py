@@ -3,6 +3,8 @@
 The roles of processes are a choice: where the server has none of them, everything works as the owner of the database.
 """
 
+import time
+
 import psycopg
 
 from usage_pipeline.storage.roles.analyst import ensure_analyst_role, has_role
@@ -12,6 +14,8 @@ from usage_pipeline.storage.sql import load
 # The HTTP service, drains and merchants' aggregations. What each may do is in sql/storage/roles/grant_*.sql.
 API_ROLE = "usage_api"
 DRAIN_ROLE = "usage_drain"
+_TRIES = 20
+_PAUSE_SECONDS = 0.2
 _GRANTS = {API_ROLE: "storage/roles/grant_api", DRAIN_ROLE: "storage/roles/grant_drain"}
 
 
@@ -23,7 +27,21 @@ def set_grants(connection: psycopg.Connection) -> None:
     ensure_analyst_role(connection)
     for role, grants in _GRANTS.items():
         if has_role(connection, role):
-            with connection.transaction():
-                connection.execute(load(grants))
+            _grant(connection, grants)
     [(owner,)] = connection.execute("select current_user").fetchall()
     close_doors(connection, [owner, *_GRANTS])
+
+
+def _grant(connection: psycopg.Connection, grants: str) -> None:
+    """Grants, again while somebody attaches a partition to one of the tables: PostgreSQL has no lock for that, and says so."""
+    for _ in range(_TRIES - 1):
+        try:
+            with connection.transaction():
+                connection.execute(load(grants))
+            return
+        except psycopg.errors.InternalError_ as error:
+            if "concurrently updated" not in str(error):
+                raise
+            time.sleep(_PAUSE_SECONDS)
+    with connection.transaction():
+        connection.execute(load(grants))

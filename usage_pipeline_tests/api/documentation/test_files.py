@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from usage_pipeline.api.negotiation import is_known, takes_gzip
+from usage_pipeline.api.answers.negotiation import is_known, takes_gzip
 from usage_pipeline_tests.rigs.service import Shared, expect_problem
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}

@@ -137,7 +137,9 @@ def test_it_reads_nothing_but_what_it_counts(session: psycopg.Connection) -> Non
         refuses(session, f"select {column} from usage.api_access_tokens")
 
 
-@pytest.mark.parametrize("command", [["tokens", "create", "mine", "--scope", "read"], ["migrate"], ["erase-user", "u"]])
+@pytest.mark.parametrize(
+    "command", [["tokens", "create", "mine", "--scope", "read", "--never-expires"], ["migrate"], ["erase-user", "u"]]
+)
 def test_commands_of_the_owner_are_refused_in_one_line(command: list[str], settings: Settings) -> None:
     done = run_command(settings, *command)
     assert done.returncode == 2, done.stdout

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from fastapi import Request
 from starlette.responses import Response
 
-from usage_pipeline.api.negotiation import is_known, takes_gzip
+from usage_pipeline.api.answers.negotiation import is_known, takes_gzip
 from usage_pipeline.api.problems import Problem
 
 ASK_EACH_TIME = "no-cache"
