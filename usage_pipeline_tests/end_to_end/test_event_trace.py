@@ -43,7 +43,7 @@ from usage_pipeline_tests.end_to_end.rigs.usage_frames import (
 from usage_pipeline_tests.rigs.places import REAL_TRACE
 from usage_pipeline_tests.rigs.waiting import wait_until
 
-CLIENT = Path(__file__).parent / "trace_client.py"
+CLIENT = Path(__file__).parent / "rigs" / "trace_client.py"
 SEED = 20261121
 CLIENTS, CLIENT_KILLS, SERVER_KILLS = 4, 12, 3
 TIMEOUT_SECONDS = 240
