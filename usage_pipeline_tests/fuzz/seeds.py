@@ -3,6 +3,7 @@
 import gzip
 import json
 
+from usage_pipeline_tests.drain.rig import event_item
 from usage_pipeline_tests.fuzz.parsers import SEPARATOR
 from usage_pipeline_tests.rigs.events import archive, event
 
@@ -14,19 +15,7 @@ _ARCHIVES = json.dumps([archive(_ID, prompt_full="a\nb"), archive(_ID, response_
 _HASH = b"total_requests\0005\000total_file_size\000-7\000last_used_at\0001772452700000\000what\000ever"
 _PROVIDER = b"upload_count\0001\000user_id\000u\000provider\000s3\000last_used_at\0001772452700000"
 _TOKEN = json.dumps({"usageCount": 3, "lastUsedAt": _TIME, "instanceId": "api-1"}).encode()
-_QUEUED = json.dumps(
-    {
-        "event_id": _ID,
-        "api_key_id": "k",
-        "user_id": "u",
-        "provider": "s3",
-        "event_type": "upload",
-        "file_size": 10,
-        "status": "success",
-        "at": _TIME,
-        "more": {"a": 1},
-    }
-).encode()
+_QUEUED = event_item(event_id=_ID, at=_TIME, more={"a": 1})
 _LINES = json.dumps(_EVENT).encode() + b"\n\n" + json.dumps(_EVENT).encode()
 
 SEEDS = {

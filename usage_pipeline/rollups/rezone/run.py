@@ -131,8 +131,7 @@ def _begin(connection: psycopg.Connection, earlier: ZoneInfo, zone: ZoneInfo) ->
                     connection.execute("delete from ops.zone_borders where first_moment = %s", gone)
                 if plan.border:
                     connection.execute(load("rollups/rezone/insert_zone_border"), _parameters(plan.border))
-                if plan.first:
-                    _note_windows(connection, plan, plan.first, earlier, zone)
+                _note_windows(connection, plan, earlier, zone)
         except psycopg.errors.LockNotAvailable:
             raise ChunksBusy("a process that writes by days did not end in time; try again later") from None
 
@@ -206,10 +205,10 @@ def _newest_incomplete(
     return row[0] if row else None
 
 
-def _note_windows(
-    connection: psycopg.Connection, plan: _Plan, first: datetime, earlier: ZoneInfo, zone: ZoneInfo
-) -> None:
-    border, replaced = plan.border, plan.replaced
+def _note_windows(connection: psycopg.Connection, plan: _Plan, earlier: ZoneInfo, zone: ZoneInfo) -> None:
+    first, border, replaced = plan.first, plan.border, plan.replaced
+    if first is None:
+        return
     # Days before the border that is replaced are of the zone before it.
     kept = ZoneInfo(replaced.earlier_zone) if replaced else earlier
     old = [
