@@ -12,6 +12,7 @@ from psycopg import sql as compose
 from usage_pipeline.drain.batch import new_batch_id
 from usage_pipeline.events.ingest.documents import Items
 from usage_pipeline.events.ingest.model import (
+    LANDING,
     MAX_ARCHIVE_BYTES,
     MAX_EVENT_BYTES,
     EventWindow,
@@ -110,21 +111,23 @@ def ingest(
     *,
     source: str,
     settings: Settings,
+    sender: str = LANDING,
     now: datetime | None = None,
     letters: LetterBox | None = None,
 ) -> IngestReport:
     """Stores the JSON items in one transaction on an autocommit connection; what it reports is committed.
 
     An item that breaks a rule is rejected by its index; the others are stored. An item whose id is stored is a duplicate if
-    only its time differs, else a conflict, which ops.event_conflicts keeps. `source` is noted with the batch. With `letters`,
-    rejected items become dead letters: use it when no caller hears of them.
+    only its time differs, else a conflict, which ops.event_conflicts keeps. `source` is noted with the batch. `sender` gives
+    the ids that are no UUIDs, where the item names no source. With `letters`, rejected items become dead letters: use it when
+    no caller hears of them.
     Raises psycopg.Error when PostgreSQL fails. Then nothing of the batch is stored, and it may be sent again.
     """
     now = now or datetime.now(UTC)
     batch_id = new_batch_id(int(now.timestamp() * 1000))
     window = EventWindow.around(now, settings)
-    parsed, rejected = _parse(kind, items, window)
-    batch = _Batch(batch_id, now, source, kind, items, window, parsed, rejected, letters)
+    parsed, rejected = _parse(kind, items, window, sender)
+    batch = _Batch(batch_id, now, source, sender, kind, items, window, parsed, rejected, letters)
     if kind is EVENTS and (report := _store_new(connection, batch, settings)):
         return report
     for attempt in range(1, _ATTEMPTS + 1):
@@ -141,6 +144,7 @@ class _Batch:
     batch_id: str
     read_at: datetime
     source: str
+    sender: str
     kind: Kind
     items: Items
     window: EventWindow
@@ -151,19 +155,19 @@ class _Batch:
     def whole(self, position: int) -> Item:
         """A valid item with its row."""
         item = self.parsed[position]
-        return item if item.payload else self.kind.parse(self.items[position], self.window)
+        return item if item.payload else self.kind.parse(self.items[position], self.window, self.sender)
 
     def report(self, *, inserted: int, duplicates: int, conflicts: int, rejected: Sequence[Rejection]) -> IngestReport:
         return IngestReport(self.batch_id, len(self.items), inserted, duplicates, conflicts, tuple(sorted(rejected)))
 
 
-def _parse(kind: Kind, items: Items, window: EventWindow) -> tuple[dict[int, Item], list[Rejection]]:
+def _parse(kind: Kind, items: Items, window: EventWindow, sender: str) -> tuple[dict[int, Item], list[Rejection]]:
     parsed: dict[int, Item] = {}
     rejected: list[Rejection] = []
     kept = 0
     for index, item in enumerate(items):
         try:
-            found = kind.parse(item, window)
+            found = kind.parse(item, window, sender)
             kept += len(found.payload)
             parsed[index] = found if kept <= KEPT_BYTES else structs.replace(found, payload=b"")
         except Malformed as malformed:
@@ -182,6 +186,8 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
     if not positions:
         return None
     events = [batch.parsed[position] for position in positions]
+    # Most batches have none of the members that most events do not have.
+    is_wide = any(event.is_wide for event in events)
     times = [event.event_time for event in events if event.event_time]
     keys = [f"{event.event_id.int:032x}\t{at.isoformat()}" for event, at in zip(events, times, strict=True)]
     report = batch.report(inserted=len(events), duplicates=0, conflicts=0, rejected=batch.rejected)
@@ -193,13 +199,14 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
                 )
                 # We put the rows together while the server is busy with the ids.
                 rows: Iterable[bytes] = (
-                    b"%b\t%b\n" % (key.encode(), batch.whole(position).payload)
-                    for key, position in zip(keys, positions, strict=True)
+                    b"%b\t%b\n" % (key.encode(), event.wide_payload() if is_wide else event.payload)
+                    for key, event in zip(keys, map(batch.whole, positions), strict=True)
                 )
                 if events[-1].payload and all(event.payload for event in events):
                     rows = list(rows)
                 quarters = {int(at.timestamp()) // _QUARTER_SECONDS for at in times}
-            with cursor.copy(load("events/ingest/copy_usage_events")) as copy:
+            copy_rows = "events/ingest/copy_wide_usage_events" if is_wide else "events/ingest/copy_usage_events"
+            with cursor.copy(load(copy_rows)) as copy:
                 _write(copy, rows)
             moments = [datetime.fromtimestamp(quarter * _QUARTER_SECONDS, UTC) for quarter in quarters]
             touched = {"moments": moments, "timezone": settings.usage_timezone}

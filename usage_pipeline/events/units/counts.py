@@ -61,30 +61,30 @@ def sent_counts(usage: Mapping[str, object], member: str = "usage") -> dict[str,
     return counts
 
 
-def count_of(name: str, number: object, *, has_fractions: bool = False) -> Count:
-    """A number as a count of 0 to 2**63 - 1. Raises Malformed."""
+def count_of(
+    name: str, number: object, *, least: int = 0, most: int = values.MAX_COUNT, has_fractions: bool = False
+) -> Count:
+    """A number as a count within both ends; `10.0` is a whole number. Raises Malformed."""
     if isinstance(number, bool) or not isinstance(number, int | float | Decimal):
         raise Malformed(f"{name}: expected a number, came {_shown(number)}")
-    if isinstance(number, int):
-        count: Count = number
-    else:
-        # An infinite one has no digits.
-        exact = Decimal(repr(number)) if isinstance(number, float) else number
-        if not exact.is_finite():
-            raise Malformed(f"{name}: expected a number, came {number}")
-        if exact == exact.to_integral_value():
-            if isinstance(number, float) and abs(number) >= _FIRST_INEXACT:
-                raise Malformed(
-                    f"{name}: expected so large a number in digits alone, came {number}, which may be rounded"
-                )
-            count = int(exact)
-        elif not has_fractions:
-            raise Malformed(f"{name}: expected a whole number, came {number}")
-        else:
-            count = _whole_or_fraction(exact.quantize(_DECIMALS) if abs(exact) < values.MAX_COUNT else exact)
-    if not 0 <= count <= values.MAX_COUNT:
-        raise Malformed(f"{name}: expected 0 to {values.MAX_COUNT}, came {number}")
+    count: Count = number if isinstance(number, int) else _exact(name, number, has_fractions)
+    if not least <= count <= most:
+        raise Malformed(f"{name}: expected {least} to {most}, came {number}")
     return count
+
+
+def _exact(name: str, number: float | Decimal, has_fractions: bool) -> Count:
+    exact = Decimal(repr(number)) if isinstance(number, float) else number
+    if not exact.is_finite():
+        raise Malformed(f"{name}: expected a number, came {number}")
+    if exact == exact.to_integral_value():
+        if isinstance(number, float) and abs(number) >= _FIRST_INEXACT:
+            raise Malformed(f"{name}: expected so large a number in digits alone, came {number}, which may be rounded")
+        return int(exact)
+    if not has_fractions:
+        raise Malformed(f"{name}: expected a whole number, came {number}")
+    rounded = exact.quantize(_DECIMALS)
+    return int(rounded) if rounded == rounded.to_integral_value() else rounded.normalize()
 
 
 def normalised(given: Mapping[str, Count | None]) -> dict[str, Count | None]:
@@ -140,10 +140,6 @@ def _shown(value: object) -> str:
     return (
         values.shown(str(value).encode(errors="backslashreplace")) if isinstance(value, str) else type(value).__name__
     )
-
-
-def _whole_or_fraction(number: Decimal) -> Count:
-    return int(number) if number == number.to_integral_value() else number.normalize()
 
 
 def _joins(counts: Mapping[str, Count]) -> set[str]:
