@@ -91,8 +91,8 @@ def serving(settings: Settings) -> Iterator[Service]:
         assert not thread.is_alive(), "the service stops"
 
 
-def new_token(postgres: psycopg.Connection, *scopes: str) -> str:
-    return create_token(postgres, "test", scopes or ("ingest",)).token
+def new_token(postgres: psycopg.Connection, *scopes: str, name: str = "test") -> str:
+    return create_token(postgres, name, scopes or ("ingest",)).token
 
 
 def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,11 @@
-"""The OpenAPI part for bodies of bulk requests: both shapes, gzip, limits, examples. The members come from the model."""
+"""The OpenAPI part for bodies of bulk requests: their shapes, gzip, limits, examples. The members come from the model."""
 
+import json
 from typing import Any
 
 import msgspec
 
+from usage_pipeline.api.ingest.bodies import JSON_LINES
 from usage_pipeline.events.ingest.batches import EVENTS, Kind
 from usage_pipeline.events.ingest.model import MessageArchive, UsageEvent
 
@@ -19,6 +21,38 @@ _EVENT = {
     "output_tokens": 20,
     "latency_ms": 350,
     "status_code": 200,
+}
+_EVENT_WITH_UNITS = {
+    "event_id": "chatcmpl-9f3k2",
+    "source": "gateway-1",
+    "event_time": "2026-11-20T12:00:00Z",
+    "user_id": "user-1",
+    "team": "search",
+    "service": "chat",
+    "provider": "openai",
+    "model": "gpt-4o",
+    "input_tokens": 10_000,
+    "output_tokens": 500,
+    "usage": {"cache_read_tokens": 9_000, "web_searches": 1},
+    "service_tier": "batch",
+    "cost_usd": "0.0042",
+    "api_key_id": "key-1",
+    "tags": {"project": "apollo"},
+}
+_EVENT_OF_PROVIDER = {
+    "event_id": "msg_01XFDUDYJgAACzvnptvVoYEL",
+    "event_time": "2026-11-20T12:00:00Z",
+    "user_id": "user-1",
+    "team": "search",
+    "service": "chat",
+    "provider": "anthropic",
+    "model": "claude-sonnet-4-5",
+    "provider_usage": {
+        "input_tokens": 5,
+        "cache_read_input_tokens": 128_000,
+        "cache_creation_input_tokens": 1_200,
+        "output_tokens": 500,
+    },
 }
 _ARCHIVE = {
     "event_id": _EVENT["event_id"],
@@ -44,18 +78,27 @@ def request_body(kind: Kind) -> dict[str, Any]:
         "required": [kind.name],
         "additionalProperties": False,
     }
+    examples = {
+        "array": {"summary": "An array", "value": [example]},
+        "object": {"summary": "An object", "value": {kind.name: [example]}},
+        "single": {"summary": "A single item", "value": example},
+    }
+    if kind is EVENTS:
+        examples |= {
+            "units": {"summary": "Cached tokens, a tier, what was charged", "value": [_EVENT_WITH_UNITS]},
+            "provider": {"summary": "The provider's own usage object", "value": [_EVENT_OF_PROVIDER]},
+        }
+    lines = {
+        "schema": {"type": "string", "description": "One item a line"},
+        "examples": {"lines": {"summary": "One item a line", "value": f"{json.dumps(example)}\n"}},
+    }
     return {
         "requestBody": {
             "required": True,
-            "description": f'A JSON array of items, or `{{"{kind.name}": […]}}`. {_LIMITS}',
+            "description": f'A JSON array of items, `{{"{kind.name}": […]}}`, a single item, or one item a line. {_LIMITS}',
             "content": {
-                "application/json": {
-                    "schema": {"oneOf": [array, wrapped]},
-                    "examples": {
-                        "array": {"summary": "An array", "value": [example]},
-                        "object": {"summary": "An object", "value": {kind.name: [example]}},
-                    },
-                }
+                "application/json": {"schema": {"anyOf": [array, wrapped, item]}, "examples": examples},
+                **dict.fromkeys(JSON_LINES[:2], lines),
             },
         },
         "parameters": [

@@ -18,10 +18,17 @@ from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import STORE_SECONDS, Storing
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, Kind, ingest
-from usage_pipeline.events.ingest.documents import TooLargeItem, TooManyItems, UnreadableDocument, items_of
+from usage_pipeline.events.ingest.documents import (
+    TooLargeItem,
+    TooManyItems,
+    UnreadableDocument,
+    items_of,
+    lines_of,
+)
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
 
+_MEDIA_TYPES = (*bodies.JSON, *bodies.JSON_LINES)
 _STATUSES = problems.responses(400, 401, 403, 408, 413, 415, 422, 500, 503)
 router = APIRouter(prefix="/api/v1/ingest", tags=["ingest"])
 Caller = Annotated[AccessToken, Depends(requires("ingest"))]
@@ -58,6 +65,8 @@ class BulkReport(BaseModel):
 async def ingest_requests(request: Request, caller: Caller) -> Response:
     """Stores each event once by its `event_id`, also if it is sent again. Valid items are stored even if others are rejected.
 
+    An id that is no UUID is unique for its `source`; without one, for the name of the token.
+
     A 200 means that the transaction is committed. After a 503 or a lost connection, send the same request again.
     """
     return await _bulk(request, EVENTS, caller)
@@ -78,6 +87,7 @@ async def ingest_archives(request: Request, caller: Caller) -> Response:
 async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
+    has_lines = bodies.media_type(request, _MEDIA_TYPES) in bodies.JSON_LINES
     is_compressed = bodies.is_compressed(request)
     room: Room = request.app.state.room
     seconds = settings.body_timeout_seconds
@@ -97,7 +107,7 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
                 document = await storing.in_thread(open_)
             held = document if isinstance(document, int) else len(document)
             async with room.documents.of(held, caller.token_id, seconds=STORE_SECONDS):
-                store = partial(_stored, body, document, kind, settings, storing, source=f"http:{caller.token_id}")
+                store = partial(_stored, body, document, has_lines, kind, settings, storing, caller)
                 report = await storing.in_thread(store)
     metrics: Metrics = request.app.state.metrics
     metrics.ingested(kind.name, report)
@@ -105,13 +115,20 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
 
 
 def _stored(
-    body: bytearray, document: bytearray | int, kind: Kind, settings: Settings, storing: Storing, *, source: str
+    body: bytearray,
+    document: bytearray | int,
+    has_lines: bool,
+    kind: Kind,
+    settings: Settings,
+    storing: Storing,
+    caller: AccessToken,
 ) -> IngestReport:
     """`document` is what `body` holds, or how many bytes that is."""
     if isinstance(document, int):
         document = bodies.decompressed(body, most=document)
     try:
-        items = items_of(document, kind.name, most=settings.max_bulk_size, most_bytes=kind.most_item_bytes)
+        limits = {"most": settings.max_bulk_size, "most_bytes": kind.most_item_bytes}
+        items = lines_of(document, **limits) if has_lines else items_of(document, kind.name, **limits)
     except TooLargeItem as error:
         raise Problem(413, "too-large-item", str(error)) from None
     except TooManyItems as error:
@@ -121,7 +138,8 @@ def _stored(
     except Malformed as error:
         raise Problem(422, "invalid-document", str(error)) from None
     with storing.pool.connection() as connection:
-        return ingest(connection, kind, items, source=source, settings=settings)
+        source = f"http:{caller.token_id}"
+        return ingest(connection, kind, items, source=source, sender=caller.name, settings=settings)
 
 
 def _answer(report: IngestReport) -> dict[str, Any]:

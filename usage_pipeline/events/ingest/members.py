@@ -20,6 +20,8 @@ MAX_TAG_CHARACTERS = 200
 MAX_COST_USD = 10**9
 MAX_COST_DECIMALS = 40
 _MAX_COST_CHARACTERS = 100
+# From here on, a float is written without an exponent.
+_LEAST_PLAIN = 1e-4
 # The lengths of a UUID with its hyphens and without.
 _UUID_CHARACTERS = (36, 32)
 _EXTERNAL: Final = uuid5(NAMESPACE_URL, "urn:usage-pipeline:event")
@@ -62,6 +64,8 @@ def cost_text(cost: float | str | None) -> str | None:
     """US dollars as a decimal without an exponent; an empty text is the same as none. Raises Malformed."""
     if cost is None or cost == "":
         return None
+    if isinstance(cost, float) and _LEAST_PLAIN <= cost <= MAX_COST_USD:
+        return repr(cost).removesuffix(".0")
     try:
         if isinstance(cost, str) and (len(cost) > _MAX_COST_CHARACTERS or cost != cost.strip() or "_" in cost):
             raise InvalidOperation

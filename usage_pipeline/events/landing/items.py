@@ -24,7 +24,7 @@ def items_of_file(stream: BinaryIO, name: str, member: str, limit_bytes: int) ->
     is_packed = name.endswith(".gz")
     plain: _Readable = gzip.GzipFile(fileobj=stream) if is_packed else stream
     try:
-        if name.removesuffix(".gz").endswith(".jsonl"):
+        if name.removesuffix(".gz").endswith((".jsonl", ".ndjson")):
             yield from _lines(plain, limit_bytes)
         else:
             yield from items_in(_whole(plain, limit_bytes), member)

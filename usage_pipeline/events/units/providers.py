@@ -4,9 +4,10 @@ The package knows for each provider one or more flavors of its API. A client doe
 that leaves the least of the object unread.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
@@ -23,28 +24,68 @@ _REASONING = "output_reasoning_tokens"
 _Path = tuple[str | ArrayMatch, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """An object as the answer of one flavor: how many of its values that one leaves unread, and how many it reads."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flavor:
+    """One flavor of a provider's API: where its usage lies in an answer, and the paths to values in there."""
 
     provider: Provider
-    flavor: UsageExtractor
-    answer: Mapping[str, Any]
+    name: str
+    root: tuple[str, ...]
+    required: tuple[_Path, ...]
+    optional: tuple[_Path, ...]
+
+    @classmethod
+    def of(cls, provider: Provider, extractor: UsageExtractor) -> "_Flavor":
+        # A path may serve two units.
+        paths = {repr(mapping.path): (_steps(mapping.path), mapping.required) for mapping in extractor.mappings}
+        return cls(
+            provider,
+            extractor.api_flavor,
+            tuple(str(step) for step in _steps(extractor.root)),
+            tuple(path for path, is_required in paths.values() if is_required),
+            tuple(path for path, is_required in paths.values() if not is_required),
+        )
+
+    def reading(self, usage: Mapping[str, Any]) -> "_Reading | None":
+        """The object as a whole answer, or else as what lies in one; None when what must be there is missing."""
+        for depth in range(len(self.root) + 1):
+            inside = _at(usage, self.root[depth:])
+            if inside is None or any(_at(inside, path) is None for path in self.required):
+                continue
+            read = len(self.required) + sum(_at(inside, path) is not None for path in self.optional)
+            if read:
+                return _Reading(self, usage, depth, inside, _values_in(inside) - read, read)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """An object read by one flavor: how many of its values that leaves unread, and how many it reads.
+
+    `depth`: so many steps of the flavor's root are around the object.
+    """
+
+    flavor: _Flavor
+    usage: Mapping[str, Any]
+    depth: int
+    inside: Any
     unread: int
     read: int
 
     def counts(self) -> dict[str, Count]:
         """The counts by unit. Raises Malformed when one of the values is no count."""
-        name = f"provider_usage (as {self.provider.id} {self.flavor.api_flavor})"
-        inside = _at(self.answer, _steps(self.flavor.root))
-        for mapping in self.flavor.mappings:
-            value = _at(inside, _steps(mapping.path))
+        name = f"provider_usage (as {self.flavor.provider.id} {self.flavor.name})"
+        for path in (*self.flavor.required, *self.flavor.optional):
+            value = _at(self.inside, path)
             # The package passes over a value that is no number where it can do without it.
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                path = ".".join(step if isinstance(step, str) else step.field for step in _steps(mapping.path))
-                raise Malformed(f"{name}: expected a number at {path}, came {_shown(value)}")
+                steps = ".".join(step if isinstance(step, str) else step.field for step in path)
+                raise Malformed(f"{name}: expected a number at {steps}, came {_shown(value)}")
+        answer = self.usage
+        for step in reversed(self.flavor.root[: self.depth]):
+            answer = {step: answer}
         try:
-            _, found = self.provider.extract_usage(self.answer, api_flavor=self.flavor.api_flavor)
+            _, found = self.flavor.provider.extract_usage(answer, api_flavor=self.flavor.name)
         # The package compares names of modalities as texts, whatever they are.
         except (ValueError, AttributeError) as fault:
             raise Malformed(f"{name}: {values.described(fault)}") from None
@@ -59,15 +100,13 @@ def provider_counts(provider: str, model: str, usage: Mapping[str, Any]) -> dict
 
     A count is None where two flavors fit equally and count differently. Raises Malformed when none fits.
     """
-    known = [one for one in _providers_of(provider, model) if one.extractors]
-    readings = [
-        reading for one in known for flavor in one.extractors or () if (reading := _reading(one, flavor, usage))
-    ]
+    flavors = _flavors_of(provider, model)
+    readings = [reading for flavor in flavors if (reading := flavor.reading(usage))]
     if not readings:
-        raise Malformed(f"{_unread(provider, model, known, usage)}. Or send the counts as usage")
+        raise Malformed(f"{_unread(provider, model, flavors, usage)}. Or send the counts as usage")
     least = min((reading.unread, -reading.read) for reading in readings)
     best = [reading for reading in readings if (reading.unread, -reading.read) == least]
-    counts = [reading.counts() for reading in best if reading.provider is best[0].provider]
+    counts = [reading.counts() for reading in best if reading.flavor.provider is best[0].flavor.provider]
     units = {unit for one in counts for unit in one}
     return {unit: None if len({one.get(unit) for one in counts}) > 1 else counts[0][unit] for unit in sorted(units)}
 
@@ -101,35 +140,18 @@ def _providers_of(provider: str, model: str) -> tuple[Provider, ...]:
     return tuple(found.values())
 
 
-def _reading(provider: Provider, flavor: UsageExtractor, usage: Mapping[str, Any]) -> _Reading | None:
-    """The object as a whole answer, or else as what lies in one; None when what must be there is missing."""
-    root = _steps(flavor.root)
-    # A path may serve two units.
-    paths = {repr(mapping.path): (_steps(mapping.path), mapping.required) for mapping in flavor.mappings}
-    for answer in _answers(root, usage):
-        inside = _at(answer, root)
-        there = [(_at(inside, path) is not None, required) for path, required in paths.values()]
-        read = sum(is_there for is_there, _ in there)
-        if read and all(is_there for is_there, required in there if required):
-            return _Reading(provider, flavor, answer, _values_in(inside) - read, read)
-    return None
+@lru_cache(maxsize=_KEPT_NAMES)
+def _flavors_of(provider: str, model: str) -> tuple[_Flavor, ...]:
+    known = _providers_of(provider, model)
+    return tuple(_Flavor.of(one, extractor) for one in known for extractor in one.extractors or ())
 
 
-def _answers(root: _Path, usage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The object itself, and inside of one more step of the root each."""
-    yield usage
-    for depth in range(1, len(root) + 1):
-        answer = usage
-        for step in reversed(root[:depth]):
-            answer = {str(step): answer}
-        yield answer
-
-
-def _unread(provider: str, model: str, known: Sequence[Provider], usage: Mapping[str, Any]) -> str:
-    if not known:
+def _unread(provider: str, model: str, flavors: Sequence[_Flavor], usage: Mapping[str, Any]) -> str:
+    if not flavors:
         names = values.described(ValueError(f"{provider}, {model}"))
         return f"provider_usage: expected a provider whose usage object the price package reads, came {names}"
-    tried = "; ".join(f"{one.id} ({', '.join(flavor.api_flavor for flavor in one.extractors or ())})" for one in known)
+    by_provider = groupby(flavors, lambda flavor: flavor.provider.id)
+    tried = "; ".join(f"{known} ({', '.join(flavor.name for flavor in group)})" for known, group in by_provider)
     members = values.described(ValueError(", ".join(sorted(usage)) or "none"))
     return (
         f"provider_usage: expected the usage object of an API of {tried}, or its whole answer, came members {members}"
@@ -141,22 +163,22 @@ def _steps(path: str | Sequence[str | ArrayMatch]) -> _Path:
 
 
 def _at(data: Any, path: _Path) -> Any:
-    """What lies at a path, or None."""
+    """What lies at a path in decoded JSON, or None."""
     for step in path:
         if isinstance(step, str):
-            data = data.get(step) if isinstance(data, Mapping) else None
+            if not isinstance(data, dict):
+                return None
+            data = data.get(step)
         elif isinstance(data, list):
             # The package compares texts alone.
-            data = step.extract(
-                [one for one in data if isinstance(one, Mapping) and isinstance(one.get(step.field), str)]
-            )
+            data = step.extract([one for one in data if isinstance(one, dict) and isinstance(one.get(step.field), str)])
         else:
-            data = None
+            return None
     return data
 
 
 def _values_in(data: Any) -> int:
-    if isinstance(data, Mapping):
+    if isinstance(data, dict):
         return sum(map(_values_in, data.values()))
     if isinstance(data, list):
         return sum(map(_values_in, data))
