@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from uuid import UUID
 
 import psycopg
 from psycopg import sql as compose
@@ -30,6 +29,8 @@ from usage_pipeline.events.erasure.refused_input import (
     without_unknown_fields,
 )
 from usage_pipeline.events.erasure.spellings import Spellings, members_of
+from usage_pipeline.events.ingest.members import identity
+from usage_pipeline.events.ingest.model import LANDING
 from usage_pipeline.events.landing.folder import DONE, Landing
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import delete_file, delete_leftovers, verified
@@ -43,6 +44,7 @@ from usage_pipeline.storage.lifecycle.timescale import hypertable_chunks
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.sql import composed, load, relation
 from usage_pipeline.storage.timescale import is_hypertable
+from usage_pipeline.values import Malformed
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,13 @@ class _Rule:
     registry: str | None = None
 
 
-EVENTS = _Rule("analytics.usage_events", "event_time", ("prompt", "extra"), registry="analytics.usage_event_ids")
+# What a client wrote as it liked, its own id too: a person may be named in it. Ids of API keys stay, as in their totals.
+EVENTS = _Rule(
+    "analytics.usage_events",
+    "event_time",
+    ("prompt", "extra", "tags", "external_id"),
+    registry="analytics.usage_event_ids",
+)
 ARCHIVES = _Rule(
     "analytics.message_archives", "event_time", removes_rows=True, registry="analytics.message_archive_ids"
 )
@@ -330,10 +338,11 @@ class _Work:
         )
 
     def _has_event_id(self, raw: bytes, query: str) -> bool:
-        event_id = dict(members_of(raw) or ()).get("event_id")
+        members = dict(members_of(raw) or ())
         try:
-            found = self._connection.execute(query, (UUID(event_id),))
-        except (AttributeError, TypeError, ValueError):
+            known = identity(members["event_id"], members.get("source"), LANDING)
+            found = self._connection.execute(query, (known.event_id,))
+        except (AttributeError, KeyError, TypeError, ValueError, Malformed):
             return False
         return found.fetchone() is not None
 

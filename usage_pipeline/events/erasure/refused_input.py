@@ -16,9 +16,17 @@ from usage_pipeline.drain.batch import raw_value
 from usage_pipeline.drain.event_queue import RequestEvent
 from usage_pipeline.events.erasure.redis_dump import texts_of
 from usage_pipeline.events.erasure.spellings import Members, Number, Spellings, members_of
-from usage_pipeline.events.ingest.model import MessageArchive, UsageEvent
+from usage_pipeline.events.ingest.members import identity
+from usage_pipeline.events.ingest.model import LANDING, MessageArchive, UsageEvent
+from usage_pipeline.events.units.providers import without_texts
+from usage_pipeline.events.units.registry import SENT_UNITS
+from usage_pipeline.values import Malformed
 
-_FREE = {"prompt", "extra", "prompt_full", "response_full"}
+_FREE = {"prompt", "extra", "tags", "prompt_full", "response_full"}
+# Known members that hold others. What is no number in them goes.
+_COUNTS = {"usage", "provider_usage"}
+# One of these is in each usage event and each archive, and in no request event.
+_OF_EVENTS = {"event_time", "prompt_full", "response_full"}
 # Members and fields that the pipeline knows; others are extra.
 _KNOWN = {
     *RequestEvent.__struct_fields__,
@@ -104,17 +112,47 @@ def erased_reason(reason: str) -> str:
 
 
 def _free(members: Members) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in members if name not in _KNOWN or name == "user_id"]
+    return [(name, value) for name, value in members if name not in _KNOWN or name in ("user_id", *_COUNTS)]
 
 
 def _encoded(members: Members, user: Any) -> bytes:
-    """The known members as they were; the last one of a name counts. A known member that holds others is no value of it."""
-    kept = {name: _written(value) for name, value in members if name in _KNOWN and not isinstance(value, list)}
+    """The known members as they were; the last one of a name counts. A known member that holds others is no value of it,
+    but for counts. An id that is no UUID may tell of a person: the row's own takes its place.
+    """
+    kept = {
+        name: _written(value)
+        for name, value in members
+        if name in _KNOWN and (not isinstance(value, list) or name in _COUNTS)
+    }
+    for name in _COUNTS & kept.keys():
+        if isinstance(kept[name], dict):
+            kept[name] = without_texts(kept[name]) if name == "provider_usage" else _numbers(kept[name])
+    if kept.keys() & _OF_EVENTS or _OF_EVENTS & {name for name, _ in members}:
+        kept |= _own_id(kept)
     return msgspec.json.encode(kept if user is None else kept | {"user_id": _written(user)})
 
 
+def _numbers(counts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in counts.items() if name in SENT_UNITS and isinstance(value, msgspec.Raw)}
+
+
+def _own_id(members: Mapping[str, Any]) -> dict[str, str]:
+    """The id of the row of an event, where its client gave another one; nothing for what is no id."""
+    event_id, source = members.get("event_id"), members.get("source")
+    if not isinstance(event_id, str) or not isinstance(source, str | None):
+        return {}
+    try:
+        return {"event_id": str(identity(event_id, source, LANDING).event_id)}
+    except Malformed:
+        return {"event_id": ""}
+
+
 def _written(value: Any) -> Any:
-    return msgspec.Raw(value.encode()) if isinstance(value, Number) else value
+    if isinstance(value, Number):
+        return msgspec.Raw(value.encode())
+    if isinstance(value, Members):
+        return {name: _written(inner) for name, inner in value}
+    return [_written(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _erased_hash(raw: bytes, who: Spellings, pseudonym: bytes) -> bytes | None:

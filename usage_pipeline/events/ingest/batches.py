@@ -20,6 +20,7 @@ from usage_pipeline.events.ingest.model import (
     Parse,
     parse_archive,
     parse_event,
+    with_source,
 )
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.partitions import ensure_chunks
@@ -255,7 +256,7 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
                 "event_id": parsed[position].event_id,
                 "stored_hash": stored_hash,
                 "other_hash": other_hash,
-                "other_payload": bytes(items[position]),
+                "other_payload": with_source(bytes(items[position]), batch.sender),
                 "batch_id": batch.batch_id,
             }
             for position, stored_hash, other_hash in conflicting

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from hashlib import blake2b
 from threading import Lock
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 from uuid import UUID
 
 import msgspec
@@ -219,7 +219,12 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
 
 _Json = bytes | memoryview | msgspec.Raw
-Parse = Callable[[_Json, EventWindow, str], Item]
+
+
+class Parse(Protocol):
+    """How an item of a kind is read. `sender` gives the ids that are no UUIDs, where the item names no source."""
+
+    def __call__(self, item: _Json, window: EventWindow, sender: str = LANDING, /) -> Item: ...
 
 
 def _written(model: type[msgspec.Struct]) -> Callable[[_Json], Any]:
@@ -422,6 +427,15 @@ def _parse_any_event(
         )
     )
     return _item(known, at, b"\t".join((short, prompt, extra)), more)
+
+
+def with_source(item: bytes, sender: str) -> bytes:
+    """A valid item that says itself who gave its id, if that is no UUID: kept apart, it has the same id for every reader."""
+    members = msgspec.json.decode(item, type=dict[str, msgspec.Raw])
+    event_id, source = (msgspec.json.decode(members.get(name, _NULL)) for name in ("event_id", "source"))
+    if source or identity(event_id, None, sender).external_id is None:
+        return item
+    return msgspec.json.encode(members | {"source": msgspec.Raw(msgspec.json.encode(sender))})
 
 
 def parse_archive(item: _Json, window: EventWindow, sender: str = LANDING) -> Item:

@@ -6,7 +6,7 @@ that leaves the least of the object unread.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -109,6 +109,34 @@ def provider_counts(provider: str, model: str, usage: Mapping[str, Any]) -> dict
     counts = [reading.counts() for reading in best if reading.flavor.provider is best[0].flavor.provider]
     units = {unit for one in counts for unit in one}
     return {unit: None if len({one.get(unit) for one in counts}) > 1 else counts[0][unit] for unit in sorted(units)}
+
+
+def without_texts(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a provider's usage object what the package may read: numbers, and the texts that tell them apart (`"TEXT"`)."""
+    names, tells = _read_members()
+    kept: dict[str, Any] = _kept(usage, names, tells)
+    return kept
+
+
+@cache
+def _read_members() -> tuple[frozenset[str], tuple[ArrayMatch, ...]]:
+    """The names of members that flavors read, and what tells the members of a list apart."""
+    extractors = [flavor for provider in get_snapshot().providers for flavor in provider.extractors or ()]
+    paths = [_steps(path) for one in extractors for path in (one.root, *(mapping.path for mapping in one.mappings))]
+    steps = [step for path in paths for step in path]
+    tells = tuple(step for step in steps if not isinstance(step, str))
+    return frozenset({step for step in steps if isinstance(step, str)} | {step.field for step in tells}), tells
+
+
+def _kept(data: Any, names: frozenset[str], tells: Sequence[ArrayMatch]) -> Any:
+    if isinstance(data, Mapping):
+        return {
+            name: _kept(value, names, tells)
+            for name, value in data.items()
+            if name in names
+            and (not isinstance(value, str) or any(step.field == name and step.match.is_match(value) for step in tells))
+        }
+    return [_kept(one, names, tells) for one in data if not isinstance(one, str)] if isinstance(data, list) else data
 
 
 @lru_cache(maxsize=_KEPT_NAMES)
