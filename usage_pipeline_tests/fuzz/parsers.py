@@ -34,7 +34,7 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 
 def usage_events(data: bytes) -> None:
     """A body of usage events."""
-    _items(data, "events", parse_event, ("user_id", "team", "service", "provider", "model"), columns=13)
+    _items(data, "events", parse_event, ("user_id", "team", "service", "provider", "model"), columns=28)
 
 
 def message_archives(data: bytes) -> None:
@@ -117,7 +117,7 @@ def _items(data: bytes, member: str, parse: Callable[..., Any], names: Iterable[
         except Malformed as malformed:
             _check_reason(str(malformed))
             continue
-        row = _row(parsed.payload)
+        row = _row(parsed.payload if parsed.event_time is None else parsed.wide_payload())
         assert len(row) == columns
         # The standard library is the other opinion.
         meant = json.loads(item)
