@@ -2,17 +2,20 @@
 
 import json
 import uuid
+from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, Kind, ingest
 from usage_pipeline.events.ingest.model import EventWindow, Item, _parse_any_event, parse_event
 from usage_pipeline.events.units.registry import NAMED_UNITS
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
-from usage_pipeline_tests.rigs.events import NOW, as_items, event
+from usage_pipeline_tests.rigs.events import NOW, archive, as_items, event
 
 WINDOW = EventWindow.around(NOW, Settings(retention_days=180))
 MORE = (
@@ -316,3 +319,77 @@ def test_the_fast_way_makes_the_row_that_the_rules_make_one_by_one(changes: dict
 
     item = as_items(event(**changes))[0]
     assert outcome(parse_event) == outcome(_parse_any_event)
+
+
+@pytest.fixture
+def store(postgres: psycopg.Connection, settings: Settings) -> Any:
+    """Stores members as a batch of a token's, and returns its report."""
+
+    def stored(*members: dict[str, Any], kind: Kind = EVENTS, sender: str = "a-token") -> IngestReport:
+        return ingest(postgres, kind, as_items(*members), source="test", sender=sender, settings=settings, now=NOW)
+
+    return stored
+
+
+def full(**changes: Any) -> dict[str, Any]:
+    """An event with all members."""
+    return event(
+        event_id=f"chatcmpl-{uuid.uuid4()}",
+        usage={"cache_read_tokens": 9, "input_audio_tokens": 8, "audio_seconds": 12.5},
+        total_tokens=121,
+        service_tier="batch\t",
+        cost_usd="0.0042",
+        api_key_id="key\\1",
+        tags={"project": "a\tb\\"},
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["copied", "staged"])
+def test_events_with_and_without_more_members_are_one_batch(
+    is_new: bool, store: Any, postgres: psycopg.Connection
+) -> None:
+    plain, first, second = event(), full(), full(source="gateway-1")
+    before = [plain] if not is_new else []
+    store(event(), *before)
+    report = store(plain, first, second)
+    assert (report.inserted, report.duplicates) == (3 - len(before), len(before))
+    again = store(first, plain, second | {"event_time": NOW.isoformat()})
+    assert (again.inserted, again.duplicates, again.conflicts) == (0, 3, 0)
+    rows = postgres.execute(
+        f"select {', '.join(MORE)} from analytics.usage_events where event_id = any(%s)",
+        ([parsed_as(one).event_id for one in (plain, first, second)],),
+    ).fetchall()
+    named = (9, None, None, 8, None, None, None, 1, {"audio_seconds": 12.5, "cache_audio_read_tokens": None})
+    texts = ("batch\t", Decimal("0.0042"), "key\\1", {"project": "a\tb\\"})
+    assert sorted(rows, key=str) == sorted(
+        [
+            (*named, *texts, "a-token", first["event_id"]),
+            (*named, *texts, "gateway-1", second["event_id"]),
+            (None,) * len(MORE),
+        ],
+        key=str,
+    )
+
+
+def test_a_conflict_keeps_who_gave_its_id(store: Any, postgres: psycopg.Connection) -> None:
+    first, known = full(), event()
+    store(first, known)
+    assert store(first | {"cost_usd": 1}, known | {"cost_usd": 1}).conflicts == 2
+    kept = postgres.execute("select event_id, other_payload from ops.event_conflicts").fetchall()
+    for event_id, payload in kept:
+        assert parse_event(bytes(payload), WINDOW).event_id == event_id
+    sources = {json.loads(bytes(payload)).get("source") for _, payload in kept}
+    assert sources == {"a-token", None}
+
+
+def test_an_archive_is_of_the_event_with_its_id_and_source(store: Any, postgres: psycopg.Connection) -> None:
+    known = full(source="gateway-1")
+    store(known)
+    sent = archive(known["event_id"])
+    assert len(store(sent, kind=ARCHIVES).rejected) == 1
+    assert store(sent | {"source": "gateway-1"}, kind=ARCHIVES).inserted == 1
+    assert store(sent, kind=ARCHIVES, sender="gateway-1").duplicates == 1
+    assert postgres.execute("select event_id from analytics.message_archives").fetchall() == [
+        (parsed_as(known).event_id,)
+    ]
