@@ -4,14 +4,15 @@ The name of a price version is the package and its version. Its rows are added m
 same version gives the same costs. Each day has one price version (`rollups.day_prices`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from importlib.metadata import version
 from itertools import zip_longest
 from typing import TypeVar
 
+import msgspec
 import psycopg
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, StartDateConstraint, TieredPrices, TimeOfDateConstraint
@@ -26,10 +27,16 @@ _Cut = TypeVar("_Cut", date, time, int)
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per million tokens, and per request, within half-open bounds; None: no bound.
+    """What one more of each count adds, within half-open bounds (None: no bound). So a cost is the sum over the counts.
+
+    Each `*_usd` is US dollars per million of the tokens in its name, and `request_usd` is per request. Cached tokens are among
+    the input tokens, so `cache_read_usd` is the difference to them; the same holds for each kind of tokens. `other_usd` is by
+    unit, for all that has a price beyond input, output and requests, in US dollars for one of it; units with a field of their
+    own repeat it. `any_of`: units of which a request must have one to be priced; None: it is priced without. `explained` is
+    for people: by price key, what the source says, and which layer it is from.
 
     `daily_from` and `daily_until` are times of day in UTC; `input_tokens_from` and `_until` are the input tokens of a
-    request, which choose the price of all of its tokens.
+    request, which choose the price of all that it has.
     """
 
     provider: str
@@ -37,12 +44,24 @@ class Price:
     input_usd: Decimal
     output_usd: Decimal
     request_usd: Decimal = Decimal(0)
+    service_tier: str = ""
     valid_from: datetime | None = None
     valid_until: datetime | None = None
     daily_from: time = _MIDNIGHT
     daily_until: time | None = None
     input_tokens_from: int = 0
     input_tokens_until: int | None = None
+    cache_read_usd: Decimal = Decimal(0)
+    cache_write_usd: Decimal = Decimal(0)
+    output_reasoning_usd: Decimal = Decimal(0)
+    input_audio_usd: Decimal = Decimal(0)
+    output_audio_usd: Decimal = Decimal(0)
+    input_image_usd: Decimal = Decimal(0)
+    output_image_usd: Decimal = Decimal(0)
+    other_usd: Mapping[str, Decimal] = field(default_factory=dict, hash=False)
+    any_of: tuple[str, ...] | None = None
+    least_audio_seconds: Decimal = Decimal(0)
+    explained: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +106,7 @@ def add_lookups(connection: psycopg.Connection, models: Iterable[tuple[str, str]
                         "price_version": price_version,
                         "provider": lookup.provider,
                         "model": lookup.model,
+                        "service_tier": "",
                         "priced_as": lookup.priced_as,
                     }
                     for lookup in lookups
@@ -106,8 +126,19 @@ def add_prices(connection: psycopg.Connection, price_version: str, prices: Seque
     with connection.cursor() as cursor:
         cursor.executemany(
             load("events/pricing/insert_model_price"),
-            [{"price_version": price_version, **asdict(price)} for price in prices],
+            [{"price_version": price_version, **_columns(price)} for price in prices],
         )
+
+
+def _columns(price: Price) -> dict[str, object]:
+    numbers = msgspec.json.Encoder(decimal_format="number")
+    return {
+        **asdict(price),
+        "any_of": None if price.any_of is None else list(price.any_of),
+        # As text: JSON of psycopg has no decimals.
+        "other_usd": numbers.encode(price.other_usd).decode(),
+        "explained": msgspec.json.encode(price.explained).decode(),
+    }
 
 
 def _prices(provider: str, model: str, found: ModelInfo) -> Iterator[Price]:
