@@ -4,7 +4,6 @@ import logging
 from contextlib import closing
 from dataclasses import asdict
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,16 +17,13 @@ def recost(
     first: Annotated[str, typer.Option("--from", metavar="YYYY-MM-DD", help="First day of the range.")],
     last: Annotated[str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the range.")],
     version: Annotated[
-        str,
-        typer.Option(help="The price version to use: one that is stored, or a new name for the prices of --prices."),
-    ],
-    prices: Annotated[
-        Path | None, typer.Option(help="A CSV file of prices (docs/usage-events.md). It is stored under --version.")
+        str | None,
+        typer.Option(help="The price version to use, as a day has it. Default: the one that new days get."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the costs of past days again with another price version. The same version always gives the same costs."""
-    from usage_pipeline.events.pricing.own_prices import has_price_version, read_price_table, store_price_table
+    """Compute the costs of past days again with other prices. The same version always gives the same costs."""
+    from usage_pipeline.events.pricing.lookups import current_version, has_price_version
     from usage_pipeline.rollups.daily import current_day
     from usage_pipeline.rollups.recost import recost as recost_days
     from usage_pipeline.storage.postgres import connect
@@ -35,15 +31,13 @@ def recost(
     start, end = parsed_date("--from", first), parsed_date("--to", last)
     settings = load_settings()
     chosen_days(start, end, today=current_day(settings.timezone))
-    if not 0 < len(version) <= 200:
-        raise UsageError(f"--version: expected 1 to 200 characters, came {len(version)}")
-    table = None if prices is None else read_price_table(prices)
     with closing(connect(settings)) as connection:
-        if table:
-            store_price_table(connection, version, table)
+        if version is None:
+            version = current_version(connection)
         elif not has_price_version(connection, version):
             raise UsageError(
-                f"--version: expected a stored price version, or --prices with its prices, came {version!r}"
+                f"--version: expected a stored price version, such as {current_version(connection)!r}, came {version!r}. "
+                "Own prices: usage-pipeline prices import"
             )
         days = [start + timedelta(days=offset) for offset in range((end - start).days + 1)]
         logging.getLogger(__name__).info("Computing the costs of %d days again with %s", len(days), version)
