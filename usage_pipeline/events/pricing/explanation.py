@@ -67,6 +67,14 @@ def explain(provider: str, model: str, service_tier: str, at: datetime, own: Seq
     )
 
 
+def why_unpriced(provider: str, model: str, own: Sequence[OwnPrice]) -> str:
+    """Why a model has no price in the price version of a day, and what to do."""
+    known = layered(provider, model, "", own)
+    if any(cells(known)):
+        return "unknown to the price version of its day; the current one has a price: usage-pipeline recost"
+    return "; ".join(sorted(problems(known)) or [_unknown(known)])
+
+
 def _holds(price: Price, at: datetime) -> bool:
     """Whether it holds at the moment, for some number of input tokens."""
     return (
@@ -119,10 +127,7 @@ def _unknown(known: LayeredModel) -> str:
         return "no price holds at this time"
     near = names.nearest(known.provider, known.model)
     hint = f"; the nearest one is {near}" if near else ""
-    return (
-        f"neither own prices nor the package know this model{hint}. Give it prices, or a model of the package as priced_as: "
-        "usage-pipeline prices import"
-    )
+    return f"unknown model{hint}; give it prices or a priced_as: usage-pipeline prices import"
 
 
 def _described(row: OwnPrice) -> str:

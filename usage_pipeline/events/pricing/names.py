@@ -22,6 +22,8 @@ _BEDROCK_ARN = re.compile(r"arn:[^:]*:bedrock:[^:]*:[^:]*:(?:foundation-model|in
 _BEDROCK_REGION = re.compile(r"(?:[a-z]{2,6}|us-gov)\.(?=[a-z0-9]+\.)")
 _SNAPSHOT = re.compile(r"[-@]20\d{2}-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])$")
 _MOST_PREFIXES = 4
+# Of 1: below, names have little but letters in common.
+_ALIKE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,9 @@ def nearest(provider: str, model: str) -> str | None:
     if known is not None:
         ids = {one.id.lower(): one.id for one in known.models}
         for name in (model.lower(), bare):
-            if near := get_close_matches(name, ids, n=1):
+            if near := get_close_matches(name, ids, n=1, cutoff=_ALIKE):
                 return f"{known.id}/{ids[near[0]]}"
-    near = get_close_matches(f"{provider}/{bare}".lower(), _all_names(), n=1)
+    near = get_close_matches(f"{provider}/{bare}".lower(), _all_names(), n=1, cutoff=_ALIKE)
     return _all_names()[near[0]] if near else None
 
 

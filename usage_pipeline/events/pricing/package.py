@@ -35,6 +35,8 @@ _HALF_PRICED = {
     ("openai", "flex"): f"{_OPENAI}/flex-processing",
     ("together", "batch"): "https://docs.together.ai/docs/batch-inference",
 }
+# How providers call the tier of requests that ask for none.
+_USUAL_TIERS = ("auto", "default", "on_demand", "standard", "standard_only")
 # Searches and the fee of a request are not computed in the tier.
 _NOT_DISCOUNTED = ("requests", "tool_calls")
 # Long enough for any least charge to be behind.
@@ -55,7 +57,7 @@ class Shipped:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Prices of a model at a moment in a tier. `has_tier`: there are prices of the tier, the package's or by `shipped`."""
+    """Prices of a model at a moment in a tier. `has_tier`: they are those of the tier, by the package or `shipped`."""
 
     prices: UnitPrices
     usual: UnitPrices
@@ -83,7 +85,7 @@ def listed(found: Found, at: datetime, tier: str) -> Listed | None:
         return Listed(tiered, usual, has_tier=True, shipped=None)
     source = _HALF_PRICED.get((found.provider.id, tier))
     if source is None:
-        return Listed(usual, usual, has_tier=False, shipped=None)
+        return Listed(usual, usual, has_tier=tier in _USUAL_TIERS, shipped=None)
     shipped = Shipped(_HALF, source)
     prices = {key: scaled(price, shipped.factor_of(key)) for key, price in usual.items()}
     return Listed(prices, usual, has_tier=True, shipped=shipped)

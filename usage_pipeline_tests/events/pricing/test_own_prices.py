@@ -305,7 +305,8 @@ def test_lookups_are_stored_by_version_and_tier(postgres: psycopg.Connection, tm
         add_lookups(postgres, version, [("openai", "gpt-4o", "")])
     stored = postgres.execute(
         "select price_version, service_tier, input_usd, (other_usd ->> 'cache_read_tokens')::numeric, "
-        "explained ->> 'input_mtok' from analytics.model_prices where valid_until = 'infinity' order by price_version, service_tier"
+        "explained ->> 'input_mtok' from analytics.model_prices where valid_until = 'infinity' "
+        "order by price_version, service_tier"
     ).fetchall()
     assert [row[:4] for row in stored] == [
         (versions[0], "", Decimal("2.5"), Decimal("-0.00000125")),
