@@ -16,8 +16,9 @@ from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev
 from usage_pipeline.commands.merchants import aggregate, counters_app, status
 from usage_pipeline.commands.options import UsageError, refuse_empty
-from usage_pipeline.commands.prices import prices_app
-from usage_pipeline.commands.rollups import recost, rezone, stats
+from usage_pipeline.commands.pricing.prices import prices_app
+from usage_pipeline.commands.pricing.recost import recost
+from usage_pipeline.commands.rollups import rezone, stats
 from usage_pipeline.commands.storage import archive_app, erase_user, migrate
 from usage_pipeline.commands.tokens import tokens_app
 from usage_pipeline.log_lines import log_to_stderr

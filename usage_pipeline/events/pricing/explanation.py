@@ -123,7 +123,7 @@ def _notes(known: LayeredModel, holding: Sequence[Price]) -> Iterator[str]:
 
 
 def _unknown(known: LayeredModel) -> str:
-    if known.found is not None or known.rows:
+    if known.found is not None or any(row.prices or row.priced_as for row in known.rows):
         return "no price holds at this time"
     near = names.nearest(known.provider, known.model)
     hint = f"; the nearest one is {near}" if near else ""
