@@ -13,6 +13,7 @@ import pytest
 from usage_pipeline.events.pricing import lookups
 from usage_pipeline.events.pricing.own_file import read_own_prices
 from usage_pipeline.events.pricing.own_versions import import_prices
+from usage_pipeline.events.pricing.prices import package_version
 from usage_pipeline.rollups import calendar, windows
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.recost import recost
@@ -32,7 +33,7 @@ MONTH = calendar.month_window(calendar.month_of(DAY), ZONE)
 ALL = [HOUR, WINDOW, WEEK, MONTH]
 # One line for a unit of one model, and a model of one's own.
 PRICES = "provider,model,input_mtok,output_mtok\nopenai,gpt-4o,5,\nacme,own,1,1\n"
-INSTALLED = lookups.package_version()
+INSTALLED = package_version()
 
 
 def costs(postgres: psycopg.Connection) -> list[Decimal | None]:

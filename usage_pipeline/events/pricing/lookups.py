@@ -7,7 +7,6 @@ never changes, so that the same version gives the same costs. Each day has one p
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 
 import msgspec
 import psycopg
@@ -16,10 +15,9 @@ from usage_pipeline.events.pricing.cells import cells
 from usage_pipeline.events.pricing.layers import layered
 from usage_pipeline.events.pricing.own_prices import OwnPrice
 from usage_pipeline.events.pricing.own_versions import has_version, newest_version, own_prices
-from usage_pipeline.events.pricing.prices import Price
+from usage_pipeline.events.pricing.prices import PACKAGE, Price, package_version
 from usage_pipeline.storage.sql import load
 
-PACKAGE = "genai-prices"
 _OWN = " + own "
 _VERSION = re.compile(rf"({PACKAGE} .+?)(?:{re.escape(_OWN)}([1-9][0-9]{{0,8}}))?")
 # What a model of our events is priced as if no price is the package's.
@@ -35,11 +33,6 @@ class Lookup:
     service_tier: str
     priced_as: str | None
     prices: tuple[Price, ...]
-
-
-def package_version() -> str:
-    """The installed package with its version: the price version of days without own prices."""
-    return f"{PACKAGE} {version(PACKAGE)}"
 
 
 def current_version(connection: psycopg.Connection) -> str:

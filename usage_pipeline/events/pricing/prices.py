@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from decimal import Decimal
+from importlib.metadata import version
 
+PACKAGE = "genai-prices"
 _MIDNIGHT = time(0, 0)
 
 
@@ -45,3 +47,8 @@ class Price:
     any_of: tuple[str, ...] | None = None
     least_audio_seconds: Decimal = Decimal(0)
     explained: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
+
+
+def package_version() -> str:
+    """The installed package with its version: the price version of days without own prices."""
+    return f"{PACKAGE} {version(PACKAGE)}"

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from usage_pipeline.events.pricing.lookups import package_version
+from usage_pipeline.events.pricing.prices import package_version
 from usage_pipeline_tests.rigs.commands import Run
 
 PRICES = """provider;model;priced_as;factor;service_tier;valid_from;input_mtok

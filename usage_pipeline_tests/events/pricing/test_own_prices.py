@@ -17,11 +17,11 @@ from usage_pipeline.events.pricing.lookups import (
     has_price_version,
     is_looked_up,
     look_up,
-    package_version,
 )
 from usage_pipeline.events.pricing.own_file import PriceTableError, read_own_prices, write_own_prices
 from usage_pipeline.events.pricing.own_prices import OwnPrice
 from usage_pipeline.events.pricing.own_versions import import_prices, newest_version, own_prices
+from usage_pipeline.events.pricing.prices import package_version
 from usage_pipeline_tests.events.pricing.random_usage import Counts, all_models, our_cost
 
 AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
