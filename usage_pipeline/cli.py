@@ -16,7 +16,9 @@ from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev
 from usage_pipeline.commands.merchants import aggregate, counters_app, status
 from usage_pipeline.commands.options import UsageError, refuse_empty
-from usage_pipeline.commands.rollups import recost, rezone, stats
+from usage_pipeline.commands.pricing.prices import prices_app
+from usage_pipeline.commands.pricing.recost import recost
+from usage_pipeline.commands.rollups import rezone, stats
 from usage_pipeline.commands.storage import archive_app, erase_user, migrate
 from usage_pipeline.commands.tokens import tokens_app
 from usage_pipeline.log_lines import log_to_stderr
@@ -51,6 +53,7 @@ app.add_typer(counters_app, name="counters")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(archive_app, name="archive")
 app.add_typer(load_app, name="load")
+app.add_typer(prices_app, name="prices")
 
 
 def main() -> None:
@@ -85,7 +88,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
 
     from usage_pipeline.access.tokens import UnknownTokenError
     from usage_pipeline.drain.rounds import DrainImpossible
-    from usage_pipeline.events.pricing.own_prices import PriceTableError
+    from usage_pipeline.events.pricing.own_file import PriceTableError
     from usage_pipeline.issues.file import IssueFileError
     from usage_pipeline.local.demo.events import ServiceError
     from usage_pipeline.local.processes.dagster import NoCheckoutError

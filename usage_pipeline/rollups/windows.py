@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql as compose
 from psycopg.types.json import Jsonb
 
-from usage_pipeline.events.pricing import prices as cost
+from usage_pipeline.events.pricing import lookups
 from usage_pipeline.rollups import day_prices
 from usage_pipeline.rollups.calendar import Window, day_window, month_of, month_window, week_of, week_window
 from usage_pipeline.rollups.daily import SourceGoneError
@@ -116,7 +116,7 @@ def _replace_one(
             except _NoPrices:
                 day_prices.pin(connection, day_window(window.day, zone))
             except _NewModels as new:
-                cost.add_lookups(connection, new.models)
+                lookups.add_lookups(connection, new.price_version, new.models)
             except psycopg.Error as error:
                 if not is_rolled_back(error):
                     raise
@@ -130,10 +130,11 @@ class _NoPrices(Exception):
 
 
 class _NewModels(Exception):
-    """The prices of these (provider, model) were not looked up yet in the installed package."""
+    """The prices of these (provider, model, service tier) were not looked up yet in the version."""
 
-    def __init__(self, models: list[tuple[str, str]]) -> None:
+    def __init__(self, price_version: str, models: list[tuple[str, str, str]]) -> None:
         super().__init__(f"{len(models)} models")
+        self.price_version = price_version
         self.models = models
 
 
@@ -165,6 +166,10 @@ def _attempt(
         source = _expect_source(connection, window, settings, now) if window.grain in ("hour", "day") else None
         version = _price_version(connection, window, source)
         parameters = _parameters(window, version)
+        if version is not None and lookups.is_looked_up(version):
+            models = connection.execute(load("rollups/select_unlooked_models"), parameters).fetchall()
+            if models:
+                raise _NewModels(version, models)
         was_rolled_when_closed = _was_rolled_when_closed(connection, window)
         before = _sums(connection, table, parameters)
         kept_requests = 0
@@ -175,10 +180,6 @@ def _attempt(
             if source.is_wholly_dropped and not source.is_kept:
                 keep_stored(connection, window, parameters)
         changed_parts, (rows, changed_rows) = _replace(connection, window, parameters)
-        if version == cost.package_version():
-            models = connection.execute(table.compose("rollups/select_unlooked_models"), parameters).fetchall()
-            if models:
-                raise _NewModels([(provider, model) for provider, model in models])
         after = _sums(connection, table, parameters)
         if source is not None and source.is_dropped:
             kept_requests = after["requests"] - source.events

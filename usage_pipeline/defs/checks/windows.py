@@ -64,7 +64,7 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
         _check(
             window_key("day"),
             "models_have_prices",
-            "Every request has a cost. Without a price, `cost_usd` is NULL. Give your own prices to `usage-pipeline recost`.",
+            "Every request has a cost. Without a price, `cost_usd` is NULL. Give own prices: `usage-pipeline prices import`.",
             warning,
             lambda connection, first, last, _: window_checks.unpriced_faults(connection, first, last),
         ),
