@@ -12,8 +12,21 @@ with per_user as (
         sum(input_tokens) as input_tokens,
         sum(output_tokens) as output_tokens,
         sum(total_tokens) as total_tokens,
+        sum(cache_read_tokens) as cache_read_tokens,
+        sum(cache_write_tokens) as cache_write_tokens,
+        sum(output_reasoning_tokens) as output_reasoning_tokens,
+        sum(input_audio_tokens) as input_audio_tokens,
+        sum(output_audio_tokens) as output_audio_tokens,
+        sum(input_image_tokens) as input_image_tokens,
+        sum(output_image_tokens) as output_image_tokens,
+        sum(unattributed_tokens) as unattributed_tokens,
+        analytics.sum_units(other_units) filter (where other_units is not null) as other_units,
         sum(cost_usd) as cost_usd,
-        sum(unpriced_requests) as unpriced_requests
+        sum(list_cost_usd) as list_cost_usd,
+        sum(reported_cost_usd) as reported_cost_usd,
+        sum(reported_requests) as reported_requests,
+        sum(unpriced_requests) as unpriced_requests,
+        sum(unlisted_requests) as unlisted_requests
     from analytics.usage_user_daily
     where usage_date >= %(first_day)s
       and usage_date < %(next_day)s
@@ -31,9 +44,22 @@ summed as (
         analytics.capped(sum(input_tokens)) as input_tokens,
         analytics.capped(sum(output_tokens)) as output_tokens,
         analytics.capped(sum(total_tokens)) as total_tokens,
+        analytics.capped(sum(cache_read_tokens)) as cache_read_tokens,
+        analytics.capped(sum(cache_write_tokens)) as cache_write_tokens,
+        analytics.capped(sum(output_reasoning_tokens)) as output_reasoning_tokens,
+        analytics.capped(sum(input_audio_tokens)) as input_audio_tokens,
+        analytics.capped(sum(output_audio_tokens)) as output_audio_tokens,
+        analytics.capped(sum(input_image_tokens)) as input_image_tokens,
+        analytics.capped(sum(output_image_tokens)) as output_image_tokens,
+        analytics.capped(sum(unattributed_tokens)) as unattributed_tokens,
+        analytics.sum_units(other_units) filter (where other_units is not null) as other_units,
         count(*) as distinct_users,
         trim_scale(sum(cost_usd)) as cost_usd,
-        sum(unpriced_requests)::bigint as unpriced_requests
+        trim_scale(sum(list_cost_usd)) as list_cost_usd,
+        trim_scale(sum(reported_cost_usd)) as reported_cost_usd,
+        sum(reported_requests)::bigint as reported_requests,
+        sum(unpriced_requests)::bigint as unpriced_requests,
+        sum(unlisted_requests)::bigint as unlisted_requests
     from per_user
     group by team, service, provider, model
 ),
@@ -90,12 +116,25 @@ source as (
         summed.input_tokens,
         summed.output_tokens,
         summed.total_tokens,
+        summed.cache_read_tokens,
+        summed.cache_write_tokens,
+        summed.output_reasoning_tokens,
+        summed.input_audio_tokens,
+        summed.output_audio_tokens,
+        summed.input_image_tokens,
+        summed.output_image_tokens,
+        summed.unattributed_tokens,
+        summed.other_units,
         percentiles.ms[1] as latency_p50_ms,
         percentiles.ms[2] as latency_p95_ms,
         percentiles.ms[3] as latency_p99_ms,
         summed.distinct_users,
         summed.cost_usd,
-        summed.unpriced_requests
+        summed.list_cost_usd,
+        summed.reported_cost_usd,
+        summed.reported_requests,
+        summed.unpriced_requests,
+        summed.unlisted_requests
     from summed
     left join percentiles
         on percentiles.number = summed.number

@@ -9,9 +9,27 @@ from usage_pipeline.rollups.calendar import Grain
 from usage_pipeline.storage.sql import column_list, composed, relation
 
 _GROUP = ("team", "service", "provider", "model")
-_COUNTS = ("requests", "errors", "input_tokens", "output_tokens", "total_tokens")
+# Of the units that are priced, these have columns; `other_units` has the rest by name.
+UNIT_COLUMNS = (
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "output_reasoning_tokens",
+    "input_audio_tokens",
+    "output_audio_tokens",
+    "input_image_tokens",
+    "output_image_tokens",
+)
+TOKENS = ("input_tokens", "output_tokens", "total_tokens", *UNIT_COLUMNS, "unattributed_tokens")
+_COUNTS = ("requests", "errors", *TOKENS, "other_units")
 _LATENCIES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
-_COST = ("cost_usd", "unpriced_requests")
+_COST = (
+    "cost_usd",
+    "list_cost_usd",
+    "reported_cost_usd",
+    "reported_requests",
+    "unpriced_requests",
+    "unlisted_requests",
+)
 
 
 @dataclass(frozen=True, slots=True)

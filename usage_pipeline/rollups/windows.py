@@ -130,9 +130,9 @@ class _NoPrices(Exception):
 
 
 class _NewModels(Exception):
-    """The prices of these (provider, model) were not looked up yet in the installed package."""
+    """The prices of these (provider, model, service tier) were not looked up yet in the installed package."""
 
-    def __init__(self, models: list[tuple[str, str]]) -> None:
+    def __init__(self, models: list[tuple[str, str, str]]) -> None:
         super().__init__(f"{len(models)} models")
         self.models = models
 
@@ -165,6 +165,10 @@ def _attempt(
         source = _expect_source(connection, window, settings, now) if window.grain in ("hour", "day") else None
         version = _price_version(connection, window, source)
         parameters = _parameters(window, version)
+        if version == cost.package_version():
+            models = connection.execute(load("rollups/select_unlooked_models"), parameters).fetchall()
+            if models:
+                raise _NewModels(models)
         was_rolled_when_closed = _was_rolled_when_closed(connection, window)
         before = _sums(connection, table, parameters)
         kept_requests = 0
@@ -175,10 +179,6 @@ def _attempt(
             if source.is_wholly_dropped and not source.is_kept:
                 keep_stored(connection, window, parameters)
         changed_parts, (rows, changed_rows) = _replace(connection, window, parameters)
-        if version == cost.package_version():
-            models = connection.execute(table.compose("rollups/select_unlooked_models"), parameters).fetchall()
-            if models:
-                raise _NewModels([(provider, model) for provider, model in models])
         after = _sums(connection, table, parameters)
         if source is not None and source.is_dropped:
             kept_requests = after["requests"] - source.events

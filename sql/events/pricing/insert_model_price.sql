@@ -1,12 +1,13 @@
 -- A price of a version; one that is there stays, since the prices of a version never change.
 insert into analytics.model_prices (
-    price_version, provider, model, valid_from, valid_until, daily_from, daily_until,
+    price_version, provider, model, service_tier, valid_from, valid_until, daily_from, daily_until,
     input_tokens_from, input_tokens_until, input_usd, output_usd, request_usd
 )
 values (
     %(price_version)s,
     %(provider)s,
     %(model)s,
+    %(service_tier)s,
     coalesce(%(valid_from)s, '-infinity'::timestamptz),
     coalesce(%(valid_until)s, 'infinity'::timestamptz),
     %(daily_from)s,
@@ -17,4 +18,4 @@ values (
     %(output_usd)s,
     %(request_usd)s
 )
-on conflict (price_version, provider, model, valid_from, daily_from, input_tokens_from) do nothing;
+on conflict (price_version, provider, model, service_tier, valid_from, daily_from, input_tokens_from) do nothing;

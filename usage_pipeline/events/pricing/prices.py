@@ -5,7 +5,7 @@ same version gives the same costs. Each day has one price version (`rollups.day_
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from importlib.metadata import version
@@ -43,6 +43,7 @@ class Price:
     daily_until: time | None = None
     input_tokens_from: int = 0
     input_tokens_until: int | None = None
+    service_tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Lookup:
     model: str
     priced_as: str | None
     prices: tuple[Price, ...]
+    service_tier: str = ""
 
 
 def package_version() -> str:
@@ -60,23 +62,23 @@ def package_version() -> str:
     return f"{PACKAGE} {version(PACKAGE)}"
 
 
-def look_up(provider: str, model: str) -> Lookup:
+def look_up(provider: str, model: str, service_tier: str = "") -> Lookup:
     """Finds the prices of a model by the package's own rules; it understands many spellings of both names."""
     try:
         found_provider, found = get_snapshot().find_provider_model(model, None, provider, None)
     except LookupError:
-        return Lookup(provider, model, None, ())
-    prices = tuple(_prices(provider, model, found))
-    return Lookup(provider, model, f"{found_provider.id}/{found.id}" if prices else None, prices)
+        return Lookup(provider, model, None, (), service_tier)
+    prices = tuple(replace(price, service_tier=service_tier) for price in _prices(provider, model, found))
+    return Lookup(provider, model, f"{found_provider.id}/{found.id}" if prices else None, prices, service_tier)
 
 
-def add_lookups(connection: psycopg.Connection, models: Iterable[tuple[str, str]]) -> None:
-    """Stores the prices of these (provider, model) under the package's version, on an autocommit connection.
+def add_lookups(connection: psycopg.Connection, models: Iterable[tuple[str, str, str]]) -> None:
+    """Stores the prices of these (provider, model, service tier or "") under the package's version, on an autocommit connection.
 
     Safe to repeat, and from two processes at once: both find the same.
     """
     price_version = package_version()
-    lookups = [look_up(provider, model) for provider, model in sorted(set(models))]
+    lookups = [look_up(*model) for model in sorted(set(models))]
     with connection.transaction():
         add_version(connection, price_version, source=PACKAGE, checksum=None)
         with connection.cursor() as cursor:
@@ -87,6 +89,7 @@ def add_lookups(connection: psycopg.Connection, models: Iterable[tuple[str, str]
                         "price_version": price_version,
                         "provider": lookup.provider,
                         "model": lookup.model,
+                        "service_tier": lookup.service_tier,
                         "priced_as": lookup.priced_as,
                     }
                     for lookup in lookups
