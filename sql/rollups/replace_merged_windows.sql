@@ -1,4 +1,5 @@
 -- Replaces one day, week or month of {table} from the daily tables of users and latencies; rows that are right stay untouched.
+-- What few rows have is summed up by a filter: a sum that never begins takes no memory, and there is one for each user and model.
 -- Percentiles are those of percentile_cont over all requests: the place in the sorted latencies, between two of them in proportion.
 with per_user as (
     select
@@ -12,19 +13,19 @@ with per_user as (
         sum(input_tokens) as input_tokens,
         sum(output_tokens) as output_tokens,
         sum(total_tokens) as total_tokens,
-        sum(cache_read_tokens) as cache_read_tokens,
-        sum(cache_write_tokens) as cache_write_tokens,
-        sum(output_reasoning_tokens) as output_reasoning_tokens,
-        sum(input_audio_tokens) as input_audio_tokens,
-        sum(output_audio_tokens) as output_audio_tokens,
-        sum(input_image_tokens) as input_image_tokens,
-        sum(output_image_tokens) as output_image_tokens,
-        sum(unattributed_tokens) as unattributed_tokens,
+        sum(cache_read_tokens) filter (where cache_read_tokens <> 0) as cache_read_tokens,
+        sum(cache_write_tokens) filter (where cache_write_tokens <> 0) as cache_write_tokens,
+        sum(output_reasoning_tokens) filter (where output_reasoning_tokens <> 0) as output_reasoning_tokens,
+        sum(input_audio_tokens) filter (where input_audio_tokens <> 0) as input_audio_tokens,
+        sum(output_audio_tokens) filter (where output_audio_tokens <> 0) as output_audio_tokens,
+        sum(input_image_tokens) filter (where input_image_tokens <> 0) as input_image_tokens,
+        sum(output_image_tokens) filter (where output_image_tokens <> 0) as output_image_tokens,
+        sum(unattributed_tokens) filter (where unattributed_tokens <> 0) as unattributed_tokens,
         analytics.sum_units(other_units) filter (where other_units is not null) as other_units,
         sum(cost_usd) as cost_usd,
         sum(list_cost_usd) as list_cost_usd,
-        sum(reported_cost_usd) as reported_cost_usd,
-        sum(reported_requests) as reported_requests,
+        sum(reported_cost_usd) filter (where reported_cost_usd is not null) as reported_cost_usd,
+        sum(reported_requests) filter (where reported_requests <> 0) as reported_requests,
         sum(unpriced_requests) as unpriced_requests,
         sum(unlisted_requests) as unlisted_requests
     from analytics.usage_user_daily
@@ -57,7 +58,7 @@ summed as (
         trim_scale(sum(cost_usd)) as cost_usd,
         trim_scale(sum(list_cost_usd)) as list_cost_usd,
         trim_scale(sum(reported_cost_usd)) as reported_cost_usd,
-        sum(reported_requests)::bigint as reported_requests,
+        coalesce(sum(reported_requests), 0)::bigint as reported_requests,
         sum(unpriced_requests)::bigint as unpriced_requests,
         sum(unlisted_requests)::bigint as unlisted_requests
     from per_user

@@ -1,12 +1,16 @@
 -- Roll-ups with all that is counted and three costs: what they are computed with, and the views over them.
 -- Views are replaced and not dropped: so the grants on them stay, and what others made over them. New columns come last.
 
--- Rows are gathered and summed up at the end: a function of ours for each row takes longer.
+-- Rows are gathered and summed up at the end, and what is alone is its own sum: a query for each row or group takes longer than
+-- all the rest of a roll-up. STRICT: nothing is called for groups without units.
 create function analytics.units_of_all(each_units jsonb[]) returns jsonb
-language sql immutable parallel safe
-return case
-    when cardinality(each_units) = 1 then nullif(jsonb_strip_nulls(each_units[1]), '{}')
-    else (
+language plpgsql immutable strict parallel safe
+as $$
+begin
+    if cardinality(each_units) = 1 then
+        return nullif(jsonb_strip_nulls(each_units[1]), '{}');
+    end if;
+    return (
         select jsonb_object_agg(name, count)
         from (
             select unit.key as name, trim_scale(sum(unit.value::numeric)) as count
@@ -15,8 +19,9 @@ return case
             where unit.value is not null
             group by unit.key
         ) as summed
-    )
-end;
+    );
+end
+$$;
 comment on function analytics.units_of_all is 'Sums by unit of objects that have counts by unit; counts that are not known are left out. Null: there are none';
 
 create aggregate analytics.sum_units(jsonb) (
@@ -46,16 +51,6 @@ return (
     ) as told
 );
 comment on function analytics.charged_units is 'The units that are charged for these, where at least so many seconds of audio are';
-
-create function analytics.units_usd(other_units jsonb, other_usd jsonb, least_audio_seconds numeric) returns numeric
-language sql immutable strict parallel safe
-return (
-    select coalesce(sum(unit.value::numeric * (other_usd ->> unit.key)::numeric), 0)
-    from jsonb_each_text(
-        case when least_audio_seconds = 0 then other_units else analytics.charged_units(other_units, least_audio_seconds) end
-    ) as unit
-);
-comment on function analytics.units_usd is 'US dollars of units that have no column of their own, by what one more of each adds; 0 for units without a price';
 
 -- The only place where an event meets its price. It is put into the query that uses it, and columns that are not asked for cost
 -- nothing: it must stay a single SELECT, and neither STRICT nor VOLATILE.
@@ -91,97 +86,120 @@ returns table (
 language sql stable parallel safe
 as $$
     select
-        event.event_time,
-        event.team,
-        event.service,
-        event.provider,
-        event.model,
-        event.user_id,
-        event.tags,
-        event.latency_ms,
-        analytics.is_error(event.status_code, event.error_type),
-        event.input_tokens,
-        event.output_tokens,
-        event.total_tokens,
-        event.cache_read_tokens,
-        event.cache_write_tokens,
-        event.output_reasoning_tokens,
-        event.input_audio_tokens,
-        event.output_audio_tokens,
-        event.input_image_tokens,
-        event.output_image_tokens,
-        event.unattributed_tokens,
-        event.other_units,
-        price.model_price_id,
-        analytics.costs_nothing(event.status_code, event.error_type, event.output_tokens),
+        priced.event_time,
+        priced.team,
+        priced.service,
+        priced.provider,
+        priced.model,
+        priced.user_id,
+        priced.tags,
+        priced.latency_ms,
+        priced.is_error,
+        priced.input_tokens,
+        priced.output_tokens,
+        priced.total_tokens,
+        priced.cache_read_tokens,
+        priced.cache_write_tokens,
+        priced.output_reasoning_tokens,
+        priced.input_audio_tokens,
+        priced.output_audio_tokens,
+        priced.input_image_tokens,
+        priced.output_image_tokens,
+        priced.unattributed_tokens,
+        priced.other_units,
+        priced.model_price_id,
+        priced.costs_nothing,
+        priced.units_usd,
         case
-            when event.other_units is null then 0
-            else analytics.units_usd(event.other_units, price.other_usd, price.least_audio_seconds)
-        end,
-        case
-            when analytics.costs_nothing(event.status_code, event.error_type, event.output_tokens) then 0
+            when priced.costs_nothing then 0
             else (
-                coalesce(event.input_tokens, 0) * price.input_usd
-                + coalesce(event.output_tokens, 0) * price.output_usd
-                + coalesce(event.cache_read_tokens, 0) * price.cache_read_usd
-                + coalesce(event.cache_write_tokens, 0) * price.cache_write_usd
-                + coalesce(event.output_reasoning_tokens, 0) * price.output_reasoning_usd
-                + coalesce(event.input_audio_tokens, 0) * price.input_audio_usd
-                + coalesce(event.output_audio_tokens, 0) * price.output_audio_usd
-                + coalesce(event.input_image_tokens, 0) * price.input_image_usd
-                + coalesce(event.output_image_tokens, 0) * price.output_image_usd
+                coalesce(priced.input_tokens, 0) * priced.input_usd
+                + coalesce(priced.output_tokens, 0) * priced.output_usd
+                + coalesce(priced.cache_read_tokens, 0) * priced.cache_read_usd
+                + coalesce(priced.cache_write_tokens, 0) * priced.cache_write_usd
+                + coalesce(priced.output_reasoning_tokens, 0) * priced.output_reasoning_usd
+                + coalesce(priced.input_audio_tokens, 0) * priced.input_audio_usd
+                + coalesce(priced.output_audio_tokens, 0) * priced.output_audio_usd
+                + coalesce(priced.input_image_tokens, 0) * priced.input_image_usd
+                + coalesce(priced.output_image_tokens, 0) * priced.output_image_usd
             ) * 0.000001
-                + price.request_usd
-                + case
-                    when event.other_units is null then 0
-                    else analytics.units_usd(event.other_units, price.other_usd, price.least_audio_seconds)
-                end
+                + priced.request_usd
+                + priced.units_usd
         end,
-        event.cost_usd
-    from analytics.usage_events as event
-    left join analytics.model_prices as price
-        on price.price_version = version
-        and price.provider = event.provider
-        and price.model = event.model
-        and price.service_tier = coalesce(event.service_tier, '')
-        and event.event_time >= price.valid_from
-        and event.event_time < price.valid_until
-        and (event.event_time at time zone 'UTC')::time >= price.daily_from
-        and (event.event_time at time zone 'UTC')::time < price.daily_until
-        and coalesce(event.input_tokens, 0) >= price.input_tokens_from
-        and (price.input_tokens_until is null or coalesce(event.input_tokens, 0) < price.input_tokens_until)
-        -- What is not known is no zero: it matters where it has a price, and input also where it chooses the price.
-        and (
-            event.input_tokens is not null
-            or event.total_tokens = event.output_tokens
-            or (price.input_usd = 0 and price.input_tokens_until is null)
-        )
-        and (event.output_tokens is not null or event.total_tokens = event.input_tokens or price.output_usd = 0)
-        and (
-            event.other_units is null
-            or not event.other_units @? '$.* ? (@ == null)'
-            or not exists (
-                select
-                from jsonb_each(event.other_units) as unit
-                where unit.value = 'null'
-                  and (price.other_usd ->> unit.key)::numeric <> 0
+        priced.cost_usd
+    from (
+        select
+            event.*,
+            analytics.is_error(event.status_code, event.error_type) as is_error,
+            analytics.costs_nothing(event.status_code, event.error_type, event.output_tokens) as costs_nothing,
+            price.model_price_id,
+            price.input_usd,
+            price.output_usd,
+            price.cache_read_usd,
+            price.cache_write_usd,
+            price.output_reasoning_usd,
+            price.input_audio_usd,
+            price.output_audio_usd,
+            price.input_image_usd,
+            price.output_image_usd,
+            price.request_usd,
+            case
+                when event.other_units is null then 0
+                else (
+                    select coalesce(sum(unit.value::numeric * (price.other_usd ->> unit.key)::numeric), 0)
+                    from jsonb_each_text(
+                        case
+                            when price.least_audio_seconds = 0 then event.other_units
+                            else analytics.charged_units(event.other_units, price.least_audio_seconds)
+                        end
+                    ) as unit
+                )
+            end as units_usd
+        from analytics.usage_events as event
+        left join analytics.model_prices as price
+            on price.price_version = version
+            and price.provider = event.provider
+            and price.model = event.model
+            and price.service_tier = coalesce(event.service_tier, '')
+            and event.event_time >= price.valid_from
+            and event.event_time < price.valid_until
+            and (event.event_time at time zone 'UTC')::time >= price.daily_from
+            and (event.event_time at time zone 'UTC')::time < price.daily_until
+            and coalesce(event.input_tokens, 0) >= price.input_tokens_from
+            and (price.input_tokens_until is null or coalesce(event.input_tokens, 0) < price.input_tokens_until)
+            -- What is not known is no zero: it matters where it has a price, and input also where it chooses the price.
+            and (
+                event.input_tokens is not null
+                or event.total_tokens = event.output_tokens
+                or (price.input_usd = 0 and price.input_tokens_until is null)
             )
-        )
-        and (
-            price.any_of is null
-            or event.other_units ?| price.any_of
-            or array[
-                case when event.cache_read_tokens is not null then 'cache_read_tokens' end,
-                case when event.cache_write_tokens is not null then 'cache_write_tokens' end,
-                case when event.output_reasoning_tokens is not null then 'output_reasoning_tokens' end,
-                case when event.input_audio_tokens is not null then 'input_audio_tokens' end,
-                case when event.output_audio_tokens is not null then 'output_audio_tokens' end,
-                case when event.input_image_tokens is not null then 'input_image_tokens' end,
-                case when event.output_image_tokens is not null then 'output_image_tokens' end
-            ] && price.any_of
-        )
-    where event.event_time >= first
-      and event.event_time < until
+            and (event.output_tokens is not null or event.total_tokens = event.input_tokens or price.output_usd = 0)
+            and (
+                event.other_units is null
+                or not event.other_units @? '$.* ? (@ == null)'
+                or not exists (
+                    select
+                    from jsonb_each(event.other_units) as unit
+                    where unit.value = 'null'
+                      and (price.other_usd ->> unit.key)::numeric <> 0
+                )
+            )
+            and (
+                price.any_of is null
+                or event.other_units ?| price.any_of
+                or array[
+                    case when event.cache_read_tokens is not null then 'cache_read_tokens' end,
+                    case when event.cache_write_tokens is not null then 'cache_write_tokens' end,
+                    case when event.output_reasoning_tokens is not null then 'output_reasoning_tokens' end,
+                    case when event.input_audio_tokens is not null then 'input_audio_tokens' end,
+                    case when event.output_audio_tokens is not null then 'output_audio_tokens' end,
+                    case when event.input_image_tokens is not null then 'input_image_tokens' end,
+                    case when event.output_image_tokens is not null then 'output_image_tokens' end
+                ] && price.any_of
+            )
+        where event.event_time >= first
+          and event.event_time < until
+    ) as priced
 $$;
 comment on function analytics.priced_events is 'Events from `first` to before `until` with their price of a version. No model_price_id: no price is known, or the usage that it is for is not';
 
