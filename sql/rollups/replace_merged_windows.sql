@@ -21,7 +21,6 @@ with per_user as (
         sum(input_image_tokens) filter (where input_image_tokens <> 0) as input_image_tokens,
         sum(output_image_tokens) filter (where output_image_tokens <> 0) as output_image_tokens,
         sum(unattributed_tokens) filter (where unattributed_tokens <> 0) as unattributed_tokens,
-        analytics.sum_units(other_units) filter (where other_units is not null) as other_units,
         sum(cost_usd) as cost_usd,
         sum(list_cost_usd) as list_cost_usd,
         sum(reported_cost_usd) filter (where reported_cost_usd is not null) as reported_cost_usd,
@@ -53,7 +52,6 @@ summed as (
         analytics.capped(sum(input_image_tokens)) as input_image_tokens,
         analytics.capped(sum(output_image_tokens)) as output_image_tokens,
         analytics.capped(sum(unattributed_tokens)) as unattributed_tokens,
-        analytics.sum_units(other_units) filter (where other_units is not null) as other_units,
         count(*) as distinct_users,
         trim_scale(sum(cost_usd)) as cost_usd,
         trim_scale(sum(list_cost_usd)) as list_cost_usd,
@@ -62,6 +60,19 @@ summed as (
         sum(unpriced_requests)::bigint as unpriced_requests,
         sum(unlisted_requests)::bigint as unlisted_requests
     from per_user
+    group by team, service, provider, model
+),
+units as (
+    select
+        team,
+        service,
+        provider,
+        model,
+        analytics.sum_units(other_units) as other_units
+    from analytics.usage_user_daily
+    where usage_date >= %(first_day)s
+      and usage_date < %(next_day)s
+      and other_units is not null
     group by team, service, provider, model
 ),
 -- Joined once for all groups. A look-up for each group reads the whole window for it, where the server cannot skip dates.
@@ -125,7 +136,7 @@ source as (
         summed.input_image_tokens,
         summed.output_image_tokens,
         summed.unattributed_tokens,
-        summed.other_units,
+        units.other_units,
         percentiles.ms[1] as latency_p50_ms,
         percentiles.ms[2] as latency_p95_ms,
         percentiles.ms[3] as latency_p99_ms,
@@ -139,5 +150,10 @@ source as (
     from summed
     left join percentiles
         on percentiles.number = summed.number
+    left join units
+        on units.team = summed.team
+        and units.service = summed.service
+        and units.provider = summed.provider
+        and units.model = summed.model
 ),
 {store_source}

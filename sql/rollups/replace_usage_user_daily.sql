@@ -24,7 +24,6 @@ with summed as (
         sum(event.input_image_tokens) filter (where event.input_image_tokens is not null) as input_image_tokens,
         sum(event.output_image_tokens) filter (where event.output_image_tokens is not null) as output_image_tokens,
         sum(event.unattributed_tokens) filter (where event.unattributed_tokens is not null) as unattributed_tokens,
-        analytics.sum_units(event.other_units) filter (where event.other_units is not null) as other_units,
         sum(event.units_usd) filter (where event.other_units is not null) as units_usd,
         sum(event.reported_cost_usd) filter (where event.reported_cost_usd is not null) as reported_cost_usd
     from analytics.priced_events(%(first)s, %(until)s, %(price_version)s) as event
@@ -51,7 +50,6 @@ listed as (
         summed.input_image_tokens,
         summed.output_image_tokens,
         summed.unattributed_tokens,
-        summed.other_units,
         summed.reported_cost_usd,
         case
             when summed.costs_nothing then 0
@@ -93,7 +91,6 @@ live as (
         analytics.capped(sum(input_image_tokens) filter (where input_image_tokens is not null)) as input_image_tokens,
         analytics.capped(sum(output_image_tokens) filter (where output_image_tokens is not null)) as output_image_tokens,
         analytics.capped(sum(unattributed_tokens) filter (where unattributed_tokens is not null)) as unattributed_tokens,
-        analytics.sum_units(other_units) filter (where other_units is not null) as other_units,
         trim_scale(round(sum(case when is_reported then reported_cost_usd else list_cost_usd end), 20)) as cost_usd,
         trim_scale(round(sum(list_cost_usd), 20)) as list_cost_usd,
         trim_scale(sum(reported_cost_usd) filter (where is_reported)) as reported_cost_usd,
@@ -101,6 +98,34 @@ live as (
         coalesce(sum(requests) filter (where list_cost_usd is null and not is_reported), 0)::bigint as unpriced_requests,
         coalesce(sum(requests) filter (where list_cost_usd is null), 0)::bigint as unlisted_requests
     from listed
+    group by team, service, provider, model, user_id
+),
+-- At once for all: a sum for each user and model would take as long as all the others together.
+units as (
+    select
+        team,
+        service,
+        provider,
+        model,
+        user_id,
+        jsonb_object_agg(name, count) as other_units
+    from (
+        select
+            event.team,
+            event.service,
+            event.provider,
+            event.model,
+            event.user_id,
+            unit.key as name,
+            trim_scale(sum(unit.value::numeric)) as count
+        from analytics.usage_events as event
+        cross join jsonb_each_text(event.other_units) as unit
+        where event.event_time >= %(first)s
+          and event.event_time < %(until)s
+          and event.other_units is not null
+          and unit.value is not null
+        group by event.team, event.service, event.provider, event.model, event.user_id, unit.key
+    ) as counted
     group by team, service, provider, model, user_id
 ),
 kept as (
@@ -154,7 +179,7 @@ source as (
         analytics.capped(coalesce(live.input_image_tokens, 0) + coalesce(kept.input_image_tokens, 0)) as input_image_tokens,
         analytics.capped(coalesce(live.output_image_tokens, 0) + coalesce(kept.output_image_tokens, 0)) as output_image_tokens,
         analytics.capped(coalesce(live.unattributed_tokens, 0) + coalesce(kept.unattributed_tokens, 0)) as unattributed_tokens,
-        case when kept.other_units is null then live.other_units else analytics.units_of_all(array[live.other_units, kept.other_units]) end as other_units,
+        case when kept.other_units is null then units.other_units else analytics.units_of_all(array[units.other_units, kept.other_units]) end as other_units,
         trim_scale(case when live.cost_usd is null then kept.cost_usd else live.cost_usd + coalesce(kept.cost_usd, 0) end) as cost_usd,
         trim_scale(case when live.list_cost_usd is null then kept.list_cost_usd else live.list_cost_usd + coalesce(kept.list_cost_usd, 0) end) as list_cost_usd,
         trim_scale(case when live.reported_cost_usd is null then kept.reported_cost_usd else live.reported_cost_usd + coalesce(kept.reported_cost_usd, 0) end) as reported_cost_usd,
@@ -163,5 +188,6 @@ source as (
         coalesce(live.unlisted_requests, 0) + coalesce(kept.unlisted_requests, 0) as unlisted_requests
     from live
     full join kept using (team, service, provider, model, user_id)
+    left join units using (team, service, provider, model, user_id)
 ),
 {store_source}
