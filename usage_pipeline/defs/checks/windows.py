@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from usage_pipeline.checks import costs as cost_checks
 from usage_pipeline.checks import windows as window_checks
 from usage_pipeline.checks.counters import negative_faults
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
@@ -67,6 +68,21 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
             "Every request has a cost. Without a price, `cost_usd` is NULL. Give your own prices to `usage-pipeline recost`.",
             warning,
             lambda connection, first, last, _: window_checks.unpriced_faults(connection, first, last),
+        ),
+        _check(
+            window_key("day"),
+            "costs_agree",
+            f"What senders report for a model differs from the list price of the same requests by at most "
+            f"{cost_checks.LARGEST_DIFFERENCE:.0%}. A model of which a request has no list price is not compared.",
+            warning,
+            lambda connection, first, last, _: cost_checks.cost_difference_faults(connection, first, last),
+        ),
+        _check(
+            window_key("day"),
+            "tokens_are_attributed",
+            "All tokens of a request are input or output. Others have no price; `unattributed_tokens` counts them.",
+            warning,
+            lambda connection, first, last, _: cost_checks.unattributed_faults(connection, first, last),
         ),
         *(
             _check(
