@@ -1,10 +1,11 @@
-"""Rules for what requests cost: list prices and reports agree, and tokens are told as something that has a price."""
+"""Rules for what requests cost and how that can be grouped: list prices and reports agree, all tokens have a price, tags are few."""
 
 from datetime import date
 from decimal import Decimal
 
 import psycopg
 
+from usage_pipeline.rollups.window_tables import MOST_TAG_VALUES
 from usage_pipeline.storage.sql import load
 
 LARGEST_DIFFERENCE = Decimal("0.02")
@@ -30,6 +31,15 @@ def unattributed_faults(connection: psycopg.Connection, first: date, last: date)
     return [
         f"{provider}/{model}: {unattributed} of {total} tokens are neither input nor output"
         for provider, model, unattributed, total in rows
+    ]
+
+
+def crowded_tag_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:
+    """Tags of ROLLUP_TAGS with more values a day than stay apart."""
+    rows = connection.execute(load("checks/select_crowded_tags"), {"first_day": first, "last_day": last})
+    return [
+        f"tag {tag}: more than {MOST_TAG_VALUES} values in a day; {requests} requests of the others are together as `other`"
+        for tag, requests in rows
     ]
 
 

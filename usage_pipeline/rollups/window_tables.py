@@ -36,13 +36,15 @@ _COST = (
 class WindowTable:
     """The table of a grain, or a table of parts from which days, weeks and months are merged.
 
-    `column` holds the window of a row, and `key` identifies the row within its window. `values` are the other columns.
+    `column` holds the window of a row, and `key` identifies the row within its window. `values` are the other columns. In the
+    unique index the columns of `digested` are one, since together they may be too long for an index.
     """
 
     name: str
     column: str
     key: tuple[str, ...] = _GROUP
     values: tuple[str, ...] = (*_COUNTS, *_LATENCIES, "distinct_users", *_COST)
+    digested: tuple[str, ...] = _GROUP
 
     @property
     def table(self) -> str:
@@ -80,9 +82,9 @@ class WindowTable:
         }
 
     def _key_of_index(self) -> compose.Composed:
-        """The key as the unique index has it: the names of the group may be too long for an index, so it holds their digest."""
-        digest = compose.SQL("analytics.group_key({})").format(column_list(_GROUP))
-        return compose.SQL(", ").join([digest, *map(compose.Identifier, self.key[len(_GROUP) :])])
+        digest = compose.SQL("analytics.group_key({})").format(column_list(self.digested))
+        others = (name for name in self.key if name not in self.digested)
+        return compose.SQL(", ").join([digest, *map(compose.Identifier, others)])
 
     def _names(self) -> dict[str, compose.Identifier]:
         return {"table": relation(self.table), "window": compose.Identifier(self.column)}
@@ -98,10 +100,19 @@ WINDOW_TABLES: Mapping[Grain, WindowTable] = {
     "week": WindowTable("usage_weekly", "week_start"),
     "month": WindowTable("usage_monthly", "month_start"),
 }
-# Days, weeks and months are merged from these parts. A roll-up replaces them together with their day.
+# A day also stores these parts, which a roll-up replaces together with it. Weeks and months are merged from the first two.
 DAY_PARTS = (
     WindowTable("usage_user_daily", "usage_date", key=(*_GROUP, "user_id"), values=(*_COUNTS, *_COST)),
     WindowTable("usage_latency_daily", "usage_date", values=("latencies_ms", "requests")),
+    WindowTable(
+        "usage_tag_daily",
+        "usage_date",
+        key=("tag", "value", "is_rest", "team", "provider", "model"),
+        values=(*_COUNTS, *_COST),
+        digested=("value", "team", "provider", "model"),
+    ),
 )
+# Of each tag so many values stay apart in a day.
+MOST_TAG_VALUES = 1_000
 # The tables that are made from events, each with what is kept of those that were dropped.
 EVENT_PARTS: Mapping[Grain, tuple[WindowTable, ...]] = {"hour": (WINDOW_TABLES["hour"],), "day": DAY_PARTS}

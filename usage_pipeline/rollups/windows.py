@@ -21,7 +21,7 @@ from usage_pipeline.rollups.calendar import Window, day_window, month_of, month_
 from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.rollups.dropped.kept import WindowSource, keep_stored, window_source
 from usage_pipeline.rollups.rezone.border import windows_to_make, zone_border, zone_borders
-from usage_pipeline.rollups.window_tables import DAY_PARTS, WINDOW_TABLES, WindowTable
+from usage_pipeline.rollups.window_tables import DAY_PARTS, MOST_TAG_VALUES, WINDOW_TABLES, WindowTable
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
 from usage_pipeline.storage.postgres import is_rolled_back, waiting_for_locks
@@ -164,7 +164,7 @@ def _attempt(
             is_touched = connection.execute(forget, mine).rowcount > 0
         source = _expect_source(connection, window, settings, now) if window.grain in ("hour", "day") else None
         version = _price_version(connection, window, source)
-        parameters = _parameters(window, version)
+        parameters = _parameters(window, version) | {"rollup_tags": list(settings.tags), "most_values": MOST_TAG_VALUES}
         if version == cost.package_version():
             models = connection.execute(load("rollups/select_unlooked_models"), parameters).fetchall()
             if models:
@@ -210,7 +210,7 @@ def _parameters(window: Window, price_version: str | None) -> dict[str, object]:
 def _replace(
     connection: psycopg.Connection, window: Window, parameters: Mapping[str, object]
 ) -> tuple[int, tuple[int, int]]:
-    """The changed rows of the tables of users and latencies, then the rows and changed rows of the window's own table."""
+    """The changed rows of the parts of a day, then the rows and changed rows of the window's own table."""
     table = WINDOW_TABLES[window.grain]
     if window.grain == "hour":
         return 0, _counts(connection, table.replacement("rollups/replace_usage_hourly"), parameters)

@@ -560,3 +560,69 @@ select
     analytics.sum_units(other_units) filter (where other_units is not null) as other_units
 from analytics.usage_user_daily
 group by usage_date, user_id;
+
+create table analytics.usage_tag_daily (
+    usage_date date not null,
+    tag text not null,
+    value text not null,
+    is_rest boolean not null,
+    team text not null,
+    provider text not null,
+    model text not null,
+    requests bigint not null,
+    errors bigint not null,
+    input_tokens bigint not null,
+    output_tokens bigint not null,
+    total_tokens bigint not null,
+    cache_read_tokens bigint not null,
+    cache_write_tokens bigint not null,
+    output_reasoning_tokens bigint not null,
+    input_audio_tokens bigint not null,
+    output_audio_tokens bigint not null,
+    input_image_tokens bigint not null,
+    output_image_tokens bigint not null,
+    unattributed_tokens bigint not null,
+    other_units jsonb,
+    cost_usd numeric,
+    list_cost_usd numeric,
+    reported_cost_usd numeric,
+    reported_requests bigint not null,
+    unpriced_requests bigint not null,
+    unlisted_requests bigint not null,
+    updated_at timestamptz not null default now()
+);
+create unique index usage_tag_daily_group_idx on analytics.usage_tag_daily
+    (usage_date, tag, is_rest, analytics.group_key(value, team, provider, model));
+comment on table analytics.usage_tag_daily is 'Usage per day, tag and value, team, provider and model, for the tags of ROLLUP_TAGS; replaced with its day. Requests without the tag are not in it';
+comment on column analytics.usage_tag_daily.usage_date is 'Day in USAGE_TIMEZONE';
+comment on column analytics.usage_tag_daily.tag is 'Name of the tag, one of ROLLUP_TAGS';
+comment on column analytics.usage_tag_daily.value is 'Value of the tag; other where is_rest';
+comment on column analytics.usage_tag_daily.is_rest is 'Whether it is all values beyond those with the most requests of the day, together';
+comment on column analytics.usage_tag_daily.team is 'Team that it is charged to';
+comment on column analytics.usage_tag_daily.provider is 'Provider of the model';
+comment on column analytics.usage_tag_daily.model is 'Model, as the client named it';
+comment on column analytics.usage_tag_daily.requests is 'Requests with the tag, all outcomes';
+comment on column analytics.usage_tag_daily.errors is 'Requests that count as errors (analytics.is_error)';
+comment on column analytics.usage_tag_daily.input_tokens is 'Tokens of the prompts, cached, audio and image ones among them, as far as the clients said';
+comment on column analytics.usage_tag_daily.output_tokens is 'Generated tokens, reasoning, audio and image ones among them, as far as the clients said';
+comment on column analytics.usage_tag_daily.total_tokens is 'All tokens';
+comment on column analytics.usage_tag_daily.cache_read_tokens is 'Of input_tokens, those that providers read from their caches';
+comment on column analytics.usage_tag_daily.cache_write_tokens is 'Of input_tokens, those that providers wrote to their caches';
+comment on column analytics.usage_tag_daily.output_reasoning_tokens is 'Of output_tokens, thoughts that are not in the answers';
+comment on column analytics.usage_tag_daily.input_audio_tokens is 'Of input_tokens, those of audio';
+comment on column analytics.usage_tag_daily.output_audio_tokens is 'Of output_tokens, those of audio';
+comment on column analytics.usage_tag_daily.input_image_tokens is 'Of input_tokens, those of images';
+comment on column analytics.usage_tag_daily.output_image_tokens is 'Of output_tokens, those of images';
+comment on column analytics.usage_tag_daily.unattributed_tokens is 'Tokens of total_tokens that clients told neither as input nor as output';
+comment on column analytics.usage_tag_daily.other_units is 'Sums of the units that have no column of their own, by their names in the price package; null: none';
+comment on column analytics.usage_tag_daily.cost_usd is 'US dollars: per request what the sender was charged, or else the list price; null when neither is known of any request';
+comment on column analytics.usage_tag_daily.list_cost_usd is 'US dollars by the price version of the day (analytics.day_prices), over all requests; null when no request could be priced';
+comment on column analytics.usage_tag_daily.reported_cost_usd is 'US dollars that senders say they were charged; null when none said';
+comment on column analytics.usage_tag_daily.reported_requests is 'Requests that are in reported_cost_usd';
+comment on column analytics.usage_tag_daily.unpriced_requests is 'Requests that are not in cost_usd: nobody said what was charged, and no price is known for their model, or their usage is not known; a failed request without output costs 0';
+comment on column analytics.usage_tag_daily.unlisted_requests is 'Requests that are not in list_cost_usd';
+comment on column analytics.usage_tag_daily.updated_at is 'When this row last changed';
+
+create table analytics.usage_tag_daily_kept (like analytics.usage_tag_daily including defaults including comments);
+create index on analytics.usage_tag_daily_kept (usage_date);
+comment on table analytics.usage_tag_daily_kept is 'What dropped events add to the tags of a day (ops.kept_windows); only for days that also have other events';

@@ -15,7 +15,7 @@ from usage_pipeline.defs.checks.results import CHECK_SECONDS, checked_spans, fau
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.calendar import GRAINS, Grain
 from usage_pipeline.rollups.daily import current_day
-from usage_pipeline.rollups.window_tables import WINDOW_TABLES
+from usage_pipeline.rollups.window_tables import MOST_TAG_VALUES, WINDOW_TABLES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 
@@ -83,6 +83,13 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
             "All tokens of a request are input or output. Others have no price; `unattributed_tokens` counts them.",
             warning,
             lambda connection, first, last, _: cost_checks.unattributed_faults(connection, first, last),
+        ),
+        _check(
+            window_key("day"),
+            "tags_are_few",
+            f"No tag of ROLLUP_TAGS has more than {MOST_TAG_VALUES:,} values in a day. All beyond are one value, `other`.",
+            warning,
+            lambda connection, first, last, _: cost_checks.crowded_tag_faults(connection, first, last),
         ),
         *(
             _check(
