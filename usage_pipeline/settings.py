@@ -27,6 +27,7 @@ from usage_pipeline.setting_types import (
     PostgresUrl,
     PostNumbers,
     RedisUrl,
+    TagNames,
     TimeZoneName,
     UiPasswordHash,
     listed,
@@ -156,6 +157,11 @@ class Settings(BaseSettings):
         default=None,
         repr=False,
         description="Folder or fsspec address for archived partitions. When it is not set, they stay in the database.",
+    )
+    rollup_tags: TagNames = Field(
+        default="",
+        description="Up to five names of tags, separated by commas, by whose values usage is rolled up per day. Days that are "
+        "made from then on have them; backfill `analytics/usage_daily` for earlier days.",
     )
     landing_url: str | None = Field(
         default=None,
@@ -373,6 +379,11 @@ class Settings(BaseSettings):
             return self.redis_url
         password = f":{quote(self.redis_password.get_secret_value(), safe='')}@" if self.redis_password else ""
         return SecretStr(f"redis://{password}{self.redis_host}:{self.redis_port}/0")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """ROLLUP_TAGS, one by one."""
+        return listed(self.rollup_tags)
 
     @property
     def origins(self) -> tuple[str, ...]:
