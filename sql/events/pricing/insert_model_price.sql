@@ -17,4 +17,4 @@ values (
     %(output_usd)s,
     %(request_usd)s
 )
-on conflict (price_version, provider, model, valid_from, daily_from, input_tokens_from) do nothing;
+on conflict (price_version, provider, model, service_tier, valid_from, daily_from, input_tokens_from) do nothing;
