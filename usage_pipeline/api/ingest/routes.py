@@ -1,7 +1,8 @@
 """Bulk ingest of usage events and message archives (contracts §3)."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
@@ -18,11 +19,12 @@ from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import STORE_SECONDS, Storing
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, Kind, ingest
-from usage_pipeline.events.ingest.documents import TooLargeItem, TooManyItems, UnreadableDocument, items_of
+from usage_pipeline.events.ingest.documents import Items, TooLargeItem, TooManyItems, UnreadableDocument, items_of
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
 
-_STATUSES = problems.responses(400, 401, 403, 408, 413, 415, 422, 500, 503)
+Done = TypeVar("Done")
+STATUSES = problems.responses(400, 401, 403, 408, 413, 415, 422, 500, 503)
 router = APIRouter(prefix="/api/v1/ingest", tags=["ingest"])
 Caller = Annotated[AccessToken, Depends(requires("ingest"))]
 
@@ -52,7 +54,7 @@ class BulkReport(BaseModel):
     "/requests:bulk",
     summary="Store usage events",
     response_model=BulkReport,
-    responses=_STATUSES,
+    responses=STATUSES,
     openapi_extra=openapi.request_body(EVENTS),
 )
 async def ingest_requests(request: Request, caller: Caller) -> Response:
@@ -67,7 +69,7 @@ async def ingest_requests(request: Request, caller: Caller) -> Response:
     "/archives:bulk",
     summary="Store message archives",
     response_model=BulkReport,
-    responses=_STATUSES,
+    responses=STATUSES,
     openapi_extra=openapi.request_body(ARCHIVES),
 )
 async def ingest_archives(request: Request, caller: Caller) -> Response:
@@ -76,6 +78,24 @@ async def ingest_archives(request: Request, caller: Caller) -> Response:
 
 
 async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
+    settings: Settings = request.app.state.settings
+    storing: Storing = request.app.state.storing
+    store = partial(_stored, kind=kind, settings=settings, storing=storing, source=f"http:{caller.token_id}")
+    report = await done_with_body(request, caller, store)
+    if report is None:
+        return Response(status_code=400)
+    metrics: Metrics = request.app.state.metrics
+    metrics.ingested(kind.name, report)
+    return JSONResponse(_answer(report))
+
+
+async def done_with_body(
+    request: Request, caller: AccessToken, work: Callable[[bytearray, bytearray | int], Done]
+) -> Done | None:
+    """Reads the body within its limits, and does `work` with it in a thread. None when the sender went away.
+
+    `work` gets the body as it was sent, and what it holds, or how many bytes that is (see `document_items`).
+    """
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
     is_compressed = bodies.is_compressed(request)
@@ -88,7 +108,7 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
                 body = await bodies.received(request, most=settings.max_gzip_size, seconds=seconds)
             except ClientDisconnect:
                 # Nobody is there to be answered, and nothing is stored.
-                return Response(status_code=400)
+                return None
             # A sender of chunks does not say how many bytes they will be.
             shrink(len(body))
             document: bytearray | int = body
@@ -97,21 +117,25 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
                 document = await storing.in_thread(open_)
             held = document if isinstance(document, int) else len(document)
             async with room.documents.of(held, caller.token_id, seconds=STORE_SECONDS):
-                store = partial(_stored, body, document, kind, settings, storing, source=f"http:{caller.token_id}")
-                report = await storing.in_thread(store)
-    metrics: Metrics = request.app.state.metrics
-    metrics.ingested(kind.name, report)
-    return JSONResponse(_answer(report))
+                return await storing.in_thread(partial(work, body, document))
 
 
 def _stored(
-    body: bytearray, document: bytearray | int, kind: Kind, settings: Settings, storing: Storing, *, source: str
+    body: bytearray, document: bytearray | int, *, kind: Kind, settings: Settings, storing: Storing, source: str
 ) -> IngestReport:
-    """`document` is what `body` holds, or how many bytes that is."""
+    items = document_items(body, document, kind.name, settings, most_bytes=kind.most_item_bytes)
+    with storing.pool.connection() as connection:
+        return ingest(connection, kind, items, source=source, settings=settings)
+
+
+def document_items(
+    body: bytearray, document: bytearray | int, member: str, settings: Settings, *, most_bytes: int
+) -> Items:
+    """The items of a request's document. `document` is what `body` holds, or how many bytes that is. Raises Problem."""
     if isinstance(document, int):
         document = bodies.decompressed(body, most=document)
     try:
-        items = items_of(document, kind.name, most=settings.max_bulk_size, most_bytes=kind.most_item_bytes)
+        return items_of(document, member, most=settings.max_bulk_size, most_bytes=most_bytes)
     except TooLargeItem as error:
         raise Problem(413, "too-large-item", str(error)) from None
     except TooManyItems as error:
@@ -120,8 +144,6 @@ def _stored(
         raise Problem(400, "invalid-json", str(error)) from None
     except Malformed as error:
         raise Problem(422, "invalid-document", str(error)) from None
-    with storing.pool.connection() as connection:
-        return ingest(connection, kind, items, source=source, settings=settings)
 
 
 def _answer(report: IngestReport) -> dict[str, Any]:
