@@ -221,3 +221,28 @@ end
 $$;
 revoke execute on function ops.correct_event from public;
 comment on function ops.correct_event is 'Takes a usage event out (without a replacement), or replaces it, with the rights of the owner, and notes it in ops.corrections: who, why, before and after. The answer is corrected, already, or refused with a reason';
+
+create table ops.counter_adjustments (
+    correction_id bigint primary key references ops.corrections,
+    family text not null check (family in ('api_key', 'provider', 'token', 'merchant')),
+    usage_date date not null,
+    field text not null,
+    amount bigint not null check (amount <> 0)
+);
+create index on ops.counter_adjustments (usage_date);
+comment on table ops.counter_adjustments is 'Counters that somebody put up or down by name (`counters adjust`); who and why is in ops.corrections';
+comment on column ops.counter_adjustments.correction_id is 'Correction, see ops.corrections';
+comment on column ops.counter_adjustments.family is 'api_key, provider, token or merchant';
+comment on column ops.counter_adjustments.usage_date is 'Day that it counts for, in USAGE_TIMEZONE';
+comment on column ops.counter_adjustments.field is 'Count that was changed; of a merchant its metric';
+comment on column ops.counter_adjustments.amount is 'By how much; below 0: down';
+comment on column raw.api_key_deltas.batch_id is 'Batch that drained it, see ops.sync_batches; dropped: the sums of the day when its rows were dropped; correction-N: see ops.counter_adjustments';
+comment on column raw.provider_deltas.batch_id is 'Batch that drained it, see ops.sync_batches; dropped: the sums of the day when its rows were dropped; correction-N: see ops.counter_adjustments';
+comment on column raw.token_deltas.batch_id is 'Batch that drained it, see ops.sync_batches; dropped: the sums of the day when its rows were dropped; correction-N: see ops.counter_adjustments';
+
+-- What somebody took off a merchant's day is not in Redis: the counter there goes on.
+alter table usage.merchant_usage drop constraint merchant_usage_reset_offset_check;
+comment on column usage.merchant_usage.reset_offset is 'What counts beside the counter in Redis: what was counted before Redis lost it (`counters accept-reset`), and what somebody added or took off (`counters adjust`)';
+comment on column usage.merchant_usage.metric_value is 'Count of that day: reset_offset plus the counter in Redis; never lowered by an aggregation, only by `counters accept-correction` and `counters adjust`';
+alter table ops.reconciliation drop constraint if exists reconciliation_corrected_check;
+comment on column ops.reconciliation.corrected is 'By how much accepted corrections and adjustments lowered what is stored; below 0: by how much adjustments raised it beyond what was recorded';
