@@ -18,7 +18,7 @@ conflicts_app = typer.Typer(
 )
 _IDS = Annotated[
     list[int],
-    typer.Argument(metavar="ID…", min=1, max=2**63 - 1, help="Numbers of conflicts, as `conflicts list` shows."),
+    typer.Argument(metavar="ID", min=1, max=2**63 - 1, help="Numbers of conflicts, as `conflicts list` shows."),
 ]
 _REASON = Annotated[str, typer.Option(help="Why. It is kept with the decision.")]
 

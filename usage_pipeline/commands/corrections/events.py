@@ -25,7 +25,7 @@ _REASON = Annotated[str, typer.Option(help="Why. ops.corrections keeps it.")]
 
 @events_app.command("void")
 def void(
-    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="The event_id of each event.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="The event_id of each event.")],
     reason: _REASON,
     source: Annotated[
         str | None,
