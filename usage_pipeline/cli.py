@@ -11,13 +11,13 @@ import typer
 from usage_pipeline.commands.alerts import alerts
 from usage_pipeline.commands.api import api, ui_password
 from usage_pipeline.commands.corrections.conflicts import conflicts_app
-from usage_pipeline.commands.corrections.counters import counters_app
+from usage_pipeline.commands.corrections.counters import adjust
 from usage_pipeline.commands.corrections.events import events_app
 from usage_pipeline.commands.dead_letters import dead_letters_app
 from usage_pipeline.commands.drain import drain
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev
-from usage_pipeline.commands.merchants import aggregate, status
+from usage_pipeline.commands.merchants import aggregate, counters_app, status
 from usage_pipeline.commands.options import UsageError, refuse_empty
 from usage_pipeline.commands.rollups import recost, rezone, stats
 from usage_pipeline.commands.storage import archive_app, erase_user, migrate
@@ -49,6 +49,7 @@ for command in (
     ui_password,
 ):
     app.command()(command)
+counters_app.command()(adjust)
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")
 app.add_typer(events_app, name="events")

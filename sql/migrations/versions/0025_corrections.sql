@@ -121,6 +121,8 @@ begin
     if not is_void and (replacement.event_id <> target or new_hash is null) then
         raise exception 'expected the event of the same id and its hash, came others' using errcode = 'invalid_parameter_value';
     end if;
+    -- To change a row, TimescaleDB unpacks the compressed batch that has it, and by default refuses many of them.
+    perform set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true);
     -- No chunk goes away meanwhile (storage/chunks/locks.py). The locks come before the tables' own.
     perform pg_advisory_xact_lock_shared(hashtext('chunks'), hashtext(name))
     from unnest(array['analytics.usage_events', 'analytics.message_archives']) as name;

@@ -6,13 +6,11 @@ from typing import Annotated
 
 import typer
 
-from usage_pipeline.commands.merchants import counters_app
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
 from usage_pipeline.commands.output import print_json, say
 from usage_pipeline.settings import load_settings
 
 
-@counters_app.command("adjust")
 def adjust(
     family: Annotated[str, typer.Argument(help="api_key, provider, token or merchant.")],
     counter_id: Annotated[

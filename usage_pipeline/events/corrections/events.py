@@ -172,7 +172,8 @@ def _try(
                 copy.write(line)
         for step in steps:
             arguments = {**common, "event_id": step.event_id, "position": step.position, "reason": step.reason}
-            query = load(f"events/corrections/{'void' if step.item is None else 'replace'}_event")
+            action = "void" if step.item is None else "replace"
+            query = load(f"events/corrections/{action}_event")
             [(outcome, refusal)] = cursor.execute(query, arguments).fetchall()
             outcomes[step.position] = Corrected(step.event_id, outcome, refusal or "")
     return outcomes

@@ -1,7 +1,9 @@
 """An event that was wrong is taken out or replaced, with a note, and never comes back by being sent again."""
 
+import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -252,3 +254,33 @@ def test_a_correction_needs_a_reason(corrected: Correct, stored: Any, postgres: 
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         postgres.execute("select ops.correct_event(%s, null, null, 'me', ' ', '2000-01-01', 'x')", (first["event_id"],))
     assert len(rows(postgres)) == 1
+
+
+def test_corrections_and_retries_at_the_same_time_leave_one_row_and_a_note_for_each(
+    stored: Any, postgres: psycopg.Connection, settings: Settings, database_url: str
+) -> None:
+    events = [event(event_time=AT.isoformat(), input_tokens=1) for _ in range(20)]
+    stored(*events)
+    start = threading.Barrier(6)
+
+    def work(number: int) -> list[str]:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            start.wait()
+            if number < 2:
+                ingest(connection, EVENTS, as_items(*events[:: 1 - 2 * number]), source="t", settings=settings, now=NOW)
+                return []
+            # All at once, and in another order each.
+            news = [one | {"input_tokens": number} for one in events[:: 1 - 2 * (number % 2)]]
+            steps = [Wanted("test", event=item) for item in as_items(*news)]
+            return outcomes(correct(connection, steps, corrected_by=f"{number}", settings=settings, now=NOW))
+
+    with ThreadPoolExecutor(6) as pool:
+        made = [outcome for some in pool.map(work, range(6)) for outcome in some]
+    assert made == ["corrected"] * 80
+    assert [row[0] for row in rows(postgres)] == sorted(one["event_id"] for one in events)
+    last = "select distinct on (event_id) event_id::text, (after ->> 'input_tokens')::int from ops.corrections"
+    notes = postgres.execute(f"{last} order by event_id, correction_id desc").fetchall()
+    assert [(event_id, count) for event_id, _, count in rows(postgres)] == notes
+    assert postgres.execute("select count(*) from analytics.superseded_events").fetchall() == [(80,)]
+    report = stored(*events, *(one | {"input_tokens": number} for number in range(2, 6) for one in events))
+    assert (report.duplicates, report.conflicts) == (100, 0)
