@@ -10,6 +10,9 @@ import typer
 
 from usage_pipeline.commands.alerts import alerts
 from usage_pipeline.commands.api import api, ui_password
+from usage_pipeline.commands.corrections.conflicts import conflicts_app
+from usage_pipeline.commands.corrections.counters import adjust
+from usage_pipeline.commands.corrections.events import events_app
 from usage_pipeline.commands.dead_letters import dead_letters_app
 from usage_pipeline.commands.drain import drain
 from usage_pipeline.commands.load import load_app
@@ -48,8 +51,11 @@ for command in (
     ui_password,
 ):
     app.command()(command)
+counters_app.command()(adjust)
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")
+app.add_typer(events_app, name="events")
+app.add_typer(conflicts_app, name="conflicts")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(archive_app, name="archive")
 app.add_typer(load_app, name="load")

@@ -27,8 +27,9 @@ class Look:
     # Of what was recorded, what Redis has forgotten; and what was stored beyond the recorded before that.
     forgotten: Amounts = field(default_factory=Counter)
     surplus: Amounts = field(default_factory=Counter)
-    # By how much accepted corrections lowered what is stored.
-    corrected: Amounts = field(default_factory=Counter)
+    # By how much people lowered what is stored (accepted corrections, adjustments), and raised it (adjustments).
+    lowered: Amounts = field(default_factory=Counter)
+    raised: Amounts = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +70,23 @@ def balances(look: Look) -> list[DayBalance]:
     parts = (look.recorded, look.stored, look.live, look.claimed, look.dead, look.duplicates)
     places = sorted({place for part in parts for place, amount in part.items() if amount})
     rows = [
-        replace(
-            DayBalance(*place, MEASURES[place[0]], *(part[place] for part in parts)),
-            forgotten=look.forgotten[place],
-            surplus=look.surplus[place],
-            corrected=look.corrected[place],
+        _corrected(
+            replace(
+                DayBalance(*place, MEASURES[place[0]], *(part[place] for part in parts)),
+                forgotten=look.forgotten[place],
+                surplus=look.surplus[place],
+                corrected=look.lowered[place],
+            ),
+            look.raised[place],
         )
         for place in places
     ]
     return [row for family in MEASURES for row in _carried([row for row in rows if row.family == family])]
+
+
+def _corrected(row: DayBalance, raised: int) -> DayBalance:
+    """What somebody added makes up for what is missing. The rest of it is no surplus that another day could lack."""
+    return replace(row, corrected=row.corrected - min(raised, max(0, -row.difference)))
 
 
 def confirmed(first: Sequence[DayBalance], second: Sequence[DayBalance]) -> list[DayBalance]:

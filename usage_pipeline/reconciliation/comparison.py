@@ -86,8 +86,9 @@ def _look(postgres: psycopg.Connection, redis: Reader, settings: Settings) -> Lo
         arguments = {"timezone": settings.usage_timezone, "since": since}
         repeated = postgres.execute(load("reconciliation/select_duplicate_events"), arguments).fetchall()
         days_of = {"first_day": days[0], "last_day": days[-1]}
-        lowered = postgres.execute(load("reconciliation/select_corrections"), days_of).fetchall()
-    corrected: Amounts = Counter({("merchant", day): int(amount) for day, amount in lowered})
+        corrected = postgres.execute(load("reconciliation/select_corrections"), days_of).fetchall()
+    lowered: Amounts = Counter({(family, day): int(amount) for family, day, amount, _ in corrected})
+    raised: Amounts = Counter({(family, day): int(amount) for family, day, _, amount in corrected})
     duplicates: Amounts = Counter({("event", day): int(events) for day, events in repeated})
     known = frozenset(days)
     parts = (
@@ -99,7 +100,8 @@ def _look(postgres: psycopg.Connection, redis: Reader, settings: Settings) -> Lo
         duplicates,
         odometers.forgotten,
         odometers.surplus,
-        corrected,
+        lowered,
+        raised,
     )
     return Look(*(_within(known, part) for part in parts))
 

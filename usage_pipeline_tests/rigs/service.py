@@ -26,6 +26,7 @@ from usage_pipeline_tests.rigs.waiting import wait_until
 
 EVENTS_PATH = "/api/v1/ingest/requests:bulk"
 ARCHIVES_PATH = "/api/v1/ingest/archives:bulk"
+CORRECTIONS_PATH = "/api/v1/ingest/corrections:bulk"
 
 
 class Service:

@@ -32,9 +32,13 @@ grant insert on
     ops.touched_windows
 to usage_api;
 grant select (event_time) on analytics.usage_events to usage_api;
--- The same conflict or post again changes the row that is there.
-grant select, insert, update on
-    ops.event_conflicts,
-    app.external_posts
-to usage_api;
+grant select (event_id, payload_hash) on analytics.superseded_events to usage_api;
+-- The same post again changes the row that is there.
+grant select, insert, update on app.external_posts to usage_api;
+-- So does the same conflict. It decides about none.
+revoke select, update on ops.event_conflicts from usage_api;
+grant insert on ops.event_conflicts to usage_api;
+grant select (kind, event_id, other_hash, times), update (times, last_seen_at) on ops.event_conflicts to usage_api;
+-- The only way to change or take out an event. It leaves a note, which this role cannot change.
+grant execute on function ops.correct_event to usage_api;
 grant execute on function ops.create_partition to usage_api;

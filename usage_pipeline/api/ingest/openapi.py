@@ -1,6 +1,8 @@
 """The OpenAPI part for bodies of bulk requests: their shapes, gzip, limits, examples. The members come from the model."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -8,6 +10,7 @@ import msgspec
 from usage_pipeline.api.ingest.bodies import JSON_LINES
 from usage_pipeline.events.ingest.batches import EVENTS, Kind
 from usage_pipeline.events.ingest.model import MessageArchive, UsageEvent
+from usage_pipeline.values import MAX_ID_CHARACTERS
 
 _EVENT = {
     "event_id": "0f0e1c2a-6f2b-4b7e-9d5c-3a1f5b8e7c11",
@@ -69,35 +72,63 @@ _LIMITS = (
 
 def request_body(kind: Kind) -> dict[str, Any]:
     """The part of an operation that describes its body and the header for gzip."""
-    item = item_schema(kind)
-    example = _EVENT if kind is EVENTS else _ARCHIVE
+    if kind is not EVENTS:
+        return _body(kind.name, item_schema(kind), [_ARCHIVE])
+    others = {
+        "units": {"summary": "Cached tokens, a tier, what was charged", "value": [_EVENT_WITH_UNITS]},
+        "provider": {"summary": "The provider's own usage object", "value": [_EVENT_OF_PROVIDER]},
+    }
+    return _body(kind.name, item_schema(kind), [_EVENT], others)
+
+
+def corrections_body(most_reason_characters: int) -> dict[str, Any]:
+    """The same for corrections of usage events."""
+    name = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARACTERS}
+    item = {
+        "type": "object",
+        "properties": {
+            "action": {"type": "string", "enum": ["void", "replace"]},
+            "reason": {"type": "string", "minLength": 1, "maxLength": most_reason_characters},
+            "event_id": {**name, "description": "A UUID, or the id that the source gave. The event has it, too"},
+            "source": {**name, "description": "Who gave the id, where it is no UUID"},
+            "event": {**item_schema(EVENTS), "description": "The event as it should be, for the action replace"},
+        },
+        "required": ["action", "reason"],
+        "additionalProperties": False,
+    }
+    void = {"action": "void", "event_id": _EVENT["event_id"], "reason": "Sent by a load test"}
+    replace = {"action": "replace", "event": _EVENT, "reason": "The client counted characters as tokens"}
+    return _body("corrections", item, [void, replace])
+
+
+def _body(
+    member: str, item: dict[str, Any], examples: list[dict[str, Any]], others: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     array = {"type": "array", "items": item}
     wrapped = {
         "type": "object",
-        "properties": {kind.name: array},
-        "required": [kind.name],
+        "properties": {member: array},
+        "required": [member],
         "additionalProperties": False,
     }
-    examples = {
-        "array": {"summary": "An array", "value": [example]},
-        "object": {"summary": "An object", "value": {kind.name: [example]}},
-        "single": {"summary": "A single item", "value": example},
-    }
-    if kind is EVENTS:
-        examples |= {
-            "units": {"summary": "Cached tokens, a tier, what was charged", "value": [_EVENT_WITH_UNITS]},
-            "provider": {"summary": "The provider's own usage object", "value": [_EVENT_OF_PROVIDER]},
-        }
     lines = {
         "schema": {"type": "string", "description": "One item a line"},
-        "examples": {"lines": {"summary": "One item a line", "value": f"{json.dumps(example)}\n"}},
+        "examples": {"lines": {"summary": "One item a line", "value": f"{json.dumps(examples[0])}\n"}},
     }
     return {
         "requestBody": {
             "required": True,
-            "description": f'A JSON array of items, `{{"{kind.name}": […]}}`, a single item, or one item a line. {_LIMITS}',
+            "description": f'A JSON array of items, `{{"{member}": […]}}`, a single item, or one item a line. {_LIMITS}',
             "content": {
-                "application/json": {"schema": {"anyOf": [array, wrapped, item]}, "examples": examples},
+                "application/json": {
+                    "schema": {"anyOf": [array, wrapped, item]},
+                    "examples": {
+                        "array": {"summary": "An array", "value": examples},
+                        "object": {"summary": "An object", "value": {member: examples}},
+                        "single": {"summary": "A single item", "value": examples[0]},
+                        **others,
+                    },
+                },
                 **dict.fromkeys(JSON_LINES[:2], lines),
             },
         },

@@ -1,7 +1,9 @@
 """Bulk ingest of usage events and message archives (contracts §3)."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
@@ -19,6 +21,7 @@ from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import STORE_SECONDS, Storing
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, Kind, ingest
 from usage_pipeline.events.ingest.documents import (
+    Items,
     TooLargeItem,
     TooManyItems,
     UnreadableDocument,
@@ -28,8 +31,9 @@ from usage_pipeline.events.ingest.documents import (
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
 
+Done = TypeVar("Done")
 _MEDIA_TYPES = (*bodies.JSON, *bodies.JSON_LINES)
-_STATUSES = problems.responses(400, 401, 403, 408, 413, 415, 422, 500, 503)
+STATUSES = problems.responses(400, 401, 403, 408, 413, 415, 422, 500, 503)
 router = APIRouter(prefix="/api/v1/ingest", tags=["ingest"])
 Caller = Annotated[AccessToken, Depends(requires("ingest"))]
 
@@ -59,7 +63,7 @@ class BulkReport(BaseModel):
     "/requests:bulk",
     summary="Store usage events",
     response_model=BulkReport,
-    responses=_STATUSES,
+    responses=STATUSES,
     openapi_extra=openapi.request_body(EVENTS),
 )
 async def ingest_requests(request: Request, caller: Caller) -> Response:
@@ -76,7 +80,7 @@ async def ingest_requests(request: Request, caller: Caller) -> Response:
     "/archives:bulk",
     summary="Store message archives",
     response_model=BulkReport,
-    responses=_STATUSES,
+    responses=STATUSES,
     openapi_extra=openapi.request_body(ARCHIVES),
 )
 async def ingest_archives(request: Request, caller: Caller) -> Response:
@@ -85,6 +89,28 @@ async def ingest_archives(request: Request, caller: Caller) -> Response:
 
 
 async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
+    settings: Settings = request.app.state.settings
+    storing: Storing = request.app.state.storing
+    store = partial(_stored, kind=kind, settings=settings, storing=storing, caller=caller)
+    report = await done_with_body(request, caller, store)
+    if report is None:
+        return Response(status_code=400)
+    metrics: Metrics = request.app.state.metrics
+    metrics.ingested(kind.name, report)
+    return JSONResponse(_answer(report))
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request's body as it was sent, and what it holds, or how many bytes that is; whether it has an item a line."""
+
+    sent: bytearray
+    document: bytearray | int
+    has_lines: bool
+
+
+async def done_with_body(request: Request, caller: AccessToken, work: Callable[[Body], Done]) -> Done | None:
+    """Reads the body within its limits, and does `work` with it in a thread. None when the sender went away."""
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
     has_lines = bodies.media_type(request, _MEDIA_TYPES) in bodies.JSON_LINES
@@ -98,7 +124,7 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
                 body = await bodies.received(request, most=settings.max_gzip_size, seconds=seconds)
             except ClientDisconnect:
                 # Nobody is there to be answered, and nothing is stored.
-                return Response(status_code=400)
+                return None
             # A sender of chunks does not say how many bytes they will be.
             shrink(len(body))
             document: bytearray | int = body
@@ -107,28 +133,24 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
                 document = await storing.in_thread(open_)
             held = document if isinstance(document, int) else len(document)
             async with room.documents.of(held, caller.token_id, seconds=STORE_SECONDS):
-                store = partial(_stored, body, document, has_lines, kind, settings, storing, caller)
-                report = await storing.in_thread(store)
-    metrics: Metrics = request.app.state.metrics
-    metrics.ingested(kind.name, report)
-    return JSONResponse(_answer(report))
+                return await storing.in_thread(partial(work, Body(body, document, has_lines)))
 
 
-def _stored(
-    body: bytearray,
-    document: bytearray | int,
-    has_lines: bool,
-    kind: Kind,
-    settings: Settings,
-    storing: Storing,
-    caller: AccessToken,
-) -> IngestReport:
-    """`document` is what `body` holds, or how many bytes that is."""
+def _stored(body: Body, *, kind: Kind, settings: Settings, storing: Storing, caller: AccessToken) -> IngestReport:
+    items = document_items(body, kind.name, settings, most_bytes=kind.most_item_bytes)
+    with storing.pool.connection() as connection:
+        source = f"http:{caller.token_id}"
+        return ingest(connection, kind, items, source=source, sender=caller.name, settings=settings)
+
+
+def document_items(body: Body, member: str, settings: Settings, *, most_bytes: int) -> Items:
+    """The items of a request's document. Raises Problem."""
+    document = body.document
     if isinstance(document, int):
-        document = bodies.decompressed(body, most=document)
+        document = bodies.decompressed(body.sent, most=document)
     try:
-        limits = {"most": settings.max_bulk_size, "most_bytes": kind.most_item_bytes}
-        items = lines_of(document, **limits) if has_lines else items_of(document, kind.name, **limits)
+        limits = {"most": settings.max_bulk_size, "most_bytes": most_bytes}
+        return lines_of(document, **limits) if body.has_lines else items_of(document, member, **limits)
     except TooLargeItem as error:
         raise Problem(413, "too-large-item", str(error)) from None
     except TooManyItems as error:
@@ -137,9 +159,6 @@ def _stored(
         raise Problem(400, "invalid-json", str(error)) from None
     except Malformed as error:
         raise Problem(422, "invalid-document", str(error)) from None
-    with storing.pool.connection() as connection:
-        source = f"http:{caller.token_id}"
-        return ingest(connection, kind, items, source=source, sender=caller.name, settings=settings)
 
 
 def _answer(report: IngestReport) -> dict[str, Any]:

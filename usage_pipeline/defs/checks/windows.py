@@ -40,7 +40,7 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
         _check(
             EVENTS_KEY,
             "no_conflicts",
-            "No event came with the id of another event and other content. Table `ops.event_conflicts` keeps such events.",
+            "No event came with the id of another and other content, unless somebody decided (`usage-pipeline conflicts`).",
             warning,
             lambda connection, first, _, settings: window_checks.conflict_faults(
                 connection, calendar.day_window(first, settings.timezone).first

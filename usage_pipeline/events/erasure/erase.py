@@ -119,6 +119,8 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         work.erase_live_rows()
         for rule in CHUNKED:
             work.erase_chunked(rule)
+            if rule is EVENTS:
+                work.erase_corrected_events()
         work.erase_input("dead_letters")
         work.erase_input("event_conflicts")
         work.erase_refused_archives()
@@ -270,6 +272,11 @@ class _Work:
                 if erased is not None:
                     self._replace_input("dead_letters", number, erased, reason)
                     self._note("ops.dead_letters", 1)
+
+    def erase_corrected_events(self) -> None:
+        """Forgets earlier versions of events, and events that were taken out. Before the texts that go with an erased event."""
+        with self._connection.transaction():
+            self._connection.execute(load("events/erasure/erase_corrected_events"), self._names)
 
     def erase_corrections(self) -> None:
         """Erases in what people put right by hand, and in their reasons."""

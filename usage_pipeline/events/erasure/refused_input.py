@@ -33,6 +33,8 @@ _KNOWN = {
     *(set(UsageEvent.__struct_fields__) | set(MessageArchive.__struct_fields__)) - _FREE,
     *("upload_count", "total_file_size", "last_used_at"),
 }
+# Members of an event's row that a client chose, and that may tell who somebody is.
+_NAMING = {"tags", "source", "external_id"}
 _ERASED_VALUE = "a value that was erased"
 # The drain writes the hash of the stored event into the reason: with it, an erased id could be found by trying.
 _HASH = re.compile(r" \(hash [0-9a-f]+\)")
@@ -70,17 +72,27 @@ def without_unknown_fields(raw: bytes) -> bytes | None:
     return _packed(kept) if len(kept) < len(pairs) else None
 
 
-def erased_correction(
-    values: Mapping[str, str | None], who: Spellings, pseudonym: str, *, is_theirs: bool
-) -> dict[str, str | None]:
-    """The members of a correction without the user; values are texts, or JSON. `is_theirs`: unknown members go as a whole."""
+def erased_correction(values: Mapping[str, Any], who: Spellings, pseudonym: str, *, is_theirs: bool) -> dict[str, Any]:
+    """The members of a correction without the user. Values are texts that may be JSON, or those of an event's row.
+
+    `is_theirs`: unknown members go as a whole. Of a row of the user, what may name a person goes.
+    """
+    is_of_user = values.get("user_id") == who.user_id
     return {
-        name: value if value is None else _erased_value(name, value, who, pseudonym, is_theirs)
+        name: _erased_value(name, value, who, pseudonym, is_theirs)
         for name, value in values.items()
+        if not (is_of_user and name in _NAMING)
     }
 
 
-def _erased_value(name: str, value: str, who: Spellings, pseudonym: str, is_theirs: bool) -> str:
+def _erased_value(name: str, value: Any, who: Spellings, pseudonym: str, is_theirs: bool) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            erased_text(each, who, pseudonym): _erased_value(each, inner, who, pseudonym, is_theirs=False)
+            for each, inner in value.items()
+        }
+    if not isinstance(value, str):
+        return value
     read = (members_of(b'{"": %b}' % value.encode()) or [("", None)])[0][1]
     if value == who.user_id or (who.means(read) and (name == "user_id" or not isinstance(read, Number))):
         return pseudonym

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from psycopg import sql
 from usage_pipeline.alerting.reading import read_dead_letters
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.events.corrections.events import Wanted, correct
 from usage_pipeline.events.erasure.erase import erase
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, ingest
 from usage_pipeline.events.landing.folder import Landing
@@ -83,6 +85,17 @@ def store_everywhere(postgres: psycopg.Connection, settings: Settings, client: r
         for who in (WHO, "mallory"):
             own = archive(mine["event_id"], user_id=who, prompt_full=SECRET)
             ingest(postgres, ARCHIVES, as_items(own), source="test", settings=settings, now=NOW)
+        corrected = [mine | {"event_id": str(uuid.uuid4())} for _ in range(3)]
+        ingest(postgres, EVENTS, as_items(*corrected), source="test", settings=settings, now=NOW)
+        own = archive(corrected[0]["event_id"], user_id="mallory", prompt_full=SECRET)
+        ingest(postgres, ARCHIVES, as_items(own), source="test", settings=settings, now=NOW)
+        wanted = [
+            Wanted(f"{WHO} asked", uuid.UUID(corrected[0]["event_id"])),
+            Wanted("theirs", event=as_items(corrected[1] | {"user_id": "omar", "prompt": None, "extra": None})[0]),
+            Wanted("more", event=as_items(corrected[2] | {"input_tokens": 3})[0]),
+        ]
+        outcomes = correct(postgres, wanted, corrected_by="test", settings=settings, now=NOW)
+        assert [one.outcome for one in outcomes] == ["corrected"] * 3
         request = {
             "user_id": WHO,
             "event_id": mine["event_id"],
@@ -134,6 +147,7 @@ def test_the_id_is_nowhere_in_any_spelling(
         before = {place.partition(":")[0] for place in traces_in_database(postgres)}
         assert before >= {
             "analytics.usage_user_daily.user_id",
+            "ops.corrections.before",
             "ops.dead_letters.raw",
             "ops.dead_letters.reason",
             "ops.event_conflicts.other_payload",
