@@ -10,7 +10,7 @@ import typer
 
 from usage_pipeline.commands.alerts import alerts
 from usage_pipeline.commands.api import api, ui_password
-from usage_pipeline.commands.dead_letters import dead_letters_app
+from usage_pipeline.commands.dead_letters.app import dead_letters_app
 from usage_pipeline.commands.drain import drain
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev
