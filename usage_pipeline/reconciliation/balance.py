@@ -29,6 +29,8 @@ class Look:
     surplus: Amounts = field(default_factory=Counter)
     # By how much accepted corrections lowered what is stored.
     corrected: Amounts = field(default_factory=Counter)
+    # What dead letters hold that somebody discarded.
+    discarded: Amounts = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,11 @@ class DayBalance:
     forgotten: int = 0
     surplus: int = 0
     corrected: int = 0
+    discarded: int = 0
 
     @property
     def difference(self) -> int:
-        found = self.stored + self.live + self.claimed + self.dead + self.duplicates + self.corrected
+        found = self.stored + self.live + self.claimed + self.dead + self.duplicates + self.corrected + self.discarded
         return self.recorded - found - self.carried
 
     @property
@@ -67,13 +70,14 @@ class DayBalance:
 def balances(look: Look) -> list[DayBalance]:
     """A balance for each family and day that has an amount, and the amounts that count for another day."""
     parts = (look.recorded, look.stored, look.live, look.claimed, look.dead, look.duplicates)
-    places = sorted({place for part in parts for place, amount in part.items() if amount})
+    places = sorted({place for part in (*parts, look.discarded) for place, amount in part.items() if amount})
     rows = [
         replace(
             DayBalance(*place, MEASURES[place[0]], *(part[place] for part in parts)),
             forgotten=look.forgotten[place],
             surplus=look.surplus[place],
             corrected=look.corrected[place],
+            discarded=look.discarded[place],
         )
         for place in places
     ]
