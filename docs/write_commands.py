@@ -23,7 +23,10 @@ _GROUPS = {
         "counters accept-restore",
         "counters accept-correction",
         "dead-letters list",
+        "dead-letters show",
         "dead-letters replay",
+        "dead-letters discard",
+        "dead-letters export",
     ),
     "The HTTP service": ("api", "tokens create", "tokens list", "tokens revoke"),
     "Usage events": ("recost", "rezone", "archive list", "archive restore", "erase-user"),
@@ -48,8 +51,12 @@ _NOTES = {
     "came back with another state of the counters. Status 1: some are left open, and the reason says why.",
     "counters accept-correction": "Use it when the alert [counter-regression](alerts.md#counter-regression) is open and "
     "somebody changed the counters on purpose. Status 1: some are left open, and the reason says why.",
-    "dead-letters list": "The raw value and the line of a file are shown with `--json` only.",
-    "dead-letters replay": "Correct what was wrong first. See [bad input](concepts.md#what-happens-to-bad-input).",
+    "dead-letters list": "`show` has the value of one; with `--json` this has it, too. See [dead letters](dead-letters.md).",
+    "dead-letters show": "It ends with the commands that fit, to be pasted. See [dead letters](dead-letters.md#look-first).",
+    "dead-letters replay": "Correct what was wrong first. See [dead letters](dead-letters.md#replay).",
+    "dead-letters discard": "See [dead letters](dead-letters.md#discard). Status 1: some count already.",
+    "dead-letters export": "It ends with the command that closes what it wrote. See [dead "
+    "letters](dead-letters.md#export-put-right-send-again).",
     "api": "See [http.md](http.md).",
     "tokens create": "The token is the only line on standard output, so `TOKEN=$(usage-pipeline tokens create …)` works. "
     "A note with its id is on standard error. See [tokens and quotas](http.md#tokens-and-quotas).",
