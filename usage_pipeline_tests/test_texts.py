@@ -110,6 +110,13 @@ def test_a_terminal_gets_no_control_of_others(capfd: pytest.CaptureFixture[str])
         assert "[bold]x[/bold]" in printed.replace("\n", "")
 
 
+def test_a_key_on_a_terminal_has_no_emoji_in_it(capfd: pytest.CaptureFixture[str]) -> None:
+    key = "usage:m:2026-11-28:orders"
+    output.say(key)
+    output.print_table(key, ["column"], [(key,)])
+    assert capfd.readouterr().out.count(key) == 3
+
+
 def test_json_is_exact_and_holds_no_control_either(capfd: pytest.CaptureFixture[str]) -> None:
     document = {HOSTILE: [HOSTILE, "\ud800", "日本"]}
     output.print_json(document)

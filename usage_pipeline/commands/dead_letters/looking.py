@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -83,7 +84,8 @@ def show_dead_letter(
         letter = dead_letters.whole(connection, number)
     if letter is None:
         raise UsageError(f"expected the number of a dead letter, came {number}, which none has")
-    diagnosis = diagnose(letter, settings.possible_times, landed(settings).get(letter.family))
+    other = landed(settings).get(letter.family)
+    diagnosis = diagnose(letter, settings.possible_times, other, _counter_day(letter))
     if raw is not None:
         with _written(raw) as file:
             file.write(letter.raw)
@@ -93,7 +95,7 @@ def show_dead_letter(
         print_json(_document(letter) | {"place": place(letter)} | more)
         return
     rows = [(name, value) for name, value in _described(letter, place(letter), diagnosis.refusal) if value]
-    print_table(f"Dead letter {number}: {letter.state}", ["", ""], [*rows, ("value", _value(letter))])
+    print_table(f"Dead letter {number}: {letter.state}", ["field", "value"], [*rows, ("came", _value(letter))])
     for one in diagnosis.advice:
         say(f"{one.when}{':' if one.command else '.'}")
         if one.command:
@@ -201,6 +203,18 @@ def _described(letter: "StoredDeadLetter", place: str, refusal: str) -> Iterator
         yield "discarded", f"{letter.discarded_at:%Y-%m-%d %H:%M:%SZ} by {letter.discarded_by}: {letter.discard_reason}"
     if letter.replayed_at is not None:
         yield "counts since", f"{letter.replayed_at:%Y-%m-%d %H:%M:%SZ}"
+
+
+def _counter_day(letter: "StoredDeadLetter") -> date | None:
+    """The day of a merchant counter whose key itself is right."""
+    from usage_pipeline.merchants.counters import parse_counter_key
+    from usage_pipeline.values import Malformed
+
+    try:
+        key = parse_counter_key(letter.source_key) if letter.family == "merchant" else None
+    except Malformed:
+        return None
+    return None if key is None else key.day
 
 
 def _value(letter: "StoredDeadLetter") -> str:

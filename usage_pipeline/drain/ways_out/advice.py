@@ -3,11 +3,11 @@
 import re
 import shlex
 from dataclasses import dataclass
+from datetime import date
 
 from usage_pipeline.drain.corrections import settable_members
 from usage_pipeline.drain.dead_letters import Other, StoredDeadLetter, expect_readable, settable
 from usage_pipeline.drain.event_queue import EVENT
-from usage_pipeline.merchants.counters import parse_counter_key
 from usage_pipeline.values import Malformed, PossibleTimes
 
 # Placeholders in what is to be pasted. The commands refuse them, so that none is stored by mistake.
@@ -38,12 +38,17 @@ class Diagnosis:
     advice: tuple[Advice, ...]
 
 
-def diagnose(letter: StoredDeadLetter, times: PossibleTimes, other: Other | None) -> Diagnosis:
-    """Reads the value as a replay would, and says what can be done. Of one that counts already, nothing."""
+def diagnose(
+    letter: StoredDeadLetter, times: PossibleTimes, other: Other | None, counter_day: date | None = None
+) -> Diagnosis:
+    """Reads the value as a replay would, and says what can be done. Of one that counts already, nothing.
+
+    `counter_day` is the day of a merchant counter; None if its key is none that is ever read.
+    """
     if letter.state == "counted":
         return Diagnosis("", ())
     if letter.family == "merchant":
-        return Diagnosis(letter.reason, (*_of_merchant(letter), *_discard(letter)))
+        return Diagnosis(letter.reason, (_of_merchant(counter_day), *_discard(letter)))
     refusal = ""
     try:
         expect_readable(letter, times, other)
@@ -97,18 +102,14 @@ def _named(refusal: str) -> str:
     return next((found[1] for pattern in _NAMES if (found := pattern.search(refusal))), "")
 
 
-def _of_merchant(letter: StoredDeadLetter) -> tuple[Advice, ...]:
-    try:
-        key = parse_counter_key(letter.source_key)
-    except Malformed:
-        key = None
-    if key is None:
+def _of_merchant(day: date | None) -> Advice:
+    if day is None:
         when = (
             "If it should count: add it to the key that is right, delete this one in Redis, and discard the dead letter"
         )
-        return (Advice(when),)
+        return Advice(when)
     when = "If it should count: correct the counter in Redis. Each aggregation of its day reads it again, and this one at once"
-    return (Advice(when, f"{_PROGRAM} aggregate --date {key.day}"),)
+    return Advice(when, f"{_PROGRAM} aggregate --date {day}")
 
 
 def _discard(letter: StoredDeadLetter) -> tuple[Advice, ...]:
