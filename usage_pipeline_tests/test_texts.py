@@ -130,7 +130,7 @@ def test_json_is_exact_and_holds_no_control_either(capfd: pytest.CaptureFixture[
 def test_commands_print_only_through_the_one_place_that_does_so() -> None:
     elsewhere = [
         f"{path.name}:{node.lineno}"
-        for path in sorted(COMMANDS.glob("*.py"))
+        for path in sorted(COMMANDS.rglob("*.py"))
         if path.name != "output.py"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("print", "echo", "Console", "write")

@@ -1,14 +1,13 @@
 """`dead-letters list`, `show` and `export`: they change nothing."""
 
-import os
 import sys
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -87,8 +86,8 @@ def show_dead_letter(
     other = landed(settings).get(letter.family)
     diagnosis = diagnose(letter, settings.possible_times, other, _counter_day(letter))
     if raw is not None:
-        with _written(raw) as file:
-            file.write(letter.raw)
+        with _sink(raw) as write:
+            write(letter.raw)
     if as_json:
         advice = [asdict(one) for one in diagnosis.advice]
         more = {"raw_base64": b64encode(letter.raw).decode(), "refused_now": diagnosis.refusal, "advice": advice}
@@ -120,7 +119,7 @@ def export_dead_letters(
     Items of landed files are written as they came. All others have an object around them, with the raw bytes in base64.
     """
     from usage_pipeline.drain.ways_out.discard import chosen as counted
-    from usage_pipeline.drain.ways_out.export import lines
+    from usage_pipeline.drain.ways_out.export import write_lines
     from usage_pipeline.events.landing.dead_letters import KINDS
     from usage_pipeline.storage.postgres import connect
 
@@ -135,11 +134,8 @@ def export_dead_letters(
         if not with_reasons and len(families) > 1 and set(families) & set(KINDS):
             # As they came, lines of events and of archives go to different folders, and others to none.
             raise UsageError(f"--family: expected one of {', '.join(families)}, which are all here, or --with-reasons")
-        written: list[int] = []
-        with _written(file) as stream:
-            for number, line in lines(connection, choice, plain_families=KINDS, with_reasons=with_reasons):
-                stream.write(line)
-                written.append(number)
+        with _sink(file) as write:
+            written = write_lines(write, connection, choice, plain_families=KINDS, with_reasons=with_reasons)
     ranges = _as_ranges(written)
     close = (
         f"usage-pipeline dead-letters discard {' '.join(ranges[:_MOST_RANGES])}{_options(choice)} --reason WHY --yes"
@@ -169,18 +165,24 @@ def _as_ranges(numbers: list[int]) -> list[str]:
 
 
 @contextmanager
-def _written(file: Path) -> Iterator[BinaryIO]:
-    """A new file that only its owner can read: it has what people wrote. Raises UsageError if it cannot be made."""
+def _sink(file: Path) -> Iterator[Callable[[bytes], object]]:
+    """Writes to a new file, or to standard output as it is. On a terminal, nothing of it is obeyed.
+
+    Raises UsageError if the file cannot be made.
+    """
+    from usage_pipeline.drain.ways_out.export import new_file
+
     if str(file) == "-":
-        yield sys.stdout.buffer
+        is_read_by_people = sys.stdout.isatty()
+        yield (lambda line: say(_text(line.rstrip(b"\n")))) if is_read_by_people else sys.stdout.buffer.write
         sys.stdout.buffer.flush()
         return
     try:
-        stream = os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        stream = new_file(file)
     except OSError as error:
         raise UsageError(f"{file}: expected a file that can be made new, came {error.strerror}") from None
     with stream:
-        yield stream
+        yield stream.write
 
 
 def _document(letter: "StoredDeadLetter") -> dict[str, object]:

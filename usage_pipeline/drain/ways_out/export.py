@@ -1,7 +1,10 @@
 """Dead letters as JSON lines, to be put right with other tools and sent again."""
 
+import os
 from base64 import b64encode
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import psycopg
@@ -10,19 +13,32 @@ from usage_pipeline.drain.dead_letters import Choice, StoredDeadLetter, every_on
 from usage_pipeline.values import UNREADABLE_JSON
 
 
-def lines(
-    connection: psycopg.Connection, choice: Choice, *, plain_families: Collection[str], with_reasons: bool
-) -> Iterator[tuple[int, bytes]]:
-    """The open dead letters of a choice, and those that it names: number and line, with its end, one after the other.
+def new_file(path: Path) -> BinaryIO:
+    """A new file that only its owner can read: it gets what people wrote. Raises OSError, also if it is there."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def write_lines(
+    write: Callable[[bytes], object],
+    connection: psycopg.Connection,
+    choice: Choice,
+    *,
+    plain_families: Collection[str],
+    with_reasons: bool,
+) -> list[int]:
+    """Writes the open dead letters of a choice, and those that it names, each as a line with its end. Returns their numbers.
 
     Those of `plain_families` are the items as they came, so that the lines are a file for the landing folder once they are put
     right. `with_reasons`, and for all other families, a line is an object with number, reason and place around it.
     """
+    written: list[int] = []
     for listed in every_one(connection, choice):
         letter = whole(connection, listed.dead_letter_id)
         if letter is not None:
             is_plain = letter.family in plain_families and not with_reasons
-            yield letter.dead_letter_id, (_line(letter.raw) if is_plain else _envelope(letter)) + b"\n"
+            write((_line(letter.raw) if is_plain else _envelope(letter)) + b"\n")
+            written.append(letter.dead_letter_id)
+    return written
 
 
 def _envelope(letter: StoredDeadLetter) -> bytes:
