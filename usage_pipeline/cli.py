@@ -13,7 +13,7 @@ from usage_pipeline.commands.api import api, ui_password
 from usage_pipeline.commands.corrections.conflicts import conflicts_app
 from usage_pipeline.commands.corrections.counters import adjust
 from usage_pipeline.commands.corrections.events import events_app
-from usage_pipeline.commands.dead_letters import dead_letters_app
+from usage_pipeline.commands.dead_letters.app import dead_letters_app
 from usage_pipeline.commands.drain import drain
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev

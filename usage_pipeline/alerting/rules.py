@@ -138,8 +138,9 @@ def _dead_letters(found: Sequence[OpenDeadLetters], _: Settings) -> Iterator[Ale
             f"Dead letters of {letters.family}: {letters.count}",
             f"{letters.count} keys or items of {letters.family} were refused and are not counted. The newest reason: "
             f"{letters.newest_reason}",
-            "`usage-pipeline dead-letters list` says why each was refused. Correct the writer. Then "
-            "`usage-pipeline dead-letters replay` counts what can be counted, once (`--set` puts a member right).",
+            f"`usage-pipeline dead-letters list --family {letters.family}` says why each was refused, and `usage-pipeline "
+            "dead-letters show NUMBER` what can be done with it. Correct the writer. Then replay what should count, and "
+            "discard what should not: the alert clears when none is open.",
         )
 
 

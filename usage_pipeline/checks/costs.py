@@ -1,4 +1,4 @@
-"""Rules for what requests cost and how that can be grouped: list prices and reports agree, all tokens have a price, tags are few."""
+"""Rules for costs and their groups: list prices and reports agree, all tokens have a price, tags are few."""
 
 from datetime import date
 from decimal import Decimal

@@ -30,6 +30,8 @@ class Look:
     # By how much people lowered what is stored (accepted corrections, adjustments), and raised it (adjustments).
     lowered: Amounts = field(default_factory=Counter)
     raised: Amounts = field(default_factory=Counter)
+    # What dead letters hold that somebody discarded.
+    discarded: Amounts = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,11 @@ class DayBalance:
     forgotten: int = 0
     surplus: int = 0
     corrected: int = 0
+    discarded: int = 0
 
     @property
     def difference(self) -> int:
-        found = self.stored + self.live + self.claimed + self.dead + self.duplicates + self.corrected
+        found = self.stored + self.live + self.claimed + self.dead + self.duplicates + self.corrected + self.discarded
         return self.recorded - found - self.carried
 
     @property
@@ -68,7 +71,7 @@ class DayBalance:
 def balances(look: Look) -> list[DayBalance]:
     """A balance for each family and day that has an amount, and the amounts that count for another day."""
     parts = (look.recorded, look.stored, look.live, look.claimed, look.dead, look.duplicates)
-    places = sorted({place for part in parts for place, amount in part.items() if amount})
+    places = sorted({place for part in (*parts, look.discarded) for place, amount in part.items() if amount})
     rows = [
         _corrected(
             replace(
@@ -76,6 +79,7 @@ def balances(look: Look) -> list[DayBalance]:
                 forgotten=look.forgotten[place],
                 surplus=look.surplus[place],
                 corrected=look.lowered[place],
+                discarded=look.discarded[place],
             ),
             look.raised[place],
         )

@@ -36,7 +36,10 @@ _LOCK_SECONDS = 300.0
 # With less memory, PostgreSQL sorts and hashes a day of events on disk. With jit, compiling a query takes longer than running
 # it. With nestloop, the planner may compare each row of a day with each other row: it takes a day that is newer than its
 # statistics for empty. With mergejoin, it sorts two days of users by five texts, since it takes one of them for small.
-_PLANNING = "set local work_mem = '64MB'; set local jit = off; set local enable_nestloop = off; set local enable_mergejoin = off"
+_PLANNING = (
+    "set local work_mem = '64MB'; set local jit = off; "
+    "set local enable_nestloop = off; set local enable_mergejoin = off"
+)
 
 
 class WindowContendedError(Exception):

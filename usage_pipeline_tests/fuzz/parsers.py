@@ -90,7 +90,7 @@ def landed_files(data: bytes) -> None:
     name = _NAMES[data[0] % len(_NAMES)] if data else _NAMES[0]
     size = 0
     try:
-        for item in items_of_file(io.BytesIO(data[1:]), name, "events", _MOST_BYTES):
+        for _, item in items_of_file(io.BytesIO(data[1:]), name, "events", _MOST_BYTES):
             size += len(item)
             if name.startswith("events.json.") or name == "events.json":
                 assert size <= _MOST_BYTES

@@ -1,4 +1,4 @@
-"""Units of usage beyond input and output tokens, tiers, costs as senders report them, tags; the statements are in the SQL file."""
+"""All units of usage, tiers, costs as senders report them, tags; the statements are in the SQL files of that name."""
 
 from pathlib import Path
 

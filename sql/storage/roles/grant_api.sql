@@ -18,7 +18,7 @@ to usage_api;
 grant select on all tables in schema stats to usage_api;
 -- For the metrics of drains.
 grant select (usage_date, instance_id, usage_count) on raw.token_deltas to usage_api;
-grant select (family, replayed_at) on ops.dead_letters to usage_api;
+grant select (family, replayed_at, discarded_at) on ops.dead_letters to usage_api;
 -- For the ingest. The registries tell what came before; the rows themselves are only written.
 grant select, insert on
     analytics.usage_event_ids,

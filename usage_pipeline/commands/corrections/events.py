@@ -67,7 +67,7 @@ def _items(file: Path) -> list[bytes]:
             # Whatever it is called: a document with all of them, or one on each line.
             name = "events.json" if _DOCUMENT.match(stream.read(_LOOK_BYTES)) else "events.jsonl"
             stream.seek(0)
-            return list(items_of_file(stream, name, "events", settings.max_decompressed_bytes))
+            return [item for _, item in items_of_file(stream, name, "events", settings.max_decompressed_bytes)]
     except (BrokenFile, OSError) as error:
         raise UsageError(f"{file}: {error}") from None
 

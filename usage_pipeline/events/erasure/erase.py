@@ -126,6 +126,7 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         work.erase_refused_archives()
         work.erase_refused_members()
         work.erase_corrections()
+        work.erase_discards()
         work.forget_hashes()
         work.erase_landed(settings.landing_url)
         [(counts,)] = connection.execute(
@@ -281,6 +282,16 @@ class _Work:
     def erase_corrections(self) -> None:
         """Erases in what people put right by hand, and in their reasons."""
         self._erase_corrections("%", is_theirs=False)
+
+    def erase_discards(self) -> None:
+        """Erases in the reasons for which dead letters were discarded."""
+        for (reason,) in self._connection.execute(load("events/erasure/select_discard_reasons")).fetchall():
+            erased = erased_text(reason, self._who, self.pseudonym)
+            if erased != reason:
+                with self._connection.transaction():
+                    arguments = {"reason": reason, "erased": erased}
+                    done = self._connection.execute(load("events/erasure/erase_discard_reasons"), arguments)
+                    self._note("ops.dead_letters", done.rowcount)
 
     def forget_hashes(self) -> None:
         """Forgets the hashes that conflicts keep of what is erased."""

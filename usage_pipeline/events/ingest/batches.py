@@ -87,10 +87,10 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class LetterBox:
-    """For rejected items that become dead letters: the source they came from, and the position of its first item."""
+    """For rejected items that become dead letters: the source they came from, and the position in it of each item."""
 
     source_key: bytes
-    first_position: int = 0
+    positions: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +298,7 @@ def _letters(batch: _Batch, letters: LetterBox, rejected: Sequence[Rejection]) -
         {
             "family": batch.kind.dead_letter_family,
             "source_key": letters.source_key,
-            "position": letters.first_position + rejection.index,
+            "position": letters.positions[rejection.index],
             "reason": rejection.reason,
             "raw": bytes(batch.items[rejection.index]),
             "read_at": batch.read_at,

@@ -16,7 +16,9 @@ from psycopg import sql
 
 from usage_pipeline.alerting.reading import read_dead_letters
 from usage_pipeline.definitions import build_definitions
+from usage_pipeline.drain.dead_letters import Choice
 from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.drain.ways_out.discard import Decision, discard
 from usage_pipeline.events.corrections.events import Wanted, correct
 from usage_pipeline.events.erasure.erase import erase
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, ingest
@@ -122,6 +124,7 @@ def store_everywhere(postgres: psycopg.Connection, settings: Settings, client: r
         drain_once(settings)
         for path in sorted(landing.glob("*.json*")):
             ingest_file(postgres, Landing(str(landing)), path.name, settings=settings)
+        discard(postgres, Choice(families=["usage_event"]), Decision(f"{WHO} wrote {SECRET[:2]}", "somebody@host"))
         replace_window(postgres, day_window(at.date(), settings.timezone), settings=settings)
         if at is OLD:
             postgres.execute("delete from ops.touched_windows")
@@ -150,6 +153,7 @@ def test_the_id_is_nowhere_in_any_spelling(
             "ops.corrections.before",
             "ops.dead_letters.raw",
             "ops.dead_letters.reason",
+            "ops.dead_letters.discard_reason",
             "ops.event_conflicts.other_payload",
             "usage.provider_usage.user_id",
         }
