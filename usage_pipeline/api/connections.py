@@ -7,8 +7,13 @@ import asyncio
 import json
 import logging
 import resource
+import socket
+import sys
+import termios
 from collections import Counter, defaultdict
+from fcntl import ioctl
 from http import HTTPStatus
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 from uvicorn.config import Config
@@ -22,8 +27,16 @@ from usage_pipeline.settings import Settings
 MAX_HEAD_BYTES = 64 * 1024
 # A field costs more memory than its bytes. Browsers behind proxies send about forty.
 MAX_FIELDS = 128
-# Requests that a client may send before the answer to its first one. Few clients send any.
+# What a path may have: decoded, each of its characters may take four bytes. No id of a route needs a third of it.
+MAX_PATH_BYTES = 8 * 1024
+# Requests that a client may send before the answer to its first one, and their bytes. Few clients send any.
 MAX_PIPELINED = 8
+MAX_AHEAD_BYTES = 16 * 1024
+# Answers that wait for their readers: of one connection before it counts as stalled, and of all that are.
+UNSENT_BYTES = 16 * 1024
+# Of each, in the kernel, which would take megabytes. It counts twice what we ask for.
+SEND_BUFFER_BYTES = 64 * 1024
+MAX_UNSENT_BYTES = 32 * 2**20
 # Listening sockets, PostgreSQL, Redis, logs, and connections that are accepted before they are counted.
 RESERVED_FILES = 192
 # What the system may hand us at a time. Each waits for us to count it, with a file open.
@@ -35,6 +48,10 @@ _LINGER_BYTES = 2**20
 _PIECE_BYTES = 16 * 1024
 # An episode of too many connections ends, and the next one is told again, below this share of the limit.
 _OVER_AT = 0.9
+# What a customer of a network gets at least (RFC 6177).
+_IPV6_PREFIX = 64
+# Stands for all stalled connections in what was told; no address is like it.
+_UNSENT = "unsent"
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +71,8 @@ class Connections:
         # By address, the longest idle first; "" is all together.
         self._idle: defaultdict[str, dict[BoundedConnection, None]] = defaultdict(dict)
         self._of_address: Counter[str] = Counter()
+        # Whose client does not read its answer, and how many bytes of it wait; the longest stalled first.
+        self._unsent: dict[BoundedConnection, int] = {}
         # Of which addresses it was told that they have too many; "" is all together.
         self._told: set[str] = set()
 
@@ -91,8 +110,26 @@ class Connections:
         for whose in {"", self.open.get(connection, "")}:
             self._idle[whose].pop(connection, None)
 
+    def stalls(self, connection: "BoundedConnection", size: int) -> None:
+        """So many bytes of an answer wait for the client, which does not read. It is as good as idle.
+
+        When all together are too many, those that have waited longest are cut.
+        """
+        if connection not in self.open:
+            return
+        self.rests(connection)
+        self._unsent[connection] = size
+        while sum(self._unsent.values()) > MAX_UNSENT_BYTES:
+            self._tell_unsent()
+            next(iter(self._unsent)).cut()
+
+    def flows(self, connection: "BoundedConnection") -> None:
+        """The client reads its answer again."""
+        self._unsent.pop(connection, None)
+
     def forget(self, connection: "BoundedConnection") -> None:
         """The connection is over, or as good as over."""
+        self._unsent.pop(connection, None)
         if connection not in self.open:
             return
         self.works(connection)
@@ -106,6 +143,8 @@ class Connections:
                 del self._idle[address]
         if len(self.open) < self.most * _OVER_AT:
             self._told.discard("")
+        if not self._unsent:
+            self._told.discard(_UNSENT)
 
     def _make_place(self, newest: "BoundedConnection", address: str) -> bool:
         victim = next((one for one in self._idle[address] if one is not newest), None)
@@ -120,6 +159,14 @@ class Connections:
         self._told.add(address)
         whose = f"from {address}" if address else "in all"
         _log.warning("%d connections %s (%s): for each more, one that is idle is closed", most, whose, setting)
+
+    def _tell_unsent(self) -> None:
+        if _UNSENT not in self._told:
+            self._told.add(_UNSENT)
+            _log.warning(
+                "more than %d bytes of answers wait for clients that do not read; those that wait longest are cut",
+                MAX_UNSENT_BYTES,
+            )
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -138,6 +185,10 @@ class BoundedConnection(HttpToolsProtocol):
         # Bytes since the parser last made something of them: the end of a head, or a piece of a body.
         self._unfinished_bytes = 0
         self._has_progress = False
+        # Bytes of requests that came before the answer to an earlier one.
+        self._ahead_bytes = 0
+        # What the client had not read of its answer when it was last looked at.
+        self._unread_bytes = 0
         self._fields = 0
         self._refusal: HTTPStatus | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -145,7 +196,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        if self._limits.admit(self, self.client[0] if self.client else ""):
+        transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        if self._limits.admit(self, counted_as(self.client[0]) if self.client else ""):
             self._await_head()
         else:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
@@ -177,6 +230,10 @@ class BoundedConnection(HttpToolsProtocol):
             if self._refusal is not None or self.transport.is_closing():
                 return
             piece = whole[first : first + _PIECE_BYTES]
+            self._ahead_bytes = self._ahead_bytes + len(piece) if self._is_ahead() else 0
+            if self._ahead_bytes > MAX_AHEAD_BYTES:
+                self.cut()
+                return
             self._has_progress = False
             super().data_received(piece)  # type: ignore[arg-type]  # the parser takes any buffer
             self._unfinished_bytes = 0 if self._has_progress else self._unfinished_bytes + len(piece)
@@ -198,10 +255,13 @@ class BoundedConnection(HttpToolsProtocol):
         self._has_progress = True
         if len(self.pipeline) >= MAX_PIPELINED:
             raise self._refused(HTTPStatus.TOO_MANY_REQUESTS)
+        if len(self.url.partition(b"?")[0]) > MAX_PATH_BYTES:
+            raise self._refused(HTTPStatus.REQUEST_URI_TOO_LONG)
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        self._limits.works(self)
+        if not self.flow.write_paused:
+            self._limits.works(self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -226,26 +286,64 @@ class BoundedConnection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall_timer = self.loop.call_later(self._limits.stall_seconds, self.cut)
+        self._await_reader()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+        self._limits.flows(self)
+        if self._is_idle():
+            # Its time may have come while the answer was still being read.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            self._limits.works(self)
 
     def timeout_keep_alive_handler(self) -> None:
-        # To close it would wait until the client has read the answer, which it may never do.
-        if self.transport.get_write_buffer_size():
-            self.cut()
-        else:
+        if not self.transport.get_write_buffer_size():
             super().timeout_keep_alive_handler()
+        elif self._stall_timer is None:
+            # To close it would wait until the client has read the answer, which it may never do.
+            self._await_reader()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Says nothing: anybody could fill the log with it. The request is answered like any other."""
 
+    def _await_reader(self) -> None:
+        self._unread_bytes = self._unread()
+        self._stall_timer = self.loop.call_later(self._limits.stall_seconds, self._reader_is_late)
+        self._limits.stalls(self, self.transport.get_write_buffer_size())
+
+    def _unread(self) -> int:
+        """Bytes of an answer that wait here or in the kernel, as far as it tells."""
+        try:
+            outgoing = ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            outgoing = bytes(4)
+        return self.transport.get_write_buffer_size() + int.from_bytes(outgoing, sys.byteorder)
+
+    def _reader_is_late(self) -> None:
+        self._stall_timer = None
+        if not self.transport.get_write_buffer_size():
+            super().timeout_keep_alive_handler()
+        elif self._unread() < self._unread_bytes:
+            # It is slow, but it reads.
+            self._await_reader()
+        else:
+            self.cut()
+
     def _is_idle(self) -> bool:
         return self.cycle is None or (self.cycle.response_complete and not self.pipeline)
+
+    def _is_ahead(self) -> bool:
+        """Whether what comes now belongs to a request after one that is still to be answered."""
+        if self.cycle is None or self.cycle.response_complete:
+            return bool(self.pipeline)
+        return bool(self.pipeline) or not self.cycle.more_body
 
     def _await_head(self) -> None:
         if self._head_timer is None:
@@ -289,11 +387,24 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_timer = self._stall_timer = None
 
 
+def counted_as(address: str) -> str:
+    """The address, or the network of an IPv6 one: whoever has one of its addresses has all of them."""
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(known, IPv4Address):
+        return address
+    return str(known.ipv4_mapped or ip_network((known, _IPV6_PREFIX), strict=False))
+
+
 _EXPECTED = {
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
         f"expected a head of at most {MAX_HEAD_BYTES} bytes and {MAX_FIELDS} fields, came more"
     ),
-    HTTPStatus.REQUEST_URI_TOO_LONG: f"expected a head of at most {MAX_HEAD_BYTES} bytes, came a longer address",
+    HTTPStatus.REQUEST_URI_TOO_LONG: (
+        f"expected a head of at most {MAX_HEAD_BYTES} bytes, and {MAX_PATH_BYTES} of them in the path, came a longer address"
+    ),
     HTTPStatus.REQUEST_TIMEOUT: "expected the whole head within HEAD_TIMEOUT_SECONDS, came a part of it",
     HTTPStatus.TOO_MANY_REQUESTS: f"expected at most {MAX_PIPELINED} requests before the first answer, came more",
     HTTPStatus.SERVICE_UNAVAILABLE: "this server takes no more connections at once; try again",

@@ -1,14 +1,15 @@
 """How much memory one process of the HTTP service may take. The limits in deploy/ follow from it; a test compares them."""
 
-from usage_pipeline.api.connections import MAX_HEAD_BYTES
+from usage_pipeline.api.connections import MAX_HEAD_BYTES, MAX_UNSENT_BYTES, SEND_BUFFER_BYTES
 from usage_pipeline.settings import Settings
 
 # Bodies that are received at once, in units of the largest; half of them of one token.
 BODIES_AT_ONCE = 6
 # A process at rest, and what it keeps of tokens, posts, metrics and files that it sends.
 AT_REST_BYTES = 200 * 2**20
-# A connection: its head, as the parser and as we have it, and a piece of a body.
-_PER_CONNECTION_BYTES = 2 * MAX_HEAD_BYTES
+# A connection: its head, as it came and as it was read, what came ahead of the answer, and a piece of a body or of an answer.
+# And what the kernel has of an answer, which is in the limit of a container, too.
+_PER_CONNECTION_BYTES = 3 * MAX_HEAD_BYTES + 2 * SEND_BUFFER_BYTES
 # A thread that stores: a window of a document, rows of it, and what PostgreSQL's library has of them.
 _PER_THREAD_BYTES = 12 * 2**20
 # The one large value that is decoded at a time.
@@ -34,6 +35,7 @@ def most_memory(settings: Settings, workers: int = 1) -> int:
         + most_bodies(settings)
         + most_documents(settings)
         + settings.max_connections * _PER_CONNECTION_BYTES
+        + MAX_UNSENT_BYTES
         + settings.db_pool_size * _PER_THREAD_BYTES
         + _LARGE_VALUE_BYTES
     )
