@@ -1,6 +1,8 @@
 """How much memory one process of the HTTP service may take. The limits in deploy/ follow from it; a test compares them."""
 
-from usage_pipeline.api.connections import MAX_HEAD_BYTES, MAX_UNSENT_BYTES, SEND_BUFFER_BYTES
+from usage_pipeline.api.connections.counting import MAX_UNSENT_BYTES
+from usage_pipeline.api.connections.protocol import SEND_BUFFER_BYTES
+from usage_pipeline.api.connections.refusals import MAX_HEAD_BYTES
 from usage_pipeline.settings import Settings
 
 # Bodies that are received at once, in units of the largest; half of them of one token.

@@ -3,6 +3,7 @@
 import logging
 import resource
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -12,15 +13,9 @@ import httpx
 import psutil
 import pytest
 
-from usage_pipeline.api.connections import (
-    MAX_AHEAD_BYTES,
-    MAX_FIELDS,
-    MAX_HEAD_BYTES,
-    MAX_PATH_BYTES,
-    MAX_PIPELINED,
-    MAX_UNSENT_BYTES,
-    counted_as,
-)
+from usage_pipeline.api.connections.counting import MAX_UNSENT_BYTES, counted_as
+from usage_pipeline.api.connections.protocol import MAX_AHEAD_BYTES
+from usage_pipeline.api.connections.refusals import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PATH_BYTES, MAX_PIPELINED
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.api.api_process import ApiProcess, api_process
@@ -230,7 +225,7 @@ def test_an_answer_that_is_read_slowly_is_sent_to_its_end(settings: Settings) ->
 def test_answers_that_nobody_reads_are_bounded_all_together(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "usage_pipeline.api.connections")
+    caplog.set_level(logging.WARNING, "usage_pipeline.api.connections.counting")
     with serving(settings) as service, ExitStack() as stack:
         request = f"GET {large_file(service)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
         flood = []
@@ -268,6 +263,41 @@ def test_what_is_sent_ahead_of_an_answer_is_bounded(settings: Settings) -> None:
         ahead = HEAD + b"a: " + b"x" * (MAX_AHEAD_BYTES + 16 * 1024) + b"\r\n\r\n"
         connection.sendall(f"GET {large_file(service)} HTTP/1.1\r\nHost: x\r\n\r\n".encode() + ahead)
         wait_until(lambda: mine not in ends_at(service.port), "the service closes its end", 20)
+
+
+@pytest.mark.parametrize("path", ["/x", "/" + "%01" * 200], ids=["small", "larger"])
+def test_who_reads_nothing_is_closed_also_after_an_address_that_cannot_be_read(settings: Settings, path: str) -> None:
+    quick = settings.model_copy(update={"body_timeout_seconds": 0.5, "head_timeout_seconds": 0.5})
+    with serving(quick) as service, closing(deaf(service.port)) as connection:
+        mine = connection.getsockname()
+        # Enough to fill what lies between: a few wait in the service, below what counts as stalled.
+        for _ in range(40):
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.sendall(b"CONNECT a:1 HTTP/1.1\r\n\r\n")
+        wait_until(lambda: mine not in ends_at(service.port), "the service closes its end", 60)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\xff", b"CONNECT a:1 HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"]
+)
+def test_what_is_no_request_is_answered_and_fills_no_log(running: ApiProcess, sent: bytes) -> None:
+    before = running.log.stat().st_size
+    for _ in range(5):
+        with closing(connected(running.port)) as connection:
+            connection.sendall(sent)
+            status, headers, document = answer_of(connection)
+        assert (status, headers["connection"], document["status"]) == (400, "close", 400)
+    assert running.log.stat().st_size == before
+
+
+def test_who_goes_away_with_requests_waiting_leaves_no_line(running: ApiProcess) -> None:
+    before = running.log.stat().st_size
+    for _ in range(20):
+        with closing(connected(running.port)) as connection:
+            connection.sendall((HEAD + b"\r\n") * MAX_PIPELINED)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert running.answers()
+    assert running.log.read_text()[before:] == ""
 
 
 def test_an_error_repeats_little_of_a_long_address(settings: Settings) -> None:
@@ -312,7 +342,7 @@ def test_one_address_with_many_connections_keeps_out_itself_only(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     few = settings.model_copy(update={"max_connections": 20, "max_connections_per_address": 5})
-    caplog.set_level(logging.WARNING, "usage_pipeline.api.connections")
+    caplog.set_level(logging.WARNING, "usage_pipeline.api.connections.counting")
     with serving(few) as service, ExitStack() as stack:
         others = [stack.enter_context(closing(connected(service.port))) for _ in range(5)]
         flood = [stack.enter_context(closing(connected(service.port, "127.0.0.2"))) for _ in range(40)]
@@ -349,7 +379,7 @@ def test_a_second_episode_of_too_many_connections_is_told_again(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     few = settings.model_copy(update={"max_connections": 4})
-    caplog.set_level(logging.WARNING, "usage_pipeline.api.connections")
+    caplog.set_level(logging.WARNING, "usage_pipeline.api.connections.counting")
     with serving(few) as service:
         for episode in (1, 2):
             with ExitStack() as stack:
