@@ -3,6 +3,7 @@
 from usage_pipeline.api.connections.counting import MAX_UNSENT_BYTES
 from usage_pipeline.api.connections.protocol import SEND_BUFFER_BYTES
 from usage_pipeline.api.connections.refusals import MAX_HEAD_BYTES
+from usage_pipeline.events.ingest.model import MAX_ARCHIVE_BYTES
 from usage_pipeline.settings import Settings
 
 # Bodies that are received at once, in units of the largest; half of them of one token.
@@ -14,8 +15,10 @@ AT_REST_BYTES = 200 * 2**20
 _PER_CONNECTION_BYTES = 3 * MAX_HEAD_BYTES + 2 * SEND_BUFFER_BYTES
 # A thread that stores: a window of a document, rows of it, and what PostgreSQL's library has of them.
 _PER_THREAD_BYTES = 12 * 2**20
-# The one large value that is decoded at a time.
-_LARGE_VALUE_BYTES = 96 * 2**20
+# A document and, of its largest item, what is decoded of it or the row that is made of it, and the copy that is sent.
+COPIES = 3
+# The largest item that can be in the largest document, these two times.
+_LARGEST_ITEM_BYTES = (COPIES - 1) * MAX_ARCHIVE_BYTES
 # What supervises several workers.
 _SUPERVISOR_BYTES = 80 * 2**20
 
@@ -26,8 +29,13 @@ def most_bodies(settings: Settings) -> int:
 
 
 def most_documents(settings: Settings) -> int:
-    """Bytes of all documents that are being stored, once decompressed."""
+    """Bytes of all documents that are being stored, once decompressed, with the copies of their items."""
     return settings.max_decompressed_bytes
+
+
+def bytes_while_stored(size: int, settings: Settings) -> int:
+    """What a document of so many bytes takes of `most_documents`. A large one takes all: it is stored alone."""
+    return min(COPIES * size, most_documents(settings))
 
 
 def most_memory(settings: Settings, workers: int = 1) -> int:
@@ -39,6 +47,6 @@ def most_memory(settings: Settings, workers: int = 1) -> int:
         + settings.max_connections * _PER_CONNECTION_BYTES
         + MAX_UNSENT_BYTES
         + settings.db_pool_size * _PER_THREAD_BYTES
-        + _LARGE_VALUE_BYTES
+        + _LARGEST_ITEM_BYTES
     )
     return workers * each + (_SUPERVISOR_BYTES if workers > 1 else 0)

@@ -14,6 +14,7 @@ from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
 from usage_pipeline.api.ingest import bodies, openapi
 from usage_pipeline.api.ingest.budget import Room
+from usage_pipeline.api.memory import bytes_while_stored
 from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import STORE_SECONDS, Storing
@@ -95,7 +96,8 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
             if is_compressed:
                 open_ = partial(bodies.opened, body, most=settings.max_decompressed_bytes)
                 document = await storing.in_thread(open_)
-            held = document if isinstance(document, int) else len(document)
+            size = document if isinstance(document, int) else len(document)
+            held = bytes_while_stored(size, settings)
             async with room.documents.of(held, caller.token_id, seconds=STORE_SECONDS):
                 store = partial(_stored, body, document, kind, settings, storing, source=f"http:{caller.token_id}")
                 report = await storing.in_thread(store)
