@@ -20,7 +20,7 @@ from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.api.api_process import ApiProcess, api_process
 from usage_pipeline_tests.conftest import Databases
-from usage_pipeline_tests.rigs.service import Service, answer_of, serving
+from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, answer_of, serving
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -263,6 +263,19 @@ def test_what_is_sent_ahead_of_an_answer_is_bounded(settings: Settings) -> None:
         ahead = HEAD + b"a: " + b"x" * (MAX_AHEAD_BYTES + 16 * 1024) + b"\r\n\r\n"
         connection.sendall(f"GET {large_file(service)} HTTP/1.1\r\nHost: x\r\n\r\n".encode() + ahead)
         wait_until(lambda: mine not in ends_at(service.port), "the service closes its end", 20)
+
+
+def test_fields_behind_a_chunked_body_are_no_part_of_the_head(settings: Settings, token: str) -> None:
+    body = b"2\r\n[]\r\n0\r\n"
+    with serving(settings) as service:
+        for begin, end, expected in (
+            (b"", b"Authorization: Bearer " + token.encode() + b"\r\n", 401),
+            (b"Authorization: Bearer " + token.encode() + b"\r\n", b"Content-Encoding: gzip\r\n", 200),
+        ):
+            with closing(connected(service.port)) as connection:
+                head = f"POST {EVENTS_PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n".encode()
+                connection.sendall(head + begin + b"Transfer-Encoding: chunked\r\n\r\n" + body + end + b"\r\n")
+                assert answer_of(connection)[0] == expected
 
 
 @pytest.mark.parametrize("path", ["/x", "/" + "%01" * 200], ids=["small", "larger"])

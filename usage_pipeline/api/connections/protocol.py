@@ -55,6 +55,8 @@ class BoundedConnection(HttpToolsProtocol):
         # The request that is being answered. uvicorn's own `cycle` is the last one that came.
         self._in_hand: RequestResponseCycle | None = None
         self._fields = 0
+        # From here on, fields are behind a chunked body. They are no part of the head (RFC 9110, 6.5.1); no route wants them.
+        self._is_head_complete = False
         self._refusal: HTTPStatus | None = None
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -111,15 +113,18 @@ class BoundedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._fields = 0
+        self._is_head_complete = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
         if self._fields > MAX_FIELDS:
             raise self._refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        super().on_header(name, value)
+        if not self._is_head_complete:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._has_progress = True
+        self._is_head_complete = True
         if len(self.pipeline) >= MAX_PIPELINED:
             raise self._refused(HTTPStatus.TOO_MANY_REQUESTS)
         if len(self.url.partition(b"?")[0]) > MAX_PATH_BYTES:
