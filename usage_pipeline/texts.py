@@ -31,6 +31,13 @@ def visible(text: str, *, but: str = "") -> str:
     return "".join(one if one.isprintable() or one in but or _is_a_space(one) else _escaped(one) for one in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """`visible`, and at most so many characters, of which the last is a `…` where there were more."""
+    # What is cut is not escaped first: it may be long.
+    shown = visible(text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
 def without_mentions(text: str) -> str:
     """`visible`, and nothing in it calls a person or a channel, or is a link: a zero-width space breaks each."""
     return _AT_A_MENTION.sub(_BREAK, visible(text))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from usage_pipeline import redis_keys
+from usage_pipeline.texts import shortened
 
 MAX_COUNT = redis_keys.MAX_COUNT
 MAX_ID_CHARACTERS = redis_keys.MAX_ID_CHARACTERS
@@ -19,10 +20,17 @@ UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?")
 _SHOWN_CHARACTERS = 60
 _DESCRIBED_CHARACTERS = 200
+_REASON_CHARACTERS = 500
 
 
 class Malformed(Exception):
-    """A key or value that cannot be stored; the message says what was expected and what came."""
+    """A key or value that cannot be stored; the message says what was expected and what came.
+
+    Whatever came, the message can be stored, logged and answered: it is printable, of one line and at most 500 characters.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(shortened(reason, _REASON_CHARACTERS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +148,7 @@ def shown(value: bytes) -> str:
 
 def described(error: Exception) -> str:
     """The text of an error, shortened: some errors repeat the whole value."""
-    text = str(error)
-    return text if len(text) <= _DESCRIBED_CHARACTERS else f"{text[:_DESCRIBED_CHARACTERS]}…"
+    return shortened(str(error), _DESCRIBED_CHARACTERS)
 
 
 def within_unknown_limit(what: str, size: int) -> None:

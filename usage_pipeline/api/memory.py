@@ -1,18 +1,24 @@
 """How much memory one process of the HTTP service may take. The limits in deploy/ follow from it; a test compares them."""
 
-from usage_pipeline.api.connections import MAX_HEAD_BYTES
+from usage_pipeline.api.connections.counting import MAX_UNSENT_BYTES
+from usage_pipeline.api.connections.protocol import SEND_BUFFER_BYTES
+from usage_pipeline.api.connections.refusals import MAX_HEAD_BYTES
+from usage_pipeline.events.ingest.model import MAX_ARCHIVE_BYTES
 from usage_pipeline.settings import Settings
 
 # Bodies that are received at once, in units of the largest; half of them of one token.
 BODIES_AT_ONCE = 6
 # A process at rest, and what it keeps of tokens, posts, metrics and files that it sends.
 AT_REST_BYTES = 200 * 2**20
-# A connection: its head, as the parser and as we have it, and a piece of a body.
-_PER_CONNECTION_BYTES = 2 * MAX_HEAD_BYTES
+# A connection: its head, as it came and as it was read, what came ahead of the answer, and a piece of a body or of an answer.
+# And what the kernel has of an answer, which is in the limit of a container, too.
+_PER_CONNECTION_BYTES = 3 * MAX_HEAD_BYTES + 2 * SEND_BUFFER_BYTES
 # A thread that stores: a window of a document, rows of it, and what PostgreSQL's library has of them.
 _PER_THREAD_BYTES = 12 * 2**20
-# The one large value that is decoded at a time.
-_LARGE_VALUE_BYTES = 96 * 2**20
+# A document and, of its largest item, what is decoded of it or the row that is made of it, and the copy that is sent.
+COPIES = 3
+# The largest item that can be in the largest document, these two times.
+_LARGEST_ITEM_BYTES = (COPIES - 1) * MAX_ARCHIVE_BYTES
 # What supervises several workers.
 _SUPERVISOR_BYTES = 80 * 2**20
 
@@ -23,8 +29,13 @@ def most_bodies(settings: Settings) -> int:
 
 
 def most_documents(settings: Settings) -> int:
-    """Bytes of all documents that are being stored, once decompressed."""
+    """Bytes of all documents that are being stored, once decompressed, with the copies of their items."""
     return settings.max_decompressed_bytes
+
+
+def bytes_while_stored(size: int, settings: Settings) -> int:
+    """What a document of so many bytes takes of `most_documents`. A large one takes all: it is stored alone."""
+    return min(COPIES * size, most_documents(settings))
 
 
 def most_memory(settings: Settings, workers: int = 1) -> int:
@@ -34,7 +45,8 @@ def most_memory(settings: Settings, workers: int = 1) -> int:
         + most_bodies(settings)
         + most_documents(settings)
         + settings.max_connections * _PER_CONNECTION_BYTES
+        + MAX_UNSENT_BYTES
         + settings.db_pool_size * _PER_THREAD_BYTES
-        + _LARGE_VALUE_BYTES
+        + _LARGEST_ITEM_BYTES
     )
     return workers * each + (_SUPERVISOR_BYTES if workers > 1 else 0)

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from usage_pipeline.api.audit import AuditLog
 from usage_pipeline.storage.quick_redis import RedisBusy
+from usage_pipeline.texts import shortened
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
@@ -23,6 +24,9 @@ RETRY_AFTER_SECONDS = 2
 # closing on unread bytes resets it, and the answer would be lost.
 _LINGER_BYTES = 64 * 2**20
 _LINGER_SECONDS = 2.0
+# What a document repeats of what came: an answer must not be larger than its request.
+_DETAIL_CHARACTERS = 2_000
+_PATH_CHARACTERS = 200
 _log = logging.getLogger(__name__)
 
 
@@ -96,8 +100,8 @@ def _response(request: Request, problem: Problem) -> Response:
         type=f"urn:usage-pipeline:{problem.kind}",
         title=problem.kind.replace("-", " ").capitalize(),
         status=problem.status,
-        detail=problem.detail,
-        instance=request.url.path,
+        detail=shortened(problem.detail, _DETAIL_CHARACTERS),
+        instance=shortened(request.url.path, _PATH_CHARACTERS),
     )
     return ProblemResponse(document.model_dump(), problem.status, problem.headers)
 
@@ -114,7 +118,8 @@ async def _of_busy_redis(request: Request, error: Exception) -> Response:
 async def _of_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    details = {404: f"there is nothing at {request.url.path}", 405: f"this route does not answer {request.method}"}
+    path = shortened(request.url.path, _PATH_CHARACTERS)
+    details = {404: f"there is nothing at {path}", 405: f"this route does not answer {request.method}"}
     return _response(
         request, Problem(error.status_code, kind, details.get(error.status_code, str(error.detail)), error.headers)
     )

@@ -6,18 +6,22 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from usage_pipeline.api.connections import BACKLOG, Connections, most_connections
+from usage_pipeline.api.connections.counting import Connections, most_connections
+from usage_pipeline.api.connections.protocol import BoundedConnection
 from usage_pipeline.api.workers import Workers
 from usage_pipeline.settings import Settings, load_settings
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 STOP_SECONDS = 60
+# What the system may hand us at a time. Each waits for us to count it, with a file open.
+BACKLOG = 128
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -52,7 +56,7 @@ def serve(*, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, workers: int = 
 def server_options(settings: Settings) -> dict[str, Any]:
     """How uvicorn serves the app, in every process."""
     return {
-        "http": Connections(settings, most_connections(settings)),
+        "http": partial(BoundedConnection, Connections(settings, most_connections(settings))),
         # No route is a WebSocket, and one would be without our limits.
         "ws": "none",
         "backlog": BACKLOG,

@@ -3,6 +3,8 @@
 import logging
 import resource
 import socket
+import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -11,16 +13,20 @@ import httpx
 import psutil
 import pytest
 
-from usage_pipeline.api.connections import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PIPELINED
+from usage_pipeline.api.connections.counting import MAX_UNSENT_BYTES, counted_as
+from usage_pipeline.api.connections.protocol import MAX_AHEAD_BYTES
+from usage_pipeline.api.connections.refusals import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PATH_BYTES, MAX_PIPELINED
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.api.api_process import ApiProcess, api_process
 from usage_pipeline_tests.conftest import Databases
-from usage_pipeline_tests.rigs.service import answer_of, serving
+from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, answer_of, serving
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
 MEGABYTE = 2**20
+# Longer than a connection may be without a request (uvicorn's five seconds), and than a reader may stand still in that test.
+SLOW_SECONDS = 7
 ENDLESS = {
     "lines": (HEAD, b"a:b\r\n"),
     "value": (HEAD + b"a: ", b"x"),
@@ -51,6 +57,24 @@ def connected(port: int, address: str = "127.0.0.1") -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(address, 0))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
+
+
+def deaf(port: int, address: str = "127.0.0.1") -> socket.socket:
+    """A connection whose answers wait in the service: it has a small window, and packets as of a real network."""
+    connection = socket.socket()
+    connection.settimeout(60)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1_400)
+    connection.bind((address, 0))
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
+def large_file(service: Service) -> str:
+    """The path of a file of over a megabyte that everybody may ask for."""
+    scripts = [line.split('"')[0] for line in service.client.get("/docs").text.split('src="')[1:]]
+    [bundle] = [path for path in scripts if "bundle" in path]
+    return httpx.URL(f"http://127.0.0.1:{service.port}/docs").join(bundle).path
 
 
 def is_closed(connection: socket.socket) -> bool:
@@ -104,9 +128,10 @@ def test_a_request_without_end_is_cut_and_costs_no_memory(running: ApiProcess, k
         (HEAD + b"x" * MAX_HEAD_BYTES, 431),
         (HEAD + b"a: b\r\n" * (MAX_FIELDS + 1), 431),
         (b"GET /" + b"x" * MAX_HEAD_BYTES, 414),
+        (b"GET /" + b"x" * MAX_PATH_BYTES + b" HTTP/1.1\r\n\r\n", 414),
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MAX_HEAD_BYTES // 6 + 1), 431),
     ],
-    ids=["value", "name", "fields", "url", "lines"],
+    ids=["value", "name", "fields", "url", "path", "lines"],
 )
 def test_a_head_over_the_limit_is_told_why(settings: Settings, head: bytes, status: int) -> None:
     with serving(settings) as service, closing(connected(service.port)) as connection:
@@ -176,17 +201,139 @@ def test_half_a_head_gets_408_in_the_end(settings: Settings) -> None:
 
 def test_an_answer_that_nobody_reads_is_given_up(settings: Settings) -> None:
     quick = settings.model_copy(update={"body_timeout_seconds": 0.5})
-    with serving(quick) as service, closing(socket.socket()) as connection:
-        # A small window: the answer waits in the service, not on the way.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        connection.connect(("127.0.0.1", service.port))
-        paths = [line.split('"')[0] for line in service.client.get("/docs").text.split('src="')[1:]]
-        [script] = [path for path in paths if "bundle" in path]
-        path = httpx.URL(f"http://127.0.0.1:{service.port}/docs").join(script).path
-        connection.sendall(b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    with serving(quick) as service, closing(deaf(service.port)) as connection:
+        connection.sendall(f"GET {large_file(service)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         mine = connection.getsockname()
         assert mine in ends_at(service.port)
         wait_until(lambda: mine not in ends_at(service.port), "the service closes its end", 60)
+
+
+def test_an_answer_that_is_read_slowly_is_sent_to_its_end(settings: Settings) -> None:
+    quick = settings.model_copy(update={"body_timeout_seconds": 0.5})
+    with serving(quick) as service, closing(deaf(service.port)) as connection:
+        path = large_file(service)
+        size = int(service.client.get(path, headers={"Accept-Encoding": "identity"}).headers["content-length"])
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        began, came = time.monotonic(), 0
+        while came < size and (piece := connection.recv(4_096)):
+            came += len(piece)
+            if time.monotonic() - began < SLOW_SECONDS:
+                time.sleep(0.05)
+        assert came >= size
+
+
+def test_answers_that_nobody_reads_are_bounded_all_together(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "usage_pipeline.api.connections.counting")
+    with serving(settings) as service, ExitStack() as stack:
+        request = f"GET {large_file(service)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        flood = []
+        for _ in range(2 * MAX_UNSENT_BYTES // MEGABYTE):
+            flood.append(stack.enter_context(closing(deaf(service.port))))
+            flood[-1].sendall(request)
+        most, newest = MAX_UNSENT_BYTES // MEGABYTE, flood[-1].getsockname()
+        wait_until(
+            lambda: newest in (ends := ends_at(service.port)) and len(ends) <= most,
+            "those that wait longest are cut, and the newest one stays",
+            60,
+        )
+        assert caplog.text.count("clients that do not read") == 1
+        assert service.client.get("/").status_code == 200
+
+
+def test_who_does_not_read_takes_no_place_from_others_whatever_is_asked_behind(settings: Settings) -> None:
+    few = settings.model_copy(update={"max_connections": 10})
+    with serving(few) as service, ExitStack() as stack:
+        path = large_file(service)
+        service.client.close()
+        for number in range(10):
+            connection = stack.enter_context(closing(deaf(service.port, f"127.0.0.{2 + number % 2}")))
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() + HEAD + b"\r\n")
+        wait_until(lambda: len(ends_at(service.port)) == 10, "all are open", 60)
+        for _ in range(5):
+            with closing(connected(service.port)) as one_more:
+                one_more.sendall(HEAD + b"Connection: close\r\n\r\n")
+                assert one_more.recv(12) == b"HTTP/1.1 200"
+
+
+def test_what_is_sent_ahead_of_an_answer_is_bounded(settings: Settings) -> None:
+    with serving(settings) as service, closing(deaf(service.port)) as connection:
+        mine = connection.getsockname()
+        ahead = HEAD + b"a: " + b"x" * (MAX_AHEAD_BYTES + 16 * 1024) + b"\r\n\r\n"
+        connection.sendall(f"GET {large_file(service)} HTTP/1.1\r\nHost: x\r\n\r\n".encode() + ahead)
+        wait_until(lambda: mine not in ends_at(service.port), "the service closes its end", 20)
+
+
+def test_fields_behind_a_chunked_body_are_no_part_of_the_head(settings: Settings, token: str) -> None:
+    body = b"2\r\n[]\r\n0\r\n"
+    with serving(settings) as service:
+        for begin, end, expected in (
+            (b"", b"Authorization: Bearer " + token.encode() + b"\r\n", 401),
+            (b"Authorization: Bearer " + token.encode() + b"\r\n", b"Content-Encoding: gzip\r\n", 200),
+        ):
+            with closing(connected(service.port)) as connection:
+                head = f"POST {EVENTS_PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n".encode()
+                connection.sendall(head + begin + b"Transfer-Encoding: chunked\r\n\r\n" + body + end + b"\r\n")
+                assert answer_of(connection)[0] == expected
+
+
+@pytest.mark.parametrize("path", ["/x", "/" + "%01" * 200], ids=["small", "larger"])
+def test_who_reads_nothing_is_closed_also_after_an_address_that_cannot_be_read(settings: Settings, path: str) -> None:
+    quick = settings.model_copy(update={"body_timeout_seconds": 0.5, "head_timeout_seconds": 0.5})
+    with serving(quick) as service, closing(deaf(service.port)) as connection:
+        mine = connection.getsockname()
+        # Enough to fill what lies between: a few wait in the service, below what counts as stalled.
+        for _ in range(40):
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.sendall(b"CONNECT a:1 HTTP/1.1\r\n\r\n")
+        wait_until(lambda: mine not in ends_at(service.port), "the service closes its end", 60)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\xff", b"CONNECT a:1 HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"]
+)
+def test_what_is_no_request_is_answered_and_fills_no_log(running: ApiProcess, sent: bytes) -> None:
+    before = running.log.stat().st_size
+    for _ in range(5):
+        with closing(connected(running.port)) as connection:
+            connection.sendall(sent)
+            status, headers, document = answer_of(connection)
+        assert (status, headers["connection"], document["status"]) == (400, "close", 400)
+    assert running.log.stat().st_size == before
+
+
+def test_who_goes_away_with_requests_waiting_leaves_no_line(running: ApiProcess) -> None:
+    before = running.log.stat().st_size
+    for _ in range(20):
+        with closing(connected(running.port)) as connection:
+            connection.sendall((HEAD + b"\r\n") * MAX_PIPELINED)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert running.answers()
+    assert running.log.read_text()[before:] == ""
+
+
+def test_an_error_repeats_little_of_a_long_address(settings: Settings) -> None:
+    with serving(settings) as service:
+        path = "/%01%F0%9F%98%80" * (MAX_PATH_BYTES // 20)
+        answer = service.client.get(path)
+        assert answer.status_code == 404
+        assert len(answer.content) < 4_000
+        assert "\\x01" in answer.json()["instance"]
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("a proxy said so", "a proxy said so"),
+    ],
+)
+def test_who_has_an_ipv6_network_counts_as_one(address: str, counted: str) -> None:
+    assert counted_as(address) == counted
 
 
 def test_as_many_half_sent_requests_as_files_keep_nobody_out(settings: Settings, tmp_path: Path) -> None:
@@ -208,7 +355,7 @@ def test_one_address_with_many_connections_keeps_out_itself_only(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     few = settings.model_copy(update={"max_connections": 20, "max_connections_per_address": 5})
-    caplog.set_level(logging.WARNING, "usage_pipeline.api.connections")
+    caplog.set_level(logging.WARNING, "usage_pipeline.api.connections.counting")
     with serving(few) as service, ExitStack() as stack:
         others = [stack.enter_context(closing(connected(service.port))) for _ in range(5)]
         flood = [stack.enter_context(closing(connected(service.port, "127.0.0.2"))) for _ in range(40)]
@@ -245,7 +392,7 @@ def test_a_second_episode_of_too_many_connections_is_told_again(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     few = settings.model_copy(update={"max_connections": 4})
-    caplog.set_level(logging.WARNING, "usage_pipeline.api.connections")
+    caplog.set_level(logging.WARNING, "usage_pipeline.api.connections.counting")
     with serving(few) as service:
         for episode in (1, 2):
             with ExitStack() as stack:

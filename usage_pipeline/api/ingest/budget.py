@@ -81,6 +81,9 @@ class ByteBudget:
 
     def _serve(self) -> None:
         for one in list(self._waiting):
+            if one.turn.cancelled():
+                # It gave up, and is about to leave.
+                continue
             if self.in_hand + one.size > self._most:
                 # Nobody behind may overtake it, or a large one would wait for ever.
                 return

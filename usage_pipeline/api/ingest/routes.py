@@ -16,6 +16,7 @@ from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
 from usage_pipeline.api.ingest import bodies, openapi
 from usage_pipeline.api.ingest.budget import Room
+from usage_pipeline.api.memory import bytes_while_stored
 from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import STORE_SECONDS, Storing
@@ -131,7 +132,8 @@ async def done_with_body(request: Request, caller: AccessToken, work: Callable[[
             if is_compressed:
                 open_ = partial(bodies.opened, body, most=settings.max_decompressed_bytes)
                 document = await storing.in_thread(open_)
-            held = document if isinstance(document, int) else len(document)
+            size = document if isinstance(document, int) else len(document)
+            held = bytes_while_stored(size, settings)
             async with room.documents.of(held, caller.token_id, seconds=STORE_SECONDS):
                 return await storing.in_thread(partial(work, Body(body, document, has_lines)))
 

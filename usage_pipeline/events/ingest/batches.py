@@ -317,6 +317,13 @@ def _write(copy: psycopg.Copy, lines: Iterable[bytes]) -> None:
     part: list[bytes] = []
     size = 0
     for line in lines:
+        if len(line) >= _BYTES_PER_WRITE:
+            # Joined to others, it would be there twice.
+            copy.write(b"".join(part))
+            copy.write(line)
+            part.clear()
+            size = 0
+            continue
         part.append(line)
         size += len(line)
         if len(part) >= _LINES_PER_WRITE or size >= _BYTES_PER_WRITE:

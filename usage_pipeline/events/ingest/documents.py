@@ -192,7 +192,7 @@ def _spans(
             while end == place:
                 for cut in _cuts(document, place, min(place + size, last), last):
                     try:
-                        raws = _items(_split(b"[%b]" % bytes(document[place:cut]), most))
+                        raws = _items(_split(b"".join((b"[", memoryview(document)[place:cut], b"]")), most))
                     except UNREADABLE_JSON as fault:
                         if "of at most length" in str(fault):
                             raise _too_many(most) from None
@@ -291,9 +291,9 @@ def _split(text: bytes, most: int | None) -> Any:
     try:
         return decode(text)
     except msgspec.DecodeError:
-        plain = text
-        for odd, instead in _ODD:
-            plain = plain.replace(odd, instead)
-        if plain == text:
+        if not any(odd in text for odd, _ in _ODD):
             raise
-        return decode(plain)
+    # Under one name: it may be an item of many megabytes.
+    for odd, instead in _ODD:
+        text = text.replace(odd, instead)
+    return decode(text)

@@ -53,7 +53,8 @@ _LARGE_MEMBERS = {
 MAX_EVENT_BYTES = (
     _ESCAPED_BYTES * (MAX_PROMPT_CHARACTERS + MAX_EXTRA_CHARACTERS) + sum(_LARGE_MEMBERS.values()) + _SMALL_BYTES
 )
-MAX_ARCHIVE_BYTES = _ESCAPED_BYTES * 2 * MAX_ARCHIVE_CHARACTERS + _SMALL_BYTES
+# Of an archive it would be 384 MB, several times in memory. Two texts at their limits have 32 MB in ASCII.
+MAX_ARCHIVE_BYTES = 64 * 2**20
 # Signs that are a character each also in JSON that is written again: where there are many, there are as many objects.
 _SIGNS_OF_VALUES = (b",", b"[", b"{", b'"')
 # Who gives the ids of events in files, where these name no source.

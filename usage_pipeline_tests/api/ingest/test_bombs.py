@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -18,7 +19,7 @@ from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.api.api_process import ApiProcess, api_process
 from usage_pipeline_tests.conftest import Databases
 from usage_pipeline_tests.rigs.events import event
-from usage_pipeline_tests.rigs.service import EVENTS_PATH, new_token
+from usage_pipeline_tests.rigs.service import ARCHIVES_PATH, EVENTS_PATH, new_token
 
 MEGABYTE = 2**20
 GZIP = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
@@ -52,6 +53,27 @@ def with_member(name: str, begin: bytes, piece: bytes, end: bytes, megabytes: in
     return packed(head + begin, *[piece * (MEGABYTE // len(piece))] * megabytes, end + tail)
 
 
+def archive(begin: bytes, piece: bytes, end: bytes, megabytes: int) -> bytes:
+    """One archive of so many megabytes, whose event is not stored."""
+    head, tail = (
+        json.dumps([{"event_id": str(uuid4()), "user_id": "u", "service": "s", "prompt_full": "here"}])
+        .encode()
+        .split(b'"here"')
+    )
+    return packed(head + begin, *[piece * (MEGABYTE // len(piece))] * megabytes, end + tail)
+
+
+def large_archives() -> bytes:
+    """What is legal: archives at their limits, as many as a document may have."""
+    half = b"a" * 15_900_000
+    items = [
+        b'{"event_id":"%b","user_id":"u","service":"s","prompt_full":"%b","response_full":"%b"}'
+        % (str(uuid4()).encode(), half, half)
+        for _ in range(5)
+    ]
+    return packed(b"[", b",".join(items), b"]")
+
+
 def plain_events() -> bytes:
     """What is legal: a thousand events of 20 KB."""
     return packed(b"[", b",".join(json.dumps(event(prompt="ü" * 10_000)).encode() for _ in range(900)), b"]")
@@ -66,21 +88,32 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "numbers": lambda: with_member("extra", b'{"a":[', b"1,", b"1]}"),
     "legal events": plain_events,
 }
+ARCHIVES: dict[str, Callable[[], bytes]] = {
+    "a wide character": lambda: archive('"😀'.encode(), b"a", b'"', 185),
+    "half a pair": lambda: archive(b'"\\ud800', b"a", b'"', 185),
+    "half a pair below the limit": lambda: archive(b'"\\ud800', b"a", b'"', 60),
+    "no numbers": lambda: archive(b"[", b"NaN,", b"1]", 185),
+    "lists": lambda: archive(b"[", b"[],", b"1]", 185),
+    "legal archives": large_archives,
+}
 
 
-@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [*((EVENTS_PATH, kind) for kind in BODIES), *((ARCHIVES_PATH, kind) for kind in ARCHIVES)],
+)
 def test_a_few_such_bodies_at_once_stay_within_the_memory_of_the_limits(
-    attacked: tuple[ApiProcess, str, int], kind: str
+    attacked: tuple[ApiProcess, str, int], path: str, kind: str
 ) -> None:
     running, token, most = attacked
-    body = BODIES[kind]()
+    body = (BODIES if path == EVENTS_PATH else ARCHIVES)[kind]()
     assert len(body) < MEGABYTE
     statuses: list[int] = []
 
     def send() -> None:
         with closing(httpx.Client(trust_env=False, timeout=300, headers=GZIP)) as client:
             client.headers["Authorization"] = f"Bearer {token}"
-            statuses.append(client.post(f"{running.url}{EVENTS_PATH}", content=body).status_code)
+            statuses.append(client.post(f"{running.url}{path}", content=body).status_code)
 
     senders = [threading.Thread(target=send) for _ in range(SENDERS)]
     for sender in senders:

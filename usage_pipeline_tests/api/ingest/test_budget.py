@@ -107,3 +107,21 @@ def test_a_wait_ends_with_503_and_leaves_nothing_behind() -> None:
         assert owners.budget.in_hand == 0
 
     asyncio.run(run())
+
+
+def test_who_gives_up_in_the_moment_of_a_turn_takes_it_from_nobody() -> None:
+    async def run() -> None:
+        owners = Owners(ByteBudget(100))
+        first, second, third = owners.ask("first", 100), owners.ask("second", 100), owners.ask("third", 100)
+        await turns()
+        # Both in one step of the loop: the first gives its bytes back before the second has left the line.
+        owners.stop("first")
+        second.cancel()
+        await turns()
+        assert (owners.served, owners.budget.in_hand) == (["first", "third"], 100)
+        owners.stop("third")
+        await asyncio.gather(first, third)
+        assert second.cancelled()
+        assert owners.budget.in_hand == 0
+
+    asyncio.run(run())
