@@ -193,7 +193,7 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
                 )
                 # We put the rows together while the server is busy with the ids.
                 rows: Iterable[bytes] = (
-                    b"%b\t%b\n" % (key.encode(), batch.whole(position).payload)
+                    b"".join((key.encode(), b"\t", batch.whole(position).payload, b"\n"))
                     for key, position in zip(keys, positions, strict=True)
                 )
                 if events[-1].payload and all(event.payload for event in events):
@@ -248,7 +248,7 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
                 "event_id": parsed[position].event_id,
                 "stored_hash": stored_hash,
                 "other_hash": other_hash,
-                "other_payload": bytes(items[position]),
+                "other_payload": memoryview(items[position]),
                 "batch_id": batch.batch_id,
             }
             for position, stored_hash, other_hash in conflicting
@@ -302,11 +302,11 @@ def _letters(batch: _Batch, letters: LetterBox, rejected: Sequence[Rejection]) -
 def _stage(cursor: psycopg.Cursor, batch: _Batch) -> None:
     copy_to = compose.SQL("copy {} from stdin").format(compose.Identifier(batch.kind.staging_table))
     with cursor.copy(copy_to) as copy:
-        _write(copy, (batch.whole(position).staged(position) for position in batch.parsed))
+        _write(copy, (piece for position in batch.parsed for piece in batch.whole(position).staged(position)))
 
 
-def _write(copy: psycopg.Copy, lines: Iterable[bytes]) -> None:
-    part: list[bytes] = []
+def _write(copy: psycopg.Copy, lines: Iterable[bytes | memoryview]) -> None:
+    part: list[bytes | memoryview] = []
     size = 0
     for line in lines:
         part.append(line)
