@@ -28,6 +28,8 @@ MAX_PIPELINED = 8
 RESERVED_FILES = 192
 # What the system may hand us at a time. Each waits for us to count it, with a file open.
 BACKLOG = 128
+# Bytes of answers that clients do not read, of all connections of a process.
+MAX_UNSENT_BYTES = 64 * 2**20
 # How long the sender of a refused head may take to read why, and how much of it is still read and thrown away.
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 2**20
@@ -54,6 +56,8 @@ class Connections:
         # By address, the longest idle first; "" is all together.
         self._idle: defaultdict[str, dict[BoundedConnection, None]] = defaultdict(dict)
         self._of_address: Counter[str] = Counter()
+        # Whose answers wait to be read, the longest first.
+        self._unread: dict[BoundedConnection, None] = {}
         # Of which addresses it was told that they have too many; "" is all together.
         self._told: set[str] = set()
 
@@ -91,8 +95,23 @@ class Connections:
         for whose in {"", self.open.get(connection, "")}:
             self._idle[whose].pop(connection, None)
 
+    def waits_to_be_read(self, connection: "BoundedConnection") -> None:
+        """Its client does not read as fast as we send. When there is too much of that, who has read nothing longest is cut."""
+        self._unread[connection] = None
+        unsent = sum(one.transport.get_write_buffer_size() for one in self._unread)
+        for one in list(self._unread):
+            if unsent <= MAX_UNSENT_BYTES:
+                break
+            unsent -= one.transport.get_write_buffer_size()
+            one.cut()
+
+    def is_read(self, connection: "BoundedConnection") -> None:
+        """Its client reads again."""
+        self._unread.pop(connection, None)
+
     def forget(self, connection: "BoundedConnection") -> None:
         """The connection is over, or as good as over."""
+        self.is_read(connection)
         if connection not in self.open:
             return
         self.works(connection)
@@ -142,6 +161,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._refusal: HTTPStatus | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._is_next_postponed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -213,6 +233,10 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        if self.flow.write_paused and self.pipeline:
+            # The next answer is made when this one is read: else it would wait in memory beside it.
+            self._is_next_postponed = True
+            return
         super().on_response_complete()
         if self._is_idle():
             self._limits.rests(self)
@@ -227,12 +251,17 @@ class BoundedConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stall_timer = self.loop.call_later(self._limits.stall_seconds, self.cut)
+        self._limits.waits_to_be_read(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+        self._limits.is_read(self)
+        if self._is_next_postponed:
+            self._is_next_postponed = False
+            self.on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
         # To close it would wait until the client has read the answer, which it may never do.

@@ -11,12 +11,13 @@ import httpx
 import psutil
 import pytest
 
+from usage_pipeline.api import connections
 from usage_pipeline.api.connections import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PIPELINED
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.api.api_process import ApiProcess, api_process
 from usage_pipeline_tests.conftest import Databases
-from usage_pipeline_tests.rigs.service import answer_of, serving
+from usage_pipeline_tests.rigs.service import Service, answer_of, serving
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -174,19 +175,66 @@ def test_half_a_head_gets_408_in_the_end(settings: Settings) -> None:
         assert (status, document["type"]) == (408, "urn:usage-pipeline:request-timeout")
 
 
+def bundle_of(service: Service) -> bytes:
+    """The request for the largest file that anybody may ask for."""
+    paths = [line.split('"')[0] for line in service.client.get("/docs").text.split('src="')[1:]]
+    [script] = [path for path in paths if "bundle" in path]
+    path = httpx.URL(f"http://127.0.0.1:{service.port}/docs").join(script).path
+    return b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def unreading(port: int) -> socket.socket:
+    """A connection with a small window: an answer waits in the service, not on the way."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
 def test_an_answer_that_nobody_reads_is_given_up(settings: Settings) -> None:
     quick = settings.model_copy(update={"body_timeout_seconds": 0.5})
-    with serving(quick) as service, closing(socket.socket()) as connection:
-        # A small window: the answer waits in the service, not on the way.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        connection.connect(("127.0.0.1", service.port))
-        paths = [line.split('"')[0] for line in service.client.get("/docs").text.split('src="')[1:]]
-        [script] = [path for path in paths if "bundle" in path]
-        path = httpx.URL(f"http://127.0.0.1:{service.port}/docs").join(script).path
-        connection.sendall(b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    with serving(quick) as service, closing(unreading(service.port)) as connection:
+        connection.sendall(bundle_of(service))
         mine = connection.getsockname()
         assert mine in ends_at(service.port)
         wait_until(lambda: mine not in ends_at(service.port), "the service closes its end", 60)
+
+
+def test_answers_that_nobody_reads_have_a_limit_together_and_the_newest_ones_stay(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MAX_UNSENT_BYTES", 4 * MEGABYTE)
+    patient = settings.model_copy(update={"body_timeout_seconds": 600.0})
+    with serving(patient) as service, ExitStack() as stack:
+        request = bundle_of(service)
+        names = []
+        for number in range(12):
+            connection = stack.enter_context(closing(unreading(service.port)))
+            names.append(connection.getsockname())
+            # More than the system itself takes of it.
+            connection.sendall(request * MAX_PIPELINED)
+            if number >= 6:
+                gone = names[number - 6]
+                wait_until(lambda gone=gone: gone not in ends_at(service.port), "the oldest one is cut", 60)
+        assert names[-1] in ends_at(service.port)
+        assert service.client.get("/").status_code == 200
+
+
+def test_the_next_answer_is_made_when_the_one_before_is_read(settings: Settings) -> None:
+    with serving(settings) as service, closing(unreading(service.port)) as connection:
+        request = bundle_of(service)
+        connection.sendall(request * MAX_PIPELINED)
+        whole = 0
+        connection.settimeout(60)
+        size = None
+        while size is None or whole < MAX_PIPELINED * size:
+            piece = connection.recv(2**20)
+            assert piece, "each of them comes"
+            if size is None:
+                head, _, _ = piece.partition(b"\r\n\r\n")
+                [told] = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+                size = int(told.split(b":")[1])
+            whole += len(piece)
 
 
 def test_as_many_half_sent_requests_as_files_keep_nobody_out(settings: Settings, tmp_path: Path) -> None:
