@@ -67,7 +67,13 @@ class AuditLog:
             return
         self._lines[is_proven] += 1
         self._kinds[kind] += 1
-        said = {"address": address, "token_id": token_id, "route": route, "status": status, "reason": reason}
+        said: dict[str, object] = {
+            "address": address,
+            "token_id": token_id,
+            "route": route,
+            "status": status,
+            "reason": reason,
+        }
         self._line(now, said)
 
     def close(self) -> None:
