@@ -178,7 +178,8 @@ class Settings(BaseSettings):
     )
     audit_log: str | None = Field(
         default=None,
-        description="File to which the HTTP service appends a JSON line for each request that it refuses (401, 403, 429, 503). "
+        description="File to which the HTTP service appends a JSON line for each request that it refuses (401, 403, 429, 503), "
+        "and the guard before the Dagster UI one for each of its refusals. "
         "At 64 MB it is renamed to `….1`. When it is not set, the lines go to standard error.",
     )
     session_key: SecretStr | None = Field(

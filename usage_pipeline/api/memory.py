@@ -8,7 +8,7 @@ from usage_pipeline.settings import Settings
 
 # Bodies that are received at once, in units of the largest; half of them of one token.
 BODIES_AT_ONCE = 6
-# A process at rest, and what it keeps of tokens, posts, metrics and files that it sends.
+# A process at rest, and what it keeps of tokens, posts, metrics and files of pages.
 AT_REST_BYTES = 200 * 2**20
 # A connection: its head, as it came and as it was read, what came ahead of the answer, and a piece of a body or of an answer.
 # And what the kernel has of an answer, which is in the limit of a container, too.
@@ -42,6 +42,7 @@ def most_memory(settings: Settings, workers: int = 1) -> int:
     """Bytes of resident memory of the service at all its limits at once."""
     each = (
         AT_REST_BYTES
+        + MAX_UNSENT_BYTES
         + most_bodies(settings)
         + most_documents(settings)
         + settings.max_connections * _PER_CONNECTION_BYTES

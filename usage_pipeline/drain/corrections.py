@@ -5,6 +5,7 @@ ops.corrections keeps them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import hiredis
@@ -13,11 +14,16 @@ import psycopg
 from msgspec import inspect
 from psycopg.types.json import Jsonb
 
+from usage_pipeline import values
 from usage_pipeline.drain.batch import RawFormat, raw_value
 from usage_pipeline.drain.members import decode_members
 from usage_pipeline.storage.sql import load
 from usage_pipeline.values import UNREADABLE_JSON, Malformed, shown
 
+# In hashes, a time is epoch milliseconds; in JSON it is ISO-8601 (contracts §1).
+_TIME_OF_HASHES, _TIMES_OF_JSON = "last_used_at", frozenset(("lastUsedAt", "at"))
+# Epoch milliseconds of years that a calendar has.
+_MOST_DIGITS = 14
 # What a dead letter of another member holds besides it: for whom and for which day it counts.
 _WHO_AND_WHEN = frozenset(("last_used_at", "provider", "usageCount", "lastUsedAt", "instanceId", "event_id"))
 
@@ -85,7 +91,8 @@ def change(
 ) -> Changed:
     """Sets or takes away members of a refused value; `member` is the one that a dead letter is about, None for a whole value.
 
-    In a hash, a value is text. In JSON it is JSON, or text if it is no JSON or the member is a text. Raises Malformed.
+    In a hash, a value is text. In JSON it is JSON, or text if it is no JSON or the member is a text. A time may be written as
+    ISO-8601 or as epoch milliseconds, whichever the value itself has. Raises Malformed.
     """
     if member is not None and None in changes.values():
         raise Malformed(
@@ -96,11 +103,13 @@ def change(
     before: dict[str, str | None] = {}
     if raw_format == "hash":
         for name, text in changes.items():
-            before[name] = _replaced(present, name, None if text is None else text.encode())
+            value = _in_ms(text) if text is not None and name == _TIME_OF_HASHES else text
+            before[name] = _replaced(present, name, None if value is None else value.encode())
         packed = tuple(part for name, value in present.items() for part in (name.encode(*_EXACT), value))
         return Changed(hiredis.pack_command(packed), before)  # type: ignore[arg-type]  # its stub means `tuple[..., ...]`
     for name, text in changes.items():
-        before[name] = _set(present, name, text, settable, "")
+        value = _in_iso(text) if text is not None and name in _TIMES_OF_JSON else text
+        before[name] = _set(present, name, value, settable, "")
     return Changed(msgspec.json.encode({name: msgspec.Raw(value) for name, value in present.items()}), before)
 
 
@@ -161,6 +170,24 @@ def _expect_settable(
         if names is not None and name not in names and (name.partition(".")[0] not in names or member is not None):
             shown = sorted(_text(each.encode(*_EXACT)) for each in names)
             raise Malformed(f"--set: expected one of {', '.join(shown)}, came {name}")
+
+
+def _in_ms(text: str) -> str:
+    """An ISO-8601 time as epoch milliseconds; without an offset it is taken as UTC. Another text as it is."""
+    try:
+        at = datetime.fromisoformat(text) if not text.isdigit() else None
+    except ValueError:
+        at = None
+    if at is None:
+        return text
+    return str(int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000))
+
+
+def _in_iso(text: str) -> str:
+    """Epoch milliseconds as an ISO-8601 time. Another text as it is."""
+    if not text.isdigit() or not text.isascii() or len(text) > _MOST_DIGITS:
+        return text
+    return values.from_ms(int(text)).isoformat()
 
 
 def _set(members: dict[str, bytes], name: str, text: str | None, settable: Settable, within: str) -> str | None:

@@ -168,8 +168,8 @@ def _try(
         cursor.execute("select ops.expect_time_zone(%s)", (settings.usage_timezone,))
         copy_to = compose.SQL("copy {} from stdin").format(compose.Identifier(EVENTS.staging_table))
         with cursor.copy(copy_to) as copy:
-            for line in _lines(steps):
-                copy.write(line)
+            for piece in _lines(steps):
+                copy.write(piece)
         for step in steps:
             arguments = {**common, "event_id": step.event_id, "position": step.position, "reason": step.reason}
             action = "void" if step.item is None else "replace"
@@ -179,5 +179,5 @@ def _try(
     return outcomes
 
 
-def _lines(steps: Sequence[_Step]) -> Iterator[bytes]:
-    return (step.item.staged(step.position) for step in steps if step.item)
+def _lines(steps: Sequence[_Step]) -> Iterator[bytes | memoryview]:
+    return (piece for step in steps if step.item for piece in step.item.staged(step.position))

@@ -134,7 +134,8 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         ).fetchall()
         if not work.problems:
             connection.execute(load("events/erasure/finish_erasure"), {"erasure_id": work.erasure_id})
-        log.info("erasure %d as %s: %s", work.erasure_id, work.pseudonym, counts)
+        if counts:
+            log.info("erasure %d as %s: %s", work.erasure_id, work.pseudonym, counts)
         return work.told(counts)
 
 

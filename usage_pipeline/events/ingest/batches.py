@@ -200,7 +200,7 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
                 )
                 # We put the rows together while the server is busy with the ids.
                 rows: Iterable[bytes] = (
-                    b"%b\t%b\n" % (key.encode(), event.wide_payload() if is_wide else event.payload)
+                    b"".join((key.encode(), b"\t", event.wide_payload() if is_wide else event.payload, b"\n"))
                     for key, event in zip(keys, map(batch.whole, positions), strict=True)
                 )
                 if events[-1].payload and all(event.payload for event in events):
@@ -310,20 +310,13 @@ def _letters(batch: _Batch, letters: LetterBox, rejected: Sequence[Rejection]) -
 def _stage(cursor: psycopg.Cursor, batch: _Batch) -> None:
     copy_to = compose.SQL("copy {} from stdin").format(compose.Identifier(batch.kind.staging_table))
     with cursor.copy(copy_to) as copy:
-        _write(copy, (batch.whole(position).staged(position) for position in batch.parsed))
+        _write(copy, (piece for position in batch.parsed for piece in batch.whole(position).staged(position)))
 
 
-def _write(copy: psycopg.Copy, lines: Iterable[bytes]) -> None:
-    part: list[bytes] = []
+def _write(copy: psycopg.Copy, lines: Iterable[bytes | memoryview]) -> None:
+    part: list[bytes | memoryview] = []
     size = 0
     for line in lines:
-        if len(line) >= _BYTES_PER_WRITE:
-            # Joined to others, it would be there twice.
-            copy.write(b"".join(part))
-            copy.write(line)
-            part.clear()
-            size = 0
-            continue
         part.append(line)
         size += len(line)
         if len(part) >= _LINES_PER_WRITE or size >= _BYTES_PER_WRITE:

@@ -13,12 +13,15 @@ from typing import Any, overload
 import msgspec
 
 from usage_pipeline import values
+from usage_pipeline.events.ingest.flat_objects import flat_object
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
 Items = Sequence[bytes | memoryview | msgspec.Raw]
 
 # What is split at a time, unless an item is longer.
 WINDOW_BYTES = 2**20
+# An item that is longer is looked through, and not decoded to find its end.
+LONG_ITEM_BYTES = 2**25
 # Places in a window that look like the end of an item and may be none.
 _TRIES = 3
 _SPACES = b" \t\n\r"
@@ -192,7 +195,7 @@ def _spans(
             while end == place:
                 for cut in _cuts(document, place, min(place + size, last), last):
                     try:
-                        raws = _items(_split(b"".join((b"[", memoryview(document)[place:cut], b"]")), most))
+                        raws = _items(_split(_as_array(document, place, cut), most))
                     except UNREADABLE_JSON as fault:
                         if "of at most length" in str(fault):
                             raise _too_many(most) from None
@@ -211,7 +214,17 @@ def _spans(
                             f"body: expected items of at most {most_bytes} bytes, came one of {size} or more"
                         )
                     size *= 2
+                    if size >= LONG_ITEM_BYTES:
+                        if (found := flat_object(document, place)) and found.end <= last:
+                            end = found.end
+                            yield place, end
+                        elif most_bytes is not None:
+                            raise TooLargeItem(
+                                f"body: expected items of {LONG_ITEM_BYTES} bytes or more to be objects of texts, came another"
+                            )
             place = end if end >= last else _after(document, end, b",")
+            if end < last <= place:
+                raise msgspec.DecodeError("Trailing comma in array")
     except UNREADABLE_JSON as fault:
         error = error or fault
         kind = Malformed if isinstance(error, msgspec.ValidationError) else UnreadableDocument
@@ -283,6 +296,12 @@ def _cuts(document: bytes | bytearray, place: int, stop: int, last: int) -> Iter
     if comma < 0 and (comma := window.rfind(b",")) > 0:
         # Perhaps these are no objects.
         yield place + comma
+
+
+def _as_array(document: bytes | bytearray, begin: int, end: int) -> bytes:
+    """An array of what is there, with one copy of it."""
+    with memoryview(document) as view, view[begin:end] as part:
+        return b"".join((b"[", part, b"]"))
 
 
 def _split(text: bytes, most: int | None) -> Any:

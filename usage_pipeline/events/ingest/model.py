@@ -1,19 +1,22 @@
 """Usage events and message archives as clients send them (contracts §2), and how they become rows. Pure; no I/O."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from threading import Lock
 from types import MappingProxyType
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, cast
 from uuid import UUID
 
 import msgspec
 
 from usage_pipeline import values
-from usage_pipeline.events.ingest.long_texts import copied_text
+from usage_pipeline.events.ingest.documents import LONG_ITEM_BYTES
+from usage_pipeline.events.ingest.flat_objects import flat_object
+from usage_pipeline.events.ingest.large_json import stored_json
+from usage_pipeline.events.ingest.long_texts import append_copied
 from usage_pipeline.events.ingest.members import (
     MAX_TAG_CHARACTERS,
     MAX_TAG_NAME_CHARACTERS,
@@ -49,6 +52,7 @@ _LARGE_MEMBERS = {
     "tags": _ESCAPED_BYTES * MAX_TAGS * (MAX_TAG_NAME_CHARACTERS + MAX_TAG_CHARACTERS) + _SMALL_BYTES,
     "provider_usage": MAX_PROVIDER_USAGE_BYTES,
 }
+_PIECE_BYTES = 2**20
 # The most bytes of an item that can keep the rules. A larger one is refused before it is decoded.
 MAX_EVENT_BYTES = (
     _ESCAPED_BYTES * (MAX_PROMPT_CHARACTERS + MAX_EXTRA_CHARACTERS) + sum(_LARGE_MEMBERS.values()) + _SMALL_BYTES
@@ -204,19 +208,26 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     event_id: UUID
     event_time: datetime | None
     payload_hash: str
-    payload: bytes
+    payload: bytes | bytearray
     is_wide: bool = False
 
-    def wide_payload(self) -> bytes:
+    def wide_payload(self) -> bytes | bytearray:
         """The payload of an event with all columns."""
         return self.payload if self.is_wide else self.payload + _WIDE_OF_PLAIN
 
-    def staged(self, position: int) -> bytes:
-        """The line of its staging table."""
-        head = f"{position}\t{self.event_id.int:032x}\t\\\\x{self.payload_hash}\t"
-        if self.event_time is None:
-            return head.encode() + self.payload + b"\n"
-        return f"{head}{self.event_time.isoformat()}\t".encode() + self.wide_payload() + b"\n"
+    def staged(self, position: int) -> Iterator[bytes | memoryview]:
+        """The line of its staging table, in pieces: no second copy of a large one."""
+        time = "" if self.event_time is None else f"{self.event_time.isoformat()}\t"
+        head = f"{position}\t{self.event_id.int:032x}\t\\\\x{self.payload_hash}\t{time}".encode()
+        payload = self.payload if self.event_time is None else self.wide_payload()
+        if len(payload) <= _SMALL_BYTES:
+            yield b"".join((head, payload, b"\n"))
+            return
+        yield head
+        whole = memoryview(payload)
+        for first in range(0, len(whole), _PIECE_BYTES):
+            yield whole[first : first + _PIECE_BYTES]
+        yield b"\n"
 
 
 _Json = bytes | memoryview | msgspec.Raw
@@ -365,9 +376,14 @@ def _parted(
     members = {name: text for name in found.__struct_fields__ if (text := getattr(found, name)) is not msgspec.UNSET}
     long_texts = {name: members.pop(name) for name in long_names if name in members}
     for name, text in members.items():
-        if memoryview(text).nbytes > (most := _LARGE_MEMBERS.get(name, _SMALL_BYTES)):
-            raise Malformed(f"{name}: expected at most {most} bytes, came {memoryview(text).nbytes}")
+        _expect_small(name, text)
     return msgspec.json.encode(members), long_texts
+
+
+def _expect_small(name: str, text: msgspec.Raw) -> None:
+    most = _LARGE_MEMBERS.get(name, _SMALL_BYTES)
+    if (size := memoryview(text).nbytes) > most:
+        raise Malformed(f"{name[:100]}: expected at most {most} bytes, came {size}")
 
 
 def _parse_any_event(
@@ -410,11 +426,11 @@ def _parse_any_event(
             optional_text("error_type", event.error_type),
         )
     )
-    prompt = (
-        _copied("a usage event", "prompt", long_texts["prompt"], MAX_PROMPT_CHARACTERS)
-        if "prompt" in long_texts
-        else copy_line((_long_text("prompt", event.prompt, MAX_PROMPT_CHARACTERS),))
-    )
+    if "prompt" in long_texts:
+        prompt: bytes | bytearray = bytearray()
+        _copied(cast(bytearray, prompt), "a usage event", "prompt", long_texts["prompt"], MAX_PROMPT_CHARACTERS)
+    else:
+        prompt = copy_line((_long_text("prompt", event.prompt, MAX_PROMPT_CHARACTERS),))
     extra = copy_line((_extra(long_texts.get("extra", event.extra)),))
     more = copy_line(
         (
@@ -463,30 +479,46 @@ def parse_archive(item: _Json, window: EventWindow, sender: str = LANDING) -> It
 
 def _parse_large_archive(item: _Json, sender: str) -> Item:
     names = ("prompt_full", "response_full")
-    small, long_texts = _parted("a message archive", item, MAX_ARCHIVE_BYTES, _written_archive, names)
+    small, long_texts = _parted_archive(memoryview(item), names)
     try:
         archive = _decode_archive(small)
     except UNREADABLE_JSON as error:
         raise Malformed(_unreadable("a message archive", error)) from None
-    short = copy_line(
-        (values.identifier_text("user_id", archive.user_id), values.identifier_text("service", archive.service))
+    payload = bytearray(
+        copy_line(
+            (values.identifier_text("user_id", archive.user_id), values.identifier_text("service", archive.service))
+        )
     )
-    copied = [_copied("a message archive", name, long_texts.get(name, _NULL), MAX_ARCHIVE_CHARACTERS) for name in names]
-    if copied == [NULL, NULL]:
+    has_text = False
+    for name in names:
+        payload += b"\t"
+        has_text |= _copied(payload, "a message archive", name, long_texts.get(name, _NULL), MAX_ARCHIVE_CHARACTERS)
+    if not has_text:
         raise Malformed("prompt_full, response_full: expected at least one of them, came none")
-    payload = b"\t".join((short, *copied))
     known = identity(archive.event_id, archive.source, sender)
     return Item(known.event_id, None, _hash(payload), payload)
 
 
-def _copied(what: str, name: str, text: msgspec.Raw, most: int) -> bytes:
+def _parted_archive(item: memoryview, names: tuple[str, ...]) -> tuple[bytes, Mapping[str, _Json]]:
+    """The same as _parted. Of a very large one nothing is decoded as a whole: everybody else would wait."""
+    flat = flat_object(item) if MAX_ARCHIVE_BYTES >= item.nbytes >= LONG_ITEM_BYTES else None
+    if flat is None:
+        return _parted("a message archive", item, MAX_ARCHIVE_BYTES, _written_archive, names)
+    long_texts = {name: item[slice(*flat.members.pop(name))] for name in names if name in flat.members}
+    members = {name: msgspec.Raw(bytes(item[first:end])) for name, (first, end) in flat.members.items()}
+    for name, text in members.items():
+        _expect_small(name, text)
+    return msgspec.json.encode(members), long_texts
+
+
+def _copied(line: bytearray, what: str, name: str, text: _Json, most: int) -> bool:
     try:
-        return copied_text(name, memoryview(text), most) or NULL
+        return append_copied(line, name, memoryview(text), most)
     except UNREADABLE_JSON as error:
         raise Malformed(_unreadable(what, error)) from None
 
 
-def _hash(payload: bytes) -> str:
+def _hash(payload: bytes | bytearray) -> str:
     """A hash of everything except id and time: a retry may have its own time."""
     return blake2b(payload, digest_size=16).hexdigest()
 
@@ -534,9 +566,10 @@ def _extra(text: msgspec.Raw) -> str | None:
         if (signs := sum(map(written.count, _SIGNS_OF_VALUES))) > MAX_EXTRA_CHARACTERS:
             raise Malformed(f"extra: expected at most {MAX_EXTRA_CHARACTERS} characters, came {signs} or more")
     try:
-        extra = _decode_extra(text)
+        extra = stored_json("extra", text) if size > _SMALL_BYTES else _decode_extra(text)
     except UNREADABLE_JSON as error:
         raise Malformed(_unreadable("a usage event", error)) from None
     if extra is None:
         return None
-    return _long_text("extra", values.storable_json(extra, "extra"), MAX_EXTRA_CHARACTERS)
+    stored = extra if isinstance(extra, str) else values.storable_json(extra, "extra")
+    return _long_text("extra", stored, MAX_EXTRA_CHARACTERS)
