@@ -46,7 +46,6 @@ def most_memory(settings: Settings, workers: int = 1) -> int:
         + most_bodies(settings)
         + most_documents(settings)
         + settings.max_connections * _PER_CONNECTION_BYTES
-        + MAX_UNSENT_BYTES
         + settings.db_pool_size * _PER_THREAD_BYTES
         + _LARGEST_ITEM_BYTES
     )
