@@ -1,8 +1,5 @@
 """The OpenAPI part for bodies of bulk requests: their shapes, gzip, limits, examples. The members come from the model."""
 
-import json
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -64,6 +61,8 @@ _ARCHIVE = {
     "prompt_full": "What is a ledger?",
     "response_full": "A book of accounts.",
 }
+# No media type of `content`: programs that try a service by its document cannot write lines.
+_LINES = f"With `Content-Type: {JSON_LINES[0]}` (or `{JSON_LINES[1]}`) it is one item a line."
 _LIMITS = (
     "At most MAX_BULK_SIZE items (1,000 unless the server says otherwise) and MAX_GZIP_SIZE bytes as sent (10,485,760), "
     "20 times as many once decompressed. Large requests wait for each other. With `Content-Encoding: gzip` the body is gzip."
@@ -72,13 +71,14 @@ _LIMITS = (
 
 def request_body(kind: Kind) -> dict[str, Any]:
     """The part of an operation that describes its body and the header for gzip."""
-    if kind is not EVENTS:
-        return _body(kind.name, item_schema(kind), [_ARCHIVE])
-    others = {
-        "units": {"summary": "Cached tokens, a tier, what was charged", "value": [_EVENT_WITH_UNITS]},
-        "provider": {"summary": "The provider's own usage object", "value": [_EVENT_OF_PROVIDER]},
-    }
-    return _body(kind.name, item_schema(kind), [_EVENT], others)
+    example = _EVENT if kind is EVENTS else _ARCHIVE
+    more: dict[str, Any] = {}
+    if kind is EVENTS:
+        more = {
+            "units": {"summary": "Cached tokens, a tier, what was charged", "value": [_EVENT_WITH_UNITS]},
+            "provider": {"summary": "The provider's own usage object", "value": [_EVENT_OF_PROVIDER]},
+        }
+    return _body(kind.name, item_schema(kind), [example], more)
 
 
 def corrections_body(most_reason_characters: int) -> dict[str, Any]:
@@ -98,11 +98,11 @@ def corrections_body(most_reason_characters: int) -> dict[str, Any]:
     }
     void = {"action": "void", "event_id": _EVENT["event_id"], "reason": "Sent by a load test"}
     replace = {"action": "replace", "event": _EVENT, "reason": "The client counted characters as tokens"}
-    return _body("corrections", item, [void, replace])
+    return _body("corrections", item, [void, replace], {})
 
 
 def _body(
-    member: str, item: dict[str, Any], examples: list[dict[str, Any]], others: Mapping[str, Any] = MappingProxyType({})
+    member: str, item: dict[str, Any], examples: list[dict[str, Any]], more_examples: dict[str, Any]
 ) -> dict[str, Any]:
     array = {"type": "array", "items": item}
     wrapped = {
@@ -111,26 +111,17 @@ def _body(
         "required": [member],
         "additionalProperties": False,
     }
-    lines = {
-        "schema": {"type": "string", "description": "One item a line"},
-        "examples": {"lines": {"summary": "One item a line", "value": f"{json.dumps(examples[0])}\n"}},
+    shown = {
+        "array": {"summary": "An array", "value": examples},
+        "object": {"summary": "An object", "value": {member: examples}},
+        "single": {"summary": "A single item", "value": examples[0]},
+        **more_examples,
     }
     return {
         "requestBody": {
             "required": True,
-            "description": f'A JSON array of items, `{{"{member}": […]}}`, a single item, or one item a line. {_LIMITS}',
-            "content": {
-                "application/json": {
-                    "schema": {"anyOf": [array, wrapped, item]},
-                    "examples": {
-                        "array": {"summary": "An array", "value": examples},
-                        "object": {"summary": "An object", "value": {member: examples}},
-                        "single": {"summary": "A single item", "value": examples[0]},
-                        **others,
-                    },
-                },
-                **dict.fromkeys(JSON_LINES[:2], lines),
-            },
+            "description": f'A JSON array of items, `{{"{member}": […]}}`, or a single item. {_LINES} {_LIMITS}',
+            "content": {"application/json": {"schema": {"anyOf": [array, wrapped, item]}, "examples": shown}},
         },
         "parameters": [
             {
