@@ -1,6 +1,5 @@
 """The OpenAPI part for bodies of bulk requests: their shapes, gzip, limits, examples. The members come from the model."""
 
-import json
 from typing import Any
 
 import msgspec
@@ -61,6 +60,8 @@ _ARCHIVE = {
     "prompt_full": "What is a ledger?",
     "response_full": "A book of accounts.",
 }
+# No media type of `content`: programs that try a service by its document cannot write lines.
+_LINES = f"With `Content-Type: {JSON_LINES[0]}` (or `{JSON_LINES[1]}`) it is one item a line."
 _LIMITS = (
     "At most MAX_BULK_SIZE items (1,000 unless the server says otherwise) and MAX_GZIP_SIZE bytes as sent (10,485,760), "
     "20 times as many once decompressed. Large requests wait for each other. With `Content-Encoding: gzip` the body is gzip."
@@ -88,18 +89,11 @@ def request_body(kind: Kind) -> dict[str, Any]:
             "units": {"summary": "Cached tokens, a tier, what was charged", "value": [_EVENT_WITH_UNITS]},
             "provider": {"summary": "The provider's own usage object", "value": [_EVENT_OF_PROVIDER]},
         }
-    lines = {
-        "schema": {"type": "string", "description": "One item a line"},
-        "examples": {"lines": {"summary": "One item a line", "value": f"{json.dumps(example)}\n"}},
-    }
     return {
         "requestBody": {
             "required": True,
-            "description": f'A JSON array of items, `{{"{kind.name}": […]}}`, a single item, or one item a line. {_LIMITS}',
-            "content": {
-                "application/json": {"schema": {"anyOf": [array, wrapped, item]}, "examples": examples},
-                **dict.fromkeys(JSON_LINES[:2], lines),
-            },
+            "description": f'A JSON array of items, `{{"{kind.name}": […]}}`, or a single item. {_LINES} {_LIMITS}',
+            "content": {"application/json": {"schema": {"anyOf": [array, wrapped, item]}, "examples": examples}},
         },
         "parameters": [
             {
