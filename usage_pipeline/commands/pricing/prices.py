@@ -38,10 +38,10 @@ def import_file(
     from usage_pipeline.events.pricing.own_versions import import_prices
     from usage_pipeline.storage.postgres import connect
 
-    rows = read_own_prices(file)
-    if not rows and not replace_all:
-        raise UsageError(f"{file}: expected at least one price, came none; to take all away, add --replace-all")
     with closing(connect(load_settings())) as connection:
+        rows = read_own_prices(file)
+        if not rows and not replace_all:
+            raise UsageError(f"{file}: expected at least one price, came none; to take all away, add --replace-all")
         done = import_prices(connection, list(rows), replaces_all=replace_all)
         price_version = current_version(connection)
     if as_json:

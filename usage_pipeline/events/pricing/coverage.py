@@ -21,9 +21,11 @@ def coverage_faults(rows: Sequence[OwnPrice]) -> Iterator[str]:
         if row.is_pattern and not row.prices:
             continue
         for provider, model in _models_of(row):
-            known = layered(provider, model, row.service_tier, rows)
+            found = problems(layered(provider, model, row.service_tier, rows))
+            if not found:
+                continue
             without = layered(provider, model, row.service_tier, [one for one in rows if one is not row])
-            if found := problems(known) - problems(without):
+            if found := found - problems(without):
                 needed = re.sub(r"\w+", lambda word: _price_key(word[0]), min(found))
                 yield f"{row.name}: expected prices by which {provider}/{model} can be priced, came: {needed}; state it, too"
                 break

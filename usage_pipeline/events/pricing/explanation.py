@@ -119,7 +119,7 @@ def _notes(known: LayeredModel, holding: Sequence[Price]) -> Iterator[str]:
     if one.least_audio_seconds:
         yield f"at least {one.least_audio_seconds:f} seconds of audio are charged"
     if not any("usd" in why for why in one.explained.values()):
-        yield "the package says that it costs nothing"
+        yield "it is listed at no cost"
 
 
 def _unknown(known: LayeredModel) -> str:

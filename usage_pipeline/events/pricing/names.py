@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import cache
 
 from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
-from genai_prices.types import ModelInfo, Provider
+from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, Provider
 
 # Where the sender does not know the provider, the name of the model alone decides.
 UNKNOWN_PROVIDER = "unknown"
@@ -41,9 +41,11 @@ class Found:
 
 def find(provider: str, model: str) -> Found | None:
     """The model that a name means; None if the package has none."""
-    return next(
-        (found for one in spellings(provider, model) for found in (_find_as_spelled(*one),) if found is not None), None
-    )
+    for find_one in (_find_as_spelled, _find_free):
+        for one in spellings(provider, model):
+            if found := find_one(*one):
+                return found
+    return None
 
 
 def find_alias(alias: str) -> Found | None:
@@ -92,6 +94,14 @@ def _find_as_spelled(provider: str, model: str) -> Found | None:
     except LookupError:
         return None
     return Found(*found, (provider, model))
+
+
+def _find_free(provider: str, model: str) -> Found | None:
+    """A variant of OpenRouter's that costs nothing, whatever the model: https://openrouter.ai/docs/model-variants/free"""
+    known = find_provider_by_id(get_snapshot().providers, provider)
+    if known is None or known.id != _OPENROUTER or not model.lower().endswith(":free"):
+        return None
+    return Found(known, ModelInfo(model, ClauseEquals(model), prices=ModelPrice()), (provider, model))
 
 
 def _without_prefixes(provider: str, model: str) -> Iterator[tuple[str, str]]:

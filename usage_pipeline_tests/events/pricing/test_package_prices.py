@@ -179,6 +179,8 @@ def spelled() -> Iterator[tuple[str, str, str | None]]:
         ("unknown", "gpt-4o", "openai/gpt-4o"),
         ("unknown", "vertex_ai/gemini-2.5-pro", "google/gemini-2.5-pro"),
         ("openrouter", "openrouter/anthropic/claude-sonnet-4", "openrouter/anthropic/claude-sonnet-4"),
+        ("openrouter", "openai/gpt-4o:free", "openrouter/openai/gpt-4o:free"),
+        ("openai", "gpt-4o:free", None),
         ("google", "models/gemini-2.5-flash", "google/gemini-2.5-flash"),
         ("google", "projects/p/locations/l/publishers/google/models/gemini-2.5-flash", "google/gemini-2.5-flash"),
         ("vertex_ai", "vertex_ai/gemini-2.5-pro", "google/gemini-2.5-pro"),
