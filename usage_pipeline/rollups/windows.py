@@ -36,7 +36,10 @@ _LOCK_SECONDS = 300.0
 # With less memory, PostgreSQL sorts and hashes a day of events on disk. With jit, compiling a query takes longer than running
 # it. With nestloop, the planner may compare each row of a day with each other row: it takes a day that is newer than its
 # statistics for empty. With mergejoin, it sorts two days of users by five texts, since it takes one of them for small.
-_PLANNING = "set local work_mem = '64MB'; set local jit = off; set local enable_nestloop = off; set local enable_mergejoin = off"
+_PLANNING = (
+    "set local work_mem = '64MB'; set local jit = off; "
+    "set local enable_nestloop = off; set local enable_mergejoin = off"
+)
 
 
 class WindowContendedError(Exception):
@@ -130,10 +133,11 @@ class _NoPrices(Exception):
 
 
 class _NewModels(Exception):
-    """The prices of these (provider, model, service tier) were not looked up yet in the installed package."""
+    """The prices of these (provider, model, service tier) were not looked up yet in the version."""
 
-    def __init__(self, models: list[tuple[str, str, str]]) -> None:
+    def __init__(self, price_version: str, models: list[tuple[str, str, str]]) -> None:
         super().__init__(f"{len(models)} models")
+        self.price_version = price_version
         self.models = models
 
 
@@ -164,11 +168,11 @@ def _attempt(
             is_touched = connection.execute(forget, mine).rowcount > 0
         source = _expect_source(connection, window, settings, now) if window.grain in ("hour", "day") else None
         version = _price_version(connection, window, source)
-        parameters = _parameters(window, version) | {"rollup_tags": list(settings.tags), "most_values": MOST_TAG_VALUES}
+        parameters = _parameters(window, version)
         if version == cost.package_version():
             models = connection.execute(load("rollups/select_unlooked_models"), parameters).fetchall()
             if models:
-                raise _NewModels(models)
+                raise _NewModels(version, models)
         was_rolled_when_closed = _was_rolled_when_closed(connection, window)
         before = _sums(connection, table, parameters)
         kept_requests = 0
@@ -178,7 +182,7 @@ def _attempt(
                 return _left_as_it_is(connection, window, before, version, source, is_told=is_told)
             if source.is_wholly_dropped and not source.is_kept:
                 keep_stored(connection, window, parameters)
-        changed_parts, (rows, changed_rows) = _replace(connection, window, parameters)
+        changed_parts, (rows, changed_rows) = _replace(connection, window, parameters | _tag_parameters(settings))
         after = _sums(connection, table, parameters)
         if source is not None and source.is_dropped:
             kept_requests = after["requests"] - source.events
@@ -205,6 +209,10 @@ def _parameters(window: Window, price_version: str | None) -> dict[str, object]:
         "next_day": window.next_day,
         "price_version": price_version,
     }
+
+
+def _tag_parameters(settings: Settings) -> dict[str, object]:
+    return {"rollup_tags": list(settings.tags), "most_values": MOST_TAG_VALUES}
 
 
 def _replace(

@@ -73,9 +73,9 @@ def look_up(provider: str, model: str, service_tier: str = "") -> Lookup:
 
 
 def add_lookups(connection: psycopg.Connection, models: Iterable[tuple[str, str, str]]) -> None:
-    """Stores the prices of these (provider, model, service tier or "") under the package's version, on an autocommit connection.
+    """Stores the prices of these (provider, model, service tier or "") under the package's version.
 
-    Safe to repeat, and from two processes at once: both find the same.
+    On an autocommit connection. Safe to repeat, and from two processes at once: both find the same.
     """
     price_version = package_version()
     lookups = [look_up(*model) for model in sorted(set(models))]

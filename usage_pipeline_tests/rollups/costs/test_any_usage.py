@@ -35,7 +35,15 @@ HOURS = [calendar.hour_window(datetime(2025, 6, 11, hour, tzinfo=UTC), ZONE) for
 DAY = calendar.day_window(date(2025, 6, 11), ZONE)
 LONGER = [calendar.week_window(date(2025, 6, 9), ZONE), calendar.month_window(date(2025, 6, 1), ZONE)]
 TIERS = (None, None, "batch", "priority")
-COLUMNS = ("requests", "cost_usd", "list_cost_usd", "reported_cost_usd", "reported_requests", "unpriced_requests", "unlisted_requests")
+COLUMNS = (
+    "requests",
+    "cost_usd",
+    "list_cost_usd",
+    "reported_cost_usd",
+    "reported_requests",
+    "unpriced_requests",
+    "unlisted_requests",
+)
 EVENTS_BEFORE = frozenset(event_at(AT))
 Event = dict[str, Any]
 Row = tuple[Any, ...]

@@ -98,7 +98,11 @@ def test_a_request_costs_what_is_charged_for_it(
     roll(postgres, settings)
     assert money(everywhere(postgres, MONEY)) == (cost, cost, None, 0, 0, 0)
     assert len(live) == 1, "the view has the hour also before it is rolled up"
-    names = ("input_tokens", "output_tokens", *(name for name in usage if name not in ("input_tokens", "output_tokens")))
+    names = (
+        "input_tokens",
+        "output_tokens",
+        *(name for name in usage if name not in ("input_tokens", "output_tokens")),
+    )
     assert everywhere(postgres, ", ".join(names)) == tuple(usage[name] for name in names)
 
 
@@ -138,7 +142,9 @@ def test_a_model_that_is_priced_by_other_units_alone_needs_one_of_them(
     settings: Settings, postgres: psycopg.Connection
 ) -> None:
     units = {"any_of": ["input_image_tokens", "input_pixels"], "input_usd": 0, "output_usd": 0, "input_image_usd": 7}
-    put_price(postgres, "acme", "eyes", None, {**units, "other_usd": '{"input_image_tokens": 7e-6, "input_pixels": 0.5}'})
+    put_price(
+        postgres, "acme", "eyes", None, {**units, "other_usd": '{"input_image_tokens": 7e-6, "input_pixels": 0.5}'}
+    )
     of = {"provider": "acme", "model": "eyes"}
     plain = {"input_tokens": None, "output_tokens": None}
     expected = []
@@ -190,16 +196,25 @@ def test_what_senders_were_charged_stands_beside_the_list_price_and_wins(
     # Without a list price: its tokens are not known; it failed without output, and was charged nevertheless; its tier is new.
     store_usage(postgres, settings, NOW, AT, usage={"input_tokens": None, "output_tokens": None}, cost_usd=Decimal(2))
     store_usage(
-        postgres, settings, NOW, AT, status_code=500, output_tokens=0, usage={"input_tokens": 5}, cost_usd=Decimal("0.5")
+        postgres,
+        settings,
+        NOW,
+        AT,
+        status_code=500,
+        output_tokens=0,
+        usage={"input_tokens": 5},
+        cost_usd=Decimal("0.5"),
     )
     put_price(postgres, "openai", "gpt-4o", "priority", {"input_usd": 4, "output_usd": 16})
     store_usage(postgres, settings, NOW, AT, usage=usage, service_tier="priority")
     store_usage(postgres, settings, NOW, AT, usage={"input_tokens": None, "output_tokens": None})
     roll(postgres, settings)
     assert money(everywhere(postgres, MONEY)) == ("2.5302", "0.046", "2.5042", 4, 1, 2)
-    assert money(postgres.execute(f"select {MONEY} from {MONTHS[0]}").fetchall()[0]) == (
-        money(postgres.execute(f"select {MONEY} from {MONTHS[1]}").fetchall()[0])
-    ) == ("2.5302", "0.046", "2.5042", 4, 1, 2)
+    assert (
+        money(postgres.execute(f"select {MONEY} from {MONTHS[0]}").fetchall()[0])
+        == (money(postgres.execute(f"select {MONEY} from {MONTHS[1]}").fetchall()[0]))
+        == ("2.5302", "0.046", "2.5042", 4, 1, 2)
+    )
 
 
 def test_a_price_belongs_to_its_tier_alone(settings: Settings, postgres: psycopg.Connection) -> None:
