@@ -1,7 +1,7 @@
 """What percentiles add to the roll-up of a day of usage events, and how much faster a roll-up answers than the events.
 
 Everything is measured in turns within one run, like benchmarks.drain.
-With --units, events have what clients of several providers send: cached tokens, other units, tiers, reported costs.
+With --units, events have cached and reasoning tokens, other units, tiers and reported costs.
 Run: python -m benchmarks.rollups [--events N] [--units] [--repeats N] [--json]
 """
 

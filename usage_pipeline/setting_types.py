@@ -167,8 +167,8 @@ def _are_tag_names(text: str) -> str:
     names = listed(text)
     if len(names) > _MOST_TAGS or len(set(names)) < len(names) or any(len(name) > _TAG_CHARACTERS for name in names):
         raise ValueError(
-            f"expected up to {_MOST_TAGS} different names of tags, separated by commas, "
-            f"each of up to {_TAG_CHARACTERS} characters"
+            f"expected up to {_MOST_TAGS} different names of tags, separated by commas, each of up to {_TAG_CHARACTERS} "
+            "characters"
         )
     return text
 

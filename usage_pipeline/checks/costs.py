@@ -1,4 +1,4 @@
-"""Rules for costs and their groups: list prices and reports agree, all tokens have a price, tags are few."""
+"""Rules for costs: list prices and reports agree, all tokens have a kind, and tags have few values."""
 
 from datetime import date
 from decimal import Decimal

@@ -168,7 +168,7 @@ def _attempt(
             is_touched = connection.execute(forget, mine).rowcount > 0
         source = _expect_source(connection, window, settings, now) if window.grain in ("hour", "day") else None
         version = _price_version(connection, window, source)
-        parameters = _parameters(window, version) | {"rollup_tags": list(settings.tags), "most_values": MOST_TAG_VALUES}
+        parameters = _parameters(window, version)
         if version is not None and lookups.is_looked_up(version):
             models = connection.execute(load("rollups/select_unlooked_models"), parameters).fetchall()
             if models:
@@ -182,7 +182,7 @@ def _attempt(
                 return _left_as_it_is(connection, window, before, version, source, is_told=is_told)
             if source.is_wholly_dropped and not source.is_kept:
                 keep_stored(connection, window, parameters)
-        changed_parts, (rows, changed_rows) = _replace(connection, window, parameters)
+        changed_parts, (rows, changed_rows) = _replace(connection, window, parameters | _tag_parameters(settings))
         after = _sums(connection, table, parameters)
         if source is not None and source.is_dropped:
             kept_requests = after["requests"] - source.events
@@ -209,6 +209,10 @@ def _parameters(window: Window, price_version: str | None) -> dict[str, object]:
         "next_day": window.next_day,
         "price_version": price_version,
     }
+
+
+def _tag_parameters(settings: Settings) -> dict[str, object]:
+    return {"rollup_tags": list(settings.tags), "most_values": MOST_TAG_VALUES}
 
 
 def _replace(

@@ -1,4 +1,4 @@
-"""Reports and list prices that differ are told, and tokens that nobody can price; what cannot be compared is left out."""
+"""Reports and list prices that differ are told, and tokens that nobody can price."""
 
 from datetime import UTC, date, datetime
 from decimal import Decimal

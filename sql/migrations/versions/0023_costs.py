@@ -31,9 +31,9 @@ _DESCRIBED = (
 )
 
 _OF_NEW_MODELS = (
-    "comment on column analytics.usage_hourly_live.unpriced_requests is 'Requests that are not in cost_usd: nobody said "
-    "what was charged, and no price is known for their model, or their usage is not known; models that are new since "
-    "the last roll-up count here until the next one'"
+    "comment on column analytics.usage_hourly_live.unpriced_requests is 'Requests that are not in cost_usd: nobody said what "
+    "was charged, and no price is known for their model, or their usage is not known; models that are new since the last "
+    "roll-up count here until the next one'"
 )
 
 

@@ -203,6 +203,8 @@ class _Work:
             self._erase_rows(EVENTS)
             [(merged,)] = self._connection.execute(load("events/erasure/merge_user_days"), self._names).fetchall()
             self._note("analytics.usage_user_daily", merged)
+            [(renamed,)] = self._connection.execute(load("events/erasure/rename_tag_values"), self._names).fetchall()
+            self._note("analytics.usage_tag_daily", renamed)
             for (table,) in self._connection.execute(load("events/erasure/select_user_tables")).fetchall():
                 if table not in {rule.table for rule in CHUNKED}:
                     self._change_rows(_Rule(table, ""))

@@ -6,8 +6,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from usage_pipeline.checks.costs import crowded_tag_faults
+from usage_pipeline.events.erasure.erase import erase
 from usage_pipeline.rollups import calendar, windows
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings, SettingsError, load_settings
@@ -111,6 +113,20 @@ def test_tags_of_dropped_events_stay_and_late_ones_are_added(postgres: psycopg.C
         store(postgres, tagging, {"project": "a"})
         roll(postgres, tagging)
         assert by_tag(postgres, "sum(requests)") == [("project", "a", False, count)]
+
+
+def test_a_value_that_is_an_erased_user_is_added_to_its_pseudonym(
+    postgres: psycopg.Connection, tagging: Settings
+) -> None:
+    tagging = tagging.model_copy(update={"erasure_secret": SecretStr("a secret of many characters")})
+    pseudonym = erase(tagging, "user-7").pseudonym
+    store(postgres, tagging, {"customer": "user-7"})
+    store(postgres, tagging, {"customer": pseudonym}, usage={"input_tokens": 1_000_000, "web_searches": 2})
+    roll(postgres, tagging)
+    erase(tagging, "user-7")
+    assert by_tag(postgres) == [("customer", pseudonym, False, 2, 2)]
+    units = postgres.execute("select other_units from analytics.usage_tag_daily").fetchone()
+    assert units == ({"web_searches": 2},)
 
 
 def test_widest_names_fit(postgres: psycopg.Connection, tagging: Settings) -> None:
