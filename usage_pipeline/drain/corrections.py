@@ -68,16 +68,18 @@ class Settable:
         objects = {name: kind for name, found in kinds.items() for kind in found if isinstance(kind, inspect.DictType)}
         return cls(
             frozenset(kinds),
-            frozenset(
-                name for name, found in kinds.items() if found and all(isinstance(kind, _TEXTS) for kind in found)
-            ),
+            frozenset(name for name, found in kinds.items() if _are_texts(found)),
             frozenset(objects),
-            frozenset(name for name, kind in objects.items() if isinstance(kind.value_type, inspect.StrType)),
+            frozenset(name for name, kind in objects.items() if _are_texts(_kinds(kind.value_type))),
         )
 
 
 ANY = Settable()
 _TEXTS = (inspect.StrType, inspect.UUIDType, inspect.DateTimeType)
+
+
+def _are_texts(kinds: Sequence[inspect.Type]) -> bool:
+    return bool(kinds) and all(isinstance(kind, _TEXTS) for kind in kinds)
 
 
 def _kinds(type_: inspect.Type) -> list[inspect.Type]:

@@ -86,8 +86,8 @@ def show_dead_letter(
     other = landed(settings).get(letter.family)
     diagnosis = diagnose(letter, settings.possible_times, other, _counter_day(letter))
     if raw is not None:
-        with _sink(raw) as write:
-            write(letter.raw)
+        with _sink(raw) as put:
+            put(letter.raw)
     if as_json:
         advice = [asdict(one) for one in diagnosis.advice]
         more = {"raw_base64": b64encode(letter.raw).decode(), "refused_now": diagnosis.refusal, "advice": advice}
@@ -134,8 +134,8 @@ def export_dead_letters(
         if not with_reasons and len(families) > 1 and set(families) & set(KINDS):
             # As they came, lines of events and of archives go to different folders, and others to none.
             raise UsageError(f"--family: expected one of {', '.join(families)}, which are all here, or --with-reasons")
-        with _sink(file) as write:
-            written = write_lines(write, connection, choice, plain_families=KINDS, with_reasons=with_reasons)
+        with _sink(file) as put:
+            written = write_lines(put, connection, choice, plain_families=KINDS, with_reasons=with_reasons)
     ranges = _as_ranges(written)
     close = (
         f"usage-pipeline dead-letters discard {' '.join(ranges[:_MOST_RANGES])}{_options(choice)} --reason WHY --yes"

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from usage_pipeline.drain.corrections import ANY, Settable, change
@@ -10,13 +11,18 @@ from usage_pipeline.values import Malformed
 from usage_pipeline_tests.drain.dead_letters.rig import World, landed
 from usage_pipeline_tests.rigs.events import event
 
-# As the second version of usage events has it.
-EVENT = Settable(
-    frozenset({"model", "usage", "tags", "cost_usd", "provider_usage"}),
-    frozenset({"model"}),
-    frozenset({"usage", "tags", "provider_usage"}),
-    frozenset({"tags"}),
-)
+
+class Event(msgspec.Struct):
+    """Members of the kinds that usage events have (contracts §8.1)."""
+
+    model: str
+    usage: dict[str, int | float | None] | None = None
+    tags: dict[str, str | None] | None = None
+    cost_usd: int | float | str | None = None
+    provider_usage: dict[str, Any] | None = None
+
+
+EVENT = Settable.of(Event)
 
 
 def changed(value: dict[str, Any], **members: str | None) -> tuple[dict[str, Any], dict[str, str | None]]:
