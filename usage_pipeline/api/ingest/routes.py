@@ -109,7 +109,7 @@ def _stored(
 ) -> IngestReport:
     """`document` is what `body` holds, or how many bytes that is."""
     if isinstance(document, int):
-        document = bodies.decompressed(body, size=document)
+        document = bodies.decompressed(body, most=document)
     try:
         items = items_of(document, kind.name, most=settings.max_bulk_size, most_bytes=kind.most_item_bytes)
     except TooLargeItem as error:

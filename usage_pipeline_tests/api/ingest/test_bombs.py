@@ -2,6 +2,7 @@
 
 import json
 import threading
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,7 +19,7 @@ from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.api.api_process import ApiProcess, api_process
 from usage_pipeline_tests.conftest import Databases
 from usage_pipeline_tests.rigs.events import event
-from usage_pipeline_tests.rigs.service import EVENTS_PATH, new_token
+from usage_pipeline_tests.rigs.service import ARCHIVES_PATH, EVENTS_PATH, new_token
 
 MEGABYTE = 2**20
 GZIP = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
@@ -66,6 +67,32 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "numbers": lambda: with_member("extra", b'{"a":[', b"1,", b"1]}"),
     "legal events": plain_events,
 }
+
+
+def test_an_archive_as_large_as_may_be_takes_its_size_and_that_of_its_row(
+    attacked: tuple[ApiProcess, str, int],
+) -> None:
+    """It was four times there: as a part of the document, as bytes, in brackets, and in lines for PostgreSQL."""
+    running, token, _ = attacked
+    process = psutil.Process(running.process.pid)
+    head = json.dumps({"event_id": str(uuid.uuid4()), "user_id": "u", "service": "s"}).encode()[:-1]
+    characters = 15_700_000
+    body = packed(b"[", head, b',"prompt_full":"', b"\\ud83d\\ude00" * characters, b'"}]')
+    assert len(body) < MEGABYTE
+    rest, peak = process.memory_info().rss, 0
+    headers = GZIP | {"Authorization": f"Bearer {token}"}
+    answers: list[httpx.Response] = []
+    with httpx.Client(trust_env=False, timeout=300, headers=headers) as client:
+        sender = threading.Thread(
+            target=lambda: answers.append(client.post(f"{running.url}{ARCHIVES_PATH}", content=body))
+        )
+        sender.start()
+        while sender.is_alive():
+            peak = max(peak, process.memory_info().rss)
+            sender.join(0.01)
+    [answer] = answers
+    assert answer.status_code == 503 or "event_id: expected the id of a stored event" in answer.text
+    assert peak - rest < (12 + 4) * characters + 150 * MEGABYTE
 
 
 @pytest.mark.parametrize("kind", BODIES)
