@@ -71,6 +71,7 @@ bench: setup  ## measure everything (about an hour)
 	$(RUN)python -m benchmarks.recorder
 	$(RUN)python -m benchmarks.ingest
 	$(RUN)python -m benchmarks.api
+	$(RUN)python -m benchmarks.worst_load
 	$(RUN)python -m benchmarks.rollups
 	$(RUN)python -m benchmarks.merges
 	$(RUN)python -m benchmarks.orchestration

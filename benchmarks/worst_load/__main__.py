@@ -1,6 +1,6 @@
 """Drives the HTTP service at all its limits at once, and shows what it took of memory and how long its loops stood still.
 
-Run, as root on Linux: nice -n -5 python -m benchmarks.worst_load [--seconds N] [--json]
+Run, as root on Linux: nice -n -5 python -m benchmarks.worst_load [--seconds N] [--real-time] [--stacks] [--json]
 """
 
 import argparse
@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.harness import own_servers, parsed, running_service, say, show, table_of
 from benchmarks.worst_load import clients
 from benchmarks.worst_load.bodies import Body, all_bodies
-from benchmarks.worst_load.watched import FOLDER, INTERVAL_SECONDS, waited_for_a_core
+from benchmarks.worst_load.watched import FOLDER, INTERVAL_SECONDS, REAL_TIME, waited_for_a_core
 from usage_pipeline.access.tokens import create_token
 from usage_pipeline.api.memory import most_memory
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
@@ -305,8 +305,15 @@ def tables(result: dict[str, Any]) -> list[Table]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=75, help="how long the load goes on")
+    parser.add_argument(
+        "--real-time",
+        action="store_true",
+        help="the service goes before all other processes: what its own pauses are where clients and servers share its cores",
+    )
     parser.add_argument("--stacks", action="store_true", help="show who held the interpreter when a loop was late")
     chosen = parsed(parser, tables="tables")
+    if chosen.real_time:
+        os.environ[REAL_TIME] = "yes"
     wanted = 20_000
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
     with own_servers() as settings:

@@ -122,7 +122,7 @@ def _items(data: bytes, member: str, parse: Callable[..., Any], names: Iterable[
         # The standard library is the other opinion.
         meant = json.loads(item)
         assert [meant[name] for name in names] == row[: len([*names])]
-        _row(parsed.staged(0).rstrip(b"\n"))
+        _row(b"".join(parsed.staged(0)).rstrip(b"\n"))
 
 
 def _origin() -> Origin:

@@ -81,20 +81,19 @@ async def received(request: Request, *, most: int, seconds: float) -> bytearray:
     return whole
 
 
-def decompressed(body: bytes | bytearray, *, size: int) -> bytearray:
-    """What is in a gzip file of which `opened` told the size."""
+def decompressed(body: bytes | bytearray, *, most: int) -> bytearray:
+    """The content of a gzip file of one or more members. It never decompresses more than `most` bytes.
+
+    Raises Problem: 413 for more, 400 if the file is not gzip, is cut short, or has something after its end.
+    """
     whole = bytearray()
-    for piece in _pieces(body, size):
+    for piece in _pieces(body, most):
         whole += piece
     return whole
 
 
 def opened(body: bytes | bytearray, *, most: int) -> bytearray | int:
-    """The content of a gzip file of one or more members, if it is small. It never decompresses more than `most` bytes.
-
-    Of a larger one the size: it is not held before there is room for it.
-    Raises Problem: 413 for more, 400 if the file is not gzip, is cut short, or has something after its end.
-    """
+    """The same, if the content is small. Of a larger one the size: it is not held before there is room for it."""
     whole, size = bytearray(), 0
     for piece in _pieces(body, most):
         size += len(piece)

@@ -149,7 +149,7 @@ def document_items(body: Body, member: str, settings: Settings, *, most_bytes: i
     """The items of a request's document. Raises Problem."""
     document = body.document
     if isinstance(document, int):
-        document = bodies.decompressed(body.sent, size=document)
+        document = bodies.decompressed(body.sent, most=document)
     try:
         limits = {"most": settings.max_bulk_size, "most_bytes": most_bytes}
         return lines_of(document, **limits) if body.has_lines else items_of(document, member, **limits)

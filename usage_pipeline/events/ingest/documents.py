@@ -20,8 +20,10 @@ Items = Sequence[bytes | memoryview | msgspec.Raw]
 
 # What is split at a time, unless an item is longer.
 WINDOW_BYTES = 2**20
-# An item that is longer is looked through, and not decoded to find its end.
-LONG_ITEM_BYTES = 2**25
+# An item that is longer is looked through, and not decoded to find its end, if it is an object of texts. Of the service's input
+# all that is larger than an event may be must be such.
+LONG_ITEM_BYTES = 2**24
+MOST_DECODED_BYTES = 2**25
 # Places in a window that look like the end of an item and may be none.
 _TRIES = 3
 _SPACES = b" \t\n\r"
@@ -218,9 +220,9 @@ def _spans(
                         if (found := flat_object(document, place)) and found.end <= last:
                             end = found.end
                             yield place, end
-                        elif most_bytes is not None:
+                        elif most_bytes is not None and size > MOST_DECODED_BYTES:
                             raise TooLargeItem(
-                                f"body: expected items of {LONG_ITEM_BYTES} bytes or more to be objects of texts, came another"
+                                f"body: expected items above {MOST_DECODED_BYTES} bytes to be objects of texts, came another"
                             )
             place = end if end >= last else _after(document, end, b",")
             if end < last <= place:

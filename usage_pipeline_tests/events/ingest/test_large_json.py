@@ -1,6 +1,7 @@
 """Large JSON that is looked through and stored piece by piece is what a decoder makes of it as a whole."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -12,7 +13,15 @@ from usage_pipeline.events.ingest import documents, flat_objects, large_json, lo
 from usage_pipeline.events.ingest.documents import TooLargeItem, items_in, items_of
 from usage_pipeline.events.ingest.flat_objects import flat_object
 from usage_pipeline.events.ingest.large_json import stored_json
+from usage_pipeline.events.ingest.model import (
+    MAX_EVENT_BYTES,
+    MAX_EXTRA_CHARACTERS,
+    MAX_PROMPT_CHARACTERS,
+    EventWindow,
+    parse_event,
+)
 from usage_pipeline.values import UNREADABLE_JSON, Malformed, storable_json
+from usage_pipeline_tests.rigs.events import NOW, event
 
 _TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40) | st.sampled_from(
     ['"', "\\", "}", "😀"]
@@ -85,6 +94,7 @@ def test_what_is_no_flat_object_is_none(text: bytes) -> None:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "WINDOW_BYTES", 64)
     monkeypatch.setattr(documents, "LONG_ITEM_BYTES", 128)
+    monkeypatch.setattr(documents, "MOST_DECODED_BYTES", 256)
     monkeypatch.setattr(flat_objects, "_STEP_BYTES", 50)
 
 
@@ -112,3 +122,17 @@ def test_a_long_item_of_other_things_than_texts_is_refused_by_the_service_only()
     with pytest.raises(TooLargeItem, match="objects of texts"):
         items_of(document, "archives", most_bytes=10_000)
     assert list(items_in(document, "archives")) == items
+
+
+@pytest.mark.parametrize("extra", ['{"a":["', '{"a":[{"b":"'])
+def test_the_longest_event_that_keeps_the_rules_is_one(extra: str) -> None:
+    """As JSON may write it at its longest: 24 MB, of which the extra members are no flat object."""
+    escape = "\\ud83d\\ude00"
+    end = {'{"a":["': '"]}', '{"a":[{"b":"': '"}]}'}[extra]
+    text = json.dumps(event(prompt="here"))[:-1].replace('"here"', f'"{escape * MAX_PROMPT_CHARACTERS}"')
+    members = f"{extra}{escape * (MAX_EXTRA_CHARACTERS - len(extra + end))}{end}"
+    document = f'[{text}, "extra": {members}}}]'.encode()
+    assert len(document) > 23_900_000
+    [item] = items_of(document, "events", most=1_000, most_bytes=MAX_EVENT_BYTES)
+    row = parse_event(item, EventWindow(NOW - timedelta(days=1), NOW, "")).payload.split(b"\t")
+    assert [len(column.decode()) for column in row[-2:]] == [MAX_PROMPT_CHARACTERS, MAX_EXTRA_CHARACTERS]
