@@ -1,5 +1,7 @@
 """Bulk ingest of usage events and message archives (contracts §3)."""
 
+import time
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,12 +16,11 @@ from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
 from usage_pipeline.api.ingest import bodies, openapi
 from usage_pipeline.api.ingest.budget import Room
-from usage_pipeline.api.memory import bytes_while_stored
 from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import STORE_SECONDS, Storing
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, Kind, ingest
-from usage_pipeline.events.ingest.documents import TooLargeItem, TooManyItems, UnreadableDocument, items_of
+from usage_pipeline.events.ingest.documents import Timely, TooLargeItem, TooManyItems, UnreadableDocument, items_of
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
 
@@ -83,33 +84,43 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
     room: Room = request.app.state.room
     seconds = settings.body_timeout_seconds
     size = bodies.announced(request, most=settings.max_gzip_size)
-    with storing.places.one(caller.token_id):
-        async with room.bodies.of(size, caller.token_id, seconds=seconds) as shrink:
-            try:
-                body = await bodies.received(request, most=settings.max_gzip_size, seconds=seconds)
-            except ClientDisconnect:
-                # Nobody is there to be answered, and nothing is stored.
-                return Response(status_code=400)
-            # A sender of chunks does not say how many bytes they will be.
-            shrink(len(body))
-            document: bytearray | int = body
-            if is_compressed:
-                open_ = partial(bodies.opened, body, most=settings.max_decompressed_bytes)
-                document = await storing.in_thread(open_)
-            size = document if isinstance(document, int) else len(document)
-            held = bytes_while_stored(size, settings)
-            async with room.documents.of(held, caller.token_id, seconds=STORE_SECONDS):
-                store = partial(_stored, body, document, kind, settings, storing, source=f"http:{caller.token_id}")
-                report = await storing.in_thread(store)
+    async with AsyncExitStack() as held:
+        held.enter_context(storing.places.one(caller.token_id))
+        shrink = await held.enter_async_context(room.for_body(size, caller.token_id, seconds=seconds))
+        try:
+            body = await bodies.received(request, most=settings.max_gzip_size, seconds=seconds)
+        except ClientDisconnect:
+            # Nobody is there to be answered, and nothing is stored.
+            return Response(status_code=400)
+        # A sender of chunks does not say how many bytes they will be.
+        shrink(len(body))
+        document: bytearray | int = body
+        if is_compressed:
+            open_ = partial(bodies.opened, body, most=settings.max_decompressed_bytes)
+            document = await storing.in_thread(open_, held)
+        size = document if isinstance(document, int) else len(document)
+        await held.enter_async_context(room.for_document(size, caller.token_id, seconds=STORE_SECONDS))
+        store = partial(_stored, body, document, kind, settings, storing, source=f"http:{caller.token_id}")
+        report = await storing.in_thread(partial(store, deadline=time.monotonic() + STORE_SECONDS), held)
     metrics: Metrics = request.app.state.metrics
     metrics.ingested(kind.name, report)
     return JSONResponse(_answer(report))
 
 
 def _stored(
-    body: bytearray, document: bytearray | int, kind: Kind, settings: Settings, storing: Storing, *, source: str
+    body: bytearray,
+    document: bytearray | int,
+    kind: Kind,
+    settings: Settings,
+    storing: Storing,
+    *,
+    source: str,
+    deadline: float,
 ) -> IngestReport:
-    """`document` is what `body` holds, or how many bytes that is."""
+    """`document` is what `body` holds, or how many bytes that is.
+
+    Raises TimeoutError after the deadline, a time of `time.monotonic`; then nothing is stored.
+    """
     if isinstance(document, int):
         document = bodies.decompressed(body, most=document)
     try:
@@ -123,7 +134,7 @@ def _stored(
     except Malformed as error:
         raise Problem(422, "invalid-document", str(error)) from None
     with storing.pool.connection() as connection:
-        return ingest(connection, kind, items, source=source, settings=settings)
+        return ingest(connection, kind, Timely(items, deadline), source=source, settings=settings)
 
 
 def _answer(report: IngestReport) -> dict[str, Any]:
