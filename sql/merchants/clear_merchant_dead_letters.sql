@@ -1,5 +1,5 @@
 -- Open dead letters of keys that now read as counters are settled: the aggregation that reads them is their replay.
-update ops.dead_letters
+update ops.merchant_letters
 set replayed_at = clock_timestamp()
 where family = 'merchant'
   and batch_id is null

@@ -32,9 +32,10 @@ grant insert on
     ops.touched_windows
 to usage_api;
 grant select (event_time) on analytics.usage_events to usage_api;
--- The same conflict or post again changes the row that is there.
-grant select, insert, update on
-    ops.event_conflicts,
-    app.external_posts
-to usage_api;
+-- The same post again changes the row that is there.
+grant select, insert, update on app.external_posts to usage_api;
+-- So does the same conflict. What came with it, a prompt for example, is only written.
+revoke select, update on ops.event_conflicts from usage_api;
+grant insert on ops.event_conflicts to usage_api;
+grant select (kind, event_id, other_hash, times), update (times, last_seen_at) on ops.event_conflicts to usage_api;
 grant execute on function ops.create_partition to usage_api;
