@@ -1,6 +1,6 @@
 -- Dead letters of keys that now read as counters are settled: the aggregation that reads them is their replay. Discarded ones, too:
 -- their keys count now.
-update ops.dead_letters
+update ops.merchant_letters
 set replayed_at = clock_timestamp()
 where family = 'merchant'
   and batch_id is null

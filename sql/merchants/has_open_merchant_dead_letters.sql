@@ -1,7 +1,7 @@
 -- Whether there is any dead letter that an aggregation could settle.
 select exists (
     select
-    from ops.dead_letters
+    from ops.merchant_letters
     where family = 'merchant'
       and batch_id is null
       and replayed_at is null

@@ -8,12 +8,16 @@ from usage_pipeline.settings import Settings
 
 # Bodies that are received at once, in units of the largest; half of them of one token.
 BODIES_AT_ONCE = 6
-# A process at rest, and what it keeps of tokens, posts, metrics and files of pages.
+# A body as it is sent, or a document, that never waits behind larger ones.
+SMALL_BYTES = 2**20
+# Small bodies at once, in units of the largest of them.
+_SMALL_BODIES_AT_ONCE = 16
+# A process at rest, and what it keeps of tokens, posts, metrics and files that it sends.
 AT_REST_BYTES = 200 * 2**20
 # A connection: its head, as it came and as it was read, what came ahead of the answer, and a piece of a body or of an answer.
 # And what the kernel has of an answer, which is in the limit of a container, too.
 _PER_CONNECTION_BYTES = 3 * MAX_HEAD_BYTES + 2 * SEND_BUFFER_BYTES
-# A thread that stores: a window of a document, rows of it, and what PostgreSQL's library has of them.
+# A thread that stores: a small document or a window of a large one, rows of it, and what PostgreSQL's library has of them.
 _PER_THREAD_BYTES = 12 * 2**20
 # A document and, of its largest item, what is decoded of it or the row that is made of it, and the copy that is sent.
 COPIES = 3
@@ -28,8 +32,13 @@ def most_bodies(settings: Settings) -> int:
     return BODIES_AT_ONCE * settings.max_gzip_size
 
 
+def most_small_bodies() -> int:
+    """Bytes of all small bodies as they are sent, beside those of the others."""
+    return _SMALL_BODIES_AT_ONCE * SMALL_BYTES
+
+
 def most_documents(settings: Settings) -> int:
-    """Bytes of all documents that are being stored, once decompressed, with the copies of their items."""
+    """Bytes of all documents that are stored at once, decompressed, with the copies of their items. Small ones are beside."""
     return settings.max_decompressed_bytes
 
 
@@ -44,6 +53,7 @@ def most_memory(settings: Settings, workers: int = 1) -> int:
         AT_REST_BYTES
         + MAX_UNSENT_BYTES
         + most_bodies(settings)
+        + most_small_bodies()
         + most_documents(settings)
         + settings.max_connections * _PER_CONNECTION_BYTES
         + settings.db_pool_size * _PER_THREAD_BYTES

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TypeVar
 
@@ -44,18 +45,23 @@ class Storing:
             configure=partial(prepare_session, statement_seconds=STATEMENT_SECONDS),
         )
         self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="storing")
-        # One for each request, from before its body is read until it is answered.
+        self._keeping: set[asyncio.Task[None]] = set()
+        # One for each request, from before its body is read until it is answered and its thread has ended.
         self.places = Places(
             REQUESTS_PER_CONNECTION * settings.db_pool_size,
             "requests",
             "this server takes no more at once; send it again",
         )
 
-    async def in_thread(self, work: Callable[[], Answer]) -> Answer:
-        """Runs `work` in one of our threads; it takes its connection from the pool. Raises Problem (503)."""
+    async def in_thread(self, work: Callable[[], Answer], held: AsyncExitStack | None = None) -> Answer:
+        """Runs `work` in one of our threads; it takes its connection from the pool. Raises Problem (503).
+
+        Nobody can stop a thread. So when it goes on after the time-out, what is `held` for it is kept until it has ended.
+        """
+        job = self._threads.submit(work)
         try:
             async with asyncio.timeout(STORE_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                return await asyncio.wrap_future(job)
         except TimeoutError:
             detail = f"no outcome within {STORE_SECONDS} s; {_AGAIN}"
             raise unavailable(detail) from None
@@ -69,6 +75,19 @@ class Storing:
             _log.warning("PostgreSQL does not answer: %s", first_line(error))
             detail = f"the database does not answer; {_AGAIN}"
             raise unavailable(detail) from None
+        finally:
+            if held is not None and not (job.done() or job.cancel()):
+                self._keep(held.pop_all(), job)
+
+    def _keep(self, held: AsyncExitStack, job: "Future[Answer]") -> None:
+        async def give_back() -> None:
+            async with held:
+                # Nobody is there to hear of its error.
+                await asyncio.gather(asyncio.wrap_future(job), return_exceptions=True)
+
+        task = asyncio.create_task(give_back())
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
 
     def close(self) -> None:
         """Waits until everything that is being stored is done. The time-outs limit this."""

@@ -18,4 +18,4 @@ def upgrade() -> None:
     bind.exec_driver_sql(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
     installed = {"price_version": f"genai-prices {version('genai-prices')}"}
     for table in ("model_prices", "model_lookups"):
-        bind.exec_driver_sql(f"delete from analytics.{table} where price_version = %(price_version)s", installed)
+        bind.exec_driver_sql(f"delete from analytics.{table} where price_version = %(price_version)s", installed)  # noqa: S608  # names of ours

@@ -21,10 +21,14 @@ grant select, insert, update on
     ops.touched_days,
     ops.heartbeats,
     ops.counter_regressions,
-    ops.dead_letters,
+    ops.merchant_letters,
     ops.odometer_lives,
     ops.odometers
 to usage_drain;
+-- Other dead letters it only adds: they hold whole items of landed files, prompts among them.
+revoke select, update on ops.dead_letters from usage_drain;
+grant insert on ops.dead_letters to usage_drain;
+grant select (batch_id, source_key) on ops.dead_letters to usage_drain;
 grant select (token_id, token_prefix, usage_count, last_used_at) on usage.api_access_tokens to usage_drain;
 grant insert (token_id, usage_count, last_used_at) on usage.api_access_tokens to usage_drain;
 grant update (usage_count, last_used_at, updated_at) on usage.api_access_tokens to usage_drain;

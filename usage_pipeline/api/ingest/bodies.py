@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from usage_pipeline.api.memory import SMALL_BYTES
 from usage_pipeline.api.problems import Problem
 
 # Members of a gzip file beyond any that a client would make; each empty one costs more time than its 20 bytes.
 _MAX_GZIP_MEMBERS = 1_000
 _PIECE_BYTES = 64 * 1024
 _STEP_BYTES = 2**20
-# A document that is held without asking for room.
-SMALL_BYTES = 2**20
 _GZIP_ONLY = 16 + zlib.MAX_WBITS
 JSON = ("application/json",)
 # One item a line. Nobody registered a name for it; these are the usual ones.

@@ -3,11 +3,11 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-from usage_pipeline.api.memory import most_bodies, most_documents
+from usage_pipeline.api.memory import SMALL_BYTES, bytes_while_stored, most_bodies, most_documents, most_small_bodies
 from usage_pipeline.api.problems import unavailable
 from usage_pipeline.settings import Settings
 
@@ -20,14 +20,14 @@ class _Waiting:
 
 
 class ByteBudget:
-    """At most `most` bytes at once, and at most `most_per_owner` of one owner. Who comes first is served first.
+    """At most `most` bytes at once. Owners take turns, each in the order of its coming; a large one is not overtaken.
 
-    Whoever waits for its own bytes only holds up nobody else.
+    An owner that holds bytes gets more only while it leaves as many free as it holds: alone it gets half of them. One that
+    holds none may have all that are free. Whoever waits for its own bytes only holds up nobody else.
     """
 
-    def __init__(self, most: int, most_per_owner: int | None = None) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
-        self._most_per_owner = most if most_per_owner is None else most_per_owner
         self._of_owner: Counter[str] = Counter()
         self._waiting: deque[_Waiting] = deque()
 
@@ -77,29 +77,46 @@ class ByteBudget:
         self._of_owner[mine.owner] -= mine.size
         if not self._of_owner[mine.owner]:
             del self._of_owner[mine.owner]
+        # It had its turn: what else its owner waits for comes after all others.
+        self._waiting = deque(sorted(self._waiting, key=lambda other: other.owner == mine.owner))
         self._serve()
 
     def _serve(self) -> None:
-        for one in list(self._waiting):
-            if one.turn.cancelled():
-                # It gave up, and is about to leave.
-                continue
-            if self.in_hand + one.size > self._most:
-                # Nobody behind may overtake it, or a large one would wait for ever.
-                return
-            if self._of_owner[one.owner] + one.size > self._most_per_owner:
-                continue
+        while one := self._next():
             self._waiting.remove(one)
             self._of_owner[one.owner] += one.size
             one.turn.set_result(None)
 
+    def _next(self) -> _Waiting | None:
+        free = self._most - self.in_hand
+        for one in self._waiting:
+            if one.turn.cancelled():
+                # It gave up, and is about to leave.
+                continue
+            held = self._of_owner[one.owner]
+            if held and held + one.size > free - one.size:
+                continue
+            # Nobody behind may overtake it, or a large one would wait for ever.
+            return one if one.size <= free else None
+        return None
+
 
 class Room:
-    """What the requests of a process may hold: bodies as they are sent, from before they come, and documents while stored.
-
-    Of bodies, half is the most for one token: they stay for as long as a slow sender takes.
-    """
+    """What the requests of a process may hold: bodies as they are sent, from before they come, and documents while stored."""
 
     def __init__(self, settings: Settings) -> None:
-        self.bodies = ByteBudget(most_bodies(settings), most_bodies(settings) // 2)
-        self.documents = ByteBudget(most_documents(settings))
+        self._small_bodies = ByteBudget(most_small_bodies())
+        self._large_bodies = ByteBudget(most_bodies(settings))
+        self._documents = ByteBudget(most_documents(settings))
+        self._settings = settings
+
+    def for_body(self, size: int, owner: str, *, seconds: float) -> AbstractAsyncContextManager[Callable[[int], None]]:
+        """Like `ByteBudget.of`. Small bodies have room of their own: they wait for no large one, of however many owners."""
+        room = self._small_bodies if size <= SMALL_BYTES else self._large_bodies
+        return room.of(size, owner, seconds=seconds)
+
+    def for_document(self, size: int, owner: str, *, seconds: float) -> AbstractAsyncContextManager[object]:
+        """The same, for a document of so many bytes. A small one needs no more than a thread has anyway."""
+        if size <= SMALL_BYTES:
+            return nullcontext()
+        return self._documents.of(bytes_while_stored(size, self._settings), owner, seconds=seconds)

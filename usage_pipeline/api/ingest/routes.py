@@ -1,6 +1,8 @@
 """Bulk ingest of usage events and message archives (contracts §3)."""
 
+import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -16,13 +18,13 @@ from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
 from usage_pipeline.api.ingest import bodies, openapi
 from usage_pipeline.api.ingest.budget import Room
-from usage_pipeline.api.memory import bytes_while_stored
 from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import STORE_SECONDS, Storing
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, Kind, ingest
 from usage_pipeline.events.ingest.documents import (
     Items,
+    Timely,
     TooLargeItem,
     TooManyItems,
     UnreadableDocument,
@@ -103,11 +105,15 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request's body as it was sent, and what it holds, or how many bytes that is; whether it has an item a line."""
+    """A request's body as it was sent, and what it holds, or how many bytes that is; whether it has an item a line.
+
+    `deadline` is a time of `time.monotonic`.
+    """
 
     sent: bytearray
     document: bytearray | int
     has_lines: bool
+    deadline: float
 
 
 async def done_with_body(request: Request, caller: AccessToken, work: Callable[[Body], Done]) -> Done | None:
@@ -119,26 +125,28 @@ async def done_with_body(request: Request, caller: AccessToken, work: Callable[[
     room: Room = request.app.state.room
     seconds = settings.body_timeout_seconds
     size = bodies.announced(request, most=settings.max_gzip_size)
-    with storing.places.one(caller.token_id):
-        async with room.bodies.of(size, caller.token_id, seconds=seconds) as shrink:
-            try:
-                body = await bodies.received(request, most=settings.max_gzip_size, seconds=seconds)
-            except ClientDisconnect:
-                # Nobody is there to be answered, and nothing is stored.
-                return None
-            # A sender of chunks does not say how many bytes they will be.
-            shrink(len(body))
-            document: bytearray | int = body
-            if is_compressed:
-                open_ = partial(bodies.opened, body, most=settings.max_decompressed_bytes)
-                document = await storing.in_thread(open_)
-            size = document if isinstance(document, int) else len(document)
-            held = bytes_while_stored(size, settings)
-            async with room.documents.of(held, caller.token_id, seconds=STORE_SECONDS):
-                return await storing.in_thread(partial(work, Body(body, document, has_lines)))
+    async with AsyncExitStack() as held:
+        held.enter_context(storing.places.one(caller.token_id))
+        shrink = await held.enter_async_context(room.for_body(size, caller.token_id, seconds=seconds))
+        try:
+            body = await bodies.received(request, most=settings.max_gzip_size, seconds=seconds)
+        except ClientDisconnect:
+            # Nobody is there to be answered, and nothing is stored.
+            return None
+        # A sender of chunks does not say how many bytes they will be.
+        shrink(len(body))
+        document: bytearray | int = body
+        if is_compressed:
+            open_ = partial(bodies.opened, body, most=settings.max_decompressed_bytes)
+            document = await storing.in_thread(open_, held)
+        size = document if isinstance(document, int) else len(document)
+        await held.enter_async_context(room.for_document(size, caller.token_id, seconds=STORE_SECONDS))
+        received = Body(body, document, has_lines, time.monotonic() + STORE_SECONDS)
+        return await storing.in_thread(partial(work, received), held)
 
 
 def _stored(body: Body, *, kind: Kind, settings: Settings, storing: Storing, caller: AccessToken) -> IngestReport:
+    """Raises TimeoutError after the deadline of the body; then nothing is stored."""
     items = document_items(body, kind.name, settings, most_bytes=kind.most_item_bytes)
     with storing.pool.connection() as connection:
         source = f"http:{caller.token_id}"
@@ -146,13 +154,14 @@ def _stored(body: Body, *, kind: Kind, settings: Settings, storing: Storing, cal
 
 
 def document_items(body: Body, member: str, settings: Settings, *, most_bytes: int) -> Items:
-    """The items of a request's document. Raises Problem."""
+    """The items of a request's document; to take one after the deadline raises TimeoutError. Raises Problem."""
     document = body.document
     if isinstance(document, int):
         document = bodies.decompressed(body.sent, most=document)
     try:
         limits = {"most": settings.max_bulk_size, "most_bytes": most_bytes}
-        return lines_of(document, **limits) if body.has_lines else items_of(document, member, **limits)
+        items = lines_of(document, **limits) if body.has_lines else items_of(document, member, **limits)
+        return Timely(items, body.deadline)
     except TooLargeItem as error:
         raise Problem(413, "too-large-item", str(error)) from None
     except TooManyItems as error:

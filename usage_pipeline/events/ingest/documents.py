@@ -4,6 +4,7 @@ Whoever decodes holds the interpreter, and every other thread waits. So a large 
 """
 
 import re
+import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -73,6 +74,26 @@ class _Slices(Sequence[memoryview]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self._document[self._ends[2 * index] : self._ends[2 * index + 1]]
+
+
+class Timely(Sequence[bytes | memoryview | msgspec.Raw]):
+    """Items that nobody gets after a deadline, a time of `time.monotonic`. Then TimeoutError comes instead."""
+
+    def __init__(self, items: Items, deadline: float) -> None:
+        self._items = items
+        self._deadline = deadline
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes | memoryview | msgspec.Raw: ...
+    @overload
+    def __getitem__(self, index: slice) -> Items: ...
+    def __getitem__(self, index: int | slice) -> bytes | memoryview | msgspec.Raw | Items:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
+        return self._items[index]
 
 
 def items_of(

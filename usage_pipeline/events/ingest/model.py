@@ -59,8 +59,11 @@ MAX_EVENT_BYTES = (
 )
 # Of an archive it would be 384 MB, several times in memory. Two texts at their limits have 32 MB in ASCII.
 MAX_ARCHIVE_BYTES = 64 * 2**20
-# Signs that are a character each also in JSON that is written again: where there are many, there are as many objects.
-_SIGNS_OF_VALUES = (b",", b"[", b"{", b'"')
+# Each value takes time and memory that its characters do not show: with so many of them an event still takes some milliseconds.
+MAX_EXTRA_VALUES = 10_000
+_SIGNS_OF_VALUES = (b",", b"[", b"{")
+# Up to the next sign of a value that is not inside a text.
+_NEXT_VALUE = re.compile(rb'(?:[^",\[{]++|"(?:[^"\\]++|\\.)*+")*+[,\[{]', re.DOTALL)
 # Who gives the ids of events in files, where these name no source.
 LANDING = "landing"
 _NULL = msgspec.Raw(b"null")
@@ -561,10 +564,8 @@ def _extra(text: msgspec.Raw) -> str | None:
     size = memoryview(text).nbytes
     if size > _ESCAPED_BYTES * MAX_EXTRA_CHARACTERS:
         raise Malformed(f"extra: expected at most {MAX_EXTRA_CHARACTERS} characters, came {size} bytes")
-    if size > MAX_EXTRA_CHARACTERS:
-        written = bytes(text)
-        if (signs := sum(map(written.count, _SIGNS_OF_VALUES))) > MAX_EXTRA_CHARACTERS:
-            raise Malformed(f"extra: expected at most {MAX_EXTRA_CHARACTERS} characters, came {signs} or more")
+    if size > MAX_EXTRA_VALUES:
+        _expect_few_values(bytes(text))
     try:
         extra = stored_json("extra", text) if size > _SMALL_BYTES else _decode_extra(text)
     except UNREADABLE_JSON as error:
@@ -573,3 +574,16 @@ def _extra(text: msgspec.Raw) -> str | None:
         return None
     stored = extra if isinstance(extra, str) else values.storable_json(extra, "extra")
     return _long_text("extra", stored, MAX_EXTRA_CHARACTERS)
+
+
+def _expect_few_values(text: bytes) -> None:
+    """Raises Malformed before anything is decoded. Of signs inside texts there may be any number."""
+    if sum(map(text.count, _SIGNS_OF_VALUES)) <= MAX_EXTRA_VALUES:
+        return
+    place = 0
+    for _ in range(MAX_EXTRA_VALUES + 1):
+        found = _NEXT_VALUE.match(text, place)
+        if found is None:
+            return
+        place = found.end()
+    raise Malformed(f"extra: expected at most {MAX_EXTRA_VALUES} values, came more (each `,`, `[` and `{{` counts)")

@@ -1,12 +1,14 @@
-"""The budget of bytes: never more than there are, in the order of coming, and nobody's slowness costs another one's turn."""
+"""The budget of bytes: never more than there are, in turns, and nobody's slowness costs another one's turn."""
 
 import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
 
-from usage_pipeline.api.ingest.budget import ByteBudget
+from usage_pipeline.api.ingest.budget import ByteBudget, Room
+from usage_pipeline.api.memory import SMALL_BYTES
 from usage_pipeline.api.problems import Problem
+from usage_pipeline.settings import load_settings
 
 
 async def turns(count: int = 20) -> None:
@@ -56,19 +58,60 @@ def test_who_comes_first_is_served_first_and_a_large_one_is_not_overtaken() -> N
     asyncio.run(run())
 
 
-def test_one_owner_has_its_part_and_waits_alone() -> None:
+def test_an_owner_gets_no_more_than_it_leaves_free_and_waits_alone() -> None:
     async def run() -> None:
-        owners = Owners(ByteBudget(100, 50))
-        tasks = [owners.ask(f"slow{number}", 25, "one") for number in range(3)] + [owners.ask("other", 50)]
+        owners = Owners(ByteBudget(60))
+        tasks = [owners.ask(f"{name}{number}", 10, name) for name in "abcd" for number in range(8)]
         await turns()
-        assert owners.served == ["slow0", "slow1", "other"]
-        owners.stop("slow0")
+        # Half of all, then half of the rest, and one for each other.
+        assert owners.served == ["a0", "a1", "a2", "b0", "c0", "d0"]
+        owners.stop("c0")
         await turns()
-        assert owners.served[-1] == "slow2"
-        for name in ("slow1", "slow2", "other"):
+        assert owners.served[6:] == ["c1"], "the others hold more than they leave free"
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert owners.budget.in_hand == 0
+
+    asyncio.run(run())
+
+
+def test_owners_take_turns() -> None:
+    async def run() -> None:
+        owners = Owners(ByteBudget(100))
+        names = ["a0", "a1", "a2", "b0", "b1", "c0"]
+        tasks = [owners.ask(name, 100, name[0]) for name in names]
+        for name in ("a0", "b0", "c0", "a1", "b1", "a2"):
+            await turns()
+            assert owners.served[-1] == name
             owners.stop(name)
         await asyncio.gather(*tasks)
         assert owners.budget.in_hand == 0
+
+    asyncio.run(run())
+
+
+def test_small_ones_wait_for_no_large_one_of_however_many_owners() -> None:
+    async def run() -> None:
+        settings = load_settings()
+        room = Room(settings)
+        async with AsyncExitStack() as stack:
+            for number in range(6):
+                body = room.for_body(settings.max_gzip_size, f"{number}", seconds=1)
+                await stack.enter_async_context(body)
+            document = room.for_document(settings.max_decompressed_bytes, "0", seconds=1)
+            await stack.enter_async_context(document)
+            for large in (
+                room.for_body(SMALL_BYTES + 1, "other", seconds=0),
+                room.for_document(SMALL_BYTES + 1, "other", seconds=0),
+            ):
+                with pytest.raises(Problem):
+                    await stack.enter_async_context(large)
+            for small in (
+                room.for_body(SMALL_BYTES, "other", seconds=0),
+                room.for_document(SMALL_BYTES, "other", seconds=0),
+            ):
+                await stack.enter_async_context(small)
 
     asyncio.run(run())
 

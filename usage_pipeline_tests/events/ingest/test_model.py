@@ -219,6 +219,19 @@ def test_deep_or_huge_values_in_extra_are_refused_and_not_raised() -> None:
             parse_event(f'{text}, "extra": {extra}}}'.encode(), WINDOW)
 
 
+def test_extra_has_few_values_and_any_number_of_signs_in_texts() -> None:
+    def extra(written: str) -> bytes:
+        return json.dumps(event(extra="here")).replace('"here"', written).encode()
+
+    most = '{"a":[' + "1," * 9_998 + "1]}"
+    text = json.dumps({"a": ',[{"\\' * 100_000, "b": [1]})
+    for written in (most, text):
+        assert parse_event(extra(written), WINDOW).payload
+    for written in ('{"a":[' + "[]," * 240_000 + "1]}", '{"a":[' + "1," * 9_999 + "1]}", f'{{"a":{text},"b":{most}}}'):
+        with pytest.raises(Malformed, match="extra: expected at most 10000 values, came more"):
+            parse_event(extra(written), WINDOW)
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=10))
 def test_any_value_in_any_member_is_a_row_or_a_reason(value: object) -> None:
     for name in UsageEvent.__struct_fields__:

@@ -144,6 +144,11 @@ def test_it_reads_no_prompt_and_nothing_that_it_does_not_serve(session: psycopg.
         refuses(session, f"select {column} from analytics.usage_events")
     for column in ("raw", "source_key", "reason"):
         refuses(session, f"select {column} from ops.dead_letters")
+    for statement in (
+        "select other_payload from ops.event_conflicts",
+        "update ops.event_conflicts set other_payload = ''",
+    ):
+        refuses(session, statement)
 
 
 def test_what_was_taken_from_it_comes_back_with_the_next_migration(

@@ -121,6 +121,20 @@ def test_it_changes_nothing_that_it_does_not_own(session: psycopg.Connection, ow
         refuses(session, statement)
 
 
+def test_of_whole_dead_letters_it_reads_those_of_merchants_only(
+    session: psycopg.Connection, owner: psycopg.Connection
+) -> None:
+    for family in ("merchant", "usage_event", "message_archive", "event"):
+        owner.execute(
+            "insert into ops.dead_letters (family, source_key, reason, raw, raw_format, claimed_at)"
+            " values (%s, %s, 'expected one, came none', 'PROMPT', 'string', now())",
+            (family, family.encode()),
+        )
+    assert session.execute("select distinct family from ops.merchant_letters").fetchall() == [("merchant",)]
+    with pytest.raises(psycopg.errors.WithCheckOptionViolation):
+        session.execute("update ops.merchant_letters set family = 'event'")
+
+
 def test_it_reads_nothing_but_what_it_counts(session: psycopg.Connection) -> None:
     for table in (
         "analytics.usage_events",
@@ -133,6 +147,13 @@ def test_it_reads_nothing_but_what_it_counts(session: psycopg.Connection) -> Non
         "ops.alerts",
     ):
         refuses(session, f"select * from {table}")
+    for statement in (
+        "select raw from ops.dead_letters",
+        "select reason from ops.dead_letters",
+        "update ops.dead_letters set raw = ''",
+        "delete from ops.merchant_letters",
+    ):
+        refuses(session, statement)
     for column in ("token_hash", "scopes", "name"):
         refuses(session, f"select {column} from usage.api_access_tokens")
 
