@@ -72,7 +72,7 @@ class Guard:
     async def _refusal(self, scope: Scope, is_websocket: bool) -> Refusal | None:
         headers, method, path = Headers(scope=scope), scope.get("method", "GET"), scope["path"]
         found = refusal(method, path, headers, allowed_hosts=self._allowed_hosts, is_websocket=is_websocket)
-        if found or (method in ("GET", "HEAD") and path.endswith(_PROBE) and not is_websocket):
+        if found or (method in ("GET", "HEAD") and path == _PROBE and not is_websocket):
             return found
         return await self._login.refusal(headers, _address(scope))
 
