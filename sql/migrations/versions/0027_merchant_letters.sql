@@ -16,3 +16,12 @@ from ops.dead_letters
 where family = 'merchant'
 with check option;
 comment on view ops.merchant_letters is 'Dead letters of merchants'' counters, for aggregations: they may read no other raw bytes';
+comment on column ops.merchant_letters.dead_letter_id is 'Number of the dead letter';
+comment on column ops.merchant_letters.family is 'merchant';
+comment on column ops.merchant_letters.batch_id is 'Null: these counters are read and not claimed';
+comment on column ops.merchant_letters.source_key is 'Redis key that it came from, as raw bytes';
+comment on column ops.merchant_letters.reason is 'What was expected and what came';
+comment on column ops.merchant_letters.raw is 'The refused value in raw_format';
+comment on column ops.merchant_letters.raw_format is 'As in ops.dead_letters';
+comment on column ops.merchant_letters.claimed_at is 'When it was last read';
+comment on column ops.merchant_letters.replayed_at is 'When an aggregation read its key as a counter; null: it does not count yet';
