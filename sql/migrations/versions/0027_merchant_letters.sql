@@ -25,3 +25,4 @@ comment on column ops.merchant_letters.raw is 'The refused value in raw_format';
 comment on column ops.merchant_letters.raw_format is 'As in ops.dead_letters';
 comment on column ops.merchant_letters.claimed_at is 'When it was last read';
 comment on column ops.merchant_letters.replayed_at is 'When an aggregation read its key as a counter; null: it does not count yet';
+comment on column ops.merchant_letters.discarded_at is 'When somebody decided that it does not count; null: nobody did';
