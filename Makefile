@@ -38,6 +38,7 @@ e2e: setup  ## run the tests of the whole system: web server, daemon, kills, a b
 	$(PYTEST) usage_pipeline_tests/end_to_end
 
 torture: setup  ## kill a thousand drains under load, and compare both sides (about an hour)
+	$(RUN)python -m usage_pipeline_tests.events.pricing.random_usage --usages 100000
 	$(RUN)python -m usage_pipeline_tests.torture
 
 # Atheris is 33 MB, and nothing else needs it.
@@ -70,6 +71,7 @@ bench: setup  ## measure everything (about an hour)
 	$(RUN)python -m benchmarks.recorder
 	$(RUN)python -m benchmarks.ingest
 	$(RUN)python -m benchmarks.api
+	$(RUN)python -m benchmarks.worst_load
 	$(RUN)python -m benchmarks.rollups
 	$(RUN)python -m benchmarks.merges
 	$(RUN)python -m benchmarks.orchestration

@@ -1,6 +1,7 @@
 """Requests a second and latencies of the read side: a ranking from the cache and from the database, and the check of a token.
 
-The floor is a route of the same app that answers a constant to anybody. Everything is measured in turns within one run, on
+The floor is a route of the same app that answers a constant to anybody. The same under plain uvicorn, without our limits of
+connections, shows what these cost. Everything is measured in turns within one run, on
 embedded servers in a temporary folder. Run: python -m benchmarks.api [--requests N] [--repeats N] [--clients N] [--json]
 """
 
@@ -40,8 +41,9 @@ from usage_pipeline.settings import Settings
 
 _FLOOR, _CHECK, _RANKING = "/benchmark/floor", "/benchmark/token", "/api/issues/popular"
 _CACHE_KEY = "popular:issues"
-# As `usage-pipeline api` runs its own.
-_SERVICE = ("uvicorn", "benchmarks.api:app", "--factory", "--no-access-log", "--log-level", "warning")
+# As `usage-pipeline api` runs its own, and without what is ours in that.
+_SERVICE = ("benchmarks.harness", "benchmarks.api:app")
+_PLAIN = ("uvicorn", "benchmarks.api:app", "--factory", "--no-access-log", "--log-level", "warning")
 _CONSTANT = b'{"answer": 42}'
 _INSERT_RANKING = """
 insert into stats.popular_issues (ranking_date, rank, id, title, score, view_count, comment_count, created_at)
@@ -72,12 +74,15 @@ class Subject:
     name: str
     path: str
     x_cache: str | None = None
+    is_plain: bool = False
 
 
+_HIT = Subject("ranking, hit", _RANKING, "hit")
 SUBJECTS = (
     Subject("floor", _FLOOR),
+    Subject("floor of plain uvicorn", _FLOOR, is_plain=True),
     Subject("token check", _CHECK),
-    Subject("ranking, hit", _RANKING, "hit"),
+    _HIT,
     Subject("ranking, miss", _RANKING, "miss"),
 )
 
@@ -127,8 +132,9 @@ def send(target: Target, subject: Subject, requests: int) -> list[float]:
 class Bench:
     """What is measured, with one client and with several; latencies are kept."""
 
-    def __init__(self, target: Target, requests: int, clients: int, pool: ProcessPoolExecutor) -> None:
+    def __init__(self, target: Target, plain: Target, requests: int, clients: int, pool: ProcessPoolExecutor) -> None:
         self._target = target
+        self._plain = plain
         self._requests = requests
         self._clients = clients
         self._pool = pool
@@ -146,7 +152,8 @@ class Bench:
     def _rate(self, name: str, subject: Subject, clients: int) -> float:
         each = self._requests // clients
         began_at = time.perf_counter()
-        sending = [self._pool.submit(send, self._target, subject, each) for _ in range(clients)]
+        target = self._plain if subject.is_plain else self._target
+        sending = [self._pool.submit(send, target, subject, each) for _ in range(clients)]
         taken = [seconds for one in sending for seconds in one.result()]
         # Of one client only its own waiting counts: a miss is made between two requests.
         seconds = sum(taken) if clients == 1 else time.perf_counter() - began_at
@@ -159,16 +166,20 @@ def measure(settings: Settings, *, requests: int, repeats: int, clients: int) ->
     with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:
         token = create_token(connection, "benchmark", ["read"]).token
         connection.execute(_INSERT_RANKING, (datetime.now(UTC).date(),))
-    with running_service(settings, *_SERVICE, path=_FLOOR) as port, ProcessPoolExecutor(clients) as pool:
-        target = Target(port, token, settings.redis_dsn.get_secret_value())
-        bench = Bench(target, requests, clients, pool)
+    with (
+        running_service(settings, *_SERVICE, path=_FLOOR) as port,
+        running_service(settings, *_PLAIN, path=_FLOOR) as plain_port,
+        ProcessPoolExecutor(clients) as pool,
+    ):
+        target, plain = (Target(one, token, settings.redis_dsn.get_secret_value()) for one in (port, plain_port))
+        bench = Bench(target, plain, requests, clients, pool)
 
         def settle() -> None:
             """A hit to begin with, whatever was measured before."""
             try:
-                send(target, SUBJECTS[2], 1)
+                send(target, _HIT, 1)
             except RuntimeError:
-                send(target, SUBJECTS[2], 1)
+                send(target, _HIT, 1)
 
         rates: Rates = measure_in_turns(bench.subjects(), repeats=repeats, settle=settle)
     cut = {name: quantiles(found, n=100) for name, found in bench.latencies.items()}

@@ -1,4 +1,7 @@
-"""What the benchmarks share: options, servers and services of their own, measuring in turns, peak memory, what is printed."""
+"""What the benchmarks share: options, servers and services of their own, measuring in turns, peak memory, what is printed.
+
+`python -m benchmarks.harness APP` serves a benchmark's app as `usage-pipeline api` serves its own.
+"""
 
 import argparse
 import json
@@ -19,6 +22,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from usage_pipeline.api.server import STOP_SECONDS, serve
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port
 from usage_pipeline.settings import Settings, load_settings
@@ -107,7 +111,8 @@ def running_module(
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        # It gives what it has in hand a minute.
+        process.wait(STOP_SECONDS + 60)
 
 
 @contextmanager
@@ -181,3 +186,16 @@ def answer_and_peak_mb(code: str, settings: Settings) -> tuple[Any, float | None
     done = subprocess.run([sys.executable, "-c", code + ending, *urls], check=True, capture_output=True, text=True)
     printed = json.loads(done.stdout)
     return printed["answer"], printed["peak_kb"] / 1024 if is_linux else None
+
+
+def _serve_app() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("app", help="module:function that makes the app")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--workers", type=int, default=1)
+    chosen = parser.parse_args()
+    serve(port=chosen.port, workers=chosen.workers, app=chosen.app)
+
+
+if __name__ == "__main__":
+    _serve_app()

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -82,8 +83,13 @@ class Result:
     to_floor: dict[str, float]
 
 
-def batch(chance: Random, *, late_share: float = LATE_SHARE, size: int = EVENTS_PER_BATCH) -> Batch:
-    """Events with random ids, as clients send them; that share of them is of any of the last DAYS."""
+def batch(
+    chance: Random, *, late_share: float = LATE_SHARE, size: int = EVENTS_PER_BATCH, has_units: bool = False
+) -> Batch:
+    """Events with random ids, as clients send them; that share of them is of any of the last DAYS.
+
+    `has_units`: with cached tokens, a tier, a cost, an API key and a tag each.
+    """
     now = datetime.now(UTC)
     events: list[dict[str, Any]] = []
     for _ in range(size):
@@ -106,6 +112,15 @@ def batch(chance: Random, *, late_share: float = LATE_SHARE, size: int = EVENTS_
                 "error_type": "overloaded" if is_failed else None,
             }
         )
+    if has_units:
+        for event in events:
+            event |= {
+                "usage": {"cache_read_tokens": event["input_tokens"] // 2},
+                "service_tier": "batch",
+                "cost_usd": chance.randrange(1, 10_000) / 1e6,
+                "api_key_id": f"key-{chance.randrange(_USERS)}",
+                "tags": {"project": f"project-{chance.randrange(_TEAMS)}"},
+            }
     document = json.dumps(events).encode()
     return Batch(document, gzip.compress(document, 6), b"".join(map(_floor_line, events)))
 
@@ -156,9 +171,9 @@ class Bench:
                     copy.write(one.lines)
         return rate.per_second
 
-    def in_process(self) -> float:
+    def in_process(self, *, has_units: bool = False) -> float:
         """`ingest` of ready items."""
-        prepared = [batch(self._chance) for _ in range(self._batches)]
+        prepared = [batch(self._chance, has_units=has_units) for _ in range(self._batches)]
         with self._all_stored(), self._timed() as rate:
             for one in prepared:
                 self._ingest(one)
@@ -221,7 +236,11 @@ def measure(settings: Settings, *, stored: int, events: int, repeats: int, worke
             urls[number] = f"http://{LOOPBACK}:{stack.enter_context(service)}"
         bench = stack.enter_context(closing(Bench(settings, urls, token, events)))
         bench.store(stored)
-        subjects: dict[str, Callable[[], float]] = {"floor": bench.floor, "ingest() in process": bench.in_process}
+        subjects: dict[str, Callable[[], float]] = {
+            "floor": bench.floor,
+            "ingest() in process": bench.in_process,
+            "ingest() in process, with units": partial(bench.in_process, has_units=True),
+        }
         for number in workers:
             for clients in (1, CLIENTS):
                 name = f"HTTP, {clients} client{'s' if clients > 1 else ''}, {number} worker{'s' if number > 1 else ''}"

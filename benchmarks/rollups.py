@@ -1,7 +1,8 @@
 """What percentiles add to the roll-up of a day of usage events, and how much faster a roll-up answers than the events.
 
 Everything is measured in turns within one run, like benchmarks.drain.
-Run: python -m benchmarks.rollups [--events N] [--repeats N] [--json]
+With --units, events have cached and reasoning tokens, other units, tiers and reported costs.
+Run: python -m benchmarks.rollups [--events N] [--units] [--repeats N] [--json]
 """
 
 import argparse
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 
 import psycopg
+from psycopg import sql as compose
 from rich.table import Table
 
 from benchmarks.harness import (
@@ -36,7 +38,7 @@ DAYS = 7
 _WRITE = """
 insert into analytics.usage_events (
     event_id, event_time, user_id, team, service, provider, model, input_tokens, output_tokens, total_tokens, latency_ms,
-    status_code
+    status_code{columns}
 )
 select
     gen_random_uuid(),
@@ -45,17 +47,34 @@ select
     'team-' || (random() * 500)::int %% 6,
     'service-' || number %% 3,
     (array['openai', 'anthropic', 'google'])[1 + number %% 3],
-    'model-' || (random() * 8)::int,
+    (array[
+        'gpt-4o', 'claude-sonnet-4-5', 'gemini-2.5-flash', 'gpt-4o-mini', 'claude-haiku-4-5', 'gemini-2.5-pro', 'gpt-4.1',
+        'claude-opus-4-1', 'gemini-2.0-flash'
+    ])[1 + number %% 3 + 3 * (random() * 2)::int],
     input_tokens,
     output_tokens,
     input_tokens + output_tokens,
     exp(6.5 + 0.8 * sqrt(-2 * ln(random() + 1e-9)) * cos(2 * pi() * random()))::int,
-    case when random() < 0.02 then 500 else 200 end
+    case when random() < 0.02 then 500 else 200 end{values}
 from (
     select number, (random() * 4000)::int as input_tokens, (random() * 800)::int as output_tokens
-    from generate_series(0, %(events)s * %(days)s - 1) as number
+    from generate_series(0, %(events)s::integer * %(days)s - 1) as number
 ) as drawn
 """
+_UNITS = {
+    "columns": ", cache_read_tokens, cache_write_tokens, output_reasoning_tokens, other_units, service_tier, cost_usd",
+    "values": """,
+    case when random() < 0.5 then input_tokens / 2 end,
+    case when number %% 3 = 1 and number %% 5 = 0 then input_tokens / 4 end,
+    case when random() < 0.3 then output_tokens / 2 end,
+    case
+        when number %% 3 = 1 and number %% 5 = 0 then jsonb_build_object('cache_write_5m_tokens', input_tokens / 4)
+        when random() < 0.05 then '{"web_searches": 2}'
+    end,
+    case when random() < 0.05 then 'batch' end,
+    case when random() < 0.05 then 0.0125 end
+""",
+}
 # The sums of the day's roll-up, as they are computed from events, with and without the percentiles.
 _SUMS = """
 select
@@ -109,7 +128,7 @@ class Result:
 class Bench:
     """A week of events, rolled up; and the things to measure, each in times a second."""
 
-    def __init__(self, settings: Settings, events_a_day: int) -> None:
+    def __init__(self, settings: Settings, events_a_day: int, *, has_units: bool) -> None:
         self._settings = settings
         self._postgres = connect(settings)
         zone = settings.timezone
@@ -123,7 +142,10 @@ class Bench:
             settings.chunk_time_interval_hours,
         )
         self._postgres.execute("select setseed(0.5)")
-        self._postgres.execute(_WRITE, {"start": self._week.first, "events": events_a_day, "days": DAYS})
+        write = compose.SQL(_WRITE).format(
+            **{part: compose.SQL(text if has_units else "") for part, text in _UNITS.items()}
+        )
+        self._postgres.execute(write, {"start": self._week.first, "events": events_a_day, "days": DAYS})
         for window in [*self._days, self._hour, self._week]:
             replace_window(self._postgres, window, settings=settings)
         self._postgres.execute("vacuum analyze")
@@ -244,11 +266,12 @@ def table(result: Result) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=EVENTS_A_DAY, help="usage events a day")
+    parser.add_argument("--units", action="store_true", help="events with all kinds of units, tiers and reported costs")
     add_repeats(parser)
     chosen = parsed(parser)
     if min(chosen.events, chosen.repeats) < 1:
         parser.error("--events and --repeats must be at least 1")
-    with own_servers() as settings, closing(Bench(settings, chosen.events)) as bench:
+    with own_servers() as settings, closing(Bench(settings, chosen.events, has_units=chosen.units)) as bench:
         bench.same_answers()
         result = measure(bench, events_a_day=chosen.events, repeats=chosen.repeats)
     show(asdict(result), [table(result)], as_json=chosen.json)

@@ -45,6 +45,7 @@ _GROUPS = {
         "event_history_days",
     ),
     "Usage events and the HTTP service": (
+        "rollup_tags",
         "landing_url",
         "erasure_secret",
         "max_bulk_size",

@@ -10,13 +10,18 @@ import typer
 
 from usage_pipeline.commands.alerts import alerts
 from usage_pipeline.commands.api import api, ui_password
-from usage_pipeline.commands.dead_letters import dead_letters_app
+from usage_pipeline.commands.corrections.conflicts import conflicts_app
+from usage_pipeline.commands.corrections.counters import adjust
+from usage_pipeline.commands.corrections.events import events_app
+from usage_pipeline.commands.dead_letters.app import dead_letters_app
 from usage_pipeline.commands.drain import drain
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev
 from usage_pipeline.commands.merchants import aggregate, counters_app, status
 from usage_pipeline.commands.options import UsageError, refuse_empty
-from usage_pipeline.commands.rollups import recost, rezone, stats
+from usage_pipeline.commands.pricing.prices import prices_app
+from usage_pipeline.commands.pricing.recost import recost
+from usage_pipeline.commands.rollups import rezone, stats
 from usage_pipeline.commands.storage import archive_app, erase_user, migrate
 from usage_pipeline.commands.tokens import tokens_app
 from usage_pipeline.log_lines import log_to_stderr
@@ -46,11 +51,15 @@ for command in (
     ui_password,
 ):
     app.command()(command)
+counters_app.command()(adjust)
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")
+app.add_typer(events_app, name="events")
+app.add_typer(conflicts_app, name="conflicts")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(archive_app, name="archive")
 app.add_typer(load_app, name="load")
+app.add_typer(prices_app, name="prices")
 
 
 def main() -> None:
@@ -85,7 +94,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
 
     from usage_pipeline.access.tokens import UnknownTokenError
     from usage_pipeline.drain.rounds import DrainImpossible
-    from usage_pipeline.events.pricing.own_prices import PriceTableError
+    from usage_pipeline.events.pricing.own_file import PriceTableError
     from usage_pipeline.issues.file import IssueFileError
     from usage_pipeline.local.demo.events import ServiceError
     from usage_pipeline.local.processes.dagster import NoCheckoutError

@@ -34,6 +34,8 @@ _HEADER_NAME = r"^[A-Za-z0-9-]+$"
 _SCRYPT_HASH = re.compile(r"\$scrypt\$ln=1[0-7],r=8,p=[1-9]\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}")
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*s?://\S+")
 _LEAST_SECRET_CHARACTERS = 16
+# Each is stored for each day; and names are as long as those of events.
+_MOST_TAGS, _TAG_CHARACTERS = 5, 100
 _EXPECTED_A_ZONE = "expected an IANA time zone such as UTC or Europe/Vienna"
 # The default of USAGE_START_DATE. An earlier one is checked there.
 _NO_DATA_BEFORE = date(2025, 1, 1)
@@ -161,6 +163,16 @@ def _are_exact_origins(text: str) -> str:
     return text
 
 
+def _are_tag_names(text: str) -> str:
+    names = listed(text)
+    if len(names) > _MOST_TAGS or len(set(names)) < len(names) or any(len(name) > _TAG_CHARACTERS for name in names):
+        raise ValueError(
+            f"expected up to {_MOST_TAGS} different names of tags, separated by commas, each of up to {_TAG_CHARACTERS} "
+            "characters"
+        )
+    return text
+
+
 def _are_host_names(text: str) -> str:
     for name in listed(text):
         if not _HOST_NAME.fullmatch(name):
@@ -227,6 +239,7 @@ AlertUrls = Annotated[SecretStr, AfterValidator(_are_urls)]
 ChunkHours = Annotated[int, AfterValidator(_is_a_known_interval)]
 BearerSecret = Annotated[SecretStr, AfterValidator(_is_a_bearer_secret)]
 ExactOrigins = Annotated[str, AfterValidator(_are_exact_origins)]
+TagNames = Annotated[str, AfterValidator(_are_tag_names)]
 HostNames = Annotated[str, AfterValidator(_are_host_names)]
 UiPasswordHash = Annotated[SecretStr, AfterValidator(_is_a_password_hash)]
 HeaderName = Annotated[str, Field(pattern=_HEADER_NAME)]

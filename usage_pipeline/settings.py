@@ -27,6 +27,7 @@ from usage_pipeline.setting_types import (
     PostgresUrl,
     PostNumbers,
     RedisUrl,
+    TagNames,
     TimeZoneName,
     UiPasswordHash,
     listed,
@@ -157,6 +158,11 @@ class Settings(BaseSettings):
         repr=False,
         description="Folder or fsspec address for archived partitions. When it is not set, they stay in the database.",
     )
+    rollup_tags: TagNames = Field(
+        default="",
+        description="Up to five names of tags, separated by commas, by whose values usage is rolled up per day. Days that are "
+        "made from then on have them; backfill `analytics/usage_daily` for earlier days.",
+    )
     landing_url: str | None = Field(
         default=None,
         repr=False,
@@ -172,7 +178,8 @@ class Settings(BaseSettings):
     )
     audit_log: str | None = Field(
         default=None,
-        description="File to which the HTTP service appends a JSON line for each request that it refuses (401, 403, 429, 503). "
+        description="File to which the HTTP service appends a JSON line for each request that it refuses (401, 403, 429, 503), "
+        "and the guard before the Dagster UI one for each of its refusals. "
         "At 64 MB it is renamed to `….1`. When it is not set, the lines go to standard error.",
     )
     session_key: SecretStr | None = Field(
@@ -373,6 +380,11 @@ class Settings(BaseSettings):
             return self.redis_url
         password = f":{quote(self.redis_password.get_secret_value(), safe='')}@" if self.redis_password else ""
         return SecretStr(f"redis://{password}{self.redis_host}:{self.redis_port}/0")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """ROLLUP_TAGS, one by one."""
+        return listed(self.rollup_tags)
 
     @property
     def origins(self) -> tuple[str, ...]:

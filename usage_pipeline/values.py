@@ -129,7 +129,11 @@ def moment(name: str, at: datetime, window: TimeWindow) -> datetime:
 
 def storable_json(members: Mapping[str, object], name: str) -> str:
     """The members as JSON that jsonb accepts: without NUL. (An escaped backslash before `u0000` is only text.)"""
-    text = msgspec.json.encode(members, order="sorted").decode()
+    return without_nul(msgspec.json.encode(members, order="sorted").decode(), name)
+
+
+def without_nul(text: str, name: str) -> str:
+    """The same JSON. Raises Malformed if a text in it has a NUL."""
     if "\\u0000" in text.replace("\\\\", ""):
         raise Malformed(f"{name}: expected no NUL character, came one")
     return text

@@ -110,6 +110,13 @@ def test_a_terminal_gets_no_control_of_others(capfd: pytest.CaptureFixture[str])
         assert "[bold]x[/bold]" in printed.replace("\n", "")
 
 
+def test_a_key_on_a_terminal_has_no_emoji_in_it(capfd: pytest.CaptureFixture[str]) -> None:
+    key = "usage:m:2026-11-28:orders"
+    output.say(key)
+    output.print_table(key, ["column"], [(key,)])
+    assert capfd.readouterr().out.count(key) == 3
+
+
 def test_json_is_exact_and_holds_no_control_either(capfd: pytest.CaptureFixture[str]) -> None:
     document = {HOSTILE: [HOSTILE, "\ud800", "日本"]}
     output.print_json(document)
@@ -123,7 +130,7 @@ def test_json_is_exact_and_holds_no_control_either(capfd: pytest.CaptureFixture[
 def test_commands_print_only_through_the_one_place_that_does_so() -> None:
     elsewhere = [
         f"{path.name}:{node.lineno}"
-        for path in sorted(COMMANDS.glob("*.py"))
+        for path in sorted(COMMANDS.rglob("*.py"))
         if path.name != "output.py"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("print", "echo", "Console", "write")

@@ -15,6 +15,12 @@ registered as (
     from analytics.usage_event_ids
     where event_time >= %(first)s
       and event_time < %(until)s
+      -- Ids of events that were taken out stay.
+      and not exists (
+        select
+        from analytics.voided_events
+        where voided_events.event_id = usage_event_ids.event_id
+      )
     group by 1
 ),
 hourly as (

@@ -8,6 +8,7 @@ select
     regexp_replace(reason, '(item: expected a request event as JSON, came ).*', '\1one with a fault')
 from ops.dead_letters
 where replayed_at is null
+  and discarded_at is null
   and family = any(%(families)s)
 order by created_at desc, dead_letter_id desc
 limit %(most)s;

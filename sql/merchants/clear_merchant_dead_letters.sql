@@ -1,4 +1,5 @@
--- Open dead letters of keys that now read as counters are settled: the aggregation that reads them is their replay.
+-- Dead letters of keys that now read as counters are settled: the aggregation that reads them is their replay. Discarded ones, too:
+-- their keys count now.
 update ops.merchant_letters
 set replayed_at = clock_timestamp()
 where family = 'merchant'

@@ -11,7 +11,7 @@ with stored as (
     set metric_value = t.reset_offset + excluded.metric_value,
         updated_at = clock_timestamp()
     where excluded.metric_value > t.metric_value - t.reset_offset
-      and excluded.metric_value <= 9223372036854775807 - t.reset_offset
+      and excluded.metric_value <= 9223372036854775807 - greatest(t.reset_offset, 0)
       and case
           when t.reset_offset = 0 then true
           when exists (

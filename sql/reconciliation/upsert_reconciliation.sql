@@ -1,12 +1,12 @@
 -- The last look at a family's day; since when something is missing stays until nothing is.
 insert into ops.reconciliation as t (
     family, usage_date, measure, recorded, stored, live, claimed, dead, duplicates, carried, difference, missing, missing_since,
-    forgotten, counted_twice, corrected
+    forgotten, counted_twice, corrected, discarded
 )
 values (
     %(family)s, %(usage_date)s, %(measure)s, %(recorded)s, %(stored)s, %(live)s, %(claimed)s, %(dead)s, %(duplicates)s,
     %(carried)s, %(difference)s, %(missing)s, case when %(missing)s > 0 then clock_timestamp() end,
-    %(forgotten)s, %(counted_twice)s, %(corrected)s
+    %(forgotten)s, %(counted_twice)s, %(corrected)s, %(discarded)s
 )
 on conflict (family, usage_date) do update
 set measure = excluded.measure,
@@ -22,5 +22,6 @@ set measure = excluded.measure,
     forgotten = excluded.forgotten,
     counted_twice = excluded.counted_twice,
     corrected = excluded.corrected,
+    discarded = excluded.discarded,
     missing_since = case when excluded.missing > 0 then coalesce(t.missing_since, excluded.missing_since) end,
     reconciled_at = clock_timestamp();

@@ -18,7 +18,7 @@ import psycopg
 from usage_pipeline.storage.sql import load
 from usage_pipeline.values import Malformed, identifier_text
 
-SCOPES = ("ingest", "read")
+SCOPES = ("ingest", "read", "correct")
 MAX_EXPIRES_IN_DAYS = 36_500
 # What Redis's scripts count exactly.
 MAX_QUOTA = 2**53 - 1

@@ -148,6 +148,7 @@ def _facts(
         missing_usage=asked.answer("missing_usage", lambda: reading.read_missing_usage(postgres)),
         uncertain=asked.answer("uncertain", lambda: reading.read_uncertain(postgres, now)),
         expiring_tokens=asked.answer("expiring_tokens", lambda: reading.read_expiring_tokens(postgres)),
+        ending_tokens=asked.answer("ending_tokens", lambda: reading.read_ending_tokens(postgres, now)),
     )
     found = asked.answer("redis", lambda: _unless_redis_is_away(lambda: _redis_facts(settings, postgres, memory, now)))
     if found is not None:

@@ -166,6 +166,16 @@ class ExpiringTokenKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class EndingToken:
+    """An API token that ends soon. `is_used`: somebody used it in the last two weeks."""
+
+    token_prefix: str
+    name: str | None
+    expires_at: datetime
+    is_used: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineFacts:
     """All that one evaluation knows."""
 
@@ -180,5 +190,6 @@ class PipelineFacts:
     unreadable_odometers: tuple[UnreadableOdometers, ...] | None = None
     uncertain: tuple[UncertainBatches, ...] | None = None
     expiring_tokens: tuple[ExpiringTokenKeys, ...] | None = None
+    ending_tokens: tuple[EndingToken, ...] | None = None
     usage_hours: tuple[UsageHour, ...] | None = None
     unanswered: tuple[Unanswered, ...] | None = None

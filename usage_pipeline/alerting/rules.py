@@ -11,6 +11,7 @@ from usage_pipeline.alerting.alert import Alert
 from usage_pipeline.alerting.facts import (
     Aggregation,
     BacklogAge,
+    EndingToken,
     ExpiringTokenKeys,
     FallenOdometers,
     MissingUsage,
@@ -138,8 +139,9 @@ def _dead_letters(found: Sequence[OpenDeadLetters], _: Settings) -> Iterator[Ale
             f"Dead letters of {letters.family}: {letters.count}",
             f"{letters.count} keys or items of {letters.family} were refused and are not counted. The newest reason: "
             f"{letters.newest_reason}",
-            "`usage-pipeline dead-letters list` says why each was refused. Correct the writer. Then "
-            "`usage-pipeline dead-letters replay` counts what can be counted, once (`--set` puts a member right).",
+            f"`usage-pipeline dead-letters list --family {letters.family}` says why each was refused, and `usage-pipeline "
+            "dead-letters show NUMBER` what can be done with it. Correct the writer. Then replay what should count, and "
+            "discard what should not: the alert clears when none is open.",
         )
 
 
@@ -251,6 +253,21 @@ def _expiring_tokens(found: Sequence[ExpiringTokenKeys], settings: Settings) -> 
         )
 
 
+def _ending_tokens(found: Sequence[EndingToken], _: Settings) -> Iterator[Alert]:
+    for one in found:
+        use = "It was used in the last two weeks." if one.is_used else "It was not used in the last two weeks."
+        yield Alert(
+            "token-ends-soon",
+            f"token-ends-soon:{one.token_prefix}",
+            "warning",
+            f"API token {one.name or one.token_prefix} ends on {one.expires_at:%Y-%m-%d}",
+            f"API token {one.token_prefix} ({one.name or 'without a name'}) ends at {one.expires_at:%Y-%m-%d %H:%M %Z}. From "
+            f"then on its requests get a 401. {use}",
+            "Make another one (`usage-pipeline tokens create`), give it to whoever uses this one, and revoke this one "
+            "(`usage-pipeline tokens revoke`): then the alert is over. If nobody needs it, revoke it now.",
+        )
+
+
 def _abnormal_usage(found: Sequence[UsageHour], settings: Settings) -> Iterator[Alert]:
     judged = [
         (judge(hour, least_score=settings.alert_usage_score, least_uses=settings.alert_usage_floor), hour)
@@ -292,4 +309,6 @@ RULES = (
     Rule("facts-unreadable", "unanswered", _unanswered, 24),
     Rule("uncertain-batches", "uncertain", _uncertain_batches, 24),
     Rule("expiring-token-keys", "expiring_tokens", _expiring_tokens),
+    # Once: not again before it ends.
+    Rule("token-ends-soon", "ending_tokens", _ending_tokens, 24 * 14),
 )

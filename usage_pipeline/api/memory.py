@@ -51,11 +51,11 @@ def most_memory(settings: Settings, workers: int = 1) -> int:
     """Bytes of resident memory of the service at all its limits at once."""
     each = (
         AT_REST_BYTES
+        + MAX_UNSENT_BYTES
         + most_bodies(settings)
         + most_small_bodies()
         + most_documents(settings)
         + settings.max_connections * _PER_CONNECTION_BYTES
-        + MAX_UNSENT_BYTES
         + settings.db_pool_size * _PER_THREAD_BYTES
         + _LARGEST_ITEM_BYTES
     )

@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from usage_pipeline.api.audit import AuditLog
+from usage_pipeline.access.audit import AuditLog
+from usage_pipeline.api.audit import note_refusal
 from usage_pipeline.storage.quick_redis import RedisBusy
 from usage_pipeline.texts import shortened
 
@@ -95,7 +96,7 @@ def install(app: FastAPI) -> None:
 
 def _response(request: Request, problem: Problem) -> Response:
     audit: AuditLog = request.app.state.audit
-    audit.refused(request, problem.status, str(problem))
+    note_refusal(audit, request, problem.status, str(problem))
     document = ProblemDocument(
         type=f"urn:usage-pipeline:{problem.kind}",
         title=problem.kind.replace("-", " ").capitalize(),

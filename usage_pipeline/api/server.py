@@ -19,20 +19,24 @@ from usage_pipeline.settings import Settings, load_settings
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
+APP = "usage_pipeline.api.app:app_of_environment"
 STOP_SECONDS = 60
 # What the system may hand us at a time. Each waits for us to count it, with a file open.
 BACKLOG = 128
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
-def serve(*, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, workers: int = 1) -> None:
-    """Serves in this process, or in `workers` child processes that share the port. Raises SettingsError before it starts."""
+def serve(*, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, workers: int = 1, app: str = APP) -> None:
+    """Serves in this process, or in `workers` child processes that share the port. Raises SettingsError before it starts.
+
+    `app` names a function that makes the app; a benchmark has one around ours.
+    """
     settings = load_settings()
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops by handlers of its own, and then raises the signal again for these: a stop is no failure.
         signal.signal(number, lambda *_: None)
     config = uvicorn.Config(
-        "usage_pipeline.api.app:app_of_environment",
+        app,
         factory=True,
         host=host,
         port=port,

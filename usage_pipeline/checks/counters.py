@@ -18,6 +18,8 @@ from usage_pipeline.storage.sql import column_list, composed, load, relation
 MOST_FAULTS = 1_000
 # The counters in Redis live for so long.
 EMPTY_DAYS_BACK = 7
+# What somebody took off a merchant's day is below 0.
+_SIGNED = frozenset({"reset_offset"})
 _NUMBERS = frozenset({"bigint", "integer", "smallint", "numeric", "double precision"})
 
 
@@ -92,7 +94,7 @@ def day_sum_faults(connection: psycopg.Connection, family: str, first: date, las
 def negative_faults(connection: psycopg.Connection, table: str, day_column: str, first: date, last: date) -> list[str]:
     """Rows of a table (schema.name) on these days, both included, that have a count below 0."""
     described = columns(connection, table)
-    counts = [column.name for column in described if column.data_type in _NUMBERS]
+    counts = [column.name for column in described if column.data_type in _NUMBERS and column.name not in _SIGNED]
     keys = [column.name for column in described if column.data_type in ("text", "date") or column.name == day_column]
     query = composed(
         "checks/select_negative_rows",

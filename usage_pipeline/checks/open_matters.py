@@ -17,6 +17,7 @@ from usage_pipeline.storage.redis_cluster import AnyRedis, server_or_cluster, tr
 from usage_pipeline.storage.sql import load
 
 MOST_FAULTS = 1_000
+_MOST_COUNTED = 100_000
 # The counters in Redis live for so long: what was not aggregated by then is lost.
 MERCHANT_DAYS_BACK = 7
 _REASON_CHARACTERS = 160
@@ -31,6 +32,13 @@ def dead_letter_faults(connection: psycopg.Connection, families: Sequence[str]) 
         f"#{number}, {family} {values.shown(source_key)}, {at:%Y-%m-%d %H:%M}Z: {reason[:_REASON_CHARACTERS]}"
         for number, family, source_key, at, reason in rows
     ]
+
+
+def dead_letter_counts(connection: psycopg.Connection, families: Sequence[str]) -> dict[str, int]:
+    """How many dead letters are open, and how many somebody discarded; of very many only so many of each family."""
+    arguments = {"families": list(families), "most": _MOST_COUNTED}
+    rows = connection.execute(load("drain/count_dead_letters"), arguments).fetchall()
+    return {"open": sum(row[1] for row in rows), "discarded": sum(row[2] for row in rows)}
 
 
 def regression_faults(connection: psycopg.Connection) -> list[str]:

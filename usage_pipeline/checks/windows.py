@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo
 import psycopg
 
 from usage_pipeline.checks.counters import MOST_FAULTS
+from usage_pipeline.events.pricing.explanation import why_unpriced
+from usage_pipeline.events.pricing.own_versions import newest_version, own_prices
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.rollups.window_tables import WINDOW_TABLES
@@ -75,12 +77,25 @@ def error_share_faults(connection: psycopg.Connection, first: date, last: date) 
 
 
 def unpriced_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:
-    """Models with requests that have no cost, most requests first."""
-    rows = connection.execute(load("checks/select_unpriced_models"), {"first_day": first, "last_day": last})
+    """Models with requests that have no cost, most requests first; then tiers that have no price and cost as usual."""
+    days = {"first_day": first, "last_day": last}
+    models = connection.execute(load("checks/select_unpriced_models"), days).fetchall()
+    tiers = connection.execute(load("checks/select_unpriced_tiers"), days).fetchall()
+    own = own_prices(connection, newest_version(connection))
     return [
         f"{provider}/{model}: {requests} requests, "
-        + ("input or output tokens are missing, or no price holds for them" if is_known else "unknown model")
-        for provider, model, requests, is_known in rows
+        + (
+            "input or output tokens are missing, or no price holds for them"
+            if is_known
+            # The search for the nearest name takes time, and no more than these are shown.
+            else why_unpriced(provider, model, own)
+            if place < MOST_FAULTS
+            else "unknown model"
+        )
+        for place, (provider, model, requests, is_known) in enumerate(models)
+    ] + [
+        f"{provider}/{model}: there is no price of the tier {tier}, so it costs as usual"
+        for provider, model, tier in tiers
     ]
 
 

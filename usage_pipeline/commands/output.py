@@ -32,8 +32,8 @@ def print_json(document: Any) -> None:
 
 
 def say(text: str, *, to_errors: bool = False) -> None:
-    """Prints one line."""
-    Console(stderr=to_errors, soft_wrap=True).print(visible(text), markup=False, highlight=False)
+    """Prints one line. Not with `:m:` of a key such as usage:m:2026-11-28:orders as the emoji of that name."""
+    Console(stderr=to_errors, soft_wrap=True).print(visible(text), markup=False, highlight=False, emoji=False)
 
 
 def print_table(

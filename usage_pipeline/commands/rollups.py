@@ -1,63 +1,15 @@
-"""`usage-pipeline recost`, `rezone` and `stats`: past days again: other prices, another zone, issues as they are."""
+"""`usage-pipeline rezone` and `stats`: past days again: another zone, issues as they are."""
 
-import logging
 from contextlib import closing
 from dataclasses import asdict
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from usage_pipeline.commands.options import AsJson, UsageError, chosen_days, chosen_range, parsed_date
+from usage_pipeline.commands.options import AsJson, UsageError, chosen_range
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
-
-
-def recost(
-    first: Annotated[str, typer.Option("--from", metavar="YYYY-MM-DD", help="First day of the range.")],
-    last: Annotated[str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the range.")],
-    version: Annotated[
-        str,
-        typer.Option(help="The price version to use: one that is stored, or a new name for the prices of --prices."),
-    ],
-    prices: Annotated[
-        Path | None, typer.Option(help="A CSV file of prices (docs/usage-events.md). It is stored under --version.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compute the costs of past days again with another price version. The same version always gives the same costs."""
-    from usage_pipeline.events.pricing.own_prices import has_price_version, read_price_table, store_price_table
-    from usage_pipeline.rollups.daily import current_day
-    from usage_pipeline.rollups.recost import recost as recost_days
-    from usage_pipeline.storage.postgres import connect
-
-    start, end = parsed_date("--from", first), parsed_date("--to", last)
-    settings = load_settings()
-    chosen_days(start, end, today=current_day(settings.timezone))
-    if not 0 < len(version) <= 200:
-        raise UsageError(f"--version: expected 1 to 200 characters, came {len(version)}")
-    table = None if prices is None else read_price_table(prices)
-    with closing(connect(settings)) as connection:
-        if table:
-            store_price_table(connection, version, table)
-        elif not has_price_version(connection, version):
-            raise UsageError(
-                f"--version: expected a stored price version, or --prices with its prices, came {version!r}"
-            )
-        days = [start + timedelta(days=offset) for offset in range((end - start).days + 1)]
-        logging.getLogger(__name__).info("Computing the costs of %d days again with %s", len(days), version)
-        recosted = list(recost_days(connection, days, version, settings=settings))
-    problems = [day for day in recosted if day.problem]
-    if as_json:
-        print_json({"success": not problems, "version": version, "days": [asdict(day) for day in recosted]})
-    else:
-        columns = ["date", "USD before", "USD after", "requests without a price"]
-        rows = [(day.usage_date, day.cost_before, day.cost_after, day.unpriced_requests) for day in recosted]
-        print_table(f"Costs with {version}", columns, rows)
-        for day in problems:
-            say(day.problem, to_errors=True)
-    raise typer.Exit(1 if problems else 0)
 
 
 def stats(

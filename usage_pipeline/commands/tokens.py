@@ -19,7 +19,7 @@ tokens_app = typer.Typer(no_args_is_help=True, help="Tokens of the HTTP service.
 def create(
     name: Annotated[str, typer.Argument(help="A name by which you find the token in lists.")],
     scope: Annotated[
-        list[str], typer.Option(help="What the token may do: ingest or read. Repeat the option for both.")
+        list[str], typer.Option(help="What the token may do: ingest, read or correct. Repeat the option for more.")
     ],
     expires: Annotated[
         str | None,

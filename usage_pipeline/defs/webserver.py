@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from dagster_webserver.cli import main as run_dagster_webserver
 
+from usage_pipeline.access.audit import AuditLog
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 from usage_pipeline.ui.guard import Guard
 from usage_pipeline.ui.login import Login
@@ -53,7 +54,7 @@ def _run_guarded(settings: Settings, run: Callable[..., None], app: Any, **optio
             "Nobody is asked to sign in, and hosts beyond this machine are allowed: set DAGSTER_UI_PASSWORD_HASH or "
             "TRUSTED_USER_HEADER, unless something before this server asks"
         )
-    run(Guard(app, allowed_hosts=hosts, login=login), **options | _SERVER)
+    run(Guard(app, allowed_hosts=hosts, login=login, audit=AuditLog.of(settings)), **options | _SERVER)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,11 @@ class Look:
     # Of what was recorded, what Redis has forgotten; and what was stored beyond the recorded before that.
     forgotten: Amounts = field(default_factory=Counter)
     surplus: Amounts = field(default_factory=Counter)
-    # By how much accepted corrections lowered what is stored.
-    corrected: Amounts = field(default_factory=Counter)
+    # By how much people lowered what is stored (accepted corrections, adjustments), and raised it (adjustments).
+    lowered: Amounts = field(default_factory=Counter)
+    raised: Amounts = field(default_factory=Counter)
+    # What dead letters hold that somebody discarded.
+    discarded: Amounts = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,11 @@ class DayBalance:
     forgotten: int = 0
     surplus: int = 0
     corrected: int = 0
+    discarded: int = 0
 
     @property
     def difference(self) -> int:
-        found = self.stored + self.live + self.claimed + self.dead + self.duplicates + self.corrected
+        found = self.stored + self.live + self.claimed + self.dead + self.duplicates + self.corrected + self.discarded
         return self.recorded - found - self.carried
 
     @property
@@ -67,17 +71,26 @@ class DayBalance:
 def balances(look: Look) -> list[DayBalance]:
     """A balance for each family and day that has an amount, and the amounts that count for another day."""
     parts = (look.recorded, look.stored, look.live, look.claimed, look.dead, look.duplicates)
-    places = sorted({place for part in parts for place, amount in part.items() if amount})
+    places = sorted({place for part in (*parts, look.discarded) for place, amount in part.items() if amount})
     rows = [
-        replace(
-            DayBalance(*place, MEASURES[place[0]], *(part[place] for part in parts)),
-            forgotten=look.forgotten[place],
-            surplus=look.surplus[place],
-            corrected=look.corrected[place],
+        _corrected(
+            replace(
+                DayBalance(*place, MEASURES[place[0]], *(part[place] for part in parts)),
+                forgotten=look.forgotten[place],
+                surplus=look.surplus[place],
+                corrected=look.lowered[place],
+                discarded=look.discarded[place],
+            ),
+            look.raised[place],
         )
         for place in places
     ]
     return [row for family in MEASURES for row in _carried([row for row in rows if row.family == family])]
+
+
+def _corrected(row: DayBalance, raised: int) -> DayBalance:
+    """What somebody added makes up for what is missing. The rest of it is no surplus that another day could lack."""
+    return replace(row, corrected=row.corrected - min(raised, max(0, -row.difference)))
 
 
 def confirmed(first: Sequence[DayBalance], second: Sequence[DayBalance]) -> list[DayBalance]:

@@ -82,12 +82,13 @@ def _look(postgres: psycopg.Connection, redis: Reader, settings: Settings) -> Lo
         claimed = _not_stored(postgres, held, settings)
         stored = _stored(postgres, days)
         since = at - timedelta(days=DAYS_BACK + 1)
-        dead = _dead(postgres, since, settings)
+        dead, discarded = _refused(postgres, since, settings)
         arguments = {"timezone": settings.usage_timezone, "since": since}
         repeated = postgres.execute(load("reconciliation/select_duplicate_events"), arguments).fetchall()
         days_of = {"first_day": days[0], "last_day": days[-1]}
-        lowered = postgres.execute(load("reconciliation/select_corrections"), days_of).fetchall()
-    corrected: Amounts = Counter({("merchant", day): int(amount) for day, amount in lowered})
+        corrected = postgres.execute(load("reconciliation/select_corrections"), days_of).fetchall()
+    lowered: Amounts = Counter({(family, day): int(amount) for family, day, amount, _ in corrected})
+    raised: Amounts = Counter({(family, day): int(amount) for family, day, _, amount in corrected})
     duplicates: Amounts = Counter({("event", day): int(events) for day, events in repeated})
     known = frozenset(days)
     parts = (
@@ -99,7 +100,9 @@ def _look(postgres: psycopg.Connection, redis: Reader, settings: Settings) -> Lo
         duplicates,
         odometers.forgotten,
         odometers.surplus,
-        corrected,
+        lowered,
+        raised,
+        discarded,
     )
     return Look(*(_within(known, part) for part in parts))
 
@@ -158,17 +161,18 @@ def _stored(postgres: psycopg.Connection, days: Sequence[date]) -> Amounts:
     return Counter({(family, day): int(amount) for family, day, amount in rows})
 
 
-def _dead(postgres: psycopg.Connection, since: datetime, settings: Settings) -> Amounts:
-    found: Amounts = Counter()
+def _refused(postgres: psycopg.Connection, since: datetime, settings: Settings) -> tuple[Amounts, Amounts]:
+    """What open dead letters hold, and what discarded ones hold."""
+    found: tuple[Amounts, Amounts] = (Counter(), Counter())
     families = [*BY_NAME, "event", "merchant"]
     arguments = {"families": families, "since": since, "most_bytes": _MOST_LETTER_BYTES}
-    with postgres.cursor(name="open_letters") as cursor:
-        cursor.execute(load("reconciliation/select_open_letters"), arguments)
-        for family, source_key, raw, raw_format, claimed_at in cursor:
+    with postgres.cursor(name="uncounted_letters") as cursor:
+        cursor.execute(load("reconciliation/select_uncounted_letters"), arguments)
+        for family, source_key, raw, raw_format, claimed_at, is_discarded in cursor:
             value = raw_value(raw, raw_format)
             if isinstance(value, list | bytes):
                 day, amount = of_letter(family, source_key, value, at=claimed_at, timezone=settings.timezone)
-                found[family, day] += amount
+                found[is_discarded][family, day] += amount
     return found
 
 

@@ -4,7 +4,7 @@ from datetime import date
 
 import psycopg
 
-from usage_pipeline.events.pricing import prices as cost
+from usage_pipeline.events.pricing import lookups
 from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.storage.sql import load
 
@@ -16,16 +16,17 @@ def price_version_of(connection: psycopg.Connection, day: date) -> str | None:
 
 
 def pin(connection: psycopg.Connection, day: Window) -> None:
-    """Gives a day the version of the package, unless it has one. A transaction of its own, on an autocommit connection."""
+    """Gives a day the current version, unless it has one. A transaction of its own, on an autocommit connection."""
     with connection.transaction():
-        cost.add_version(connection, cost.package_version(), source=cost.PACKAGE, checksum=None)
-        connection.execute(load("rollups/pin_day_prices"), _pinned(day, cost.package_version()))
+        price_version = lookups.current_version(connection)
+        lookups.add_version(connection, price_version)
+        connection.execute(load("rollups/pin_day_prices"), _pinned(day, price_version))
 
 
 def repin(connection: psycopg.Connection, day: Window, price_version: str) -> None:
-    """Gives a day a stored version, or the one of the package. If that changes, the windows of the day become stale."""
-    if price_version == cost.package_version():
-        cost.add_version(connection, price_version, source=cost.PACKAGE, checksum=None)
+    """Gives a day a version that can be used. If that changes, the windows of the day become stale."""
+    if lookups.is_looked_up(price_version):
+        lookups.add_version(connection, price_version)
     connection.execute(load("rollups/repin_day_prices"), {**_pinned(day, price_version), "window_start": day.start})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from usage_pipeline.rollups.issue_stats import ISSUE_STATS_LINEAGE, ISSUE_STATS_TABLE
 from usage_pipeline.rollups.rankings import RANKINGS
-from usage_pipeline.rollups.window_tables import WINDOW_TABLES
+from usage_pipeline.rollups.window_tables import TOKENS, UNIT_COLUMNS, WINDOW_TABLES
 
 Lineage = Mapping[str, tuple[str, ...]]
 # These columns identify a row or say when it was stored, so they come from no other column. Where such a column does come from
@@ -16,7 +16,14 @@ OF_THE_ROW = frozenset({"id", "date", "rank", "ranking_date", "created_at", "upd
 _EVENTS = "analytics.usage_events"
 _DIMENSIONS = ("team", "service", "provider", "model")
 _PERCENTILES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
-_PRICED = tuple(f"{_EVENTS}.{name}" for name in ("provider", "model", "input_tokens", "output_tokens", "event_time"))
+_PRICED = tuple(
+    f"{_EVENTS}.{name}"
+    for name in (
+        *("provider", "model", "service_tier", "event_time"),
+        *("input_tokens", "output_tokens", *UNIT_COLUMNS, "other_units"),
+    )
+)
+_REPORTED = (f"{_EVENTS}.cost_usd",)
 
 
 def _same(source: str, *names: str) -> Lineage:
@@ -25,13 +32,14 @@ def _same(source: str, *names: str) -> Lineage:
 
 
 _OF_EVENTS: Lineage = {
-    **_same(_EVENTS, *_DIMENSIONS, "input_tokens", "output_tokens", "total_tokens"),
+    **_same(_EVENTS, *_DIMENSIONS, *TOKENS, "other_units"),
     "requests": (f"{_EVENTS}.event_id",),
     "errors": (f"{_EVENTS}.status_code", f"{_EVENTS}.error_type"),
     **dict.fromkeys(_PERCENTILES, (f"{_EVENTS}.latency_ms",)),
     "distinct_users": (f"{_EVENTS}.user_id",),
-    "cost_usd": _PRICED,
-    "unpriced_requests": _PRICED,
+    **dict.fromkeys(("cost_usd", "unpriced_requests"), (*_REPORTED, *_PRICED)),
+    **dict.fromkeys(("list_cost_usd", "unlisted_requests"), _PRICED),
+    **dict.fromkeys(("reported_cost_usd", "reported_requests"), _REPORTED),
 }
 _DAYS = WINDOW_TABLES["day"].table
 _WINDOWS: Mapping[str, Lineage] = {

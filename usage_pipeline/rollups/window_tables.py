@@ -9,22 +9,42 @@ from usage_pipeline.rollups.calendar import Grain
 from usage_pipeline.storage.sql import column_list, composed, relation
 
 _GROUP = ("team", "service", "provider", "model")
-_COUNTS = ("requests", "errors", "input_tokens", "output_tokens", "total_tokens")
+# Of the units that are priced, these have columns; `other_units` has the rest by name.
+UNIT_COLUMNS = (
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "output_reasoning_tokens",
+    "input_audio_tokens",
+    "output_audio_tokens",
+    "input_image_tokens",
+    "output_image_tokens",
+)
+TOKENS = ("input_tokens", "output_tokens", "total_tokens", *UNIT_COLUMNS, "unattributed_tokens")
+_COUNTS = ("requests", "errors", *TOKENS, "other_units")
 _LATENCIES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
-_COST = ("cost_usd", "unpriced_requests")
+_COST = (
+    "cost_usd",
+    "list_cost_usd",
+    "reported_cost_usd",
+    "reported_requests",
+    "unpriced_requests",
+    "unlisted_requests",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class WindowTable:
     """The table of a grain, or a table of parts from which days, weeks and months are merged.
 
-    `column` holds the window of a row, and `key` identifies the row within its window. `values` are the other columns.
+    `column` holds the window of a row, and `key` identifies the row within its window. `values` are the other columns. In the
+    unique index the columns of `digested` are one, since together they may be too long for an index.
     """
 
     name: str
     column: str
     key: tuple[str, ...] = _GROUP
     values: tuple[str, ...] = (*_COUNTS, *_LATENCIES, "distinct_users", *_COST)
+    digested: tuple[str, ...] = _GROUP
 
     @property
     def table(self) -> str:
@@ -62,9 +82,9 @@ class WindowTable:
         }
 
     def _key_of_index(self) -> compose.Composed:
-        """The key as the unique index has it: the names of the group may be too long for an index, so it holds their digest."""
-        digest = compose.SQL("analytics.group_key({})").format(column_list(_GROUP))
-        return compose.SQL(", ").join([digest, *map(compose.Identifier, self.key[len(_GROUP) :])])
+        digest = compose.SQL("analytics.group_key({})").format(column_list(self.digested))
+        others = (name for name in self.key if name not in self.digested)
+        return compose.SQL(", ").join([digest, *map(compose.Identifier, others)])
 
     def _names(self) -> dict[str, compose.Identifier]:
         return {"table": relation(self.table), "window": compose.Identifier(self.column)}
@@ -80,10 +100,19 @@ WINDOW_TABLES: Mapping[Grain, WindowTable] = {
     "week": WindowTable("usage_weekly", "week_start"),
     "month": WindowTable("usage_monthly", "month_start"),
 }
-# Days, weeks and months are merged from these parts. A roll-up replaces them together with their day.
+# A day also stores these parts, which a roll-up replaces together with it. Weeks and months are merged from the first two.
 DAY_PARTS = (
     WindowTable("usage_user_daily", "usage_date", key=(*_GROUP, "user_id"), values=(*_COUNTS, *_COST)),
     WindowTable("usage_latency_daily", "usage_date", values=("latencies_ms", "requests")),
+    WindowTable(
+        "usage_tag_daily",
+        "usage_date",
+        key=("tag", "value", "is_rest", "team", "provider", "model"),
+        values=(*_COUNTS, *_COST),
+        digested=("value", "team", "provider", "model"),
+    ),
 )
+# Of each tag so many values stay apart in a day.
+MOST_TAG_VALUES = 1_000
 # The tables that are made from events, each with what is kept of those that were dropped.
 EVENT_PARTS: Mapping[Grain, tuple[WindowTable, ...]] = {"hour": (WINDOW_TABLES["hour"],), "day": DAY_PARTS}

@@ -15,13 +15,13 @@ import psycopg
 from psycopg import sql as compose
 from psycopg.types.json import Jsonb
 
-from usage_pipeline.events.pricing import prices as cost
+from usage_pipeline.events.pricing import lookups
 from usage_pipeline.rollups import day_prices
 from usage_pipeline.rollups.calendar import Window, day_window, month_of, month_window, week_of, week_window
 from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.rollups.dropped.kept import WindowSource, keep_stored, window_source
 from usage_pipeline.rollups.rezone.border import windows_to_make, zone_border, zone_borders
-from usage_pipeline.rollups.window_tables import DAY_PARTS, WINDOW_TABLES, WindowTable
+from usage_pipeline.rollups.window_tables import DAY_PARTS, MOST_TAG_VALUES, WINDOW_TABLES, WindowTable
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
 from usage_pipeline.storage.postgres import is_rolled_back, waiting_for_locks
@@ -35,8 +35,11 @@ _ATTEMPTS = 5
 _LOCK_SECONDS = 300.0
 # With less memory, PostgreSQL sorts and hashes a day of events on disk. With jit, compiling a query takes longer than running
 # it. With nestloop, the planner may compare each row of a day with each other row: it takes a day that is newer than its
-# statistics for empty.
-_PLANNING = "set local work_mem = '64MB'; set local jit = off; set local enable_nestloop = off"
+# statistics for empty. With mergejoin, it sorts two days of users by five texts, since it takes one of them for small.
+_PLANNING = (
+    "set local work_mem = '64MB'; set local jit = off; "
+    "set local enable_nestloop = off; set local enable_mergejoin = off"
+)
 
 
 class WindowContendedError(Exception):
@@ -116,7 +119,7 @@ def _replace_one(
             except _NoPrices:
                 day_prices.pin(connection, day_window(window.day, zone))
             except _NewModels as new:
-                cost.add_lookups(connection, new.models)
+                lookups.add_lookups(connection, new.price_version, new.models)
             except psycopg.Error as error:
                 if not is_rolled_back(error):
                     raise
@@ -130,10 +133,11 @@ class _NoPrices(Exception):
 
 
 class _NewModels(Exception):
-    """The prices of these (provider, model) were not looked up yet in the installed package."""
+    """The prices of these (provider, model, service tier) were not looked up yet in the version."""
 
-    def __init__(self, models: list[tuple[str, str]]) -> None:
+    def __init__(self, price_version: str, models: list[tuple[str, str, str]]) -> None:
         super().__init__(f"{len(models)} models")
+        self.price_version = price_version
         self.models = models
 
 
@@ -165,6 +169,10 @@ def _attempt(
         source = _expect_source(connection, window, settings, now) if window.grain in ("hour", "day") else None
         version = _price_version(connection, window, source)
         parameters = _parameters(window, version)
+        if version is not None and lookups.is_looked_up(version):
+            models = connection.execute(load("rollups/select_unlooked_models"), parameters).fetchall()
+            if models:
+                raise _NewModels(version, models)
         was_rolled_when_closed = _was_rolled_when_closed(connection, window)
         before = _sums(connection, table, parameters)
         kept_requests = 0
@@ -174,11 +182,7 @@ def _attempt(
                 return _left_as_it_is(connection, window, before, version, source, is_told=is_told)
             if source.is_wholly_dropped and not source.is_kept:
                 keep_stored(connection, window, parameters)
-        changed_parts, (rows, changed_rows) = _replace(connection, window, parameters)
-        if version == cost.package_version():
-            models = connection.execute(table.compose("rollups/select_unlooked_models"), parameters).fetchall()
-            if models:
-                raise _NewModels([(provider, model) for provider, model in models])
+        changed_parts, (rows, changed_rows) = _replace(connection, window, parameters | _tag_parameters(settings))
         after = _sums(connection, table, parameters)
         if source is not None and source.is_dropped:
             kept_requests = after["requests"] - source.events
@@ -207,10 +211,14 @@ def _parameters(window: Window, price_version: str | None) -> dict[str, object]:
     }
 
 
+def _tag_parameters(settings: Settings) -> dict[str, object]:
+    return {"rollup_tags": list(settings.tags), "most_values": MOST_TAG_VALUES}
+
+
 def _replace(
     connection: psycopg.Connection, window: Window, parameters: Mapping[str, object]
 ) -> tuple[int, tuple[int, int]]:
-    """The changed rows of the tables of users and latencies, then the rows and changed rows of the window's own table."""
+    """The changed rows of the parts of a day, then the rows and changed rows of the window's own table."""
     table = WINDOW_TABLES[window.grain]
     if window.grain == "hour":
         return 0, _counts(connection, table.replacement("rollups/replace_usage_hourly"), parameters)

@@ -1,26 +1,24 @@
 """The guard as ASGI middleware: it refuses what foreign pages send, asks for the login, bounds bodies, and adds headers."""
 
 import asyncio
-import logging
-import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from usage_pipeline.access.audit import AuditLog
 from usage_pipeline.ui.login import Login
 from usage_pipeline.ui.origin import Refusal, refusal
-
-log = logging.getLogger(__name__)
 
 # The largest that the page sends is the configuration of a run.
 MAX_BODY_BYTES = 4 * 2**20
 BODY_TIMEOUT_SECONDS = 30.0
 # Kubernetes and compose ask it whether the server lives. It tells versions only.
 _PROBE = "/server_info"
-_MOST_LINES, _LINES_WINDOW_SECONDS = 20, 60.0
+# In the audit log: the HTTP service may write to the same file.
+_NAME = "dagster-ui"
 _HEADERS = {
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
@@ -34,23 +32,18 @@ _POLICY = "frame-ancestors 'none'; form-action 'self'; img-src 'self' data: blob
 class Guard:
     """Stands before `app`. `allowed_hosts` are names in lower case without ports; a request under another is refused."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        allowed_hosts: Collection[str],
-        login: Login,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, allowed_hosts: Collection[str], login: Login, audit: AuditLog) -> None:
         self._app = app
         self._allowed_hosts = frozenset(allowed_hosts)
         self._login = login
-        self._clock = clock
-        self._told: deque[float] = deque(maxlen=_MOST_LINES)
+        self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._audit.close()
             return
         is_websocket = scope["type"] == "websocket"
         found = await self._refusal(scope, is_websocket)
@@ -79,20 +72,13 @@ class Guard:
     async def _refusal(self, scope: Scope, is_websocket: bool) -> Refusal | None:
         headers, method, path = Headers(scope=scope), scope.get("method", "GET"), scope["path"]
         found = refusal(method, path, headers, allowed_hosts=self._allowed_hosts, is_websocket=is_websocket)
-        if found or (method in ("GET", "HEAD") and path.endswith(_PROBE) and not is_websocket):
+        if found or (method in ("GET", "HEAD") and path == _PROBE and not is_websocket):
             return found
         return await self._login.refusal(headers, _address(scope))
 
     def _tell(self, scope: Scope, found: Refusal) -> None:
-        """One line for a refusal, and at most twenty a minute: whoever sends many must not fill the log."""
-        now = self._clock()
-        if len(self._told) == _MOST_LINES and now - self._told[0] < _LINES_WINDOW_SECONDS:
-            return
-        self._told.append(now)
-        log.warning(
-            "refused with %d: %s %r from %s: %s",
-            *(found.status, scope.get("method", "WebSocket"), scope["path"][:200], _address(scope), found.reason),
-        )
+        route = f"{_NAME} {scope.get('method', 'WebSocket')[:20]} {scope['path']}"
+        self._audit.refused(_address(scope), route, found.status, found.reason)
 
 
 class _TooLarge(Exception):

@@ -67,7 +67,11 @@ def host_name(host: str) -> str | None:
 
 def _foreign_origin(headers: Headers, host: str) -> Refusal | None:
     for origin in headers.getlist("origin"):
-        parts = urlsplit(origin.lower())
+        try:
+            parts = urlsplit(origin.lower())
+        except ValueError:
+            # Such as `http://[`: no browser sends it.
+            parts = urlsplit("")
         default = f":{_DEFAULT_PORTS.get(parts.scheme, '')}"
         is_own = parts.scheme in _DEFAULT_PORTS and (
             parts.netloc.removesuffix(default) == host.lower().removesuffix(default)

@@ -11,6 +11,7 @@ import pytest
 import redis
 from psycopg.types.json import Jsonb
 
+from usage_pipeline.access.tokens import create_token, revoke_token
 from usage_pipeline.alerting.evaluation import RecordUnavailable, alert_now, alert_without_record, evaluate_pipeline
 from usage_pipeline.alerting.facts import FailingTicks, OrchestrationFacts
 from usage_pipeline.drain.rounds import drain_once
@@ -152,6 +153,40 @@ def test_what_a_reconciliation_long_ago_missed_is_not_told(alerting: Settings, p
     assert open_rules(postgres) == ["missing-usage"], "the newest there is"
     postgres.execute(f"{row} ('token', '2026-01-02', 'usage_count', 5, 5, 0, 0, 0, 0, 0, 0, 0, null, now())")
     evaluate_pipeline(alerting, NOTHING, {})
+    assert open_rules(postgres) == []
+
+
+def test_a_token_that_ends_soon_is_told_once_and_is_over_when_it_is_replaced(
+    alerting: Settings, hook: Webhook, postgres: psycopg.Connection
+) -> None:
+    now = datetime.now(UTC)
+    day = timedelta(days=1)
+    made = {
+        name: create_token(postgres, name, ["read"], expires_at=ends).token_prefix
+        for name, ends in {
+            "soon": now + 13 * day,
+            "other": now + 12 * day,
+            "later": now + 15 * day,
+            "never": None,
+            "hours": now + day / 2,
+            "short": now + 3 * day,
+            "revoked": now + day,
+            "ended": now + day,
+        }.items()
+    }
+    postgres.execute("update usage.api_access_tokens set created_at = now() - interval '60 days' where name <> 'hours'")
+    postgres.execute("update usage.api_access_tokens set created_at = now() - interval '5 days' where name = 'short'")
+    postgres.execute("update usage.api_access_tokens set expires_at = now() where name = 'ended'")
+    revoke_token(postgres, made["revoked"])
+    for _ in range(2):
+        evaluate_pipeline(alerting, NOTHING, {})
+    assert [title.split()[2] for title in hook.titles] == ["other", "soon"]
+    revoke_token(postgres, made["soon"])
+    postgres.execute("update usage.api_access_tokens set expires_at = now() + interval '1 year' where name = 'other'")
+    for _ in range(2):
+        evaluate_pipeline(alerting, NOTHING, {})
+    assert sorted(title.split()[3] for title in hook.titles[2:]) == ["other", "soon"]
+    assert all(title.startswith("Cleared: ") for title in hook.titles[2:])
     assert open_rules(postgres) == []
 
 

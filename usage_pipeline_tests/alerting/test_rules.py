@@ -10,6 +10,7 @@ from usage_pipeline.alerting.abnormal_usage import UsageHour
 from usage_pipeline.alerting.facts import (
     Aggregation,
     BacklogAge,
+    EndingToken,
     ExpiringTokenKeys,
     FailedRun,
     FailingTicks,
@@ -29,6 +30,7 @@ from usage_pipeline_tests.rigs.places import DOCS
 AT = datetime(2026, 11, 20, 13, tzinfo=UTC)
 TODAY, YESTERDAY = date(2026, 11, 20), date(2026, 11, 19)
 MB = 2**20
+ENDING = EndingToken("upt_0123456789ab", "loader", AT, is_used=True)
 FAILED = FailedRun("r1", "daily_tables", "2026-11-19", AT, "division by zero")
 
 
@@ -109,6 +111,8 @@ def used(uses: int, history: tuple[int, ...] = (50, 60) * 168) -> PipelineFacts:
         (PipelineFacts(uncertain=(UncertainBatches(3, 40, AT),)), "uncertain-batches"),
         (PipelineFacts(expiring_tokens=()), None),
         (PipelineFacts(expiring_tokens=(ExpiringTokenKeys(100, 4, 1.5, AT),)), "expiring-token-keys"),
+        (PipelineFacts(ending_tokens=()), None),
+        (PipelineFacts(ending_tokens=(ENDING,)), "token-ends-soon:upt_0123456789ab"),
         (used(120), None),
         (used(1_000), "abnormal-usage:token:t1"),
     ],
@@ -136,6 +140,7 @@ def test_a_rule_raises_beyond_its_threshold_only(facts: PipelineFacts, expected:
         (missing(2), ["for 2 days from 2026-11-19 to 2026-11-20"]),
         (PipelineFacts(uncertain=(UncertainBatches(3, 40, AT),)), ["3 batches", "40 keys", "13:00:00"]),
         (PipelineFacts(expiring_tokens=(ExpiringTokenKeys(100, 4, 1.6, AT),)), ["100 token keys", "4 had", "2 s"]),
+        (PipelineFacts(ending_tokens=(ENDING,)), ["upt_0123456789ab", "loader", "2026-11-20 13:00 UTC", "was used"]),
         (used(1_000), ["1000 uses", "2026-11-20 13:00", "55", "60"]),
     ],
 )

@@ -10,9 +10,10 @@ import psycopg
 import pytest
 from starlette.requests import Request
 
+from usage_pipeline.access import audit
+from usage_pipeline.access.audit import LINES, LINES_OF_A_KIND, WINDOW_SECONDS, AuditLog
 from usage_pipeline.access.tokens import create_token, prefix_of, revoke_token
-from usage_pipeline.api import audit
-from usage_pipeline.api.audit import LINES, LINES_OF_A_KIND, WINDOW_SECONDS, AuditLog, Presented
+from usage_pipeline.api.audit import Presented, note_refusal
 from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.rigs.service import EVENTS_PATH, serving
 
@@ -99,16 +100,16 @@ async def test_one_address_that_is_refused_without_end_writes_a_few_lines_and_hi
     now = [1_000.0]
     log = AuditLog(written.append, clock=lambda: now[0])
     for number in range(20_000):
-        log.refused(request_of("192.0.2.1", Presented(None)), 401, "unknown")
-        log.refused(request_of(f"10.0.{number // 256 % 256}.{number % 256}"), 401, "unknown")
-    log.refused(request_of("192.0.2.7", Presented("token-1", is_proven=True)), 403, "scope")
+        note_refusal(log, request_of("192.0.2.1", Presented(None)), 401, "unknown")
+        note_refusal(log, request_of(f"10.0.{number // 256 % 256}.{number % 256}"), 401, "unknown")
+    note_refusal(log, request_of("192.0.2.7", Presented("token-1", is_proven=True)), 403, "scope")
     lines = [json.loads(line) for line in written]
     assert len(lines) == LINES + 1
     assert [line["address"] for line in lines].count("192.0.2.1") == LINES_OF_A_KIND
     assert lines[-1]["token_id"] == "token-1"
     assert len(log._kinds) <= 2 * LINES + 1
     now[0] += WINDOW_SECONDS
-    log.refused(request_of("192.0.2.1"), 401, "unknown")
+    note_refusal(log, request_of("192.0.2.1"), 401, "unknown")
     left_out, again = (json.loads(line) for line in written[-2:])
     assert left_out["left_out"] == {"with_a_token": 0, "others": 40_000 - LINES}
     assert again["address"] == "192.0.2.1"
@@ -117,8 +118,8 @@ async def test_one_address_that_is_refused_without_end_writes_a_few_lines_and_hi
 async def test_texts_are_short_and_hold_no_control_character() -> None:
     written: list[str] = []
     log = AuditLog(written.append)
-    log.refused(request_of("\x1b[2J evil"), 401, "\x1b]0;owned\x07\r\n" + "é" * 10_000)
-    log.refused(request_of("192.0.2.1"), 404, "not of our matter")
+    note_refusal(log, request_of("\x1b[2J evil"), 401, "\x1b]0;owned\x07\r\n" + "é" * 10_000)
+    note_refusal(log, request_of("192.0.2.1"), 404, "not of our matter")
     [line] = written
     assert line.endswith("\n")
     assert line[:-1].isprintable()

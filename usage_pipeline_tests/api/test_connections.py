@@ -336,6 +336,22 @@ def test_who_has_an_ipv6_network_counts_as_one(address: str, counted: str) -> No
     assert counted_as(address) == counted
 
 
+def test_the_next_answer_is_made_when_the_one_before_is_read(settings: Settings) -> None:
+    with serving(settings) as service, closing(deaf(service.port)) as connection:
+        request = f"GET {large_file(service)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        connection.sendall(request * MAX_PIPELINED)
+        whole = 0
+        size = None
+        while size is None or whole < MAX_PIPELINED * size:
+            piece = connection.recv(2**20)
+            assert piece, "each of them comes"
+            if size is None:
+                head, _, _ = piece.partition(b"\r\n\r\n")
+                [told] = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+                size = int(told.split(b":")[1])
+            whole += len(piece)
+
+
 def test_as_many_half_sent_requests_as_files_keep_nobody_out(settings: Settings, tmp_path: Path) -> None:
     patient = {"HEAD_TIMEOUT_SECONDS": "600"}
     with files(2_000), ExitStack() as stack, api_process(settings, tmp_path, open_files=1_024, **patient) as running:

@@ -57,7 +57,7 @@ def running(settings_of_module: Settings) -> Iterator[tuple[Service, str]]:
         psycopg.connect(settings_of_module.database_url.get_secret_value(), autocommit=True) as connection,
         serving(settings_of_module) as service,
     ):
-        yield service, new_token(connection, "read", "ingest")
+        yield service, new_token(connection, "read", "ingest", "correct")
 
 
 # The document is the same whatever the settings are, and nothing is connected to.

@@ -59,7 +59,11 @@ def test_events_registry_hours_and_day_agree_or_it_is_told(settings: Settings, p
 @pytest.mark.usefixtures("rolled")
 @pytest.mark.parametrize("window", LONGER, ids=str)
 @pytest.mark.parametrize(
-    "column", ["requests", "errors", "input_tokens", "output_tokens", "total_tokens", "unpriced_requests", "cost_usd"]
+    "column",
+    [
+        *("requests", "errors", "input_tokens", "total_tokens", "cache_read_tokens", "unattributed_tokens"),
+        *("cost_usd", "list_cost_usd", "reported_requests", "unpriced_requests", "unlisted_requests"),
+    ],
 )
 def test_weeks_and_months_are_sums_of_days_or_it_is_told(
     window: calendar.Window, column: str, settings: Settings, postgres: psycopg.Connection
@@ -117,7 +121,7 @@ def test_models_without_a_price_are_told_with_the_reason(settings: Settings, pos
     store_events(postgres, settings, NOW, *unheard, event_at(AT, input_tokens=None, output_tokens=None, total_tokens=9))
     roll(settings, postgres)
     assert window_checks.unpriced_faults(postgres, *SPAN) == [
-        "openai/unheard-of: 2 requests, unknown model",
+        "openai/unheard-of: 2 requests, unknown model; give it prices or a priced_as: usage-pipeline prices import",
         "openai/gpt-4o: 1 requests, input or output tokens are missing, or no price holds for them",
     ]
 

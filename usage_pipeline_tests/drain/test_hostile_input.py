@@ -242,7 +242,9 @@ def letters(postgres: psycopg.Connection) -> list[tuple[bytes, str, object]]:
 def replay(settings: Settings, **options: Any) -> list[dead_letters.ReplayResult]:
     with closing(connect(settings)) as connection:
         store = UsageStore(connection, usage_timezone="UTC", drained_by="test")
-        return list(dead_letters.replay(connection, store, times=settings.possible_times, **options))
+        return list(
+            dead_letters.replay(connection, store, dead_letters.Choice(**options), times=settings.possible_times)
+        )
 
 
 def starts(expected: dict[Any, str], came: dict[Any, str]) -> dict[Any, str]:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,27 @@ def oddness(chance: random.Random) -> dict[str, Any]:
     return chance.choice(kinds) if chance.random() < 0.1 else {}
 
 
+def units(event: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """What clients tell of a request beside its tokens: parts of them, searches, a tier, what they were charged."""
+    usage: dict[str, int] = {}
+    entered, left = event.get("input_tokens"), event.get("output_tokens")
+    if entered and chance.random() < 0.5:
+        usage["cache_read_tokens"] = chance.randint(0, entered)
+        usage["cache_write_tokens"] = chance.randint(0, entered - usage["cache_read_tokens"])
+    elif entered and chance.random() < 0.2:
+        usage["input_audio_tokens"] = chance.randint(1, entered)
+    if left and chance.random() < 0.3:
+        usage["output_reasoning_tokens"] = chance.randint(1, left)
+    if chance.random() < 0.1:
+        usage["web_searches"] = chance.randint(1, 3)
+    members: dict[str, Any] = {"usage": {name: count for name, count in usage.items() if count}}
+    if chance.random() < 0.05:
+        members["service_tier"] = "priority"
+    if chance.random() < 0.1:
+        members["cost_usd"] = str(Decimal(chance.randint(0, 10**7)).scaleb(-9))
+    return members
+
+
 def batches_of(events: Events, chance: random.Random, duplicates: float) -> list[Events]:
     """The events in random order and batches of 1 to 1,000, some of them twice."""
     sent = [*events, *chance.sample(events, int(len(events) * duplicates))]
@@ -213,8 +235,11 @@ def assert_equal(connection: psycopg.Connection, events: Events, settings: Setti
         assert found.keys() == expected.keys()
         for key, columns in expected.items():
             for name, value in columns.items():
-                is_percentile = name.startswith("latency")
-                wanted = pytest.approx(value, abs=1e-9) if is_percentile else value
+                wanted = value
+                if name.startswith("latency"):
+                    wanted = pytest.approx(value, abs=1e-9)
+                elif isinstance(value, Decimal):
+                    wanted = pytest.approx(value, abs=Decimal("1e-12"))
                 assert found[key][name] == wanted, (grain, key, name)
 
 
@@ -245,7 +270,8 @@ def test_the_tables_equal_an_independent_recomputation_to_the_unit(
     chance = random.Random(SEED)
     until = datetime.now(UTC) - timedelta(minutes=1)
     calls = trace_calls(REAL_TRACE, until=until, span=timedelta(days=9))
-    events = [event | oddness(chance) for event in usage_events(calls, SEED)]
+    odd = [event | oddness(chance) for event in usage_events(calls, SEED)]
+    events = [event | units(event, chance) for event in odd]
     with REAL_TRACE.open(newline="") as file:
         assert len(events) == sum(1 for _ in csv.reader(file)) - 1
     closed = [event for event in events if datetime.fromisoformat(event["event_time"]) < until - timedelta(days=3)]

@@ -34,7 +34,7 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 
 def usage_events(data: bytes) -> None:
     """A body of usage events."""
-    _items(data, "events", parse_event, ("user_id", "team", "service", "provider", "model"), columns=13)
+    _items(data, "events", parse_event, ("user_id", "team", "service", "provider", "model"), columns=28)
 
 
 def message_archives(data: bytes) -> None:
@@ -90,7 +90,7 @@ def landed_files(data: bytes) -> None:
     name = _NAMES[data[0] % len(_NAMES)] if data else _NAMES[0]
     size = 0
     try:
-        for item in items_of_file(io.BytesIO(data[1:]), name, "events", _MOST_BYTES):
+        for _, item in items_of_file(io.BytesIO(data[1:]), name, "events", _MOST_BYTES):
             size += len(item)
             if name.startswith("events.json.") or name == "events.json":
                 assert size <= _MOST_BYTES
@@ -117,12 +117,12 @@ def _items(data: bytes, member: str, parse: Callable[..., Any], names: Iterable[
         except Malformed as malformed:
             _check_reason(str(malformed))
             continue
-        row = _row(parsed.payload)
+        row = _row(parsed.payload if parsed.event_time is None else parsed.wide_payload())
         assert len(row) == columns
         # The standard library is the other opinion.
         meant = json.loads(item)
         assert [meant[name] for name in names] == row[: len([*names])]
-        _row(parsed.staged(0).rstrip(b"\n"))
+        _row(b"".join(parsed.staged(0)).rstrip(b"\n"))
 
 
 def _origin() -> Origin:

@@ -10,6 +10,25 @@ from usage_pipeline_tests.rigs.events import archive, event
 _TIME = "2026-03-02T11:00:00Z"
 _ID = "7d9f1e0c-1a3b-4c5d-8e6f-0123456789ab"
 _EVENT = event(event_id=_ID, event_time=_TIME, prompt="a\tb \\ \u00fc", extra={"a": [1, None, {"b": "\U0001f600"}]})
+_WITH_UNITS = event(
+    event_id="chatcmpl-1",
+    event_time=_TIME,
+    source="gateway-1",
+    usage={"cache_read_tokens": 9, "input_audio_tokens": 1.0, "audio_seconds": 0.5, "web_searches": None},
+    service_tier="batch",
+    cost_usd="0.10",
+    api_key_id="key\t1",
+    tags={"a": "b\\", "c": ""},
+)
+_OF_PROVIDER = event(
+    event_time=_TIME,
+    input_tokens=...,
+    provider_usage={
+        "prompt_tokens": 100,
+        "completion_tokens": 20,
+        "prompt_tokens_details": {"cached_tokens": 5, "audio_tokens": 3},
+    },
+)
 _EVENTS = json.dumps({"events": [_EVENT, event(event_id=_ID, event_time=_TIME, total_tokens=120.0)]}).encode()
 _ARCHIVES = json.dumps([archive(_ID, prompt_full="a\nb"), archive(_ID, response_full=None)]).encode()
 _HASH = b"total_requests\0005\000total_file_size\000-7\000last_used_at\0001772452700000\000what\000ever"
@@ -19,7 +38,12 @@ _QUEUED = event_item(event_id=_ID, at=_TIME, more={"a": 1})
 _LINES = json.dumps(_EVENT).encode() + b"\n\n" + json.dumps(_EVENT).encode()
 
 SEEDS = {
-    "usage_events": [_EVENTS, b"[" + json.dumps(_EVENT).encode() + b"]"],
+    "usage_events": [
+        _EVENTS,
+        b"[" + json.dumps(_EVENT).encode() + b"]",
+        json.dumps([_WITH_UNITS, _OF_PROVIDER]).encode(),
+        json.dumps(_WITH_UNITS).encode(),
+    ],
     "message_archives": [_ARCHIVES],
     "gzip_body": [gzip.compress(_EVENTS), gzip.compress(_EVENTS) + gzip.compress(b"[]"), gzip.compress(b"0" * 2**21)],
     "counters": [
@@ -72,5 +96,9 @@ PIECES = [
     b"2026-03-02T24:00:00+99:99",
     b'"event_id":',
     b'"total_tokens":',
+    b'"usage":',
+    b'"provider_usage":',
+    b'"tags":',
+    b'"cost_usd":',
     SEPARATOR,
 ]

@@ -79,12 +79,14 @@ def list_cost(event: Mapping[str, Any]) -> Decimal | None:
 
 
 def _package_cost(event: Mapping[str, Any], input_tokens: int, output_tokens: int) -> Decimal | None:
+    tier = event.get("service_tier")
     try:
         return calc_price(
-            Usage(input_tokens=input_tokens, output_tokens=output_tokens),
+            Usage(input_tokens=input_tokens, output_tokens=output_tokens, **event.get("usage", {})),
             event["model"],
             provider_id=event["provider"],
             genai_request_timestamp=datetime.fromisoformat(event["event_time"]),
+            price_context={"service_tier": tier, "processing": tier, "speed": tier} if tier else None,
         ).total_price
     except LookupError:
         return None

@@ -26,6 +26,7 @@ from usage_pipeline_tests.rigs.waiting import wait_until
 
 EVENTS_PATH = "/api/v1/ingest/requests:bulk"
 ARCHIVES_PATH = "/api/v1/ingest/archives:bulk"
+CORRECTIONS_PATH = "/api/v1/ingest/corrections:bulk"
 
 
 class Service:
@@ -91,8 +92,8 @@ def serving(settings: Settings) -> Iterator[Service]:
         assert not thread.is_alive(), "the service stops"
 
 
-def new_token(postgres: psycopg.Connection, *scopes: str) -> str:
-    return create_token(postgres, "test", scopes or ("ingest",)).token
+def new_token(postgres: psycopg.Connection, *scopes: str, name: str = "test") -> str:
+    return create_token(postgres, name, scopes or ("ingest",)).token
 
 
 def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:

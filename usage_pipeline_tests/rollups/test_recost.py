@@ -10,7 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from usage_pipeline.events.pricing import prices as cost
+from usage_pipeline.events.pricing import lookups
+from usage_pipeline.events.pricing.own_file import read_own_prices
+from usage_pipeline.events.pricing.own_versions import import_prices
+from usage_pipeline.events.pricing.prices import package_version
 from usage_pipeline.rollups import calendar, windows
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.recost import recost
@@ -28,7 +31,9 @@ NOW = datetime.now(UTC)
 WEEK = calendar.week_window(calendar.week_of(DAY), ZONE)
 MONTH = calendar.month_window(calendar.month_of(DAY), ZONE)
 ALL = [HOUR, WINDOW, WEEK, MONTH]
-PRICES = "provider,model,input_usd,output_usd\nopenai,gpt-4o,5,20\nacme,own,1,1\n"
+# One line for a unit of one model, and a model of one's own.
+PRICES = "provider,model,input_mtok,output_mtok\nopenai,gpt-4o,5,\nacme,own,1,1\n"
+INSTALLED = package_version()
 
 
 def costs(postgres: psycopg.Connection) -> list[Decimal | None]:
@@ -40,17 +45,24 @@ def costs(postgres: psycopg.Connection) -> list[Decimal | None]:
 @pytest.fixture
 def later_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release in which everything costs ten times as much."""
-    look_up = cost.look_up
+    look_up = lookups.look_up
 
-    def dearer(provider: str, model: str) -> cost.Lookup:
-        found = look_up(provider, model)
+    def dearer(*names: Any) -> lookups.Lookup:
+        found = look_up(*names)
         prices = tuple(
             replace(price, input_usd=price.input_usd * 10, output_usd=price.output_usd * 10) for price in found.prices
         )
         return replace(found, prices=prices)
 
-    monkeypatch.setattr(cost, "look_up", dearer)
-    monkeypatch.setattr(cost, "package_version", lambda: "genai-prices 99.0.0")
+    monkeypatch.setattr(lookups, "look_up", dearer)
+    monkeypatch.setattr(lookups, "package_version", lambda: "genai-prices 99.0.0")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "prices.csv"
+    path.write_text(PRICES)
+    return path
 
 
 @pytest.fixture
@@ -65,7 +77,6 @@ def test_a_later_package_changes_no_day_that_is_rolled_up(
     settings: Settings, postgres: psycopg.Connection, request: pytest.FixtureRequest
 ) -> None:
     assert costs(postgres) == [Decimal("0.01")] * 4
-    installed = cost.package_version()
     request.getfixturevalue("later_package")
     assert [replace_window(postgres, window, settings=settings).changed_rows for window in ALL] == [0] * 4
     # A late event of a known model has the day's price, a model that the old version was not asked for has none.
@@ -78,7 +89,7 @@ def test_a_later_package_changes_no_day_that_is_rolled_up(
     store_events(postgres, settings, NOW, event_at(AT + timedelta(days=1)))
     assert replace_window(postgres, tomorrow, settings=settings).price_version == "genai-prices 99.0.0"
     assert window_rows(postgres, tomorrow, "cost_usd") == [(Decimal("0.1"),)]
-    assert replace_window(postgres, WINDOW, settings=settings).price_version == installed
+    assert replace_window(postgres, WINDOW, settings=settings).price_version == INSTALLED
 
 
 def test_an_hour_and_its_day_have_the_same_version(
@@ -95,69 +106,119 @@ def test_a_day_without_events_is_not_pinned(settings: Settings, postgres: psycop
     assert postgres.execute("select count(*) from analytics.day_prices").fetchone() == (0,)
 
 
-def test_models_are_looked_up_once_a_version(
+def test_models_are_looked_up_once_a_version_and_tier(
     settings: Settings, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, str]] = []
-    look_up = cost.look_up
-    monkeypatch.setattr(cost, "look_up", lambda *names: (asked.append(names), look_up(*names))[1])
+    asked: list[tuple[str, ...]] = []
+    look_up = lookups.look_up
+    monkeypatch.setattr(lookups, "look_up", lambda *names: (asked.append(names[:3]), look_up(*names))[1])
     store_events(postgres, settings, NOW, event_at(AT), event_at(AT, model="unheard-of"))
+    postgres.execute("update analytics.usage_events set service_tier = 'batch' where model = 'unheard-of'")
     for window in (HOUR, WINDOW, HOUR):
         replace_window(postgres, window, settings=settings)
-    assert sorted(asked) == [("openai", "gpt-4o"), ("openai", "unheard-of")]
-    found = postgres.execute("select model, priced_as from analytics.model_lookups order by 1").fetchall()
-    assert found == [("gpt-4o", "openai/gpt-4o"), ("unheard-of", None)]
+    assert sorted(asked) == [("openai", "gpt-4o", ""), ("openai", "unheard-of", "batch")]
+    found = postgres.execute("select model, service_tier, priced_as from analytics.model_lookups order by 1").fetchall()
+    assert found == [("gpt-4o", "", "openai/gpt-4o"), ("unheard-of", "batch", None)]
+
+
+@pytest.mark.usefixtures("rolled")
+def test_own_prices_apply_to_new_days_by_themselves_and_to_pinned_days_by_recost(
+    run: Run, settings: Settings, postgres: psycopg.Connection, table: Path
+) -> None:
+    imported = run("prices", "import", str(table), "--json")
+    assert imported.returncode == 0, imported.stderr
+    assert json.loads(imported.stdout)["price_version"] == f"{INSTALLED} + own 1"
+    # A pinned day keeps its prices, and a new model of it is looked up in its version.
+    store_events(postgres, settings, NOW, event_at(AT, model="gpt-4o-mini"), event_at(AT + timedelta(days=1)))
+    for window in ALL:
+        replace_window(postgres, window, settings=settings)
+    assert dict(window_rows(postgres, WINDOW, "model, cost_usd")) == {
+        "own": None,
+        "gpt-4o": Decimal("0.01"),
+        "gpt-4o-mini": Decimal("0.0006"),
+    }
+    tomorrow = calendar.day_window(DAY + timedelta(days=1), ZONE)
+    report = replace_window(postgres, tomorrow, settings=settings)
+    assert report.price_version == f"{INSTALLED} + own 1"
+    before = window_rows(postgres, tomorrow, "cost_usd")
+    done = run("recost", "--from", str(DAY), "--to", str(DAY), "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["version"] == f"{INSTALLED} + own 1"
+    assert document["days"][0]["unpriced_requests"] == 0
+    recosted = dict(window_rows(postgres, WINDOW, "model, cost_usd"))
+    assert recosted == {"own": Decimal("0.0025"), "gpt-4o": Decimal("0.015"), "gpt-4o-mini": Decimal("0.0006")}
+    # A newer import changes neither of the two.
+    table.write_text("provider,model,factor\n*,*,10\n")
+    assert run("prices", "import", str(table)).returncode == 0
+    assert replace_window(postgres, tomorrow, settings=settings).changed_rows == 0
+    assert replace_window(postgres, WINDOW, settings=settings).changed_rows == 0
+    assert window_rows(postgres, tomorrow, "cost_usd") == before
+    back = run("recost", "--from", str(DAY), "--to", str(DAY), "--version", f"{INSTALLED} + own 2")
+    assert back.returncode == 0, back.stderr
 
 
 @pytest.mark.usefixtures("rolled")
 def test_recost_replaces_all_windows_of_a_day_and_can_go_back(
-    run: Run, settings: Settings, postgres: psycopg.Connection, tmp_path: Path
+    run: Run, postgres: psycopg.Connection, table: Path
 ) -> None:
-    table = tmp_path / "prices.csv"
-    table.write_text(PRICES)
+    import_prices(postgres, list(read_own_prices(table)))
     days = ("--from", str(DAY), "--to", str(DAY))
-    done = run("recost", *days, "--prices", str(table), "--version", "ours", "--json")
+    done = run("recost", *days, "--json")
     assert done.returncode == 0, done.stderr
     [day] = json.loads(done.stdout)["days"]
-    assert (day["cost_before"], day["cost_after"], day["unpriced_requests"]) == ("0.01", "0.0225", 0)
-    assert costs(postgres) == [Decimal("0.0225")] * 4
+    assert (day["cost_before"], day["cost_after"], day["unpriced_requests"]) == ("0.01", "0.0175", 0)
+    assert costs(postgres) == [Decimal("0.0175")] * 4
     assert stale_windows(postgres, time_zone=ZONE, now=NOW) == []
     noted = postgres.execute("select table_name from ops.late_data order by 1").fetchall()
     assert ("analytics.usage_daily",) in noted
-    back = run("recost", *days, "--version", cost.package_version())
+    back = run("recost", *days, "--version", INSTALLED)
     assert back.returncode == 0, back.stderr
     assert costs(postgres) == [Decimal("0.01")] * 4
-    again = run("recost", *days, "--version", "ours")
+    again = run("recost", *days, "--version", f"{INSTALLED} + own 1")
     assert again.returncode == 0, again.stderr
+    assert costs(postgres) == [Decimal("0.0175")] * 4
+    assert "0.0175" in again.stdout
+
+
+@pytest.mark.usefixtures("rolled")
+def test_a_price_table_of_an_earlier_release_goes_on_working_by_its_name(
+    run: Run, postgres: psycopg.Connection
+) -> None:
+    postgres.execute(
+        "insert into analytics.price_versions (price_version, source, checksum) values ('negotiated', 'csv', 'x')"
+    )
+    postgres.execute(
+        "insert into analytics.model_prices (price_version, provider, model, input_usd, output_usd) "
+        "values ('negotiated', 'openai', 'gpt-4o', 5, 20), ('negotiated', 'acme', 'own', 1, 1)"
+    )
+    done = run("recost", "--from", str(DAY), "--to", str(DAY), "--version", "negotiated")
+    assert done.returncode == 0, done.stderr
     assert costs(postgres) == [Decimal("0.0225")] * 4
-    assert "0.0225" in again.stdout
 
 
 @pytest.mark.usefixtures("rolled")
 def test_an_archived_day_keeps_its_costs_and_its_version_and_is_told(
-    run: Run, settings: Settings, postgres: psycopg.Connection, tmp_path: Path
+    run: Run, settings: Settings, postgres: psycopg.Connection, table: Path
 ) -> None:
-    table = tmp_path / "prices.csv"
-    table.write_text(PRICES)
+    import_prices(postgres, list(read_own_prices(table)))
     archive_chunk(postgres, WINDOW)
     other = DAY + timedelta(days=1)
     store_events(postgres, settings, NOW, event_at(AT + timedelta(days=1)))
-    done = run("recost", "--from", str(DAY), "--to", str(other), "--prices", str(table), "--version", "ours")
+    done = run("recost", "--from", str(DAY), "--to", str(other))
     assert done.returncode == 1
     assert f"archive restore {DAY}" in " ".join(done.stderr.split())
     assert costs(postgres)[:2] == [Decimal("0.01")] * 2
     versions = dict(postgres.execute("select usage_date, price_version from analytics.day_prices").fetchall())
-    assert versions == {DAY: cost.package_version(), other: "ours"}
+    assert versions == {DAY: INSTALLED, other: f"{INSTALLED} + own 1"}
 
 
 @pytest.mark.usefixtures("rolled")
 def test_an_interrupted_recost_is_finished_by_the_late_windows(
-    run: Run, settings: Settings, postgres: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, postgres: psycopg.Connection, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = tmp_path / "prices.csv"
-    table.write_text(PRICES)
-    done = run("recost", "--from", "2025-01-01", "--to", "2025-01-01", "--prices", str(table), "--version", "ours")
-    assert done.returncode == 0, done.stderr
+    import_prices(postgres, list(read_own_prices(table)))
+    ours = f"{INSTALLED} + own 1"
 
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -165,31 +226,22 @@ def test_an_interrupted_recost_is_finished_by_the_late_windows(
     with monkeypatch.context() as patch:
         patch.setattr("usage_pipeline.rollups.recost.replace_window", die)
         with pytest.raises(KeyboardInterrupt):
-            list(recost(postgres, [DAY], "ours", settings=settings))
-    [(live,)] = postgres.execute("select sum(cost_usd) from analytics.usage_hourly_live").fetchall()
-    assert live == Decimal("0.0225")
+            list(recost(postgres, [DAY], ours, settings=settings))
     for _ in range(3):
         for stale in stale_windows(postgres, time_zone=ZONE, now=NOW + timedelta(days=60)):
             windows.replace_window(postgres, stale.window, settings=settings)
-    assert costs(postgres) == [Decimal("0.0225")] * 4
+    assert costs(postgres) == [Decimal("0.0175")] * 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (
-            ("--from", "2026-01-02", "--to", "2026-01-01", "--version", "ours"),
-            "--to: expected a date from 2026-01-02 to today",
-        ),
-        (("--from", "2026-01-01", "--to", "2999-01-01", "--version", "ours"), "--to: expected a date from"),
-        (("--from", "yesterday", "--to", "2026-01-01", "--version", "ours"), "--from: expected a date"),
+        (("--from", "2026-01-02", "--to", "2026-01-01"), "--to: expected a date from 2026-01-02 to today"),
+        (("--from", "2026-01-01", "--to", "2999-01-01"), "--to: expected a date from"),
+        (("--from", "yesterday", "--to", "2026-01-01"), "--from: expected a date"),
         (
             ("--from", "2026-01-01", "--to", "2026-01-01", "--version", "ours"),
-            "--version: expected a stored price version",
-        ),
-        (
-            ("--from", "2026-01-01", "--to", "2026-01-01", "--version", "x", "--prices", "/none.csv"),
-            "expected a CSV file",
+            "--version: expected a stored price version, such as",
         ),
     ],
 )

@@ -17,6 +17,13 @@ OTHER_LIMITS = {
     "ops.landed_files.fingerprint": (200, "ours: size and time, or the tag of an object store"),
     "ops.alerts.dedupe_key": (1_000, "the name of a rule and one id"),
     **{
+        f"analytics.{name}.price_version": (
+            100,
+            "the package and numbers; a longer one, of an earlier release, has no tiers",
+        )
+        for name in ("model_lookups", "model_prices")
+    },
+    **{
         f"stats.popular_{name}.id": (2 * 800 + 1, "provider, slash and model")
         for name in ("models", "models_by_tokens")
     },

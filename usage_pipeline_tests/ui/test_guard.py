@@ -1,7 +1,9 @@
 """The guard as middleware: what reaches the application behind it, what bodies may be, and what it says in its log."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -10,10 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from usage_pipeline.access.audit import LINES_OF_A_KIND, AuditLog
 from usage_pipeline.ui import guard
 from usage_pipeline.ui.guard import MAX_BODY_BYTES, Guard
 from usage_pipeline.ui.login import Login
 from usage_pipeline.ui.origin import LOOPBACK_NAMES
+from usage_pipeline_tests.ui.test_login import CHEAP
 
 JSON = {"Content-Type": "application/json"}
 
@@ -25,16 +29,13 @@ async def told(scope: Scope, receive: Receive, send: Send) -> None:
     await JSONResponse(said, headers={"Content-Security-Policy": "object-src 'none'"})(scope, receive, send)
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+def guard_with(write: Callable[[str], None], login: Login | None = None) -> Guard:
+    return Guard(told, allowed_hosts=LOOPBACK_NAMES, login=login or Login(), audit=AuditLog(write))
 
 
 def asked(method: str, path: str, guarded: Guard | None = None, **options: Any) -> httpx.Response:
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app=guarded or Guard(told, allowed_hosts=LOOPBACK_NAMES, login=Login()))
+        transport = httpx.ASGITransport(app=guarded or guard_with([].append))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:3000") as client:
             return await client.request(method, path, **options)
 
@@ -76,14 +77,44 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
     assert asked("POST", "/graphql", headers=JSON, content=never()).status_code == 408
 
 
-def test_refusals_are_told_but_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    clock = Clock()
-    guarded = Guard(told, allowed_hosts=LOOPBACK_NAMES, login=Login(), clock=clock)
-    for _ in range(50):
-        asked("GET", "/a%0Ab", guarded, headers={"Origin": "https://evil.example"})
-    assert len(caplog.messages) == 20
-    assert "'/a\\nb'" in caplog.messages[0], "one line each"
-    assert "'https://evil.example'" in caplog.messages[0]
-    clock.now += 61
-    asked("GET", "/", guarded, headers={"Host": "evil.test"})
-    assert len(caplog.messages) == 21
+def test_each_refusal_is_a_line_in_the_audit_log_without_the_password() -> None:
+    written: list[str] = []
+    guarded = guard_with(written.append, Login(CHEAP))
+    right = {"Authorization": "Basic " + b64encode(b"eve:open sesame").decode()}
+    wrong = {"Authorization": "Basic " + b64encode(b"eve:hunter2").decode()}
+    evil = {"Origin": "https://evil.example", **right}
+    assert asked("GET", "/", guarded, headers=right).status_code == 200
+    assert asked("GET", "/a%0Ab", guarded).status_code == 401
+    assert asked("POST", "/graphql", guarded, headers=wrong | JSON).status_code == 401
+    assert asked("POST", "/graphql", guarded, headers=evil | JSON).status_code == 403
+    assert asked("GET", "/graphql?query=mutation", guarded, headers=right).status_code == 405
+    assert asked("POST", "/graphql", guarded, headers=right, content=b"x").status_code == 415
+    assert asked("GET", "/", guarded, headers={"Host": "evil.test", **right}).status_code == 421
+    assert asked("POST", "/graphql", guarded, headers=right | JSON, content=b"x" * 5_000_000).status_code == 413
+    lines = [json.loads(line) for line in written]
+    assert [(line["route"], line["status"]) for line in lines] == [
+        ("dagster-ui GET /a\nb", 401),
+        ("dagster-ui POST /graphql", 401),
+        ("dagster-ui POST /graphql", 403),
+        ("dagster-ui GET /graphql", 405),
+        ("dagster-ui POST /graphql", 415),
+        ("dagster-ui GET /", 421),
+        ("dagster-ui POST /graphql", 413),
+    ]
+    assert {line["address"] for line in lines} == {"127.0.0.1"}
+    assert {line["token_id"] for line in lines} == {None}
+    assert "'https://evil.example'" in lines[2]["reason"]
+    text = "".join(written)
+    assert "hunter2" not in text
+    assert b64encode(b"eve:hunter2").decode() not in text
+    assert text.count("\n") == len(lines), "one line each"
+
+
+async def test_a_flood_of_refusals_does_not_fill_the_audit_log() -> None:
+    written: list[str] = []
+    transport = httpx.ASGITransport(app=guard_with(written.append))
+    async with httpx.AsyncClient(transport=transport, base_url="http://evil.test") as client:
+        for number in range(200):
+            assert (await client.get(f"/{number}" + "x" * 2_000)).status_code == 421
+    assert len(written) == LINES_OF_A_KIND
+    assert max(map(len, written)) < 1_000

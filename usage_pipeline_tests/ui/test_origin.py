@@ -47,6 +47,7 @@ def test_json_of_the_page_itself_and_of_programs_is_let_through(headers: dict[st
         {"origin": "http://127.0.0.1:3000.evil.example"},
         {"origin": "http://evil@127.0.0.1:3000"},
         {"origin": "file://"},
+        {"origin": "http://["},
         {"sec_fetch_site": "cross-site"},
         # Another port of the same machine.
         {"sec_fetch_site": "same-site"},

@@ -7,8 +7,20 @@ select
     analytics.capped(sum(input_tokens)) as input_tokens,
     analytics.capped(sum(output_tokens)) as output_tokens,
     analytics.capped(sum(total_tokens)) as total_tokens,
+    analytics.capped(sum(cache_read_tokens)) as cache_read_tokens,
+    analytics.capped(sum(cache_write_tokens)) as cache_write_tokens,
+    analytics.capped(sum(output_reasoning_tokens)) as reasoning_tokens,
+    analytics.capped(sum(input_audio_tokens)) as input_audio_tokens,
+    analytics.capped(sum(output_audio_tokens)) as output_audio_tokens,
+    analytics.capped(sum(input_image_tokens)) as input_image_tokens,
+    analytics.capped(sum(output_image_tokens)) as output_image_tokens,
+    analytics.capped(sum(unattributed_tokens)) as unattributed_tokens,
     sum(cost_usd) as cost_usd,
-    analytics.capped(sum(unpriced_requests)) as unpriced_requests
+    sum(list_cost_usd) as list_cost_usd,
+    sum(reported_cost_usd) as reported_cost_usd,
+    analytics.capped(sum(reported_requests)) as reported_requests,
+    analytics.capped(sum(unpriced_requests)) as unpriced_requests,
+    analytics.capped(sum(unlisted_requests)) as unlisted_requests
 from analytics.usage_daily
 where (%(provider)s::text is null or provider = %(provider)s)
 and (%(model)s::text is null or model = %(model)s)

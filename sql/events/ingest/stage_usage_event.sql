@@ -16,5 +16,20 @@ create temporary table if not exists staged_usage_event (
     status_code integer,
     error_type text,
     prompt text,
-    extra jsonb
+    extra jsonb,
+    cache_read_tokens bigint,
+    cache_write_tokens bigint,
+    output_reasoning_tokens bigint,
+    input_audio_tokens bigint,
+    output_audio_tokens bigint,
+    input_image_tokens bigint,
+    output_image_tokens bigint,
+    unattributed_tokens bigint,
+    other_units jsonb,
+    service_tier text,
+    cost_usd numeric,
+    api_key_id text,
+    tags jsonb,
+    source text,
+    external_id text
 ) on commit delete rows;

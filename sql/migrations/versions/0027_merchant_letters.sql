@@ -10,7 +10,8 @@ select
     raw,
     raw_format,
     claimed_at,
-    replayed_at
+    replayed_at,
+    discarded_at
 from ops.dead_letters
 where family = 'merchant'
 with check option;

@@ -12,6 +12,10 @@ hours as (
 users as (
     delete from analytics.usage_user_daily_kept
     where usage_date in (select usage_date from whole where grain = 'day')
+),
+tags as (
+    delete from analytics.usage_tag_daily_kept
+    where usage_date in (select usage_date from whole where grain = 'day')
 )
 delete from analytics.usage_latency_daily_kept
 where usage_date in (select usage_date from whole where grain = 'day');

@@ -18,7 +18,7 @@ to usage_api;
 grant select on all tables in schema stats to usage_api;
 -- For the metrics of drains.
 grant select (usage_date, instance_id, usage_count) on raw.token_deltas to usage_api;
-grant select (family, replayed_at) on ops.dead_letters to usage_api;
+grant select (family, replayed_at, discarded_at) on ops.dead_letters to usage_api;
 -- For the ingest. The registries tell what came before; the rows themselves are only written.
 grant select, insert on
     analytics.usage_event_ids,
@@ -32,10 +32,13 @@ grant insert on
     ops.touched_windows
 to usage_api;
 grant select (event_time) on analytics.usage_events to usage_api;
+grant select (event_id, payload_hash) on analytics.superseded_events to usage_api;
 -- The same post again changes the row that is there.
 grant select, insert, update on app.external_posts to usage_api;
--- So does the same conflict. What came with it, a prompt for example, is only written.
+-- So does the same conflict. It decides about none.
 revoke select, update on ops.event_conflicts from usage_api;
 grant insert on ops.event_conflicts to usage_api;
 grant select (kind, event_id, other_hash, times), update (times, last_seen_at) on ops.event_conflicts to usage_api;
+-- The only way to change or take out an event. It leaves a note, which this role cannot change.
+grant execute on function ops.correct_event to usage_api;
 grant execute on function ops.create_partition to usage_api;

@@ -54,6 +54,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._is_overdue = False
         # The request that is being answered. uvicorn's own `cycle` is the last one that came.
         self._in_hand: RequestResponseCycle | None = None
+        self._is_next_postponed = False
         self._fields = 0
         # From here on, fields are behind a chunked body. They are no part of the head (RFC 9110, 6.5.1); no route wants them.
         self._is_head_complete = False
@@ -144,6 +145,10 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        if self.flow.write_paused and self.pipeline:
+            # The next answer is made when this one is read: else it would wait in memory beside it.
+            self._is_next_postponed = True
+            return
         super().on_response_complete()
         if self._is_idle():
             self._limits.rests(self)
@@ -155,6 +160,9 @@ class BoundedConnection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._limits.flows(self)
+        if self._is_next_postponed:
+            self._is_next_postponed = False
+            self.on_response_complete()
         if not self._is_idle():
             self._limits.works(self)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -15,21 +15,28 @@ _MAX_GZIP_MEMBERS = 1_000
 _PIECE_BYTES = 64 * 1024
 _STEP_BYTES = 2**20
 _GZIP_ONLY = 16 + zlib.MAX_WBITS
-_JSON = "application/json"
+JSON = ("application/json",)
+# One item a line. Nobody registered a name for it; these are the usual ones.
+JSON_LINES = ("application/x-ndjson", "application/jsonl", "application/ndjson", "application/x-jsonlines")
 _UTF_8 = ("", "utf-8", "utf8", "us-ascii")
 
 
-def is_compressed(request: Request) -> bool:
-    """Whether the body is gzip. Raises Problem (415) for another encoding, or if the Content-Type is not JSON."""
-    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
-    if media_type.strip().lower() != _JSON:
-        detail = f"Content-Type: expected {_JSON}, came {_shown(media_type)}"
-        raise Problem(415, "unsupported-media-type", detail, {"Accept": _JSON})
+def media_type(request: Request, known: Sequence[str]) -> str:
+    """The media type of the body, one of the known. Raises Problem (415) for another one, and for a charset but UTF-8."""
+    given, _, parameters = request.headers.get("content-type", "").partition(";")
+    name = given.strip().lower()
+    accept = {"Accept": ", ".join(known)}
+    if name not in known:
+        detail = f"Content-Type: expected {' or '.join(known)}, came {_shown(given)}"
+        raise Problem(415, "unsupported-media-type", detail, accept)
     charset = _charset(parameters)
     if charset not in _UTF_8:
-        raise Problem(
-            415, "unsupported-media-type", f"charset: expected utf-8, came {_shown(charset)}", {"Accept": _JSON}
-        )
+        raise Problem(415, "unsupported-media-type", f"charset: expected utf-8, came {_shown(charset)}", accept)
+    return name
+
+
+def is_compressed(request: Request) -> bool:
+    """Whether the body is gzip. Raises Problem (415) for another encoding."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding in ("", "identity"):
         return False

@@ -1,11 +1,13 @@
-"""The OpenAPI part for bodies of bulk requests: both shapes, gzip, limits, examples. The members come from the model."""
+"""The OpenAPI part for bodies of bulk requests: their shapes, gzip, limits, examples. The members come from the model."""
 
 from typing import Any
 
 import msgspec
 
+from usage_pipeline.api.ingest.bodies import JSON_LINES
 from usage_pipeline.events.ingest.batches import EVENTS, Kind
 from usage_pipeline.events.ingest.model import MessageArchive, UsageEvent
+from usage_pipeline.values import MAX_ID_CHARACTERS
 
 _EVENT = {
     "event_id": "0f0e1c2a-6f2b-4b7e-9d5c-3a1f5b8e7c11",
@@ -20,6 +22,38 @@ _EVENT = {
     "latency_ms": 350,
     "status_code": 200,
 }
+_EVENT_WITH_UNITS = {
+    "event_id": "chatcmpl-9f3k2",
+    "source": "gateway-1",
+    "event_time": "2026-11-20T12:00:00Z",
+    "user_id": "user-1",
+    "team": "search",
+    "service": "chat",
+    "provider": "openai",
+    "model": "gpt-4o",
+    "input_tokens": 10_000,
+    "output_tokens": 500,
+    "usage": {"cache_read_tokens": 9_000, "web_searches": 1},
+    "service_tier": "batch",
+    "cost_usd": "0.0042",
+    "api_key_id": "key-1",
+    "tags": {"project": "apollo"},
+}
+_EVENT_OF_PROVIDER = {
+    "event_id": "msg_01XFDUDYJgAACzvnptvVoYEL",
+    "event_time": "2026-11-20T12:00:00Z",
+    "user_id": "user-1",
+    "team": "search",
+    "service": "chat",
+    "provider": "anthropic",
+    "model": "claude-sonnet-4-5",
+    "provider_usage": {
+        "input_tokens": 5,
+        "cache_read_input_tokens": 128_000,
+        "cache_creation_input_tokens": 1_200,
+        "output_tokens": 500,
+    },
+}
 _ARCHIVE = {
     "event_id": _EVENT["event_id"],
     "user_id": "user-1",
@@ -27,6 +61,8 @@ _ARCHIVE = {
     "prompt_full": "What is a ledger?",
     "response_full": "A book of accounts.",
 }
+# No media type of `content`: programs that try a service by its document cannot write lines.
+_LINES = f"With `Content-Type: {JSON_LINES[0]}` (or `{JSON_LINES[1]}`) it is one item a line."
 _LIMITS = (
     "At most MAX_BULK_SIZE items (1,000 unless the server says otherwise) and MAX_GZIP_SIZE bytes as sent (10,485,760), "
     "20 times as many once decompressed. Large requests wait for each other. With `Content-Encoding: gzip` the body is gzip."
@@ -35,28 +71,57 @@ _LIMITS = (
 
 def request_body(kind: Kind) -> dict[str, Any]:
     """The part of an operation that describes its body and the header for gzip."""
-    item = item_schema(kind)
     example = _EVENT if kind is EVENTS else _ARCHIVE
+    more: dict[str, Any] = {}
+    if kind is EVENTS:
+        more = {
+            "units": {"summary": "Cached tokens, a tier, what was charged", "value": [_EVENT_WITH_UNITS]},
+            "provider": {"summary": "The provider's own usage object", "value": [_EVENT_OF_PROVIDER]},
+        }
+    return _body(kind.name, item_schema(kind), [example], more)
+
+
+def corrections_body(most_reason_characters: int) -> dict[str, Any]:
+    """The same for corrections of usage events."""
+    name = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARACTERS}
+    item = {
+        "type": "object",
+        "properties": {
+            "action": {"type": "string", "enum": ["void", "replace"]},
+            "reason": {"type": "string", "minLength": 1, "maxLength": most_reason_characters},
+            "event_id": {**name, "description": "A UUID, or the id that the source gave. The event has it, too"},
+            "source": {**name, "description": "Who gave the id, where it is no UUID"},
+            "event": {**item_schema(EVENTS), "description": "The event as it should be, for the action replace"},
+        },
+        "required": ["action", "reason"],
+        "additionalProperties": False,
+    }
+    void = {"action": "void", "event_id": _EVENT["event_id"], "reason": "Sent by a load test"}
+    replace = {"action": "replace", "event": _EVENT, "reason": "The client counted characters as tokens"}
+    return _body("corrections", item, [void, replace], {})
+
+
+def _body(
+    member: str, item: dict[str, Any], examples: list[dict[str, Any]], more_examples: dict[str, Any]
+) -> dict[str, Any]:
     array = {"type": "array", "items": item}
     wrapped = {
         "type": "object",
-        "properties": {kind.name: array},
-        "required": [kind.name],
+        "properties": {member: array},
+        "required": [member],
         "additionalProperties": False,
+    }
+    shown = {
+        "array": {"summary": "An array", "value": examples},
+        "object": {"summary": "An object", "value": {member: examples}},
+        "single": {"summary": "A single item", "value": examples[0]},
+        **more_examples,
     }
     return {
         "requestBody": {
             "required": True,
-            "description": f'A JSON array of items, or `{{"{kind.name}": […]}}`. {_LIMITS}',
-            "content": {
-                "application/json": {
-                    "schema": {"oneOf": [array, wrapped]},
-                    "examples": {
-                        "array": {"summary": "An array", "value": [example]},
-                        "object": {"summary": "An object", "value": {kind.name: [example]}},
-                    },
-                }
-            },
+            "description": f'A JSON array of items, `{{"{member}": […]}}`, or a single item. {_LINES} {_LIMITS}',
+            "content": {"application/json": {"schema": {"anyOf": [array, wrapped, item]}, "examples": shown}},
         },
         "parameters": [
             {

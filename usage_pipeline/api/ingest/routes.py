@@ -1,9 +1,11 @@
 """Bulk ingest of usage events and message archives (contracts §3)."""
 
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
@@ -20,11 +22,21 @@ from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import STORE_SECONDS, Storing
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, Kind, ingest
-from usage_pipeline.events.ingest.documents import Timely, TooLargeItem, TooManyItems, UnreadableDocument, items_of
+from usage_pipeline.events.ingest.documents import (
+    Items,
+    Timely,
+    TooLargeItem,
+    TooManyItems,
+    UnreadableDocument,
+    items_of,
+    lines_of,
+)
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
 
-_STATUSES = problems.responses(400, 401, 403, 408, 413, 415, 422, 500, 503)
+Done = TypeVar("Done")
+_MEDIA_TYPES = (*bodies.JSON, *bodies.JSON_LINES)
+STATUSES = problems.responses(400, 401, 403, 408, 413, 415, 422, 500, 503)
 router = APIRouter(prefix="/api/v1/ingest", tags=["ingest"])
 Caller = Annotated[AccessToken, Depends(requires("ingest"))]
 
@@ -54,11 +66,13 @@ class BulkReport(BaseModel):
     "/requests:bulk",
     summary="Store usage events",
     response_model=BulkReport,
-    responses=_STATUSES,
+    responses=STATUSES,
     openapi_extra=openapi.request_body(EVENTS),
 )
 async def ingest_requests(request: Request, caller: Caller) -> Response:
     """Stores each event once by its `event_id`, also if it is sent again. Valid items are stored even if others are rejected.
+
+    An id that is no UUID is unique for its `source`; without one, for the name of the token.
 
     A 200 means that the transaction is committed. After a 503 or a lost connection, send the same request again.
     """
@@ -69,7 +83,7 @@ async def ingest_requests(request: Request, caller: Caller) -> Response:
     "/archives:bulk",
     summary="Store message archives",
     response_model=BulkReport,
-    responses=_STATUSES,
+    responses=STATUSES,
     openapi_extra=openapi.request_body(ARCHIVES),
 )
 async def ingest_archives(request: Request, caller: Caller) -> Response:
@@ -80,6 +94,33 @@ async def ingest_archives(request: Request, caller: Caller) -> Response:
 async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
+    store = partial(_stored, kind=kind, settings=settings, storing=storing, caller=caller)
+    report = await done_with_body(request, caller, store)
+    if report is None:
+        return Response(status_code=400)
+    metrics: Metrics = request.app.state.metrics
+    metrics.ingested(kind.name, report)
+    return JSONResponse(_answer(report))
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request's body as it was sent, and what it holds, or how many bytes that is; whether it has an item a line.
+
+    `deadline` is a time of `time.monotonic`.
+    """
+
+    sent: bytearray
+    document: bytearray | int
+    has_lines: bool
+    deadline: float
+
+
+async def done_with_body(request: Request, caller: AccessToken, work: Callable[[Body], Done]) -> Done | None:
+    """Reads the body within its limits, and does `work` with it in a thread. None when the sender went away."""
+    settings: Settings = request.app.state.settings
+    storing: Storing = request.app.state.storing
+    has_lines = bodies.media_type(request, _MEDIA_TYPES) in bodies.JSON_LINES
     is_compressed = bodies.is_compressed(request)
     room: Room = request.app.state.room
     seconds = settings.body_timeout_seconds
@@ -91,7 +132,7 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
             body = await bodies.received(request, most=settings.max_gzip_size, seconds=seconds)
         except ClientDisconnect:
             # Nobody is there to be answered, and nothing is stored.
-            return Response(status_code=400)
+            return None
         # A sender of chunks does not say how many bytes they will be.
         shrink(len(body))
         document: bytearray | int = body
@@ -100,31 +141,27 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
             document = await storing.in_thread(open_, held)
         size = document if isinstance(document, int) else len(document)
         await held.enter_async_context(room.for_document(size, caller.token_id, seconds=STORE_SECONDS))
-        store = partial(_stored, body, document, kind, settings, storing, source=f"http:{caller.token_id}")
-        report = await storing.in_thread(partial(store, deadline=time.monotonic() + STORE_SECONDS), held)
-    metrics: Metrics = request.app.state.metrics
-    metrics.ingested(kind.name, report)
-    return JSONResponse(_answer(report))
+        received = Body(body, document, has_lines, time.monotonic() + STORE_SECONDS)
+        return await storing.in_thread(partial(work, received), held)
 
 
-def _stored(
-    body: bytearray,
-    document: bytearray | int,
-    kind: Kind,
-    settings: Settings,
-    storing: Storing,
-    *,
-    source: str,
-    deadline: float,
-) -> IngestReport:
-    """`document` is what `body` holds, or how many bytes that is.
+def _stored(body: Body, *, kind: Kind, settings: Settings, storing: Storing, caller: AccessToken) -> IngestReport:
+    """Raises TimeoutError after the deadline of the body; then nothing is stored."""
+    items = document_items(body, kind.name, settings, most_bytes=kind.most_item_bytes)
+    with storing.pool.connection() as connection:
+        source = f"http:{caller.token_id}"
+        return ingest(connection, kind, items, source=source, sender=caller.name, settings=settings)
 
-    Raises TimeoutError after the deadline, a time of `time.monotonic`; then nothing is stored.
-    """
+
+def document_items(body: Body, member: str, settings: Settings, *, most_bytes: int) -> Items:
+    """The items of a request's document; to take one after the deadline raises TimeoutError. Raises Problem."""
+    document = body.document
     if isinstance(document, int):
-        document = bodies.decompressed(body, most=document)
+        document = bodies.decompressed(body.sent, most=document)
     try:
-        items = items_of(document, kind.name, most=settings.max_bulk_size, most_bytes=kind.most_item_bytes)
+        limits = {"most": settings.max_bulk_size, "most_bytes": most_bytes}
+        items = lines_of(document, **limits) if body.has_lines else items_of(document, member, **limits)
+        return Timely(items, body.deadline)
     except TooLargeItem as error:
         raise Problem(413, "too-large-item", str(error)) from None
     except TooManyItems as error:
@@ -133,8 +170,6 @@ def _stored(
         raise Problem(400, "invalid-json", str(error)) from None
     except Malformed as error:
         raise Problem(422, "invalid-document", str(error)) from None
-    with storing.pool.connection() as connection:
-        return ingest(connection, kind, Timely(items, deadline), source=source, settings=settings)
 
 
 def _answer(report: IngestReport) -> dict[str, Any]:

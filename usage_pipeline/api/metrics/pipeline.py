@@ -118,16 +118,20 @@ def _of_ledger(ledger: LedgerReading) -> Iterator[Metric]:
         lag.add_metric([drain.family], drain.longest_lag_seconds)
         if drain.last_batch_age_seconds is not None:
             age.add_metric([drain.family], drain.last_batch_age_seconds)
-    letters = _gauge("dead_letters_open", "Refused input that no replay has counted yet", "family")
-    for family, count in ledger.dead_letters.items():
-        letters.add_metric([family], count)
+    letters = _gauge("dead_letters_open", "Refused input that waits for a decision", "family")
+    discarded = _gauge(
+        "dead_letters_discarded", "Refused input that does not count because somebody decided so", "family"
+    )
+    for count in ledger.dead_letters:
+        letters.add_metric([count.family], count.open)
+        discarded.add_metric([count.family], count.discarded)
     items = _gauge(
         "ingest_items_per_second", f"Usage events and archives from HTTP and files, {over}", "kind", "outcome"
     )
     for ingest in ledger.ingests:
         for outcome in ("inserted", "duplicates", "conflicts", "rejected"):
             items.add_metric([ingest.kind, outcome], getattr(ingest, outcome) / RATE_SECONDS)
-    yield from (keys, batches, age, lag, letters, items)
+    yield from (keys, batches, age, lag, letters, discarded, items)
 
 
 def _of_instances(instances: list[Instance]) -> Iterator[Metric]:

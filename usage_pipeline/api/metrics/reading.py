@@ -14,7 +14,7 @@ from usage_pipeline.storage.sql import load
 
 # Rates are over so many seconds before the reading.
 RATE_SECONDS = 300
-# Open dead letters beyond that many are not counted.
+# Dead letters of a family beyond that many are not counted.
 MOST_DEAD_LETTERS = 100_000
 # Instances that get a label of their own; the number of all of them is one value.
 MOST_INSTANCES = 10
@@ -54,12 +54,21 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterCount:
+    """Dead letters of a family that wait for a decision, and those that do not count because somebody decided so."""
+
+    family: str
+    open: int
+    discarded: int
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerReading:
     """What PostgreSQL knows of the pipeline."""
 
     drains: list[DrainRate]
     ingests: list[IngestRate]
-    dead_letters: dict[str, int]
+    dead_letters: list[LetterCount]
 
 
 async def connected(settings: Settings) -> psycopg.AsyncConnection:
@@ -77,10 +86,15 @@ async def read_ledger(connection: psycopg.AsyncConnection) -> LedgerReading:
     async with connection.cursor(row_factory=class_row(IngestRate)) as rates:
         await rates.execute(load("api/metrics/select_ingest_rates"), recent)
         ingests = await rates.fetchall()
-    letters = await connection.execute(load("api/metrics/count_dead_letters"), {"most": MOST_DEAD_LETTERS})
     # A family without open ones is a zero: an alert on a value that vanishes would never clear.
-    none = dict.fromkeys([*families, EVENTS.dead_letter_family, ARCHIVES.dead_letter_family], 0)
-    return LedgerReading(drains, ingests, none | dict(await letters.fetchall()))
+    of_all = {
+        "families": [*families, EVENTS.dead_letter_family, ARCHIVES.dead_letter_family],
+        "most": MOST_DEAD_LETTERS,
+    }
+    async with connection.cursor(row_factory=class_row(LetterCount)) as counts:
+        await counts.execute(load("drain/count_dead_letters"), of_all)
+        letters = await counts.fetchall()
+    return LedgerReading(drains, ingests, letters)
 
 
 async def read_instances(connection: psycopg.AsyncConnection, settings: Settings, now: datetime) -> list[Instance]:

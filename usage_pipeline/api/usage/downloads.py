@@ -79,6 +79,12 @@ class _Download(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            if scope.get("state", {}).get("is_head"):
+                # Its headers are known, and nobody wants the rows: their place is free before the client hears of it.
+                await self._pieces.aclose()
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await send({"type": "http.response.body", "body": b""})
+                return
             async with asyncio.timeout(DOWNLOAD_SECONDS):
                 await super().__call__(scope, receive, send)
         except TimeoutError:

@@ -18,6 +18,7 @@ Arguments = Mapping[str, Any]
 MAX_EXPORT_ROWS = 1_000_000
 # What is held in memory of an export, whatever its size.
 ROWS_PER_CHUNK = 5_000
+_ROWS_PER_FETCH = 500
 # An export that nobody reads on ends after so long, and its connection is free again.
 _IDLE_SECONDS = 60
 
@@ -69,7 +70,11 @@ class Export:
         with self._lock:
             self._expect_open()
             assert self._cursor is not None  # noqa: S101  # `open` came first
-            return self._cursor.fetchmany(ROWS_PER_CHUNK)
+            # In parts: whoever makes rows of an answer of the server holds the interpreter.
+            rows: list[Row] = []
+            while len(rows) < ROWS_PER_CHUNK and (part := self._cursor.fetchmany(_ROWS_PER_FETCH)):
+                rows += part
+            return rows
 
     def close(self) -> None:
         """Gives the connection back. It may be called twice, and before `open`."""

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
 from pydantic.alias_generators import to_camel
 
+# A page of a thousand rows asks for each name a thousand times.
+_camel = cache(to_camel)
 Kind = Literal["text", "count", "money", "time", "day"]
 
 
@@ -22,7 +25,7 @@ class Column:
 
     @property
     def shown_name(self) -> str:
-        return to_camel(self.name)
+        return _camel(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +92,38 @@ _MODEL = (
     Column("provider", "text", "Provider of the model", "openai"),
     Column("model", "text", "Model, as the clients name it", "gpt-4o"),
 )
+_UNITS = (
+    Column("cache_read_tokens", "count", "Of inputTokens, those read from a cache of the provider", 540_000),
+    Column("cache_write_tokens", "count", "Of inputTokens, those written to a cache of the provider", 0),
+    Column("reasoning_tokens", "count", "Of outputTokens, thoughts that are not in the answers", 36_000),
+    Column("input_audio_tokens", "count", "Of inputTokens, those of audio", 0),
+    Column("output_audio_tokens", "count", "Of outputTokens, those of audio", 0),
+    Column("input_image_tokens", "count", "Of inputTokens, those of images", 0),
+    Column("output_image_tokens", "count", "Of outputTokens, those of images", 0),
+    Column("unattributed_tokens", "count", "Of totalTokens, those told neither as input nor as output", 0),
+)
+_COSTS = (
+    Column(
+        "cost_usd",
+        "money",
+        "US dollars: per request what the sender was charged, or else the list price; null when neither is known",
+        "3.51",
+        is_nullable=True,
+    ),
+    Column("list_cost_usd", "money", "US dollars by list prices, over all requests", "3.465", is_nullable=True),
+    Column("reported_cost_usd", "money", "US dollars that senders say they were charged", "0.09", is_nullable=True),
+    Column("reported_requests", "count", "Requests that are in reportedCostUsd", 30),
+    Column("unpriced_requests", "count", "Requests that are not in costUsd", 0),
+    Column("unlisted_requests", "count", "Requests that are not in listCostUsd", 0),
+)
 _MODEL_COLUMNS = (
     Column("requests", "count", "Requests, all outcomes", 1_200),
     Column("errors", "count", "Requests that count as errors", 12),
-    Column("input_tokens", "count", "Tokens of the prompts, where the clients sent them", 1_080_000),
-    Column("output_tokens", "count", "Tokens of the answers, where the clients sent them", 144_000),
+    Column("input_tokens", "count", "Tokens of the prompts, cached, audio and image ones among them", 1_080_000),
+    Column("output_tokens", "count", "Generated tokens, reasoning, audio and image ones among them", 144_000),
     Column("total_tokens", "count", "All tokens", 1_224_000),
-    Column("cost_usd", "money", "US dollars; null when no request could be priced", "4.14", is_nullable=True),
-    Column("unpriced_requests", "count", "Requests that are not in costUsd", 0),
+    *_UNITS,
+    *_COSTS,
 )
 
 API_KEYS = Resource(
@@ -206,8 +233,11 @@ SUMMARY = Listing(
         Column("token_requests", "count", "Requests with API tokens", 800),
         Column("model_requests", "count", "Requests to LLM models", 4_000),
         Column("model_errors", "count", "Requests to LLM models that count as errors", 80),
+        Column("input_tokens", "count", "Tokens of the prompts, cached, audio and image ones among them", 4_600_000),
+        Column("output_tokens", "count", "Generated tokens, reasoning, audio and image ones among them", 600_000),
         Column("total_tokens", "count", "Tokens of all models", 5_200_000),
-        Column("cost_usd", "money", "US dollars; null when no request could be priced", "18.20", is_nullable=True),
+        *_UNITS,
+        *_COSTS,
     ),
     ("usage_date",),
     has_days=True,

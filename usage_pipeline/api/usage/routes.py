@@ -86,8 +86,13 @@ def _listing_route(resource: Resource, listing: Listing) -> Callable[..., Awaita
             return await reads.downloads.of(listing, arguments, chosen, name, token_id=caller.token_id)
         limit = queries.limit_of(parameters)
         arguments |= queries.position_of(parameters, listing)
-        rows, has_more = await reads.storing.in_thread(partial(_page, reads.storing, listing, arguments, limit))
-        return _page_response(request, listing, rows, parameters, day_range, has_more=has_more)
+
+        def answer() -> Response:
+            """Encoded here, too: megabytes of JSON would hold up all other requests on the event loop."""
+            rows, has_more = _page(reads.storing, listing, arguments, limit)
+            return _page_response(request, listing, rows, parameters, day_range, has_more=has_more)
+
+        return await reads.storing.in_thread(answer)
 
     return listing_of_usage
 

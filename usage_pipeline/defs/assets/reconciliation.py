@@ -39,6 +39,7 @@ _COLUMNS = (
     "forgotten",
     "counted_twice",
     "corrected",
+    "discarded",
 )
 _CHECK = dg.AssetCheckSpec(
     "nothing_is_missing",

@@ -1,6 +1,6 @@
 """Asset checks of the counters: one step for each asset, which looks at the last days and at the days of its run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -31,7 +31,7 @@ Find = Callable[[Any, date, date, Settings], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A check of an asset. With `by_days` it looks at each span of days, else it looks once."""
+    """A check of an asset. With `by_days` it looks at each span of days, else it looks once. `counts` are shown beside it."""
 
     name: str
     description: str
@@ -39,6 +39,7 @@ class Rule:
     find: Find
     blocking: bool = False
     by_days: bool = False
+    counts: Callable[[Any], Mapping[str, int]] | None = None
 
 
 def counter_asset_checks() -> list[dg.AssetChecksDefinition]:
@@ -115,9 +116,11 @@ def _backlog(family: str) -> Rule:
 def _dead_letters(families: Sequence[str]) -> Rule:
     return Rule(
         "no_dead_letters",
-        "No dead letter is open. `usage-pipeline dead-letters list` shows open ones with their reasons.",
+        "No dead letter is open. `usage-pipeline dead-letters list` shows open ones with their reasons, `dead-letters show "
+        "NUMBER` what can be done. Those that somebody discarded are not open.",
         _WARNING,
         lambda connection, *_: open_matters.dead_letter_faults(connection, families),
+        counts=lambda connection: open_matters.dead_letter_counts(connection, families),
     )
 
 
@@ -172,7 +175,10 @@ def _checks(asset: dg.AssetKey, rules: Sequence[Rule]) -> dg.AssetChecksDefiniti
                 rule = by_name[check.name]
                 asked = spans if rule.by_days else spans[-1:]
                 faults = [fault for first, last in asked for fault in rule.find(connection, first, last, settings)]
+                counts = rule.counts(connection) if rule.counts else {}
                 # Two spans may tell the same.
-                yield faults_result(list(dict.fromkeys(faults)), name=rule.name, asset=asset, severity=rule.severity)
+                yield faults_result(
+                    list(dict.fromkeys(faults)), name=rule.name, asset=asset, severity=rule.severity, counts=counts
+                )
 
     return checks

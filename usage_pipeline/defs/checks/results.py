@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from types import MappingProxyType
 
 import dagster as dg
 
@@ -22,8 +23,9 @@ def faults_result(
     severity: dg.AssetCheckSeverity,
     name: str | None = None,
     asset: dg.AssetKey | None = None,
+    counts: Mapping[str, int] = MappingProxyType({}),
 ) -> dg.AssetCheckResult:
-    """A result that passes without faults. Its metadata has a table of the first ten faults, with their keys and days.
+    """A result that passes without faults. Its metadata has `counts`, and a table of the first ten faults with keys and days.
 
     A table, and no Markdown: faults have names from outside, which the web page would render with the rights of its user.
     """
@@ -37,7 +39,7 @@ def faults_result(
         passed=not faults,
         severity=severity,
         description=f"Problems found: {len(faults)}, see `found`." if faults else "Passed: no problem found.",
-        metadata={"found": found} if found else {},
+        metadata={**counts, **({"found": found} if found else {})},
     )
 
 

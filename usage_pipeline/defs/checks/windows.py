@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from usage_pipeline.checks import costs as cost_checks
 from usage_pipeline.checks import windows as window_checks
 from usage_pipeline.checks.counters import negative_faults
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
@@ -14,7 +15,7 @@ from usage_pipeline.defs.checks.results import CHECK_SECONDS, checked_spans, fau
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.calendar import GRAINS, Grain
 from usage_pipeline.rollups.daily import current_day
-from usage_pipeline.rollups.window_tables import WINDOW_TABLES
+from usage_pipeline.rollups.window_tables import MOST_TAG_VALUES, WINDOW_TABLES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 
@@ -39,7 +40,7 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
         _check(
             EVENTS_KEY,
             "no_conflicts",
-            "No event came with the id of another event and other content. Table `ops.event_conflicts` keeps such events.",
+            "No event came with the id of another and other content, unless somebody decided (`usage-pipeline conflicts`).",
             warning,
             lambda connection, first, _, settings: window_checks.conflict_faults(
                 connection, calendar.day_window(first, settings.timezone).first
@@ -64,9 +65,31 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
         _check(
             window_key("day"),
             "models_have_prices",
-            "Every request has a cost. Without a price, `cost_usd` is NULL. Give your own prices to `usage-pipeline recost`.",
+            "Every request has a cost. Without a price, `cost_usd` is NULL. Give own prices: `usage-pipeline prices import`.",
             warning,
             lambda connection, first, last, _: window_checks.unpriced_faults(connection, first, last),
+        ),
+        _check(
+            window_key("day"),
+            "costs_agree",
+            f"What senders report for a model differs from the list price of the same requests by at most "
+            f"{cost_checks.LARGEST_DIFFERENCE:.0%}. A model of which a request has no list price is not compared.",
+            warning,
+            lambda connection, first, last, _: cost_checks.cost_difference_faults(connection, first, last),
+        ),
+        _check(
+            window_key("day"),
+            "tokens_are_attributed",
+            "All tokens of a request are input or output. Others have no price; `unattributed_tokens` counts them.",
+            warning,
+            lambda connection, first, last, _: cost_checks.unattributed_faults(connection, first, last),
+        ),
+        _check(
+            window_key("day"),
+            "tags_are_few",
+            f"No tag of ROLLUP_TAGS has more than {MOST_TAG_VALUES:,} values in a day. All beyond are one value, `other`.",
+            warning,
+            lambda connection, first, last, _: cost_checks.crowded_tag_faults(connection, first, last),
         ),
         *(
             _check(

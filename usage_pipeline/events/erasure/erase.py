@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from uuid import UUID
 
 import psycopg
 from psycopg import sql as compose
@@ -30,6 +29,8 @@ from usage_pipeline.events.erasure.refused_input import (
     without_unknown_fields,
 )
 from usage_pipeline.events.erasure.spellings import Spellings, members_of
+from usage_pipeline.events.ingest.members import identity
+from usage_pipeline.events.ingest.model import LANDING
 from usage_pipeline.events.landing.folder import DONE, Landing
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import delete_file, delete_leftovers, verified
@@ -43,6 +44,7 @@ from usage_pipeline.storage.lifecycle.timescale import hypertable_chunks
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.sql import composed, load, relation
 from usage_pipeline.storage.timescale import is_hypertable
+from usage_pipeline.values import Malformed
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,13 @@ class _Rule:
     registry: str | None = None
 
 
-EVENTS = _Rule("analytics.usage_events", "event_time", ("prompt", "extra"), registry="analytics.usage_event_ids")
+# What a client wrote as it liked, its own id too: a person may be named in it. Ids of API keys stay, as in their totals.
+EVENTS = _Rule(
+    "analytics.usage_events",
+    "event_time",
+    ("prompt", "extra", "tags", "external_id"),
+    registry="analytics.usage_event_ids",
+)
 ARCHIVES = _Rule(
     "analytics.message_archives", "event_time", removes_rows=True, registry="analytics.message_archive_ids"
 )
@@ -111,11 +119,14 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         work.erase_live_rows()
         for rule in CHUNKED:
             work.erase_chunked(rule)
+            if rule is EVENTS:
+                work.erase_corrected_events()
         work.erase_input("dead_letters")
         work.erase_input("event_conflicts")
         work.erase_refused_archives()
         work.erase_refused_members()
         work.erase_corrections()
+        work.erase_discards()
         work.forget_hashes()
         work.erase_landed(settings.landing_url)
         [(counts,)] = connection.execute(
@@ -123,7 +134,8 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         ).fetchall()
         if not work.problems:
             connection.execute(load("events/erasure/finish_erasure"), {"erasure_id": work.erasure_id})
-        log.info("erasure %d as %s: %s", work.erasure_id, work.pseudonym, counts)
+        if counts:
+            log.info("erasure %d as %s: %s", work.erasure_id, work.pseudonym, counts)
         return work.told(counts)
 
 
@@ -191,6 +203,8 @@ class _Work:
             self._erase_rows(EVENTS)
             [(merged,)] = self._connection.execute(load("events/erasure/merge_user_days"), self._names).fetchall()
             self._note("analytics.usage_user_daily", merged)
+            [(renamed,)] = self._connection.execute(load("events/erasure/rename_tag_values"), self._names).fetchall()
+            self._note("analytics.usage_tag_daily", renamed)
             for (table,) in self._connection.execute(load("events/erasure/select_user_tables")).fetchall():
                 if table not in {rule.table for rule in CHUNKED}:
                     self._change_rows(_Rule(table, ""))
@@ -263,9 +277,24 @@ class _Work:
                     self._replace_input("dead_letters", number, erased, reason)
                     self._note("ops.dead_letters", 1)
 
+    def erase_corrected_events(self) -> None:
+        """Forgets earlier versions of events, and events that were taken out. Before the texts that go with an erased event."""
+        with self._connection.transaction():
+            self._connection.execute(load("events/erasure/erase_corrected_events"), self._names)
+
     def erase_corrections(self) -> None:
         """Erases in what people put right by hand, and in their reasons."""
         self._erase_corrections("%", is_theirs=False)
+
+    def erase_discards(self) -> None:
+        """Erases in the reasons for which dead letters were discarded."""
+        for (reason,) in self._connection.execute(load("events/erasure/select_discard_reasons")).fetchall():
+            erased = erased_text(reason, self._who, self.pseudonym)
+            if erased != reason:
+                with self._connection.transaction():
+                    arguments = {"reason": reason, "erased": erased}
+                    done = self._connection.execute(load("events/erasure/erase_discard_reasons"), arguments)
+                    self._note("ops.dead_letters", done.rowcount)
 
     def forget_hashes(self) -> None:
         """Forgets the hashes that conflicts keep of what is erased."""
@@ -330,10 +359,11 @@ class _Work:
         )
 
     def _has_event_id(self, raw: bytes, query: str) -> bool:
-        event_id = dict(members_of(raw) or ()).get("event_id")
+        members = dict(members_of(raw) or ())
         try:
-            found = self._connection.execute(query, (UUID(event_id),))
-        except (AttributeError, TypeError, ValueError):
+            known = identity(members["event_id"], members.get("source"), LANDING)
+            found = self._connection.execute(query, (known.event_id,))
+        except (AttributeError, KeyError, TypeError, ValueError, Malformed):
             return False
         return found.fetchone() is not None
 

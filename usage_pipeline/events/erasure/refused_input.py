@@ -16,15 +16,25 @@ from usage_pipeline.drain.batch import raw_value
 from usage_pipeline.drain.event_queue import RequestEvent
 from usage_pipeline.events.erasure.redis_dump import texts_of
 from usage_pipeline.events.erasure.spellings import Members, Number, Spellings, members_of
-from usage_pipeline.events.ingest.model import MessageArchive, UsageEvent
+from usage_pipeline.events.ingest.members import identity
+from usage_pipeline.events.ingest.model import LANDING, MessageArchive, UsageEvent
+from usage_pipeline.events.units.providers import without_texts
+from usage_pipeline.events.units.registry import SENT_UNITS
+from usage_pipeline.values import Malformed
 
-_FREE = {"prompt", "extra", "prompt_full", "response_full"}
+_FREE = {"prompt", "extra", "tags", "prompt_full", "response_full"}
+# Known members that hold others. What is no number in them goes.
+_COUNTS = {"usage", "provider_usage"}
+# One of these is in each usage event and each archive, and in no request event.
+_OF_EVENTS = {"event_time", "prompt_full", "response_full"}
 # Members and fields that the pipeline knows; others are extra.
 _KNOWN = {
     *RequestEvent.__struct_fields__,
     *(set(UsageEvent.__struct_fields__) | set(MessageArchive.__struct_fields__)) - _FREE,
     *("upload_count", "total_file_size", "last_used_at"),
 }
+# Members of an event's row that a client chose, and that may tell who somebody is.
+_NAMING = {"tags", "source", "external_id"}
 _ERASED_VALUE = "a value that was erased"
 # The drain writes the hash of the stored event into the reason: with it, an erased id could be found by trying.
 _HASH = re.compile(r" \(hash [0-9a-f]+\)")
@@ -62,17 +72,27 @@ def without_unknown_fields(raw: bytes) -> bytes | None:
     return _packed(kept) if len(kept) < len(pairs) else None
 
 
-def erased_correction(
-    values: Mapping[str, str | None], who: Spellings, pseudonym: str, *, is_theirs: bool
-) -> dict[str, str | None]:
-    """The members of a correction without the user; values are texts, or JSON. `is_theirs`: unknown members go as a whole."""
+def erased_correction(values: Mapping[str, Any], who: Spellings, pseudonym: str, *, is_theirs: bool) -> dict[str, Any]:
+    """The members of a correction without the user. Values are texts that may be JSON, or those of an event's row.
+
+    `is_theirs`: unknown members go as a whole. Of a row of the user, what may name a person goes.
+    """
+    is_of_user = values.get("user_id") == who.user_id
     return {
-        name: value if value is None else _erased_value(name, value, who, pseudonym, is_theirs)
+        name: _erased_value(name, value, who, pseudonym, is_theirs)
         for name, value in values.items()
+        if not (is_of_user and name in _NAMING)
     }
 
 
-def _erased_value(name: str, value: str, who: Spellings, pseudonym: str, is_theirs: bool) -> str:
+def _erased_value(name: str, value: Any, who: Spellings, pseudonym: str, is_theirs: bool) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            erased_text(each, who, pseudonym): _erased_value(each, inner, who, pseudonym, is_theirs=False)
+            for each, inner in value.items()
+        }
+    if not isinstance(value, str):
+        return value
     read = (members_of(b'{"": %b}' % value.encode()) or [("", None)])[0][1]
     if value == who.user_id or (who.means(read) and (name == "user_id" or not isinstance(read, Number))):
         return pseudonym
@@ -104,17 +124,47 @@ def erased_reason(reason: str) -> str:
 
 
 def _free(members: Members) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in members if name not in _KNOWN or name == "user_id"]
+    return [(name, value) for name, value in members if name not in _KNOWN or name in ("user_id", *_COUNTS)]
 
 
 def _encoded(members: Members, user: Any) -> bytes:
-    """The known members as they were; the last one of a name counts. A known member that holds others is no value of it."""
-    kept = {name: _written(value) for name, value in members if name in _KNOWN and not isinstance(value, list)}
+    """The known members as they were; the last one of a name counts. A known member that holds others is no value of it,
+    but for counts. An id that is no UUID may tell of a person: the row's own takes its place.
+    """
+    kept = {
+        name: _written(value)
+        for name, value in members
+        if name in _KNOWN and (not isinstance(value, list) or name in _COUNTS)
+    }
+    for name in _COUNTS & kept.keys():
+        if isinstance(kept[name], dict):
+            kept[name] = without_texts(kept[name]) if name == "provider_usage" else _numbers(kept[name])
+    if kept.keys() & _OF_EVENTS or _OF_EVENTS & {name for name, _ in members}:
+        kept |= _own_id(kept)
     return msgspec.json.encode(kept if user is None else kept | {"user_id": _written(user)})
 
 
+def _numbers(counts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in counts.items() if name in SENT_UNITS and isinstance(value, msgspec.Raw)}
+
+
+def _own_id(members: Mapping[str, Any]) -> dict[str, str]:
+    """The id of the row of an event, where its client gave another one; nothing for what is no id."""
+    event_id, source = members.get("event_id"), members.get("source")
+    if not isinstance(event_id, str) or not isinstance(source, str | None):
+        return {}
+    try:
+        return {"event_id": str(identity(event_id, source, LANDING).event_id)}
+    except Malformed:
+        return {"event_id": ""}
+
+
 def _written(value: Any) -> Any:
-    return msgspec.Raw(value.encode()) if isinstance(value, Number) else value
+    if isinstance(value, Number):
+        return msgspec.Raw(value.encode())
+    if isinstance(value, Members):
+        return {name: _written(inner) for name, inner in value}
+    return [_written(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _erased_hash(raw: bytes, who: Spellings, pseudonym: bytes) -> bytes | None:

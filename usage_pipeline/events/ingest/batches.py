@@ -12,6 +12,7 @@ from psycopg import sql as compose
 from usage_pipeline.drain.batch import new_batch_id
 from usage_pipeline.events.ingest.documents import Items
 from usage_pipeline.events.ingest.model import (
+    LANDING,
     MAX_ARCHIVE_BYTES,
     MAX_EVENT_BYTES,
     EventWindow,
@@ -19,6 +20,7 @@ from usage_pipeline.events.ingest.model import (
     Parse,
     parse_archive,
     parse_event,
+    with_source,
 )
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.partitions import ensure_chunks
@@ -85,10 +87,10 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class LetterBox:
-    """For rejected items that become dead letters: the source they came from, and the position of its first item."""
+    """For rejected items that become dead letters: the source they came from, and the position in it of each item."""
 
     source_key: bytes
-    first_position: int = 0
+    positions: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +112,23 @@ def ingest(
     *,
     source: str,
     settings: Settings,
+    sender: str = LANDING,
     now: datetime | None = None,
     letters: LetterBox | None = None,
 ) -> IngestReport:
     """Stores the JSON items in one transaction on an autocommit connection; what it reports is committed.
 
     An item that breaks a rule is rejected by its index; the others are stored. An item whose id is stored is a duplicate if
-    only its time differs, else a conflict, which ops.event_conflicts keeps. `source` is noted with the batch. With `letters`,
-    rejected items become dead letters: use it when no caller hears of them.
+    only its time differs, else a conflict, which ops.event_conflicts keeps. `source` is noted with the batch. `sender` gives
+    the ids that are no UUIDs, where the item names no source. With `letters`, rejected items become dead letters: use it when
+    no caller hears of them.
     Raises psycopg.Error when PostgreSQL fails. Then nothing of the batch is stored, and it may be sent again.
     """
     now = now or datetime.now(UTC)
     batch_id = new_batch_id(int(now.timestamp() * 1000))
     window = EventWindow.around(now, settings)
-    parsed, rejected = _parse(kind, items, window)
-    batch = _Batch(batch_id, now, source, kind, items, window, parsed, rejected, letters)
+    parsed, rejected = _parse(kind, items, window, sender)
+    batch = _Batch(batch_id, now, source, sender, kind, items, window, parsed, rejected, letters)
     if kind is EVENTS and (report := _store_new(connection, batch, settings)):
         return report
     for attempt in range(1, _ATTEMPTS + 1):
@@ -141,6 +145,7 @@ class _Batch:
     batch_id: str
     read_at: datetime
     source: str
+    sender: str
     kind: Kind
     items: Items
     window: EventWindow
@@ -151,19 +156,19 @@ class _Batch:
     def whole(self, position: int) -> Item:
         """A valid item with its row."""
         item = self.parsed[position]
-        return item if item.payload else self.kind.parse(self.items[position], self.window)
+        return item if item.payload else self.kind.parse(self.items[position], self.window, self.sender)
 
     def report(self, *, inserted: int, duplicates: int, conflicts: int, rejected: Sequence[Rejection]) -> IngestReport:
         return IngestReport(self.batch_id, len(self.items), inserted, duplicates, conflicts, tuple(sorted(rejected)))
 
 
-def _parse(kind: Kind, items: Items, window: EventWindow) -> tuple[dict[int, Item], list[Rejection]]:
+def _parse(kind: Kind, items: Items, window: EventWindow, sender: str) -> tuple[dict[int, Item], list[Rejection]]:
     parsed: dict[int, Item] = {}
     rejected: list[Rejection] = []
     kept = 0
     for index, item in enumerate(items):
         try:
-            found = kind.parse(item, window)
+            found = kind.parse(item, window, sender)
             kept += len(found.payload)
             parsed[index] = found if kept <= KEPT_BYTES else structs.replace(found, payload=b"")
         except Malformed as malformed:
@@ -182,6 +187,8 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
     if not positions:
         return None
     events = [batch.parsed[position] for position in positions]
+    # Most batches have none of the members that most events do not have.
+    is_wide = any(event.is_wide for event in events)
     times = [event.event_time for event in events if event.event_time]
     keys = [f"{event.event_id.int:032x}\t{at.isoformat()}" for event, at in zip(events, times, strict=True)]
     report = batch.report(inserted=len(events), duplicates=0, conflicts=0, rejected=batch.rejected)
@@ -193,13 +200,14 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
                 )
                 # We put the rows together while the server is busy with the ids.
                 rows: Iterable[bytes] = (
-                    b"%b\t%b\n" % (key.encode(), batch.whole(position).payload)
-                    for key, position in zip(keys, positions, strict=True)
+                    b"".join((key.encode(), b"\t", event.wide_payload() if is_wide else event.payload, b"\n"))
+                    for key, event in zip(keys, map(batch.whole, positions), strict=True)
                 )
                 if events[-1].payload and all(event.payload for event in events):
                     rows = list(rows)
                 quarters = {int(at.timestamp()) // _QUARTER_SECONDS for at in times}
-            with cursor.copy(load("events/ingest/copy_usage_events")) as copy:
+            copy_rows = "events/ingest/copy_wide_usage_events" if is_wide else "events/ingest/copy_usage_events"
+            with cursor.copy(load(copy_rows)) as copy:
                 _write(copy, rows)
             moments = [datetime.fromtimestamp(quarter * _QUARTER_SECONDS, UTC) for quarter in quarters]
             touched = {"moments": moments, "timezone": settings.usage_timezone}
@@ -248,7 +256,7 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
                 "event_id": parsed[position].event_id,
                 "stored_hash": stored_hash,
                 "other_hash": other_hash,
-                "other_payload": bytes(items[position]),
+                "other_payload": with_source(bytes(items[position]), batch.sender),
                 "batch_id": batch.batch_id,
             }
             for position, stored_hash, other_hash in conflicting
@@ -290,7 +298,7 @@ def _letters(batch: _Batch, letters: LetterBox, rejected: Sequence[Rejection]) -
         {
             "family": batch.kind.dead_letter_family,
             "source_key": letters.source_key,
-            "position": letters.first_position + rejection.index,
+            "position": letters.positions[rejection.index],
             "reason": rejection.reason,
             "raw": bytes(batch.items[rejection.index]),
             "read_at": batch.read_at,
@@ -302,20 +310,13 @@ def _letters(batch: _Batch, letters: LetterBox, rejected: Sequence[Rejection]) -
 def _stage(cursor: psycopg.Cursor, batch: _Batch) -> None:
     copy_to = compose.SQL("copy {} from stdin").format(compose.Identifier(batch.kind.staging_table))
     with cursor.copy(copy_to) as copy:
-        _write(copy, (batch.whole(position).staged(position) for position in batch.parsed))
+        _write(copy, (piece for position in batch.parsed for piece in batch.whole(position).staged(position)))
 
 
-def _write(copy: psycopg.Copy, lines: Iterable[bytes]) -> None:
-    part: list[bytes] = []
+def _write(copy: psycopg.Copy, lines: Iterable[bytes | memoryview]) -> None:
+    part: list[bytes | memoryview] = []
     size = 0
     for line in lines:
-        if len(line) >= _BYTES_PER_WRITE:
-            # Joined to others, it would be there twice.
-            copy.write(b"".join(part))
-            copy.write(line)
-            part.clear()
-            size = 0
-            continue
         part.append(line)
         size += len(line)
         if len(part) >= _LINES_PER_WRITE or size >= _BYTES_PER_WRITE:

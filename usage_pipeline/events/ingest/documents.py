@@ -14,12 +14,17 @@ from typing import Any, overload
 import msgspec
 
 from usage_pipeline import values
+from usage_pipeline.events.ingest.flat_objects import flat_object
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
 Items = Sequence[bytes | memoryview | msgspec.Raw]
 
 # What is split at a time, unless an item is longer.
 WINDOW_BYTES = 2**20
+# An item that is longer is looked through, and not decoded to find its end, if it is an object of texts. Of the service's input
+# all that is larger than an event may be must be such.
+LONG_ITEM_BYTES = 2**24
+MOST_DECODED_BYTES = 2**25
 # Places in a window that look like the end of an item and may be none.
 _TRIES = 3
 _SPACES = b" \t\n\r"
@@ -94,14 +99,16 @@ class Timely(Sequence[bytes | memoryview | msgspec.Raw]):
 def items_of(
     document: bytes | bytearray, member: str, *, most: int | None = None, most_bytes: int | None = None
 ) -> Items:
-    """The items of a JSON array, or of `{"<member>": [...]}`. It does not look further than the first `most` items.
+    """The items of a JSON array, of `{"<member>": [...]}`, or the one item that has an `event_id` itself.
 
-    An item of more than `most_bytes` may end it with TooLargeItem.
+    It does not look further than the first `most` items. An item of more than `most_bytes` may end it with TooLargeItem.
     Raises TooManyItems, UnreadableDocument, or Malformed when the document is other JSON.
     """
     error: Exception | None = None
+    is_object = _OPENING_BRACE.match(document) is not None
+    if is_object and (most_bytes is None or len(document) <= most_bytes) and _is_item(document, member):
+        return _Slices(document, array("Q", (0, len(document))))
     if len(document) <= WINDOW_BYTES:
-        is_object = _OPENING_BRACE.match(document) is not None
         try:
             return _items(_decoder(member if is_object else None, most)(document))
         except UNREADABLE_JSON as fault:
@@ -116,8 +123,31 @@ def items_of(
     return _Slices(document, ends)
 
 
+def lines_of(document: bytes | bytearray, *, most: int | None = None, most_bytes: int | None = None) -> Items:
+    """The items of JSON lines; empty lines are none. It does not look further than the first `most` items.
+
+    Whether a line is JSON is not looked at: a faulty one is refused like any other item.
+    Raises TooManyItems, and TooLargeItem for a line of more than `most_bytes`.
+    """
+    ends = array("Q")
+    place = _skipped(document, 0)
+    while place < len(document):
+        if most is not None and len(ends) >= 2 * most:
+            raise _too_many(most)
+        end = document.find(b"\n", place)
+        end = len(document) if end < 0 else end
+        if most_bytes is not None and end - place > most_bytes:
+            raise TooLargeItem(f"body: expected lines of at most {most_bytes} bytes, came one of {end - place}")
+        ends.extend((place, end))
+        place = _skipped(document, end)
+    return _Slices(document, ends)
+
+
 def items_in(document: bytes | bytearray, member: str) -> Iterator[bytes]:
     """The same, one by one, of a document with any number of items. It reads it to its end before it gives the first one."""
+    if _OPENING_BRACE.match(document) is not None and _is_item(document, member):
+        yield bytes(document)
+        return
     for _ in _spans(document, member, None, None, None):
         pass
     for start, end in _spans(document, member, None, None, None):
@@ -137,6 +167,25 @@ def _decoder(member: str | None, most: int | None) -> Callable[[bytes | bytearra
         array_ = msgspec.defstruct("Items", fields, array_like=True, forbid_unknown_fields=True, gc=False)
     document = msgspec.defstruct("Document", [(member, array_)], forbid_unknown_fields=True) if member else array_
     return msgspec.json.Decoder(document).decode
+
+
+@cache
+def _outline(member: str) -> Callable[[bytes | bytearray], Any]:
+    """Decodes which of the members are there that tell an item from a document with items."""
+    names = ("event_id", member)
+    outline = msgspec.defstruct("Outline", [(name, msgspec.Raw, msgspec.UNSET) for name in names], gc=False)
+    return msgspec.json.Decoder(outline).decode
+
+
+def _is_item(document: bytes | bytearray, member: str) -> bool:
+    if re.match(rb'[ \t\n\r]*\{[ \t\n\r]*"%b"' % member.encode(), document):
+        # Without a look at all of it, which may be large.
+        return False
+    try:
+        found = _outline(member)(document)
+    except UNREADABLE_JSON:
+        return False
+    return found.event_id is not msgspec.UNSET and getattr(found, member) is msgspec.UNSET
 
 
 def _items(decoded: Any) -> Sequence[msgspec.Raw]:
@@ -169,7 +218,7 @@ def _spans(
             while end == place:
                 for cut in _cuts(document, place, min(place + size, last), last):
                     try:
-                        raws = _items(_split(b"".join((b"[", memoryview(document)[place:cut], b"]")), most))
+                        raws = _items(_split(_as_array(document, place, cut), most))
                     except UNREADABLE_JSON as fault:
                         if "of at most length" in str(fault):
                             raise _too_many(most) from None
@@ -188,7 +237,17 @@ def _spans(
                             f"body: expected items of at most {most_bytes} bytes, came one of {size} or more"
                         )
                     size *= 2
+                    if size >= LONG_ITEM_BYTES:
+                        if (found := flat_object(document, place)) and found.end <= last:
+                            end = found.end
+                            yield place, end
+                        elif most_bytes is not None and size > MOST_DECODED_BYTES:
+                            raise TooLargeItem(
+                                f"body: expected items above {MOST_DECODED_BYTES} bytes to be objects of texts, came another"
+                            )
             place = end if end >= last else _after(document, end, b",")
+            if end < last <= place:
+                raise msgspec.DecodeError("Trailing comma in array")
     except UNREADABLE_JSON as fault:
         error = error or fault
         kind = Malformed if isinstance(error, msgspec.ValidationError) else UnreadableDocument
@@ -260,6 +319,12 @@ def _cuts(document: bytes | bytearray, place: int, stop: int, last: int) -> Iter
     if comma < 0 and (comma := window.rfind(b",")) > 0:
         # Perhaps these are no objects.
         yield place + comma
+
+
+def _as_array(document: bytes | bytearray, begin: int, end: int) -> bytes:
+    """An array of what is there, with one copy of it."""
+    with memoryview(document) as view, view[begin:end] as part:
+        return b"".join((b"[", part, b"]"))
 
 
 def _split(text: bytes, most: int | None) -> Any:

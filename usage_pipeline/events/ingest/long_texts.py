@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from usage_pipeline.storage.copy_text import escaped
+from usage_pipeline.storage.copy_text import NULL, escaped
 from usage_pipeline.values import Malformed
 
 PIECE_BYTES = 2**18
@@ -19,34 +19,36 @@ _FIRST_HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\Z")
 _CUT_CHARACTER = re.compile(rb"(?:[\xc0-\xff]|[\xe0-\xff][\x80-\xbf]|[\xf0-\xff][\x80-\xbf]{2})\Z")
 
 
-def copied_text(name: str, written: bytes | memoryview, most: int) -> bytes | None:
-    """The COPY text of a JSON string of at most `most` characters; None for null and for an empty one.
+def append_copied(line: bytearray, name: str, written: bytes | memoryview, most: int) -> bool:
+    """Appends the COPY text of a JSON string of at most `most` characters; that of null, and False, for null and an empty one.
 
     Raises Malformed, or msgspec.DecodeError when it is no text.
     """
+    before = len(line)
     view = memoryview(written)
     if bytes(view[:4]) == b"null":
-        return None
+        line += NULL
+        return False
     if bytes(view[:1]) != b'"':
         raise msgspec.ValidationError(f"Expected `str | null` - at `$.{name}`")
-    found: list[bytes] = []
     characters = 0
-    for text in _texts(view[1:-1]):
+    for text in texts_of(view[1:-1]):
         if "\0" in text:
             place = characters + text.index("\0")
             raise Malformed(f"{name}: expected no NUL character, came one at position {place}")
         characters += len(text)
         if characters <= most:
-            found.append(escaped(text))
-        else:
-            found.clear()
+            line += escaped(text)
     if characters > most:
         raise Malformed(f"{name}: expected at most {most} characters, came {characters}")
-    return b"".join(found) or None
+    if len(line) == before:
+        line += NULL
+        return False
+    return True
 
 
-def _texts(content: memoryview) -> Iterator[str]:
-    """The text in pieces. Raises msgspec.DecodeError or UnicodeDecodeError."""
+def texts_of(content: memoryview) -> Iterator[str]:
+    """What is between the quotes of a JSON string, decoded in pieces. Raises msgspec.DecodeError or UnicodeDecodeError."""
     place = 0
     while place < len(content):
         piece = bytes(content[place : place + PIECE_BYTES])

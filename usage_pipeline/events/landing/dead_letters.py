@@ -1,12 +1,39 @@
 """Replays dead letters of landed files. The item goes through the same ingest again, and counts once because of its id."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+
 import psycopg
 
-from usage_pipeline.drain.dead_letters import ReplayResult, StoredDeadLetter
+from usage_pipeline.drain.corrections import Settable
+from usage_pipeline.drain.dead_letters import Other, ReplayResult, StoredDeadLetter
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, ingest
+from usage_pipeline.events.ingest.model import EventWindow, MessageArchive, UsageEvent
+from usage_pipeline.events.landing.items import has_lines
 from usage_pipeline.settings import Settings
 
 KINDS = {kind.dead_letter_family: kind for kind in (EVENTS, ARCHIVES)}
+_SETTABLE = {EVENTS.name: Settable.of(UsageEvent), ARCHIVES.name: Settable.of(MessageArchive)}
+
+
+def landed(settings: Settings) -> Mapping[str, Other]:
+    """What to do with dead letters of landed files, by their families."""
+    replay, read = partial(replay_item, settings=settings), partial(expect_readable, settings=settings)
+    return {family: Other(replay, read, _SETTABLE[kind.name]) for family, kind in KINDS.items()}
+
+
+def place(letter: StoredDeadLetter) -> str:
+    """Where in its source it was: `line 17` of JSON lines, `item 3` of a JSON array or of the queue; empty for a key."""
+    if letter.position is None:
+        return ""
+    is_line = letter.family in KINDS and has_lines(letter.source_key.decode(errors="replace"))
+    return f"{'line' if is_line else 'item'} {letter.position}"
+
+
+def expect_readable(letter: StoredDeadLetter, settings: Settings) -> None:
+    """Raises Malformed if the item breaks a rule, whatever is stored."""
+    KINDS[letter.family].parse(letter.raw, EventWindow.around(datetime.now(UTC), settings))
 
 
 def replay_item(connection: psycopg.Connection, letter: StoredDeadLetter, settings: Settings) -> ReplayResult:

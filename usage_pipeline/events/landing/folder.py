@@ -1,7 +1,7 @@
 """The landing folder: files of events that others put there, and what is in it that is not read.
 
-`*.json`, `*.jsonl` and both with `.gz` hold events; below `archives/` they hold message archives. A file that was read moves to
-`done/`. A file that cannot be read moves to `broken/`, with its reason beside it.
+`*.json`, `*.jsonl`, `*.ndjson` and all with `.gz` hold events; below `archives/` they hold message archives. A file that was
+read moves to `done/`. A file that cannot be read moves to `broken/`, with its reason beside it.
 """
 
 import posixpath
@@ -19,13 +19,13 @@ from usage_pipeline.server_urls import without_password
 from usage_pipeline.storage.postgres import first_line
 
 # A name that begins with . or _ is that of a file that is not finished.
-ADDRESS = re.compile(r"(?:archives/)?[^./_][^/]*\.jsonl?(?:\.gz)?")
+ADDRESS = re.compile(r"(?:archives/)?[^./_][^/]*\.(?:jsonl?|ndjson)(?:\.gz)?")
 ARCHIVES_FOLDER, DONE, BROKEN = "archives", "done", "broken"
 # A look for files that are not read lists at most this many subfolders, and names at most this many files.
 MOST_FOLDERS = 100
 MOST_UNREAD = 1_000
 _SHOWN_UNREAD = 3
-READ_KINDS = "Read are *.json and *.jsonl, also with .gz, in the folder itself and in archives/"
+READ_KINDS = "Read are *.json, *.jsonl and *.ndjson, also with .gz, in the folder itself and in archives/"
 # The names that file systems give to the time of the last change of a file. Some also have a tag, which changes with the file.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 _CHANGED = ("ETag", "etag", *_TIMES)

@@ -16,32 +16,39 @@ class BrokenFile(Exception):
     """A file that cannot be read to its end; the message says what was expected and what came."""
 
 
-def items_of_file(stream: BinaryIO, name: str, member: str, limit_bytes: int) -> Iterator[bytes]:
-    """The JSON items of a file. Its `name` tells the format. A document, or a line, may have `limit_bytes` decompressed.
+def items_of_file(stream: BinaryIO, name: str, member: str, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """The JSON items of a file, each with its position: its line from 1 on, or in a JSON array its index from 0 on.
+
+    The `name` of the file tells the format. A document, or a line, may have `limit_bytes` decompressed.
 
     Raises BrokenFile after the items before the fault, and OSError when the file system fails.
     """
     is_packed = name.endswith(".gz")
     plain: _Readable = gzip.GzipFile(fileobj=stream) if is_packed else stream
     try:
-        if name.removesuffix(".gz").endswith(".jsonl"):
+        if has_lines(name):
             yield from _lines(plain, limit_bytes)
         else:
-            yield from items_in(_whole(plain, limit_bytes), member)
+            yield from enumerate(items_in(_whole(plain, limit_bytes), member))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BrokenFile(f"expected a whole gzip file, came one with a fault: {error}") from None
     except Malformed as malformed:
         raise BrokenFile(str(malformed)) from None
 
 
-def _lines(stream: _Readable, limit_bytes: int) -> Iterator[bytes]:
+def has_lines(name: str) -> bool:
+    """Whether a file of that name has JSON lines; else it is one JSON document."""
+    return name.removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+
+
+def _lines(stream: _Readable, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
     number = 0
     while line := stream.readline(limit_bytes + 1):
         number += 1
         if len(line) > limit_bytes:
             raise BrokenFile(f"line {number}: expected at most {limit_bytes} bytes (MAX_GZIP_SIZE x 20), came more")
         if not line.isspace():
-            yield line.strip()
+            yield number, line.strip()
 
 
 def _whole(stream: _Readable, limit_bytes: int) -> bytes:

@@ -146,8 +146,9 @@ def _read(connection: psycopg.Connection, landing: Landing, file: LandedFile, se
     reason = None
     with landing.files.open(landing.path(file.address), "rb") as stream:
         try:
-            for batch in _batches(items_of_file(stream, file.address, file.kind.name, settings.max_decompressed_bytes)):
-                letters = LetterBox(file.address.encode(), totals["received"])
+            items = items_of_file(stream, file.address, file.kind.name, settings.max_decompressed_bytes)
+            for positions, batch in _batches(items):
+                letters = LetterBox(file.address.encode(), positions)
                 report = ingest(
                     connection, file.kind, batch, source=f"file:{file.address}", settings=settings, letters=letters
                 )
@@ -159,22 +160,24 @@ def _read(connection: psycopg.Connection, landing: Landing, file: LandedFile, se
     return FileReport(file.address, outcome, reason, received, inserted, duplicates, conflicts, rejected)
 
 
-def _batches(items: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """Batches of bounded length and size. The batches before a fault come before its error is raised."""
+def _batches(items: Iterator[tuple[int, bytes]]) -> Iterator[tuple[list[int], list[bytes]]]:
+    """Batches of bounded length and size, with the positions of their items. Those before a fault come before its error."""
     broken: BrokenFile | None = None
+    positions: list[int] = []
     batch: list[bytes] = []
     size = 0
     try:
-        for item in items:
+        for position, item in items:
+            positions.append(position)
             batch.append(item)
             size += len(item)
             if len(batch) >= _ITEMS_PER_BATCH or size >= _BYTES_PER_BATCH:
-                yield batch
-                batch, size = [], 0
+                yield positions, batch
+                positions, batch, size = [], [], 0
     except BrokenFile as fault:
         broken = fault
     if batch:
-        yield batch
+        yield positions, batch
     if broken is not None:
         raise broken
 

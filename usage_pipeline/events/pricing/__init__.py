@@ -1,1 +1,1 @@
-"""Prices of models: from the package genai-prices, and from price tables of the user. `rollups/` computes costs with them."""
+"""Prices of models: from the package genai-prices, and own prices above them. `rollups/` computes costs with them."""

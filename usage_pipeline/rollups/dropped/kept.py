@@ -12,7 +12,7 @@ from datetime import date, datetime
 import psycopg
 
 from usage_pipeline.rollups.calendar import Grain, Window
-from usage_pipeline.rollups.window_tables import EVENT_PARTS
+from usage_pipeline.rollups.window_tables import EVENT_PARTS, MOST_TAG_VALUES
 from usage_pipeline.storage.chunks.dropped import DropRules
 from usage_pipeline.storage.sql import load
 
@@ -67,6 +67,9 @@ def keep_before_drop(connection: psycopg.Connection, table: str, start: datetime
             "first": max(edge.first, start),
             "until": min(edge.end, end),
             "price_version": edge.price_version,
+            # The tags that the day has.
+            "rollup_tags": None,
+            "most_values": MOST_TAG_VALUES,
         }
         for part in EVENT_PARTS[edge.grain]:
             connection.execute(part.keeping(f"rollups/replace_{part.name}"), share)

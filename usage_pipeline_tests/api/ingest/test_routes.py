@@ -44,6 +44,56 @@ def test_events_are_stored_before_the_answer(
     assert {event_id for (event_id,) in stored} == {one["event_id"] for one in events}
 
 
+@pytest.mark.parametrize("media_type", ["application/x-ndjson", "application/jsonl; charset=utf-8"])
+@pytest.mark.parametrize("is_gzip", [False, True])
+def test_events_may_come_one_a_line_and_are_rejected_by_the_number_of_their_line(
+    ingest_client: httpx.Client, postgres: psycopg.Connection, media_type: str, is_gzip: bool
+) -> None:
+    lines = [json.dumps(event()), "", "nonsense", json.dumps(event(team="")), json.dumps(event()), "[1]"]
+    body = "\n".join(lines).encode()
+    headers = {"Content-Type": media_type} | ({"Content-Encoding": "gzip"} if is_gzip else {})
+    response = ingest_client.post(EVENTS_PATH, content=gzip.compress(body) if is_gzip else body, headers=headers)
+    answer = response.json()
+    assert (response.status_code, answer["received"], answer["inserted"]) == (200, 5, 2)
+    assert [one["index"] for one in answer["rejected"]] == [1, 2, 4]
+    assert count_of(postgres, "analytics.usage_events") == 2
+
+
+def test_too_many_lines_are_refused_as_a_whole(settings: Settings, postgres: psycopg.Connection) -> None:
+    with serving(settings.model_copy(update={"max_bulk_size": 2})) as service:
+        client = service.with_token(new_token(postgres))
+        body = "\n".join(json.dumps(event()) for _ in range(3))
+        response = client.post(EVENTS_PATH, content=body, headers={"Content-Type": "application/x-ndjson"})
+        assert "MAX_BULK_SIZE" in expect_problem(response, 413, "too-many-items")
+    assert count_of(postgres, "analytics.usage_events") == 0
+
+
+def test_a_single_event_needs_no_array(ingest_client: httpx.Client, postgres: psycopg.Connection) -> None:
+    assert ingest_client.post(EVENTS_PATH, json=event()).json()["inserted"] == 1
+    assert ingest_client.post(EVENTS_PATH, json=event(team="")).json()["rejected"][0]["index"] == 0
+    assert count_of(postgres, "analytics.usage_events") == 1
+
+
+def test_ids_that_are_no_uuids_are_unique_for_their_sender_or_source(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    with serving(settings) as service:
+        answers = []
+        for name, source in (("one", ...), ("two", ...), ("one", ...), ("two", "one"), ("one", "gateway-1")):
+            client = service.with_token(new_token(postgres, name=name))
+            sent = event(event_id="chatcmpl-213", source=source, event_time=NOW.isoformat())
+            answers.append(client.post(EVENTS_PATH, json=[sent]).json())
+    assert [(answer["inserted"], answer["duplicates"]) for answer in answers] == [
+        (1, 0),
+        (1, 0),
+        (0, 1),
+        (0, 1),
+        (1, 0),
+    ]
+    stored = postgres.execute("select source, external_id from analytics.usage_events order by source").fetchall()
+    assert stored == [("gateway-1", "chatcmpl-213"), ("one", "chatcmpl-213"), ("two", "chatcmpl-213")]
+
+
 def test_duplicates_conflicts_and_rejected_items_are_told_apart(
     ingest_client: httpx.Client, postgres: psycopg.Connection
 ) -> None:

@@ -21,7 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from usage_pipeline.api.metrics import exposition
 from usage_pipeline.api.metrics import pipeline as pipeline_metrics
+from usage_pipeline.drain.dead_letters import Choice
 from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.drain.ways_out.discard import Decision, discard
 from usage_pipeline.local.servers.ports import free_port, is_listening
 from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.settings import Settings, load_settings
@@ -172,7 +174,7 @@ def test_without_a_database_its_readings_vanish_and_the_rest_stays() -> None:
 
 
 def test_what_waits_what_is_drained_and_what_was_refused(
-    service: Service, settings: Settings, redis_client: redis.Redis, redis_url: str
+    service: Service, settings: Settings, redis_client: redis.Redis, redis_url: str, postgres: psycopg.Connection
 ) -> None:
     recorder = Recorder.connect(redis_url)
     for number in range(7):
@@ -200,12 +202,18 @@ def test_what_waits_what_is_drained_and_what_was_refused(
     assert drained.value("drain_batches_per_second", family="api_key") == pytest.approx(1 / 300)
     assert drained.value("drain_keys_per_second", family="event") == pytest.approx(1 / 300)
     assert drained.value("dead_letters_open", family="api_key") == 1
+    assert drained.value("dead_letters_discarded", family="api_key") == 0
     since = drained.value("drain_last_batch_age_seconds", family="api_key")
     assert since is not None
     assert 0 <= since < 60
     lag = drained.value("drain_longest_lag_seconds", family="api_key")
     assert lag is not None
     assert 0 < lag < 60
+
+    discard(postgres, Choice(families=["api_key"]), Decision("a test", "somebody@host"))
+    decided = Scrape(service.client)
+    assert decided.value("dead_letters_open", family="api_key") == 0
+    assert decided.value("dead_letters_discarded", family="api_key") == 1
 
 
 def test_the_spread_over_instances_has_labels_for_the_ten_busiest_only(

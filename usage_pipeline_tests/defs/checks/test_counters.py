@@ -11,6 +11,8 @@ import pytest
 import redis
 
 from usage_pipeline.defs.checks.results import SHOWN_FAULTS, faults_result
+from usage_pipeline.drain.dead_letters import Choice
+from usage_pipeline.drain.ways_out.discard import Decision, discard
 from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline_tests.defs.check_results import problems
 from usage_pipeline_tests.rigs.clock import days_ago, today
@@ -218,3 +220,20 @@ def test_reconciliation_is_an_asset_that_says_what_is_missing(
     assert found == {
         "ops/reconciliation.nothing_is_missing": f"token of {today()}: 3 of 4 recorded usage_count are missing"
     }
+
+
+def test_the_check_of_dead_letters_counts_open_and_discarded_ones_and_ends_when_none_is_open(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    for name in ("a", "b"):
+        redis_client.hset(f"apikey:{name}:metrics", "total_requests", "many")
+    name = "snapshots/api_key_deltas.no_dead_letters"
+    first = run(definitions, instance, "drain_now")[name]
+    discard(postgres, Choice(ids=[1]), Decision("r", "somebody@host"))
+    second = run(definitions, instance, "drain_now")[name]
+    discard(postgres, Choice(ids=[2]), Decision("r", "somebody@host"))
+    third = run(definitions, instance, "drain_now")[name]
+    found = [
+        (one.passed, one.metadata["open"].value, one.metadata["discarded"].value) for one in (first, second, third)
+    ]
+    assert found == [(False, 2, 0), (False, 1, 1), (True, 0, 2)]

@@ -179,6 +179,9 @@ def test_checks_of_a_day_pass_and_fail_with_the_numbers(
         "usage_daily.events_are_counted_once": True,
         "usage_daily.few_errors": True,
         "usage_daily.models_have_prices": True,
+        "usage_daily.costs_agree": True,
+        "usage_daily.tokens_are_attributed": True,
+        "usage_daily.tags_are_few": True,
         "usage_daily.no_negative_count": True,
         "usage_daily.windows_are_complete": True,
     }

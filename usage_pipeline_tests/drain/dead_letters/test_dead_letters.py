@@ -22,7 +22,9 @@ MAX = 2**63 - 1
 def replay(settings: Settings, **options: object) -> list[dead_letters.ReplayResult]:
     with closing(connect(settings)) as connection:
         store = UsageStore(connection, usage_timezone="UTC", drained_by="test")
-        return list(dead_letters.replay(connection, store, times=settings.possible_times, **options))
+        return list(
+            dead_letters.replay(connection, store, dead_letters.Choice(**options), times=settings.possible_times)
+        )
 
 
 def total(postgres: psycopg.Connection, api_key_id: str) -> int:

@@ -41,8 +41,10 @@ def replay(settings: Settings, **changes: object) -> list[dead_letters.ReplayRes
     correction = Correction(members, "test", "somebody@host") if isinstance(members, dict) else None
     with closing(connect(settings)) as connection:
         store = UsageStore(connection, usage_timezone="UTC", drained_by="test")
-        options = {"times": settings.possible_times, "correction": correction, **changes}
-        return list(dead_letters.replay(connection, store, **options))
+        choice = dead_letters.Choice(**changes)
+        return list(
+            dead_letters.replay(connection, store, choice, times=settings.possible_times, correction=correction)
+        )
 
 
 def requests(postgres: psycopg.Connection) -> dict[str, int]:

@@ -15,7 +15,7 @@ import redis
 
 from usage_pipeline.drain.batch import Batch
 from usage_pipeline.drain.corrections import Correction
-from usage_pipeline.drain.dead_letters import replay
+from usage_pipeline.drain.dead_letters import Choice, replay
 from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.sources import node as redis_source
 from usage_pipeline.drain.sources.node import RedisSource
@@ -123,7 +123,9 @@ class Ground:
         """Replays a dead letter, with members set. Whether it counts; None if a drainer holds what it needs."""
         correction = Correction(changes, "a schedule", "machine") if changes else None
         try:
-            [result] = replay(self.postgres, self._store, times=PossibleTimes(), ids=[number], correction=correction)
+            [result] = replay(
+                self.postgres, self._store, Choice(ids=[number]), times=PossibleTimes(), correction=correction
+            )
         except psycopg.errors.LockNotAvailable:
             return None
         return result.is_counted

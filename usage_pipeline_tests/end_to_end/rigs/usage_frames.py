@@ -11,7 +11,8 @@ import pandas as pd
 from usage_pipeline_tests.rigs.events import is_error, list_cost, total_tokens
 
 DIMENSIONS = ["team", "service", "provider", "model"]
-SUMS = ["requests", "errors", "input_tokens", "output_tokens", "total_tokens"]
+PARTS = ["cache_read_tokens", "cache_write_tokens", "output_reasoning_tokens", "input_audio_tokens"]
+SUMS = ["requests", "errors", "input_tokens", "output_tokens", "total_tokens", *PARTS]
 PERCENTILES = {"latency_p50_ms": 0.5, "latency_p95_ms": 0.95, "latency_p99_ms": 0.99}
 Windows = dict[tuple[Any, ...], dict[str, Any]]
 
@@ -43,15 +44,31 @@ def expected_windows(
     frame["requests"] = 1
     frame["errors"] = [int(is_error(event)) for event in events]
     frame["total_tokens"] = [total_tokens(event) for event in events]
-    frame["cost"] = pd.Series([list_cost(event) for event in events], dtype=object)
+    usages = [event.get("usage", {}) for event in events]
+    for part in [*PARTS, "web_searches"]:
+        frame[part] = [usage.get(part, 0) for usage in usages]
+    frame["list"] = pd.Series([list_cost(event) for event in events], dtype=object)
+    reported = [None if "cost_usd" not in event else Decimal(str(event["cost_usd"])) for event in events]
+    frame["reported"] = pd.Series(reported, dtype=object)
+    frame["effective"] = frame["reported"].where(frame["reported"].notna(), frame["list"])
     windows: Windows = {}
     for key, group in frame.groupby(["window", *DIMENSIONS], sort=True):
-        costs = [cost for cost in group["cost"] if cost is not None]
+        searches = int(group["web_searches"].sum())
         windows[key] = {
             **{name: int(group[name].sum()) for name in SUMS},
             **{name: float(group["latency_ms"].quantile(share)) for name, share in PERCENTILES.items()},
             "distinct_users": int(group["user_id"].nunique()),
-            "cost_usd": sum(costs, Decimal(0)) if costs else None,
-            "unpriced_requests": len(group) - len(costs),
+            "other_units": {"web_searches": searches} if searches else None,
+            "cost_usd": _sum(group["effective"]),
+            "list_cost_usd": _sum(group["list"]),
+            "reported_cost_usd": _sum(group["reported"]),
+            "reported_requests": int(group["reported"].count()),
+            "unpriced_requests": len(group) - int(group["effective"].count()),
+            "unlisted_requests": len(group) - int(group["list"].count()),
         }
     return windows
+
+
+def _sum(costs: pd.Series) -> Decimal | None:
+    known = costs.dropna()
+    return sum(known, Decimal(0)) if len(known) else None

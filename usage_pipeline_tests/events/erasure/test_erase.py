@@ -46,8 +46,18 @@ def store_everywhere(postgres: psycopg.Connection, archiving: Settings, client: 
 
     def send(at: Any, **changes: Any) -> list[dict[str, Any]]:
         events = [
-            event(event_time=at.isoformat(), user_id=who, prompt=SECRET, extra={"mail": who}, **changes)
-            for who in (WHO, WHO, "omar", "1")
+            event(
+                # Of two of the user, one has an id that tells who it is.
+                event_id=f"{who}/{number}/{uuid.uuid4()}" if number else str(uuid.uuid4()),
+                event_time=at.isoformat(),
+                user_id=who,
+                prompt=SECRET,
+                extra={"mail": who},
+                tags={"mail": who, "note": SECRET},
+                usage={"cache_read_tokens": 7, "web_searches": 1},
+                **changes,
+            )
+            for number, who in enumerate((WHO, WHO, "omar", "1"))
         ]
         ingest(postgres, EVENTS, as_items(*events), source="test", settings=archiving, now=NOW)
         own = [archive(one["event_id"], user_id=one["user_id"], prompt_full=SECRET) for one in events]
@@ -190,11 +200,21 @@ def test_the_user_is_nowhere_any_more_and_the_counts_are_as_before(
     ).fetchall()
     assert row == [(done.pseudonym, done.counts, True, None, None)]
     # Others keep what is theirs, and the rows are whole in files that the manifest describes.
-    kept = "select distinct user_id from analytics.usage_events where prompt = %s and extra is not null order by 1"
+    kept = (
+        "select distinct user_id from analytics.usage_events"
+        " where prompt = %s and extra is not null and tags is not null and external_id is not null order by 1"
+    )
     assert postgres.execute(kept, (SECRET,)).fetchall() == [("1",), ("omar",)]
     for one in archives(postgres, only_in_files=True):
         restore(postgres, store, one, interval_hours=24)
     assert postgres.execute(kept, (SECRET,)).fetchall() == [("1",), ("omar",)]
+    # What was counted stays, of the user as of the others.
+    units = "select distinct cache_read_tokens, other_units from analytics.usage_events"
+    assert postgres.execute(units).fetchall() == [(7, {"web_searches": 1})]
+    payloads = postgres.execute(
+        "select convert_from(other_payload, 'UTF8')::jsonb from ops.event_conflicts where other_hash is null"
+    ).fetchall()
+    assert [payload["usage"] for (payload,) in payloads] == [{"cache_read_tokens": 7, "web_searches": 1}] * 2
     assert postgres.execute(
         "select user_id = %s, count(*) from analytics.message_archives group by 1", (done.pseudonym,)
     ).fetchall() == [(False, 4)]

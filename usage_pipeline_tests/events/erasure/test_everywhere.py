@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from psycopg import sql
 
 from usage_pipeline.alerting.reading import read_dead_letters
 from usage_pipeline.definitions import build_definitions
+from usage_pipeline.drain.dead_letters import Choice
 from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.drain.ways_out.discard import Decision, discard
+from usage_pipeline.events.corrections.events import Wanted, correct
 from usage_pipeline.events.erasure.erase import erase
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, ingest
 from usage_pipeline.events.landing.folder import Landing
@@ -83,6 +87,17 @@ def store_everywhere(postgres: psycopg.Connection, settings: Settings, client: r
         for who in (WHO, "mallory"):
             own = archive(mine["event_id"], user_id=who, prompt_full=SECRET)
             ingest(postgres, ARCHIVES, as_items(own), source="test", settings=settings, now=NOW)
+        corrected = [mine | {"event_id": str(uuid.uuid4())} for _ in range(3)]
+        ingest(postgres, EVENTS, as_items(*corrected), source="test", settings=settings, now=NOW)
+        own = archive(corrected[0]["event_id"], user_id="mallory", prompt_full=SECRET)
+        ingest(postgres, ARCHIVES, as_items(own), source="test", settings=settings, now=NOW)
+        wanted = [
+            Wanted(f"{WHO} asked", uuid.UUID(corrected[0]["event_id"])),
+            Wanted("theirs", event=as_items(corrected[1] | {"user_id": "omar", "prompt": None, "extra": None})[0]),
+            Wanted("more", event=as_items(corrected[2] | {"input_tokens": 3})[0]),
+        ]
+        outcomes = correct(postgres, wanted, corrected_by="test", settings=settings, now=NOW)
+        assert [one.outcome for one in outcomes] == ["corrected"] * 3
         request = {
             "user_id": WHO,
             "event_id": mine["event_id"],
@@ -109,6 +124,7 @@ def store_everywhere(postgres: psycopg.Connection, settings: Settings, client: r
         drain_once(settings)
         for path in sorted(landing.glob("*.json*")):
             ingest_file(postgres, Landing(str(landing)), path.name, settings=settings)
+        discard(postgres, Choice(families=["usage_event"]), Decision(f"{WHO} wrote {SECRET[:2]}", "somebody@host"))
         replace_window(postgres, day_window(at.date(), settings.timezone), settings=settings)
         if at is OLD:
             postgres.execute("delete from ops.touched_windows")
@@ -134,8 +150,10 @@ def test_the_id_is_nowhere_in_any_spelling(
         before = {place.partition(":")[0] for place in traces_in_database(postgres)}
         assert before >= {
             "analytics.usage_user_daily.user_id",
+            "ops.corrections.before",
             "ops.dead_letters.raw",
             "ops.dead_letters.reason",
+            "ops.dead_letters.discard_reason",
             "ops.event_conflicts.other_payload",
             "usage.provider_usage.user_id",
         }

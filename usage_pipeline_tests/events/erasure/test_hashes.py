@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.events.corrections.events import Corrected, Wanted, correct
 from usage_pipeline.events.erasure.erase import erase
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, Kind, ingest
 from usage_pipeline.rollups.dropped.run import run_lifecycle
@@ -32,6 +33,15 @@ def archiving(settings: Settings, tmp_path: Path) -> Settings:
 
 def send(postgres: psycopg.Connection, settings: Settings, kind: Kind, *items: dict[str, Any]) -> IngestReport:
     return ingest(postgres, kind, as_items(*items), source="test", settings=settings, now=NOW)
+
+
+def correction(postgres: psycopg.Connection, settings: Settings, *wanted: dict[str, Any] | str) -> list[Corrected]:
+    """Takes out what is an id, and replaces by what has members."""
+    steps = [
+        Wanted("test", uuid.UUID(one)) if isinstance(one, str) else Wanted("test", event=as_items(one)[0])
+        for one in wanted
+    ]
+    return correct(postgres, steps, corrected_by="test", settings=settings, now=NOW)
 
 
 def request_event(**changes: Any) -> dict[str, Any]:
@@ -122,6 +132,32 @@ def test_no_hash_gives_the_id_back_and_what_comes_again_is_a_duplicate(
     drain_once(archiving)
     assert postgres.execute(letters).fetchall() == before
     assert WHO not in kept_hashes(postgres)
+
+
+def test_no_version_of_a_corrected_event_gives_the_id_back(postgres: psycopg.Connection, archiving: Settings) -> None:
+    """Taken out; replaced by what is another user's; replaced twice; kept out and accepted; taken out and put back."""
+    first = [event(user_id=WHO, input_tokens=number) for number in range(5)]
+    last = [one | {"input_tokens": 100 + number} for number, one in enumerate(first)]
+    last[1] |= {"user_id": "omar"}
+    send(postgres, archiving, EVENTS, *first, *last)
+    texts = archive(first[0]["event_id"], user_id="mallory", prompt_full="of carol")
+    send(postgres, archiving, ARCHIVES, texts)
+    made = correction(postgres, archiving, first[0]["event_id"], *last[1:4], first[2] | {"latency_ms": 2})
+    made += correction(postgres, archiving, first[4]["event_id"])
+    made += correction(postgres, archiving, last[4])
+    assert {one.outcome for one in made} == {"corrected"}
+    tried = hashes_of([*first, *last[2:], first[2] | {"latency_ms": 2}], [], [])
+    assert {one for one in tried if one in kept_hashes(postgres)} == tried, "the test knows how hashes are made"
+    assert erase(archiving, WHO).problems == []
+    kept = kept_hashes(postgres)
+    assert [one for one in tried if one in kept] == []
+    assert (WHO in kept, "of carol" in kept) == (False, False)
+    report = send(postgres, archiving, EVENTS, *first, *last)
+    assert (report.inserted, report.duplicates, report.conflicts) == (0, 10, 0)
+    [refused, again] = correction(postgres, archiving, first[0], first[3]["event_id"])
+    assert (refused.outcome, again.outcome) == ("refused", "corrected")
+    erased = erase(archiving, WHO)
+    assert (erased.problems, WHO in kept_hashes(postgres)) == ([], False)
 
 
 def test_archives_of_the_user_s_events_go_whoever_sent_them(postgres: psycopg.Connection, archiving: Settings) -> None:

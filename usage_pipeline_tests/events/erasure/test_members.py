@@ -80,3 +80,16 @@ def test_corrections_keep_neither_the_id_nor_what_the_user_wrote(
     assert all(reason == f"{done.pseudonym} asked for it" for reason, _, _ in corrections)
     again = erase(settings, WHO)
     assert "ops.corrections" not in again.counts
+
+
+def test_reasons_of_discards_keep_no_id_and_stay_for_the_rest(
+    postgres: psycopg.Connection, settings: Settings, redis_client: redis.Redis, run: Run
+) -> None:
+    redis_client.rpush("event_queue", *["{bad"] * 3)
+    drain_once(settings)
+    for number, reason in ((1, f"a test of {WHO}"), (2, f"a test of {WHO}"), (3, "a test of omar")):
+        assert run("dead-letters", "discard", number, "--reason", reason).returncode == 0
+    done = erase(settings, WHO)
+    assert done.counts["ops.dead_letters"] == 2
+    reasons = postgres.execute("select discard_reason from ops.dead_letters order by dead_letter_id").fetchall()
+    assert reasons == [(f"a test of {done.pseudonym}",)] * 2 + [("a test of omar",)]

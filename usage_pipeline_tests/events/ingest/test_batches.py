@@ -59,7 +59,7 @@ def test_an_event_is_stored_as_it_came(stored: Any, postgres: psycopg.Connection
 
 
 def test_rejected_items_cost_no_other_and_are_reported_by_index(stored: Any, postgres: psycopg.Connection) -> None:
-    report = stored(event(), event(team=""), event(), event(event_id="x"), event())
+    report = stored(event(), event(team=""), event(), event(event_time="x"), event())
     assert counts(report) == (3, 0, 0, 2)
     assert [(rejection.index, rejection.reason.partition(":")[0]) for rejection in report.rejected] == [
         (1, "team"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usage_pipeline.events.ingest import documents
-from usage_pipeline.events.ingest.documents import TooLargeItem, TooManyItems, items_in, items_of
+from usage_pipeline.events.ingest.documents import TooLargeItem, TooManyItems, items_in, items_of, lines_of
 from usage_pipeline.values import Malformed
 
 
@@ -35,6 +35,26 @@ def test_an_item_with_a_fault_does_not_cost_its_neighbours() -> None:
 def test_another_document_is_refused_with_what_was_expected(document: bytes) -> None:
     with pytest.raises(Malformed, match=r"body: expected a JSON array, or an object \{\"events\": \[…\]\}, came"):
         items_of(document, "events")
+
+
+def test_an_object_with_an_event_id_is_a_single_item() -> None:
+    item = b' {"event_id": "x", "extra": {"events": []}}\n'
+    assert [bytes(one) for one in items_of(item, "events", most=1, most_bytes=100)] == [item]
+    assert list(items_in(item, "events")) == [item]
+
+
+def test_lines_come_out_one_by_one_and_empty_ones_are_none() -> None:
+    document = b'\n{"a": 1}\r\n \t\nnonsense\n\xff\n[1]'
+    assert [bytes(line).strip() for line in lines_of(document)] == [b'{"a": 1}', b"nonsense", b"\xff", b"[1]"]
+    assert list(lines_of(b"")) == list(lines_of(b" \n\n ")) == []
+
+
+def test_lines_have_the_limits_of_items() -> None:
+    assert len(lines_of(b"1\n2\n\n", most=2, most_bytes=1)) == 2
+    with pytest.raises(TooManyItems, match="expected at most 2 items, came more"):
+        lines_of(b"1\n2\n3", most=2)
+    with pytest.raises(TooLargeItem, match="expected lines of at most 2 bytes, came one of 3"):
+        lines_of(b"1\n123\n", most_bytes=2)
 
 
 def test_no_items_are_no_fault() -> None:

@@ -8,8 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usage_pipeline.events.ingest import long_texts
-from usage_pipeline.events.ingest.long_texts import copied_text
+from usage_pipeline.events.ingest.long_texts import append_copied
 from usage_pipeline.values import Malformed
+
+
+def copied_text(name: str, written: bytes, most: int) -> bytes | None:
+    """What is appended, or None for the text of null."""
+    line = bytearray(b"before\t")
+    has_text = append_copied(line, name, written, most)
+    assert line.startswith(b"before\t")
+    assert has_text or line.endswith(b"\t\\N")
+    return bytes(line[7:]) if has_text else None
+
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 TEXTS = st.text(

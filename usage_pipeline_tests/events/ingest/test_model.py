@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_pipeline.events.ingest.model import EventWindow, Item, parse_archive, parse_event
+from usage_pipeline.events.ingest.model import EventWindow, Item, UsageEvent, parse_archive, parse_event
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
 from usage_pipeline_tests.rigs.events import NOW, archive, as_items, event
@@ -35,8 +35,9 @@ def test_an_event_becomes_a_row_in_the_order_of_its_staging_table() -> None:
     row = [b"user-1", b"search", b"chat", b"openai", b"gpt-4o", b"100", b"20", b"120", b"350", b"200", b"timeout"]
     assert payload(item) == [*row, b"a\\tb", '{"a":"ü","b":1}'.encode()]
     assert item.event_time == at
-    position, event_id, payload_hash, time, *columns = item.staged(7).rstrip(b"\n").split(b"\t")
-    assert (position, uuid.UUID(event_id.decode()), columns) == (b"7", item.event_id, payload(item))
+    position, event_id, payload_hash, time, *columns = b"".join(item.staged(7)).rstrip(b"\n").split(b"\t")
+    assert (position, uuid.UUID(event_id.decode())) == (b"7", item.event_id)
+    assert columns == [*payload(item), *[b"\\N"] * 15], "without the members that most events do not have"
     assert payload_hash == b"\\\\x" + item.payload_hash.encode()
     assert datetime.fromisoformat(time.decode()) == at
 
@@ -149,7 +150,7 @@ def test_an_offset_is_understood() -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"event_id": ...}, "missing required field `event_id`"),
-    ({"event_id": "no-uuid"}, "Invalid UUID"),
+    ({"event_id": 1}, "Expected `str`, got `int`"),
     ({"event_time": "yesterday"}, "Invalid RFC3339"),
     ({"event_time": "2026-11-20T10:00:00"}, "event_time: expected an ISO-8601 time with its offset"),
     ({"event_time": (NOW - timedelta(days=180, seconds=1)).isoformat()}, r"\(RETENTION_DAYS=180\)"),
@@ -162,7 +163,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input_tokens": -1}, "input_tokens: expected 0 to 9223372036854775807, came -1"),
     ({"output_tokens": 2**63}, "output_tokens: expected 0 to 9223372036854775807, came 9223372036854775808"),
     ({"input_tokens": 2**63 - 1, "output_tokens": 1}, "input_tokens . output_tokens: expected 0 to"),
-    ({"total_tokens": 121}, r"expected input_tokens \+ output_tokens = 120, came 121\. .*thoughts .*cached tokens"),
     ({"total_tokens": 119}, r"input_tokens \+ output_tokens = 120, came 119\. Leave total_tokens out"),
     ({"output_tokens": None, "total_tokens": 99}, "total_tokens: expected at least input_tokens = 100, came 99"),
     ({"input_tokens": None, "total_tokens": 19}, "total_tokens: expected at least output_tokens = 20, came 19"),
@@ -234,13 +234,13 @@ def test_extra_has_few_values_and_any_number_of_signs_in_texts() -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=10))
 def test_any_value_in_any_member_is_a_row_or_a_reason(value: object) -> None:
-    for name in event():
+    for name in UsageEvent.__struct_fields__:
         item = json.dumps(event() | {name: value, "extra": {"a": value}}).encode()
         try:
-            line = parse_event(item, WINDOW).staged(0)
+            line = b"".join(parse_event(item, WINDOW).staged(0))
         except Malformed:
             continue
-        assert line.count(b"\t") == 16
+        assert line.count(b"\t") == 31
         assert line.count(b"\n") == 1
 
 
@@ -285,8 +285,14 @@ def test_a_plain_event_becomes_the_row_that_the_rules_make_one_by_one(changes: d
         ("extra", '{"a": [' + '{"a":1},' * 1_000_000 + "1]}"),
         ("extra", '"' + "a" * 12_000_000 + '"'),
         ("latency_ms", "1" * 12_000_000),
+        ("usage", '{"a": [' + "[]," * 4_000_000 + "1]}"),
+        ("provider_usage", '{"a": [' + "[]," * 4_000_000 + "1]}"),
+        ("tags", '{"a": [' + "[]," * 4_000_000 + "1]}"),
     ],
-    ids=["larger than any event", "prompt", "id", "lists", "objects", "text", "number"],
+    ids=[
+        *("larger than any event", "prompt", "id", "lists", "objects", "text", "number"),
+        *("usage", "provider_usage", "tags"),
+    ],
 )
 def test_a_large_item_is_refused_before_it_becomes_objects(name: str, value: str) -> None:
     """A single wide character makes each of the others four bytes; a list takes 24 times its three characters."""

@@ -47,6 +47,23 @@ def test_an_archive_that_came_before_its_event_counts_once_after_it(
     assert postgres.execute("select event_id::text from analytics.message_archives").fetchall() == [(late["event_id"],)]
 
 
+def test_a_refused_item_is_stored_under_its_own_id_once_its_usage_is_put_right(
+    tmp_path: Path, postgres: psycopg.Connection, settings: Settings, replay: CliRunner
+) -> None:
+    refused = event(event_id="chatcmpl-213", usage={"cache_read_tokens": 101})
+    (tmp_path / "e.ndjson").write_text(json.dumps(refused))
+    assert ingest_file(postgres, Landing(str(tmp_path)), "e.ndjson", settings=settings).rejected == 1
+    [(number, reason)] = postgres.execute("select dead_letter_id, reason from ops.dead_letters").fetchall()
+    assert reason.startswith("usage.cache_read_tokens: expected at most input_tokens = 100")
+    sets = ["--set", 'usage={"cache_read_tokens": 99}', "--set", "service_tier=batch"]
+    result = replay.invoke(app, ["dead-letters", "replay", str(number), *sets, "--reason", "counted twice"])
+    assert result.exit_code == 0, result.output
+    columns = "source, external_id, cache_read_tokens, service_tier"
+    assert postgres.execute(f"select {columns} from analytics.usage_events").fetchall() == [
+        ("landing", "chatcmpl-213", 99, "batch")
+    ]
+
+
 def test_an_item_that_conflicts_with_a_stored_one_stays_open(
     tmp_path: Path, postgres: psycopg.Connection, settings: Settings, replay: CliRunner
 ) -> None:

@@ -120,11 +120,11 @@ def test_rejected_items_become_dead_letters_with_their_place_in_the_file(
     assert (report.outcome, report.received, report.inserted, report.rejected) == ("stored", 6, 4, 2)
     columns = "family, source_key, position, split_part(reason, ':', 1), raw, batch_id"
     assert postgres.execute(f"select {columns} from ops.dead_letters order by position").fetchall() == [
-        ("usage_event", b"a.jsonl", 3, "team", json.dumps(bad).encode(), None),
+        ("usage_event", b"a.jsonl", 4, "team", json.dumps(bad).encode(), None),
         (
             "usage_event",
             b"a.jsonl",
-            4,
+            5,
             "expected a usage event as a JSON object, came one with a fault",
             b"nonsense",
             None,
@@ -343,5 +343,5 @@ def test_an_event_from_before_the_first_day_of_usage_is_a_dead_letter_with_its_r
     report = ingest_file(postgres, Landing(str(tmp_path)), "a.jsonl", settings=starting)
     assert (report.inserted, report.rejected) == (1, 1)
     [(position, reason)] = postgres.execute("select position, reason from ops.dead_letters").fetchall()
-    assert position == 1
+    assert position == 2
     assert f"expected a time from {at:%Y-%m-%dT%H:%M:%SZ} (USAGE_START_DATE={at:%Y-%m-%d})" in reason

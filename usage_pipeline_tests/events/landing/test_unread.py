@@ -26,7 +26,7 @@ UNREAD = [
     "archives/x/a.jsonl",
     "date=2026-11-28/u.jsonl.gz",
     "u.jsonl.zst",
-    "u.ndjson",
+    "u.zst",
 ]
 NOT_FINISHED_OR_PUT_AWAY = [
     ".u.csv",

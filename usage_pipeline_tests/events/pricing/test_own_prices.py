@@ -1,164 +1,326 @@
-"""Price tables of one's own: every fault is named with its line, and a version never changes."""
+"""Prices of one's own are layers above the package: a row changes what it says, of the models it names, and nothing else."""
 
-from datetime import UTC, datetime, time
+import io
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from usage_pipeline.events.pricing.own_prices import (
-    PriceTableError,
+from usage_pipeline.events.pricing.explanation import explain
+from usage_pipeline.events.pricing.lookups import (
+    add_lookups,
+    current_version,
     has_price_version,
-    read_price_table,
-    store_price_table,
+    is_looked_up,
+    look_up,
 )
-from usage_pipeline.events.pricing.prices import Price
+from usage_pipeline.events.pricing.own_file import PriceTableError, read_own_prices, write_own_prices
+from usage_pipeline.events.pricing.own_prices import OwnPrice
+from usage_pipeline.events.pricing.own_versions import import_prices, newest_version, own_prices
+from usage_pipeline.events.pricing.prices import package_version
+from usage_pipeline_tests.events.pricing.random_usage import Counts, all_models, our_cost
 
-HEADER = "provider,model,input_usd,output_usd"
-BOUNDS = f"{HEADER},valid_from,valid_until,daily_from,daily_until,input_tokens_from,input_tokens_until"
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Path:
-    return tmp_path / "prices.csv"
-
-
-def write(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
+MILLIONS: Counts = {"input_tokens": 2_000_000, "cache_read_tokens": 1_000_000, "output_tokens": 1_000_000}
 
 
-def test_a_table_is_read_with_its_bounds(written: Path) -> None:
-    table = read_price_table(
-        write(
-            written,
-            f"{BOUNDS},request_usd",
-            "p,m,2.50,10,,2026-01-01,,,,,",
-            "p,m,3,12,2026-01-01,,08:00,24:00,0,1000,0.01",
-            "p,m,1,12,2026-01-01,,,08:00,,1000,",
-        )
+def rows(tmp_path: Path, *lines: str, header: str = "provider,model,priced_as,factor,input_mtok") -> list[OwnPrice]:
+    path = tmp_path / "prices.csv"
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return list(read_own_prices(path))
+
+
+def cost(
+    provider: str,
+    model: str,
+    own: Sequence[OwnPrice],
+    *,
+    tier: str = "",
+    at: datetime = AT,
+    usage: Counts = MILLIONS,
+) -> Decimal | None:
+    return our_cost(look_up(provider, model, tier, own).prices, at, usage)
+
+
+def test_one_line_for_one_unit_of_one_model_changes_nothing_else(tmp_path: Path) -> None:
+    own = rows(tmp_path, "openai,gpt-4o,,,2")
+    # 1 M uncached at 2 instead of 2.50; cached and generated tokens cost what the package says.
+    assert cost("openai", "gpt-4o", ()) == Decimal("2.5") + Decimal("1.25") + 10
+    assert cost("openai", "gpt-4o", own) == 2 + Decimal("1.25") + 10
+    assert cost("OpenAI", "GPT-4o", own) == 2 + Decimal("1.25") + 10
+    assert cost("openai", "openai/gpt-4o", own) == 2 + Decimal("1.25") + 10
+    chance = random.Random(3)
+    others = [
+        (provider.id, model.id) for provider, model in all_models() if (provider.id, model.id) != ("openai", "gpt-4o")
+    ]
+    for provider, model in chance.sample(others, 200):
+        assert look_up(provider, model, "", own) == look_up(provider, model), (provider, model)
+    # The gateway's model of that name is another one.
+    assert look_up("openrouter", "openai/gpt-4o", "", own) == look_up("openrouter", "openai/gpt-4o")
+
+
+def test_layers_lie_above_each_other_and_a_factor_multiplies_what_is_below_it(tmp_path: Path) -> None:
+    own = rows(
+        tmp_path,
+        "openai,*,,0.5,",
+        "openai,gpt-4*,,0.9,",
+        "openai,gpt-4o,,2,4",
+        "*,*,,0.1,",
     )
-    midnight = datetime(2026, 1, 1, tzinfo=UTC)
-    assert set(table.prices) == {
-        Price("p", "m", Decimal("2.5"), Decimal(10), valid_until=midnight),
-        Price(
-            "p",
-            "m",
-            Decimal(3),
-            Decimal(12),
-            request_usd=Decimal("0.01"),
-            valid_from=midnight,
-            daily_from=time(8),
-            input_tokens_until=1_000,
-        ),
-        Price("p", "m", Decimal(1), Decimal(12), valid_from=midnight, daily_until=time(8), input_tokens_until=1_000),
+    # The longest pattern alone holds: 0.9. The exact row doubles it, but for the price that it states itself.
+    assert cost("openai", "gpt-4o", own) == 4 + (Decimal("1.25") + 10) * Decimal("1.8")
+    plain = cost("openai", "gpt-4.1", ())
+    assert plain
+    assert cost("openai", "gpt-4.1", own) == plain * Decimal("0.9")
+    assert cost("openai", "o3", own) == (cost("openai", "o3", ()) or 0) * Decimal("0.5")
+    assert cost("groq", "llama-3.3-70b-versatile", own) == (cost("groq", "llama-3.3-70b-versatile", ()) or 0) / 10
+
+
+def test_an_alias_takes_the_prices_of_the_model_it_names(tmp_path: Path) -> None:
+    own = rows(tmp_path, "azure,my-team,openai/gpt-4o,,", "azure,team-*,azure/gpt-4o,0.8,", "azure,team-b,,,1")
+    assert cost("azure", "my-team", own) == cost("openai", "gpt-4o", ())
+    assert look_up("azure", "my-team", "", own).priced_as == "openai/gpt-4o"
+    assert cost("azure", "team-a", own) == (cost("azure", "gpt-4o", ()) or 0) * Decimal("0.8")
+    assert cost("azure", "team-b", own) == 1 + (Decimal("1.25") + 10) * Decimal("0.8")
+    assert cost("azure", "other", own) is None
+    # Batch is half for a model under its alias, too.
+    assert cost("azure", "my-team", own, tier="batch", usage={"input_tokens": 1_000_000}) == Decimal("1.25")
+
+
+def test_a_model_of_ones_own_costs_what_its_rows_say_in_every_tier(tmp_path: Path) -> None:
+    own = rows(
+        tmp_path,
+        "house,llama,,0.1,0.2,",
+        "house,llama,batch,0.05,0.2,",
+        "house,free,,0,0,0",
+        header="provider,model,service_tier,input_mtok,output_mtok,requests_kcount",
+    )
+    assert cost("house", "llama", own) == Decimal("0.4")
+    assert cost("house", "llama", own, tier="priority") == Decimal("0.4")
+    assert cost("house", "llama", own, tier="batch") == Decimal("0.3")
+    assert cost("house", "free", own) == 0
+    assert look_up("house", "llama", "", own).priced_as == "own"
+    assert cost("house", "other", own) is None
+
+
+def test_a_usual_price_of_ones_own_changes_with_the_tier_as_that_of_the_package_does(tmp_path: Path) -> None:
+    own = rows(tmp_path, "openai,gpt-4o-mini,,,0.1")
+    usage = {"input_tokens": 1_000_000, "output_tokens": 0}
+    assert cost("openai", "gpt-4o-mini", own, usage=usage) == Decimal("0.1")
+    assert cost("openai", "gpt-4o-mini", own, tier="batch", usage=usage) == Decimal("0.05")
+    assert cost("openai", "gpt-4o-mini", own, tier="default", usage=usage) == Decimal("0.1")
+    of_batch = rows(tmp_path, "openai,gpt-4o-mini,batch,0.07", header="provider,model,service_tier,input_mtok")
+    assert cost("openai", "gpt-4o-mini", of_batch, tier="batch", usage=usage) == Decimal("0.07")
+    assert cost("openai", "gpt-4o-mini", of_batch, usage=usage) == Decimal("0.15")
+
+
+def test_a_row_holds_from_and_until_its_times_and_the_one_that_began_last_comes_first(tmp_path: Path) -> None:
+    own = rows(
+        tmp_path,
+        "openai,gpt-4o,2026-11-01,,2",
+        "openai,gpt-4o,2026-11-15T08:00:00+02:00,2026-11-16,3",
+        header="provider,model,valid_from,valid_until,input_mtok",
+    )
+    usage = {"input_tokens": 1_000_000}
+    changes = {
+        datetime(2026, 10, 31, 23, 59, 59, tzinfo=UTC): "2.5",
+        datetime(2026, 11, 1, tzinfo=UTC): "2",
+        datetime(2026, 11, 15, 5, 59, 59, tzinfo=UTC): "2",
+        datetime(2026, 11, 15, 6, tzinfo=UTC): "3",
+        datetime(2026, 11, 16, tzinfo=UTC): "2",
     }
+    for at, usd in changes.items():
+        assert cost("openai", "gpt-4o", own, at=at, usage=usage) == Decimal(usd), at
+    shown = explain("openai", "gpt-4o", "", datetime(2026, 11, 15, 6, tzinfo=UTC), own)
+    [price] = [one for one in shown.prices if one.price_key == "input_mtok"]
+    assert (price.usd, price.layer, price.of) == ("3", "own", "openai/gpt-4o")
+    assert (price.valid_from, price.valid_until) == ("2026-11-15T06:00:00Z", "2026-11-16T00:00:00Z")
+    [other] = [one for one in shown.prices if one.price_key == "output_mtok"]
+    assert (other.usd, other.layer) == ("10", "package")
+
+
+def test_thresholds_of_the_package_stay_where_a_row_only_has_a_factor(tmp_path: Path) -> None:
+    own = rows(tmp_path, "google,gemini-2.5-pro,,0.5,")
+    for size in (200_000, 200_001):
+        usage = {"input_tokens": size, "output_tokens": 9}
+        assert cost("google", "gemini-2.5-pro", own, usage=usage) == (
+            (cost("google", "gemini-2.5-pro", (), usage=usage) or 0) / 2
+        )
+
+
+@pytest.mark.parametrize("text", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_files_of_spreadsheets_are_read(tmp_path: Path, text: str, delimiter: str) -> None:
+    path = tmp_path / "prices.csv"
+    lines = ["provider,model,input_mtok,valid_from", '"OpenAI","gpt-4o",2.50,2026-01-01', ",,,", ""]
+    path.write_bytes("\r\n".join(lines).replace(",", delimiter).encode(text))
+    [row] = read_own_prices(path)
+    assert row == OwnPrice(
+        "openai", "gpt-4o", valid_from=datetime(2026, 1, 1, tzinfo=UTC), prices={"input_mtok": Decimal("2.5")}
+    )
+
+
+HEADER = "provider,model,priced_as,factor,service_tier,valid_from,valid_until,input_mtok"
 
 
 @pytest.mark.parametrize(
-    ("line", "fault"),
+    ("line", "told"),
     [
-        ("p,m,-1,2,,,,,,", "line 2: input_usd: expected 0 to 1,000,000 US dollars, came '-1'"),
-        ("p,m,1,NaN,,,,,,", "line 2: output_usd: expected 0 to 1,000,000 US dollars, came 'NaN'"),
-        ("p,m,1,1e9,,,,,,", "line 2: output_usd: expected 0 to"),
-        ("p,m,free,2,,,,,,", "line 2: input_usd: expected US dollars such as 2.50, came 'free'"),
-        ("p,m,,2,,,,,,", "line 2: input_usd: expected US dollars such as 2.50, came ''"),
-        (f"p,m,0.{'1' * 29},2,,,,,,", "line 2: input_usd: expected at most 28 digits"),
-        (",m,1,2,,,,,,", "line 2: provider: expected 1 to 200 characters, came 0"),
-        ("p,m,1,2,2026-02-30,,,,,", "line 2: valid_from: expected a date YYYY-MM-DD, came '2026-02-30'"),
-        ("p,m,1,2,2026-02-02,2026-02-02,,,,", "line 2: valid_until: expected more than valid_from"),
-        ("p,m,1,2,,,8 am,,,", "line 2: daily_from: expected a time of day HH:MM in UTC, came '8 am'"),
-        ("p,m,1,2,,,08:00+02:00,,,", "line 2: daily_from: expected a time of day HH:MM in UTC without an offset"),
-        ("p,m,1,2,,,08:00,07:00,,", "line 2: daily_until: expected more than daily_from"),
-        ("p,m,1,2,,,,,-5,", "line 2: input_tokens_from: expected a count of 0 or more"),
-        ("p,m,1,2,,,,,5,5", "line 2: input_tokens_until: expected more than input_tokens_from = 5, came 5"),
-        ("p,m,1,2", "line 2: expected 10 values, came more or fewer"),
-        ("p,m,1,2,,,,,,,,", "line 2: expected 10 values, came more or fewer"),
+        (",m,,,,,,1", "line 2: provider: expected 1 to 200 characters, came 0"),
+        ("p,,,,,,,1", "line 2: model: expected 1 to 200 characters, came 0"),
+        ("p,m,,,,,,", "line 2: expected a priced_as, a factor or a price, came a row without any of them"),
+        ("p,m,,,,,,-1", "line 2: input_mtok: expected a number such as 2.50, came '-1'"),
+        ('p,m,,,,,,"2,50"', "line 2: input_mtok: expected a number such as 2.50, came '2,50'"),
+        ("p,m,,,,,,NaN", "line 2: input_mtok: expected a number such as 2.50, came 'NaN'"),
+        ("p,m,,,,,,1000001", "line 2: input_mtok: expected 0 to 1,000,000, came '1000001'"),
+        (f"p,m,,,,,,0.{'1' * 40}", "line 2: input_mtok: expected at most 28 digits"),
+        ("p,m,,1001,,,,", "line 2: factor: expected 0 to 1,000, came '1001'"),
+        (
+            "p,m,gpt-4o,,,,,",
+            "line 2: priced_as: expected provider/model of the package, such as openai/gpt-4o, came 'gpt-4o'",
+        ),
+        (
+            "p,m,openai/gpt4o,,,,,",
+            "line 2: priced_as: expected a model of the price package, came 'openai/gpt4o'; the nearest one is openai/gpt-4o",
+        ),
+        (
+            "p,m,,,,yesterday,,1",
+            "line 2: valid_from: expected a date YYYY-MM-DD, from midnight UTC, or a time with its offset",
+        ),
+        ("p,m,,,,2026-01-01T00:00:00,,1", "line 2: valid_from: expected a date"),
+        (
+            "p,m,,,,2026-01-02,2026-01-02,1",
+            "line 2: valid_until: expected more than valid_from = 2026-01-02, came 2026-01-02",
+        ),
+        ("p,m,,,,,,1,2", "line 2: expected 8 values, came 9"),
+        (
+            "p,m,,,,,,1\nP,M,,,,,,2",
+            "line 3: expected one row for each provider, model, service_tier and valid_from, came those of line 2",
+        ),
     ],
 )
-def test_a_fault_is_named_with_its_line(line: str, fault: str, written: Path) -> None:
+def test_faults_are_told_with_their_line_what_was_expected_and_what_came(tmp_path: Path, line: str, told: str) -> None:
     with pytest.raises(PriceTableError) as raised:
-        read_price_table(write(written, BOUNDS, line))
-    assert fault in str(raised.value)
-    assert "\n" not in str(raised.value)
+        rows(tmp_path, line, header=HEADER)
+    assert told in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("header", "told"),
     [
-        "p,m,1,2,,,,,,",
-        "p,m,1,2,2026-06-01,,,,,",
-        "p,m,1,2,,2026-01-02,,,,",
-        "p,m,1,2,,,20:00,,,",
-        "p,m,1,2,,,,,500,",
+        ("provider,input_mtok", "missing: 'model'"),
+        ("provider,model,input_mtokens", "unknown: 'input_mtokens'"),
+        ("provider,model,factor,factor", "twice: 'factor'"),
+        ("", "missing: 'provider, model'"),
+        ("provider,model,input_usd,request_usd", "input_usd is now input_mtok; request_usd is now requests_kcount"),
     ],
 )
-def test_prices_that_hold_for_the_same_request_are_refused(other: str, written: Path) -> None:
-    with pytest.raises(
-        PriceTableError, match=r"line 3: expected prices of p/m that do not overlap, .* overlaps with line 2"
-    ):
-        read_price_table(write(written, BOUNDS, "p,m,5,5,2026-01-01,,08:00,,100,1000", other))
+def test_a_wrong_header_is_told_with_the_columns_of_now(tmp_path: Path, header: str, told: str) -> None:
+    with pytest.raises(PriceTableError, match="line 1: expected the") as raised:
+        rows(tmp_path, header=header)
+    assert told in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        "p,m,1,2,,2026-01-01,,,,",
-        "p,m,1,2,,,,08:00,,",
-        "p,m,1,2,,,,,1000,",
-        "p,n,1,2,,,,,,",
-        "q,m,1,2,,,,,,",
-    ],
-)
-def test_prices_that_only_touch_are_taken(other: str, written: Path) -> None:
-    path = write(written, BOUNDS, "p,m,5,5,2026-01-01,,08:00,,100,1000", other)
-    assert len(read_price_table(path).prices) == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        ("", "line 1: expected the columns provider, model"),
-        (HEADER, "expected at least one price, came none"),
-        ("provider,model,input_usd\np,m,1", "came provider, model, input_usd"),
-        (f"{HEADER},colour\np,m,1,2,red", "came provider, model, input_usd, output_usd, colour"),
-        (f"{HEADER},model\np,m,1,2,m", "line 1: expected the columns"),
-        (f"{HEADER}\np,m,1,2\np,m,1,2.0", "line 3: expected each price once, came line 2 again"),
-        (f'{HEADER}\np,"m,1,2', "expected a CSV file in UTF-8"),
-    ],
-)
-def test_what_is_no_table_is_refused(text: str, fault: str, written: Path) -> None:
-    with pytest.raises(PriceTableError) as raised:
-        read_price_table(write(written, text))
-    assert fault in str(raised.value)
-
-
-def test_many_faults_are_counted_and_some_shown(written: Path) -> None:
+def test_all_faults_are_told_but_no_more_than_ten(tmp_path: Path) -> None:
     with pytest.raises(PriceTableError, match=r"line 11: .*; and 20 more$"):
-        read_price_table(write(written, HEADER, *["p,m,x,2"] * 30))
+        rows(tmp_path, *[f"p,m{number},,,-1" for number in range(30)])
+    (tmp_path / "bytes.csv").write_bytes(b"provider,model\n\xff,\xfe\n")
+    for path in (tmp_path / "bytes.csv", tmp_path / "none.csv"):
+        with pytest.raises(PriceTableError, match="expected a CSV file in UTF-8"):
+            read_own_prices(path)
 
 
-def test_no_file_and_other_encodings_are_told(written: Path) -> None:
-    with pytest.raises(PriceTableError, match="expected a CSV file in UTF-8"):
-        read_price_table(written)
-    written.write_bytes(b"\xff\xfe")
-    with pytest.raises(PriceTableError, match="expected a CSV file in UTF-8"):
-        read_price_table(written)
+def test_an_import_makes_a_version_that_never_changes(postgres: psycopg.Connection, tmp_path: Path) -> None:
+    assert (newest_version(postgres), current_version(postgres)) == (None, package_version())
+    first = rows(tmp_path, "openai,gpt-4o,,,2", "house,llama,,,1")
+    done = import_prices(postgres, first)
+    assert (done.version, done.rows, done.added, done.changed, done.removed) == (1, 2, 2, 0, 0)
+    assert current_version(postgres) == f"{package_version()} + own 1"
+    assert import_prices(postgres, first).version == 1
+    second = import_prices(postgres, rows(tmp_path, "openai,gpt-4o,,,3"))
+    assert (second.version, second.rows, second.added, second.changed, second.removed) == (2, 2, 0, 1, 0)
+    third = import_prices(postgres, rows(tmp_path, "openai,gpt-4o,,,3"), replaces_all=True)
+    assert (third.version, third.rows, third.removed) == (3, 1, 1)
+    assert set(own_prices(postgres, 1)) == set(first)
+    assert [row.prices["input_mtok"] for row in own_prices(postgres, 2)] == [1, 3]
+    assert import_prices(postgres, [], replaces_all=True).rows == 0
+    assert own_prices(postgres, newest_version(postgres)) == ()
 
 
-def test_a_version_is_stored_once_and_never_changes(written: Path, postgres: psycopg.Connection) -> None:
-    table = read_price_table(write(written, HEADER, "p,m,1,2"))
-    assert not has_price_version(postgres, "ours")
-    for _ in range(2):
-        store_price_table(postgres, "ours", table)
-    assert has_price_version(postgres, "ours")
-    same = read_price_table(write(written, "model,provider,output_usd,input_usd", "m,p,2.0,1.00"))
-    store_price_table(postgres, "ours", same)
-    other = read_price_table(write(written, HEADER, "p,m,1,3"))
-    with pytest.raises(PriceTableError, match=r"version 'ours': .* choose another name"):
-        store_price_table(postgres, "ours", other)
-    rows = postgres.execute("select price_version, input_usd, output_usd from analytics.model_prices").fetchall()
-    assert rows == [("ours", 1, 2)]
-    with pytest.raises(PriceTableError, match="does not begin with genai-prices"):
-        store_price_table(postgres, "genai-prices 99", other)
+def test_an_export_can_be_imported_again_and_gives_the_same(postgres: psycopg.Connection, tmp_path: Path) -> None:
+    chance = random.Random(11)
+    own = [
+        OwnPrice(
+            f"p{number}",
+            chance.choice(["m", "a,b", 'quo"te', "é;*"]) + str(number),
+            service_tier=chance.choice(["", "batch"]),
+            valid_from=chance.choice([None, AT, AT - timedelta(days=3), datetime(2026, 1, 1, tzinfo=UTC)]),
+            valid_until=chance.choice([None, AT + timedelta(microseconds=1)]),
+            priced_as=chance.choice([None, "openai/gpt-4o"]),
+            factor=chance.choice([None, Decimal("0.85"), Decimal(0)]),
+            prices={"input_mtok": Decimal("0.1"), "output_mtok": Decimal(f"{chance.random():.12f}").normalize()},
+        )
+        for number in range(40)
+    ]
+    import_prices(postgres, own)
+    stored = own_prices(postgres, 1)
+    assert set(stored) == set(own)
+    file = io.StringIO()
+    write_own_prices(stored, file)
+    path = tmp_path / "export.csv"
+    path.write_text(file.getvalue())
+    assert import_prices(postgres, list(read_own_prices(path)), replaces_all=True).version == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "header", "told"),
+    [
+        (
+            "house,m,1",
+            "provider,model,cache_read_mtok",
+            "house/m: .* Missing ancestor price for cache_read_mtok: input_mtok",
+        ),
+        ("openai,gpt-4o,1", "provider,model,input_audio_mtok", "openai/gpt-4o: .*cache_audio_read_mtok; state it, too"),
+        ("openai,gpt-4o*,1", "provider,model,input_audio_mtok", r"openai/gpt-4o\*: .* can be priced"),
+    ],
+)
+def test_a_price_without_the_prices_that_it_needs_is_refused(
+    postgres: psycopg.Connection, tmp_path: Path, line: str, header: str, told: str
+) -> None:
+    with pytest.raises(PriceTableError, match=told):
+        import_prices(postgres, rows(tmp_path, line, header=header))
+    assert newest_version(postgres) is None
+
+
+def test_lookups_are_stored_by_version_and_tier(postgres: psycopg.Connection, tmp_path: Path) -> None:
+    import_prices(postgres, rows(tmp_path, "openai,gpt-4o,,,2"))
+    versions = [package_version(), current_version(postgres)]
+    for version in versions:
+        assert is_looked_up(version)
+        add_lookups(postgres, version, [("openai", "gpt-4o", ""), ("openai", "gpt-4o", "batch"), ("p", "m", "")])
+        add_lookups(postgres, version, [("openai", "gpt-4o", "")])
+    stored = postgres.execute(
+        "select price_version, service_tier, input_usd, (other_usd ->> 'cache_read_tokens')::numeric, "
+        "explained ->> 'input_mtok' from analytics.model_prices where valid_until = 'infinity' "
+        "order by price_version, service_tier"
+    ).fetchall()
+    assert [row[:4] for row in stored] == [
+        (versions[0], "", Decimal("2.5"), Decimal("-0.00000125")),
+        (versions[0], "batch", Decimal("1.25"), stored[1][3]),
+        (versions[1], "", Decimal(2), Decimal("-0.00000075")),
+        (versions[1], "batch", Decimal(1), stored[3][3]),
+    ]
+    assert '"layer": "own"' in stored[2][4]
+    found = postgres.execute("select provider, service_tier, priced_as from analytics.model_lookups order by 1, 2, 3")
+    assert set(found) == {("openai", "", "openai/gpt-4o"), ("openai", "batch", "openai/gpt-4o"), ("p", "", None)}
+
+
+def test_versions_that_nobody_made_cannot_be_used(postgres: psycopg.Connection) -> None:
+    assert has_price_version(postgres, package_version())
+    for version in ("ours", f"{package_version()} + own 1", "genai-prices 0.0.1", f"{package_version()} + own 0"):
+        assert not has_price_version(postgres, version), version
+    assert not is_looked_up("genai-prices 0.0.1 + own 1")

@@ -150,7 +150,9 @@ def test_what_is_added_to_a_dropped_day_is_told(
     measures = postgres.execute(
         "select distinct measure from reporting.late_corrections where table_name like 'analytics%'"
     )
-    assert {measure for (measure,) in measures} == {"requests", "total_tokens", "cost_usd"}, "corrections alone"
+    assert {measure for (measure,) in measures} == {"requests", "total_tokens", "cost_usd", "list_cost_usd"}, (
+        "corrections alone"
+    )
     marks = postgres.execute(
         "select table_name, reason from ops.dropped_spans where span_start <= %s and span_end > %s order by 1", (AT, AT)
     ).fetchall()

@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 import psycopg
+import pyarrow.parquet as pq
 import pytest
 
 from usage_pipeline.rollups.calendar import day_window
@@ -18,7 +19,7 @@ from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import restore
 from usage_pipeline.storage.archives.manifest import archives, archives_of_day
-from usage_pipeline.storage.archives.store import ArchiveDamaged, ArchiveStore
+from usage_pipeline.storage.archives.store import ArchiveDamaged, ArchiveStore, checksum
 from usage_pipeline.storage.chunks.partitions import Chunk, chunks, ensure_chunks
 from usage_pipeline.storage.chunks.tables import BY_NAME, waiting_reason
 from usage_pipeline_tests.rigs import windows as event_store
@@ -94,6 +95,29 @@ def test_an_archived_day_is_read_back_exactly(
         assert not restore(postgres, store, archive, interval_hours=hours).is_ours
     assert (rows_of(postgres, EVENT_TABLE), rows_of(postgres, ARCHIVE_TABLE)) == before
     assert archives(postgres, only_in_files=True) == []
+
+
+def test_a_file_of_before_the_units_of_usage_is_read_back_without_them(
+    postgres: psycopg.Connection, archiving: Settings, folder: Path
+) -> None:
+    store_events(postgres, archiving, day(10), {}, {"prompt": "a\tb", "extra": {"a": 1}})
+    roll_up(postgres)
+    before = rows_of(postgres, EVENT_TABLE)
+    run_lifecycle(archiving)
+    [archive] = archives(postgres, table=EVENT_TABLE)
+    path = folder / archive.address
+    whole = pq.read_table(path)
+    names = whole.column_names
+    added = names[names.index("cache_read_tokens") :]
+    assert added[-1] == "external_id"
+    pq.write_table(whole.drop_columns(added), path, compression="zstd")
+    postgres.execute(
+        "update ops.archives set bytes = %s, checksum = %s where archive_id = %s",
+        (path.stat().st_size, checksum(path).checksum, archive.archive_id),
+    )
+    [archive] = archives(postgres, table=EVENT_TABLE)
+    assert restore(postgres, ArchiveStore(str(folder)), archive, interval_hours=24).is_ours
+    assert rows_of(postgres, EVENT_TABLE) == before
 
 
 def test_a_restored_partition_is_like_a_fresh_one(

@@ -118,7 +118,7 @@ def test_none_of_our_functions_can_be_called(analyst: psycopg.Connection) -> Non
         assert refused(analyst, f"select {name}({nulls})"), f"{function} can be called"
 
 
-def test_what_runs_with_the_owners_rights_is_two_functions_and_triggers_and_not_for_everyone(
+def test_what_runs_with_the_owners_rights_is_three_functions_and_triggers_and_not_for_everyone(
     postgres: psycopg.Connection,
 ) -> None:
     definers = [name for name, is_definer in postgres.execute(FUNCTIONS, (SCHEMAS,)) if is_definer]
@@ -133,6 +133,7 @@ def test_what_runs_with_the_owners_rights_is_two_functions_and_triggers_and_not_
         assert (grantees, path) == (["postgres"], ["search_path=pg_catalog, pg_temp"]), name
     assert sorted(set(definers) - {name for name, _, _ in triggers}) == [
         "analytics.changed_hours()",
+        "ops.correct_event(uuid,analytics.usage_events,bytea,text,text,timestamp with time zone,text)",
         "ops.create_partition(text,timestamp with time zone,timestamp with time zone)",
     ]
     [(owner_only, path)] = postgres.execute(
@@ -141,12 +142,17 @@ def test_what_runs_with_the_owners_rights_is_two_functions_and_triggers_and_not_
     ).fetchall()
     assert owner_only == ["postgres", ROLE]
     assert path == ["search_path=pg_catalog, pg_temp"]
-    [(storing, path)] = postgres.execute(
-        "select array(select grantee::regrole::text from aclexplode(proacl) order by 1), proconfig"
-        " from pg_proc where oid = 'ops.create_partition'::regproc"
-    ).fetchall()
-    assert storing == ["postgres", "usage_api", "usage_drain"]
-    assert "search_path=pg_catalog, pg_temp" in path
+    for function, callers in {
+        "ops.create_partition": ["postgres", "usage_api", "usage_drain"],
+        "ops.correct_event": ["postgres", "usage_api"],
+    }.items():
+        [(allowed, path)] = postgres.execute(
+            "select array(select grantee::regrole::text from aclexplode(proacl) order by 1), proconfig"
+            " from pg_proc where oid = %s::regproc",
+            (function,),
+        ).fetchall()
+        assert allowed == callers, function
+        assert "search_path=pg_catalog, pg_temp" in path, function
 
 
 def test_views_do_not_ask_for_the_rights_of_who_reads_them(postgres: psycopg.Connection) -> None:

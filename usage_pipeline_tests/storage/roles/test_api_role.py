@@ -11,7 +11,7 @@ from usage_pipeline.access.tokens import create_token
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline_tests.rigs.events import archive, event
-from usage_pipeline_tests.rigs.service import ARCHIVES_PATH, EVENTS_PATH, serving
+from usage_pipeline_tests.rigs.service import ARCHIVES_PATH, CORRECTIONS_PATH, EVENTS_PATH, serving
 from usage_pipeline_tests.storage.roles.prepared_server import OWNER, PreparedServer
 from usage_pipeline_tests.storage.roles.refusals import (
     changes_nothing_that_it_does_not_own,
@@ -53,7 +53,7 @@ def posted(client: httpx.Client, path: str, *items: object) -> dict[str, int]:
 def test_every_route_and_the_ingest_work(
     prepared: PreparedServer, settings: Settings, owner: psycopg.Connection
 ) -> None:
-    token = create_token(owner, "all", ["read", "ingest"]).token
+    token = create_token(owner, "all", ["read", "ingest", "correct"]).token
     with no_refusal_in_the_log(prepared), serving(settings) as service:
         client = service.with_token(token)
         mine = event()
@@ -68,6 +68,11 @@ def test_every_route_and_the_ingest_work(
         assert posted(client, ARCHIVES_PATH, kept) == {"inserted": 1, "duplicates": 0, "conflicts": 0}
         other = archive(mine["event_id"], prompt_full="other")
         assert posted(client, ARCHIVES_PATH, other) == {"inserted": 0, "duplicates": 0, "conflicts": 1}
+        changed = {"action": "replace", "event": old | {"team": "b"}, "reason": "moved"}
+        taken_out = {"action": "void", "event_id": mine["event_id"], "reason": "sent by a load test"}
+        answer = client.post(CORRECTIONS_PATH, json=[changed, taken_out]).json()
+        assert answer == {"received": 2, "corrected": 2, "already": 0, "rejected": []}
+        assert posted(client, EVENTS_PATH, mine, old) == {"inserted": 0, "duplicates": 2, "conflicts": 0}
         paths = client.get("/openapi.json").json()["paths"]
         assert len(paths) > 15
         for path, methods in paths.items():
@@ -82,7 +87,8 @@ def test_every_route_and_the_ingest_work(
         assert client.get("/healthz").json()["database"] == "up"
         assert "usage_pipeline_" in client.get("/metrics").text
     stored = "select count(*) from analytics.usage_events"
-    assert owner.execute(stored).fetchall() == [(2,)]
+    assert owner.execute(stored).fetchall() == [(1,)]
+    assert owner.execute("select count(*) from ops.corrections").fetchall() == [(2,)]
 
 
 def test_it_changes_nothing_that_it_does_not_own(session: psycopg.Connection, owner: psycopg.Connection) -> None:
@@ -99,6 +105,26 @@ def test_it_changes_nothing_that_it_does_not_own(session: psycopg.Connection, ow
         "insert into stats.daily_issue_stats (date) values ('2026-01-01')",
     ):
         refuses(session, statement)
+
+
+def test_it_corrects_nothing_without_a_trace(session: psycopg.Connection, owner: psycopg.Connection) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        session.execute("select ops.correct_event(gen_random_uuid(), null, null, 'me', '', '2000-01-01', 'x')")
+    for statement in (
+        "delete from analytics.usage_event_ids",
+        "update analytics.usage_event_ids set payload_hash = ''",
+        "insert into analytics.voided_events (event_id, correction_id) values (gen_random_uuid(), 1)",
+        "insert into analytics.superseded_events (event_id, correction_id) values (gen_random_uuid(), 1)",
+        "update ops.corrections set reason = 'none'",
+        "update ops.event_conflicts set outcome = 'dismissed', decided_at = now()",
+        "select other_payload from ops.event_conflicts",
+    ):
+        refuses(session, statement)
+    for name in ("public", "usage_drain"):
+        [(may,)] = owner.execute(
+            "select has_function_privilege(%s, oid, 'execute') from pg_proc where proname = 'correct_event'", (name,)
+        ).fetchall()
+        assert not may
 
 
 def test_it_reads_no_prompt_and_nothing_that_it_does_not_serve(session: psycopg.Connection) -> None:

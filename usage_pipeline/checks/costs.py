@@ -1,0 +1,47 @@
+"""Rules for costs: list prices and reports agree, all tokens have a kind, and tags have few values."""
+
+from datetime import date
+from decimal import Decimal
+
+import psycopg
+
+from usage_pipeline.rollups.window_tables import MOST_TAG_VALUES
+from usage_pipeline.storage.sql import load
+
+LARGEST_DIFFERENCE = Decimal("0.02")
+
+
+def cost_difference_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:
+    """Models whose senders report another cost than the list has for the same requests, by more than 2 %.
+
+    A model of which some requests have no list price is not compared.
+    """
+    rows = connection.execute(load("checks/select_cost_differences"), {"first_day": first, "last_day": last})
+    return [
+        f"{provider}/{model}: senders report {reported:f} US dollars for {requests} requests, the list price is {listed:f} "
+        f"({_percent(reported, listed)})"
+        for provider, model, requests, reported, listed in rows
+        if listed is not None and abs(reported - listed) > LARGEST_DIFFERENCE * listed
+    ]
+
+
+def unattributed_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:
+    """Models with tokens that are in the total, and neither input nor output: nobody knows their price."""
+    rows = connection.execute(load("checks/select_unattributed_tokens"), {"first_day": first, "last_day": last})
+    return [
+        f"{provider}/{model}: {unattributed} of {total} tokens are neither input nor output"
+        for provider, model, unattributed, total in rows
+    ]
+
+
+def crowded_tag_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:
+    """Tags of ROLLUP_TAGS with more values a day than stay apart."""
+    rows = connection.execute(load("checks/select_crowded_tags"), {"first_day": first, "last_day": last})
+    return [
+        f"tag {tag}: more than {MOST_TAG_VALUES} values in a day; {requests} requests of the others are together as `other`"
+        for tag, requests in rows
+    ]
+
+
+def _percent(reported: Decimal, listed: Decimal) -> str:
+    return f"{reported / listed - 1:+.1%}" if listed else "it should cost nothing"

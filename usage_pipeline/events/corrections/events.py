@@ -1,0 +1,183 @@
+"""Takes usage events out, or replaces them, by name and with a reason (contracts §8.3). The command and HTTP use one function.
+
+PostgreSQL does each correction and its note in one step (`ops.correct_event`), with the rights of the owner.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import msgspec
+import psycopg
+from psycopg import sql as compose
+
+from usage_pipeline import values
+from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS
+from usage_pipeline.events.ingest.model import EventWindow, Item
+from usage_pipeline.settings import Settings
+from usage_pipeline.storage.chunks.partitions import ensure_chunks
+from usage_pipeline.storage.sql import load
+from usage_pipeline.values import Malformed
+
+MAX_REASON_CHARACTERS = 1_000
+# Corrections of one transaction.
+_AT_ONCE = 100
+# A partition may be archived between our look and our insert. Then the corrections are made again, with a new partition.
+_ATTEMPTS = 3
+# The roll-up of a day that is corrected comes later, and must still find all of its events.
+_BEFORE_THE_END = timedelta(days=1)
+_EVENT_IDS = uuid5(NAMESPACE_URL, "urn:usage-pipeline:event")
+
+Outcome = Literal["corrected", "already", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A correction that somebody asks for. `event` is the JSON that replaces what is stored; None takes the event out.
+
+    `event_id` may be None if there is an event, which has it.
+    """
+
+    reason: str
+    event_id: UUID | None = None
+    event: bytes | memoryview | msgspec.Raw | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """The outcome of one correction. `refusal` says why nothing changed; empty unless it was refused."""
+
+    event_id: UUID | None
+    outcome: Outcome
+    refusal: str = ""
+
+
+def event_id_of(text: str, source: str | None = None) -> UUID:
+    """The id of an event as it is stored. With a source, `text` is the id that it gave; without, it is a UUID.
+
+    Raises Malformed.
+    """
+    if source is not None:
+        values.identifier_text("source", source)
+        return uuid5(_EVENT_IDS, f"{source}\0{values.identifier_text('event_id', text)}")
+    try:
+        return UUID(text)
+    except ValueError:
+        raise Malformed(
+            f"event_id: expected a UUID, or another id and the source that gave it, came {text[:200]!r} without a source"
+        ) from None
+
+
+def expect_reason(reason: str) -> str:
+    """The reason without space around it. Raises Malformed for none, or one that is too long."""
+    stripped = reason.strip()
+    if not stripped or len(stripped) > MAX_REASON_CHARACTERS or "\0" in stripped:
+        raise Malformed(f"reason: expected 1 to {MAX_REASON_CHARACTERS} characters, came {len(stripped)}")
+    return stripped
+
+
+def correct(
+    connection: psycopg.Connection,
+    wanted: Sequence[Wanted],
+    *,
+    corrected_by: str,
+    settings: Settings,
+    now: datetime | None = None,
+) -> list[Corrected]:
+    """Makes corrections on an autocommit connection, and returns their outcomes in the same order. All of them are committed.
+
+    Each is made with its note in ops.corrections, or not at all; one that is refused keeps no other from being made. The same
+    again changes nothing, and its outcome is "already". Hours and days that change are made again by whoever makes roll-ups.
+    Raises psycopg.Error when PostgreSQL fails: then those of earlier transactions stay made.
+    """
+    now = now or datetime.now(UTC)
+    outcomes = list[Corrected]()
+    for first in range(0, len(wanted), _AT_ONCE):
+        outcomes += _correct_some(connection, wanted[first : first + _AT_ONCE], corrected_by, settings, now)
+    return outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A correction that can be tried: its place among the wanted ones, and the event, if there is one."""
+
+    position: int
+    event_id: UUID
+    reason: str
+    item: Item | None
+
+
+def _correct_some(
+    connection: psycopg.Connection, wanted: Sequence[Wanted], corrected_by: str, settings: Settings, now: datetime
+) -> list[Corrected]:
+    outcomes: dict[int, Corrected] = {}
+    steps = list[_Step]()
+    window = EventWindow.around(now, settings)
+    for position, one in enumerate(wanted):
+        try:
+            steps.append(_step(position, one, window))
+        except Malformed as malformed:
+            outcomes[position] = Corrected(one.event_id, "refused", str(malformed))
+    # In the order of ids, as ingest stores them: so of two with common ids one waits, and there is no deadlock.
+    steps.sort(key=lambda step: (step.event_id.int, step.position))
+    tables = [EVENTS.table]
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            outcomes |= _try(connection, steps, corrected_by, settings, now, tables)
+            break
+        except (psycopg.errors.CheckViolation, psycopg.errors.UndefinedTable):
+            if attempt == _ATTEMPTS:
+                raise
+            tables = [EVENTS.table, ARCHIVES.table]
+    return [outcomes[position] for position in range(len(wanted))]
+
+
+def _step(position: int, wanted: Wanted, window: EventWindow) -> _Step:
+    reason = expect_reason(wanted.reason)
+    if wanted.event is None:
+        if wanted.event_id is None:
+            raise Malformed("event_id: expected the id of the event to take out, came none")
+        return _Step(position, wanted.event_id, reason, None)
+    item = EVENTS.parse(wanted.event, window)
+    if wanted.event_id not in (None, item.event_id):
+        raise Malformed(f"event_id: expected the same one in the event, {wanted.event_id}, came {item.event_id}")
+    return _Step(position, item.event_id, reason, item)
+
+
+def _try(
+    connection: psycopg.Connection,
+    steps: Sequence[_Step],
+    corrected_by: str,
+    settings: Settings,
+    now: datetime,
+    tables: Sequence[str],
+) -> dict[int, Corrected]:
+    oldest, oldest_by = max(
+        (now - timedelta(days=settings.retention_days) + _BEFORE_THE_END, f"RETENTION_DAYS={settings.retention_days}"),
+        (settings.usage_start, f"USAGE_START_DATE={settings.usage_start_date}"),
+    )
+    common = {"corrected_by": corrected_by, "oldest": oldest, "oldest_by": oldest_by}
+    moments = {step.item.event_time for step in steps if step.item and step.item.event_time}
+    for table in tables:
+        ensure_chunks(connection, table, moments, settings.chunk_time_interval_hours)
+    connection.execute(load(EVENTS.stage))
+    outcomes: dict[int, Corrected] = {}
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("select ops.expect_time_zone(%s)", (settings.usage_timezone,))
+        copy_to = compose.SQL("copy {} from stdin").format(compose.Identifier(EVENTS.staging_table))
+        with cursor.copy(copy_to) as copy:
+            for piece in _lines(steps):
+                copy.write(piece)
+        for step in steps:
+            arguments = {**common, "event_id": step.event_id, "position": step.position, "reason": step.reason}
+            action = "void" if step.item is None else "replace"
+            query = load(f"events/corrections/{action}_event")
+            [(outcome, refusal)] = cursor.execute(query, arguments).fetchall()
+            outcomes[step.position] = Corrected(step.event_id, outcome, refusal or "")
+    return outcomes
+
+
+def _lines(steps: Sequence[_Step]) -> Iterator[bytes | memoryview]:
+    return (piece for step in steps if step.item for piece in step.item.staged(step.position))

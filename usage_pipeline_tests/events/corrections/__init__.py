@@ -1,0 +1,1 @@
+"""Corrections of usage events: what changes, what stays, who is told."""
