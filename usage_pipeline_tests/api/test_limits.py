@@ -273,7 +273,9 @@ def test_bombs_side_by_side_leave_the_service_at_work_and_small(
         while any(thread.is_alive() for thread in threads):
             peak[0] = max(peak[0], psutil.Process().memory_info().rss)
             threads[-1].join(0.005)
-        assert statuses == [413] * 8
+        assert len(statuses) == 8
+        # One token has half of the places, so some of them may be told to come again.
+        assert set(statuses) in ({413}, {413, 503})
         # Two at a time, 20 MB each, a third more while it grows; never the 400.
         assert peak[0] - before < 150 * 2**20
         assert client.post(EVENTS_PATH, json=[event()]).status_code == 200

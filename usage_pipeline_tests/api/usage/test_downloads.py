@@ -193,7 +193,7 @@ def test_a_file_too_many_is_503_and_the_places_are_free_when_the_readers_are_gon
     whole = Export.chunk
 
     def waiting(self: Export) -> Any:
-        gate.wait(20)
+        gate.wait(120)
         return whole(self)
 
     monkeypatch.setattr(Export, "chunk", waiting)
@@ -209,20 +209,22 @@ def test_a_file_too_many_is_503_and_the_places_are_free_when_the_readers_are_gon
     sleeping = (
         "select count(*) from pg_stat_activity where state = 'idle in transaction' and datname = current_database()"
     )
-    wait_until(lambda: shared.postgres.execute(sleeping).fetchone() == (2,), "two files are being sent", 20)
-    for headers, text in (
-        ({}, "1 downloads of this token are running, 2 of all"),
-        (third, "0 downloads of this token"),
-    ):
-        response = shared.client.get(path, headers=headers)
-        assert text in expect_problem(response, 503, "unavailable")
-        assert response.headers["retry-after"]
-    # Pages go on meanwhile.
-    assert shared.client.get("/api/usage/api-keys").status_code == 200
-    gate.set()
+    try:
+        wait_until(lambda: shared.postgres.execute(sleeping).fetchone() == (2,), "two files are being sent", 60)
+        for headers, text in (
+            ({}, "1 downloads of this token are running, 2 of all"),
+            (third, "0 downloads of this token"),
+        ):
+            response = shared.client.get(path, headers=headers)
+            assert text in expect_problem(response, 503, "unavailable")
+            assert response.headers["retry-after"]
+        # Pages go on meanwhile.
+        assert shared.client.get("/api/usage/api-keys").status_code == 200
+    finally:
+        gate.set()
     for reader in readers:
-        reader.join(20)
-    wait_until(lambda: shared.postgres.execute(sleeping).fetchone() == (0,), "both files are sent", 20)
+        reader.join(60)
+    wait_until(lambda: shared.postgres.execute(sleeping).fetchone() == (0,), "both files are sent", 60)
     assert shared.client.get(path).status_code == 200
 
 
