@@ -173,7 +173,7 @@ _TABLES = (
     "usage.api_keys", "usage.provider_usage", "usage.api_access_tokens", "ops.sync_batches", "ops.dead_letters",
     "ops.touched_days", "ops.corrections",
 )  # fmt: skip
-_EMPTY_TABLES = f"truncate {', '.join(_TABLES)}"
+_EMPTY_TABLES = f"truncate {', '.join(_TABLES)} cascade"
 _DELETE_ROWS = "; ".join(f"delete from {table}" for table in _TABLES)
 
 
