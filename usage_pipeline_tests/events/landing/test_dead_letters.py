@@ -26,6 +26,18 @@ def replayed(runner: CliRunner) -> tuple[int, dict[str, object]]:
     return result.exit_code, json.loads(result.stdout)
 
 
+@pytest.mark.parametrize("name", ["\0", "\x1b[2J", "\u202e", "x" * 10_000])
+def test_a_member_with_any_name_has_a_dead_letter_that_can_be_stored_and_shown(
+    name: str, tmp_path: Path, postgres: psycopg.Connection, settings: Settings
+) -> None:
+    (tmp_path / "e.jsonl").write_text(f"{json.dumps(event(**{name: 1}))}\n{json.dumps(event())}")
+    report = ingest_file(postgres, Landing(str(tmp_path)), "e.jsonl", settings=settings)
+    assert (report.outcome, report.inserted, report.rejected) == ("stored", 1, 1)
+    [(reason,)] = postgres.execute("select reason from ops.dead_letters").fetchall()
+    assert reason.isprintable()
+    assert len(reason) <= 500
+
+
 def test_an_archive_that_came_before_its_event_counts_once_after_it(
     tmp_path: Path, postgres: psycopg.Connection, settings: Settings, replay: CliRunner
 ) -> None:
