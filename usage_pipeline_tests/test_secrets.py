@@ -212,6 +212,17 @@ def conninfo_fails(url: str) -> bool:
     return False
 
 
+# What a command needs of a parameter before it asks for its settings, where a 1 does not do.
+_NEEDED = {
+    ("", "", "first"): "2026-01-01",
+    ("", "", "last"): "2026-01-01",
+    ("counters", "adjust", "family"): "api_key",
+    ("counters", "adjust", "field"): "total_requests",
+    ("counters", "adjust", "day"): "2026-01-01",
+    ("events", "void", "ids"): "0f0e1c2a-6f2b-4b7e-9d5c-3a1f5b8e7c11",
+}
+
+
 def commands() -> list[list[str]]:
     """Every command, with a value for each argument and option that it needs."""
     found = []
@@ -223,9 +234,11 @@ def commands() -> list[list[str]]:
             continue
         for parameter in command.params:
             if parameter.required:
-                value = "2026-01-01" if parameter.name in ("first", "last") else "1"
+                value = _NEEDED.get((*words[:2], parameter.name), _NEEDED.get(("", "", parameter.name), "1"))
                 words += [*parameter.opts[:1], value] if parameter.param_type_name == "option" else [value]
         found.append(words)
+        if words[:2] == ["dead-letters", "discard"]:
+            words.append("1")
         if words[:2] == ["tokens", "create"]:
             words.append("--never-expires")
     # The demo has servers of its own, whatever the settings say, and a hash needs none.

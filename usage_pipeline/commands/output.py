@@ -5,6 +5,7 @@ Ids, reasons and errors are of others' choosing. A terminal would obey escape se
 
 import json
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,11 @@ def print_json(document: Any) -> None:
 def say(text: str, *, to_errors: bool = False) -> None:
     """Prints one line. Not with `:m:` of a key such as usage:m:2026-11-28:orders as the emoji of that name."""
     Console(stderr=to_errors, soft_wrap=True).print(visible(text), markup=False, highlight=False, emoji=False)
+
+
+def print_document(text: str) -> None:
+    """A document of several lines, for programs. On a terminal, controls of others show as escapes."""
+    sys.stdout.write(visible(text, but="\n") if sys.stdout.isatty() else text)
 
 
 def print_table(

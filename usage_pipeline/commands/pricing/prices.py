@@ -1,7 +1,6 @@
 """`usage-pipeline prices`: prices of one's own, imported, listed, exported; and what a model costs and why."""
 
 import io
-import sys
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from usage_pipeline.commands.options import AsJson, UsageError
-from usage_pipeline.commands.output import print_json, print_table, say
+from usage_pipeline.commands.output import print_document, print_json, print_table, say
 from usage_pipeline.settings import load_settings
 
 prices_app = typer.Typer(no_args_is_help=True, help="Prices of models: your own, above those of the price package.")
@@ -151,7 +150,7 @@ def export(
     text = io.StringIO()
     write_own_prices(rows, text)
     if file is None and not as_json:
-        sys.stdout.write(text.getvalue())
+        print_document(text.getvalue())
         return
     if file is not None:
         _write(file, text.getvalue())
