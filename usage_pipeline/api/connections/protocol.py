@@ -209,9 +209,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _is_ahead(self) -> bool:
         """Whether what comes now belongs to a request after one that is still to be answered."""
-        if self.cycle is None or self.cycle.response_complete:
-            return bool(self.pipeline)
-        return bool(self.pipeline) or not self.cycle.more_body
+        if self.pipeline:
+            return True
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
 
     def _await_head(self) -> None:
         if self._head_timer is None:
@@ -233,11 +233,8 @@ class BoundedConnection(HttpToolsProtocol):
         return ValueError(status.phrase)
 
     def _refuse(self, status: HTTPStatus) -> None:
-        self._refusal = status
-        self._answer(status)
-
-    def _answer(self, status: HTTPStatus) -> None:
         """Sends the refusal, and reads on for a moment: to close on unread bytes is a reset, and the answer would be lost."""
+        self._refusal = status
         if not self._is_idle() or self.transport.is_closing():
             # An answer to an earlier request is on its way, and this one may not be put into it.
             self.cut()
