@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import UUID
 
 import msgspec
 import psycopg
@@ -15,6 +15,7 @@ from psycopg import sql as compose
 
 from usage_pipeline import values
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS
+from usage_pipeline.events.ingest.members import identity
 from usage_pipeline.events.ingest.model import EventWindow, Item
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.partitions import ensure_chunks
@@ -28,7 +29,6 @@ _AT_ONCE = 100
 _ATTEMPTS = 3
 # The roll-up of a day that is corrected comes later, and must still find all of its events.
 _BEFORE_THE_END = timedelta(days=1)
-_EVENT_IDS = uuid5(NAMESPACE_URL, "urn:usage-pipeline:event")
 
 Outcome = Literal["corrected", "already", "refused"]
 
@@ -55,19 +55,18 @@ class Corrected:
 
 
 def event_id_of(text: str, source: str | None = None) -> UUID:
-    """The id of an event as it is stored. With a source, `text` is the id that it gave; without, it is a UUID.
+    """The id of an event as it is stored, by the rule of the ingest: an id that is no UUID needs the source that gave it.
 
     Raises Malformed.
     """
     if source is not None:
         values.identifier_text("source", source)
-        return uuid5(_EVENT_IDS, f"{source}\0{values.identifier_text('event_id', text)}")
-    try:
-        return UUID(text)
-    except ValueError:
+    known = identity(text, source, "")
+    if known.external_id is not None and source is None:
         raise Malformed(
             f"event_id: expected a UUID, or another id and the source that gave it, came {text[:200]!r} without a source"
-        ) from None
+        )
+    return known.event_id
 
 
 def expect_reason(reason: str) -> str:

@@ -242,6 +242,7 @@ def test_an_id_of_a_source_is_the_one_that_the_contracts_say() -> None:
     assert event_id_of("chatcmpl-213", "gateway") == uuid.uuid5(namespace, "gateway\0chatcmpl-213")
     known = uuid.uuid4()
     assert event_id_of(str(known).upper()) == known
+    assert event_id_of(str(known), "gateway") == known, "a UUID is unique over all sources, as the ingest stores it"
     with pytest.raises(Malformed, match="the source that gave it"):
         event_id_of("chatcmpl-213")
 
