@@ -67,24 +67,30 @@ async def correct_events(request: Request, caller: Caller) -> Response:
     """
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
-    work = partial(_corrected, settings=settings, storing=storing, by=f"token {caller.name} ({caller.token_id})")
+    work = partial(_corrected, settings=settings, storing=storing, caller=caller)
     answer = await done_with_body(request, caller, work)
     return Response(status_code=400) if answer is None else JSONResponse(answer)
 
 
-def _corrected(body: Body, *, settings: Settings, storing: Storing, by: str) -> dict[str, Any]:
+def _corrected(body: Body, *, settings: Settings, storing: Storing, caller: AccessToken) -> dict[str, Any]:
     items = document_items(body, "corrections", settings, most_bytes=EVENTS.most_item_bytes + _MORE_BYTES)
     rejected: dict[int, str] = {}
     wanted: dict[int, Wanted] = {}
     for index, item in enumerate(items):
         try:
-            wanted[index] = _wanted(item)
+            wanted[index] = _wanted(item, caller.name)
         except Malformed as malformed:
             rejected[index] = str(malformed)
     outcomes: Sequence[Corrected] = []
     if wanted:
         with storing.pool.connection() as connection:
-            outcomes = correct(connection, list(wanted.values()), corrected_by=by, settings=settings)
+            outcomes = correct(
+                connection,
+                list(wanted.values()),
+                corrected_by=f"token {caller.name} ({caller.token_id})",
+                settings=settings,
+                sender=caller.name,
+            )
     for index, outcome in zip(wanted, outcomes, strict=True):
         if outcome.outcome == "refused":
             rejected[index] = outcome.refusal
@@ -96,7 +102,7 @@ def _corrected(body: Body, *, settings: Settings, storing: Storing, by: str) -> 
     }
 
 
-def _wanted(item: bytes | memoryview | msgspec.Raw) -> Wanted:
+def _wanted(item: bytes | memoryview | msgspec.Raw, sender: str) -> Wanted:
     try:
         asked = _decode(item)
     except UNREADABLE_JSON as error:
@@ -106,5 +112,5 @@ def _wanted(item: bytes | memoryview | msgspec.Raw) -> Wanted:
     has_event = bytes(memoryview(asked.event)[:5]) != b"null"
     if has_event == (asked.action == "void"):
         raise Malformed("event: expected one with the action replace, and none with void, came the contrary")
-    event_id = None if asked.event_id is None else event_id_of(asked.event_id, asked.source)
+    event_id = None if asked.event_id is None else event_id_of(asked.event_id, asked.source or sender)
     return Wanted(asked.reason, event_id, asked.event if has_event else None)

@@ -16,7 +16,7 @@ from psycopg import sql as compose
 from usage_pipeline import values
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS
 from usage_pipeline.events.ingest.members import identity
-from usage_pipeline.events.ingest.model import EventWindow, Item
+from usage_pipeline.events.ingest.model import LANDING, EventWindow, Item
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.partitions import ensure_chunks
 from usage_pipeline.storage.sql import load
@@ -83,18 +83,20 @@ def correct(
     *,
     corrected_by: str,
     settings: Settings,
+    sender: str = LANDING,
     now: datetime | None = None,
 ) -> list[Corrected]:
     """Makes corrections on an autocommit connection, and returns their outcomes in the same order. All of them are committed.
 
     Each is made with its note in ops.corrections, or not at all; one that is refused keeps no other from being made. The same
-    again changes nothing, and its outcome is "already". Hours and days that change are made again by whoever makes roll-ups.
+    again changes nothing, and its outcome is "already". `sender` gives the ids that are no UUIDs, where an event names no
+    source. Hours and days that change are made again by whoever makes roll-ups.
     Raises psycopg.Error when PostgreSQL fails: then those of earlier transactions stay made.
     """
     now = now or datetime.now(UTC)
     outcomes = list[Corrected]()
     for first in range(0, len(wanted), _AT_ONCE):
-        outcomes += _correct_some(connection, wanted[first : first + _AT_ONCE], corrected_by, settings, now)
+        outcomes += _correct_some(connection, wanted[first : first + _AT_ONCE], corrected_by, settings, sender, now)
     return outcomes
 
 
@@ -109,14 +111,19 @@ class _Step:
 
 
 def _correct_some(
-    connection: psycopg.Connection, wanted: Sequence[Wanted], corrected_by: str, settings: Settings, now: datetime
+    connection: psycopg.Connection,
+    wanted: Sequence[Wanted],
+    corrected_by: str,
+    settings: Settings,
+    sender: str,
+    now: datetime,
 ) -> list[Corrected]:
     outcomes: dict[int, Corrected] = {}
     steps = list[_Step]()
     window = EventWindow.around(now, settings)
     for position, one in enumerate(wanted):
         try:
-            steps.append(_step(position, one, window))
+            steps.append(_step(position, one, window, sender))
         except Malformed as malformed:
             outcomes[position] = Corrected(one.event_id, "refused", str(malformed))
     # In the order of ids, as ingest stores them: so of two with common ids one waits, and there is no deadlock.
@@ -133,13 +140,13 @@ def _correct_some(
     return [outcomes[position] for position in range(len(wanted))]
 
 
-def _step(position: int, wanted: Wanted, window: EventWindow) -> _Step:
+def _step(position: int, wanted: Wanted, window: EventWindow, sender: str) -> _Step:
     reason = expect_reason(wanted.reason)
     if wanted.event is None:
         if wanted.event_id is None:
             raise Malformed("event_id: expected the id of the event to take out, came none")
         return _Step(position, wanted.event_id, reason, None)
-    item = EVENTS.parse(wanted.event, window)
+    item = EVENTS.parse(wanted.event, window, sender)
     if wanted.event_id not in (None, item.event_id):
         raise Malformed(f"event_id: expected the same one in the event, {wanted.event_id}, came {item.event_id}")
     return _Step(position, item.event_id, reason, item)

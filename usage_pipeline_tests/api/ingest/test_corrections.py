@@ -23,6 +23,19 @@ def void(of: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"action": "void", "event_id": of["event_id"], "reason": "sent by a load test"} | changes
 
 
+def test_ids_that_are_no_uuids_are_those_of_the_token_as_in_the_ingest(
+    client: httpx.Client, postgres: psycopg.Connection
+) -> None:
+    sent = event(event_id="chatcmpl-213")
+    assert client.post(EVENTS_PATH, json=[sent]).json()["inserted"] == 1
+    right = {"action": "replace", "event": sent | {"input_tokens": 7}, "reason": "characters, not tokens"}
+    assert client.post(CORRECTIONS_PATH, json=[right]).json()["corrected"] == 1
+    stored = "select external_id, source, input_tokens from analytics.usage_events"
+    assert postgres.execute(stored).fetchall() == [("chatcmpl-213", "test", 7)]
+    assert client.post(CORRECTIONS_PATH, json=[void(sent)]).json()["corrected"] == 1
+    assert postgres.execute(stored).fetchall() == []
+
+
 def test_items_are_corrected_or_told_by_index(client: httpx.Client, postgres: psycopg.Connection) -> None:
     first, second = event(), event(input_tokens=900_000)
     client.post(EVENTS_PATH, json=[first, second])
