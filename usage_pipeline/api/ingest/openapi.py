@@ -90,7 +90,10 @@ def corrections_body(most_reason_characters: int) -> dict[str, Any]:
             "action": {"type": "string", "enum": ["void", "replace"]},
             "reason": {"type": "string", "minLength": 1, "maxLength": most_reason_characters},
             "event_id": {**name, "description": "A UUID, or the id that the source gave. The event has it, too"},
-            "source": {**name, "description": "Who gave the id, where it is no UUID; without one: the name of the token"},
+            "source": {
+                **name,
+                "description": "Who gave the id, where it is no UUID; without one: the name of the token",
+            },
             "event": {**item_schema(EVENTS), "description": "The event as it should be, for the action replace"},
         },
         "required": ["action", "reason"],
