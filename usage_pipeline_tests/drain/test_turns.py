@@ -47,10 +47,11 @@ def test_each_family_gets_its_share_or_all_that_it_wants(
         report.family: report
         for report in drain_in_turns(order, DrainLimits(deadline=BUDGET), world.drain, lambda: world.now)
     }
-    late = sum(seconds.values())
-    for family in FAMILIES:
-        # What the families before it took beyond their own shares, by the one step that each may always do.
-        share = (BUDGET - late) / len(FAMILIES)
+    late = 0.0
+    for family in order:
+        # The families before it may have taken more than their shares, by the one step that each may always do.
+        share = BUDGET / len(FAMILIES) - late
+        late += seconds[family]
         at_least = min(steps[family], max(1, int(share / seconds[family])))
         assert world.done[family] >= at_least, (order, world)
         assert reports[family].keys == world.done[family]
