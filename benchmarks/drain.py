@@ -141,7 +141,7 @@ class Bench:
             sent = 0
             for first in range(0, len(live), _KEYS_PER_SEND):
                 some = live[first : first + _KEYS_PER_SEND]
-                connection.send(one_by_one(b"HGETALL", bulk_strings(some)))
+                connection.send(one_by_one([b"HGETALL"], bulk_strings(some)))
                 if sent:
                     connection.receive(sent)
                 sent = len(some)

@@ -12,9 +12,9 @@ from usage_pipeline.texts import shortened
 
 MAX_COUNT = redis_keys.MAX_COUNT
 MAX_ID_CHARACTERS = redis_keys.MAX_ID_CHARACTERS
-# What a key may hold beyond the known fields. jsonb refuses strings and arrays of 256 MB, and arrays of 16 million numbers
-# (34 MB of text): one such value would fail its whole batch, again and again.
-MAX_UNKNOWN_BYTES = 16 * 2**20
+# What a key may hold beyond the known fields. A drain has them in memory several times, and jsonb refuses strings and arrays of
+# 256 MB, and arrays of 16 million numbers (34 MB of text): one such value would fail its whole batch, again and again.
+MAX_UNKNOWN_BYTES = 4 * 2**20
 # What decoding foreign JSON may raise: bad UTF-8 and deep nesting are not DecodeErrors.
 UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?")

@@ -1,16 +1,17 @@
 """The values that the steps of the drain pass on: batches, claimed keys, dead letters. No I/O."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import hiredis
 
 from usage_pipeline import values
 from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.members import Value
+from usage_pipeline.drain.room import LARGEST_KEY_BYTES
 from usage_pipeline.values import Malformed, PossibleTimes, TimeWindow
 
 RawFormat = Literal["string", "hash", "dump"]
@@ -27,8 +28,31 @@ class WrongType:
     dump: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """The content of a claimed key that is too large to be read whole: its Redis type, its bytes in Redis, and a part of it.
+
+    The part is the known fields of a hash, or the beginning of a string. None: nothing of it could be read.
+    """
+
+    redis_type: str
+    size: int
+    part: Value | None = None
+
+
+Content = Value | WrongType | TooLarge
 # A key that a batch holds, and its content. It is a tuple, because there is one for every key.
-Claimed = tuple[bytes, Value | WrongType]
+Claimed = tuple[bytes, Content]
+
+
+class Held(NamedTuple):
+    """Claimed keys with their contents, as many as a batch may hold in memory, and those that it has no room for.
+
+    What is `left` is claimed under the same batch id, and not read.
+    """
+
+    keys: list[Claimed]
+    left: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +115,25 @@ class Batch:
         return self.origin.claimed_at
 
 
+class Part(NamedTuple):
+    """Some items of a page, from position `first` on, and what became of them."""
+
+    batch: Batch
+    first: int
+    items: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the request event queue, and the number of its items. `parts` reads one after the other: a page of large items
+    is never in memory as a whole, and is read anew each time.
+    """
+
+    origin: Origin
+    items: int
+    parts: Callable[[], Iterable[Part]]
+
+
 def new_batch_id(claimed_ms: int) -> str:
     """The claim time in epoch milliseconds, and 40 random bits: ids sort by time, and no two batches have the same."""
     return f"{claimed_ms:013d}-{secrets.token_hex(5)}"
@@ -114,9 +157,12 @@ def parse_batch(family: Family, origin: Origin, claims: list[Claimed], *, times:
     for key, value in claims:
         batch.keys.append(key)
         try:
-            if isinstance(value, WrongType):
-                raise Malformed(f"key: expected a Redis {family.redis_type.decode()}, came a {value.redis_type}")
-            line, refused = family.staged_line(key, value, window)
+            line, refused = family.staged_line(key, _readable(family, value), window)
+            if isinstance(value, TooLarge):
+                rest = dead_letter(
+                    key, replace(value, part=None), f"{_too_large(value)}; its other fields are not kept"
+                )
+                batch.dead_letters.append(replace(rest, member="other fields"))
             batch.lines.append(line)
             for member in refused:
                 batch.dead_letters.append(replace(dead_letter(key, member.raw, member.reason), member=member.member))
@@ -125,8 +171,29 @@ def parse_batch(family: Family, origin: Origin, claims: list[Claimed], *, times:
     return batch
 
 
-def dead_letter(key: bytes, value: Value | WrongType, reason: str) -> DeadLetter:
+def _readable(family: Family, value: Content) -> Value:
+    """What of a content can become a row. Raises Malformed if nothing can."""
+    expected = family.redis_type.decode()
+    if isinstance(value, WrongType):
+        raise Malformed(f"key: expected a Redis {expected}, came a {value.redis_type}")
+    if not isinstance(value, TooLarge):
+        return value
+    if value.redis_type != expected:
+        came = f"came a {value.redis_type} of {value.size} bytes; its content is not kept"
+        raise Malformed(f"key: expected a Redis {expected}, {came}")
+    if value.part is None or isinstance(value.part, bytes):
+        raise Malformed(f"{_too_large(value)}; only the first {len(value.part or b'')} are kept")
+    return value.part
+
+
+def _too_large(value: TooLarge) -> str:
+    return f"key: expected at most {LARGEST_KEY_BYTES} bytes, came {value.size}"
+
+
+def dead_letter(key: bytes, value: Content, reason: str) -> DeadLetter:
     """The dead letter of a key or of a member of it. `raw_value` reads exactly the same value, up to LARGEST_RAW_BYTES."""
+    if isinstance(value, TooLarge):
+        value = WrongType(value.redis_type, b"") if value.part is None else value.part
     if isinstance(value, bytes):
         return DeadLetter(key, *_cut(reason, value), "string")
     if isinstance(value, WrongType):

@@ -9,7 +9,7 @@ from typing import Literal
 import psycopg
 from psycopg.rows import class_row
 
-from usage_pipeline.drain.batch import Batch, Origin, RawFormat, parse_batch, raw_value
+from usage_pipeline.drain.batch import Batch, Claimed, Origin, Page, Part, RawFormat, parse_batch, raw_value
 from usage_pipeline.drain.corrections import ANY, Changed, Correction, Settable, change, is_noted, note
 from usage_pipeline.drain.event_queue import EVENT, RequestEvent, parse_amendment, parse_page
 from usage_pipeline.drain.families import BY_NAME
@@ -298,7 +298,8 @@ def _apply(store: UsageStore, letter: StoredDeadLetter, times: PossibleTimes) ->
     batch = _batch_of(letter, times)
     reasons = _expect_any(letter, batch)
     if letter.family == EVENT.name:
-        applied = store.apply_events(batch, {letter.position or 0: letter.raw})
+        part = Part(batch, letter.position or 0, [letter.raw])
+        applied = store.apply_events(Page(batch.origin, len(batch.keys), lambda: [part]))
     else:
         applied = store.apply(BY_NAME[letter.family], batch)
     if applied.dead_letters > applied.refused_members:
@@ -328,5 +329,5 @@ def _batch_of(letter: StoredDeadLetter, times: PossibleTimes) -> Batch:
     origin = Origin(batch_id, letter.claimed_at, "replay", is_uncertain=False)
     if letter.family == EVENT.name and letter.raw_format == "string":
         return parse_page(origin, letter.position or 0, [letter.raw], times=times)
-    claims = [(letter.source_key, raw_value(letter.raw, letter.raw_format))]
+    claims: list[Claimed] = [(letter.source_key, raw_value(letter.raw, letter.raw_format))]
     return parse_batch(BY_NAME.get(letter.family, EVENT), origin, claims, times=times)

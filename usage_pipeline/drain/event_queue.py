@@ -4,7 +4,7 @@ After the rename the list never changes: writers push to the live name only. So 
 its own ledger row, and one drainer stores it, once. When every page is stored, the list is deleted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
@@ -14,7 +14,17 @@ from uuid import UUID
 import msgspec
 
 from usage_pipeline import values
-from usage_pipeline.drain.batch import Batch, DeadLetter, Origin, WrongType, dead_letter, new_batch_id
+from usage_pipeline.drain.batch import (
+    Batch,
+    DeadLetter,
+    Origin,
+    Page,
+    Part,
+    TooLarge,
+    WrongType,
+    dead_letter,
+    new_batch_id,
+)
 from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.members import JsonMembers, Parsed, claim_time, decode_members
 from usage_pipeline.drain.protocol import (
@@ -24,9 +34,11 @@ from usage_pipeline.drain.protocol import (
     DrainLimits,
     DrainReport,
 )
+from usage_pipeline.drain.room import LARGEST_KEY_BYTES, Room
 from usage_pipeline.drain.store import Applied, LedgerRow
 from usage_pipeline.redis_keys import EVENT_QUEUE
 from usage_pipeline.storage.copy_text import copy_line
+from usage_pipeline.storage.redis import RedisUnavailable
 from usage_pipeline.values import UNREADABLE_JSON, Malformed, PossibleTimes, TimeWindow
 
 # Part of the protocol: the position identifies a page. So versions with different page sizes must never share a queue.
@@ -129,7 +141,7 @@ def page_id(queue_batch: str, number: int) -> str:
 class EventStore(Protocol):
     """What the drain of the queue asks of PostgreSQL. UsageStore is the real one."""
 
-    def apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied: ...
+    def apply_events(self, page: Page) -> Applied: ...
     def ledger(self, batch_ids: Sequence[str]) -> dict[str, LedgerRow]: ...
     def unreleased(self, family: str) -> list[str]: ...
     def mark_released(self, batch_ids: Sequence[str]) -> None: ...
@@ -139,8 +151,10 @@ class QueueSource(CounterSource, Protocol):
     """What the drain of the queue asks of Redis, besides the calls of every drain."""
 
     def claim_queue(self, batch_id: str) -> bool: ...
-    def queue_length(self, batch_id: str) -> int | WrongType: ...
-    def read_page(self, batch_id: str, first: int, items: int) -> list[bytes]: ...
+    def queue_length(self, batch_id: str) -> int | WrongType | TooLarge: ...
+    def item_sizes(self, batch_id: str, first: int, items: int) -> list[int]: ...
+    def read_items(self, batch_id: str, first: int, items: int) -> list[bytes]: ...
+    def beginning_of_item(self, batch_id: str, position: int) -> bytes: ...
 
 
 class QueueDrain:
@@ -198,18 +212,15 @@ class QueueDrain:
                 source.settle_batch(EVENT.name, batch_id)
             return
         if source.age_ms(batch_id) < source.plan.minimum_age_ms:
-            self.report.left_claimed += 1 if isinstance(length, WrongType) else length
+            self.report.left_claimed += length if isinstance(length, int) else 1
             return
         if not source.barrier():
             raise BarrierFellShort(
                 f"event: Redis did not confirm in time that the claim of queue {batch_id} is durable"
             )
         queue = Origin.of_claim(batch_id, source.facts.identity, is_uncertain=is_uncertain)
-        if isinstance(length, WrongType):
-            reason = f"key: expected a Redis list, came a {length.redis_type}"
-            page = Batch(page_of(queue, 0), keys=[EVENT_QUEUE])
-            page.dead_letters.append(replace(dead_letter(EVENT_QUEUE, length, reason), position=0))
-            self._apply(page, {})
+        if not isinstance(length, int):
+            self._apply(_page_of_wrong_type(page_of(queue, 0), length))
         else:
             # Only pages that are not stored are read. To read the others again costs a third of storing them, and a drain with
             # a budget would at last do nothing else.
@@ -218,12 +229,12 @@ class QueueDrain:
                 if self._must_stop():
                     return
                 first = number * PAGE_ITEMS
-                items = source.read_page(batch_id, first, PAGE_ITEMS)
-                if not items:
+                sizes = source.item_sizes(batch_id, first, PAGE_ITEMS)
+                page = self._page(batch_id, page_of(queue, number), first, sizes)
+                if page is None:
                     # Another drainer has deleted the list. Before that, it found every page stored.
                     break
-                page = parse_page(page_of(queue, number), first, items, times=self._limits.times)
-                self._apply(page, dict(enumerate(items, first)))
+                self._apply(page)
         self._release(batch_id)
 
     def _must_stop(self) -> bool:
@@ -232,9 +243,32 @@ class QueueDrain:
             self.report.is_complete = False
         return not self.report.is_complete
 
-    def _apply(self, page: Batch, items: dict[int, bytes]) -> None:
+    def _page(self, batch_id: str, origin: Origin, first: int, sizes: Sequence[int]) -> Page | None:
+        """A page that is in memory as a whole, or one that is read part by part while it is stored. None if it is gone."""
+        if Room().take(sizes) < len(sizes):
+            return Page(origin, len(sizes), lambda: self._parts(batch_id, origin, first, sizes))
+        items = self._source.read_items(batch_id, first, len(sizes)) if sizes else []
+        return whole_page(origin, first, items, times=self._limits.times) if items else None
+
+    def _parts(self, batch_id: str, origin: Origin, first: int, sizes: Sequence[int]) -> Iterator[Part]:
+        """Raises RedisUnavailable if Redis has lost the list: another drainer waits until this page is stored."""
+        end = first + len(sizes)
+        while first < end:
+            room = Room()
+            wanted = room.take(sizes[first - end :])
+            if room.is_too_large:
+                beginning = self._source.beginning_of_item(batch_id, first)
+                yield Part(_too_large_item(origin, first, beginning, sizes[first - end]), first, ())
+            else:
+                items = self._source.read_items(batch_id, first, wanted)
+                if len(items) < wanted:
+                    raise RedisUnavailable(f"Redis: the claimed queue of batch {batch_id} has lost items")
+                yield Part(parse_page(origin, first, items, times=self._limits.times), first, items)
+            first += wanted
+
+    def _apply(self, page: Page) -> None:
         self._has_moved = True
-        self.report.add(len(page.keys), self._store.apply_events(page, items))
+        self.report.add(page.items, self._store.apply_events(page))
 
     def _release(self, batch_id: str) -> None:
         self._has_moved = True
@@ -249,6 +283,26 @@ class QueueDrain:
 def page_of(queue: Origin, number: int) -> Origin:
     """The origin of a page of a claimed queue."""
     return replace(queue, batch_id=page_id(queue.batch_id, number))
+
+
+def whole_page(page: Origin, first: int, items: Sequence[bytes], *, times: PossibleTimes) -> Page:
+    """A page whose items are in memory."""
+    parts = [Part(parse_page(page, first, items, times=times), first, items)]
+    return Page(page, len(items), lambda: parts)
+
+
+def _page_of_wrong_type(page: Origin, content: WrongType | TooLarge) -> Page:
+    reason = f"key: expected a Redis list, came a {content.redis_type}"
+    if isinstance(content, TooLarge):
+        reason += f" of {content.size} bytes; its content is not kept"
+    letter = replace(dead_letter(EVENT_QUEUE, content, reason), position=0)
+    parts = [Part(Batch(page, keys=[EVENT_QUEUE], dead_letters=[letter]), 0, ())]
+    return Page(page, 1, lambda: parts)
+
+
+def _too_large_item(page: Origin, position: int, beginning: bytes, size: int) -> Batch:
+    reason = f"item: expected at most {LARGEST_KEY_BYTES} bytes, came {size}; only the first {len(beginning)} are kept"
+    return Batch(page, dead_letters=[DeadLetter(EVENT_QUEUE, reason, beginning, "string", position)])
 
 
 def parse_page(page: Origin, first: int, items: Sequence[bytes], *, times: PossibleTimes) -> Batch:

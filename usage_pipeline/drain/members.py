@@ -109,7 +109,15 @@ class HashMembers:
                 refused.append((name, content))
                 reason = reason or str(malformed)
         self._refuse_unknown(refused, reason)
-        return values.storable_json(kept, "unknown field") if kept else None
+        if not kept:
+            return None
+        text = values.storable_json(kept, "unknown field")
+        try:
+            values.within_unknown_limit("unknown fields as JSON", len(text.encode()))
+        except Malformed as malformed:
+            self._refuse_unknown([(name.encode(), content.encode()) for name, content in kept.items()], str(malformed))
+            return None
+        return text
 
     def refused(self) -> list[RefusedMember]:
         """The refused fields, each with the fields that say who and when. To be asked after all fields were taken."""

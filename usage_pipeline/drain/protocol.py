@@ -8,12 +8,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Protocol
 
-from usage_pipeline.drain.batch import Batch, Claimed, Origin, new_batch_id, parse_batch
+from usage_pipeline.drain.batch import Batch, Held, Origin, new_batch_id, parse_batch
 from usage_pipeline.drain.families import Family
+from usage_pipeline.drain.room import Room
 from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts
 from usage_pipeline.drain.sources.node import OpenBatch
 from usage_pipeline.drain.store import Applied, LedgerRow
@@ -40,9 +42,10 @@ class CounterSource(Protocol):
     def open_batch(self, family: str, batch_id: str) -> None: ...
     def settle_batch(self, family: str, batch_id: str) -> None: ...
     def open_batches(self, family: str) -> list[OpenBatch]: ...
-    def claim(self, family: Family, batch_id: str, live: Sequence[bytes]) -> list[Claimed]: ...
-    def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> list[Claimed]: ...
-    def read(self, family: Family, batch_id: str, held: Sequence[bytes]) -> list[Claimed]: ...
+    def claim(self, family: Family, batch_id: str, live: Sequence[bytes]) -> Held: ...
+    def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> Held: ...
+    def read(self, family: Family, batch_id: str, held: Sequence[bytes]) -> Held: ...
+    def sizes(self, batch_id: str, held: Sequence[bytes]) -> list[int]: ...
     def barrier(self) -> bool: ...
     def release(self, batch_id: str, held: Sequence[bytes]) -> bool: ...
     def delete_token_caches(self, token_prefixes: Sequence[str]) -> None: ...
@@ -119,10 +122,10 @@ class DrainLimits:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Keys that were claimed under a batch id, with their contents. `is_uncertain`: see Origin."""
+    """Keys that were claimed under a batch id. `is_uncertain`: see Origin."""
 
     batch_id: str
-    keys: list[Claimed]
+    held: Held
     is_uncertain: bool
 
 
@@ -155,7 +158,8 @@ class FamilyDrain:
         `is_uncertain` flags what is claimed now: a server that has just taken over may show keys again that are stored already.
 
         Three batches are under way at once. While PostgreSQL stores one, the next one is claimed and read on one connection,
-        and the keys of the one before are deleted on the other.
+        and the keys of the one before are deleted on the other. A batch whose keys are too large to be held at once is stored
+        part by part, with no other one under way.
         Raises RedisUnavailable, psycopg.Error or BarrierFellShort. What is claimed by then stays claimed, for the next drain.
         """
         self.recover()
@@ -168,18 +172,23 @@ class FamilyDrain:
             ahead: Future[Claim | None] | None = reader.submit(self._claim_next, chunks, is_uncertain)
             while ahead is not None and (claim := ahead.result()) is not None:
                 ahead = None
-                if self._limits.is_reached():
-                    self.report.is_complete = False
-                else:
-                    ahead = reader.submit(self._claim_next, chunks, is_uncertain)
+                if not claim.held.left:
+                    ahead = self._submit_next(reader, chunks, is_uncertain)
                 batch = self._parsed(claim, self._claiming.facts.identity)
                 applied = self._apply(batch)
                 self._note_deleted(deleting)
                 deleting = None
-                if applied.is_ours:
-                    deleting = (batch.batch_id, releaser.submit(self._delete_applied, batch, applied))
-                else:
+                if not applied.is_ours:
                     self._announce_again(batch)
+                elif claim.held.left:
+                    self._finish(batch, applied, claim)
+                else:
+                    deleting = (
+                        batch.batch_id,
+                        releaser.submit(self._delete_applied, batch.batch_id, batch.keys, applied),
+                    )
+                if claim.held.left:
+                    ahead = self._submit_next(reader, chunks, is_uncertain)
             self._note_deleted(deleting)
         return self.report
 
@@ -207,21 +216,30 @@ class FamilyDrain:
 
     # claiming
 
+    def _submit_next(
+        self, reader: ThreadPoolExecutor, chunks: Iterator[list[bytes]], is_uncertain: bool
+    ) -> "Future[Claim | None] | None":
+        """Begins to claim the next batch. None if a limit is reached."""
+        if self._limits.is_reached():
+            self.report.is_complete = False
+            return None
+        return reader.submit(self._claim_next, chunks, is_uncertain)
+
     def _claim_next(self, chunks: Iterator[list[bytes]], is_uncertain: bool) -> Claim | None:
         """Claims the next batch, and waits until that is durable. None when no live key is left, or a limit is reached."""
         source, family = self._claiming, self._family
         for live in chunks:
             batch_id = new_batch_id(source.now_ms())
             source.open_batch(family.name, batch_id)
-            keys = source.claim(family, batch_id, live)
-            if not keys:
+            held = source.claim(family, batch_id, live)
+            if not held.keys and not held.left:
                 source.settle_batch(family.name, batch_id)
             elif source.plan.minimum_age_ms:
                 # Too young to apply: the server may not have synced the claim yet, and cannot say when it has.
-                self.report.left_claimed += len(keys)
+                self.report.left_claimed += len(held.keys) + len(held.left)
             else:
                 self._pass_barrier(source, batch_id)
-                return Claim(batch_id, keys, is_uncertain)
+                return Claim(batch_id, held, is_uncertain)
             if self._limits.is_reached():
                 self.report.is_complete = False
                 return None
@@ -237,12 +255,53 @@ class FamilyDrain:
 
     def _parsed(self, claim: Claim, server: str) -> Batch:
         origin = Origin.of_claim(claim.batch_id, server, is_uncertain=claim.is_uncertain)
-        return parse_batch(self._family, origin, claim.keys, times=self._limits.times)
+        return parse_batch(self._family, origin, claim.held.keys, times=self._limits.times)
 
     def _apply(self, batch: Batch) -> Applied:
         applied = self._store.apply(self._family, batch)
         self.report.add(len(batch.keys), applied)
         return applied
+
+    def _store_claim(self, claim: Claim) -> None:
+        """Stores claims, also those for which the batch has no room, and settles the batch. It uses `releasing` alone."""
+        self._pass_barrier(self._releasing, claim.batch_id)
+        batch = self._parsed(claim, self._releasing.facts.identity)
+        applied = self._apply(batch)
+        if applied.is_ours:
+            self._finish(batch, applied, claim)
+        else:
+            self._announce_again(batch)
+
+    def _finish(self, batch: Batch, applied: Applied, claim: Claim) -> None:
+        is_deleted = self._delete_applied(batch.batch_id, batch.keys, applied)
+        if self._store_late(batch.batch_id, claim.held.left, claim.is_uncertain) and is_deleted:
+            self._settle(batch.batch_id)
+
+    def _store_late(self, batch_id: str, late: Sequence[bytes], is_uncertain: bool) -> bool:
+        """Stores claims of a batch that is stored without them, in batches of their own. False if a limit ended it before.
+
+        Only after the batch is stored: before, another drainer may have read them, and would store them with the batch.
+        """
+        source, family = self._releasing, self._family
+        sizes = source.sizes(batch_id, late)
+        while late:
+            room = Room()
+            fitting = room.take(sizes)
+            some, late, sizes = late[:fitting], late[fitting:], sizes[fitting:]
+            new = new_batch_id(source.now_ms())
+            source.open_batch(family.name, new)
+            held = source.move(family, batch_id, new, some)
+            if not held.keys and not held.left:
+                # Another drainer has already moved them.
+                source.settle_batch(family.name, new)
+            elif source.plan.minimum_age_ms:
+                self.report.left_claimed += len(held.keys) + len(held.left)
+            else:
+                self._store_claim(Claim(new, held, is_uncertain))
+            if late and self._limits.is_reached():
+                self.report.is_complete = False
+                return False
+        return True
 
     def _announce_again(self, batch: Batch) -> None:
         """Notes a batch again that another drainer has stored, with the keys that were claimed by then.
@@ -253,9 +312,9 @@ class FamilyDrain:
 
     # releasing
 
-    def _delete_applied(self, batch: Batch, applied: Applied) -> bool:
+    def _delete_applied(self, batch_id: str, keys: Sequence[bytes], applied: Applied) -> bool:
         self._releasing.delete_token_caches(applied.token_prefixes)
-        return self._releasing.release(batch.batch_id, batch.keys)
+        return self._releasing.release(batch_id, keys)
 
     def _note_deleted(self, deleting: tuple[str, Future[bool]] | None) -> None:
         """Waits until the keys of a stored batch are deleted, and settles it if that is durable. Runs between transactions."""
@@ -276,21 +335,21 @@ class FamilyDrain:
         if source.plan.minimum_age_ms and source.age_ms(batch_id) < source.plan.minimum_age_ms:
             self.report.left_claimed += len(held)
             return
-        keys = source.read(family, batch_id, held)
-        if not keys:
+        held_now = source.read(family, batch_id, held)
+        if not held_now.keys and not held_now.left:
             return
-        log.info("%s: batch %s was claimed but not stored; storing its %d keys now", family.name, batch_id, len(keys))
-        self._pass_barrier(source, batch_id)
-        batch = self._parsed(Claim(batch_id, keys, is_uncertain), source.facts.identity)
-        self.report.recovered_batches += 1
-        applied = self._apply(batch)
-        if not applied.is_ours:
-            self._announce_again(batch)
-        elif self._delete_applied(batch, applied):
-            self._settle(batch_id)
+        log.info("%s: batch %s was claimed but not stored; storing its %d keys now", family.name, batch_id, len(held))
+        with self._counting_recovered():
+            self._store_claim(Claim(batch_id, held_now, is_uncertain))
+
+    @contextmanager
+    def _counting_recovered(self) -> Iterator[None]:
+        before = self.report.batches
+        yield
+        self.report.recovered_batches += self.report.batches - before
 
     def _finish_release(self, row: LedgerRow, held: Sequence[bytes], is_uncertain: bool) -> None:
-        """Deletes the applied keys of a batch that was applied. Keys that were claimed too late for it get their own batch.
+        """Deletes the applied keys of a batch that was applied. Keys that were claimed too late for it get their own batches.
 
         Applied keys are deleted by name, even if the scan that found `held` did not see them: the last ones may have been
         renamed after the scan, or their slot moved between two primaries. Once the batch is marked as released, every claim
@@ -302,14 +361,7 @@ class FamilyDrain:
         if not row.is_released:
             source.delete_token_caches(self._store.token_prefixes(family, row))
         # If the deletion is not durable yet, the ledger row and the note stay as they are, for the next recovery.
-        if source.release(row.batch_id, sorted(applied)):
-            self._settle(row.batch_id)
-        if late:
-            batch_id = new_batch_id(source.now_ms())
-            source.open_batch(family.name, batch_id)
-            keys = source.move(family, row.batch_id, batch_id, late)
-            if not keys:
-                # Another drainer has already moved the late keys.
-                source.settle_batch(family.name, batch_id)
-                return
-            self._load_left_behind(batch_id, [key for key, _ in keys], is_uncertain)
+        is_deleted = source.release(row.batch_id, sorted(applied))
+        with self._counting_recovered():
+            if self._store_late(row.batch_id, late, is_uncertain) and is_deleted:
+                self._settle(row.batch_id)

@@ -1,17 +1,17 @@
 """The PostgreSQL side of the drain: it applies a batch in one transaction, and tells recovery what the ledger says."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import chain
 from uuid import UUID
 
 import psycopg
 from psycopg import sql as compose
 
-from usage_pipeline.drain.batch import Batch, DeadLetter, WrongType, dead_letter
+from usage_pipeline.drain.batch import Batch, Content, DeadLetter, Origin, Page, dead_letter
 from usage_pipeline.drain.families import Family
-from usage_pipeline.drain.members import Value
 from usage_pipeline.redis_keys import EVENT_QUEUE
 from usage_pipeline.storage.chunks.partitions import ensure_partitions
 from usage_pipeline.storage.postgres import waiting_for_locks
@@ -24,6 +24,7 @@ from usage_pipeline.values import MAX_COUNT
 FORGETFUL_SECONDS = 60
 # Lines that are joined before they are sent: enough to save calls, but not so many that memory holds a large batch twice.
 _LINES_PER_WRITE = 500
+_LARGEST_WRITE = 2**20
 # How often totals may overflow in one batch. Each round removes the rows that cause it; only a concurrent drain causes more.
 _OVERFLOW_ROUNDS = 3
 _ATTEMPTS = 3
@@ -87,68 +88,67 @@ class UsageStore:
         connection = self._connection
         with connection.transaction():
             connection.execute("select ops.expect_time_zone(%s)", (self._timezone,))
-            if not self._insert_ledger_row(family.name, batch):
+            if not self._insert_ledger_row(family.name, batch.origin, len(batch.keys)):
                 return Applied(is_ours=False)
             dead_letters: Sequence[DeadLetter] = batch.dead_letters
             days, instances, prefixes = list[date](), list[str](), list[str]()
             stored_rows = 0
             if batch.lines:
                 self._stage(family.name, batch.lines)
-                days = self._prepare_days(family.name, family.raw_table, batch)
+                days = self._prepare_days(family.name, family.raw_table, batch.claimed_at)
                 refused = self._store_staged(family, batch, days)
-                dead_letters = _without_members_of(refused, dead_letters, lambda letter: letter.source_key)
+                dead_letters = _without_members_of(refused, dead_letters)
                 stored_rows = len(batch.lines) - len(refused)
                 if family.name == "token":
                     instances = self._column("select distinct instance_id from staged_token order by 1")
                     prefixes = self._column(load("drain/select_staged_token_prefixes"))
-            self._insert_dead_letters(family.name, batch, dead_letters)
+            whole, members = self._insert_dead_letters(family.name, batch.origin, dead_letters)
             self._complete_ledger_row(
-                batch.batch_id, dead_letters, stored_rows=stored_rows, usage_dates=days, instances=instances
+                batch.batch_id, whole, members, stored_rows=stored_rows, usage_dates=days, instances=instances
             )
-        return Applied(True, stored_rows, len(dead_letters), _members_in(dead_letters), 0, tuple(days), tuple(prefixes))
+        return Applied(True, stored_rows, whole + members, members, 0, tuple(days), tuple(prefixes))
 
-    def apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied:
+    def apply_events(self, page: Page) -> Applied:
         """Stores a page of request events in one transaction. Each id is stored once; a conflict becomes a dead letter.
 
-        `items` are the raw queue items by position. Raises psycopg.Error, like `apply`.
+        Raises psycopg.Error, like `apply`, and what the parts of the page raise.
         """
-        return self._with_partitions(lambda: self._apply_events(batch, items))
+        return self._with_partitions(lambda: self._apply_events(page))
 
-    def _apply_events(self, batch: Batch, items: dict[int, bytes]) -> Applied:
+    def _apply_events(self, page: Page) -> Applied:
         with self._connection.transaction():
             self._connection.execute("select ops.expect_time_zone(%s)", (self._timezone,))
-            if not self._insert_ledger_row("event", batch):
+            if not self._insert_ledger_row("event", page.origin, page.items):
                 return Applied(is_ours=False)
-            dead_letters: Sequence[DeadLetter] = batch.dead_letters
-            days, stored_rows = list[date](), 0
-            if batch.lines:
-                self._stage("event", batch.lines)
-                days = self._prepare_days("event", "raw.request_events", batch)
-                arguments = {"batch_id": batch.batch_id, "claimed_at": batch.claimed_at, "timezone": self._timezone}
+            lines = letters = 0
+            for part in page.parts():
+                letters += len(part.batch.dead_letters)
+                if part.batch.lines:
+                    self._stage("event", part.batch.lines)
+                    lines += len(part.batch.lines)
+            days, stored_rows, conflicts = list[date](), 0, dict[int, str]()
+            if lines:
+                days = self._prepare_days("event", "raw.request_events", page.origin.claimed_at)
+                arguments = {**_claim_of(page.origin), "timezone": self._timezone}
                 stored_rows = self._connection.execute(load("drain/insert_request_events"), arguments).rowcount
-                conflicts = [
-                    DeadLetter(EVENT_QUEUE, _conflict_reason(hash_, known), items[position], "string", position)
+                conflicts = {
+                    position: _conflict_reason(hash_, known)
                     for position, hash_, known in self._connection.execute(load("drain/select_event_conflicts"))
-                ]
-                dead_letters = self._of_stored_events(batch, days, dead_letters)
-                dead_letters = _without_members_of(conflicts, dead_letters, lambda letter: letter.position)
-            duplicates = len(batch.keys) - stored_rows - len(dead_letters) + _members_in(dead_letters)
-            self._insert_dead_letters("event", batch, dead_letters)
+                }
+            whole = members = 0
+            if letters or conflicts:
+                stored = self._newly_stored(page.origin, days) if lines else set[int]()
+                whole, members = self._insert_dead_letters("event", page.origin, _letters_of(page, conflicts, stored))
+            duplicates = page.items - stored_rows - whole
             self._complete_ledger_row(
-                batch.batch_id, dead_letters, stored_rows=stored_rows, duplicates=duplicates, usage_dates=days
+                page.origin.batch_id, whole, members, stored_rows=stored_rows, duplicates=duplicates, usage_dates=days
             )
-        return Applied(True, stored_rows, len(dead_letters), _members_in(dead_letters), duplicates, tuple(days))
+        return Applied(True, stored_rows, whole + members, members, duplicates, tuple(days))
 
-    def _of_stored_events(
-        self, batch: Batch, days: Sequence[date], letters: Sequence[DeadLetter]
-    ) -> Sequence[DeadLetter]:
-        """Without the refused members of events that came again: the first one of them has such a dead letter already."""
-        if all(letter.member is None for letter in letters):
-            return letters
-        arguments = {"batch_id": batch.batch_id, "usage_dates": list(days)}
+    def _newly_stored(self, page: Origin, days: Sequence[date]) -> set[int]:
+        arguments = {"batch_id": page.batch_id, "usage_dates": list(days)}
         found = self._connection.execute(load("drain/select_newly_stored_positions"), arguments)
-        stored = {position for (position,) in found}
-        return [letter for letter in letters if letter.member is None or letter.position in stored]
+        return {position for (position,) in found}
 
     def amend_event(
         self, event_id: UUID, *, at: datetime | None, extra: str | None, claimed_at: datetime
@@ -227,35 +227,44 @@ class UsageStore:
             return False
         return True
 
-    def _insert_dead_letters(self, family: str, batch: Batch, letters: Sequence[DeadLetter]) -> None:
-        if not letters:
-            return
+    def _insert_dead_letters(self, family: str, origin: Origin, letters: Iterable[DeadLetter]) -> tuple[int, int]:
+        """Stores dead letters, one in memory at a time. Returns how many are of whole keys or items, and of single members."""
+        whole = members = 0
+        remaining = iter(letters)
+        first = next(remaining, None)
+        if first is None:
+            return 0, 0
         with self._connection.cursor() as cursor, cursor.copy(load("drain/copy_dead_letters")) as copy:
             # Binary: in text form, bytes are twice as long, and a raw value of 512 MB would exceed the limit of 1 GB a row.
             copy.set_types(["text", "text", "bytea", "int4", "text", "bytea", "text", "timestamptz", "text"])
-            for letter in letters:
+            for letter in chain([first], remaining):
                 copy.write_row(
                     (
                         family,
-                        batch.batch_id,
+                        origin.batch_id,
                         letter.source_key,
                         letter.position,
                         letter.reason,
                         letter.raw,
                         letter.raw_format,
-                        batch.claimed_at,
+                        origin.claimed_at,
                         letter.member,
                     )
                 )
+                if letter.member is None:
+                    whole += 1
+                else:
+                    members += 1
+        return whole, members
 
-    def _insert_ledger_row(self, family: str, batch: Batch) -> bool:
+    def _insert_ledger_row(self, family: str, origin: Origin, keys: int) -> bool:
         arguments = {
-            "batch_id": batch.batch_id,
+            "batch_id": origin.batch_id,
             "family": family,
-            "claimed_at": batch.claimed_at,
-            "keys": len(batch.keys),
-            "redis_server": batch.origin.server,
-            "is_uncertain": batch.origin.is_uncertain,
+            "claimed_at": origin.claimed_at,
+            "keys": keys,
+            "redis_server": origin.server,
+            "is_uncertain": origin.is_uncertain,
             "drained_by": self._drained_by,
         }
         return self._connection.execute(load("drain/insert_sync_batch"), arguments).fetchone() is not None
@@ -263,18 +272,20 @@ class UsageStore:
     def _complete_ledger_row(
         self,
         batch_id: str,
-        dead_letters: Sequence[DeadLetter],
+        whole: int,
+        members: int,
         *,
         stored_rows: int,
         usage_dates: Sequence[date],
         duplicates: int = 0,
         instances: Sequence[str] = (),
     ) -> None:
+        """`whole` and `members`: dead letters of whole keys or items, and of single members of others."""
         arguments = {
             "batch_id": batch_id,
             "stored_rows": stored_rows,
-            "dead_letters": len(dead_letters),
-            "refused_members": _members_in(dead_letters),
+            "dead_letters": whole + members,
+            "refused_members": members,
             "duplicates": duplicates,
             "usage_dates": list(usage_dates),
             "instances": list(instances),
@@ -286,27 +297,33 @@ class UsageStore:
         copy_in = compose.SQL("copy {} from stdin (encoding 'utf8')").format(_staging(staged))
         with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
             for first in range(0, len(lines), _LINES_PER_WRITE):
-                copy.write(b"\n".join((*lines[first : first + _LINES_PER_WRITE], b"")))
+                some = lines[first : first + _LINES_PER_WRITE]
+                if sum(map(len, some)) > _LARGEST_WRITE:
+                    for line in some:
+                        copy.write(line)
+                        copy.write(b"\n")
+                else:
+                    copy.write(b"\n".join((*some, b"")))
 
-    def _prepare_days(self, staged: str, raw_table: str, batch: Batch) -> list[date]:
+    def _prepare_days(self, staged: str, raw_table: str, claimed_at: datetime) -> list[date]:
         """Makes the partitions of the days to which the staged rows belong. Returns these days."""
         query = compose.SQL("select distinct usage.day_of(last_used_at, %s, %s) from {} order by 1").format(
             _staging(staged)
         )
-        days = [day for (day,) in self._connection.execute(query, (batch.claimed_at, self._timezone))]
+        days = [day for (day,) in self._connection.execute(query, (claimed_at, self._timezone))]
         ensure_partitions(self._connection, raw_table, days)
         return days
 
     def _store_staged(self, family: Family, batch: Batch, days: list[date]) -> list[DeadLetter]:
         """Adds the staged rows to the raw table and the totals. Returns dead letters for rows that would overflow a total."""
         refused: list[DeadLetter] = []
-        values: dict[bytes, Value | WrongType] = {}
+        values: dict[bytes, Content] = {}
         for _ in range(_OVERFLOW_ROUNDS):
             try:
                 with self._connection.transaction():
                     self._connection.execute(
                         load(f"drain/insert_raw_{family.name}"),
-                        {"batch_id": batch.batch_id, "claimed_at": batch.claimed_at, "timezone": self._timezone},
+                        {**_claim_of(batch.origin), "timezone": self._timezone},
                     )
                     self._connection.execute(load("drain/touch_days"), {"family": family.name, "usage_dates": days})
                     self._connection.execute(load(f"drain/upsert_totals_{family.name}"))
@@ -332,16 +349,27 @@ def _staging(staged: str) -> compose.Identifier:
     return compose.Identifier(f"staged_{staged}")
 
 
-def _members_in(letters: Sequence[DeadLetter]) -> int:
-    return sum(letter.member is not None for letter in letters)
+def _claim_of(origin: Origin) -> dict[str, object]:
+    return {"batch_id": origin.batch_id, "claimed_at": origin.claimed_at}
 
 
-def _without_members_of(
-    whole: Sequence[DeadLetter], letters: Sequence[DeadLetter], place: Callable[[DeadLetter], object]
-) -> list[DeadLetter]:
-    """All of them, without single members of what is refused as a whole after all: each member counts from one dead letter."""
-    refused = {place(letter) for letter in whole}
-    return [*(letter for letter in letters if letter.member is None or place(letter) not in refused), *whole]
+def _without_members_of(whole: Sequence[DeadLetter], letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+    """All of them, without single members of keys that are refused as a whole after all: they count from one dead letter."""
+    refused = {letter.source_key for letter in whole}
+    return [*(letter for letter in letters if letter.member is None or letter.source_key not in refused), *whole]
+
+
+def _letters_of(page: Page, conflicts: Mapping[int, str], stored: Container[int]) -> Iterator[DeadLetter]:
+    """The dead letters of a page. Of single members only those of events that this page stored: an event that came before has
+    them already, and one in conflict is refused as a whole.
+    """
+    for part in page.parts():
+        for letter in part.batch.dead_letters:
+            if letter.member is None or (letter.position in stored and letter.position not in conflicts):
+                yield letter
+        for position, item in enumerate(part.items, part.first):
+            if position in conflicts:
+                yield DeadLetter(EVENT_QUEUE, conflicts[position], item, "string", position)
 
 
 def _conflict_reason(came: str, stored: str) -> str:

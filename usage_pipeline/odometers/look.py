@@ -10,7 +10,7 @@ import redis
 from usage_pipeline import redis_keys as names
 from usage_pipeline.odometers.lives import MEASURES, Life, Odometer, Reading, change, reading_of, seen
 from usage_pipeline.recording.commands import ODOMETER_TTL_SECONDS
-from usage_pipeline.storage.redis import PinnedConnection
+from usage_pipeline.storage.redis import PinnedConnection, short_fields
 from usage_pipeline.storage.redis_cluster import ClusterReader
 from usage_pipeline.storage.sql import load
 
@@ -50,10 +50,8 @@ def look_at(
 
 
 def _read(reader: PinnedConnection | ClusterReader, places: Sequence[Place]) -> dict[Place, Reading | str | None]:
-    commands = [
-        (b"HMGET", names.recorded(family, day), MEASURES[family], names.ODOMETER_LIFE) for family, day in places
-    ]
-    answers = reader.pipeline(commands)
+    asked = [(names.recorded(family, day), (MEASURES[family], names.ODOMETER_LIFE)) for family, day in places]
+    answers = short_fields(reader, asked)
     for answer in answers:
         if isinstance(answer, redis.RedisError) and not str(answer).startswith("WRONGTYPE"):
             raise answer

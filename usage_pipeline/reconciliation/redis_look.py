@@ -13,7 +13,7 @@ from usage_pipeline.merchants.counters import Reader
 from usage_pipeline.odometers.lives import MEASURES
 from usage_pipeline.reconciliation.balance import Amounts
 from usage_pipeline.reconciliation.counted import day_of, of_hash, of_token
-from usage_pipeline.storage.redis import Command
+from usage_pipeline.storage.redis import LONGEST_VALUE_BYTES, short_fields
 
 _SCAN_COUNT = 10_000
 _KEYS_PER_SEND = 500
@@ -69,8 +69,7 @@ def _read(
     counted = []
     for first in range(0, len(found), _KEYS_PER_SEND):
         some = found[first : first + _KEYS_PER_SEND]
-        answers = reader.pipeline([_question(family, key) for key in some])
-        for key, answer in zip(some, answers, strict=True):
+        for key, answer in zip(some, _answers(reader, family, some), strict=True):
             if family.name == "token":
                 day, amount = of_token(answer, at=at, timezone=timezone)
             else:
@@ -80,10 +79,11 @@ def _read(
     return counted
 
 
-def _question(family: Family, key: bytes) -> Command:
+def _answers(reader: Reader, family: Family, keys: Sequence[bytes]) -> list[Any]:
+    """The value of each token, two fields of each hash."""
     if family.name == "token":
-        return (b"GET", key)
-    return (b"HMGET", key, MEASURES[family.name], b"last_used_at")
+        return reader.pipeline([(b"GETRANGE", key, 0, LONGEST_VALUE_BYTES - 1) for key in keys])
+    return short_fields(reader, [(key, (MEASURES[family.name], b"last_used_at")) for key in keys])
 
 
 def _is_ours(claimed: bytes) -> bool:

@@ -1,9 +1,11 @@
 """Connections to Redis: pooled clients for single commands, and pinned connections for the drain's protocol."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 import redis
@@ -13,7 +15,34 @@ from redis.retry import Retry
 
 from usage_pipeline.settings import Settings
 
+log = logging.getLogger(__name__)
+
 Command = Sequence[bytes | str | int]
+
+# What writers put where a count, a time or an id belongs may be of any length. What is longer than this is none of them.
+LONGEST_VALUE_BYTES = 65_536
+# An answer of SCAN or SSCAN may have ten thousand names, and a writer may give a key a name of 500 MB. Where names have more
+# than 16 MiB together, this script leaves out those that are too long for any counter: ids have at most 200 characters.
+SHORT_NAMES = """\
+local words = {ARGV[1], KEYS[1]}
+for number = 2, #ARGV do
+  words[#words + 1] = ARGV[number]
+end
+local found = redis.pcall(unpack(words))
+if found.err then
+  return found
+end
+local bytes, names = 0, {}
+for _, name in ipairs(found[2]) do
+  bytes = bytes + #name
+end
+for _, name in ipairs(found[2]) do
+  if bytes <= 16777216 or #name <= 4096 then
+    names[#names + 1] = name
+  end
+end
+return {found[1], names, #found[2] - #names}
+"""
 
 # What a node of a Redis Cluster answers when it does not serve the key's slot, or not at the moment: MOVED, ASK, TRYAGAIN,
 # CLUSTERDOWN. The command was not carried out.
@@ -52,10 +81,13 @@ def command(*words: bytes, arguments: Sequence[bytes] = ()) -> bytes:
     return b"*%d\r\n%b" % (len(words) + len(arguments), b"".join((*bulk_strings(words), *arguments)))
 
 
-def one_by_one(word: bytes, arguments: Sequence[bytes]) -> bytes:
-    """For each argument one packed command of one word. The arguments are bulk strings already, at least one."""
-    beginning = b"*2\r\n$%d\r\n%b\r\n" % (len(word), word)
-    return beginning + beginning.join(arguments)
+def one_by_one(words: Sequence[bytes], arguments: Sequence[bytes], options: Sequence[bytes] = ()) -> bytes:
+    """For each argument one packed command: the words, the argument, the options. The arguments are bulk strings already,
+    at least one.
+    """
+    count = len(words) + 1 + len(options)
+    beginning, end = b"*%d\r\n%b" % (count, b"".join(bulk_strings(words))), b"".join(bulk_strings(options))
+    return beginning + (end + beginning).join(arguments) + end
 
 
 class _ParserOfMany(_HiredisParser):
@@ -173,10 +205,24 @@ class PinnedConnection:
         """Keys of the server that match, page by page. A key may come twice."""
         cursor = b"0"
         while True:
-            cursor, found = self.call("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+            cursor, found = self.scan_page(cursor, pattern, count)
             yield found
             if cursor == b"0":
                 return
+
+    def scan_page(self, cursor: bytes, pattern: bytes, count: int) -> tuple[bytes, list[bytes]]:
+        """The next cursor, and keys of the server that match, as SHORT_NAMES finds them."""
+        return self._names(0, "SCAN", cursor, "MATCH", pattern, "COUNT", count)
+
+    def members_page(self, name: str, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
+        """The next cursor, and members of a set, as SHORT_NAMES finds them. Raises redis.ResponseError."""
+        return self._names(1, name, "SSCAN", cursor, "COUNT", count)
+
+    def _names(self, keys: int, *words: bytes | str | int) -> tuple[bytes, list[bytes]]:
+        cursor, found, left_out = self.call("EVAL", SHORT_NAMES, keys, *words)
+        if left_out:
+            log.warning("Redis: %d names are passed over: they are too long for any counter", left_out)
+        return cursor, found
 
     def now_ms(self) -> int:
         """The server's clock in epoch milliseconds."""
@@ -194,3 +240,29 @@ class PinnedConnection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Pipelined(Protocol):
+    """A server, or a cluster behind ClusterReader."""
+
+    def pipeline(self, commands: list[Command], /) -> list[Any]: ...
+
+
+def short_fields(reader: Pipelined, asked: Sequence[tuple[bytes | str, tuple[bytes | str, ...]]]) -> list[Any]:
+    """The values of these fields of each hash, as HMGET answers. One longer than LONGEST_VALUE_BYTES comes as `(N bytes)`."""
+    if not asked:
+        return []
+    lengths = reader.pipeline([("HSTRLEN", name, field) for name, fields in asked for field in fields])
+    sizes = iter([length if isinstance(length, int) else 0 for length in lengths])
+    long = [[size if size > LONGEST_VALUE_BYTES else 0 for size in islice(sizes, len(fields))] for _, fields in asked]
+    # In place of a long one, a field that nobody has.
+    answers = reader.pipeline(
+        [
+            ("HMGET", name, *(b"" if size else field for field, size in zip(fields, too_long, strict=True)))
+            for (name, fields), too_long in zip(asked, long, strict=True)
+        ]
+    )
+    for answer, too_long in zip(answers, long, strict=True):
+        if isinstance(answer, list):
+            answer[:] = [b"(%d bytes)" % size if size else value for value, size in zip(answer, too_long, strict=True)]
+    return answers

@@ -146,14 +146,14 @@ def drains_with_a_budget(settings: Settings, steps: int) -> tuple[int, int]:
     """How many drains by one process, each of so many steps, it takes until nothing is left; and how many pages they read."""
     reads = drains = 0
     with Life(settings) as life:
-        read_page = life.releasing.read_page
+        read_items = life.releasing.read_items
 
         def counting_read(*arguments: Any) -> list[bytes]:
             nonlocal reads
             reads += 1
-            return read_page(*arguments)
+            return read_items(*arguments)
 
-        life.releasing.read_page = counting_read  # type: ignore[method-assign]
+        life.releasing.read_items = counting_read  # type: ignore[method-assign]
         is_complete = False
         while not is_complete and drains < 50:
             drains += 1
@@ -199,7 +199,7 @@ def test_a_queue_that_came_back_after_all_its_pages_were_stored_is_not_read_agai
     [(name, dump)] = held.items()
     redis_client.restore(name, 0, dump)
     with Life(settings) as life:
-        life.releasing.read_page = None  # type: ignore[union-attr,method-assign,assignment]
+        life.releasing.read_items = None  # type: ignore[union-attr,method-assign,assignment]
         life.drain("event")
     assert sizes(postgres) == [*range(8)]
     assert_at_rest(redis_client, postgres, "event")

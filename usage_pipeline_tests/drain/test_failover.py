@@ -85,7 +85,7 @@ def before(step: str, do: Callable[[], None]) -> Callable[[int, str], None]:
     return at_step
 
 
-RENAME = "before EVAL"
+RENAME = "before EVAL local renamed"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

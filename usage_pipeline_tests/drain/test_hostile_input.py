@@ -102,7 +102,7 @@ UNKNOWN_FIELDS: list[tuple[bytes, bytes, str]] = [
     (b"x", b"\xff", "unknown field: expected UTF-8, came 'x'"),
     (b"x\0", b"x", "unknown field: expected no NUL character, came one"),
     (b"x", b"\0", "unknown field: expected no NUL character, came one"),
-    (b"x", b"y" * (values.MAX_UNKNOWN_BYTES), "unknown fields: expected at most 16777216 bytes of them, came 16777217"),
+    (b"x", b"y" * (values.MAX_UNKNOWN_BYTES), "unknown fields: expected at most 4194304 bytes of them, came 4194305"),
 ]
 
 Case = tuple[bytes, Any, str]
@@ -204,7 +204,7 @@ TOKENS: list[tuple[bytes, str]] = [
     # PostgreSQL's jsonb takes no array of so many numbers.
     (
         b'{"usageCount":1,"x":[%s1]}' % (b"1," * 17 * MB),
-        "unknown members: expected at most 16777216 bytes of them, came ",
+        "unknown members: expected at most 4194304 bytes of them, came ",
     ),
 ]
 
@@ -381,7 +381,7 @@ EVENTS: list[tuple[bytes, str]] = [
     (event_item(x="Y").replace(b"Y", b"\xff"), NO_MEMBERS),
     (event_item(x=0).replace(b'"x": 0', b'"x": 1e400000'), NO_MEMBERS),
     (event_item(x=0).replace(b'"x": 0', b'"x": %s' % (b"[" * 100_000 + b"]" * 100_000)), ""),
-    (event_item(x="y" * 17 * MB), "unknown members: expected at most 16777216 bytes of them, came 17000002"),
+    (event_item(x="y" * 17 * MB), "unknown members: expected at most 4194304 bytes of them, came 17000002"),
 ]
 
 
@@ -603,10 +603,10 @@ def test_values_of_50_mb_are_kept_whole_in_bounded_memory_and_the_rest_goes_in(
     kept = {key: (reason, value) for key, reason, value in came if not key.startswith(b"usage:")}
     assert {key: value == raw[key] for key, (_, value) in kept.items()} == dict.fromkeys(raw, True)
     assert {key: reason.partition(",")[0] for key, (reason, _) in kept.items()} == {
-        b"apikey:large:metrics": "unknown fields: expected at most 16777216 bytes of them",
+        b"apikey:large:metrics": "unknown fields: expected at most 4194304 bytes of them",
         b"apikey:count:metrics": "total_requests: expected an integer",
         b"provider:list:s3:metrics": "key: expected a Redis hash",
-        b"token_usage:valid:i": "unknown members: expected at most 16777216 bytes of them",
+        b"token_usage:valid:i": "unknown members: expected at most 4194304 bytes of them",
         b"token_usage:malformed:i": "value: expected {usageCount",
         b"event_queue": NO_EVENT.partition(",")[0],
     }

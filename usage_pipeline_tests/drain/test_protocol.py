@@ -256,14 +256,14 @@ def test_a_drain_goes_on_in_the_announced_keys_where_the_last_one_stopped(
     rounds: list[tuple[int, int]] = []
     with Life(settings) as life:
         sscans = 0
-        call = life.claiming._connection.call
+        members_page = life.claiming._connection.members_page
 
-        def counting_call(*command: Any) -> Any:
+        def counting_page(*arguments: Any) -> Any:
             nonlocal sscans
-            sscans += command[0] == "SSCAN"
-            return call(*command)
+            sscans += 1
+            return members_page(*arguments)
 
-        life.claiming._connection.call = counting_call
+        life.claiming._connection.members_page = counting_page
         while not rounds or rounds[-1][0]:
             before = sscans
             stop_at = life.steps + 150

@@ -12,9 +12,11 @@ import redis.asyncio
 
 from usage_pipeline import redis_keys as keys
 from usage_pipeline.drain.families import TOKEN, parse_token
+from usage_pipeline.storage.redis import LONGEST_VALUE_BYTES, SHORT_NAMES
 from usage_pipeline.values import Malformed, TimeWindow
 
 _MEMBERS_PER_STEP = 5_000
+_VALUES_PER_STEP = 200
 # So many announced tokens are a drain that stands still; then nobody waits for this answer.
 _MOST_STEPS = 400
 _GLOB = re.compile(r"([*?\[\]\\])")
@@ -34,24 +36,34 @@ async def pending_token_uses(client: redis.asyncio.Redis, token_id: str, window:
         async for name in _members(client, announced, pattern)
     ]
     found: list[bytes] = sorted(set(names))
-    values: list[Any] = await client.mget(found) if found else []
-    return sum(_uses(name, value, token_id, window) for name, value in zip(found, values, strict=True))
+    uses = 0
+    for first in range(0, len(found), _VALUES_PER_STEP):
+        some = found[first : first + _VALUES_PER_STEP]
+        async with client.pipeline(transaction=False) as pipe:
+            for name in some:
+                pipe.getrange(name, 0, LONGEST_VALUE_BYTES - 1)
+            values = await pipe.execute(raise_on_error=False)
+        uses += sum(_uses(name, value, token_id, window) for name, value in zip(some, values, strict=True))
+    return uses
 
 
 async def _members(client: redis.asyncio.Redis, announced: str, pattern: str) -> AsyncIterator[Any]:
     cursor = 0
     for _ in range(_MOST_STEPS):
-        cursor, members = await client.sscan(announced, cursor, match=pattern, count=_MEMBERS_PER_STEP)
+        # Writers name the members: a long one may have 500 MB.
+        words = ("SSCAN", cursor, "MATCH", pattern, "COUNT", _MEMBERS_PER_STEP)
+        cursor, members, _ = await client.eval(SHORT_NAMES, 1, announced, *words)
         for member in members:
             yield member
-        if cursor == 0:
+        if int(cursor) == 0:
             return
     raise TooManyAnnounced
 
 
-def _uses(name: bytes, value: bytes | None, token_id: str, window: TimeWindow) -> int:
-    if value is None:
-        return 0  # drained between the two questions
+def _uses(name: bytes, value: bytes | Exception, token_id: str, window: TimeWindow) -> int:
+    """0 for a value that was drained between the two questions, is of another type, or is too long for usage."""
+    if not value or not isinstance(value, bytes):
+        return 0
     try:
         known_id, _, count, *_ = parse_token(name, value, window).row
     except Malformed:

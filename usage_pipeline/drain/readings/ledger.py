@@ -1,16 +1,19 @@
 """Reads the ledger of batches, and counts keys in Redis, for people and for Dagster's metadata. It changes nothing."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain
 
 import psycopg
+import redis
 from psycopg.rows import class_row
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.batch import claimed_ms
 from usage_pipeline.drain.families import FAMILIES
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.redis import PinnedConnection
 from usage_pipeline.storage.redis_cluster import AnyRedis, primaries, server_or_cluster, translated_cluster_errors
 from usage_pipeline.storage.sql import load
 
@@ -61,7 +64,7 @@ def read_sources(settings: Settings) -> list[SourceReading]:
         servers = primaries(pooled)
         live = dict.fromkeys([*(family.name for family in FAMILIES), "event", "merchant"], 0)
         claimed = dict(live)
-        for key in chain.from_iterable(server.scan_iter(count=_SCAN_COUNT) for server in servers):
+        for key in chain.from_iterable(map(_all_names, servers)):
             is_claim = key.startswith(names.CLAIMS)
             try:
                 name = names.parse_claim(key)[1] if is_claim else key
@@ -74,6 +77,12 @@ def read_sources(settings: Settings) -> list[SourceReading]:
         seconds, microseconds = servers[0].time()
         now_ms = seconds * 1000 + microseconds // 1000
         return [_reading(pooled, family, live[family], claimed[family], memory, now_ms) for family in live]
+
+
+def _all_names(server: redis.Redis) -> Iterator[bytes]:
+    with PinnedConnection(server) as connection:
+        for page in connection.scan(b"*", _SCAN_COUNT):
+            yield from page
 
 
 def _family_of(key: bytes) -> str | None:

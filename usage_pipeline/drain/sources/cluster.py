@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from hashlib import blake2b
-from itertools import chain
 from typing import Any, TypeVar
 
 import redis
 from redis.crc import key_slot
 
 from usage_pipeline import redis_keys as names
-from usage_pipeline.drain.batch import Claimed, WrongType, claimed_ms
+from usage_pipeline.drain.batch import Claimed, Held, TooLarge, WrongType, claimed_ms
 from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts, read_facts
 from usage_pipeline.drain.sources.node import OpenBatch, RedisSource
@@ -123,39 +122,51 @@ class ClusterSource:
     def open_batches(self, family: str) -> list[OpenBatch]:
         return self._owner(names.open_batches(family)).open_batches(family)
 
-    def claim(self, family: Family, batch_id: str, live: Sequence[bytes]) -> list[Claimed]:
+    def claim(self, family: Family, batch_id: str, live: Sequence[bytes]) -> Held:
         """Like RedisSource. Keys whose slot is moving stay live, and are announced for the next round."""
         owned = self._by_owner(live)
-        claims = self._on_each(owned, lambda source, keys: source.claim(family, batch_id, keys))
+        claims = self._on_each(owned, lambda source, keys: source.claim(family, batch_id, keys, len(owned)))
         refused = [key for source in owned for key in source.take_refused()]
         if refused:
             # A failed announcement need not fail the round: a scan finds the keys, too.
             with suppress(redis.ResponseError):
                 self._owner(names.touched(family.name)).announce(family, refused)
-        return list(chain.from_iterable(claims))
+        return _together(claims)
 
-    def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> list[Claimed]:
+    def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> Held:
         owned = self._by_owner(held)
-        claims = self._on_each(owned, lambda source, keys: source.move(family, from_batch, to_batch, keys))
+        claims = self._on_each(owned, lambda source, keys: source.move(family, from_batch, to_batch, keys, len(owned)))
         for source in owned:
             # Keys whose slot is moving stay in `from_batch`, for recovery.
             source.take_refused()
-        return list(chain.from_iterable(claims))
+        return _together(claims)
 
-    def read(self, family: Family, batch_id: str, held: Sequence[bytes]) -> list[Claimed]:
-        claims = self._on_each(self._by_owner(held), lambda source, keys: source.read(family, batch_id, keys))
-        return list(chain.from_iterable(claims))
+    def read(self, family: Family, batch_id: str, held: Sequence[bytes]) -> Held:
+        owned = self._by_owner(held)
+        return _together(self._on_each(owned, lambda source, keys: source.read(family, batch_id, keys, len(owned))))
+
+    def sizes(self, batch_id: str, held: Sequence[bytes]) -> list[int]:
+        known: dict[bytes, int] = {}
+        for source, keys in self._by_owner(held).items():
+            known.update(zip(keys, source.sizes(batch_id, keys), strict=True))
+        return [known[key] for key in held]
 
     # the request event queue: one list in one slot
 
     def claim_queue(self, batch_id: str) -> bool:
         return self._owner(names.EVENT_QUEUE).claim_queue(batch_id)
 
-    def queue_length(self, batch_id: str) -> int | WrongType:
+    def queue_length(self, batch_id: str) -> int | WrongType | TooLarge:
         return self._owner(names.EVENT_QUEUE).queue_length(batch_id)
 
-    def read_page(self, batch_id: str, first: int, items: int) -> list[bytes]:
-        return self._owner(names.EVENT_QUEUE).read_page(batch_id, first, items)
+    def item_sizes(self, batch_id: str, first: int, items: int) -> list[int]:
+        return self._owner(names.EVENT_QUEUE).item_sizes(batch_id, first, items)
+
+    def read_items(self, batch_id: str, first: int, items: int) -> list[bytes]:
+        return self._owner(names.EVENT_QUEUE).read_items(batch_id, first, items)
+
+    def beginning_of_item(self, batch_id: str, position: int) -> bytes:
+        return self._owner(names.EVENT_QUEUE).beginning_of_item(batch_id, position)
 
     # durability
 
@@ -225,6 +236,14 @@ def server_identity(reader: PinnedConnection | ClusterReader) -> str:
     if isinstance(reader, PinnedConnection):
         return read_facts(reader).identity
     return cluster_identity(read_facts(primary).identity for primary in reader.primaries)
+
+
+def _together(parts: Iterable[Held]) -> Held:
+    keys, left = list[Claimed](), list[bytes]()
+    for part in parts:
+        keys += part.keys
+        left += part.left
+    return Held(keys, left)
 
 
 def _strictest(plans: Iterable[BarrierPlan]) -> BarrierPlan:

@@ -6,17 +6,26 @@ search.py finds the keys.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import redis
 
 from usage_pipeline import redis_keys as names
-from usage_pipeline.drain.batch import Claimed, WrongType, claimed_ms
+from usage_pipeline.drain.batch import Claimed, Held, TooLarge, WrongType, claimed_ms
 from usage_pipeline.drain.families import Family
+from usage_pipeline.drain.room import LARGEST_KEY_BYTES, Room
 from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts, pass_barrier, plan_barrier, read_facts
 from usage_pipeline.drain.sources.search import KeySearch
 from usage_pipeline.settings import Barrier
-from usage_pipeline.storage.redis import SLOT_ELSEWHERE, PinnedConnection, bulk_strings, command, one_by_one
+from usage_pipeline.storage.redis import (
+    LONGEST_VALUE_BYTES,
+    SLOT_ELSEWHERE,
+    PinnedConnection,
+    bulk_strings,
+    command,
+    one_by_one,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +51,29 @@ end
 return table.concat(renamed)
 """
 _NOT_RENAMED = b"0"
+
+# The lengths of items of a list. It reads fewer at a time after large ones: Redis holds in its own memory what a script reads.
+_ITEM_SIZES = b"""\
+local sizes, first, last, step = {}, tonumber(ARGV[1]), tonumber(ARGV[2]), 500
+while first <= last do
+  local items, bytes = redis.call('LRANGE', KEYS[1], first, math.min(first + step - 1, last)), 0
+  if #items == 0 then
+    break
+  end
+  for _, item in ipairs(items) do
+    sizes[#sizes + 1] = #item
+    bytes = bytes + #item
+  end
+  first = first + #items
+  step = math.max(1, math.min(500, math.floor(#items * 4194304 / (bytes + 1))))
+end
+return sizes
+"""
+_BEGINNING = b"""\
+return string.sub(redis.call('LINDEX', KEYS[1], ARGV[1]) or '', 1, tonumber(ARGV[2]))
+"""
+# Exact: by a sample, one large field among a hundred thousand small ones would not be seen.
+_MEMORY_USAGE, _EXACT = (b"MEMORY", b"USAGE"), (b"SAMPLES", b"0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +134,37 @@ class RedisSource(KeySearch):
             key=lambda batch: batch.batch_id,
         )
 
-    def claim(self, family: Family, batch_id: str, live: Sequence[bytes]) -> list[Claimed]:
-        """Renames live keys to claims of the batch, and reads them. A key that is gone is left out."""
+    def claim(self, family: Family, batch_id: str, live: Sequence[bytes], sharers: int = 1) -> Held:
+        """Renames live keys to claims of the batch, and reads as many as there is room for. A key that is gone is left out."""
         keys = list(dict.fromkeys(live))
-        return self._rename_and_read(family, keys, names.claims(batch_id, keys), keys)
+        return self._rename_and_read(family, keys, names.claims(batch_id, keys), keys, sharers)
 
-    def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> list[Claimed]:
-        """Renames claims of `from_batch` to claims of `to_batch`, and reads them. A key that is gone is left out."""
-        return self._rename_and_read(family, names.claims(from_batch, held), names.claims(to_batch, held), held)
+    def move(
+        self,
+        family: Family,
+        from_batch: str,
+        to_batch: str,
+        held: Sequence[bytes],
+        sharers: int = 1,
+    ) -> Held:
+        """Renames claims of `from_batch` to claims of `to_batch`, and reads as many as there is room for."""
+        return self._rename_and_read(
+            family, names.claims(from_batch, held), names.claims(to_batch, held), held, sharers
+        )
 
-    def read(self, family: Family, batch_id: str, held: Sequence[bytes]) -> list[Claimed]:
-        """Reads claims of the batch. A key that is gone is left out."""
-        claims = []
-        for some in _chunks(held, _KEYS_PER_SEND):
-            claimed = names.claims(batch_id, some)
-            replies = self._connection.replies(one_by_one(family.read_command, bulk_strings(claimed)), len(claimed))
-            claims += self._claims(some, claimed, replies)
-        return claims
+    def read(self, family: Family, batch_id: str, held: Sequence[bytes], sharers: int = 1) -> Held:
+        """Reads claims of the batch, as many as there is room for. A key that is gone is left out."""
+        claimed = names.claims(batch_id, held)
+        room, contents = Room(sharers), list[Any]()
+        for some in _chunks(claimed, _KEYS_PER_SEND):
+            contents += self._receive(self._ask(family, some[: room.take(self._sizes(some))], room))
+            if room.is_used_up:
+                break
+        return self._held(family, held, claimed, contents, room)
+
+    def sizes(self, batch_id: str, held: Sequence[bytes]) -> list[int]:
+        """The bytes of claims of the batch in Redis. 0 for a key that is gone."""
+        return [size for some in _chunks(names.claims(batch_id, held), _KEYS_PER_SEND) for size in self._sizes(some)]
 
     # the request event queue: one list, renamed as a whole
 
@@ -132,19 +178,34 @@ class RedisSource(KeySearch):
             return False
         return renamed != _NOT_RENAMED
 
-    def queue_length(self, batch_id: str) -> int | WrongType:
-        """How many items the claimed queue has, 0 if it is gone. If it is not a list: its DUMP."""
+    def queue_length(self, batch_id: str) -> int | WrongType | TooLarge:
+        """How many items the claimed queue has, 0 if it is gone. If it is not a list: its DUMP, if that can be read."""
         claimed = names.claim(batch_id, names.EVENT_QUEUE)
         [length] = self._connection.pipeline([(b"LLEN", claimed)])
-        if isinstance(length, redis.ResponseError):
-            return self._dump(claimed, length) or 0
-        return int(length)
+        if not isinstance(length, redis.ResponseError):
+            return int(length)
+        [size] = self._sizes([claimed])
+        if size > LARGEST_KEY_BYTES:
+            return TooLarge(self._connection.call("TYPE", claimed).decode(), size)
+        return self._dump(claimed, length) or 0
 
-    def read_page(self, batch_id: str, first: int, items: int) -> list[bytes]:
+    def item_sizes(self, batch_id: str, first: int, items: int) -> list[int]:
+        """The bytes of up to `items` items of the claimed queue from position `first` on."""
+        claimed = names.claim(batch_id, names.EVENT_QUEUE)
+        sizes: list[int] = self._connection.call("EVAL", _ITEM_SIZES, 1, claimed, first, first + items - 1)
+        return sizes
+
+    def read_items(self, batch_id: str, first: int, items: int) -> list[bytes]:
         """Up to `items` items of the claimed queue from position `first` on."""
         claimed = names.claim(batch_id, names.EVENT_QUEUE)
-        page: list[bytes] = self._connection.call("LRANGE", claimed, first, first + items - 1)
-        return page
+        found: list[bytes] = self._connection.call("LRANGE", claimed, first, first + items - 1)
+        return found
+
+    def beginning_of_item(self, batch_id: str, position: int) -> bytes:
+        """Of an item that is too large, what of it is kept. Raises RedisUnavailable if it is gone."""
+        claimed = names.claim(batch_id, names.EVENT_QUEUE)
+        beginning: bytes = self._connection.call("EVAL", _BEGINNING, 1, claimed, position, LARGEST_KEY_BYTES)
+        return beginning
 
     def barrier(self) -> bool:
         """Waits until all that was written or read on this connection is durable in Redis. False if that took too long."""
@@ -200,37 +261,51 @@ class RedisSource(KeySearch):
     # inside
 
     def _rename_and_read(
-        self, family: Family, current: Sequence[bytes], claimed: Sequence[bytes], live: Sequence[bytes]
-    ) -> list[Claimed]:
-        """Renames keys from `current` to `claimed` names, and reads them. Sends keys before it receives the last answers."""
-        replies: list[Any] = []
-        sent: Sequence[bytes] = ()
-        for first in range(0, len(live), _KEYS_PER_SEND):
-            some = slice(first, first + _KEYS_PER_SEND)
-            self._connection.send(self._rename_and_read_commands(family, current[some], claimed[some]))
-            if sent:
-                replies += self._receive_renamed(sent)
-            sent = live[some]
-        if sent:
-            replies += self._receive_renamed(sent)
+        self,
+        family: Family,
+        current: Sequence[bytes],
+        claimed: Sequence[bytes],
+        live: Sequence[bytes],
+        sharers: int,
+    ) -> Held:
+        """Renames keys from `current` to `claimed` names, and reads as many as there is room for.
+
+        While the answers of one send are received, Redis works on the next one.
+        """
+        room, contents, asked = Room(sharers), list[Any](), 0
+        keys, held = list[bytes](), list[bytes]()
+        sends = [slice(first, first + _KEYS_PER_SEND) for first in range(0, len(live), _KEYS_PER_SEND)]
+        for number, some in enumerate(sends):
+            if number == 0:
+                self._connection.send(self._rename_commands(current[some], claimed[some]))
+            if number + 1 < len(sends):
+                following = sends[number + 1]
+                self._connection.send(self._rename_commands(current[following], claimed[following]))
+            are_ours, sizes = self._receive_renamed(live[some])
+            contents += self._receive(asked)
+            ours = [*compress(claimed[some], are_ours)]
+            keys += compress(live[some], are_ours)
+            held += ours
+            asked = self._ask(family, ours[: room.take([*compress(sizes, are_ours)])], room)
+        contents += self._receive(asked)
         # Only after all answers have come: a key of another type needs another command on this connection.
-        return self._claims(live, claimed, replies)
+        return self._held(family, keys, held, contents, room)
 
     def _keys_per_script(self) -> int:
         """In a cluster the keys of one script must share a slot. A key and its claim share one; two keys may not."""
         return 1 if self.facts.is_cluster else _KEYS_PER_SEND
 
-    def _rename_and_read_commands(self, family: Family, current: Sequence[bytes], claimed: Sequence[bytes]) -> bytes:
+    def _rename_commands(self, current: Sequence[bytes], claimed: Sequence[bytes]) -> bytes:
         claims = bulk_strings(claimed)
         pairs = [name for pair in zip(bulk_strings(current), claims, strict=True) for name in pair]
         scripts = (
             command(b"EVAL", _RENAME, b"%d" % len(some), arguments=some)
             for some in _chunks(pairs, 2 * self._keys_per_script())
         )
-        return b"".join((*scripts, one_by_one(family.read_command, claims)))
+        return b"".join((*scripts, one_by_one(_MEMORY_USAGE, claims, _EXACT)))
 
-    def _receive_renamed(self, live: Sequence[bytes]) -> list[Any]:
-        """The contents of the keys of one send. None for a key that was not renamed."""
+    def _receive_renamed(self, live: Sequence[bytes]) -> tuple[list[bool], list[int]]:
+        """Which keys of one send were renamed, and the bytes of each in Redis."""
         scripts = -(-len(live) // self._keys_per_script())
         replies = self._connection.receive(scripts + len(live))
         for number, reply in enumerate(replies[:scripts]):
@@ -242,19 +317,71 @@ class RedisSource(KeySearch):
                 # Replies to the next send may still come, so this connection is of no further use.
                 self._connection.close()
                 raise reply
-        renamed, contents = b"".join(replies[:scripts]), replies[scripts:]
-        if _NOT_RENAMED in renamed:
-            return [
-                None if was_renamed == ord(_NOT_RENAMED) else content
-                for was_renamed, content in zip(renamed, contents, strict=True)
-            ]
-        return contents
+        renamed = b"".join(replies[:scripts])
+        return [was_renamed != ord(_NOT_RENAMED) for was_renamed in renamed], self._known(replies[scripts:])
+
+    def _sizes(self, claimed: Sequence[bytes]) -> list[int]:
+        """The bytes of some keys in Redis, 0 for a key that is gone."""
+        packed = one_by_one(_MEMORY_USAGE, bulk_strings(claimed), _EXACT) if claimed else b""
+        return self._known(self._connection.replies(packed, len(claimed)))
+
+    def _known(self, sizes: list[Any]) -> list[int]:
+        """0 for a size that Redis does not tell: the key is gone, its slot is moving, or a user of Redis may not ask."""
+        if all(type(size) is int for size in sizes):
+            return sizes
+        for refusal in sizes:
+            if isinstance(refusal, redis.ResponseError) and not isinstance(refusal, SLOT_ELSEWHERE):
+                log.warning("Redis does not tell how large keys are: %s; one batch may need much memory", refusal)
+                break
+        return [size if type(size) is int else 0 for size in sizes]
+
+    def _ask(self, family: Family, claimed: Sequence[bytes], room: Room) -> int:
+        """Asks for the contents of claimed keys, but not of one that is too large. Returns how many answers will come."""
+        asked = claimed[:-1] if room.is_too_large else claimed
+        if asked:
+            self._connection.send(one_by_one([family.read_command], bulk_strings(asked)))
+        return len(asked)
+
+    def _receive(self, asked: int) -> list[Any]:
+        return self._connection.receive(asked) if asked else []
+
+    def _held(
+        self, family: Family, keys: Sequence[bytes], claimed: Sequence[bytes], contents: list[Any], room: Room
+    ) -> Held:
+        """Claimed keys, of which the first have their contents, as a batch holds them."""
+        claims = self._claims(keys, claimed, contents)
+        if not room.is_too_large:
+            return Held(claims, [*keys[len(contents) :]])
+        key, name = keys[len(contents)], claimed[len(contents)]
+        part = self._part(family, name)
+        return Held([*claims, (key, part)] if part else claims, [*keys[len(contents) + 1 :]])
+
+    def _part(self, family: Family, claimed: bytes) -> TooLarge | None:
+        """What is read of a key that is too large. None if it is gone."""
+        redis_type, size = self._connection.pipeline(
+            [(b"TYPE", claimed), (b"MEMORY", b"USAGE", claimed, b"SAMPLES", b"0")]
+        )
+        for reply in (redis_type, size):
+            if isinstance(reply, SLOT_ELSEWHERE) or reply is None:
+                return None
+        if redis_type != family.redis_type:
+            return TooLarge(redis_type.decode(), size)
+        if redis_type == b"string":
+            beginning = self._connection.call("GETRANGE", claimed, 0, LARGEST_KEY_BYTES - 1)
+            return TooLarge("string", size, beginning)
+        members = [name.encode() for name in sorted(family.members)]
+        lengths = self._connection.pipeline([(b"HSTRLEN", claimed, name) for name in members])
+        short = [name for name, length in zip(members, lengths, strict=True) if 0 < length <= LONGEST_VALUE_BYTES]
+        values = self._connection.call("HMGET", claimed, *short) if short else []
+        return TooLarge("hash", size, [text for pair in zip(short, values, strict=True) for text in pair])
 
     def _claims(self, keys: Sequence[bytes], claimed: Sequence[bytes], contents: Sequence[Any]) -> list[Claimed]:
-        """Claimed keys with their contents. A key of another type comes as a DUMP; a key without content is gone, and left out.
+        """The first claimed keys with their contents. A key without content is gone, and left out.
 
-        A key whose slot is moving is left out, too: it stays claimed, and recovery gives it a batch of its own.
+        A key of another type comes as a DUMP. A key whose slot is moving is left out, too: it stays claimed, and recovery gives
+        it a batch of its own.
         """
+        keys, claimed = keys[: len(contents)], claimed[: len(contents)]
         if all(contents) and not any(isinstance(content, redis.ResponseError) for content in contents):
             return list(zip(keys, contents, strict=True))
         claims: list[Claimed] = []

@@ -122,14 +122,14 @@ class KeySearch:
         """
         place = names.place_in(name)
         cursor = self._connection.call("GET", place) or b"0"
-        [found] = self._connection.pipeline([("SSCAN", name, cursor, "COUNT", chunk_keys)])
-        if isinstance(found, redis.ResponseError):
-            if not str(found).startswith("WRONGTYPE"):
-                raise found
+        try:
+            cursor, members = self._connection.members_page(name, cursor, chunk_keys)
+        except redis.ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
             log.warning("%s: expected a set of announced keys, came another type; a scan finds the keys", name)
             self._connection.call("UNLINK", name, place)
             return
-        cursor, members = found
         while members or cursor != b"0":
             yield members
             if cursor == b"0":
@@ -137,7 +137,7 @@ class KeySearch:
                 return
             with suppress(redis.OutOfMemoryError):
                 self._connection.call("SET", place, cursor)
-            cursor, members = self._connection.call("SSCAN", name, cursor, "COUNT", chunk_keys)
+            cursor, members = self._connection.members_page(name, cursor, chunk_keys)
 
     def _note_ttls(self, keys: Sequence[bytes]) -> None:
         # In a cluster, a key whose slot is moving has an error as its answer.
@@ -157,7 +157,7 @@ class KeySearch:
         is_over = False
         while not is_over:
             started = time.monotonic()
-            cursor, found = self._connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
+            cursor, found = self._connection.scan_page(cursor, pattern, _SCAN_COUNT)
             spent += time.monotonic() - started
             pending.update(dict.fromkeys(found))
             is_over = cursor == b"0" or spent >= limit

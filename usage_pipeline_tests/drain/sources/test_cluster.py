@@ -147,8 +147,8 @@ def test_a_cluster_drained_by_any_of_its_nodes_has_one_name_in_the_ledger(
 
 # A crash after the first primary has claimed or released its part, and around the commit.
 CRASHES = [
-    ("after EVAL", 1),
-    ("after EVAL", 2),
+    ("after EVAL local renamed", 1),
+    ("after EVAL local renamed", 2),
     (AFTER_CLAIM, 2),
     ("before commit", 1),
     (AFTER_COMMIT, 1),

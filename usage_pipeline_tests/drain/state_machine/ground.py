@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import redis
 
+from usage_pipeline.drain import room
 from usage_pipeline.drain.batch import Batch
 from usage_pipeline.drain.corrections import Correction
 from usage_pipeline.drain.dead_letters import Choice, replay
@@ -30,6 +31,7 @@ from usage_pipeline_tests.drain.state_machine.schedule_writer import HUGE
 from usage_pipeline_tests.drain.state_machine.stepped import InlineExecutor
 
 CHUNK_KEYS = 3
+_ROOM = room.LARGEST_BATCH_BYTES
 
 
 @dataclass(slots=True)
@@ -101,6 +103,10 @@ class Ground:
             source.now_ms = lambda source=source: RedisSource.now_ms(source) + skew_seconds * 1000
         return life
 
+    def set_room(self, most_bytes: int | None) -> None:
+        """What a batch may hold in this schedule. None: as in production."""
+        room.LARGEST_BATCH_BYTES = most_bytes or _ROOM
+
     def _count_second_applies(self, life: Life) -> None:
         apply = life.store.apply
 
@@ -160,6 +166,7 @@ class Ground:
 
     def close(self) -> None:
         self.drop_lives()
+        self.set_room(None)
         self._end_days()
         self.redis.config_set("appendfsync", self._appendfsync)
 
@@ -179,17 +186,18 @@ _DELETE_ROWS = "; ".join(f"delete from {table}" for table in _TABLES)
 
 def _make_repeatable(source: RedisSource) -> None:
     """What Redis answers in any order it likes comes in a fixed one."""
-    scan, call = source._scan, source._connection.call
+    scan, connection = source._scan, source._connection
 
     def sorted_scan(what: str, pattern: bytes, chunk_keys: int, **options: bool) -> Iterator[list[bytes]]:
         for found in scan(what, pattern, 10_000, **options):
             found.sort()
             yield from (found[first : first + chunk_keys] for first in range(0, len(found), chunk_keys))
 
-    def repeatable_call(*command: bytes | str | int) -> Any:
-        return [b"0", sorted(call("SMEMBERS", command[1]))] if command[0] == "SSCAN" else call(*command)
+    def all_members(name: str, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
+        return b"0", sorted(connection.call("SMEMBERS", name))
 
-    source._scan, source._connection.call = sorted_scan, repeatable_call
+    source._scan = sorted_scan
+    connection.members_page = all_members  # type: ignore[method-assign]
 
 
 def break_connection(source: RedisSource) -> None:

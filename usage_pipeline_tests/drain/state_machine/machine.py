@@ -67,7 +67,7 @@ STEPS = 25
 
 # Where a drainer is worth stopping: around each step that changes something for good, or decides.
 POINTS = (
-    "sent SCAN",
+    "sent EVAL local words",
     "before HSET usage_pipeline:open",
     "before EVAL local renamed",
     "sent EVAL local renamed",
@@ -96,8 +96,8 @@ weak_points = st.sampled_from(
         _CLAIMED,
         _CLAIMED,
         _CLAIMED,
-        ("sent SCAN",),
-        ("sent SCAN",),
+        ("sent EVAL local words",),
+        ("sent EVAL local words",),
         ("before EVAL local renamed",),
         ("before SET usage_pipeline:barrier",),
         ("before sql -- The ledger row",),
@@ -193,6 +193,8 @@ class DrainMachine(DayRules):
         fail_overs=st.sampled_from((0, 1, 1, 2)),
         # Days cost as much as the rest of a schedule, so a share of the schedules has them.
         days_ago=st.sampled_from((None, None, None, None, None, *DAYS_AGO)),
+        # Of one to three keys, so that half of the batches are stored in parts.
+        room_bytes=st.sampled_from((None, None, 250, 500)),
         amount=amounts,
         announces=st.booleans(),
         until=weak_points,
@@ -206,6 +208,7 @@ class DrainMachine(DayRules):
         drainers: int,
         fail_overs: int,
         days_ago: int | None,
+        room_bytes: int | None,
         amount: int,
         announces: bool,
         until: Stretch,
@@ -213,6 +216,7 @@ class DrainMachine(DayRules):
         then: Stretch,
         at_last: Stretch,
     ) -> None:
+        self.ground.set_room(room_bytes)
         if days_ago is not None:
             self.days = self.ground.begin_days(families)
             self.writer.days_ago = days_ago

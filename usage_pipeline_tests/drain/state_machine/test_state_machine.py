@@ -11,7 +11,7 @@ from usage_pipeline_tests.drain.state_machine.machine import run_schedules_on
 
 SCHEDULES = 100
 # Any will do; a fixed one makes every run of the tests the same.
-SEED = 1
+SEED = 2
 
 
 def test_no_schedule_of_drains_crashes_fail_overs_and_lifecycles_loses_or_doubles_anything(

@@ -1,0 +1,42 @@
+"""How much of what is claimed a drain holds in memory at once, whatever writers put into Redis. Pure.
+
+A key that nobody counts in may have 500 MB, and there may be thousands of 10 MB. They must not end a drain, again and again.
+"""
+
+from collections.abc import Sequence
+
+# The largest key or item that is read whole. A drain holds it in memory several times, so it is alone in its batch.
+LARGEST_KEY_BYTES = 64 * 2**20
+# What a batch, or a part of a page, holds of all others together. A usual batch has 2 MB.
+LARGEST_BATCH_BYTES = 8 * 2**20
+
+
+class Room:
+    """The room of a batch, in bytes; `sharers` primaries of a cluster share it.
+
+    The first key always has room, and one that is too large to be read whole is alone.
+    """
+
+    def __init__(self, sharers: int = 1) -> None:
+        self._left = LARGEST_BATCH_BYTES // sharers
+        self._is_empty = True
+        self.is_used_up = False
+        self.is_too_large = False
+
+    def take(self, sizes: Sequence[int]) -> int:
+        """How many of these keys have room, from the first one on. Once one has none, no later one has."""
+        if self.is_used_up:
+            return 0
+        if (total := sum(sizes)) <= self._left:
+            self._left -= total
+            self._is_empty = self._is_empty and not sizes
+            return len(sizes)
+        self.is_used_up = True
+        if self._is_empty and sizes[0] > self._left:
+            self.is_too_large = sizes[0] > LARGEST_KEY_BYTES
+            return 1
+        fitting = 0
+        while sizes[fitting] <= self._left:
+            self._left -= sizes[fitting]
+            fitting += 1
+        return fitting
