@@ -6,7 +6,7 @@ A key that nobody counts in may have 500 MB, and there may be thousands of 10 MB
 from collections.abc import Sequence
 
 # The largest key or item that is read whole. A drain holds it in memory several times, so it is alone in its batch.
-LARGEST_KEY_BYTES = 64 * 2**20
+LARGEST_KEY_BYTES = 32 * 2**20
 # What a batch, or a part of a page, holds of all others together. A usual batch has 2 MB.
 LARGEST_BATCH_BYTES = 8 * 2**20
 

@@ -202,7 +202,7 @@ class RedisSource(KeySearch):
         return found
 
     def beginning_of_item(self, batch_id: str, position: int) -> bytes:
-        """Of an item that is too large, what of it is kept. Raises RedisUnavailable if it is gone."""
+        """Of an item that is too large, what of it is kept; nothing if it is gone."""
         claimed = names.claim(batch_id, names.EVENT_QUEUE)
         beginning: bytes = self._connection.call("EVAL", _BEGINNING, 1, claimed, position, LARGEST_KEY_BYTES)
         return beginning
@@ -371,7 +371,11 @@ class RedisSource(KeySearch):
             return TooLarge("string", size, beginning)
         members = [name.encode() for name in sorted(family.members)]
         lengths = self._connection.pipeline([(b"HSTRLEN", claimed, name) for name in members])
-        short = [name for name, length in zip(members, lengths, strict=True) if 0 < length <= LONGEST_VALUE_BYTES]
+        short = [
+            name
+            for name, length in zip(members, lengths, strict=True)
+            if isinstance(length, int) and 0 < length <= LONGEST_VALUE_BYTES
+        ]
         values = self._connection.call("HMGET", claimed, *short) if short else []
         return TooLarge("hash", size, [text for pair in zip(short, values, strict=True) for text in pair])
 
