@@ -213,8 +213,8 @@ class Settings(BaseSettings):
         default=1_000,
         ge=1,
         le=100_000,
-        description="The most connections that one process of the HTTP service, or of the Dagster UI, keeps open. For one more, "
-        "the one that has been idle longest is closed.",
+        description="The most connections that one process of the HTTP service or of the Dagster UI keeps open. For one "
+        "more, the one that has been idle longest is closed.",
     )
     max_connections_per_address: int = Field(
         default=500,
