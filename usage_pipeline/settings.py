@@ -207,14 +207,14 @@ class Settings(BaseSettings):
         default=10.0,
         gt=0,
         le=600,
-        description="Seconds for the head of a request to the HTTP service: its first line and its headers.",
+        description="Seconds for the head of a request to the HTTP service or the Dagster UI: its first line and its headers.",
     )
     max_connections: int = Field(
         default=1_000,
         ge=1,
         le=100_000,
-        description="The most connections that one process of the HTTP service keeps open. For one more, the one that has been "
-        "idle longest is closed.",
+        description="The most connections that one process of the HTTP service or of the Dagster UI keeps open. For one "
+        "more, the one that has been idle longest is closed.",
     )
     max_connections_per_address: int = Field(
         default=500,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from multiprocessing.synchronize import Event
 
 from benchmarks.worst_load.bodies import Body
-from usage_pipeline.api.connections import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PIPELINED
+from usage_pipeline.api.connections.refusals import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PIPELINED
 from usage_pipeline.local.servers.ports import LOOPBACK
 
 Seen = Counter[str]

@@ -6,14 +6,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from typing import Any
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from usage_pipeline.api.connections.counting import Connections, most_connections
-from usage_pipeline.api.connections.protocol import BoundedConnection
+from usage_pipeline.api.connections.protocol import BACKLOG, bounded_connections
 from usage_pipeline.api.workers import Workers
 from usage_pipeline.settings import Settings, load_settings
 
@@ -21,8 +19,6 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 APP = "usage_pipeline.api.app:app_of_environment"
 STOP_SECONDS = 60
-# What the system may hand us at a time. Each waits for us to count it, with a file open.
-BACKLOG = 128
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -60,7 +56,7 @@ def serve(*, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, workers: int = 
 def server_options(settings: Settings) -> dict[str, Any]:
     """How uvicorn serves the app, in every process."""
     return {
-        "http": partial(BoundedConnection, Connections(settings, most_connections(settings))),
+        "http": bounded_connections(settings),
         # No route is a WebSocket, and one would be without our limits.
         "ws": "none",
         "backlog": BACKLOG,

@@ -13,6 +13,7 @@ import uvicorn
 from dagster_webserver.cli import main as run_dagster_webserver
 
 from usage_pipeline.access.audit import AuditLog
+from usage_pipeline.api.connections.protocol import BACKLOG, bounded_connections
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 from usage_pipeline.ui.guard import Guard
 from usage_pipeline.ui.login import Login
@@ -20,15 +21,9 @@ from usage_pipeline.ui.origin import LOOPBACK_NAMES
 from usage_pipeline.ui.password import PasswordHash
 
 log = logging.getLogger("usage_pipeline.ui")
-# h11 limits the head of a request, uvicorn's other protocol does not. Without `proxy_headers`, the address of a client is that
-# of its connection: a header from anybody on this machine must not make it that of a trusted proxy.
-_SERVER: dict[str, Any] = {
-    "http": "h11",
-    "h11_max_incomplete_event_size": 65_536,
-    "ws_max_size": 2**20,
-    "proxy_headers": False,
-    "server_header": False,
-}
+# Without `proxy_headers`, the address of a client is that of its connection: a header from anybody on this machine must not
+# make it that of a trusted proxy.
+_SERVER: dict[str, Any] = {"ws_max_size": 2**20, "proxy_headers": False, "server_header": False, "backlog": BACKLOG}
 
 
 def main() -> None:
@@ -54,7 +49,8 @@ def _run_guarded(settings: Settings, run: Callable[..., None], app: Any, **optio
             "Nobody is asked to sign in, and hosts beyond this machine are allowed: set DAGSTER_UI_PASSWORD_HASH or "
             "TRUSTED_USER_HEADER, unless something before this server asks"
         )
-    run(Guard(app, allowed_hosts=hosts, login=login, audit=AuditLog.of(settings)), **options | _SERVER)
+    guard = Guard(app, allowed_hosts=hosts, login=login, audit=AuditLog.of(settings))
+    run(guard, http=bounded_connections(settings), **options | _SERVER)
 
 
 if __name__ == "__main__":

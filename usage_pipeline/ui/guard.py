@@ -64,6 +64,9 @@ class Guard:
                 self._tell(scope, late)
                 await _refuse(late, scope, receive, send)
                 return
+            except _Gone:
+                # Dagster would end in a traceback, and anybody could fill the log.
+                return
         else:
             # Dagster would execute the query of a GET. The page itself reads it in the browser.
             scope = {**scope, "query_string": b""} if _is_graphql(scope["path"]) else scope
@@ -85,8 +88,12 @@ class _TooLarge(Exception):
     """The body is larger than MAX_BODY_BYTES."""
 
 
+class _Gone(Exception):
+    """The client has left before its body was here."""
+
+
 async def _bounded(scope: Scope, receive: Receive) -> Receive:
-    """Reads the whole body, and returns a `receive` that gives it again. Raises _TooLarge."""
+    """Reads the whole body, and returns a `receive` that gives it again. Raises _TooLarge or _Gone."""
     told = Headers(scope=scope).get("content-length", "")
     if told.isdigit() and int(told) > MAX_BODY_BYTES:
         raise _TooLarge
@@ -94,6 +101,8 @@ async def _bounded(scope: Scope, receive: Receive) -> Receive:
     size = 0
     while not messages or messages[-1].get("more_body"):
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
         messages.append(message)
         size += len(message.get("body", b""))
         if size > MAX_BODY_BYTES:

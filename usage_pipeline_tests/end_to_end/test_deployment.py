@@ -40,7 +40,7 @@ STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 CANCEL = "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }"
 ASSETS = "{ assetNodes { assetKey { path } } permissions { permission value } }"
 WORKERS = ("one", "two")
-MODULES = {"celery_launcher.py", "celery_messages.py", "celery_worker.py"}
+MODULES = {"celery_launcher.py", "celery_messages.py", "celery_transport.py", "celery_worker.py"}
 FOLDERS = {"logs", ".logs_queue", "storage"}
 TIMEOUT_SECONDS = 180
 

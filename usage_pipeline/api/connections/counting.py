@@ -19,6 +19,8 @@ _OVER_AT = 0.9
 _IPV6_PREFIX = 64
 # Stands for all stalled connections in what was told; no address is like it.
 _UNSENT = "unsent"
+# Before an address: its WebSockets.
+_SOCKETS = "sockets "
 _LOOK_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class Connections:
         self.open: dict[Connection, str] = {}
         # By address, the longest idle first; "" is all together.
         self._idle: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
+        # WebSockets in the same way, the oldest first.
+        self._lasting: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
         self._of_address: Counter[str] = Counter()
         # Whose client does not read its answer, and how many bytes of it wait; the longest stalled first.
         self._unsent: dict[Connection, int] = {}
@@ -81,6 +85,18 @@ class Connections:
         for whose in {"", self.open.get(connection, "")}:
             self._idle[whose].pop(connection, None)
 
+    def lasts(self, connection: Connection) -> None:
+        """It is a WebSocket from now on."""
+        if connection not in self.open:
+            return
+        self.works(connection)
+        for whose, most in ((self.open[connection], self.most_per_address), ("", self.most)):
+            sockets = self._lasting[whose]
+            sockets[connection] = None
+            if len(sockets) > max(1, most // 2):
+                self._tell_sockets(whose, len(sockets) - 1)
+                next(iter(sockets)).cut()
+
     def stalls(self, connection: Connection, size: int) -> None:
         """So many bytes of an answer wait for the client, which does not read. It is as good as idle.
 
@@ -105,13 +121,18 @@ class Connections:
             return
         self.works(connection)
         address = self.open.pop(connection)
+        for whose in {"", address}:
+            self._lasting[whose].pop(connection, None)
+            if len(self._lasting[whose]) < self.most_per_address // 2 * _OVER_AT:
+                self._told.discard(_SOCKETS + whose)
         self._of_address[address] -= 1
         if self._of_address[address] < self.most_per_address * _OVER_AT:
             self._told.discard(address)
         if not self._of_address[address]:
             del self._of_address[address]
             if address:
-                del self._idle[address]
+                # Both have an entry: it was idle, and was looked for among the WebSockets.
+                del self._idle[address], self._lasting[address]
         if len(self.open) < self.most * _OVER_AT:
             self._told.discard("")
         if not self._unsent:
@@ -142,6 +163,12 @@ class Connections:
         self._told.add(address)
         whose = f"from {address}" if address else "in all"
         _log.warning("%d connections %s (%s): for each more, one that is idle is closed", most, whose, setting)
+
+    def _tell_sockets(self, address: str, most: int) -> None:
+        if _SOCKETS + address not in self._told:
+            self._told.add(_SOCKETS + address)
+            whose = f"from {address}" if address else "in all"
+            _log.warning("%d WebSockets %s: for each more, the oldest is closed", most, whose)
 
     def _tell_unsent(self) -> None:
         if _UNSENT not in self._told:

@@ -4,17 +4,20 @@ import asyncio
 import socket
 import sys
 import termios
+from collections.abc import Callable
 from fcntl import ioctl
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from usage_pipeline.api.connections.counting import Connections, counted_as
+from usage_pipeline.api.connections.counting import Connections, counted_as, most_connections
 from usage_pipeline.api.connections.refusals import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PATH_BYTES, MAX_PIPELINED, refusal
+from usage_pipeline.settings import Settings
 
 # Of all that comes before the answer to an earlier request.
 MAX_AHEAD_BYTES = 16 * 1024
@@ -27,6 +30,13 @@ _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 2**20
 # As a parser gets it: what is over the limit is noticed after so many bytes.
 _PIECE_BYTES = 16 * 1024
+# What the system may hand us at a time. Each waits for us to count it, with a file open.
+BACKLOG = 128
+
+
+def bounded_connections(settings: Settings) -> Callable[..., asyncio.Protocol]:
+    """The `http` of uvicorn's options, beside BACKLOG: connections of one server, within the limits of the settings."""
+    return partial(BoundedConnection, Connections(settings, most_connections(settings)))
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -58,8 +68,12 @@ class BoundedConnection(HttpToolsProtocol):
         self._fields = 0
         # From here on, fields are behind a chunked body. They are no part of the head (RFC 9110, 6.5.1); no route wants them.
         self._is_head_complete = False
+        # The parser reads the head of the request in hand once more, and nothing is to be made of it.
+        self._is_head_again = False
         self._refusal: HTTPStatus | None = None
         self._head_timer: asyncio.TimerHandle | None = None
+        # Set once this is a WebSocket: uvicorn's protocol for it, behind our limits.
+        self._socket: asyncio.Protocol | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -77,6 +91,8 @@ class BoundedConnection(HttpToolsProtocol):
         # Also when it ended with an error: a timer would keep all of this for its time.
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+        if self._socket is not None:
+            self._socket.connection_lost(exc)
 
     def cut(self) -> None:
         """Ends the connection now, whatever is still to be sent."""
@@ -85,6 +101,9 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        if self._socket is not None:
+            self._socket.data_received(data)
+            return
         self._unset_keepalive_if_required()
         self._is_overdue = False
         if self._refusal is not None:
@@ -99,6 +118,9 @@ class BoundedConnection(HttpToolsProtocol):
         for first in range(0, len(data), _PIECE_BYTES):
             if self._refusal is not None or self.transport.is_closing():
                 return
+            if self._socket is not None:
+                self._socket.data_received(data[first:])
+                return
             piece = whole[first : first + _PIECE_BYTES]
             self._ahead_bytes = self._ahead_bytes + len(piece) if self._is_ahead() else 0
             if self._ahead_bytes > MAX_AHEAD_BYTES:
@@ -112,11 +134,19 @@ class BoundedConnection(HttpToolsProtocol):
                 self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG if is_url else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_message_begin(self) -> None:
+        if self._is_head_again:
+            return
         super().on_message_begin()
         self._fields = 0
         self._is_head_complete = False
 
+    def on_url(self, url: bytes) -> None:
+        if not self._is_head_again:
+            super().on_url(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_head_again:
+            return
         self._fields += 1
         if self._fields > MAX_FIELDS:
             raise self._refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -125,6 +155,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._has_progress = True
+        if self._is_head_again:
+            self._is_head_again = False
+            return
         self._is_head_complete = True
         if len(self.pipeline) >= MAX_PIPELINED:
             raise self._refused(HTTPStatus.TOO_MANY_REQUESTS)
@@ -132,6 +165,11 @@ class BoundedConnection(HttpToolsProtocol):
             raise self._refused(HTTPStatus.REQUEST_URI_TOO_LONG)
         # It raises for an address that it cannot read.
         super().on_headers_complete()
+        if self.parser.should_upgrade() and self._should_upgrade():
+            if not self._is_idle():
+                # The answer to an earlier request would go into the stream of the socket.
+                raise self._refused(HTTPStatus.BAD_REQUEST)
+            return
         self._stop_head_timer()
         if not self.flow.write_paused:
             self._limits.works(self)
@@ -142,7 +180,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._has_progress = True
-        super().on_message_complete()
+        if not (self.parser.should_upgrade() and self._framing()):
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         if self.flow.write_paused and self.pipeline:
@@ -155,11 +194,17 @@ class BoundedConnection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        if self._socket is not None:
+            self._socket.pause_writing()
         self._limits.stalls(self, self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._limits.flows(self)
+        if self._socket is not None:
+            self._limits.works(self)
+            self._socket.resume_writing()
+            return
         if self._is_next_postponed:
             self._is_next_postponed = False
             self.on_response_complete()
@@ -187,14 +232,40 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _feed(self, piece: memoryview) -> None:
         """As uvicorn does, but with an answer that has an end, and without a line in the log, which anybody could fill."""
-        try:
-            self.parser.feed_data(piece)
-        except httptools.HttpParserError:
-            # The parser stops at an error of ours as at one of the sender's.
-            self._refuse(self._refusal or HTTPStatus.BAD_REQUEST)
-        except httptools.HttpParserUpgrade:
-            # No route upgrades, and the request is answered like any other.
-            pass
+        while len(piece):
+            try:
+                self.parser.feed_data(piece)
+                return
+            except httptools.HttpParserError:
+                # The parser stops at an error of ours as at one of the sender's.
+                self._refuse(self._refusal or HTTPStatus.BAD_REQUEST)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # The parser leaves what follows to us.
+                piece = piece[upgrade.args[0] :]
+                if self._should_upgrade():
+                    self._become_socket(piece)
+                    return
+                # To what we do not speak, as Java's client asks with each request: it is answered like any other. The parser
+                # has left its body aside, too, and takes it after a head that frames it in the same way.
+                if framing := self._framing():
+                    self._is_head_again = True
+                    piece = memoryview(b"POST / HTTP/1.1\r\n" + framing + b"\r\n" + piece)
+
+    def _framing(self) -> bytes:
+        """The fields that say where the body of the last request ends; empty when it has none."""
+        fields = (field for field in self.headers if field[0] in (b"content-length", b"transfer-encoding"))
+        return b"".join(b"%b: %b\r\n" % field for field in fields)
+
+    def _become_socket(self, rest: memoryview) -> None:
+        """uvicorn puts a protocol for WebSockets in our place. It gets all that comes, and we go on counting and looking."""
+        self._stop_head_timer()
+        self.handle_websocket_upgrade()
+        self._socket = cast(asyncio.Protocol, self.transport.get_protocol())
+        self.transport.set_protocol(self)
+        self._limits.lasts(self)
+        if len(rest) and not self.transport.is_closing():
+            self._socket.data_received(bytes(rest))
 
     def _unread(self) -> int:
         """Bytes of an answer that wait here or in the kernel, as far as it tells."""

@@ -23,23 +23,27 @@ class LandedErasure:
 def erase_landed(landing: Landing, who: Spellings) -> LandedErasure:
     """Deletes the files of `done/` that hold the id as a JSON string, or as the number of a user. Raises OSError."""
     erasure = LandedErasure()
-    for address in landing.addresses(DONE):
+    look = landing.look()
+    # What is behind them belongs to others.
+    links = {address for address in (DONE, BROKEN, *look.unread) if landing.is_link(address)}
+    for address in sorted(links):
+        erasure.problems.append(f"{address}: it is a symbolic link, which is not followed. Look behind it yourself")
+    for address in landing.addresses(DONE) if DONE not in links else ():
         if _holds(landing, address, who.is_quoted_in, who.longest_bytes):
             landing.files.rm_file(landing.path(address))
             erasure.deleted += 1
-    for address in landing.addresses(BROKEN):
+    for address in landing.addresses(BROKEN) if BROKEN not in links else ():
         if _holds(landing, address, who.is_in, who.longest_bytes):
             erasure.problems.append(
                 f"{address}: it names the user and was not read to its end. Correct it or delete it"
             )
-    look = landing.look()
     for file in look.files:
         if _holds(landing, file.address, who.is_quoted_in, who.longest_bytes):
             erasure.problems.append(
                 f"{file.address}: it names the user and was not read yet, or cannot be moved. Run the erasure again after that"
             )
     for address in look.unread:
-        if _holds(landing, address, who.is_in, who.longest_bytes):
+        if address not in links and _holds(landing, address, who.is_in, who.longest_bytes):
             erasure.problems.append(f"{address}: it names the user and is of no kind that is read. Delete it")
     return erasure
 

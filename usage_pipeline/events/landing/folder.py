@@ -13,6 +13,7 @@ from typing import Any
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, Kind
 from usage_pipeline.server_urls import without_password
@@ -107,7 +108,7 @@ class Landing:
         files: list[LandedFile] = []
         unread: list[str] = []
         folders: list[str] = []
-        for folder in ("", ARCHIVES_FOLDER):
+        for folder in ("", *([] if self.is_link(ARCHIVES_FOLDER) else [ARCHIVES_FOLDER])):
             for address, info in self._listed(folder):
                 if info["type"] == "directory":
                     folders.extend([address] if address not in (ARCHIVES_FOLDER, DONE, BROKEN) else [])
@@ -133,6 +134,16 @@ class Landing:
         root = self.path(folder)
         return [posixpath.join(folder, posixpath.relpath(path, root)) for path in sorted(self.files.find(root))]
 
+    def is_link(self, address: str) -> bool:
+        """Whether it is a symbolic link, wherever that leads."""
+        if isinstance(self.files, LocalFileSystem):
+            return bool(self.files.islink(self.path(address)))
+        try:
+            # As SFTP tells it. Object stores have none.
+            return bool(self.files.info(self.path(address))["type"] == "link")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def look_at(self, address: str) -> LandedFile | None:
         """The file as it is now; None when it is gone."""
         self.files.invalidate_cache()
@@ -151,6 +162,7 @@ class Landing:
         try:
             if self.look_at(file.address) != file:
                 return False
+            self._refuse_links(posixpath.dirname(target))
             copy = self.look_at(copied_to) if copied_to else None
             if copy is not None and copy.bytes == file.bytes:
                 self.files.rm_file(self.path(file.address))
@@ -159,6 +171,8 @@ class Landing:
                 target = f"{target}.{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
             self.files.makedirs(posixpath.dirname(self.path(target)), exist_ok=True)
             self.files.mv(self.path(file.address), self.path(target))
+        except NotMoved:
+            raise
         except Exception as error:
             # Each file system has errors of its own. An object store copies, and then may not be allowed to delete.
             raise NotMoved(self.said(error), self._copy_at(target, file)) from error
@@ -173,10 +187,21 @@ class Landing:
         """Puts the reason beside a broken file. Raises NotMoved."""
         beside = self.path(posixpath.join(BROKEN, f"{file.address}.reason.txt"))
         try:
+            self._refuse_links(posixpath.join(BROKEN, f"{file.address}.reason.txt"))
             self.files.makedirs(posixpath.dirname(beside), exist_ok=True)
             self.files.pipe_file(beside, f"{reason}\n".encode())
+        except NotMoved:
+            raise
         except Exception as error:
             raise NotMoved(self.said(error)) from error
+
+    def _refuse_links(self, wanted: str) -> None:
+        """Whoever may write into the landing folder must not choose where else we write. Raises NotMoved."""
+        parts = wanted.split("/")
+        for count in range(1, len(parts) + 1):
+            address = "/".join(parts[:count])
+            if self.is_link(address):
+                raise NotMoved(f"{address}: expected no symbolic link, came one")
 
     def _copy_at(self, target: str, file: LandedFile) -> str | None:
         try:

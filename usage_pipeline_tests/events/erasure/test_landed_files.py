@@ -50,3 +50,17 @@ def test_read_files_that_name_the_user_go_and_the_rest_is_listed_until_it_is_gon
     assert names(tmp_path) == ["broken/cut.json.reason.txt", "done/others.jsonl"]
     users = postgres.execute("select user_id, count(*) from analytics.usage_events group by 1").fetchall()
     assert dict(users) == {first.pseudonym: 4, "omar": 3, "1": 1}
+
+
+def test_nothing_is_deleted_behind_a_link(tmp_path: Path, settings: Settings, postgres: psycopg.Connection) -> None:
+    folder, elsewhere = tmp_path / "landing", tmp_path / "elsewhere"
+    for one in (folder, elsewhere):
+        one.mkdir()
+    (elsewhere / "theirs.jsonl").write_bytes(line(WHO))
+    for name in ("done", "broken", "archives", "more"):
+        (folder / name).symlink_to(elsewhere)
+    erasure = erase(settings.model_copy(update={"landing_url": str(folder)}), WHO)
+    assert [problem.partition(",")[0] for problem in erasure.problems] == [
+        f"{name}: it is a symbolic link" for name in ("archives", "broken", "done", "more")
+    ]
+    assert names(elsewhere) == ["theirs.jsonl"]

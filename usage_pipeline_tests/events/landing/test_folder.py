@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from usage_pipeline.events.landing import reading as module
+from usage_pipeline.events.landing.faults import faults_of
 from usage_pipeline.events.landing.folder import Landing
 from usage_pipeline.events.landing.reading import (
     FileReport,
@@ -345,3 +346,44 @@ def test_an_event_from_before_the_first_day_of_usage_is_a_dead_letter_with_its_r
     [(position, reason)] = postgres.execute("select position, reason from ops.dead_letters").fetchall()
     assert position == 2
     assert f"expected a time from {at:%Y-%m-%dT%H:%M:%SZ} (USAGE_START_DATE={at:%Y-%m-%d})" in reason
+
+
+@pytest.mark.parametrize("linked", ["done", "broken", "done/archives", "broken/archives"])
+def test_files_are_not_put_away_through_a_link(
+    linked: str, tmp_path: Path, postgres: psycopg.Connection, settings: Settings
+) -> None:
+    """Whoever may write into the folder would choose where the pipeline writes."""
+    folder, elsewhere = tmp_path / "landing", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    address = "archives/a.jsonl.gz" if "/" in linked else "a.jsonl.gz"
+    path, link = folder / address, folder / linked
+    for parent in (path.parent, link.parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(elsewhere)
+    path.write_bytes(b"no gzip" if linked.startswith("broken") else gzip.compress(b""))
+    landing = Landing(str(folder))
+    ingest_file(postgres, landing, address, settings=settings)
+    assert names(elsewhere) == []
+    assert path.exists(), "it stays, and is told"
+    [fault] = faults_of(postgres, landing.waiting())
+    assert (fault.step, fault.reason) == ("move", f"{linked}: expected no symbolic link, came one")
+
+
+def test_a_reason_is_not_written_through_a_link(
+    tmp_path: Path, landing: Landing, read: Callable[[str], FileReport]
+) -> None:
+    (tmp_path / "a.json").write_bytes(b"nonsense")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/a.json.reason.txt").symlink_to(tmp_path / "of somebody else")
+    assert read("a.json").fault == "broken/a.json.reason.txt: expected no symbolic link, came one"
+    assert not (tmp_path / "of somebody else").exists()
+
+
+def test_archives_behind_a_link_are_not_read(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "landing", tmp_path / "elsewhere"
+    for one in (folder, elsewhere):
+        one.mkdir()
+    (elsewhere / "a.jsonl").write_bytes(b"{}")
+    (folder / "archives").symlink_to(elsewhere)
+    look = Landing(str(folder)).look()
+    assert (look.files, look.unread) == ([], ["archives"])

@@ -1,16 +1,17 @@
 """What anybody can do before a token is asked for: heads without end, connections without number, answers that nobody reads."""
 
 import logging
-import resource
+import re
 import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
 from usage_pipeline.api.connections.counting import MAX_UNSENT_BYTES, counted_as
@@ -20,10 +21,10 @@ from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.api.api_process import ApiProcess, api_process
 from usage_pipeline_tests.conftest import Databases
-from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, answer_of, serving
+from usage_pipeline_tests.connections.sockets import HEAD, connected, deaf, files, is_closed
+from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, answer_of, new_token, serving
 from usage_pipeline_tests.rigs.waiting import wait_until
 
-HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
 MEGABYTE = 2**20
 # Longer than a connection may be without a request (uvicorn's five seconds), and than a reader may stand still in that test.
 SLOW_SECONDS = 7
@@ -53,21 +54,9 @@ def running(
     databases.drop(name)
 
 
-def connected(port: int, address: str = "127.0.0.1") -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(address, 0))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-def deaf(port: int, address: str = "127.0.0.1") -> socket.socket:
-    """A connection whose answers wait in the service: it has a small window, and packets as of a real network."""
-    connection = socket.socket()
-    connection.settimeout(60)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1_400)
-    connection.bind((address, 0))
-    connection.connect(("127.0.0.1", port))
-    return connection
+@pytest.fixture
+def token(postgres: psycopg.Connection) -> str:
+    return new_token(postgres)
 
 
 def large_file(service: Service) -> str:
@@ -77,30 +66,10 @@ def large_file(service: Service) -> str:
     return httpx.URL(f"http://127.0.0.1:{service.port}/docs").join(bundle).path
 
 
-def is_closed(connection: socket.socket) -> bool:
-    """Whether the other side has ended a connection on which it has nothing to say."""
-    connection.setblocking(False)
-    try:
-        return connection.recv(65_536, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
 def ends_at(port: int) -> list[tuple[str, int]]:
     """The other ends of the connections that a service in this process has open."""
     every = psutil.Process().net_connections("tcp")
     return [tuple(one.raddr) for one in every if one.laddr[1] == port and one.raddr]
-
-
-@contextmanager
-def files(count: int) -> Iterator[None]:
-    """This process may open so many."""
-    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, count), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
@@ -288,6 +257,40 @@ def test_who_reads_nothing_is_closed_also_after_an_address_that_cannot_be_read(s
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         connection.sendall(b"CONNECT a:1 HTTP/1.1\r\n\r\n")
         wait_until(lambda: mine not in ends_at(service.port), "the service closes its end", 60)
+
+
+@pytest.mark.parametrize(
+    "upgrade",
+    [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket\r\n",
+    ],
+    ids=["h2c", "websocket"],
+)
+def test_an_upgrade_that_is_not_granted_loses_nothing_of_what_follows(
+    settings: Settings, token: str, upgrade: str
+) -> None:
+    """Java's client asks for h2c with each request, also with those that have a body."""
+    line = f"POST {EVENTS_PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"{line}Authorization: Bearer {token}\r\n{upgrade}"
+    whole = (
+        f"GET / HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n"
+        f"{head}Content-Length: 2\r\n\r\n[]"
+        f"{head}Transfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n"
+        f"{head}Content-Length: 0\r\n\r\n"
+        "GET /last HTTP/1.1\r\nHost: x\r\n\r\n"
+    ).encode()
+    with serving(settings) as service:
+        for size in (1, 7, len(whole)):
+            with closing(connected(service.port)) as connection:
+                for begin in range(0, len(whole), size):
+                    connection.sendall(whole[begin : begin + size])
+                came = b""
+                while b"/last" not in came:
+                    piece = connection.recv(65_536)
+                    assert piece, f"each is answered, came {came!r}"
+                    came += piece
+            assert re.findall(rb"HTTP/1.1 (\d+)", came) == [b"200", b"200", b"200", b"400", b"404"], came
 
 
 @pytest.mark.parametrize(
