@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from usage_pipeline.access.audit import AuditLog
 from usage_pipeline.api.audit import note_refusal
+from usage_pipeline.api.connections.protocol import RESTS
 from usage_pipeline.storage.quick_redis import RedisBusy
 from usage_pipeline.texts import shortened
 
@@ -72,6 +73,9 @@ class ProblemResponse(JSONResponse):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         # The whole answer is on its way now; the empty end of it, and with it the closing, waits for the sender.
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        # From here on the connection may be closed for another one: anybody can send a body that is refused.
+        if (extension := scope.get("extensions", {}).get(RESTS)) is not None:
+            extension["now"]()
         await _read_the_rest(receive)
         await send({"type": "http.response.body", "body": b""})
 

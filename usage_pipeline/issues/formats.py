@@ -7,8 +7,7 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass
 from typing import IO
 
 import msgspec
@@ -21,6 +20,9 @@ Found = tuple[int, str, Row | Malformed]
 
 # `gh` writes all comments of an issue into one field. A longer one is no issue of anybody.
 MAX_FIELD_CHARACTERS = 16 * 2**20
+# Of a line, and of a row of CSV with all its lines. What is longer is not held in memory.
+MAX_ROW_CHARACTERS = 2 * MAX_FIELD_CHARACTERS
+MAX_HEADER_CHARACTERS = 2**20
 # A JSON array is decoded as a whole.
 MAX_JSON_CHARACTERS = 256 * 2**20
 # Names of exporters, without case, blanks and underscores: ours, GitHub's, Jira's. Of two the earlier is taken.
@@ -51,27 +53,55 @@ def rows_of(file: IO[str]) -> Iterator[Found]:
 
     After an error inside quotes nobody knows where the next line begins: what follows is not read.
     """
-    first = file.readline()
+    first = file.readline(MAX_ROW_CHARACTERS + 1)
     if first.lstrip()[:1] == "[":
         yield from _rows_of_array(first + file.read(MAX_JSON_CHARACTERS))
     elif first.lstrip()[:1] == "{":
-        yield from _rows_of_lines(chain([first], file))
+        yield from _rows_of_lines(first, file)
+    elif len(first) > MAX_HEADER_CHARACTERS:
+        raise WrongLayout(f"line 1: expected a header of at most {MAX_HEADER_CHARACTERS} characters, came more")
     else:
         with _field_limit(MAX_FIELD_CHARACTERS):
             yield from _rows_of_csv(first, file)
 
 
+def _lines_of(first: str, file: IO[str]) -> Iterator[str]:
+    """The lines of a file whose first one was begun to be read; of one that is too long its first characters."""
+    line = first
+    while line:
+        yield line
+        while len(line) > MAX_ROW_CHARACTERS and not line.endswith(("\n", "\r")):
+            line = file.readline(MAX_ROW_CHARACTERS + 1)
+        line = file.readline(MAX_ROW_CHARACTERS + 1)
+
+
 @dataclass(slots=True)
 class _Lines:
-    """The lines of a file. `of_record` are those that were read for the current record."""
+    """The lines of a file, and what was read for the current record: its first line, how many there were, and their characters.
+
+    Raises Malformed when they are too long.
+    """
 
     lines: Iterator[str]
-    of_record: list[str] = field(default_factory=list)
+    first: str = ""
+    count: int = 0
+    characters: int = 0
 
     def __iter__(self) -> Iterator[str]:
         for line in self.lines:
-            self.of_record.append(line)
+            self.first = self.first if self.count else line
+            self.count += 1
+            self.characters += len(line)
+            if self.characters > MAX_ROW_CHARACTERS:
+                raise _too_long(". Nothing after that was read")
             yield line
+
+    def begin_record(self) -> None:
+        self.first, self.count, self.characters = "", 0, 0
+
+
+def _too_long(consequence: str = "") -> Malformed:
+    return Malformed(f"expected a row of at most {MAX_ROW_CHARACTERS} characters, came more{consequence}")
 
 
 @contextmanager
@@ -85,22 +115,25 @@ def _field_limit(characters: int) -> Iterator[None]:
 
 def _rows_of_csv(first: str, file: IO[str]) -> Iterator[Found]:
     delimiter = max(",;\t", key=lambda one: len(_known(first.split(one))))
-    lines = _Lines(chain([first], file))
+    lines = _Lines(_lines_of(first, file))
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
     try:
         header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
+    except (csv.Error, Malformed) as error:
         raise WrongLayout(f"line 1: expected a header, came: {error}") from None
     columns = _columns(header)
     while True:
         line = reader.line_num + 1
-        lines.of_record.clear()
+        lines.begin_record()
         try:
             values = next(reader)
         except StopIteration:
             return
+        except Malformed as too_long:
+            yield line, "", too_long
+            return
         except csv.Error as error:
-            if _is_place_lost(lines.of_record, delimiter):
+            if lines.count != 1 or _is_place_lost(lines.first, delimiter):
                 said = f"expected CSV up to line {reader.line_num}, came: {error}. Nothing after that was read"
                 yield line, "", Malformed(said)
                 return
@@ -111,13 +144,13 @@ def _rows_of_csv(first: str, file: IO[str]) -> Iterator[Found]:
             yield line, "", _row(header, columns, values)
 
 
-def _is_place_lost(record: Sequence[str], delimiter: str) -> bool:
+def _is_place_lost(line: str, delimiter: str) -> bool:
     """Whether the end of a record with an error is unknown. It is known of a single line with all its quotes closed."""
-    if len(record) != 1 or record[0].count('"') % 2 == 1:
+    if line.count('"') % 2 == 1:
         return True
     try:
         # Read leniently, an open quote would swallow the next line.
-        return len(list(csv.reader([*record, "next"], delimiter=delimiter))) != 2
+        return len(list(csv.reader([line, "next"], delimiter=delimiter))) != 2
     except csv.Error:
         return True
 
@@ -181,9 +214,11 @@ def _rows_of_array(text: str) -> Iterator[Found]:
         yield line, f"issue {number} of the array: ", _row_of_object(item)
 
 
-def _rows_of_lines(lines: Iterable[str]) -> Iterator[Found]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
+def _rows_of_lines(first: str, file: IO[str]) -> Iterator[Found]:
+    for number, line in enumerate(_lines_of(first, file), start=1):
+        if len(line) > MAX_ROW_CHARACTERS:
+            yield number, "", _too_long()
+        elif line.strip():
             yield number, "", _row_of_object(line.encode())
 
 

@@ -407,6 +407,18 @@ def test_connections_that_work_are_not_closed_for_new_ones(settings: Settings, t
             assert connection.recv(12) == b"HTTP/1.1 200"
 
 
+def test_who_was_refused_and_still_sends_keeps_nobody_out(settings: Settings) -> None:
+    """What is read of a refused body, so that its sender sees the answer, is no work: anybody can send one, without a token."""
+    few = settings.model_copy(update={"max_connections": 3})
+    with serving(few) as service, ExitStack() as stack:
+        refused = [stack.enter_context(closing(service.raw("Content-Length: 1000"))) for _ in range(3)]
+        for connection in refused:
+            assert connection.recv(12) == b"HTTP/1.1 401"
+        with closing(connected(service.port)) as one_more:
+            one_more.sendall(HEAD + b"\r\n")
+            assert one_more.recv(12) == b"HTTP/1.1 200"
+
+
 def test_a_second_episode_of_too_many_connections_is_told_again(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """Files of the usual exporters, and files in which a parser loses its place."""
 
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 
 from usage_pipeline.issues import formats
+from usage_pipeline.issues.file import BadLine, IssueFileError, read_issues
 from usage_pipeline.issues.load import load_issues
 from usage_pipeline_tests.rigs.issues import HEADER, write_issues
 
@@ -198,3 +200,42 @@ def test_bad_json_is_told_by_its_line(tmp_path: Path, postgres: psycopg.Connecti
     assert "missing: created_at" in report.bad_lines[1].reason
     path.write_text(f"{json.dumps(GH[0])}\n\n7\n{{broken\n{json.dumps(bad)}\n")
     assert [one.line for one in load_issues(postgres, path).bad_lines] == [3, 4, 5]
+
+
+TIMES = {"created_at": "2024-01-01T00:00:00Z", "updated_at": "2024-01-02T00:00:00Z", "closed_at": None, "state": "OPEN"}
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece", "end", "said", "good"),
+    [
+        (json.dumps({"number": 1, "comments": 0, **TIMES})[:-1] + ', "title": "', "x", '"}\n', "a row of at most", 2),
+        (HEADER + "\n", "x", "\n", "a row of at most", 1),
+        (HEADER + '\n"', "\n", '"\n', "a row of at most", 1),
+        ("", "number,", "\n", "a header of at most", None),
+        ('"', "\n", '"\n', "a row of at most", None),
+        ("[", " ", "]\n", "a JSON array of at most", None),
+    ],
+    ids=["json lines", "csv", "a row of many lines", "a header", "a header of many lines", "an array"],
+)
+def test_a_row_without_end_is_told_and_not_held(
+    begin: str, piece: str, end: str, said: str, good: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MAX_ROW_CHARACTERS", "MAX_HEADER_CHARACTERS", "MAX_JSON_CHARACTERS"):
+        monkeypatch.setattr(formats, name, 10_000, raising=False)
+    path, size = tmp_path / "issues", 2 * 2**20
+    after = json.dumps({"number": 2, "comments": 0, **TIMES}) + "\n"
+    path.write_text(begin + piece * (size // len(piece)) + end + after)
+    tracemalloc.start()
+    try:
+        if good is None:
+            with pytest.raises(IssueFileError, match=said):
+                list(read_issues(path, datetime.now(UTC)))
+        else:
+            found = [one for _, one in read_issues(path, datetime.now(UTC))]
+            assert len(found) == good
+            assert isinstance(found[0], BadLine)
+            assert said in found[0].reason
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < size / 4

@@ -34,6 +34,10 @@ _PIECE_BYTES = 16 * 1024
 BACKLOG = 128
 
 
+# An extension of a request's scope: what answered it calls `now` when all that is left is to throw away the rest of its body.
+RESTS = "usage_pipeline.rests"
+
+
 def bounded_connections(settings: Settings) -> Callable[..., asyncio.Protocol]:
     """The `http` of uvicorn's options, beside BACKLOG: connections of one server, within the limits of the settings."""
     return partial(BoundedConnection, Connections(settings, most_connections(settings)))
@@ -323,6 +327,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._in_hand = cycle
+        cycle.scope.setdefault("extensions", {})[RESTS] = {"now": partial(self._limits.rests, self)}
         super()._start_asgi_task(cycle, app)
 
     def _disconnect(self) -> None:
