@@ -47,6 +47,15 @@ class Table:
     has_percentiles: bool = False
     has_users: bool = False
     has_units: bool = True
+    has_costs: bool = True
+
+    @property
+    def shown(self) -> list[str]:
+        """The columns that are not the window and the key."""
+        names = [*SUMS, "other_units"] if self.has_units else ["requests", "total_tokens"]
+        names += PERCENTILES if self.has_percentiles else ()
+        names += ["distinct_users"] if self.has_users else ()
+        return [*names, *((*MONEY, *WITHOUT) if self.has_costs else ())]
 
 
 TABLES = (
@@ -100,7 +109,8 @@ def counted(event: Mapping[str, Any]) -> Event:
         return dict(event)
     if event["provider"] != "google":
         return {**event, "unattributed_tokens": rest}
-    return {**event, "output_tokens": left + rest, "usage": {**event["usage"], "output_reasoning_tokens": rest}}
+    usage = {**event.get("usage", {}), "output_reasoning_tokens": rest}
+    return {**event, "output_tokens": left + rest, "usage": usage}
 
 
 def frame_of(events: Sequence[Mapping[str, Any]], time_zone: ZoneInfo, cost_of: CostOfEvent) -> pd.DataFrame:
@@ -115,9 +125,10 @@ def frame_of(events: Sequence[Mapping[str, Any]], time_zone: ZoneInfo, cost_of: 
     frame["total_tokens"] = [total_tokens(event) for event in each]
     for name in ("input_tokens", "output_tokens", "unattributed_tokens"):
         frame[name] = [event.get(name) or 0 for event in each]
+    usages = [event.get("usage", {}) for event in each]
     for name in NAMED:
-        frame[name] = [event["usage"].get(name, 0) for event in each]
-    others = [{name: count for name, count in event["usage"].items() if name not in NAMED} for event in each]
+        frame[name] = [usage.get(name, 0) for usage in usages]
+    others = [{name: count for name, count in usage.items() if name not in NAMED} for usage in usages]
     listed = [cost_of(event) for event in each]
     reported = [Decimal(event["cost_usd"]) if "cost_usd" in event else None for event in each]
     frame["other_units"] = pd.Series(others, dtype=object)
@@ -142,7 +153,7 @@ def tagged(frame: pd.DataFrame, tags: Sequence[str]) -> pd.DataFrame:
         few = {(row.day, row.value) for row in place.itertuples() if row.place < MOST_VALUES}
         is_rest = [(day, value) not in few for day, value in zip(part["day"], part["value"], strict=True)]
         part["is_rest"] = is_rest
-        part["value"] = part["value"].mask(is_rest, "other")
+        part["value"] = ["other" if rest else value for rest, value in zip(is_rest, part["value"], strict=True)]
         parts.append(part)
     return pd.concat(parts)
 
@@ -166,9 +177,7 @@ def expected_rows(frame: pd.DataFrame, table: Table) -> Rows:
     for values in more:
         row = rows[_key(values[: len(by)])]
         _add(row, dict(zip((*MONEY, "other_units"), values[len(by) :], strict=True)))
-    kept = set(names if table.has_units else ("requests", "total_tokens")) | {*MONEY, *WITHOUT}
-    kept |= {"other_units"} if table.has_units else set()
-    return {key: {name: value for name, value in row.items() if name in kept} for key, row in rows.items()}
+    return {key: {name: row[name] for name in table.shown} for key, row in rows.items()}
 
 
 def _add(row: dict[str, Any], event: Mapping[str, Any]) -> None:
