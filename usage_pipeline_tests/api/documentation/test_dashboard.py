@@ -77,9 +77,17 @@ def test_three_costs_stand_side_by_side_and_say_what_is_not_in_them(browser: Bro
     assert browser.complaints() == []
 
 
-def test_on_a_telephone_the_tables_scroll_and_the_page_does_not(browser: Browser) -> None:
+def test_on_a_telephone_charts_and_tables_scroll_and_nothing_else_is_wider_than_its_place(browser: Browser) -> None:
     browser.set_width(360)
     assert browser.run("return document.documentElement.scrollWidth") == 360
-    assert (
-        browser.run("const box = document.getElementById('models'); return box.scrollWidth > box.clientWidth") is True
+    wider = "return [...document.querySelectorAll('.tile')].some(tile => tile.scrollWidth > tile.clientWidth)"
+    assert browser.run(wider) is False
+    sizes = browser.run(
+        "return ['requests', 'models'].map(name => document.getElementById(name))"
+        ".map(box => [box.clientWidth, box.scrollWidth])"
     )
+    assert isinstance(sizes, list)
+    [chart, table] = sizes
+    # As wide as its card, not what a legend leaves over.
+    assert chart[0] == table[0]
+    assert min(chart[1], table[1]) > table[0]
