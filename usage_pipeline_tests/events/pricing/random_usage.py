@@ -191,9 +191,13 @@ def package_cost(case: Case) -> Decimal | None:
 
 
 def difference(case: Case) -> str:
-    """Why the costs differ; empty: they do not."""
-    prices = cells_of(case.provider.id, case.model.id, case.tier)
-    ours, theirs = our_cost(prices, case.at, case.usage), package_cost(case)
+    """Why the costs by our rows and by the package differ; empty: they do not."""
+    return told_difference(case, our_cost(cells_of(case.provider.id, case.model.id, case.tier), case.at, case.usage))
+
+
+def told_difference(case: Case, ours: Decimal | None) -> str:
+    """The same for a cost that is ours."""
+    prices, theirs = cells_of(case.provider.id, case.model.id, case.tier), package_cost(case)
     if _is_discounted_by_us(case):
         return ""
     if theirs is None or ours is None:
