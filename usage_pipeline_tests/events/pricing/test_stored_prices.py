@@ -2,12 +2,14 @@
 
 import json
 import random
-from datetime import UTC, datetime, timedelta
+from collections import defaultdict
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import psycopg
+from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.events.pricing.lookups import add_lookups, current_version
@@ -15,6 +17,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline_tests.events.pricing.random_usage import (
     FIRST,
     LAST,
+    UNITS,
     Case,
     all_models,
     random_case,
@@ -24,20 +27,35 @@ from usage_pipeline_tests.rigs.events import event
 
 CASES, SEED = 1_500, 20261129
 # A partition for each day takes longer than its events. Some prices of the package begin on these days.
-DAYS = [datetime(2026, 10, 12, tzinfo=UTC), datetime(2026, 10, 14, tzinfo=UTC)]
-DAYS += [FIRST + (LAST - FIRST) * number / 6 for number in range(6)]
+DAYS = [date(2025, 2, 8), date(2026, 10, 12), date(2026, 10, 14)]
+DAYS += [(FIRST + (LAST - FIRST) * number / 8).date() for number in range(8)]
+
+
+def kinds_of(model: ModelInfo) -> set[str]:
+    """The units that it has prices of, and what these depend on."""
+    conditional = [] if isinstance(model.prices, ModelPrice) else model.prices
+    each = [model.prices] if isinstance(model.prices, ModelPrice) else [one.prices for one in model.prices]
+    values = [(unit.price_key, getattr(prices, unit.price_key)) for prices in each for unit in UNITS.values()]
+    priced = {key for key, value in values if value is not None}
+    thresholds = {"thresholds" for _, value in values if isinstance(value, TieredPrices)}
+    return priced | thresholds | {type(one.constraint).__name__ for one in conditional}
 
 
 def some_cases() -> list[Case]:
-    """Of models that the package finds by their own names; all counts are told."""
+    """Of models that the package finds by their own names; all counts are told. Each kind of price comes as often."""
     chance = random.Random(SEED)
-    models = [(provider, model) for provider, model in all_models() if provider.find_model(model.id) is model]
+    by_kind = defaultdict[str, list[tuple[Provider, ModelInfo]]](list)
+    for provider, model in all_models():
+        if provider.find_model(model.id) is model:
+            for kind in kinds_of(model):
+                by_kind[kind].append((provider, model))
+    kinds = sorted(by_kind)
     found: list[Case] = []
     while len(found) < CASES:
-        case = random_case(chance, *chance.choice(models))
+        kind = kinds[len(found) % len(kinds)]
+        case = random_case(chance, *chance.choice(by_kind[kind]))
         if None not in case.usage.values():
-            midnight = chance.choice(DAYS).replace(hour=0, minute=0, second=0, microsecond=0)
-            at = datetime.combine(midnight, case.at.timetz())
+            at = datetime.combine(chance.choice(DAYS), case.at.timetz())
             usage = {"input_tokens": 0, "output_tokens": 0, **case.usage}
             found.append(Case(case.provider, case.model, at, case.tier, usage))
     return found
