@@ -20,6 +20,7 @@ from usage_pipeline_tests.events.pricing.random_usage import (
     UNITS,
     Case,
     all_models,
+    package_cost,
     random_case,
     told_difference,
 )
@@ -31,14 +32,19 @@ DAYS = [date(2025, 2, 8), date(2026, 10, 12), date(2026, 10, 14)]
 DAYS += [(FIRST + (LAST - FIRST) * number / 8).date() for number in range(8)]
 
 
-def kinds_of(model: ModelInfo) -> set[str]:
+def kinds_of(provider: Provider, model: ModelInfo) -> set[str]:
     """The units that it has prices of, and what these depend on."""
     conditional = [] if isinstance(model.prices, ModelPrice) else model.prices
     each = [model.prices] if isinstance(model.prices, ModelPrice) else [one.prices for one in model.prices]
     values = [(unit.price_key, getattr(prices, unit.price_key)) for prices in each for unit in UNITS.values()]
     priced = {key for key, value in values if value is not None}
     thresholds = {"thresholds" for _, value in values if isinstance(value, TieredPrices)}
-    return priced | thresholds | {type(one.constraint).__name__ for one in conditional}
+    one_second, two_seconds = (
+        package_cost(Case(provider, model, LAST, "", {"audio_seconds": count, "input_audio_seconds": count}))
+        for count in (1, 2)
+    )
+    least = {"least charge"} if one_second and one_second == two_seconds else set()
+    return priced | thresholds | least | {type(one.constraint).__name__ for one in conditional}
 
 
 def some_cases() -> list[Case]:
@@ -47,7 +53,7 @@ def some_cases() -> list[Case]:
     by_kind = defaultdict[str, list[tuple[Provider, ModelInfo]]](list)
     for provider, model in all_models():
         if provider.find_model(model.id) is model:
-            for kind in kinds_of(model):
+            for kind in kinds_of(provider, model):
                 by_kind[kind].append((provider, model))
     kinds = sorted(by_kind)
     found: list[Case] = []
