@@ -123,7 +123,8 @@ def _closed(chosen: set[str]) -> set[str]:
 
 def _count(chance: random.Random, name: str) -> int | Decimal:
     if UNITS[name].dimensions.get("family") == "durations":
-        return Decimal(chance.randrange(40_000)) / 1_000
+        # Some are less than what is charged at least.
+        return Decimal(chance.choice((chance.randrange(1_000), chance.randrange(40_000)))) / 1_000
     if name == "input_tokens" and chance.random() < 0.5:
         return chance.choice(SIZES)
     return chance.choice((0, 1, 7, chance.randrange(10_000), chance.randrange(10**6)))
