@@ -181,6 +181,8 @@ def test_runs_tell_rows_shares_of_nulls_and_show_pictures(told: dict[str, dict[s
     assert told["usage/api_key_daily"]["null_shares"].value == {"last_used_at": 0.0}
     assert told["snapshots/api_key_deltas"]["null_shares"].value == {"last_used_at": 0.0, "extra": 1.0}
     assert told["stats/popular_issues"]["null_shares"].value == "no column may be null"
+    costs = {name: one.value for name, one in told["analytics/usage_daily"].items() if name.endswith("cost_usd")}
+    assert costs == {"sum_cost_usd": 0.00135, "sum_list_cost_usd": 0.00135}, "no sender reported a cost"
     of_tags = {name: one.value for name, one in told["analytics/usage_daily"].items() if name.startswith("tag_")}
     assert of_tags == {"tag_values_project": 2, "tag_other_requests_project": 0}
     # Requests, and latency percentiles.

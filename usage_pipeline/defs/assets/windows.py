@@ -118,8 +118,10 @@ def _tag_metadata(counts: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
 
 
 def _metadata(report: WindowReport) -> dict[str, Any]:
+    # A cost that is not known of any request is no 0.
+    known = {name: value for name, value in report.sums.items() if value is not None}
     return {
-        **row_counts(report.rows, report.changed_rows, {name: value or 0 for name, value in report.sums.items()}),
+        **row_counts(report.rows, report.changed_rows, known),
         "late_data": report.is_late,
         "price_version": report.price_version or "",
         # Requests whose events were dropped, and events that could not be added to such a window.
