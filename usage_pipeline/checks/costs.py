@@ -43,5 +43,11 @@ def crowded_tag_faults(connection: psycopg.Connection, first: date, last: date) 
     ]
 
 
+def tag_counts(connection: psycopg.Connection, day: date) -> dict[str, tuple[int, int]]:
+    """Of each tag that is rolled up of a day: its distinct values, at most MOST_TAG_VALUES, and the requests of all others."""
+    rows = connection.execute(load("checks/count_tag_values"), {"usage_date": day})
+    return {tag: (values, others) for tag, values, others in rows}
+
+
 def _percent(reported: Decimal, listed: Decimal) -> str:
     return f"{reported / listed - 1:+.1%}" if listed else "it should cost nothing"

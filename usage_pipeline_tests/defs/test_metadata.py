@@ -88,7 +88,10 @@ def write_input(postgres: psycopg.Connection, client: redis.Redis, landing: Path
         ),
     )
     client.incrby(f"usage:m:{YESTERDAY}:orders", 7)
-    lines = [event(event_time=(used + timedelta(minutes=n)).isoformat(), error_type=...) for n in range(3)]
+    lines = [
+        event(event_time=(used + timedelta(minutes=n)).isoformat(), error_type=..., tags={"project": f"p{n % 2}"})
+        for n in range(3)
+    ]
     (landing / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     postgres.execute(
         "insert into app.issues (id, title, status, view_count, created_at) values ('1', 'One', 'OPEN', 4, %s)", (used,)
@@ -116,6 +119,7 @@ def told(
     write_input(postgres, redis_client, tmp_path)
     changes = {
         "landing_url": str(tmp_path),
+        "rollup_tags": "project, customer",
         # Nobody answers there: the asset stores fallbacks.
         "external_api_base_url": "http://127.0.0.1:9",
         "external_api_max_retries": 1,
@@ -177,6 +181,10 @@ def test_runs_tell_rows_shares_of_nulls_and_show_pictures(told: dict[str, dict[s
     assert told["usage/api_key_daily"]["null_shares"].value == {"last_used_at": 0.0}
     assert told["snapshots/api_key_deltas"]["null_shares"].value == {"last_used_at": 0.0, "extra": 1.0}
     assert told["stats/popular_issues"]["null_shares"].value == "no column may be null"
+    costs = {name: one.value for name, one in told["analytics/usage_daily"].items() if name.endswith("cost_usd")}
+    assert costs == {"sum_cost_usd": 0.00135, "sum_list_cost_usd": 0.00135}, "no sender reported a cost"
+    of_tags = {name: one.value for name, one in told["analytics/usage_daily"].items() if name.startswith("tag_")}
+    assert of_tags == {"tag_values_project": 2, "tag_other_requests_project": 0}
     # Requests, and latency percentiles.
     assert len(pictures(told["analytics/usage_daily"])) == 2
 

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,6 +12,8 @@ from genai_prices import Usage, calc_price
 NOW = datetime.now(UTC).replace(microsecond=0)
 # More tokens than any tier begins at, for counts that nobody told.
 _ANY_NUMBER = 10_000_000
+# What an event with so many input and output tokens costs.
+CostOf = Callable[[Mapping[str, Any], int, int], Decimal | None]
 
 
 def event(**changes: Any) -> dict[str, Any]:
@@ -61,8 +63,9 @@ def total_tokens(event: Mapping[str, Any]) -> int:
     return event.get("total_tokens") or (event.get("input_tokens") or 0) + (event.get("output_tokens") or 0)
 
 
-def list_cost(event: Mapping[str, Any]) -> Decimal | None:
-    """§8.2: what calc_price says; 0 for a failed request without output. None: its cost depends on what nobody told."""
+def list_cost(event: Mapping[str, Any], cost_of: CostOf | None = None) -> Decimal | None:
+    """§8.2: what calc_price (or `cost_of`) says; 0 for a failed request without output. None: it depends on what is untold."""
+    cost_of = cost_of or package_cost
     entered, left = event.get("input_tokens"), event.get("output_tokens")
     if is_error(event) and not left:
         return Decimal(0)
@@ -74,11 +77,12 @@ def list_cost(event: Mapping[str, Any]) -> Decimal | None:
         usages.append((untold, left or 0))
     if left is None:
         usages.append((entered or 0, untold))
-    costs = {_package_cost(event, *usage) for usage in usages}
+    costs = {cost_of(event, *usage) for usage in usages}
     return costs.pop() if len(costs) == 1 else None
 
 
-def _package_cost(event: Mapping[str, Any], input_tokens: int, output_tokens: int) -> Decimal | None:
+def package_cost(event: Mapping[str, Any], input_tokens: int, output_tokens: int) -> Decimal | None:
+    """What calc_price says of an event with so many tokens, its units among them. None: the model is unknown."""
     tier = event.get("service_tier")
     try:
         return calc_price(

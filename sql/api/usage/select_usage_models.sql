@@ -15,6 +15,7 @@ select
     analytics.capped(sum(input_image_tokens)) as input_image_tokens,
     analytics.capped(sum(output_image_tokens)) as output_image_tokens,
     analytics.capped(sum(unattributed_tokens)) as unattributed_tokens,
+    coalesce(analytics.sum_units(other_units) filter (where other_units is not null), '{}') as other_units,
     sum(cost_usd) as cost_usd,
     sum(list_cost_usd) as list_cost_usd,
     sum(reported_cost_usd) as reported_cost_usd,

@@ -77,6 +77,10 @@ async function showHealth() {
   }
 }
 
+const COSTS = ["costUsd", "listCostUsd", "reportedCostUsd"];
+const requestCount = (number) => `${compact(number)} ${number === 1 ? "request" : "requests"}`;
+// Null where it is known of no row.
+const known = (rows, name) => (rows.some((row) => row[name] !== null) ? sum(rows, name) : null);
 const sum = (rows, name) => rows.reduce((total, row) => total + Number(row[name] ?? 0), 0);
 
 function showTiles(days) {
@@ -84,7 +88,9 @@ function showTiles(days) {
   const failed = sum(days, "failedApiKeyRequests");
   const errors = sum(days, "modelErrors");
   const models = sum(days, "modelRequests");
-  const cost = days.some((day) => day.costUsd !== null) ? sum(days, "costUsd") : null;
+  const costs = Object.fromEntries(COSTS.map((name) => [name, known(days, name)]));
+  const [unpriced, unlisted, reported] = ["unpricedRequests", "unlistedRequests", "reportedRequests"].map((name) => sum(days, name));
+  const shown = (name) => (costs[name] === null ? "–" : money(costs[name]));
   const share = (part, of) => (of ? `${((100 * part) / of).toFixed(1)} % failed` : "no requests yet");
   const tiles = [
     ["API key requests", compact(requests), share(failed, requests)],
@@ -92,7 +98,9 @@ function showTiles(days) {
     ["API token requests", compact(sum(days, "tokenRequests")), "with access tokens, also to this service"],
     ["LLM requests", compact(models), share(errors, models)],
     ["LLM tokens", compact(sum(days, "totalTokens")), "input and output tokens together"],
-    ["LLM cost", cost === null ? "–" : money(cost), cost === null ? "no request has a price" : "of requests that have a price"],
+    ["LLM cost", shown("costUsd"), unpriced ? `not in it: ${requestCount(unpriced)} without a price` : "what was charged, or else the list price"],
+    ["LLM list price", shown("listCostUsd"), unlisted ? `not in it: ${requestCount(unlisted)} without a list price` : "of all requests"],
+    ["LLM cost reported", shown("reportedCostUsd"), reported ? `by senders, for ${requestCount(reported)}` : "no sender said what it was charged"],
   ];
   find("tiles").replaceChildren(
     ...tiles.map(([name, figure, aside]) =>
@@ -116,23 +124,36 @@ function showModels(rows) {
   const models = new Map();
   for (const row of rows) {
     const name = `${row.provider}/${row.model}`;
-    const known = models.get(name) ?? { provider: row.provider, model: row.model, requests: 0, tokens: 0, cost: null };
-    known.requests += row.requests;
-    known.tokens += row.totalTokens;
-    if (row.costUsd !== null) known.cost = (known.cost ?? 0) + Number(row.costUsd);
-    models.set(name, known);
+    models.set(name, [...(models.get(name) ?? []), row]);
   }
-  const best = [...models.values()].sort((one, other) => other.tokens - one.tokens || (one.model < other.model ? -1 : 1)).slice(0, 8);
+  const all = [...models.values()].map((days) => ({
+    provider: days[0].provider,
+    model: days[0].model,
+    requests: sum(days, "requests"),
+    tokens: sum(days, "totalTokens"),
+    costs: COSTS.map((name) => known(days, name)),
+    units: unitsOf(days),
+  }));
+  const best = all.sort((one, other) => other.tokens - one.tokens || (one.model < other.model ? -1 : 1)).slice(0, 8);
   if (!best.length) return find("models").replaceChildren(empty("No LLM requests on these days."));
   const most = Math.max(1, best[0].tokens);
   const lines = best.map((one) => [
-    [one.model, element("span", { class: "sub" }, one.provider), meter(one.tokens / most)],
+    [one.model, element("span", { class: "sub" }, [one.provider, ...one.units].join(" · ")), meter(one.tokens / most)],
     compact(one.requests),
     compact(one.tokens),
-    money(one.cost),
+    ...one.costs.map((cost, place) => (cost === null && place === 2 ? "–" : money(cost))),
   ]);
-  const columns = [{ name: "Model" }, ...["Requests", "Tokens", "Cost"].map((name) => ({ name, isNumber: true }))];
-  return find("models").replaceChildren(table(columns, lines, "Models by tokens"));
+  const columns = [{ name: "Model" }, ...["Requests", "Tokens", "Cost", "List price", "Reported"].map((name) => ({ name, isNumber: true }))];
+  return find("models").replaceChildren(table(columns, lines, "Models by tokens and cost"));
+}
+
+// Units that are no tokens of a usual kind, such as `web_searches`.
+function unitsOf(rows) {
+  const counts = new Map();
+  for (const row of rows) {
+    for (const [name, number] of Object.entries(row.otherUnits)) counts.set(name, (counts.get(name) ?? 0) + number);
+  }
+  return [...counts].sort().map(([name, number]) => `${compact(number)} ${name.replaceAll("_", " ")}`);
 }
 
 function showPopular(issues) {

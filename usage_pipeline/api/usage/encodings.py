@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Protocol
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,6 +23,7 @@ _TYPES = {
     "text": pa.string(),
     "count": pa.int64(),
     "money": MONEY,
+    "units": pa.string(),
     "time": pa.timestamp("us", tz="UTC"),
     "day": pa.date32(),
 }
@@ -70,6 +72,7 @@ class ParquetEncoding:
             ]
         )
         self._money = [place for place, column in enumerate(columns) if column.kind == "money"]
+        self._units = [place for place, column in enumerate(columns) if column.kind == "units"]
         self._sent = _Outbox()
         self._writer = pq.ParquetWriter(self._sent, self._schema, compression="zstd")
 
@@ -77,6 +80,8 @@ class ParquetEncoding:
         values: list[Any] = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in self._schema]
         for place in self._money:
             values[place] = [value and _to_18_decimals(value) for value in values[place]]
+        for place in self._units:
+            values[place] = [_json(value) for value in values[place]]
         arrays = [pa.array(column, field.type) for column, field in zip(values, self._schema, strict=True)]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
         return self._sent.taken()
@@ -117,7 +122,13 @@ def _cell(value: Any) -> Any:
         return csv_cell(value)
     if isinstance(value, datetime):
         return utc_text(value)
+    if isinstance(value, dict):
+        return _json(value)
     return format(value, "f") if isinstance(value, Decimal) else value
+
+
+def _json(counts: dict[str, int | float]) -> str:
+    return msgspec.json.encode(counts).decode()
 
 
 def _to_18_decimals(value: Decimal) -> Decimal:

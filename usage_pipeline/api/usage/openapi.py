@@ -12,6 +12,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "text": {"type": "string"},
     "count": {"type": "integer", "format": "int64", "minimum": 0},
     "money": {"type": "string", "description": "A decimal number"},
+    "units": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
     "time": {"type": "string", "format": "date-time"},
     "day": {"type": "string", "format": "date"},
 }
@@ -152,9 +153,13 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _schema(column: Column) -> dict[str, Any]:
-    schema = {**_TYPES[column.kind], "description": column.description, "examples": [column.example]}
+    schema = {**_TYPES[column.kind], "description": column.description, "examples": [_plain(column.example)]}
     return schema | {"type": [schema["type"], "null"]} if column.is_nullable else schema
 
 
 def _example(columns: Iterable[Column]) -> dict[str, Any]:
-    return {column.shown_name: column.example for column in columns}
+    return {column.shown_name: _plain(column.example) for column in columns}
+
+
+def _plain(example: object) -> object:
+    return dict(example) if isinstance(example, Mapping) else example

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 # A page of a thousand rows asks for each name a thousand times.
 _camel = cache(to_camel)
-Kind = Literal["text", "count", "money", "time", "day"]
+Kind = Literal["text", "count", "money", "units", "time", "day"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Column:
     name: str
     kind: Kind
     description: str
-    example: str | int
+    example: str | int | Mapping[str, int]
     is_nullable: bool = False
 
     @property
@@ -101,6 +101,12 @@ _UNITS = (
     Column("input_image_tokens", "count", "Of inputTokens, those of images", 0),
     Column("output_image_tokens", "count", "Of outputTokens, those of images", 0),
     Column("unattributed_tokens", "count", "Of totalTokens, those told neither as input nor as output", 0),
+    Column(
+        "other_units",
+        "units",
+        "Counts of all other units, by their names in the price package; text of JSON in CSV and Parquet",
+        MappingProxyType({"cache_write_1h_tokens": 9_000, "web_searches": 40}),
+    ),
 )
 _COSTS = (
     Column(

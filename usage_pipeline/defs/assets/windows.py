@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from usage_pipeline.checks.costs import tag_counts
 from usage_pipeline.defs.assets.landing import LANDED_FILES
 from usage_pipeline.defs.metadata import OWNERS, row_counts, table_metadata
 from usage_pipeline.defs.partitions.calendar import HOURLY_BACKFILL_POLICY, WINDOW_BACKFILL_POLICY
@@ -100,16 +101,27 @@ def _window_asset(grain: Grain, partitions: dg.TimeWindowPartitionsDefinition) -
                 value = window.start if grain == "hour" else window.day
                 is_newest = key == context.partition_keys[-1]
                 about = about_partition(connection, table, WINDOW_TABLES[grain].column, value, is_newest=is_newest)
-                return {**_metadata(report), **about}
+                of_tags = _tag_metadata(tag_counts(connection, window.day)) if grain == "day" else {}
+                return {**_metadata(report), **of_tags, **about}
 
             yield from one_by_one(context, replace)
 
     return window_asset
 
 
+def _tag_metadata(counts: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """Numbers of their own, so that the UI draws their course: a tag that gets ever more values is no tag to group by."""
+    of_tags: dict[str, Any] = {}
+    for tag, (values, other_requests) in counts.items():
+        of_tags |= {f"tag_values_{tag}": values, f"tag_other_requests_{tag}": other_requests}
+    return of_tags
+
+
 def _metadata(report: WindowReport) -> dict[str, Any]:
+    # A cost that is not known of any request is no 0.
+    known = {name: value for name, value in report.sums.items() if value is not None}
     return {
-        **row_counts(report.rows, report.changed_rows, {name: value or 0 for name, value in report.sums.items()}),
+        **row_counts(report.rows, report.changed_rows, known),
         "late_data": report.is_late,
         "price_version": report.price_version or "",
         # Requests whose events were dropped, and events that could not be added to such a window.

@@ -114,10 +114,11 @@ def least_audio_seconds(found: Found, at: datetime) -> Decimal:
     try:
         fee = cost(0)
         of_a_second = (cost(2 * _LONG_SECONDS) - cost(_LONG_SECONDS)) / _LONG_SECONDS
-        least = (cost(1) - fee) / of_a_second if of_a_second else Decimal(1)
+        # A price of an hour may have no end of decimals for a second: rounded, what is charged for one is one.
+        least = round((cost(1) - fee) / of_a_second, 6) if of_a_second else Decimal(1)
     except ValueError:
         return Decimal(0)
-    return round(least, 6).normalize() if least > 1 else Decimal(0)
+    return least.normalize() if least > 1 else Decimal(0)
 
 
 def scaled(price: UnitPrice, factor: Decimal) -> UnitPrice:

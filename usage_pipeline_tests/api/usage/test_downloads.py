@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -43,9 +44,10 @@ def _usage(shared: Shared) -> None:
         )
         cursor.execute(
             "insert into analytics.usage_daily (usage_date, team, service, provider, model, requests, errors, input_tokens,"
-            " output_tokens, total_tokens, distinct_users, cost_usd, unpriced_requests) values"
-            " (%(day)s, 't', 's', 'p', 'm', 9223372036854775807, 1, 2, 3, 5, 1, 123456789.123456789012345678, 0),"
-            " (%(day)s, 't', 's', 'p', 'unpriced', 1, 1, 2, 3, 5, 1, null, 1)",
+            " output_tokens, total_tokens, distinct_users, cost_usd, unpriced_requests, other_units) values"
+            " (%(day)s, 't', 's', 'p', 'm', 9223372036854775807, 1, 2, 3, 5, 1, 123456789.123456789012345678, 0,"
+            """ '{"audio_seconds": 12.5, "web_searches": 3}'),"""
+            " (%(day)s, 't', 's', 'p', 'unpriced', 1, 1, 2, 3, 5, 1, null, 1, null)",
             {"day": today()},
         )
 
@@ -69,20 +71,29 @@ def test_csv_has_all_rows_and_every_value(shared: Shared) -> None:
 
 def test_parquet_has_exact_types_and_values(shared: Shared) -> None:
     response = shared.client.get(f"/api/usage/models/daily?format=parquet&from={today()}&to={today()}")
-    assert response.headers["content-type"] == "application/vnd.apache.parquet"
+    assert response.headers["content-type"] == "application/vnd.apache.parquet", response.text
     assert (
         response.headers["content-disposition"]
         == f'attachment; filename="usage-models-daily-{today()}-{today()}.parquet"'
     )
     table = pq.read_table(io.BytesIO(response.content))
     types = {"day": pa.date32(), "text": pa.string(), "count": pa.int64(), "money": pa.decimal128(38, 18)}
+    types["units"] = pa.string()
     assert table.schema.types == [types[column.kind] for column in MODELS.daily.columns]
     first, second = table.to_pylist()
     assert first["usageDate"] == today()
     assert first["requests"] == 2**63 - 1
     assert first["costUsd"] == Decimal("123456789.123456789012345678")
     assert second["costUsd"] is None
+    assert json.loads(first["otherUnits"]) == {"audio_seconds": 12.5, "web_searches": 3}
+    assert second["otherUnits"] == "{}"
     assert pq.ParquetFile(io.BytesIO(response.content)).metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_units_without_a_column_are_json_in_a_cell(shared: Shared) -> None:
+    content = shared.client.get("/api/usage/models?format=csv").content.decode()
+    found = {row["model"]: json.loads(row["otherUnits"]) for row in csv.DictReader(io.StringIO(content, newline=""))}
+    assert found == {"m": {"audio_seconds": 12.5, "web_searches": 3}, "unpriced": {}}
 
 
 def test_both_files_hold_the_rows_of_the_pages(shared: Shared) -> None:

@@ -32,6 +32,8 @@ IDS = [
     "one",
     "a%2Fb",
 ]
+# By day and team, of the models that have any: each of the three costs is another one.
+COSTS_AND_UNITS = ("0.000000125", "0.0000001", "0.00000008", '{"audio_seconds": 0.5, "web_searches": 2}')
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
@@ -71,9 +73,9 @@ def _usage(shared: Shared) -> None:
         for team, model, day in itertools.product(("search", "ads"), ("gpt-4o", "o3", "claude"), all_days()):
             cursor.execute(
                 "insert into analytics.usage_daily (usage_date, team, service, provider, model, requests, errors, input_tokens,"
-                " output_tokens, total_tokens, distinct_users, cost_usd, unpriced_requests)"
-                " values (%s, %s, 'chat', 'p', %s, 3, 1, 20, 10, 30, 1, %s, 0)",
-                (day, team, model, None if model == "o3" else "0.000000125"),
+                " output_tokens, total_tokens, distinct_users, cost_usd, unpriced_requests, list_cost_usd, reported_cost_usd,"
+                " other_units) values (%s, %s, 'chat', 'p', %s, 3, 1, 20, 10, 30, 1, %s, 0, %s, %s, %s)",
+                (day, team, model, *((None,) * 4 if model == "o3" else COSTS_AND_UNITS)),
             )
 
 
@@ -145,6 +147,9 @@ def test_totals_are_what_is_stored(shared: Shared) -> None:
     by_model = {one["model"]: one for one in items(shared.client, "/api/usage/models")}
     assert by_model["gpt-4o"]["costUsd"] == "0.000010250"
     assert by_model["o3"]["costUsd"] is None
+    assert (by_model["gpt-4o"]["listCostUsd"], by_model["gpt-4o"]["reportedCostUsd"]) == ("0.0000082", "0.00000656")
+    assert by_model["gpt-4o"]["otherUnits"] == {"audio_seconds": 41, "web_searches": 164}
+    assert by_model["o3"]["otherUnits"] == {}
     assert by_model["claude"]["totalTokens"] == 30 * 2 * len(all_days())
 
 
@@ -214,6 +219,9 @@ def test_the_summary_has_every_day_once(shared: Shared) -> None:
     assert found[3]["apiKeyRequests"] == 2 * len(IDS)
     assert found[3]["modelRequests"] == 3 * 6
     assert found[3]["costUsd"] == "0.000000500"
+    assert (found[3]["listCostUsd"], found[3]["reportedCostUsd"]) == ("0.0000004", "0.00000032")
+    assert found[3]["otherUnits"] == {"audio_seconds": 2, "web_searches": 8}
+    assert found[0]["otherUnits"] == {}
 
 
 def test_a_range_of_366_days_is_taken(shared: Shared) -> None:

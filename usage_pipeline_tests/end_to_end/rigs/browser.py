@@ -46,6 +46,11 @@ class Browser:
         result: object = self._driver.execute_script(script)
         return result
 
+    def set_width(self, pixels: int) -> None:
+        """That of the page. A window cannot be as narrow as a telephone."""
+        metrics = {"width": pixels, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
     def complaints(self) -> list[str]:
         """What the console has said since this was asked last: scripts and loads that failed, and what a policy forbids."""
         return [

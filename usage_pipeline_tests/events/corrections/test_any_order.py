@@ -1,13 +1,16 @@
 """After any sequence of events, corrections, decisions, late rows, recosts and backfills, every table is what a list says."""
 
+import json
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
+import pandas as pd
 import psycopg
 from hypothesis import Phase, given
 from hypothesis import settings as hypothesis_settings
@@ -16,41 +19,78 @@ from psycopg import sql
 
 from usage_pipeline.checks.windows import conflict_faults, day_count_faults
 from usage_pipeline.events.corrections.conflicts import Decision, decide, list_conflicts
-from usage_pipeline.events.corrections.events import Wanted, correct
+from usage_pipeline.events.corrections.events import Wanted, correct, event_id_of
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.rollups.calendar import Grain, window_at
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.recost import recost
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
-from usage_pipeline_tests.rigs.events import NOW, as_items, event, is_error, list_cost
+from usage_pipeline_tests.end_to_end.rigs.trace_prices import usual_cost
+from usage_pipeline_tests.end_to_end.rigs.usage_frames import TABLES, frame_of
+from usage_pipeline_tests.end_to_end.rigs.usage_tables import assert_tables_equal
+from usage_pipeline_tests.rigs.events import NOW, as_items, event, list_cost
 
-# Two months, and two weeks, meet at some of these days.
-FIRST = (NOW.replace(day=1, hour=0, minute=0, second=0) - timedelta(days=1)).date()
+# Their costs follow when a day has its price version, which it gets with its first roll-up.
+LIVE = [
+    replace(table, has_costs=False)
+    for table in TABLES
+    if table.name in ("analytics.usage_hourly_live", "reporting.usage_by_hour")
+]
+# Two months, and two weeks, meet at some of these days; all of them are over.
+FIRST = ((NOW - timedelta(days=9)).replace(day=1, hour=0, minute=0, second=0) - timedelta(days=1)).date()
 DAYS = [FIRST, FIRST + timedelta(days=1), FIRST + timedelta(days=8)]
 MOMENTS = [datetime(day.year, day.month, day.day, hour, 15, tzinfo=UTC) for day in DAYS for hour in (0, 23)]
-IDS = [str(UUID(int=number)) for number in range(1, 6)]
-MODELS = [("openai", "gpt-4o"), ("anthropic", "claude-sonnet-4-5")]
+# UUIDs, and two ids of a source.
+IDS = [*(str(UUID(int=number)) for number in range(1, 4)), "chatcmpl-1", "chatcmpl-2"]
+SOURCE = "gateway"
+# The last one has no price.
+MODELS = [("openai", "gpt-4o"), ("anthropic", "claude-sonnet-4-5"), ("google", "gemini-2.5-flash"), ("house", "m")]
+TIERS = [None, None, "priority", "batch"]
 DOUBLE = "twice the package"
-GRAINS: dict[Grain, str] = {"hour": "hourly", "day": "daily", "week": "weekly", "month": "monthly"}
+TAGS = ["project"]
+GRAINS: tuple[Grain, ...] = ("hour", "day", "week", "month")
 LONGER: tuple[Grain, ...] = ("week", "month")
+INPUT, OUTPUT = 1_000_000, 700
+USAGES: list[dict[str, int]] = [
+    {},
+    {"cache_read_tokens": 900_000},
+    {"cache_read_tokens": 5, "cache_write_tokens": 70, "cache_write_1h_tokens": 30},
+    {"input_audio_tokens": 1_000, "cache_read_tokens": 500, "cache_audio_read_tokens": 400},
+    {"output_reasoning_tokens": 650},
+    {"output_audio_tokens": 9, "input_image_tokens": 8},
+    {"web_searches": 2},
+]
 
 Members = dict[str, Any]
-Row = tuple[int, int, int, int, int, Decimal | None, int]
+
+
+def event_of(event_id: str, usage: dict[str, int], **changes: Any) -> Members:
+    """With a source if the id needs one, and without members that have nothing."""
+    source = None if event_id in IDS[:3] else SOURCE
+    members = event(event_id=event_id, **changes, source=source, usage=usage)
+    return {name: value for name, value in members.items() if value not in (None, {})}
 
 
 @st.composite
 def events(draw: st.DrawFn) -> Members:
     provider, model = draw(st.sampled_from(MODELS))
-    return event(
-        event_id=draw(st.sampled_from(IDS)),
+    usage = draw(st.sampled_from(USAGES))
+    is_large = any(name.startswith("output") for name in usage) or draw(st.booleans())
+    return event_of(
+        draw(st.sampled_from(IDS)),
+        usage,
         event_time=draw(st.sampled_from(MOMENTS)).isoformat(),
         provider=provider,
         model=model,
-        input_tokens=draw(st.sampled_from([1, 1_000_000])),
-        output_tokens=draw(st.sampled_from([0, 7])),
-        status_code=draw(st.sampled_from([200, 429])),
+        input_tokens=INPUT if any("put" not in name for name in usage) or draw(st.booleans()) else 1_000,
+        output_tokens=OUTPUT if is_large else 0,
+        status_code=draw(st.sampled_from([200, 200, 429])),
+        latency_ms=draw(st.sampled_from([3, 350, 351])),
         user_id=draw(st.sampled_from(["ana", "omar"])),
+        service_tier=draw(st.sampled_from(TIERS)),
+        cost_usd=draw(st.sampled_from([None, None, "0.25", "0"])),
+        tags=draw(st.sampled_from([{}, {"project": "apollo"}, {"project": "gemini", "color": "red"}])),
     )
 
 
@@ -62,7 +102,7 @@ STEPS = st.one_of(
     st.tuples(st.just("replace"), events()),
     st.tuples(st.sampled_from(["accepted", "dismissed"]), st.integers(0, 3)),
     st.tuples(st.just("settle"), st.none()),
-    st.tuples(st.just("backfill"), st.tuples(st.sampled_from(list(GRAINS)), st.sampled_from(MOMENTS))),
+    st.tuples(st.just("backfill"), st.tuples(st.sampled_from(GRAINS), st.sampled_from(MOMENTS))),
 )
 
 
@@ -121,31 +161,13 @@ class Oracle:
     def open(self) -> list[Members]:
         return [one for one, outcome in self.conflicts.values() if outcome == "open"]
 
-    def rows(self, grain: Grain) -> dict[tuple[Any, ...], Row]:
-        """By window, provider and model: requests, errors, input, output and total tokens, cost, users."""
-        found: dict[tuple[Any, ...], list[Members]] = defaultdict(list)
-        for one in self.counted.values():
-            if one is not None:
-                found[_window(one, grain), one["provider"], one["model"]].append(one)
-        return {key: self._row(of_key) for key, of_key in found.items()}
+    def cost(self, one: Mapping[str, Any]) -> Decimal | None:
+        cost = list_cost(one, usual_cost)
+        return cost if cost is None else cost * self.factors.get(datetime.fromisoformat(one["event_time"]).date(), 1)
 
-    def _row(self, of_key: list[Members]) -> Row:
-        costs = [
-            cost * self.factors.get(datetime.fromisoformat(one["event_time"]).date(), 1)
-            for one in of_key
-            if (cost := list_cost(one)) is not None
-        ]
-        entered, left = (sum(one[name] for one in of_key) for name in ("input_tokens", "output_tokens"))
-        errors, users = sum(map(is_error, of_key)), len({one["user_id"] for one in of_key})
-        return len(of_key), errors, entered, left, entered + left, sum(costs, Decimal(0)) if costs else None, users
-
-
-def _window(one: Members, grain: Grain) -> date | datetime:
-    at = datetime.fromisoformat(one["event_time"])
-    if grain == "hour":
-        return at.replace(minute=0)
-    day = at.date()
-    return {"day": day, "week": day - timedelta(days=day.weekday()), "month": day.replace(day=1)}[grain]
+    def frame(self) -> pd.DataFrame:
+        counted = [one for one in self.counted.values() if one is not None]
+        return frame_of(counted, ZoneInfo("UTC"), self.cost)
 
 
 class World:
@@ -175,7 +197,6 @@ class World:
                 "and column_name not in ('price_version', 'model_price_id')",
                 (table,),
             ).fetchall()
-            twice = {"input_usd", "output_usd", "request_usd"}
             self.postgres.execute(
                 sql.SQL(
                     "insert into analytics.{table} (price_version, {names}) select %s, {values} from analytics.{table}"
@@ -183,7 +204,7 @@ class World:
                     table=sql.Identifier(table),
                     names=sql.SQL(", ").join(sql.Identifier(name) for (name,) in columns),
                     values=sql.SQL(", ").join(
-                        sql.SQL("2 * {}" if name in twice else "{}").format(sql.Identifier(name)) for (name,) in columns
+                        sql.SQL(_doubled(name)).format(sql.Identifier(name)) for (name,) in columns
                     ),
                 ),
                 (DOUBLE,),
@@ -197,8 +218,12 @@ class World:
         [found] = correct(self.postgres, [wanted], corrected_by="me", settings=self.settings, now=NOW)
         return found.outcome
 
-    def decide(self, place: int, decision: Decision) -> None:
-        number = list_conflicts(self.postgres)[place].event_conflict_id
+    def decide(self, kept_out: Members, decision: Decision) -> None:
+        [number] = [
+            conflict.event_conflict_id
+            for conflict in list_conflicts(self.postgres)
+            if content(json.loads(conflict.other_payload)) == content(kept_out)
+        ]
         [made] = decide(self.postgres, [number], decision, reason="test", decided_by="me", settings=self.settings)
         assert made.outcome == decision
 
@@ -211,19 +236,11 @@ class World:
         start = datetime.combine(_day_of_window(grain, at), at.time().replace(minute=0), UTC)
         replace_window(self.postgres, window_at(grain, start, self.settings.timezone), settings=self.settings, now=NOW)
 
-    def rows(self, grain: Grain) -> dict[tuple[Any, ...], Row]:
-        column = {"hour": "hour_start", "day": "usage_date", "week": "week_start", "month": "month_start"}[grain]
-        found = self.postgres.execute(
-            f"select {column}, provider, model, requests, errors, input_tokens, output_tokens, total_tokens, cost_usd, "
-            f"distinct_users from analytics.usage_{GRAINS[grain]}"
-        )
-        return {row[:3]: row[3:] for row in found}
 
-    def live(self) -> dict[Any, int]:
-        query = (
-            "select hour_start, provider, model, sum(requests)::int from analytics.usage_hourly_live group by 1, 2, 3"
-        )
-        return {row[:3]: row[3] for row in self.postgres.execute(query)}
+def _doubled(column: str) -> str:
+    if column == "other_usd":
+        return "(select coalesce(jsonb_object_agg(key, 2 * value::numeric), '{{}}') from jsonb_each_text({}))"
+    return "2 * {}" if column.endswith("_usd") else "{}"
 
 
 def _day_of_window(grain: Grain, at: datetime) -> date:
@@ -231,20 +248,20 @@ def _day_of_window(grain: Grain, at: datetime) -> date:
     return {"week": day - timedelta(days=day.weekday()), "month": day.replace(day=1)}.get(grain, day)
 
 
-def _windows(world: World) -> Iterator[tuple[Grain, dict[tuple[Any, ...], Row]]]:
-    return ((grain, world.rows(grain)) for grain in GRAINS)
-
-
 # To shrink an example takes minutes of the database.
-@hypothesis_settings(max_examples=6, derandomize=True, phases=[Phase.generate])
+@hypothesis_settings(max_examples=10, derandomize=True, phases=[Phase.generate])
 @given(steps=st.lists(STEPS, min_size=4, max_size=14), recosted=st.lists(st.sampled_from(DAYS), max_size=1))
 def test_every_table_is_what_the_list_says(
     postgres: psycopg.Connection, settings: Settings, steps: list[tuple[str, Any]], recosted: list[date]
 ) -> None:
-    world, oracle = World(postgres, settings), Oracle()
+    world, oracle = World(postgres, settings.model_copy(update={"rollup_tags": ", ".join(TAGS)})), Oracle()
     world.empty()
     if postgres.execute("select from analytics.price_versions where price_version = %s", (DOUBLE,)).fetchone() is None:
-        seeds = [event(provider=provider, model=model, event_time=MOMENTS[0].isoformat()) for provider, model in MODELS]
+        seeds = [
+            event(provider=provider, model=model, event_time=MOMENTS[0].isoformat(), service_tier=tier)
+            for provider, model in MODELS
+            for tier in set(TIERS)
+        ]
         world.send(seeds)
         world.settle()
         world.price_twice()
@@ -253,7 +270,9 @@ def test_every_table_is_what_the_list_says(
         if what == "send":
             assert world.send(value) == oracle.send(value)
         elif what == "void":
-            assert world.correct(Wanted("test", UUID(value))) == oracle.void(value)
+            assert world.correct(
+                Wanted("test", event_id_of(value, None if value in IDS[:3] else SOURCE))
+            ) == oracle.void(value)
         elif what == "replace":
             assert world.correct(Wanted("test", event=as_items(value)[0])) == oracle.replace(value)
         elif what == "settle":
@@ -261,27 +280,26 @@ def test_every_table_is_what_the_list_says(
         elif what == "backfill":
             world.backfill(*value)
         elif kept_out := oracle.open():
-            place = value % len(kept_out)
-            world.decide(place, what)  # type: ignore[arg-type]
+            one = kept_out[value % len(kept_out)]
+            world.decide(one, what)  # type: ignore[arg-type]
             if what == "accepted":
-                assert oracle.replace(kept_out[place]) == "corrected"
+                assert oracle.replace(one) == "corrected"
             else:
-                oracle.conflicts[content(kept_out[place])][1] = what
+                oracle.conflicts[content(one)][1] = what
         if number == len(steps) // 2:
             for day in recosted:
-                assert [one.problem for one in recost(postgres, [day], DOUBLE, settings=settings)] == [""]
+                assert [one.problem for one in recost(postgres, [day], DOUBLE, settings=world.settings)] == [""]
                 oracle.factors[day] = 2
     _expect_equal(world, oracle)
 
 
 def _expect_equal(world: World, oracle: Oracle) -> None:
-    assert world.live() == {key: row[0] for key, row in oracle.rows("hour").items()}
+    frame = oracle.frame()
+    assert_tables_equal(world.postgres, frame, TAGS, LIVE)
     world.settle()
-    # The schedule makes those that still run.
     for grain, at in {(grain, _day_of_window(grain, at)): (grain, at) for grain in LONGER for at in MOMENTS}.values():
         world.backfill(grain, at)
-    for grain, rows in _windows(world):
-        assert rows == oracle.rows(grain), grain
+    assert_tables_equal(world.postgres, frame, TAGS)
     [(notes,)] = world.postgres.execute("select count(*) from ops.corrections where event_id is not null").fetchall()
     assert notes == oracle.corrections
     assert len(list_conflicts(world.postgres)) == len(oracle.open())

@@ -123,7 +123,8 @@ def _closed(chosen: set[str]) -> set[str]:
 
 def _count(chance: random.Random, name: str) -> int | Decimal:
     if UNITS[name].dimensions.get("family") == "durations":
-        return Decimal(chance.randrange(40_000)) / 1_000
+        # Some are less than what is charged at least.
+        return Decimal(chance.choice((chance.randrange(1_000), chance.randrange(40_000)))) / 1_000
     if name == "input_tokens" and chance.random() < 0.5:
         return chance.choice(SIZES)
     return chance.choice((0, 1, 7, chance.randrange(10_000), chance.randrange(10**6)))
@@ -191,9 +192,13 @@ def package_cost(case: Case) -> Decimal | None:
 
 
 def difference(case: Case) -> str:
-    """Why the costs differ; empty: they do not."""
-    prices = cells_of(case.provider.id, case.model.id, case.tier)
-    ours, theirs = our_cost(prices, case.at, case.usage), package_cost(case)
+    """Why the costs by our rows and by the package differ; empty: they do not."""
+    return told_difference(case, our_cost(cells_of(case.provider.id, case.model.id, case.tier), case.at, case.usage))
+
+
+def told_difference(case: Case, ours: Decimal | None) -> str:
+    """The same for a cost that is ours."""
+    prices, theirs = cells_of(case.provider.id, case.model.id, case.tier), package_cost(case)
     if _is_discounted_by_us(case):
         return ""
     if theirs is None or ours is None:

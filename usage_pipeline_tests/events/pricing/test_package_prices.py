@@ -74,10 +74,12 @@ def test_random_usage_costs_what_the_package_says(chance: random.Random, number:
         ),
         ("openai", "gpt-4o-mini", "batch", {"input_tokens": 1_000_000, "output_tokens": 0}, "0.075"),
         ("groq", "whisper-large-v3", "", {"audio_seconds": 3, "input_audio_seconds": 3}, "0.000308333333333333"),
+        # Less than a second, at a price of an hour that has no end of decimals for a second.
+        ("mistral", "voxtral-small-24b-2507", "", {"audio_seconds": Decimal("0.3")}, "0.00002"),
     ],
 )
 def test_the_usages_that_were_priced_wrongly(
-    provider: str, model: str, tier: str, usage: dict[str, int], usd: str
+    provider: str, model: str, tier: str, usage: dict[str, int | Decimal], usd: str
 ) -> None:
     for at in (AT, datetime(2026, 10, 1, tzinfo=UTC)):
         cost = our_cost(look_up(provider, model, tier).prices, at, usage)

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from usage_pipeline.checks.costs import crowded_tag_faults
+from usage_pipeline.checks.costs import crowded_tag_faults, tag_counts
 from usage_pipeline.events.erasure.erase import erase
 from usage_pipeline.rollups import calendar, windows
 from usage_pipeline.rollups.windows import replace_window
@@ -87,6 +87,7 @@ def test_values_beyond_the_most_used_are_one_apart_from_a_value_of_that_name(
         store(postgres, tagging, {"project": value})
     roll(postgres, tagging)
     assert crowded_tag_faults(postgres, *SPAN) == []
+    assert tag_counts(postgres, DAY.day) == {"project": (2, 0)}
     store(postgres, tagging, {"project": "b"})
     store(postgres, tagging, {"project": "c"}, model="gpt-4o-mini")
     roll(postgres, tagging)
@@ -98,6 +99,8 @@ def test_values_beyond_the_most_used_are_one_apart_from_a_value_of_that_name(
     assert crowded_tag_faults(postgres, *SPAN) == [
         "tag project: more than 1000 values in a day; 2 requests of the others are together as `other`"
     ]
+    # A value that is called `other` is one of them.
+    assert tag_counts(postgres, DAY.day) == {"project": (2, 2)}
 
 
 def test_tags_of_dropped_events_stay_and_late_ones_are_added(postgres: psycopg.Connection, tagging: Settings) -> None:

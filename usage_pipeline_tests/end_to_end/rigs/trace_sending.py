@@ -1,0 +1,139 @@
+"""The HTTP service as a process that is killed and started again, and client processes that send batches to it all the same."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from usage_pipeline.local.servers.ports import free_port
+from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.waiting import wait_until
+
+CLIENT = Path(__file__).parent / "trace_client.py"
+CLIENTS, SERVER_KILLS = 4, 3
+TIMEOUT_SECONDS = 240
+Events = list[dict[str, Any]]
+
+
+class Service:
+    """`usage-pipeline api` on one port, killed and started again."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self._environment = os.environ | {
+            "DATABASE_URL": settings.database_url.get_secret_value(),
+            "REDIS_URL": settings.redis_dsn.get_secret_value(),
+            "USAGE_TIMEZONE": settings.usage_timezone,
+            "ROLLUP_TAGS": settings.rollup_tags,
+        }
+        self._log = log
+        self._process = self._start()
+
+    def kill_and_start(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._process = self._start()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            assert self._process.wait(60) == 0
+        finally:
+            self._process.kill()
+
+    def wait_until_it_answers(self) -> None:
+        def answers() -> bool:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/healthz", trust_env=False).status_code == 200:
+                    return True
+            assert self._process.poll() is None, self._log.read_text()
+            return False
+
+        wait_until(answers, "the service answers", poll_seconds=0.05, log=self._log.read_text)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "usage_pipeline.cli", "api", "--port", self.url.rpartition(":")[2]]
+        with self._log.open("ab") as log:
+            return subprocess.Popen(command, env=self._environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+class Client:
+    """A client process with its share of the batches."""
+
+    def __init__(self, number: int, folder: Path, url: str, token: str, batches: Sequence[Events]) -> None:
+        self._batches, self.progress = folder / f"{number}.batches", folder / f"{number}.progress"
+        self._batches.write_text("".join(json.dumps(batch) + "\n" for batch in batches))
+        self.progress.unlink(missing_ok=True)
+        self._url = f"{url}/api/v1/ingest/requests:bulk"
+        self._environment = os.environ | {"TRACE_CLIENT_TOKEN": token}
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, str(CLIENT), self._url, str(self._batches), str(self.progress)]
+        self.process = subprocess.Popen(
+            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def answers(self) -> Events:
+        return [json.loads(line)[1] for line in self.progress.read_text().splitlines()]
+
+
+def batches_of(events: Events, chance: random.Random, duplicates: float) -> list[Events]:
+    """The events in random order and batches of 1 to 1,000, some of them twice."""
+    sent = [*events, *chance.sample(events, int(len(events) * duplicates))]
+    chance.shuffle(sent)
+    batches = []
+    while sent:
+        size = min(chance.randint(1, 1_000), chance.randint(1, 1_000))
+        batches.append(sent[:size])
+        sent = sent[size:]
+    return batches
+
+
+def send_all(
+    batches: Sequence[Events], service: Service, token: str, folder: Path, chance: random.Random, *, kills: int
+) -> Counter[str]:
+    """Sends from four clients, which are killed so often, and the server now and then; returns what they were answered."""
+    clients = [Client(number, folder, service.url, token, batches[number::CLIENTS]) for number in range(CLIENTS)]
+    server_kills = SERVER_KILLS if kills else 0
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    try:
+        while any(client.is_running for client in clients):
+            assert time.monotonic() < deadline
+            with suppress(subprocess.TimeoutExpired):
+                chance.choice(clients).process.wait(chance.uniform(0.1, 0.5))
+            running = [client for client in clients if client.is_running]
+            if kills and running:
+                victim = chance.choice(running)
+                victim.kill()
+                victim.start()
+                kills -= 1
+            if server_kills and running and chance.random() < 0.3:
+                service.kill_and_start()
+                server_kills -= 1
+    finally:
+        for client in clients:
+            client.kill()
+    for client in clients:
+        assert client.process.returncode == 0, client.process.stdout and client.process.stdout.read()
+    answers = [answer for client in clients for answer in client.answers()]
+    assert len(answers) == len(batches)
+    assert [answer["rejected"] for answer in answers if answer["rejected"]] == []
+    return Counter({name: sum(answer[name] for answer in answers) for name in ("received", "inserted", "conflicts")})
