@@ -180,7 +180,10 @@ def test_a_token_that_ends_soon_is_told_once_and_is_over_when_it_is_replaced(
     revoke_token(postgres, made["revoked"])
     for _ in range(2):
         evaluate_pipeline(alerting, NOTHING, {})
-    assert sorted(title.split()[2] for title in hook.titles) == ["other", "soon"]  # in the order of their random prefixes
+    assert sorted(title.split()[2] for title in hook.titles) == [
+        "other",
+        "soon",
+    ]  # in the order of their random prefixes
     revoke_token(postgres, made["soon"])
     postgres.execute("update usage.api_access_tokens set expires_at = now() + interval '1 year' where name = 'other'")
     for _ in range(2):
