@@ -20,7 +20,7 @@ from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.local.demo.changes import make_again, put_right, read_back, store_late
 from usage_pipeline.local.demo.comparison import FamilyResult, Ours, compare
 from usage_pipeline.local.demo.costs import CostResult, compare_costs
-from usage_pipeline.local.demo.events import Sent, counts_of, send_events, service
+from usage_pipeline.local.demo.events import counts_of, send_events, service
 from usage_pipeline.local.demo.findings import findings
 from usage_pipeline.local.demo.plan import Planned, as_sent, made_up_events
 from usage_pipeline.local.demo.prices import import_own_prices, recost_days
@@ -124,7 +124,7 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         token = create_token(connection, "demo", ["ingest"], expires_in_days=1)
         say("starting the HTTP service")
         with service(folder, environment) as url, ThreadPoolExecutor(1) as sender:
-            sending = sender.submit(_send_and_roll_up, settings, url, token.token, planned)
+            sending = sender.submit(send_events, url, token.token, planned.sent)
             written, drained = _write_and_drain(
                 settings, _shares(traced, writers, seconds, mark), backlog_keys, mark, say
             )
@@ -139,19 +139,22 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         counter_days = sorted(drained.days | merchant_days)
         days = sorted({*counter_days, *planned.days})
         say("aggregating merchant counters")
-        aggregate(settings, days)
+        aggregate(settings, counter_days)
         say(f"materializing {len(days)} daily partitions in Dagster")
         prepare_home(home, project_folder())
         os.environ |= {"DAGSTER_POSTGRES_URL": servers.dagster_postgres_url, **EVENT_BATCHES}
-        are_materialized = materialize_days(
-            build_definitions({"settings": settings}),
-            settings,
-            counter_days=counter_days,
-            event_days=planned.days,
-            hours_from=planned.first_hour_day,
-            issue_days=issue_days,
-            home=home,
-        )
+        with ThreadPoolExecutor(1, thread_name_prefix="hours") as beside:
+            earlier_hours = beside.submit(_make_earlier_hours, settings, planned)
+            are_materialized = materialize_days(
+                build_definitions({"settings": settings}),
+                settings,
+                counter_days=counter_days,
+                event_days=planned.days,
+                hours_from=planned.first_hour_day,
+                issue_days=issue_days,
+                home=home,
+            )
+            earlier_hours.result()
         store_late(connection, settings, planned.late)
         if planned.mistake is not None:
             put_right(connection, settings, planned.mistake)
@@ -238,13 +241,11 @@ def _shares(traced: list[Request] | None, writers: int, seconds: float, mark: st
     return [made_up_requests(seed, seconds, _MADE_UP_DAYS, mark=mark) for seed in range(writers)]
 
 
-def _send_and_roll_up(settings: Settings, url: str, token: str, planned: Planned) -> Sent:
-    """Sends the events, and makes those hours that Dagster is not asked for: it takes as long again to note each of them."""
-    sent = send_events(url, token, planned.sent)
+def _make_earlier_hours(settings: Settings, planned: Planned) -> None:
+    """Makes the hours that Dagster is not asked for, beside it: to note each of them there takes as long again."""
     until = day_window(planned.first_hour_day, settings.timezone).first
     with closing(connect(settings)) as connection:
         make_again(connection, settings, planned.sent, grains=["hour"], until=until)
-    return sent
 
 
 def _keys(written: Written, family: str) -> set[str]:
