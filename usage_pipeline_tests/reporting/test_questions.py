@@ -95,6 +95,7 @@ def test_why_did_the_cost_rise(ask: Any, sent: Fortnight) -> None:
         costs = [recent.cost.sum(min_count=1), before.cost.sum(min_count=1)]
         for name, cost in zip(("cost_usd", "cost_usd_before"), costs, strict=True):
             assert as_float(row[name]) == (None if pd.isna(cost) else pytest.approx(cost, abs=0.0051))
+        assert row["unpriced_requests"] == mine.cost.isna().sum()
         change = np.nan if mine.cost.isna().all() else recent.cost.sum() - before.cost.sum()
         assert as_float(row["change_usd"]) == (None if pd.isna(change) else pytest.approx(change, abs=0.0051))
     changes = [row["change_usd"] for row in answers if row["change_usd"] is not None]
