@@ -57,7 +57,9 @@ def _rise(stored: _Stored, today: date) -> Iterator[str]:
     length = timedelta(days=MOVED_DAYS_AGO + 1)
     after = _cost_of_service(stored, moved_on, today)
     before = _cost_of_service(stored, moved_on - length, moved_on - timedelta(days=1))
-    if before and after > before:
+    # With a short RETENTION_DAYS, a part of the days before is not there, and nothing can be compared.
+    is_whole = min((key[0] for key in stored), default=today) <= moved_on - length
+    if is_whole and after > before:
         yield (
             f"The cost rose: the service {MOVED_SERVICE} cost {_usd(after)} in the last {length.days} days, and {_usd(before)} "
             f"in the {length.days} before. On {moved_on} it moved from {SMALL_MODEL} to {LARGE_MODEL}. "

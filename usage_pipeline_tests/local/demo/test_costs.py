@@ -1,6 +1,7 @@
 """The costs of the demo: what is expected is the price package's, and what is stored and differs is seen."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -248,3 +249,7 @@ def test_what_there_is_to_see_is_told_with_its_numbers(
     assert f"On {moved_on} it moved from gpt-4o-mini to gpt-4o." in rise
     assert "480,000 input tokens" in correction
     assert "1.20 USD" in correction or "1.21 USD" in correction
+
+    short = {key: amounts for key, amounts in costs.stored.items() if key[0] > days_ago(20)}
+    told = findings(replace(costs, stored=short), None, today())
+    assert not any(one.startswith("The cost rose") for one in told), "a part of the days before is not there"
