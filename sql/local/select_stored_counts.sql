@@ -41,7 +41,12 @@ from (
         count(*) as requests,
         count(*) filter (where analytics.is_error(status_code, error_type)) as errors,
         sum(input_tokens)::bigint as input_tokens,
-        sum(output_tokens)::bigint as output_tokens
+        sum(output_tokens)::bigint as output_tokens,
+        sum(cache_read_tokens)::bigint as cache_read_tokens,
+        sum(cache_write_tokens)::bigint as cache_write_tokens,
+        sum(output_reasoning_tokens)::bigint as output_reasoning_tokens,
+        sum(input_audio_tokens)::bigint as input_audio_tokens,
+        sum(output_audio_tokens)::bigint as output_audio_tokens
     from analytics.usage_events
     where user_id like %(ids)s
     group by team, service, provider, model
@@ -51,7 +56,12 @@ cross join lateral (
         ('requests', requests),
         ('errors', errors),
         ('input_tokens', input_tokens),
-        ('output_tokens', output_tokens)
+        ('output_tokens', output_tokens),
+        ('cache_read_tokens', cache_read_tokens),
+        ('cache_write_tokens', cache_write_tokens),
+        ('output_reasoning_tokens', output_reasoning_tokens),
+        ('input_audio_tokens', input_audio_tokens),
+        ('output_audio_tokens', output_audio_tokens)
 ) as counts (field, value)
 union all
 -- A row of usage_daily sums up all users of its team, service and model, so the writer's part is read from the table by user that
@@ -63,7 +73,12 @@ cross join lateral (
         ('requests', requests),
         ('errors', errors),
         ('input_tokens', input_tokens),
-        ('output_tokens', output_tokens)
+        ('output_tokens', output_tokens),
+        ('cache_read_tokens', cache_read_tokens),
+        ('cache_write_tokens', cache_write_tokens),
+        ('output_reasoning_tokens', output_reasoning_tokens),
+        ('input_audio_tokens', input_audio_tokens),
+        ('output_audio_tokens', output_audio_tokens)
 ) as counts (field, value)
 where user_id like %(ids)s
 group by 2, 3
@@ -84,7 +99,12 @@ from (
         coalesce(daily.requests, 0) - coalesce(users.requests, 0) as requests,
         coalesce(daily.errors, 0) - coalesce(users.errors, 0) as errors,
         coalesce(daily.input_tokens, 0) - coalesce(users.input_tokens, 0) as input_tokens,
-        coalesce(daily.output_tokens, 0) - coalesce(users.output_tokens, 0) as output_tokens
+        coalesce(daily.output_tokens, 0) - coalesce(users.output_tokens, 0) as output_tokens,
+        coalesce(daily.cache_read_tokens, 0) - coalesce(users.cache_read_tokens, 0) as cache_read_tokens,
+        coalesce(daily.cache_write_tokens, 0) - coalesce(users.cache_write_tokens, 0) as cache_write_tokens,
+        coalesce(daily.output_reasoning_tokens, 0) - coalesce(users.output_reasoning_tokens, 0) as output_reasoning_tokens,
+        coalesce(daily.input_audio_tokens, 0) - coalesce(users.input_audio_tokens, 0) as input_audio_tokens,
+        coalesce(daily.output_audio_tokens, 0) - coalesce(users.output_audio_tokens, 0) as output_audio_tokens
     from (
         select
             usage_date,
@@ -95,7 +115,12 @@ from (
             sum(requests)::bigint as requests,
             sum(errors)::bigint as errors,
             analytics.capped(sum(input_tokens)) as input_tokens,
-            analytics.capped(sum(output_tokens)) as output_tokens
+            analytics.capped(sum(output_tokens)) as output_tokens,
+            analytics.capped(sum(cache_read_tokens)) as cache_read_tokens,
+            analytics.capped(sum(cache_write_tokens)) as cache_write_tokens,
+            analytics.capped(sum(output_reasoning_tokens)) as output_reasoning_tokens,
+            analytics.capped(sum(input_audio_tokens)) as input_audio_tokens,
+            analytics.capped(sum(output_audio_tokens)) as output_audio_tokens
         from analytics.usage_user_daily
         group by usage_date, team, service, provider, model
     ) as users
@@ -107,6 +132,11 @@ cross join lateral (
         ('requests', requests),
         ('errors', errors),
         ('input_tokens', input_tokens),
-        ('output_tokens', output_tokens)
+        ('output_tokens', output_tokens),
+        ('cache_read_tokens', cache_read_tokens),
+        ('cache_write_tokens', cache_write_tokens),
+        ('output_reasoning_tokens', output_reasoning_tokens),
+        ('input_audio_tokens', input_audio_tokens),
+        ('output_audio_tokens', output_audio_tokens)
 ) as counts (field, value)
 where counts.value <> 0;

@@ -11,6 +11,7 @@ from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
+    from usage_pipeline.local.demo.costs import CostResult
     from usage_pipeline.local.demo.run import DemoResult
 
 
@@ -49,9 +50,11 @@ def demo(
     logging.getLogger().setLevel(logging.WARNING)
     with progress(as_json) as say:
         result = run_demo(folder, trace=trace, seconds=seconds, writers=writers, say=say)
-    succeeded = result.difference == 0 and result.are_days_materialized
+    is_equal = result.difference == 0 and result.cost_difference == 0
+    succeeded = is_equal and result.are_days_materialized
     if as_json:
-        print_json({"success": succeeded, "difference": result.difference, **asdict(result)})
+        differences = {"difference": result.difference, "cost_difference": result.cost_difference}
+        print_json({"success": succeeded, **differences, **asdict(result)})
     else:
         _print_demo(result)
     raise typer.Exit(0 if succeeded else 1)
@@ -62,8 +65,22 @@ def _print_demo(result: "DemoResult") -> None:
     columns = ["family", "written", "stored", "refused", "difference"]
     rows = [(found.family, found.written, found.stored, found.refused, found.difference) for found in result.families]
     print_table("Written while drains ran, and what became of it", columns, rows)
-    verdict = "nothing lost, nothing counted twice" if result.difference == 0 else "this is a bug: please report it"
-    say(f"Difference {result.difference} over all counts of all keys: {verdict}.")
+    columns = ["", "by the price package", "stored", "difference"]
+    print_table(
+        "What the usage events cost, in US dollars, and how many of them",
+        columns,
+        [_cost_row(one) for one in result.costs],
+    )
+    is_equal = result.difference == 0 and result.cost_difference == 0
+    verdict = "nothing lost, nothing counted twice, every cost right" if is_equal else "this is a bug: please report it"
+    say(
+        f"Difference {result.difference} over all counts of all keys, {result.cost_difference:f} over all costs: {verdict}."
+    )
+    if result.uncompared_costs:
+        say(
+            f"The costs of {result.uncompared_costs:,} events are not compared: other prices hold for them, your own ones or "
+            "those of another version of the package."
+        )
     say(
         f"The demo wrote {result.requests:,} requests (5 records each) and sent {result.events_sent:,} usage events over HTTP "
         f"(each tenth twice). It drained {result.drains} times ({result.drains_while_writing} while writing). The largest "
@@ -72,4 +89,15 @@ def _print_demo(result: "DemoResult") -> None:
     days = f"{result.days[0]} to {result.days[-1]}" if result.days else "none"
     outcome = "materialized" if result.are_days_materialized else "NOT all materialized"
     say(f"Daily partitions {outcome}: {days}.")
+    if result.findings:
+        say("What to look at:")
+    for finding in result.findings:
+        say(f"- {finding}")
     say("Next: `usage-pipeline dev` shows these data in the Dagster UI. README.md says what to look at.")
+
+
+def _cost_row(cost: "CostResult") -> tuple[str, object, object, object]:
+    """Dollars with six decimals, numbers of requests as they are."""
+    if cost.measure.endswith("_usd"):
+        return cost.measure, f"{cost.expected:,.6f}", f"{cost.stored:,.6f}", f"{cost.difference:f}"
+    return cost.measure, f"{cost.expected:,f}", f"{cost.stored:,f}", f"{cost.difference:f}"

@@ -16,12 +16,21 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 
 
 def materialize_days(
-    defs: dg.Definitions, settings: Settings, days: Sequence[date], *, issue_days: tuple[date, date], home: Path
+    defs: dg.Definitions,
+    settings: Settings,
+    *,
+    counter_days: Sequence[date],
+    event_days: Sequence[date],
+    hours_from: date,
+    issue_days: tuple[date, date],
+    home: Path,
 ) -> bool:
-    """Makes these days again in all daily assets, and their hours, weeks and months. True when every run succeeded.
+    """Makes these days again, from the first to the last, in the daily assets of counters and in those of events with their
+    weeks and months. True when every run succeeded.
 
-    It also makes the issue statistics from the first to the last of `issue_days`, and the rankings of the last two days.
-    `home` is a folder with dagster.yaml, which reads the environment of this process.
+    Hours are those of the days from `hours_from` on. It also makes the issue statistics from the first to the last of
+    `issue_days`, and the rankings of the last two days. `home` is a folder with dagster.yaml, which reads the environment of
+    this process.
     """
     with dg.DagsterInstance.from_config(str(home)) as instance:
         return all(
@@ -33,20 +42,31 @@ def materialize_days(
                 raise_on_error=False,
             )
             .success
-            for name, first, last in (*_ranges(settings, days), *_ranges_of_stats(days, issue_days))
+            for name, first, last in (
+                *_ranges_of_counters(counter_days),
+                *_ranges_of_events(settings, event_days, hours_from),
+                *_ranges_of_stats([*counter_days, *event_days], issue_days),
+            )
         )
 
 
-def _ranges(settings: Settings, days: Sequence[date]) -> Iterator[tuple[str, str, str]]:
+def _ranges_of_counters(days: Sequence[date]) -> Iterator[tuple[str, str, str]]:
     """Job, first and last partition of each run. The ranges go from the first to the last of the days."""
     if not days:
         return
-    zone, partitions, now = settings.timezone, window_partitions(settings), datetime.now(UTC)
     for job in (daily_tables, merchant_usage):
         yield job.name, days[0].isoformat(), days[-1].isoformat()
+
+
+def _ranges_of_events(settings: Settings, days: Sequence[date], hours_from: date) -> Iterator[tuple[str, str, str]]:
+    if not days:
+        return
+    zone, partitions, now = settings.timezone, window_partitions(settings), datetime.now(UTC)
     for grain in GRAINS:
         if grain == "hour":
-            hours = [hour_window(hour, zone) for day in days for hour in hours_of(day_window(day, zone))]
+            hours = [
+                hour_window(hour, zone) for day in days if day >= hours_from for hour in hours_of(day_window(day, zone))
+            ]
             closed = [hour for hour in hours if hour.is_closed(now)]
             if not closed:
                 continue

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ def check(document: dict[str, Any]) -> None:
     assert document["success"]
     assert document["difference"] == 0
     assert document["dropped"] == 0
+    assert Decimal(document["cost_difference"]) == 0
+    assert document["uncompared_costs"] == 0
+    costs = {cost["measure"]: Decimal(cost["stored"]) for cost in document["costs"]}
+    assert costs["cost_usd"] > 0
+    assert costs["unpriced_requests"] > 0
+    for cost in document["costs"]:
+        assert abs(Decimal(cost["expected"]) - costs[cost["measure"]]) < Decimal("1e-6")
     assert document["are_days_materialized"]
     for family in document["families"]:
         assert family["written"] == family["stored"] + family["refused"]
@@ -85,13 +93,24 @@ def test_writers_and_drains_overlap_with_no_difference_and_a_trace_is_replayed_o
     check(first)
     # Busy cores get through one in that time, and one is what it takes.
     assert first["drains_while_writing"] >= 1
-    assert len(first["days"]) == 14
+    today = datetime.now(UTC).date()
+    assert 29 <= len(first["days"]) <= 45
+    assert first["days"][-1] == today.isoformat()
+    assert len({day[:7] for day in first["days"]}) == 2
+    kinds = ("Cost by model", "Without a price", "The cost rose", "A correction")
+    assert [finding.partition(":")[0] for finding in first["findings"]] == list(kinds)
 
     again = run_demo(folder, "--trace", short_trace(tmp_path, REQUESTS))
     check(again)
     assert again["requests"] == REQUESTS
-    today = datetime.now(UTC).date()
     assert set(again["days"]) <= {today.isoformat(), (today - timedelta(days=1)).isoformat()}
+    assert own_prices_of(folder) == {("azure", "demo-support", 1), ("house", "demo-llama-70b", 1)}
+
+
+def own_prices_of(folder: Path) -> set[tuple[str, str, int]]:
+    """Every own price of every version."""
+    with LocalServers(folder) as servers, psycopg.connect(servers.database_url) as connection:
+        return set(connection.execute("select provider, model, own_version from analytics.own_prices").fetchall())
 
 
 DEMO = """

@@ -35,8 +35,8 @@ def monday(day: date) -> date:
     return day - timedelta(days=day.weekday())
 
 
-def test_there_are_ten_and_each_is_a_question() -> None:
-    assert len(QUESTIONS) == 10
+def test_there_are_eleven_and_each_is_a_question() -> None:
+    assert len(QUESTIONS) == 11
     assert all(text.startswith("-- ") and text.splitlines()[0].endswith("?") for text in QUESTIONS.values())
     assert {name.removeprefix("test_") for name in globals() if name.startswith("test_")} >= set(QUESTIONS)
 
@@ -79,6 +79,28 @@ def test_what_do_requests_cost(ask: Any, sent: Fortnight) -> None:
         else:
             assert float(row["cost_per_1000_requests_usd"]) == pytest.approx(1000 * mine.cost.mean(), abs=0.0051)
             assert row["unpriced_requests"] == 0
+
+
+def test_why_did_the_cost_rise(ask: Any, sent: Fortnight) -> None:
+    events = sent.events.assign(is_recent=[day > sent.today - timedelta(days=14) for day in sent.events.day])
+    # The fortnight begins a day before the last 14 days, so both sides have some.
+    assert set(events.is_recent) == {True, False}
+    answers = ask("why_did_the_cost_rise")
+    groups = dict(list(events.groupby(["service", "provider", "model"])))
+    assert {(row["service"], row["provider"], row["model"]) for row in answers} == set(groups)
+    for row in answers:
+        mine = groups[row["service"], row["provider"], row["model"]]
+        recent, before = mine[mine.is_recent], mine[~mine.is_recent]
+        assert (row["requests"] or 0, row["requests_before"] or 0) == (len(recent), len(before))
+        costs = [recent.cost.sum(min_count=1), before.cost.sum(min_count=1)]
+        for name, cost in zip(("cost_usd", "cost_usd_before"), costs, strict=True):
+            assert as_float(row[name]) == (None if pd.isna(cost) else pytest.approx(cost, abs=0.0051))
+        assert row["unpriced_requests"] == mine.cost.isna().sum()
+        change = np.nan if mine.cost.isna().all() else recent.cost.sum() - before.cost.sum()
+        assert as_float(row["change_usd"]) == (None if pd.isna(change) else pytest.approx(change, abs=0.0051))
+    changes = [row["change_usd"] for row in answers if row["change_usd"] is not None]
+    assert changes == sorted(changes, reverse=True)
+    assert [row["model"] for row in answers[len(changes) :]] == ["house-model-1"] * (len(answers) - len(changes))
 
 
 def test_which_services_got_slower(ask: Any, sent: Fortnight) -> None:

@@ -10,29 +10,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 
-from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.local.processes.children import Child, start_child, stop_children
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port
 from usage_pipeline.local.traffic.counters import Counts
-from usage_pipeline.rollups.calendar import GRAINS
-from usage_pipeline.rollups.late_windows import stale_windows
-from usage_pipeline.rollups.windows import replace_window
-from usage_pipeline.settings import Settings
+from usage_pipeline.local.traffic.services import SentEvent
 
+Event = Mapping[str, Any]
 # As they are stored, and as they are rolled up by day: the same counts.
 FAMILIES = ("usage_event", "usage_daily")
 _BATCH = 500
 _CLIENTS = 2
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.1
-_SUMS = ("input_tokens", "output_tokens")
+_SUMS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "output_reasoning_tokens",
+    "input_audio_tokens",
+    "output_audio_tokens",
+)
 
 
 class ServiceError(RuntimeError):
@@ -64,43 +67,33 @@ def service(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
         stop_children([child])
 
 
-def send_events(url: str, token: str, events: Sequence[dict[str, Any]]) -> Sent:
+def send_events(url: str, token: str, sent_events: Sequence[SentEvent]) -> Sent:
     """Sends all events from two clients at once, each tenth event twice, and one malformed event. Raises ServiceError."""
+    events = [one.event for one in sent_events]
     shares = [_batches(events[number::_CLIENTS], is_first=number == 0) for number in range(_CLIENTS)]
     sent = Sent()
     with ThreadPoolExecutor(_CLIENTS, thread_name_prefix="event client") as clients:
         for told in clients.map(lambda share: _send(url, token, share), shares):
             sent.answers.update(told)
-    sent.counts = _counts(events)
+    sent.counts = counts_of(sent_events)
     return sent
 
 
-def store_late(connection: psycopg.Connection, settings: Settings, events: Sequence[dict[str, Any]]) -> Counts:
-    """Stores events of past days that are rolled up, and makes their windows again, as the sensor `late_windows` does.
-
-    Stale windows of other events are left to that sensor.
-    """
-    times = [datetime.fromisoformat(event["event_time"]) for event in events]
-    items = [json.dumps(event).encode() for event in events]
-    ingest(connection, EVENTS, items, source="demo:late", settings=settings)
-    for _ in GRAINS:
-        now = datetime.now(UTC)
-        for stale in stale_windows(connection, time_zone=settings.timezone, now=now):
-            if any(stale.window.first <= at < stale.window.end for at in times):
-                replace_window(connection, stale.window, settings=settings, now=now)
-    return _counts(events)
-
-
-def _counts(events: Sequence[dict[str, Any]]) -> Counts:
+def counts_of(events: Sequence[SentEvent]) -> Counts:
+    """What is stored of these events, and what is rolled up by day, in units."""
     total: Counts = Counter()
-    for event in events:
-        key = "/".join(event[name] for name in ("team", "service", "provider", "model"))
-        counts = {"requests": 1, "errors": int("error_type" in event), **{name: event[name] for name in _SUMS}}
+    for sent in events:
+        key = "/".join(sent.event[name] for name in ("team", "service", "provider", "model"))
+        counts = {
+            "requests": 1,
+            "errors": int("error_type" in sent.event),
+            **{name: sent.units.get(name, 0) for name in _SUMS},
+        }
         total.update({(family, key, name): value for family in FAMILIES for name, value in counts.items()})
     return total
 
 
-def _batches(events: Sequence[dict[str, Any]], *, is_first: bool) -> Iterator[list[dict[str, Any]]]:
+def _batches(events: Sequence[Event], *, is_first: bool) -> Iterator[list[Event]]:
     doubled = itertools.chain.from_iterable(
         [event, event] if at % 10 == 0 else [event] for at, event in enumerate(events)
     )
@@ -108,12 +101,11 @@ def _batches(events: Sequence[dict[str, Any]], *, is_first: bool) -> Iterator[li
         yield batch
     if is_first and events:
         # Of a client that leaves cached tokens out of the input tokens.
-        yield [
-            events[0] | {"event_id": "a broken client", "usage": {"cache_read_tokens": events[0]["input_tokens"] + 1}}
-        ]
+        wrong = {"event_id": "a broken client", "input_tokens": 5, "usage": {"cache_read_tokens": 128_000}}
+        yield [{name: value for name, value in events[0].items() if name != "provider_usage"} | wrong]
 
 
-def _send(url: str, token: str, batches: Iterator[list[dict[str, Any]]]) -> Counter[str]:
+def _send(url: str, token: str, batches: Iterator[list[Event]]) -> Counter[str]:
     told = Counter[str]()
     headers = {
         "Authorization": f"Bearer {token}",

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import psycopg
 
@@ -17,8 +17,13 @@ from usage_pipeline.access.tokens import create_token, revoke_token
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.run_now import materialize_days
 from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.local.demo.changes import make_again, put_right, read_back, store_late
 from usage_pipeline.local.demo.comparison import FamilyResult, Ours, compare
-from usage_pipeline.local.demo.events import send_events, service, store_late
+from usage_pipeline.local.demo.costs import CostResult, compare_costs
+from usage_pipeline.local.demo.events import counts_of, send_events, service
+from usage_pipeline.local.demo.findings import findings
+from usage_pipeline.local.demo.plan import Planned, as_sent, made_up_events
+from usage_pipeline.local.demo.prices import import_own_prices, recost_days
 from usage_pipeline.local.processes.children import stop_left_overs
 from usage_pipeline.local.processes.dagster import EVENT_BATCHES, child_environment, prepare_home, project_folder
 from usage_pipeline.local.servers.both import LocalServers
@@ -31,7 +36,7 @@ from usage_pipeline.local.traffic.counters import (
     write_backlog,
     write_malformed,
 )
-from usage_pipeline.local.traffic.events import made_up_calls, trace_calls, usage_events
+from usage_pipeline.local.traffic.events import trace_calls, usage_events
 from usage_pipeline.local.traffic.issues import made_up_issues, store_issues
 from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.recording.recorder import Recorder
@@ -39,13 +44,12 @@ from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
+from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.redis import client
 
-# Two weeks, so that analysts can compare them.
+# Two weeks of counters, so that analysts can compare them.
 _MADE_UP_DAYS = 14
-_MADE_UP_EVENTS = 5_000
 _BACKLOG_KEYS = 20_000
-_LATE_EVENTS, _LATE_DAYS_AGO = 20, 3
 _MADE_UP_ISSUES, _ISSUE_DAYS = 240, 42
 Report = Callable[[str], None]
 
@@ -55,6 +59,8 @@ class DemoResult:
     """The result of the demo. `keys_per_second` is the speed of the drain with the most keys."""
 
     families: list[FamilyResult]
+    costs: list[CostResult]
+    uncompared_costs: int
     requests: int
     events_sent: int
     dropped: int
@@ -63,11 +69,16 @@ class DemoResult:
     keys_per_second: float
     days: list[date]
     are_days_materialized: bool
+    findings: list[str]
     seconds: float
 
     @property
     def difference(self) -> int:
         return sum(family.difference for family in self.families)
+
+    @property
+    def cost_difference(self) -> Decimal:
+        return sum((cost.difference for cost in self.costs), Decimal(0))
 
 
 def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, say: Report) -> DemoResult:
@@ -80,10 +91,7 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
     seed = int(time.time())
     mark = str(seed)
     traced = list(trace_requests(trace, mark=mark)) if trace else None
-    calls = (
-        trace_calls(trace, until=datetime.now(UTC)) if trace else made_up_calls(seed, _MADE_UP_EVENTS, _MADE_UP_DAYS)
-    )
-    events = list(usage_events(calls, seed, mark=mark))
+    calls = trace_calls(trace, until=datetime.now(UTC)) if trace else []
     with ExitStack() as stack:
         say("starting PostgreSQL and Redis")
         servers = stack.enter_context(LocalServers(folder))
@@ -93,7 +101,11 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         migrate(servers.database_url, time_zone=settings.usage_timezone)
         connection = stack.enter_context(closing(psycopg.connect(servers.database_url, autocommit=True)))
         today = current_day(settings.timezone)
-        events, late = _held_back(events, today - timedelta(days=_LATE_DAYS_AGO), settings)
+        if trace:
+            events = [as_sent(event) for event in usage_events(calls, seed, mark=mark)]
+        else:
+            events = made_up_events(seed, datetime.now(UTC), settings, mark)
+        planned = Planned.of(events, today, settings, hour_days=_MADE_UP_DAYS)
         # Days that are over: what their statistics count does not depend on when they are made.
         issues_until = day_window(today, settings.timezone).first
         issues = made_up_issues(seed, _MADE_UP_ISSUES, until=issues_until, days=_ISSUE_DAYS)
@@ -106,10 +118,13 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
             redis_url=servers.redis_url,
             dagster_postgres_url=servers.dagster_postgres_url,
         )
+        read_back(connection, settings, planned.days, folder)
+        import_own_prices(connection, folder)
+        recost_days(connection, planned.days, settings)
         token = create_token(connection, "demo", ["ingest"], expires_in_days=1)
         say("starting the HTTP service")
         with service(folder, environment) as url, ThreadPoolExecutor(1) as sender:
-            sending = sender.submit(send_events, url, token.token, events)
+            sending = sender.submit(send_events, url, token.token, planned.sent)
             written, drained = _write_and_drain(
                 settings, _shares(traced, writers, seconds, mark), backlog_keys, mark, say
             )
@@ -117,30 +132,41 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         revoke_token(connection, token.token_prefix)
         # The service counts its own requests, which are drained like any other's.
         _drain(settings, drained)
-        written.counts.update(sent.counts)
         written.counts["token", token.token_id, "usage_count"] = sent.answers["requests"]
         written.malformed["usage_event"] = 1
         written.counts.update(store_issues(connection, issues))
-        event_days = {_day_of(event, settings) for event in events}
         merchant_days = {date.fromisoformat(key.split(":")[-2]) for key in _keys(written, "merchant")}
-        days = sorted(drained.days | merchant_days | event_days)
+        counter_days = sorted(drained.days | merchant_days)
+        days = sorted({*counter_days, *planned.days})
         say("aggregating merchant counters")
-        aggregate(settings, days)
+        aggregate(settings, counter_days)
         say(f"materializing {len(days)} daily partitions in Dagster")
         prepare_home(home, project_folder())
         os.environ |= {"DAGSTER_POSTGRES_URL": servers.dagster_postgres_url, **EVENT_BATCHES}
-        are_materialized = materialize_days(
-            build_definitions({"settings": settings}),
-            settings,
-            days,
-            issue_days=issue_days,
-            home=home,
-        )
-        written.counts.update(store_late(connection, settings, late))
+        with ThreadPoolExecutor(1, thread_name_prefix="hours") as beside:
+            earlier_hours = beside.submit(_make_earlier_hours, settings, planned)
+            are_materialized = materialize_days(
+                build_definitions({"settings": settings}),
+                settings,
+                counter_days=counter_days,
+                event_days=planned.days,
+                hours_from=planned.first_hour_day,
+                issue_days=issue_days,
+                home=home,
+            )
+            earlier_hours.result()
+        store_late(connection, settings, planned.late)
+        if planned.mistake is not None:
+            put_right(connection, settings, planned.mistake)
+        make_again(connection, settings, planned.changed)
+        written.counts.update(counts_of(planned.right))
         ours = Ours(mark, token.token_id, issue_days)
         families = compare(connection, ours, written, sent.answers["rejected"], settings)
+        costs = compare_costs(connection, mark, planned.right, settings)
     return DemoResult(
         families=families,
+        costs=costs.results,
+        uncompared_costs=costs.uncompared_requests,
         requests=written.requests,
         events_sent=sent.answers["received"],
         dropped=written.dropped,
@@ -149,6 +175,7 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         keys_per_second=drained.keys_per_second,
         days=days,
         are_days_materialized=are_materialized,
+        findings=[] if trace else findings(costs, planned.mistake, today),
         seconds=time.monotonic() - started,
     )
 
@@ -214,17 +241,11 @@ def _shares(traced: list[Request] | None, writers: int, seconds: float, mark: st
     return [made_up_requests(seed, seconds, _MADE_UP_DAYS, mark=mark) for seed in range(writers)]
 
 
-def _held_back(
-    events: list[dict[str, Any]], day: date, settings: Settings
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The events without the last few of a past day, and these few: their client sends them after the day was rolled up."""
-    late = [event for event in events if _day_of(event, settings) == day][-_LATE_EVENTS:]
-    held_back = {event["event_id"] for event in late}
-    return [event for event in events if event["event_id"] not in held_back], late
-
-
-def _day_of(event: dict[str, Any], settings: Settings) -> date:
-    return datetime.fromisoformat(event["event_time"]).astimezone(settings.timezone).date()
+def _make_earlier_hours(settings: Settings, planned: Planned) -> None:
+    """Makes the hours that Dagster is not asked for, beside it: to note each of them there takes as long again."""
+    until = day_window(planned.first_hour_day, settings.timezone).first
+    with closing(connect(settings)) as connection:
+        make_again(connection, settings, planned.sent, grains=["hour"], until=until)
 
 
 def _keys(written: Written, family: str) -> set[str]:

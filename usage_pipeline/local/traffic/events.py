@@ -1,7 +1,6 @@
-"""Usage events for the demo and tests, from a real trace or made up. The same seed makes the same events."""
+"""Usage events of the calls in a real trace, for the demo and tests. The same seed makes the same events."""
 
 import random
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ _ERRORS = ((429, "rate_limit"), (500, "server_error"), (504, "timeout"))
 _ERROR_SHARES = {"openai": 0.02, "anthropic": 0.03, "google": 0.06, "house": 0.01}
 _SLOWER_SERVICE = "summaries"
 _SLOWER_BY_DAY = 0.05
-# What models take. One call of many millions would decide which team spent most.
-_MOST_TOKENS = 128_000
 _NAMESPACE = uuid.UUID("6f9b1a6e-6c0f-4f6e-9c27-0d5a4b8f2a11")
 
 
@@ -52,17 +49,6 @@ def trace_calls(path: Path, *, until: datetime, span: timedelta | None = None) -
     factor = 1.0 if span is None or first_ms == last_ms else span / timedelta(milliseconds=last_ms - first_ms)
     until_ms = round(until.timestamp() * 1000)
     return [Call(until_ms - round((last_ms - at_ms) * factor), *tokens) for at_ms, *tokens in rows]
-
-
-def made_up_calls(seed: int, count: int, days: int) -> list[Call]:
-    """So many calls over the last days, today included, in the order of their times."""
-    chance = random.Random(seed)  # noqa: S311  # made-up traffic, reproducible by its seed
-    now_ms = round(time.time() * 1000)
-    times = sorted(now_ms - chance.randrange((days - 1) * DAY_MS) for _ in range(count))
-    return [
-        Call(at_ms, min(int(chance.paretovariate(0.8) * 50), _MOST_TOKENS), int(chance.expovariate(1 / 80)))
-        for at_ms in times
-    ]
 
 
 def usage_events(calls: list[Call], seed: int, *, mark: str = "") -> Iterator[dict[str, Any]]:
