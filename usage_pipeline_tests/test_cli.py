@@ -9,7 +9,10 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+import typer.main
 
+from usage_pipeline.cli import app
+from usage_pipeline.commands.options import UsageError, refuse_empty
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.rigs.clock import days_ago, today
@@ -152,6 +155,25 @@ def test_what_the_caller_must_mend_is_one_line_and_status_2(
     [line] = done.stderr.strip().splitlines()
     assert expected in line
     assert "hunter2" not in line
+
+
+def test_no_option_of_any_command_takes_an_empty_value() -> None:
+    commands = [("usage-pipeline", typer.main.get_command(app))]
+    refused = 0
+    while commands:
+        words, command = commands.pop()
+        commands += [(f"{words} {name}", one) for name, one in getattr(command, "commands", {}).items()]
+        for option in command.params:
+            if option.nargs == 0 or getattr(option, "is_flag", False):
+                continue
+            name = option.opts[-1] if option.param_type_name == "option" else "argument"
+            with pytest.raises(UsageError, match="expected a value, came an empty text"):
+                refuse_empty([*words.split()[1:], *([name] if name.startswith("-") else []), ""])
+            if name.startswith("--"):
+                with pytest.raises(UsageError, match=f"{name}: expected a value"):
+                    refuse_empty([*words.split()[1:], f"{name}="])
+            refused += 1
+    assert refused > 80
 
 
 def test_a_trace_that_is_not_one_is_refused_with_its_line(run: Run, tmp_path: Path) -> None:

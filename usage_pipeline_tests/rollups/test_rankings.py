@@ -97,6 +97,16 @@ def test_the_best_ten_by_views_and_comments_with_the_parts_of_their_score(
     }
 
 
+def test_a_title_without_end_does_not_make_an_answer_without_end(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    add_issue(postgres, "i", views=1)
+    postgres.execute("update app.issues set title = repeat('ä', 1000000)")
+    replace_ranking(postgres, ISSUES, DAY, settings=settings)
+    [entry] = read_ranking(postgres, ISSUES)
+    assert entry["title"] == f"{'ä' * 299}…"
+
+
 def test_equal_scores_are_ordered_by_newer_then_by_id_as_bytes(
     settings: Settings, postgres: psycopg.Connection
 ) -> None:
