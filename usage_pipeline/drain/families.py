@@ -90,9 +90,12 @@ _API_KEY_COLUMNS = (
 )
 
 
+_API_KEY_FIELDS = frozenset(_API_KEY_COLUMNS)
+
+
 def plain_api_key(key: bytes, value: Value, window: TimeWindow) -> bytes | None:
     """The line of `parse_api_key`. None unless the hash has a time and only known fields, and COPY need not escape the id."""
-    picked = _picked(_API_KEY_COLUMNS, 1, value)
+    picked = _picked(_API_KEY_COLUMNS, _API_KEY_FIELDS, 1, value)
     return None if picked is None else _plain_line(_PLAIN_API_KEY, (_middle(key, b"apikey:"), *picked), window)
 
 
@@ -115,9 +118,12 @@ def parse_provider(key: bytes, value: Value, window: TimeWindow) -> Parsed:
 _PROVIDER_COLUMNS = (b"upload_count", b"total_file_size", b"user_id", b"provider", b"last_used_at")
 
 
+_PROVIDER_FIELDS = frozenset(_PROVIDER_COLUMNS)
+
+
 def plain_provider(key: bytes, value: Value, window: TimeWindow) -> bytes | None:
     """The line of `parse_provider`, or None as in `plain_api_key`. The hash must also have `user_id` and `provider`."""
-    picked = _picked(_PROVIDER_COLUMNS, 3, value)
+    picked = _picked(_PROVIDER_COLUMNS, _PROVIDER_FIELDS, 3, value)
     if picked is None:
         return None
     uploads, file_size, user_id, provider, last_used_ms = picked
@@ -224,14 +230,20 @@ _PLAIN_API_KEY = re.compile(b"\t".join((_PLAIN_ID, *[_PLAIN_COUNT] * 5, _PLAIN_M
 _PLAIN_PROVIDER = re.compile(b"\t".join((*[_PLAIN_ID] * 3, *[_PLAIN_COUNT] * 2, _PLAIN_MS)))
 
 
-def _picked(columns: tuple[bytes, ...], required: int, value: Value) -> tuple[bytes, ...] | None:
+def _picked(
+    columns: tuple[bytes, ...], known: frozenset[bytes], required: int, value: Value
+) -> tuple[bytes, ...] | None:
     """The values of a hash in the order of the columns; `0` for a missing field.
 
     None if it is no hash, if it has an unknown field, or if one of the last `required` columns is missing.
     """
     if not isinstance(value, list):
         return None
-    pick = _picker(columns, required, tuple(value[::2]))
+    fields = tuple(value[::2])
+    # Before the cache looks: it must not keep what writers make up, such as a name of 30 MB.
+    if not known.issuperset(fields):
+        return None
+    pick = _picker(columns, required, fields)
     return pick and pick([*value, b"0"])
 
 
@@ -240,7 +252,7 @@ def _picker(
     columns: tuple[bytes, ...], required: int, fields: tuple[bytes, ...]
 ) -> Callable[[list[bytes]], tuple[bytes, ...]] | None:
     """Picks the values of hashes with these fields in this order. Most hashes have the same, so this is worked out once."""
-    if not set(columns[-required:]) <= set(fields) <= set(columns):
+    if not set(columns[-required:]) <= set(fields):
         return None
     places = {name: 2 * number + 1 for number, name in enumerate(fields)}
     return itemgetter(*(places.get(column, -1) for column in columns))

@@ -21,7 +21,16 @@ Row = tuple[Field, ...]
 # The answer of Redis to the read command of a family: fields and values in turn (HGETALL), or a string (GET).
 Value = Sequence[bytes] | bytes
 
-decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+# A member takes 150 bytes of memory, and in JSON no more than six. A million of them in one value could end a drain.
+_MOST_COLONS = 100_000
+
+
+def decode_members(value: bytes) -> dict[str, msgspec.Raw]:
+    """The members of a JSON object, not decoded. Raises Malformed for too many of them, and one of UNREADABLE_JSON."""
+    if len(value) > _MOST_COLONS and (colons := value.count(b":")) > _MOST_COLONS:
+        raise Malformed(f"value: expected JSON with at most {_MOST_COLONS} colons, came {colons}")
+    return _decode_members(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 # The largest key or item that is read whole. A drain holds it in memory several times, so it is alone in its batch.
 LARGEST_KEY_BYTES = 32 * 2**20
-# What a batch, or a part of a page, holds of all others together. A usual batch has 2 MB.
-LARGEST_BATCH_BYTES = 8 * 2**20
+# What a batch, or a part of a page, holds of all others together. A usual batch has 2 MB, and small fields take twenty times as
+# much memory here as in Redis.
+LARGEST_BATCH_BYTES = 4 * 2**20
 
 
 class Room:

@@ -21,8 +21,10 @@ Command = Sequence[bytes | str | int]
 
 # What writers put where a count, a time or an id belongs may be of any length. What is longer than this is none of them.
 LONGEST_VALUE_BYTES = 65_536
-# An answer of SCAN or SSCAN may have ten thousand names, and a writer may give a key a name of 500 MB. Where names have more
-# than 16 MiB together, this script leaves out those that are too long for any counter: ids have at most 200 characters.
+# An answer of SCAN or SSCAN may have ten thousand names, and a writer may give a key a name of 500 MB. This script leaves out
+# those that are too long for any counter, and tells the bytes of all: Redis holds them several times while it runs.
+_LARGEST_PAGE_BYTES = 4 * 2**20
+_FIRST_NAMES = 64
 SHORT_NAMES = """\
 local words = {ARGV[1], KEYS[1]}
 for number = 2, #ARGV do
@@ -35,13 +37,11 @@ end
 local bytes, names = 0, {}
 for _, name in ipairs(found[2]) do
   bytes = bytes + #name
-end
-for _, name in ipairs(found[2]) do
-  if bytes <= 16777216 or #name <= 4096 then
+  if #name <= 4096 then
     names[#names + 1] = name
   end
 end
-return {found[1], names, #found[2] - #names}
+return {found[1], names, #found[2] - #names, bytes}
 """
 
 # What a node of a Redis Cluster answers when it does not serve the key's slot, or not at the moment: MOVED, ASK, TRYAGAIN,
@@ -140,6 +140,8 @@ class PinnedConnection:
         except (TypeError, ValueError):
             # redis-py takes any parameter of a URL, and passes it on.
             raise RedisUnavailable("Redis: REDIS_URL has an unknown parameter, or one with a wrong value") from None
+        # How many names a page of each set, or of all keys, looks at.
+        self._counts: dict[str, int] = {}
         self._is_usable = True
         try:
             self._connection.connect()
@@ -210,16 +212,19 @@ class PinnedConnection:
             if cursor == b"0":
                 return
 
-    def scan_page(self, cursor: bytes, pattern: bytes, count: int) -> tuple[bytes, list[bytes]]:
-        """The next cursor, and keys of the server that match, as SHORT_NAMES finds them."""
-        return self._names(0, "SCAN", cursor, "MATCH", pattern, "COUNT", count)
+    def scan_page(self, cursor: bytes, pattern: bytes, most: int) -> tuple[bytes, list[bytes]]:
+        """The next cursor, and keys of the server that match, of `most` that it looks at. As SHORT_NAMES finds them."""
+        return self._names("SCAN", most, 0, "SCAN", cursor, "MATCH", pattern)
 
-    def members_page(self, name: str, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
+    def members_page(self, name: str, cursor: bytes, most: int) -> tuple[bytes, list[bytes]]:
         """The next cursor, and members of a set, as SHORT_NAMES finds them. Raises redis.ResponseError."""
-        return self._names(1, name, "SSCAN", cursor, "COUNT", count)
+        return self._names(name, most, 1, name, "SSCAN", cursor)
 
-    def _names(self, keys: int, *words: bytes | str | int) -> tuple[bytes, list[bytes]]:
-        cursor, found, left_out = self.call("EVAL", SHORT_NAMES, keys, *words)
+    def _names(self, where: str, most: int, keys: int, *words: bytes | str | int) -> tuple[bytes, list[bytes]]:
+        """A page. Few names are looked at first, and more where they are short."""
+        count = min(most, self._counts.get(where, _FIRST_NAMES))
+        cursor, found, left_out, size = self.call("EVAL", SHORT_NAMES, keys, *words, "COUNT", count)
+        self._counts[where] = max(1, count // 4) if size > _LARGEST_PAGE_BYTES else count * 4
         if left_out:
             log.warning("Redis: %d names are passed over: they are too long for any counter", left_out)
         return cursor, found

@@ -52,7 +52,7 @@ async def _members(client: redis.asyncio.Redis, announced: str, pattern: str) ->
     for _ in range(_MOST_STEPS):
         # Writers name the members: a long one may have 500 MB.
         words = ("SSCAN", cursor, "MATCH", pattern, "COUNT", _MEMBERS_PER_STEP)
-        cursor, members, _ = await client.eval(SHORT_NAMES, 1, announced, *words)
+        cursor, members, *_ = await client.eval(SHORT_NAMES, 1, announced, *words)
         for member in members:
             yield member
         if int(cursor) == 0:

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import msgspec
+import redis.asyncio
 from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
+from usage_pipeline import redis_keys as keys
 from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
@@ -24,11 +26,14 @@ from usage_pipeline.api.usage.pending_tokens import TooManyAnnounced, pending_to
 from usage_pipeline.api.usage.queries import DayRange
 from usage_pipeline.api.usage.reading import Row, page, query_of
 from usage_pipeline.api.usage.resources import API_KEYS, RESOURCES, SUMMARY, TOKENS, Balance, Listing, Resource
+from usage_pipeline.recording.commands import API_KEY_COUNTS
 from usage_pipeline.recording.recorder import AsyncRecorder
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.quick_redis import AWAY, QuickRedis, RedisBusy
 
+# A number of 64 bits has 20 characters.
+_LONGEST_COUNT = 64
 _STATUSES = problems.responses(401, 403, 422, 429, 500, 503)
 router = APIRouter(prefix="/api/usage", tags=["usage"])
 Caller = Annotated[AccessToken, Depends(requires("read"))]
@@ -188,6 +193,21 @@ async def _balance(reads: Reads, resource: Resource, known_id: str) -> Response:
 
 
 async def _pending_of_key(reads: Reads, api_key_id: str) -> Pending | None:
+    """None also where a writer has put something without end in the place of a count: it would keep Redis from others."""
+    key = keys.api_key_metrics(api_key_id)
+
+    async def lengths(client: redis.asyncio.Redis) -> list[Any]:
+        async with client.pipeline(transaction=False) as pipe:
+            for field in API_KEY_COUNTS:
+                pipe.hstrlen(key, field)
+            return list(await pipe.execute(raise_on_error=False))
+
+    try:
+        found = await reads.cache.ask(lengths)
+    except RedisBusy:
+        return None
+    if found is AWAY or any(length > _LONGEST_COUNT for length in found if isinstance(length, int)):
+        return None
     return await reads.recorder.pending(api_key_id)
 
 

@@ -1,7 +1,9 @@
 """How much waits in Redis, from a few cheap commands. An exact count needs a scan of all keys: see ledger.py."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
@@ -35,14 +37,18 @@ def read_backlog(settings: Settings, *, timeout_seconds: float) -> list[Backlog]
         return [_reading(server, family, now_ms) for family in ALL_FAMILIES]
 
 
+def _length(ask: Callable[[Any], Any], name: str | bytes) -> int:
+    """What somebody put there that is of another type counts as empty here. The drain tells of it."""
+    with suppress(redis.ResponseError):
+        return int(ask(name))
+    return 0
+
+
 def _reading(server: AnyRedis, family: str, now_ms: int) -> Backlog:
-    waiting = 0
     if family == "event":
-        # A queue that is not a list counts as empty here. The drain reports it.
-        with suppress(redis.ResponseError):
-            waiting = int(server.llen(names.EVENT_QUEUE))
+        waiting = _length(server.llen, names.EVENT_QUEUE)
     else:
-        waiting = int(server.scard(names.touched(family))) + int(server.scard(names.taken(family)))
+        waiting = sum(_length(server.scard, name) for name in (names.touched(family), names.taken(family)))
     batches: list[bytes] = server.hkeys(names.open_batches(family))  # type: ignore[assignment]  # bytes client
     ages = [max(0, now_ms - claimed_ms(batch_id.decode())) for batch_id in batches]
     return Backlog(family, waiting, len(ages), max(ages, default=0) / 1000)

@@ -52,9 +52,9 @@ return table.concat(renamed)
 """
 _NOT_RENAMED = b"0"
 
-# The lengths of items of a list. It reads fewer at a time after large ones: Redis holds in its own memory what a script reads.
+# The lengths of items of a list. It reads few at first, and after large ones: Redis holds in its memory what a script reads.
 _ITEM_SIZES = b"""\
-local sizes, first, last, step = {}, tonumber(ARGV[1]), tonumber(ARGV[2]), 500
+local sizes, first, last, step = {}, tonumber(ARGV[1]), tonumber(ARGV[2]), 1
 while first <= last do
   local items, bytes = redis.call('LRANGE', KEYS[1], first, math.min(first + step - 1, last)), 0
   if #items == 0 then
@@ -65,7 +65,7 @@ while first <= last do
     bytes = bytes + #item
   end
   first = first + #items
-  step = math.max(1, math.min(500, math.floor(#items * 4194304 / (bytes + 1))))
+  step = math.max(1, math.min(2 * step, 500, math.floor(#items * 4194304 / (bytes + 1))))
 end
 return sizes
 """

@@ -122,22 +122,27 @@ class KeySearch:
         """
         place = names.place_in(name)
         cursor = self._connection.call("GET", place) or b"0"
-        try:
-            cursor, members = self._connection.members_page(name, cursor, chunk_keys)
-        except redis.ResponseError as error:
-            if not str(error).startswith("WRONGTYPE"):
-                raise
-            log.warning("%s: expected a set of announced keys, came another type; a scan finds the keys", name)
-            self._connection.call("UNLINK", name, place)
-            return
-        while members or cursor != b"0":
-            yield members
+        while True:
+            members = list[bytes]()
+            try:
+                while True:
+                    cursor, found = self._connection.members_page(name, cursor, chunk_keys)
+                    members += found
+                    if cursor == b"0" or len(members) >= chunk_keys:
+                        break
+            except redis.ResponseError as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                log.warning("%s: expected a set of announced keys, came another type; a scan finds the keys", name)
+                self._connection.call("UNLINK", name, place)
+                return
+            if members:
+                yield members
             if cursor == b"0":
                 self._connection.call("UNLINK", name, place)
                 return
             with suppress(redis.OutOfMemoryError):
                 self._connection.call("SET", place, cursor)
-            cursor, members = self._connection.members_page(name, cursor, chunk_keys)
 
     def _note_ttls(self, keys: Sequence[bytes]) -> None:
         # In a cluster, a key whose slot is moving has an error as its answer.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 
 from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
 from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, Provider
@@ -127,6 +127,6 @@ def _without_prefixes(provider: str, model: str) -> Iterator[tuple[str, str]]:
         yield prefix, rest
 
 
-@cache
+@lru_cache(maxsize=1_024)
 def _is_provider(prefix: str) -> bool:
     return find_provider_by_id(get_snapshot().providers, prefix) is not None
