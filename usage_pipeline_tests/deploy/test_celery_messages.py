@@ -212,6 +212,13 @@ GARBAGE = {
     "no properties": json.dumps(ENVELOPE).encode(),
     "empty properties": json.dumps(ENVELOPE | {"properties": {}}).encode(),
     "no headers": json.dumps(ENVELOPE | {"properties": PROPERTIES}).encode(),
+    "a signature that is no text": json.dumps(
+        ENVELOPE
+        | {
+            "properties": PROPERTIES,
+            "headers": {"usage_pipeline_signature": "\ud800", "usage_pipeline_signed_at": 1},
+        }
+    ).encode(),
     "headers that are a list": json.dumps(ENVELOPE | {"properties": PROPERTIES, "headers": [1]}).encode(),
     "an encoding": json.dumps(
         ENVELOPE | {"properties": PROPERTIES | {"body_encoding": "rot13"}, "headers": TASK}

@@ -14,16 +14,18 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_pipeline.drain import dead_letters, room
+from usage_pipeline.drain import dead_letters, families, room
 from usage_pipeline.drain.room import Room
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.settings import Settings
+from usage_pipeline.values import TimeWindow
 from usage_pipeline_tests.drain.rig import Writer, assert_at_rest, event_item, stored
 
 MB = 10**6
 # Of one kind: more than a drain may take. A claimed batch, the next one, and copies of both on their way.
 HOSTILE_MB = 140
 LARGEST_PEAK_MB = 220
+WINDOW = TimeWindow.around(1_735_689_600_000, retention_days=180)
 
 _DRAIN_ALONE = """
 import json, sys
@@ -117,6 +119,31 @@ def test_tokens_lists_and_names_of_any_size_are_bounded_too(
     # Nobody counts under such names; they stay where they are.
     assert len([*redis_client.scan_iter("apikey:*")]) == 6
     assert redis_client.exists("usage_pipeline:touched:token", "usage_pipeline:taken:token") == 0
+
+
+@pytest.mark.parametrize("kind", ["token", "event"])
+def test_json_of_millions_of_members_does_not_end_a_drain(
+    kind: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    members = b",".join(b'"%x":1' % number for number in range(2_400_000))
+    value = b'{"usageCount":2,' + members + b"}"
+    if kind == "token":
+        redis_client.set("token_usage:evil:i", value)
+    else:
+        redis_client.rpush("event_queue", value, event_item(file_size=1))
+    assert drained_alone(settings) == ((1, 1) if kind == "token" else (2, 1))
+    [letter] = dead_letters.list_dead_letters(postgres)
+    assert letter.raw == value
+    assert "expected JSON with at most 100000 colons" in letter.reason
+    assert_at_rest(redis_client, postgres, kind)
+
+
+def test_names_of_fields_are_not_kept_in_memory() -> None:
+    before = families._picker.cache_info().currsize
+    for number in range(20):
+        for plain in (families.plain_api_key, families.plain_provider):
+            assert plain(b"apikey:k:metrics", [b"%d" % number * 1_000, b"1"], WINDOW) is None
+    assert families._picker.cache_info().currsize == before
 
 
 def test_items_of_any_size_are_stored_part_by_part_in_their_order(

@@ -11,6 +11,7 @@ import redis
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.families import API_KEY
+from usage_pipeline.drain.readings.backlog import read_backlog
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings, load_settings
@@ -228,6 +229,15 @@ def test_announced_keys_are_found_without_a_scan_and_others_when_it_is_due(
     assert stored(postgres, "api_key", prefix="foreign/") == foreign.written
     assert redis_client.get(names.scan_pause("api_key")) == b"me"
     assert redis_client.pttl(names.scan_pause("api_key")) > 0, "the next scan waits"
+
+
+def test_announcements_of_another_type_count_as_an_empty_backlog(settings: Settings, redis_client: redis.Redis) -> None:
+    """A writer can put them there again and again; whoever watches must see the other families all the same."""
+    redis_client.set(names.touched("api_key"), "x")
+    redis_client.sadd(names.touched("provider"), "a", "b")
+    redis_client.set("event_queue", "x")
+    waiting = {one.family: one.waiting for one in read_backlog(settings, timeout_seconds=5)}
+    assert waiting == {"api_key": 0, "provider": 2, "event": 0, "token": 0}
 
 
 def test_announced_keys_outlive_the_drain_that_took_them(
