@@ -25,5 +25,5 @@ select
     sum(unpriced_requests)::bigint as unpriced_requests
 from spent
 group by service, provider, model
-order by change_usd desc nulls last, service, provider, model
+order by abs(sum(case when is_recent then cost_usd else -cost_usd end)) desc nulls last, service, provider, model
 limit 12;

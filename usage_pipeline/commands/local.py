@@ -31,6 +31,10 @@ def dev(
     raise typer.Exit(run_dev(port=port, api_port=api_port, read_only=read_only))
 
 
+# Of `dev`, too.
+_FOLDER = Path(".local")
+
+
 def demo(
     trace: Annotated[
         Path | None, typer.Option(help="A CSV file to replay. Columns: TIMESTAMP, ContextTokens, GeneratedTokens.")
@@ -39,7 +43,7 @@ def demo(
         float, typer.Option(min=0.5, max=600, help="How many seconds of made-up traffic to write.")
     ] = 8.0,
     writers: Annotated[int, typer.Option(min=1, max=32, help="Threads that write at the same time.")] = 2,
-    folder: Annotated[Path, typer.Option(help="Folder for the data of PostgreSQL and Redis.")] = Path(".local"),
+    folder: Annotated[Path, typer.Option(help="Folder for the data of PostgreSQL and Redis.")] = _FOLDER,
     as_json: AsJson = False,
 ) -> None:
     """Write made-up traffic, drain it at the same time, and compare what was written with what is stored."""
@@ -56,11 +60,11 @@ def demo(
         differences = {"difference": result.difference, "cost_difference": result.cost_difference}
         print_json({"success": succeeded, **differences, **asdict(result)})
     else:
-        _print_demo(result)
+        _print_demo(result, folder)
     raise typer.Exit(0 if succeeded else 1)
 
 
-def _print_demo(result: "DemoResult") -> None:
+def _print_demo(result: "DemoResult", folder: Path) -> None:
     """Prints the comparison of both sides, and where to look next."""
     columns = ["family", "written", "stored", "refused", "difference"]
     rows = [(found.family, found.written, found.stored, found.refused, found.difference) for found in result.families]
@@ -72,7 +76,11 @@ def _print_demo(result: "DemoResult") -> None:
         [_cost_row(one) for one in result.costs],
     )
     is_equal = result.difference == 0 and result.cost_difference == 0
-    verdict = "nothing lost, nothing counted twice, every cost right" if is_equal else "this is a bug: please report it"
+    verdict = (
+        "nothing lost, nothing counted twice, every compared cost right"
+        if is_equal
+        else "this is a bug: please report it"
+    )
     say(
         f"Difference {result.difference} over all counts of all keys, {result.cost_difference:f} over all costs: {verdict}."
     )
@@ -93,7 +101,12 @@ def _print_demo(result: "DemoResult") -> None:
         say("What to look at:")
     for finding in result.findings:
         say(f"- {finding}")
-    say("Next: `usage-pipeline dev` shows these data in the Dagster UI. README.md says what to look at.")
+    if folder.resolve() == _FOLDER.resolve():
+        say("Next: `usage-pipeline dev` shows these data in the Dagster UI. README.md says what to look at.")
+    else:
+        say(
+            f"The data are in {folder}. `usage-pipeline dev` does not show them: it uses .local of the folder in which you start it."
+        )
 
 
 def _cost_row(cost: "CostResult") -> tuple[str, object, object, object]:

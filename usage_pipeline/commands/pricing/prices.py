@@ -72,7 +72,7 @@ def list_all(as_json: AsJson = False) -> None:
     cells = [
         (
             *(row.get(name, "") for name in fixed),
-            "\n".join(f"{name} {text}" for name, text in row.items() if name not in fixed),
+            ", ".join(f"{name} {text}" for name, text in row.items() if name not in fixed),
         )
         for row in rows
     ]
