@@ -104,9 +104,7 @@ def _print_demo(result: "DemoResult", folder: Path) -> None:
     if folder.resolve() == _FOLDER.resolve():
         say("Next: `usage-pipeline dev` shows these data in the Dagster UI. README.md says what to look at.")
     else:
-        say(
-            f"The data are in {folder}. `usage-pipeline dev` does not show them: it uses .local of the folder in which you start it."
-        )
+        say(f"The data are in {folder}. `dev` does not show them: it uses .local of the folder in which you start it.")
 
 
 def _cost_row(cost: "CostResult") -> tuple[str, object, object, object]:
