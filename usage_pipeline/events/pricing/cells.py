@@ -74,7 +74,7 @@ def _time_spans(model: LayeredModel) -> Iterator[_Span]:
 
 
 def _cells_at(model: LayeredModel, found: Quote, span: _Span) -> Iterator[Price]:
-    seconds = _least_audio_seconds(model, found, span.at)
+    seconds = _least_audio_seconds(found, span.at)
     # A tier begins above its threshold, not at it.
     cuts = sorted({0, *(above + 1 for one in found.prices.values() for above in package.tier_starts(one.price))})
     for least, beyond in _spans(cuts):
@@ -137,10 +137,12 @@ def _any_of(rates: Mapping[str, Decimal]) -> tuple[str, ...] | None:
     return tuple(sorted(rates))
 
 
-def _least_audio_seconds(model: LayeredModel, found: Quote, at: datetime) -> Decimal:
-    if not any(REGISTRY.unit_for_price_key(key).dimensions.get("family") == _SECONDS_FAMILY for key in found.prices):
+def _least_audio_seconds(quoted: Quote, at: datetime) -> Decimal:
+    if quoted.found is None or not any(
+        REGISTRY.unit_for_price_key(key).dimensions.get("family") == _SECONDS_FAMILY for key in quoted.prices
+    ):
         return Decimal(0)
-    return max((package.least_audio_seconds(one, at) for one in model.all_found), default=Decimal(0))
+    return package.least_audio_seconds(quoted.found, at)
 
 
 def _explained(one: LayeredPrice, usd: Decimal) -> dict[str, str]:

@@ -31,9 +31,13 @@ class LayeredPrice:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The prices of a model at a moment, by price key. `problem`: why no request can be priced by them."""
+    """The prices of a model at a moment, by price key, and the package's model that they begin with, if there is one.
+
+    `problem`: why no request can be priced by them.
+    """
 
     prices: Mapping[str, LayeredPrice]
+    found: Found | None
     has_tier: bool = True
     problem: str = ""
 
@@ -75,7 +79,7 @@ def quote(model: LayeredModel, at: datetime, own_at: datetime | None) -> Quote |
     if found is None and not any(row.prices for row in rows):
         return None
     if found is not None and listed is None:
-        return Quote({}, problem=f"the package cannot price any usage of {found.name}")
+        return Quote({}, found, problem=f"the package cannot price any usage of {found.name}")
     prices: dict[str, LayeredPrice] = {}
     if found is not None and listed is not None:
         taken = listed.usual if listed.shipped else listed.prices
@@ -94,7 +98,7 @@ def quote(model: LayeredModel, at: datetime, own_at: datetime | None) -> Quote |
                     listed.tier_factor(key), f"{model.tier}, as the package's own price changes"
                 )
     has_tier = not model.tier or any(row.service_tier for row in rows) or (listed is not None and listed.has_tier)
-    return Quote(prices, has_tier, _coverage_problem(prices))
+    return Quote(prices, found, has_tier, _coverage_problem(prices))
 
 
 def _found_at(model: LayeredModel, rows: Sequence[OwnPrice]) -> tuple[Found | None, str]:

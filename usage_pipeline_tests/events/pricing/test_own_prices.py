@@ -91,6 +91,23 @@ def test_an_alias_takes_the_prices_of_the_model_it_names(tmp_path: Path) -> None
     assert cost("azure", "my-team", own, tier="batch", usage={"input_tokens": 1_000_000}) == Decimal("1.25")
 
 
+def test_the_least_charge_for_audio_is_that_of_the_model_whose_prices_hold(tmp_path: Path) -> None:
+    usage: Counts = {"audio_seconds": 3, "input_audio_seconds": 3}
+    whisper, turbo = (
+        cost("openai", "whisper-1", (), usage=usage),
+        cost("groq", "whisper-large-v3-turbo", (), usage=usage),
+    )
+    assert whisper == Decimal("0.0003")
+    header = "provider,model,priced_as,valid_from"
+    own = rows(tmp_path, "groq,whisper-large-v3-turbo,openai/whisper-1,2026-11-20", header=header)
+    before = datetime(2026, 11, 19, tzinfo=UTC)
+    assert cost("groq", "whisper-large-v3-turbo", own, usage=usage) == whisper
+    assert cost("groq", "whisper-large-v3-turbo", own, usage=usage, at=before) == turbo
+    own = rows(tmp_path, "openai,whisper-1,groq/whisper-large-v3-turbo,2026-11-20", header=header)
+    assert cost("openai", "whisper-1", own, usage=usage) == turbo
+    assert cost("openai", "whisper-1", own, usage=usage, at=before) == whisper
+
+
 def test_a_model_of_ones_own_costs_what_its_rows_say_in_every_tier(tmp_path: Path) -> None:
     own = rows(
         tmp_path,
