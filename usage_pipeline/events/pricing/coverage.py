@@ -37,7 +37,7 @@ def _models_of(row: OwnPrice) -> Iterator[tuple[str, str]]:
         return
     for provider in get_snapshot().providers:
         for model in provider.models:
-            if rows_of([row], [(provider.id, model.id)], row.service_tier):
+            if any(rows_of([row], [(provider.id, model.id)], row.service_tier)):
                 yield provider.id, model.id
 
 

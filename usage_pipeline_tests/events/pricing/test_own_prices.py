@@ -108,6 +108,33 @@ def test_the_least_charge_for_audio_is_that_of_the_model_whose_prices_hold(tmp_p
     assert cost("openai", "whisper-1", own, usage=usage, at=before) == whisper
 
 
+@pytest.mark.parametrize(
+    ("provider", "model", "shortened", "usd"),
+    [
+        # Batch is half of the usual price that the row states.
+        ("azure", "azure/gpt-4o", "gpt-4o", "4.5"),
+        ("openai", "gpt-4o-2025-01-31", "gpt-4o", "4.5"),
+        ("aws", "eu.acme.model-x", "acme.model-x", "9"),
+    ],
+)
+def test_a_row_with_exactly_the_name_comes_before_the_one_of_the_shortened_name(
+    tmp_path: Path, provider: str, model: str, shortened: str, usd: str
+) -> None:
+    usage: Counts = {"input_tokens": 1_000_000}
+    header = "provider,model,service_tier,valid_from,input_mtok,output_mtok"
+    exact, other = f"{provider},{model},,,9,9", f"{provider},{shortened},batch,2026-01-01,1,1"
+    for lines in ((exact, other), (other, exact)):
+        own = rows(tmp_path, *lines, header=header)
+        assert cost(provider, model, own, tier="batch", usage=usage) == Decimal(usd)
+        assert explain(provider, model, "batch", AT, own).own_rows == (f"{provider}/{model}",)
+        assert cost(provider, shortened, own, tier="batch", usage=usage) == 1
+
+
+def test_of_patterns_the_one_with_the_most_letters_holds_whichever_spelling_it_meets(tmp_path: Path) -> None:
+    own = rows(tmp_path, "azure,*,,,9", "azure,gpt-4o*,,,1")
+    assert cost("azure", "azure/gpt-4o", own, usage={"input_tokens": 1_000_000}) == 1
+
+
 def test_a_model_of_ones_own_costs_what_its_rows_say_in_every_tier(tmp_path: Path) -> None:
     own = rows(
         tmp_path,
