@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from usage_pipeline.events.pricing.coverage import coverage_faults
 from usage_pipeline.events.pricing.explanation import explain
 from usage_pipeline.events.pricing.lookups import (
     add_lookups,
@@ -338,6 +339,22 @@ def test_a_price_without_the_prices_that_it_needs_is_refused(
     with pytest.raises(PriceTableError, match=told):
         import_prices(postgres, rows(tmp_path, line, header=header))
     assert newest_version(postgres) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["openai,gpt-4o,2026-01-01,50,", "openai,gpt-4o,2026-06-01,60,"], ["openai/gpt-4o", "openai/gpt-4o"]),
+        (["openai,gpt-4o,,50,", "openai,gpt-4o,2026-06-01,60,"], ["openai/gpt-4o", "openai/gpt-4o"]),
+        # The pattern meets this one model.
+        (["openai,o1-previe*,,50,", "openai,o1-preview,,50,"], ["openai/o1-previe*", "openai/o1-preview"]),
+        # A row that can be priced is not at fault.
+        (["openai,gpt-4o,,50,", "openai,gpt-4o,2026-06-01,,0.9"], ["openai/gpt-4o"]),
+    ],
+)
+def test_no_row_hides_what_is_missing_in_another(tmp_path: Path, lines: list[str], told: list[str]) -> None:
+    faults = list(coverage_faults(rows(tmp_path, *lines, header="provider,model,valid_from,input_audio_mtok,factor")))
+    assert [fault.partition(":")[0] for fault in faults] == told
 
 
 def test_lookups_are_stored_by_version_and_tier(postgres: psycopg.Connection, tmp_path: Path) -> None:
