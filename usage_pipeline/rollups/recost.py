@@ -46,7 +46,8 @@ def recost(
             for hour in (calendar.hour_window(start, zone) for start in calendar.hours_of(window)):
                 if hour.start < now and hour.end > whole.first:
                     replace_window(connection, hour, settings=settings, now=now)
-            replace_window(connection, window, settings=settings, now=now)
+            # Whoever asks for other costs may have other ROLLUP_TAGS, or none.
+            replace_window(connection, window, settings=settings, now=now, keeps_tags=True)
         except (SourceGoneError, WindowContendedError) as problem:
             yield RecostedDay(day, before, before, 0, str(problem))
             continue

@@ -65,24 +65,30 @@ class WindowReport:
 
 
 def replace_window(
-    connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime | None = None
+    connection: psycopg.Connection,
+    window: Window,
+    *,
+    settings: Settings,
+    now: datetime | None = None,
+    keeps_tags: bool = False,
 ) -> WindowReport:
     """Replaces one window in one transaction on an autocommit connection.
 
     It contains what was stored when it began. Events that are stored meanwhile leave the window stale. If a window was rolled
     up after its end and changes now, ops.late_data gets a row. A day that changes makes its week and month stale.
     Where events were dropped, it is what was stored of them and the events that are there now.
+    A day gets the tags of ROLLUP_TAGS; with `keeps_tags`, one that was made before keeps the tags that it has.
     Raises TimeZoneRefused when the days of the database are in another time zone, SourceGoneError when events are only in an
     archive, WindowContendedError after too many attempts, and psycopg.errors.LockNotAvailable when another roll-up of the
     window takes longer than five minutes.
     """
     now = now or datetime.now(UTC)
     with in_time_zone(connection, settings.usage_timezone):
-        return replace_window_in_zone(connection, window, settings=settings, now=now)
+        return replace_window_in_zone(connection, window, settings=settings, now=now, keeps_tags=keeps_tags)
 
 
 def replace_window_in_zone(
-    connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime
+    connection: psycopg.Connection, window: Window, *, settings: Settings, now: datetime, keeps_tags: bool = False
 ) -> WindowReport:
     """`replace_window` for a caller that has seen to it that days are in USAGE_TIMEZONE.
 
@@ -91,12 +97,15 @@ def replace_window_in_zone(
     """
     parts = windows_to_make(connection, window, settings.timezone, zone_borders(connection))
     if parts == [(window, settings.timezone)]:
-        return _replace_one(connection, window, settings.timezone, settings, now)
+        return _replace_one(connection, window, settings.timezone, settings, now, keeps_tags=keeps_tags)
     # Days of an earlier zone have other bounds. A note goes when all that it may mean are made: events whose notes are here now
     # are seen by all of them.
     asked = {"grain": window.grain, "window_start": window.start, "timezone": settings.timezone.key}
     notes = connection.execute(load("rollups/rezone/select_window_notes"), asked).fetchall()
-    reports = [_replace_one(connection, part, zone, settings, now, is_touched=bool(notes)) for part, zone in parts]
+    reports = [
+        _replace_one(connection, part, zone, settings, now, keeps_tags=keeps_tags, is_touched=bool(notes))
+        for part, zone in parts
+    ]
     seen = {"places": [place for place, _ in notes], "times": [touched_at for _, touched_at in notes]}
     connection.execute(load("rollups/rezone/forget_window_notes"), seen)
     return next((report for report in reports if report.window.day == window.day), reports[-1])
@@ -109,13 +118,14 @@ def _replace_one(
     settings: Settings,
     now: datetime,
     *,
+    keeps_tags: bool,
     is_touched: bool | None = None,
 ) -> WindowReport:
     """Replaces a window of `zone`. `is_touched`: whether it has notes, which the caller removes. None: it removes them."""
     with _one_at_a_time(connection, window), reading_with_one_snapshot(connection, "analytics.usage_events"):
         for _ in range(_ATTEMPTS):
             try:
-                return _attempt(connection, window, settings, now, is_touched)
+                return _attempt(connection, window, settings, now, is_touched, keeps_tags=keeps_tags)
             except _NoPrices:
                 day_prices.pin(connection, day_window(window.day, zone))
             except _NewModels as new:
@@ -155,7 +165,13 @@ def _one_at_a_time(connection: psycopg.Connection, window: Window) -> Iterator[N
 
 
 def _attempt(
-    connection: psycopg.Connection, window: Window, settings: Settings, now: datetime, is_touched: bool | None
+    connection: psycopg.Connection,
+    window: Window,
+    settings: Settings,
+    now: datetime,
+    is_touched: bool | None,
+    *,
+    keeps_tags: bool,
 ) -> WindowReport:
     table = WINDOW_TABLES[window.grain]
     with connection.transaction():
@@ -182,7 +198,8 @@ def _attempt(
                 return _left_as_it_is(connection, window, before, version, source, is_told=is_told)
             if source.is_wholly_dropped and not source.is_kept:
                 keep_stored(connection, window, parameters)
-        changed_parts, (rows, changed_rows) = _replace(connection, window, parameters | _tag_parameters(settings))
+        of_tags = _tag_parameters(settings, keeps_tags=keeps_tags and before["rows"] > 0)
+        changed_parts, (rows, changed_rows) = _replace(connection, window, parameters | of_tags)
         after = _sums(connection, table, parameters)
         if source is not None and source.is_dropped:
             kept_requests = after["requests"] - source.events
@@ -211,8 +228,8 @@ def _parameters(window: Window, price_version: str | None) -> dict[str, object]:
     }
 
 
-def _tag_parameters(settings: Settings) -> dict[str, object]:
-    return {"rollup_tags": list(settings.tags), "most_values": MOST_TAG_VALUES}
+def _tag_parameters(settings: Settings, *, keeps_tags: bool) -> dict[str, object]:
+    return {"rollup_tags": None if keeps_tags else list(settings.tags), "most_values": MOST_TAG_VALUES}
 
 
 def _replace(

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from usage_pipeline.events.corrections.events import Corrected, Wanted
 
 events_app = typer.Typer(no_args_is_help=True, help="Put right usage events that were wrong.")
-# The beginning of an array, or of `{"events": […]}`.
-_DOCUMENT = re.compile(rb'\s*(?:\[|\{\s*"events"\s*:)')
+# The beginning of an array, or of `{"events": […]}`, perhaps behind a byte order mark.
+_DOCUMENT = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[|\{\s*"events"\s*:)')
 _LOOK_BYTES = 4096
 _REASON = Annotated[str, typer.Option(help="Why. ops.corrections keeps it.")]
 

@@ -2,23 +2,31 @@
 
 import re
 import shlex
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import date
+
+import msgspec
 
 from usage_pipeline.drain.corrections import settable_members
 from usage_pipeline.drain.dead_letters import Other, StoredDeadLetter, expect_readable, settable
 from usage_pipeline.drain.event_queue import EVENT
+from usage_pipeline.drain.members import decode_members
 from usage_pipeline.values import Malformed, PossibleTimes
 
 # Placeholders in what is to be pasted. The commands refuse them, so that none is stored by mistake.
 VALUE, WHY = "VALUE", "WHY"
 _PROGRAM = "usage-pipeline"
+_TOTAL, _SUMMED = "total_tokens", ("input_tokens", "output_tokens")
+_NULL = msgspec.Raw(b"null")
 _REPLAY = "usage-pipeline dead-letters replay"
 # Reasons of ours begin with the member; those of JSON decoders name it somewhere.
 _AT_ITS_BEGINNING = re.compile(r"([A-Za-z_][\w.]*)(?:, \w+)*: expected ")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _UNKNOWN = re.compile(r"contains unknown field `([^`]+)`")
 _AT_A_PATH = re.compile(r" - at `\$\.([\w.]+)")
+_SUMMED_UP = re.compile(r"(\w+): expected .*\. Leave \1 out to have it summed up$")
+_WHOLE = re.compile(r"usage(?:\.\w+)?: expected (?:at most|[\w +]+ within) (\w+) = [\d.]+, of which ")
 _NAMES = (_MISSING, _AT_A_PATH, _AT_ITS_BEGINNING)
 
 
@@ -77,20 +85,44 @@ def _corrected(letter: StoredDeadLetter, refusal: str, other: Other | None) -> t
         names = settable_members(letter.raw, letter.raw_format, letter.member, settable(letter, other))
     except Malformed:
         return (_sent_again(number),)
-    unknown = _UNKNOWN.search(refusal)
-    if unknown and letter.member is None:
-        change, what = f"--unset {shlex.quote(unknown[1])}", "If it counts without that member"
-    else:
-        name = letter.member or _named(refusal)
-        if not name or (names is not None and name.partition(".")[0] not in names):
-            return (
-                Advice(
-                    "If a member is put right that can be set",
-                    f"{_REPLAY} {number} --set MEMBER={VALUE} --reason {WHY}",
-                ),
-            )
-        change, what = f"--set {shlex.quote(name)}={VALUE}", f"With the right {name}"
-    return (Advice(what, f"{_REPLAY} {number} {change} --reason {WHY}"),)
+    when, wrong, surplus = _change(letter, refusal)
+    can_be_set = names is None or all(name.partition(".")[0] in names for name in wrong)
+    if not can_be_set or not (wrong or surplus):
+        when, wrong, surplus = "If a member is put right that can be set", ["MEMBER"], []
+    sets = [f"--set {shlex.quote(name)}={VALUE}" for name in wrong]
+    unsets = [f"--unset {shlex.quote(name)}" for name in surplus]
+    return (Advice(when, f"{_REPLAY} {number} {' '.join(sets + unsets)} --reason {WHY}"),)
+
+
+def _change(letter: StoredDeadLetter, refusal: str) -> tuple[str, list[str], list[str]]:
+    """When a change is right, the members that it sets, and those that it takes away. Neither if the refusal names none."""
+    if letter.member is None:
+        if unknown := _UNKNOWN.search(refusal):
+            return "If it counts without that member", [], [unknown[1]]
+        if total := _SUMMED_UP.match(refusal):
+            return f"If the sum is the right {total[1]}", [], [total[1]]
+        if whole := _WHOLE.match(refusal):
+            return f"With the right {whole[1]}", *_of_whole(whole[1], _told(letter.raw))
+    name = letter.member or _named(refusal)
+    return f"With the right {name}", [name] if name else [], []
+
+
+def _of_whole(whole: str, told: Set[str]) -> tuple[list[str], list[str]]:
+    """Where an event tells a whole that is too small, perhaps twice, and a total that then is too small as well.
+
+    A provider's own object tells it nowhere that can be set.
+    """
+    places = [name for name in (whole, f"usage.{whole}") if name in told]
+    return places, [_TOTAL] if places and whole in _SUMMED and _TOTAL in told else []
+
+
+def _told(raw: bytes) -> Set[str]:
+    """The members of an event that are not null, and those of its usage as `usage.NAME`."""
+    members = decode_members(raw)
+    usage = members.get("usage", _NULL)
+    parts = {} if usage == _NULL else decode_members(bytes(usage))
+    told = {**members, **{f"usage.{name}": value for name, value in parts.items()}}
+    return {name for name, value in told.items() if value != _NULL}
 
 
 def _sent_again(number: int) -> Advice:

@@ -1,5 +1,6 @@
 """Reads the items of a landed file as a stream: JSON lines one by one, a JSON document as a whole."""
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ class BrokenFile(Exception):
 def items_of_file(stream: BinaryIO, name: str, member: str, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
     """The JSON items of a file, each with its position: its line from 1 on, or in a JSON array its index from 0 on.
 
-    The `name` of the file tells the format. A document, or a line, may have `limit_bytes` decompressed.
+    The `name` of the file tells the format. A document, or a line, may have `limit_bytes` decompressed. A byte order mark of
+    UTF-8 at the beginning, as editors of Windows write it, is none of an item.
 
     Raises BrokenFile after the items before the fault, and OSError when the file system fails.
     """
@@ -47,8 +49,10 @@ def _lines(stream: _Readable, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
         number += 1
         if len(line) > limit_bytes:
             raise BrokenFile(f"line {number}: expected at most {limit_bytes} bytes (MAX_GZIP_SIZE x 20), came more")
-        if not line.isspace():
-            yield number, line.strip()
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if item := line.strip():
+            yield number, item
 
 
 def _whole(stream: _Readable, limit_bytes: int) -> bytes:
@@ -62,4 +66,4 @@ def _whole(stream: _Readable, limit_bytes: int) -> bytes:
                 " A file of JSON lines may be longer"
             )
         parts.append(part)
-    return b"".join(parts)
+    return b"".join(parts).removeprefix(codecs.BOM_UTF8)

@@ -27,7 +27,7 @@ _Cut = TypeVar("_Cut", datetime, time, int)
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
+class Span:
     """A span of time and one of the day (UTC) in which a model has the same prices; None: no bound."""
 
     start: datetime | None
@@ -42,7 +42,7 @@ def cells(model: LayeredModel) -> Iterator[Price]:
     changes, its answer is the same; so we ask once for each such span.
     """
     last: list[Price] = []
-    for span in _time_spans(model):
+    for span in time_spans(model):
         found = quote(model, span.at, span.start)
         now = [] if found is None or found.problem else list(_cells_at(model, found, span))
         if last and now and [_without_bounds(cell) for cell in last] == [_without_bounds(cell) for cell in now]:
@@ -55,11 +55,11 @@ def cells(model: LayeredModel) -> Iterator[Price]:
 
 def problems(model: LayeredModel) -> set[str]:
     """Why some requests of a model that is known cannot be priced, at whatever moment; none as a rule."""
-    quotes = (quote(model, span.at, span.start) for span in _time_spans(model))
+    quotes = (quote(model, span.at, span.start) for span in time_spans(model))
     return {found.problem for found in quotes if found is not None and found.problem}
 
 
-def _time_spans(model: LayeredModel) -> Iterator[_Span]:
+def time_spans(model: LayeredModel) -> Iterator[Span]:
     """All spans of a model, those of the same time of day after each other."""
     turns = [package.turns(found) for found in model.all_found]
     bounds = {bound for row in model.rows for bound in (row.valid_from, row.valid_until) if bound is not None}
@@ -70,11 +70,11 @@ def _time_spans(model: LayeredModel) -> Iterator[_Span]:
         for start, end in ((None, moments[0] if moments else None), *_spans(moments)):
             # The package's days begin at midnight, so any moment of the first day stands for the span.
             at = datetime.combine((start or before_all).astimezone(UTC).date(), turn, UTC)
-            yield _Span(start, end, turn, next_turn, at)
+            yield Span(start, end, turn, next_turn, at)
 
 
-def _cells_at(model: LayeredModel, found: Quote, span: _Span) -> Iterator[Price]:
-    seconds = _least_audio_seconds(model, found, span.at)
+def _cells_at(model: LayeredModel, found: Quote, span: Span) -> Iterator[Price]:
+    seconds = _least_audio_seconds(found, span.at)
     # A tier begins above its threshold, not at it.
     cuts = sorted({0, *(above + 1 for one in found.prices.values() for above in package.tier_starts(one.price))})
     for least, beyond in _spans(cuts):
@@ -137,10 +137,12 @@ def _any_of(rates: Mapping[str, Decimal]) -> tuple[str, ...] | None:
     return tuple(sorted(rates))
 
 
-def _least_audio_seconds(model: LayeredModel, found: Quote, at: datetime) -> Decimal:
-    if not any(REGISTRY.unit_for_price_key(key).dimensions.get("family") == _SECONDS_FAMILY for key in found.prices):
+def _least_audio_seconds(quoted: Quote, at: datetime) -> Decimal:
+    if quoted.found is None or not any(
+        REGISTRY.unit_for_price_key(key).dimensions.get("family") == _SECONDS_FAMILY for key in quoted.prices
+    ):
         return Decimal(0)
-    return max((package.least_audio_seconds(one, at) for one in model.all_found), default=Decimal(0))
+    return package.least_audio_seconds(quoted.found, at)
 
 
 def _explained(one: LayeredPrice, usd: Decimal) -> dict[str, str]:

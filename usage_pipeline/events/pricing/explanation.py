@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from usage_pipeline.events.pricing import names
 from usage_pipeline.events.pricing.cells import cells, problems
 from usage_pipeline.events.pricing.layers import LayeredModel, layered
-from usage_pipeline.events.pricing.own_prices import OwnPrice, layers_of
+from usage_pipeline.events.pricing.own_prices import OwnPrice
 from usage_pipeline.events.pricing.prices import Price
 
 
@@ -61,7 +61,7 @@ def explain(provider: str, model: str, service_tier: str, at: datetime, own: Seq
         at=_text(utc),
         is_priced=bool(holding),
         understood_as="" if found is None or is_spelled_so else "/".join(found.spelling),
-        own_rows=tuple(_described(row) for row in reversed(layers_of(known.rows, utc))),
+        own_rows=tuple(_described(row) for row in reversed(known.rows_at(utc))),
         prices=tuple(_prices(holding)),
         notes=tuple(_notes(known, holding)),
     )

@@ -9,7 +9,7 @@ from genai_prices.validation import validate_priced_units
 
 from usage_pipeline.events.pricing import names, package
 from usage_pipeline.events.pricing.names import Found
-from usage_pipeline.events.pricing.own_prices import OwnPrice, layers_of, rows_of
+from usage_pipeline.events.pricing.own_prices import MatchingRow, OwnPrice, layers_of, rows_of
 from usage_pipeline.events.pricing.package import UnitPrice, scaled
 from usage_pipeline.events.units.registry import REGISTRY
 
@@ -31,9 +31,13 @@ class LayeredPrice:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The prices of a model at a moment, by price key. `problem`: why no request can be priced by them."""
+    """The prices of a model at a moment, by price key, and the package's model that they begin with, if there is one.
+
+    `problem`: why no request can be priced by them.
+    """
 
     prices: Mapping[str, LayeredPrice]
+    found: Found | None
     has_tier: bool = True
     problem: str = ""
 
@@ -46,7 +50,16 @@ class LayeredModel:
     model: str
     service_tier: str
     found: Found | None
-    rows: tuple[OwnPrice, ...]
+    matching: tuple[MatchingRow, ...]
+
+    @property
+    def rows(self) -> list[OwnPrice]:
+        """The rows of one's own that hold at some moment."""
+        return [one.row for one in self.matching]
+
+    def rows_at(self, at: datetime | None) -> list[OwnPrice]:
+        """The rows of one's own that hold at a moment (None: before any), the lower one first."""
+        return layers_of(self.matching, at)
 
     @property
     def all_found(self) -> list[Found]:
@@ -69,13 +82,13 @@ def layered(provider: str, model: str, service_tier: str, own: Sequence[OwnPrice
 
 def quote(model: LayeredModel, at: datetime, own_at: datetime | None) -> Quote | None:
     """The prices at a moment; `own_at` is the moment for rows of one's own, None before any. None: nothing is known."""
-    rows = layers_of(model.rows, own_at)
+    rows = model.rows_at(own_at)
     found, layer = _found_at(model, rows)
     listed = None if found is None else package.listed(found, at, model.tier)
     if found is None and not any(row.prices for row in rows):
         return None
     if found is not None and listed is None:
-        return Quote({}, problem=f"the package cannot price any usage of {found.name}")
+        return Quote({}, found, problem=f"the package cannot price any usage of {found.name}")
     prices: dict[str, LayeredPrice] = {}
     if found is not None and listed is not None:
         taken = listed.usual if listed.shipped else listed.prices
@@ -94,7 +107,7 @@ def quote(model: LayeredModel, at: datetime, own_at: datetime | None) -> Quote |
                     listed.tier_factor(key), f"{model.tier}, as the package's own price changes"
                 )
     has_tier = not model.tier or any(row.service_tier for row in rows) or (listed is not None and listed.has_tier)
-    return Quote(prices, has_tier, _coverage_problem(prices))
+    return Quote(prices, found, has_tier, _coverage_problem(prices))
 
 
 def _found_at(model: LayeredModel, rows: Sequence[OwnPrice]) -> tuple[Found | None, str]:

@@ -41,10 +41,10 @@ class Found:
 
 def find(provider: str, model: str) -> Found | None:
     """The model that a name means; None if the package has none."""
-    for find_one in (_find_as_spelled, _find_free):
-        for one in spellings(provider, model):
-            if found := find_one(*one):
-                return found
+    for one in spellings(provider, model):
+        # A free variant comes before the model without its prefix, which is another provider's and costs money.
+        if found := _find_as_spelled(*one) or _find_free(*one):
+            return found
     return None
 
 
@@ -100,6 +100,9 @@ def _find_free(provider: str, model: str) -> Found | None:
     """A variant of OpenRouter's that costs nothing, whatever the model: https://openrouter.ai/docs/model-variants/free"""
     known = find_provider_by_id(get_snapshot().providers, provider)
     if known is None or known.id != _OPENROUTER or not model.lower().endswith(":free"):
+        return None
+    if model.lower().startswith(f"{_OPENROUTER}/"):
+        # The name without this prefix is among the spellings, and may be listed.
         return None
     return Found(known, ModelInfo(model, ClauseEquals(model), prices=ModelPrice()), (provider, model))
 

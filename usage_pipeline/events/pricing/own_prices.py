@@ -1,7 +1,7 @@
 """Prices of one's own: what a row says, and which rows hold for a model at a moment in a tier. Pure; no I/O."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -52,33 +52,45 @@ class OwnPrice:
         )
 
 
-def rows_of(rows: Iterable[OwnPrice], spellings: Sequence[tuple[str, str]], tier: str) -> list[OwnPrice]:
-    """The rows that hold for a model at some moment, by any of its spellings."""
+@dataclass(frozen=True, slots=True)
+class MatchingRow:
+    """A row that holds for a model, and the place of the first of the model's spellings that it meets."""
+
+    row: OwnPrice
+    place: int
+
+
+def rows_of(rows: Iterable[OwnPrice], spellings: Sequence[tuple[str, str]], tier: str) -> Iterator[MatchingRow]:
+    """The rows that hold for a model at some moment, by any of its spellings, the name as it is first."""
     names = [(provider.lower(), model.lower()) for provider, model in spellings]
-    return [
-        row
-        for row in rows
-        if row.service_tier in ("", tier)
-        and any(_matches(row.provider, provider) and _matches(row.model, model) for provider, model in names)
-    ]
+    for row in rows:
+        if row.service_tier in ("", tier):
+            places = (at for at, name in enumerate(names) if _meets(row, *name))
+            if (place := next(places, None)) is not None:
+                yield MatchingRow(row, place)
 
 
-def layers_of(rows: Iterable[OwnPrice], at: datetime | None) -> list[OwnPrice]:
+def layers_of(rows: Iterable[MatchingRow], at: datetime | None) -> list[OwnPrice]:
     """Of the rows of a model those that hold at the moment, the lower one first: at most one pattern, at most one exact row.
 
-    The pattern with the most literal characters comes before others, a row for the tier before one for all of them, and the
-    row that began last before earlier ones.
+    The pattern with the most literal characters comes before others, a row with the name as it is before one with the name
+    without prefixes, a row for the tier before one for all of them, and the row that began last before earlier ones.
     """
-    valid = [row for row in rows if row.is_valid(at)]
-    patterns = [row for row in valid if row.is_pattern]
-    exact = [row for row in valid if not row.is_pattern]
-    return [max(some, key=_precedence) for some in (patterns, exact) if some]
+    valid = [one for one in rows if one.row.is_valid(at)]
+    patterns = [one for one in valid if one.row.is_pattern]
+    exact = [one for one in valid if not one.row.is_pattern]
+    return [max(some, key=_precedence).row for some in (patterns, exact) if some]
 
 
-def _precedence(row: OwnPrice) -> tuple[int, bool, bool, float, str]:
-    begins = row.valid_from
+def _precedence(one: MatchingRow) -> tuple[int, int, bool, bool, float, str]:
+    row, begins = one.row, one.row.valid_from
     literal = row.literal_characters if row.is_pattern else 0
-    return literal, bool(row.service_tier), begins is not None, begins.timestamp() if begins else 0.0, row.name
+    latest = begins.timestamp() if begins else 0.0
+    return literal, -one.place, bool(row.service_tier), begins is not None, latest, row.name
+
+
+def _meets(row: OwnPrice, provider: str, model: str) -> bool:
+    return _matches(row.provider, provider) and _matches(row.model, model)
 
 
 def _matches(pattern: str, text: str) -> bool:

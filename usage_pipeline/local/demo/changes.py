@@ -99,7 +99,7 @@ def make_again(
         for stale in stale_windows(connection, time_zone=settings.timezone, now=now):
             window = stale.window
             if window.grain in grains and (until is None or window.end <= until) and _has_one(times, window):
-                replace_window(connection, window, settings=settings, now=now)
+                replace_window(connection, window, settings=settings, now=now, keeps_tags=True)
 
 
 def read_back(connection: psycopg.Connection, settings: Settings, days: Sequence[date], folder: Path) -> None:

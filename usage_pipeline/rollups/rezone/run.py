@@ -268,7 +268,7 @@ def _make_windows(
     for grain, start in rows:
         window = window_at(grain, start, settings.timezone)
         try:
-            replace_window_in_zone(connection, window, settings=settings, now=now)
+            replace_window_in_zone(connection, window, settings=settings, now=now, keeps_tags=True)
             report.windows_made += 1
         except (SourceGoneError, WindowContendedError) as problem:
             report.problems.append(str(problem))

@@ -199,7 +199,47 @@ CASES = [
     Case("event without a team", landed(event(team=..., total_tokens=120)), SET, EVENTS, [("search", 120)], "search"),
     Case("event with a team of digits", landed(event(team="", total_tokens=120)), SET, EVENTS, [("42", 120)], "42"),
     Case("event with a text as count", landed(event(latency_ms="x")), SET, EVENTS, [("search", 120)], "10"),
-    Case("event with a wrong total", landed(event(total_tokens=7)), SET, EVENTS, [("search", 120)], "120"),
+    Case(
+        "event with a wrong total", landed(event(total_tokens=7)), " --unset total_tokens ", EVENTS, [("search", 120)]
+    ),
+    Case(
+        "event with a part over its whole",
+        landed(event(usage={"cache_read_tokens": 900})),
+        " --set input_tokens=VALUE ",
+        EVENTS,
+        [("search", 1020)],
+        "1000",
+    ),
+    Case(
+        "event with parts over their whole in usage, and a total",
+        landed(
+            event(
+                input_tokens=...,
+                usage={"input_tokens": 100, "cache_read_tokens": 90, "cache_write_tokens": 90},
+                total_tokens=120,
+            )
+        ),
+        " --set usage.input_tokens=VALUE --unset total_tokens ",
+        EVENTS,
+        [("search", 300)],
+        "280",
+    ),
+    Case(
+        "event with a part over a whole that is told twice",
+        landed(event(usage={"output_tokens": 20, "output_reasoning_tokens": 80})),
+        " --set output_tokens=VALUE --set usage.output_tokens=VALUE ",
+        EVENTS,
+        [("search", 200)],
+        "100",
+    ),
+    Case(
+        "event with a part over a part",
+        landed(event(usage={"cache_read_tokens": 10, "cache_audio_read_tokens": 20})),
+        " --set usage.cache_read_tokens=VALUE ",
+        EVENTS,
+        [("search", 120)],
+        "30",
+    ),
     Case("event with an unknown member", landed(event(toatl_tokens=7)), UNSET, EVENTS, [("search", 120)]),
     Case(
         "event of long ago",

@@ -81,14 +81,15 @@ def test_conflicts_of_archives_are_dismissed_only(stored: Any, decided: Any, pos
     assert decided("dismissed", number) == [Decided(number, "dismissed")]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_replaced_event_ends_the_conflict_with_the_same_content(
-    stored: Any, postgres: psycopg.Connection, run: Run, tmp_path: Path
+    stored: Any, postgres: psycopg.Connection, run: Run, tmp_path: Path, encoding: str
 ) -> None:
     first = event(input_tokens=1)
     last = first | {"input_tokens": 2}
     stored(first, last)
     file = tmp_path / "fixed.json"
-    file.write_text(json.dumps({"events": [last]}, indent=1))
+    file.write_text(json.dumps({"events": [last]}, indent=1), encoding=encoding)
     done = run("events", "replace", file, "--reason", "final usage", "--json")
     assert (done.returncode, json.loads(done.stdout)) == (
         0,

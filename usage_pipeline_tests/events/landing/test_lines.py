@@ -46,6 +46,19 @@ def test_equal_rejected_items_are_dead_letters_each_with_its_line_or_its_index(
         assert [written.splitlines()[place - 1] for place in expected] == [BAD.encode()] * len(expected)
 
 
+@pytest.mark.parametrize("name", ["u.jsonl", "u.ndjson.gz", "u.json"])
+def test_a_byte_order_mark_at_the_beginning_is_not_part_of_the_first_item(
+    name: str, tmp_path: Path, postgres: psycopg.Connection, settings: Settings
+) -> None:
+    items = [json.dumps(event()), BAD]
+    text = f"[{','.join(items)}]" if name == "u.json" else "\n".join(items)
+    written = text.encode("utf-8-sig")
+    (tmp_path / name).write_bytes(gzip.compress(written) if name.endswith(".gz") else written)
+    report = ingest_file(postgres, Landing(str(tmp_path)), name, settings=settings)
+    assert (report.outcome, report.inserted, report.rejected) == ("stored", 1, 1)
+    assert positions(postgres) == [(1 if name == "u.json" else 2, BAD.encode())]
+
+
 def test_a_file_that_is_read_again_after_a_crash_adds_none_and_keeps_what_was_decided(
     tmp_path: Path, postgres: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

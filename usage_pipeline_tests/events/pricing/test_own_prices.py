@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from usage_pipeline.events.pricing.coverage import coverage_faults
 from usage_pipeline.events.pricing.explanation import explain
 from usage_pipeline.events.pricing.lookups import (
     add_lookups,
@@ -89,6 +90,50 @@ def test_an_alias_takes_the_prices_of_the_model_it_names(tmp_path: Path) -> None
     assert cost("azure", "other", own) is None
     # Batch is half for a model under its alias, too.
     assert cost("azure", "my-team", own, tier="batch", usage={"input_tokens": 1_000_000}) == Decimal("1.25")
+
+
+def test_the_least_charge_for_audio_is_that_of_the_model_whose_prices_hold(tmp_path: Path) -> None:
+    usage: Counts = {"audio_seconds": 3, "input_audio_seconds": 3}
+    whisper, turbo = (
+        cost("openai", "whisper-1", (), usage=usage),
+        cost("groq", "whisper-large-v3-turbo", (), usage=usage),
+    )
+    assert whisper == Decimal("0.0003")
+    header = "provider,model,priced_as,valid_from"
+    own = rows(tmp_path, "groq,whisper-large-v3-turbo,openai/whisper-1,2026-11-20", header=header)
+    before = datetime(2026, 11, 19, tzinfo=UTC)
+    assert cost("groq", "whisper-large-v3-turbo", own, usage=usage) == whisper
+    assert cost("groq", "whisper-large-v3-turbo", own, usage=usage, at=before) == turbo
+    own = rows(tmp_path, "openai,whisper-1,groq/whisper-large-v3-turbo,2026-11-20", header=header)
+    assert cost("openai", "whisper-1", own, usage=usage) == turbo
+    assert cost("openai", "whisper-1", own, usage=usage, at=before) == whisper
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "shortened", "usd"),
+    [
+        # Batch is half of the usual price that the row states.
+        ("azure", "azure/gpt-4o", "gpt-4o", "4.5"),
+        ("openai", "gpt-4o-2025-01-31", "gpt-4o", "4.5"),
+        ("aws", "eu.acme.model-x", "acme.model-x", "9"),
+    ],
+)
+def test_a_row_with_exactly_the_name_comes_before_the_one_of_the_shortened_name(
+    tmp_path: Path, provider: str, model: str, shortened: str, usd: str
+) -> None:
+    usage: Counts = {"input_tokens": 1_000_000}
+    header = "provider,model,service_tier,valid_from,input_mtok,output_mtok"
+    exact, other = f"{provider},{model},,,9,9", f"{provider},{shortened},batch,2026-01-01,1,1"
+    for lines in ((exact, other), (other, exact)):
+        own = rows(tmp_path, *lines, header=header)
+        assert cost(provider, model, own, tier="batch", usage=usage) == Decimal(usd)
+        assert explain(provider, model, "batch", AT, own).own_rows == (f"{provider}/{model}",)
+        assert cost(provider, shortened, own, tier="batch", usage=usage) == 1
+
+
+def test_of_patterns_the_one_with_the_most_letters_holds_whichever_spelling_it_meets(tmp_path: Path) -> None:
+    own = rows(tmp_path, "azure,*,,,9", "azure,gpt-4o*,,,1")
+    assert cost("azure", "azure/gpt-4o", own, usage={"input_tokens": 1_000_000}) == 1
 
 
 def test_a_model_of_ones_own_costs_what_its_rows_say_in_every_tier(tmp_path: Path) -> None:
@@ -294,6 +339,22 @@ def test_a_price_without_the_prices_that_it_needs_is_refused(
     with pytest.raises(PriceTableError, match=told):
         import_prices(postgres, rows(tmp_path, line, header=header))
     assert newest_version(postgres) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["openai,gpt-4o,2026-01-01,50,", "openai,gpt-4o,2026-06-01,60,"], ["openai/gpt-4o", "openai/gpt-4o"]),
+        (["openai,gpt-4o,,50,", "openai,gpt-4o,2026-06-01,60,"], ["openai/gpt-4o", "openai/gpt-4o"]),
+        # The pattern meets this one model.
+        (["openai,o1-previe*,,50,", "openai,o1-preview,,50,"], ["openai/o1-previe*", "openai/o1-preview"]),
+        # A row that can be priced is not at fault.
+        (["openai,gpt-4o,,50,", "openai,gpt-4o,2026-06-01,,0.9"], ["openai/gpt-4o"]),
+    ],
+)
+def test_no_row_hides_what_is_missing_in_another(tmp_path: Path, lines: list[str], told: list[str]) -> None:
+    faults = list(coverage_faults(rows(tmp_path, *lines, header="provider,model,valid_from,input_audio_mtok,factor")))
+    assert [fault.partition(":")[0] for fault in faults] == told
 
 
 def test_lookups_are_stored_by_version_and_tier(postgres: psycopg.Connection, tmp_path: Path) -> None:

@@ -10,7 +10,12 @@ from pydantic import SecretStr
 
 from usage_pipeline.checks.costs import crowded_tag_faults, tag_counts
 from usage_pipeline.events.erasure.erase import erase
+from usage_pipeline.events.pricing.lookups import current_version
+from usage_pipeline.events.pricing.own_prices import OwnPrice
+from usage_pipeline.events.pricing.own_versions import import_prices
 from usage_pipeline.rollups import calendar, windows
+from usage_pipeline.rollups.recost import recost
+from usage_pipeline.rollups.rezone.run import rezone
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 from usage_pipeline_tests.rollups.costs.priced_rig import put_price, store_usage
@@ -77,6 +82,24 @@ def test_other_tags_hold_for_days_that_are_made_from_then_on(postgres: psycopg.C
     assert [row[:2] for row in by_tag(postgres)] == [("project", "a")]
     roll(postgres, tagging.model_copy(update={"rollup_tags": "color"}))
     assert [row[:2] for row in by_tag(postgres)] == [("color", "red")]
+
+
+@pytest.mark.parametrize("tags", ["", "color"])
+def test_a_day_keeps_its_tags_when_it_is_made_again_for_another_reason(
+    postgres: psycopg.Connection, tagging: Settings, tags: str
+) -> None:
+    store(postgres, tagging, {"project": "a", "color": "red"})
+    roll(postgres, tagging)
+    # Of a shell with other settings than the daemon that rolls up.
+    other = tagging.model_copy(update={"rollup_tags": tags})
+    import_prices(
+        postgres, [OwnPrice("openai", "gpt-4o", prices={"input_mtok": Decimal(3), "output_mtok": Decimal(0)})]
+    )
+    [recosted] = recost(postgres, [DAY.day], current_version(postgres), settings=other)
+    assert (recosted.cost_after, recosted.problem) == (3, "")
+    assert by_tag(postgres) == [("project", "a", False, 1, 3)]
+    rezone(postgres, other.model_copy(update={"usage_timezone": "Europe/Vienna"}))
+    assert by_tag(postgres) == [("project", "a", False, 1, 3)]
 
 
 def test_values_beyond_the_most_used_are_one_apart_from_a_value_of_that_name(
