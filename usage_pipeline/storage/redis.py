@@ -24,7 +24,7 @@ LONGEST_VALUE_BYTES = 65_536
 # An answer of SCAN or SSCAN may have ten thousand names, and a writer may give a key a name of 500 MB. This script leaves out
 # those that are too long for any counter, and tells the bytes of all: Redis holds them several times while it runs.
 _LARGEST_PAGE_BYTES = 4 * 2**20
-_FIRST_NAMES = 64
+FIRST_NAMES = 64
 SHORT_NAMES = """\
 local words = {ARGV[1], KEYS[1]}
 for number = 2, #ARGV do
@@ -47,6 +47,11 @@ return {found[1], names, #found[2] - #names, bytes}
 # What a node of a Redis Cluster answers when it does not serve the key's slot, or not at the moment: MOVED, ASK, TRYAGAIN,
 # CLUSTERDOWN. The command was not carried out.
 SLOT_ELSEWHERE = (redis.exceptions.AskError, redis.exceptions.TryAgainError, redis.exceptions.ClusterDownError)
+
+
+def next_count(count: int, page_bytes: int) -> int:
+    """How many names the next page may look at, after one of `count` names whose bytes SHORT_NAMES told."""
+    return max(1, count // 4) if page_bytes > _LARGEST_PAGE_BYTES else count * 4
 
 
 class RedisUnavailable(Exception):
@@ -222,9 +227,9 @@ class PinnedConnection:
 
     def _names(self, where: str, most: int, keys: int, *words: bytes | str | int) -> tuple[bytes, list[bytes]]:
         """A page. Few names are looked at first, and more where they are short."""
-        count = min(most, self._counts.get(where, _FIRST_NAMES))
+        count = min(most, self._counts.get(where, FIRST_NAMES))
         cursor, found, left_out, size = self.call("EVAL", SHORT_NAMES, keys, *words, "COUNT", count)
-        self._counts[where] = max(1, count // 4) if size > _LARGEST_PAGE_BYTES else count * 4
+        self._counts[where] = next_count(count, size)
         if left_out:
             log.warning("Redis: %d names are passed over: they are too long for any counter", left_out)
         return cursor, found

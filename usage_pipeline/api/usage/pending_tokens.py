@@ -12,7 +12,7 @@ import redis.asyncio
 
 from usage_pipeline import redis_keys as keys
 from usage_pipeline.drain.families import TOKEN, parse_token
-from usage_pipeline.storage.redis import LONGEST_VALUE_BYTES, SHORT_NAMES
+from usage_pipeline.storage.redis import FIRST_NAMES, LONGEST_VALUE_BYTES, SHORT_NAMES, next_count
 from usage_pipeline.values import Malformed, TimeWindow
 
 _MEMBERS_PER_STEP = 5_000
@@ -48,11 +48,12 @@ async def pending_token_uses(client: redis.asyncio.Redis, token_id: str, window:
 
 
 async def _members(client: redis.asyncio.Redis, announced: str, pattern: str) -> AsyncIterator[Any]:
-    cursor = 0
+    cursor, count = 0, FIRST_NAMES
     for _ in range(_MOST_STEPS):
         # Writers name the members: a long one may have 500 MB.
-        words = ("SSCAN", cursor, "MATCH", pattern, "COUNT", _MEMBERS_PER_STEP)
-        cursor, members, *_ = await client.eval(SHORT_NAMES, 1, announced, *words)
+        words = ("SSCAN", cursor, "MATCH", pattern, "COUNT", count)
+        cursor, members, _, size = await client.eval(SHORT_NAMES, 1, announced, *words)
+        count = min(_MEMBERS_PER_STEP, next_count(count, size))
         for member in members:
             yield member
         if int(cursor) == 0:
