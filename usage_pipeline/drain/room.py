@@ -19,25 +19,31 @@ class Room:
     """
 
     def __init__(self, sharers: int = 1) -> None:
-        self._left = LARGEST_BATCH_BYTES // sharers
+        self.bytes_left = LARGEST_BATCH_BYTES // sharers
         self._is_empty = True
         self.is_used_up = False
         self.is_too_large = False
+
+    def take_all(self, keys: int, size: int) -> bool:
+        """Takes some keys of together `size` bytes, or none of them if they have no room."""
+        if self.is_used_up or size > self.bytes_left:
+            return False
+        self.bytes_left -= size
+        self._is_empty = self._is_empty and not keys
+        return True
 
     def take(self, sizes: Sequence[int]) -> int:
         """How many of these keys have room, from the first one on. Once one has none, no later one has."""
         if self.is_used_up:
             return 0
-        if (total := sum(sizes)) <= self._left:
-            self._left -= total
-            self._is_empty = self._is_empty and not sizes
+        if self.take_all(len(sizes), sum(sizes)):
             return len(sizes)
         self.is_used_up = True
-        if self._is_empty and sizes[0] > self._left:
+        if self._is_empty and sizes[0] > self.bytes_left:
             self.is_too_large = sizes[0] > LARGEST_KEY_BYTES
             return 1
         fitting = 0
-        while sizes[fitting] <= self._left:
-            self._left -= sizes[fitting]
+        while sizes[fitting] <= self.bytes_left:
+            self.bytes_left -= sizes[fitting]
             fitting += 1
         return fitting

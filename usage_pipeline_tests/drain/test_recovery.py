@@ -16,7 +16,7 @@ from usage_pipeline.drain.batch import Origin, new_batch_id, parse_batch
 from usage_pipeline.drain.event_queue import page_of, whole_page
 from usage_pipeline.drain.families import API_KEY
 from usage_pipeline.drain.protocol import BarrierFellShort
-from usage_pipeline.drain.sources import node as redis_source
+from usage_pipeline.drain.sources import scripts as redis_scripts
 from usage_pipeline.drain.sources.node import RedisSource
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import RedisUnavailable
@@ -642,14 +642,14 @@ def test_a_refused_rename_ends_the_connection_and_keeps_what_is_claimed(
     writer.write("api_key", NAMES, 2)
     with Life(settings, chunk_keys=100) as life, monkeypatch.context() as patch:
         # The second send is refused, as by a server that has become a replica.
-        scripts = iter([redis_source._RENAME, b"return redis.error_reply('READONLY no')", redis_source._RENAME])
+        scripts = iter([redis_scripts.RENAME, b"return redis.error_reply('READONLY no')", redis_scripts.RENAME])
         make = life.claiming._rename_commands
 
         def make_with_next_script(*arguments: Any) -> bytes:
-            redis_source._RENAME = next(scripts)
+            redis_scripts.RENAME = next(scripts)
             return make(*arguments)
 
-        patch.setattr(redis_source, "_RENAME", redis_source._RENAME)
+        patch.setattr(redis_scripts, "RENAME", redis_scripts.RENAME)
 
         patch.setattr(life.claiming, "_rename_commands", make_with_next_script)
         with pytest.raises(redis.ResponseError):

@@ -15,6 +15,7 @@ from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.batch import Claimed, Held, TooLarge, WrongType, claimed_ms
 from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.room import LARGEST_KEY_BYTES, Room
+from usage_pipeline.drain.sources import scripts
 from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts, pass_barrier, plan_barrier, read_facts
 from usage_pipeline.drain.sources.search import KeySearch
 from usage_pipeline.settings import Barrier
@@ -33,47 +34,10 @@ log = logging.getLogger(__name__)
 _KEYS_PER_SEND = 1_000
 _KEYS_PER_UNLINK = 2_500
 
-# Renames pairs of keys. For each pair it answers "1" if it renamed, and "0" if the key is gone (another drainer took it, or it
-# expired) or the claim exists already. RENAMENX never overwrites a claim. PERSIST is needed because a rename keeps the TTL. It
-# is a script because Redis reads 16 KB at a time, and `appendfsync always` syncs after each read: single commands cost a sync
-# per 30 keys. It only renames: if the script also read the keys, it would block Redis for 10 µs a key instead of 3.
-_RENAME = b"""\
-local renamed = {}
-for i = 1, #KEYS, 2 do
-  local reply = redis.pcall('RENAMENX', KEYS[i], KEYS[i + 1])
-  if reply == 1 then
-    redis.call('PERSIST', KEYS[i + 1])
-  elseif type(reply) == 'table' and not string.find(reply.err, 'no such key', 1, true) then
-    return reply
-  end
-  renamed[#renamed + 1] = reply == 1 and '1' or '0'
-end
-return table.concat(renamed)
-"""
-_NOT_RENAMED = b"0"
-
-# The lengths of items of a list. It reads few at first, and after large ones: Redis holds in its memory what a script reads.
-_ITEM_SIZES = b"""\
-local sizes, first, last, step = {}, tonumber(ARGV[1]), tonumber(ARGV[2]), 1
-while first <= last do
-  local items, bytes = redis.call('LRANGE', KEYS[1], first, math.min(first + step - 1, last)), 0
-  if #items == 0 then
-    break
-  end
-  for _, item in ipairs(items) do
-    sizes[#sizes + 1] = #item
-    bytes = bytes + #item
-  end
-  first = first + #items
-  step = math.max(1, math.min(2 * step, 500, math.floor(#items * 4194304 / (bytes + 1))))
-end
-return sizes
-"""
-_BEGINNING = b"""\
-return string.sub(redis.call('LINDEX', KEYS[1], ARGV[1]) or '', 1, tonumber(ARGV[2]))
-"""
-# Exact: by a sample, one large field among a hundred thousand small ones would not be seen.
+# Exact: see scripts.RENAME.
 _MEMORY_USAGE, _EXACT = (b"MEMORY", b"USAGE"), (b"SAMPLES", b"0")
+# A limit that nothing is below: measuring a queue of a million items would take long.
+_UNMEASURED = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +119,8 @@ class RedisSource(KeySearch):
     def read(self, family: Family, batch_id: str, held: Sequence[bytes], sharers: int = 1) -> Held:
         """Reads claims of the batch, as many as there is room for. A key that is gone is left out."""
         claimed = names.claims(batch_id, held)
-        room, contents = Room(sharers), list[Any]()
-        for some in _chunks(claimed, _KEYS_PER_SEND):
-            contents += self._receive(self._ask(family, some[: room.take(self._sizes(some))], room))
-            if room.is_used_up:
-                break
-        return self._held(family, held, claimed, contents, room)
+        room = Room(sharers)
+        return self._held(family, held, claimed, self._read(family, claimed, room), room)
 
     def sizes(self, batch_id: str, held: Sequence[bytes]) -> list[int]:
         """The bytes of claims of the batch in Redis. 0 for a key that is gone."""
@@ -173,10 +133,11 @@ class RedisSource(KeySearch):
         claimed = names.claim(batch_id, names.EVENT_QUEUE)
         # Rename and PERSIST in one step: in a cluster the slot may move between two commands, and then the claim would expire.
         try:
-            renamed: bytes = self._connection.call("EVAL", _RENAME, 2, names.EVENT_QUEUE, claimed)
+            [renamed, _] = self._connection.call("EVAL", scripts.RENAME, 2, names.EVENT_QUEUE, claimed, _UNMEASURED)
         except SLOT_ELSEWHERE:
             return False
-        return renamed != _NOT_RENAMED
+        was_renamed: bool = renamed != scripts.NOT_RENAMED
+        return was_renamed
 
     def queue_length(self, batch_id: str) -> int | WrongType | TooLarge:
         """How many items the claimed queue has, 0 if it is gone. If it is not a list: its DUMP, if that can be read."""
@@ -192,7 +153,7 @@ class RedisSource(KeySearch):
     def item_sizes(self, batch_id: str, first: int, items: int) -> list[int]:
         """The bytes of up to `items` items of the claimed queue from position `first` on."""
         claimed = names.claim(batch_id, names.EVENT_QUEUE)
-        sizes: list[int] = self._connection.call("EVAL", _ITEM_SIZES, 1, claimed, first, first + items - 1)
+        sizes: list[int] = self._connection.call("EVAL", scripts.ITEM_SIZES, 1, claimed, first, first + items - 1)
         return sizes
 
     def read_items(self, batch_id: str, first: int, items: int) -> list[bytes]:
@@ -204,7 +165,7 @@ class RedisSource(KeySearch):
     def beginning_of_item(self, batch_id: str, position: int) -> bytes:
         """Of an item that is too large, what of it is kept; nothing if it is gone."""
         claimed = names.claim(batch_id, names.EVENT_QUEUE)
-        beginning: bytes = self._connection.call("EVAL", _BEGINNING, 1, claimed, position, LARGEST_KEY_BYTES)
+        beginning: bytes = self._connection.call("EVAL", scripts.BEGINNING, 1, claimed, position, LARGEST_KEY_BYTES)
         return beginning
 
     def barrier(self) -> bool:
@@ -273,74 +234,83 @@ class RedisSource(KeySearch):
         While the answers of one send are received, Redis works on the next one.
         """
         room, contents, asked = Room(sharers), list[Any](), 0
-        keys, held = list[bytes](), list[bytes]()
+        keys, held, has_room = list[bytes](), list[bytes](), True
         sends = [slice(first, first + _KEYS_PER_SEND) for first in range(0, len(live), _KEYS_PER_SEND)]
         for number, some in enumerate(sends):
             if number == 0:
-                self._connection.send(self._rename_commands(current[some], claimed[some]))
+                self._connection.send(self._rename_commands(current[some], claimed[some], room))
             if number + 1 < len(sends):
                 following = sends[number + 1]
-                self._connection.send(self._rename_commands(current[following], claimed[following]))
-            are_ours, sizes = self._receive_renamed(live[some])
+                self._connection.send(self._rename_commands(current[following], claimed[following], room))
+            are_ours, size = self._receive_renamed(live[some])
             contents += self._receive(asked)
             ours = [*compress(claimed[some], are_ours)]
             keys += compress(live[some], are_ours)
             held += ours
-            asked = self._ask(family, ours[: room.take([*compress(sizes, are_ours)])], room)
+            has_room = has_room and size is not None and room.take_all(len(ours), size)
+            asked = self._ask(family, ours) if has_room else 0
         contents += self._receive(asked)
-        # Only after all answers have come: a key of another type needs another command on this connection.
+        # Only after all answers have come: these, and a key of another type, need other commands on this connection.
+        contents += self._read(family, held[len(contents) :], room)
         return self._held(family, keys, held, contents, room)
+
+    def _read(self, family: Family, claimed: Sequence[bytes], room: Room) -> list[Any]:
+        """The contents of the first claimed keys, as many as there is room for, but not of one that is too large."""
+        contents: list[Any] = []
+        for some in _chunks(claimed, _KEYS_PER_SEND):
+            taken = some[: room.take(self._sizes(some))]
+            contents += self._receive(self._ask(family, taken[:-1] if room.is_too_large else taken))
+            if room.is_used_up:
+                break
+        return contents
 
     def _keys_per_script(self) -> int:
         """In a cluster the keys of one script must share a slot. A key and its claim share one; two keys may not."""
         return 1 if self.facts.is_cluster else _KEYS_PER_SEND
 
-    def _rename_commands(self, current: Sequence[bytes], claimed: Sequence[bytes]) -> bytes:
-        claims = bulk_strings(claimed)
-        pairs = [name for pair in zip(bulk_strings(current), claims, strict=True) for name in pair]
-        scripts = (
-            command(b"EVAL", _RENAME, b"%d" % len(some), arguments=some)
+    def _rename_commands(self, current: Sequence[bytes], claimed: Sequence[bytes], room: Room) -> bytes:
+        pairs = [name for pair in zip(bulk_strings(current), bulk_strings(claimed), strict=True) for name in pair]
+        [limit] = bulk_strings([b"%d" % room.bytes_left])
+        return b"".join(
+            command(b"EVAL", scripts.RENAME, b"%d" % len(some), arguments=[*some, limit])
             for some in _chunks(pairs, 2 * self._keys_per_script())
         )
-        return b"".join((*scripts, one_by_one(_MEMORY_USAGE, claims, _EXACT)))
 
-    def _receive_renamed(self, live: Sequence[bytes]) -> tuple[list[bool], list[int]]:
-        """Which keys of one send were renamed, and the bytes of each in Redis."""
-        scripts = -(-len(live) // self._keys_per_script())
-        replies = self._connection.receive(scripts + len(live))
-        for number, reply in enumerate(replies[:scripts]):
+    def _receive_renamed(self, live: Sequence[bytes]) -> tuple[list[bool], int | None]:
+        """Which keys of one send were renamed, and the bytes of all of them in Redis, None if Redis does not tell.
+
+        The bytes are too few where they have no room.
+        """
+        replies = self._connection.receive(-(-len(live) // self._keys_per_script()))
+        for number, reply in enumerate(replies):
             if isinstance(reply, SLOT_ELSEWHERE):
                 # This script had one key: see _keys_per_script.
-                replies[number] = _NOT_RENAMED
+                replies[number] = [scripts.NOT_RENAMED, 0]
                 self._refused.append(live[number])
             elif isinstance(reply, redis.ResponseError):
                 # Replies to the next send may still come, so this connection is of no further use.
                 self._connection.close()
                 raise reply
-        renamed = b"".join(replies[:scripts])
-        return [was_renamed != ord(_NOT_RENAMED) for was_renamed in renamed], self._known(replies[scripts:])
+        renamed = b"".join(letters for letters, _ in replies)
+        sizes = [size for _, size in replies]
+        are_ours = [was_renamed != ord(scripts.NOT_RENAMED) for was_renamed in renamed]
+        return are_ours, None if min(sizes, default=0) < 0 else sum(sizes)
 
     def _sizes(self, claimed: Sequence[bytes]) -> list[int]:
-        """The bytes of some keys in Redis, 0 for a key that is gone."""
+        """The bytes of some keys in Redis. 0 where it does not tell: the key is gone, its slot moves, or a user may not ask."""
         packed = one_by_one(_MEMORY_USAGE, bulk_strings(claimed), _EXACT) if claimed else b""
-        return self._known(self._connection.replies(packed, len(claimed)))
-
-    def _known(self, sizes: list[Any]) -> list[int]:
-        """0 for a size that Redis does not tell: the key is gone, its slot is moving, or a user of Redis may not ask."""
-        if all(type(size) is int for size in sizes):
-            return sizes
+        sizes = self._connection.replies(packed, len(claimed))
         for refusal in sizes:
             if isinstance(refusal, redis.ResponseError) and not isinstance(refusal, SLOT_ELSEWHERE):
                 log.warning("Redis does not tell how large keys are: %s; one batch may need much memory", refusal)
                 break
         return [size if type(size) is int else 0 for size in sizes]
 
-    def _ask(self, family: Family, claimed: Sequence[bytes], room: Room) -> int:
-        """Asks for the contents of claimed keys, but not of one that is too large. Returns how many answers will come."""
-        asked = claimed[:-1] if room.is_too_large else claimed
-        if asked:
-            self._connection.send(one_by_one([family.read_command], bulk_strings(asked)))
-        return len(asked)
+    def _ask(self, family: Family, claimed: Sequence[bytes]) -> int:
+        """Asks for the contents of claimed keys. Returns how many answers will come."""
+        if claimed:
+            self._connection.send(one_by_one([family.read_command], bulk_strings(claimed)))
+        return len(claimed)
 
     def _receive(self, asked: int) -> list[Any]:
         return self._connection.receive(asked) if asked else []
