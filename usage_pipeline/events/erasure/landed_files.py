@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from usage_pipeline.events.erasure.spellings import Spellings
 from usage_pipeline.events.landing.folder import BROKEN, DONE, Landing
+from usage_pipeline.events.landing.local_files import NotAFileError
 
 _READ_BYTES = 1 << 20
 
@@ -28,22 +29,30 @@ def erase_landed(landing: Landing, who: Spellings) -> LandedErasure:
     links = {address for address in (DONE, BROKEN, *look.unread) if landing.is_link(address)}
     for address in sorted(links):
         erasure.problems.append(f"{address}: it is a symbolic link, which is not followed. Look behind it yourself")
+
+    def holds(address: str, is_in: Callable[[bytes], bool]) -> bool:
+        try:
+            return _holds(landing, address, is_in, who.longest_bytes)
+        except NotAFileError as error:
+            erasure.problems.append(f"{error}. Look at it yourself")
+            return False
+
     for address in landing.addresses(DONE) if DONE not in links else ():
-        if _holds(landing, address, who.is_quoted_in, who.longest_bytes):
+        if holds(address, who.is_quoted_in):
             landing.files.rm_file(landing.path(address))
             erasure.deleted += 1
     for address in landing.addresses(BROKEN) if BROKEN not in links else ():
-        if _holds(landing, address, who.is_in, who.longest_bytes):
+        if holds(address, who.is_in):
             erasure.problems.append(
                 f"{address}: it names the user and was not read to its end. Correct it or delete it"
             )
     for file in look.files:
-        if _holds(landing, file.address, who.is_quoted_in, who.longest_bytes):
+        if holds(file.address, who.is_quoted_in):
             erasure.problems.append(
                 f"{file.address}: it names the user and was not read yet, or cannot be moved. Run the erasure again after that"
             )
     for address in look.unread:
-        if address not in links and _holds(landing, address, who.is_in, who.longest_bytes):
+        if address not in links and holds(address, who.is_in):
             erasure.problems.append(f"{address}: it names the user and is of no kind that is read. Delete it")
     return erasure
 
@@ -52,7 +61,7 @@ def _holds(landing: Landing, address: str, is_in: Callable[[bytes], bool], longe
     """Whether a piece of a file is what we look for. A gzip file is decompressed; a broken one is read as far as possible."""
     if address.endswith("/"):
         return False
-    with landing.files.open(landing.path(address), "rb") as stream:
+    with landing.open(address) as stream:
         plain: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=stream) if ".gz" in address else stream
         rest = b""
         try:

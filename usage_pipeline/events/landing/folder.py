@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, Kind
+from usage_pipeline.events.landing.local_files import NotAFileError, open_below
 from usage_pipeline.server_urls import without_password
 from usage_pipeline.storage.postgres import first_line
 
@@ -152,6 +153,19 @@ class Landing:
         except FileNotFoundError:
             return None
         return _landed(address, info)
+
+    def open(self, address: str) -> BinaryIO:
+        """Opens a file for reading. What it was when the folder was listed, it need not be any more.
+
+        Raises NotAFileError for anything but a file: whoever may write into the folder must not choose what else we read, nor
+        make us wait for a pipe.
+        """
+        if isinstance(self.files, LocalFileSystem):
+            return open_below(self._root, address)
+        self.files.invalidate_cache()
+        if (kind := self.files.info(self.path(address))["type"]) != "file":
+            raise NotAFileError(f"{address}: expected a file, came a {kind}")
+        return cast("BinaryIO", self.files.open(self.path(address), "rb"))
 
     def put_away(self, file: LandedFile, folder: str, copied_to: str | None = None) -> bool:
         """Moves a file to `done/` or `broken/`. False when it changed meanwhile: then it stays, or comes back.

@@ -144,7 +144,7 @@ def ingest_file(connection: psycopg.Connection, landing: Landing, address: str, 
 def _read(connection: psycopg.Connection, landing: Landing, file: LandedFile, settings: Settings) -> FileReport:
     totals = Counter[str]()
     reason = None
-    with landing.files.open(landing.path(file.address), "rb") as stream:
+    with landing.open(file.address) as stream:
         try:
             items = items_of_file(stream, file.address, file.kind.name, settings.max_decompressed_bytes)
             for positions, batch in _batches(items):

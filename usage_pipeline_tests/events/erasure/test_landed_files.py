@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import psycopg
@@ -64,3 +65,17 @@ def test_nothing_is_deleted_behind_a_link(tmp_path: Path, settings: Settings, po
         f"{name}: it is a symbolic link" for name in ("archives", "broken", "done", "more")
     ]
     assert names(elsewhere) == ["theirs.jsonl"]
+
+
+def test_a_pipe_is_told_and_nobody_waits_for_it(
+    tmp_path: Path, settings: Settings, postgres: psycopg.Connection
+) -> None:
+    """Also below `done/`, where the file system lists it as a file."""
+    pipes = ["more/a.jsonl", "done/a.jsonl", "a.jsonl"]
+    for name in pipes:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(tmp_path / name)
+    erasure = erase(settings.model_copy(update={"landing_url": str(tmp_path)}), WHO)
+    assert sorted(erasure.problems) == [
+        f"{name}: expected a file, came something else. Look at it yourself" for name in sorted(pipes)
+    ]

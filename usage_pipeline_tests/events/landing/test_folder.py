@@ -309,7 +309,7 @@ def test_a_file_that_the_file_system_refuses_costs_no_other(tmp_path: Path, sett
     first, second = ingest_landed(there, ["a.jsonl", "b.jsonl"], budget_seconds=60)
     assert (first.outcome, second.outcome) == ("failed", "stored")
     assert first.reason is not None
-    assert first.reason.startswith("IsADirectoryError")
+    assert first.reason.startswith("NotAFileError")
 
 
 def test_any_fsspec_address_will_do(postgres: psycopg.Connection, settings: Settings) -> None:
@@ -387,3 +387,47 @@ def test_archives_behind_a_link_are_not_read(tmp_path: Path) -> None:
     (folder / "archives").symlink_to(elsewhere)
     look = Landing(str(folder)).look()
     assert (look.files, look.unread) == ([], ["archives"])
+
+
+def _put_a_link(path: Path, secret: Path) -> None:
+    path.symlink_to(secret)
+
+
+def _put_a_pipe(path: Path, secret: Path) -> None:
+    os.mkfifo(path)
+
+
+def _put_a_folder(path: Path, secret: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize("address", ["a.jsonl", "archives/a.jsonl"])
+@pytest.mark.parametrize("put", [_put_a_link, _put_a_pipe, _put_a_folder])
+def test_what_is_no_file_any_more_is_not_opened_and_keeps_nobody_waiting(
+    put: Callable[[Path, Path], None], address: str, tmp_path: Path, postgres: psycopg.Connection, settings: Settings
+) -> None:
+    """Its writer replaces a file after it was listed: by a link to what only we may read, or by a pipe."""
+    folder, secret = tmp_path / "landing", tmp_path / "environ"
+    (folder / "archives").mkdir(parents=True)
+    secret.write_bytes(b"DATABASE_URL=postgresql://owner:secret@db/usage")
+    put(folder / address, secret)
+    (folder / "b.jsonl").write_bytes(lines(event()))
+    landing = settings.model_copy(update={"landing_url": str(folder)})
+    replaced, other = ingest_landed(landing, [address, "b.jsonl"], budget_seconds=60)
+    assert (replaced.outcome, other.inserted) == ("failed", 1)
+    assert f"{address}: expected " in str(replaced.reason)
+    assert postgres.execute("select count(*) from ops.dead_letters").fetchone() == (0,)
+
+
+def test_a_folder_of_archives_that_became_a_link_is_not_read(
+    tmp_path: Path, postgres: psycopg.Connection, settings: Settings
+) -> None:
+    folder, elsewhere = tmp_path / "landing", tmp_path / "elsewhere"
+    for one in (folder, elsewhere):
+        one.mkdir()
+    (elsewhere / "a.jsonl").write_bytes(b"the line of somebody else")
+    (folder / "archives").symlink_to(elsewhere)
+    landing = settings.model_copy(update={"landing_url": str(folder)})
+    [report] = ingest_landed(landing, ["archives/a.jsonl"], budget_seconds=60)
+    assert report.reason == "NotAFileError: archives/a.jsonl: expected no symbolic link, came one"
+    assert postgres.execute("select count(*) from ops.dead_letters").fetchone() == (0,)
