@@ -205,6 +205,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
         ("", False),
         ("text/html;q=x", False),
         ("text/html;q=0", False),
+        ("," * 2_048 + "text/html", False),
     ],
 )
 def test_browsers_get_the_dashboard_and_programs_the_links(shared: Shared, accept: str, is_html: bool) -> None:

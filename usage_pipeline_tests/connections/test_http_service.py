@@ -16,7 +16,14 @@ import pytest
 
 from usage_pipeline.api.connections.counting import MAX_UNSENT_BYTES, counted_as
 from usage_pipeline.api.connections.protocol import MAX_AHEAD_BYTES
-from usage_pipeline.api.connections.refusals import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PATH_BYTES, MAX_PIPELINED
+from usage_pipeline.api.connections.refusals import (
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    MAX_PARAMETERS,
+    MAX_PATH_BYTES,
+    MAX_PIPELINED,
+    MAX_QUERY_BYTES,
+)
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.api.api_process import ApiProcess, api_process
@@ -98,9 +105,11 @@ def test_a_request_without_end_is_cut_and_costs_no_memory(running: ApiProcess, k
         (HEAD + b"a: b\r\n" * (MAX_FIELDS + 1), 431),
         (b"GET /" + b"x" * MAX_HEAD_BYTES, 414),
         (b"GET /" + b"x" * MAX_PATH_BYTES + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET /?" + b"x" * (MAX_QUERY_BYTES + 1) + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET /?" + b"&" * MAX_PARAMETERS + b" HTTP/1.1\r\n\r\n", 414),
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MAX_HEAD_BYTES // 6 + 1), 431),
     ],
-    ids=["value", "name", "fields", "url", "path", "lines"],
+    ids=["value", "name", "fields", "url", "path", "query", "parameters", "lines"],
 )
 def test_a_head_over_the_limit_is_told_why(settings: Settings, head: bytes, status: int) -> None:
     with serving(settings) as service, closing(connected(service.port)) as connection:
@@ -115,7 +124,8 @@ def test_a_head_just_below_the_limit_is_answered_also_after_another_request(sett
         for _ in range(3):
             assert client.get("/", headers={"a": "x" * (MAX_HEAD_BYTES - 1_000)}).status_code == 200
             assert client.get("/", headers={f"a{n}": "b" for n in range(MAX_FIELDS - 20)}).status_code == 200
-            assert client.get("/?" + "x" * (MAX_HEAD_BYTES - 1_000)).status_code == 200
+            assert client.get("/?" + "x" * MAX_QUERY_BYTES).status_code == 200
+            assert client.get("/?" + "&".join("x" * MAX_PARAMETERS)).status_code == 200
 
 
 def test_requests_may_be_sent_before_the_first_answer(settings: Settings) -> None:

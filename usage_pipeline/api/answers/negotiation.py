@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 
+# No browser sends a tenth of it. What comes after it does not count: 60,000 commas take 0.1 s.
+_READ_CHARACTERS = 2_048
+
 
 def prefers_html(accept: str) -> bool:
     """Whether this Accept header prefers text/html to JSON, as browsers do. `*/*` alone, or no header, does not."""
@@ -22,12 +25,16 @@ def takes_gzip(accept_encoding: str) -> bool:
 
 def is_known(tag: str, if_none_match: str) -> bool:
     """Whether this If-None-Match header names the entity tag, so that its body need not be sent. `tag` has its quotes."""
-    named = [one.strip().removeprefix("W/") for one in if_none_match.split(",")]
+    named = [one.strip().removeprefix("W/") for one in _listed(if_none_match)]
     return tag in named or named == ["*"]
 
 
+def _listed(header: str) -> list[str]:
+    return header[:_READ_CHARACTERS].split(",")
+
+
 def _weighted(header: str) -> Iterator[tuple[str, float]]:
-    for part in header.split(","):
+    for part in _listed(header):
         value, *parameters = (piece.strip().lower() for piece in part.split(";"))
         yield value, _quality(parameters)
 

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from usage_pipeline.api.connections.counting import Connections, counted_as, most_connections
-from usage_pipeline.api.connections.refusals import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PATH_BYTES, MAX_PIPELINED, refusal
+from usage_pipeline.api.connections.refusals import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PIPELINED, is_too_long, refusal
 from usage_pipeline.settings import Settings
 
 # Of all that comes before the answer to an earlier request.
@@ -165,7 +165,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._is_head_complete = True
         if len(self.pipeline) >= MAX_PIPELINED:
             raise self._refused(HTTPStatus.TOO_MANY_REQUESTS)
-        if len(self.url.partition(b"?")[0]) > MAX_PATH_BYTES:
+        if is_too_long(self.url):
             raise self._refused(HTTPStatus.REQUEST_URI_TOO_LONG)
         # It raises for an address that it cannot read.
         super().on_headers_complete()
