@@ -90,6 +90,7 @@ def _corrected(body: Body, *, settings: Settings, storing: Storing, caller: Acce
                 corrected_by=f"token {caller.name} ({caller.token_id})",
                 settings=settings,
                 sender=caller.name,
+                deadline=body.deadline,
             )
     for index, outcome in zip(wanted, outcomes, strict=True):
         if outcome.outcome == "refused":

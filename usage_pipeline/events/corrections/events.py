@@ -3,6 +3,8 @@
 PostgreSQL does each correction and its note in one step (`ops.correct_event`), with the rights of the owner.
 """
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -85,17 +87,21 @@ def correct(
     settings: Settings,
     sender: str = LANDING,
     now: datetime | None = None,
+    deadline: float = math.inf,
 ) -> list[Corrected]:
     """Makes corrections on an autocommit connection, and returns their outcomes in the same order. All of them are committed.
 
     Each is made with its note in ops.corrections, or not at all; one that is refused keeps no other from being made. The same
     again changes nothing, and its outcome is "already". `sender` gives the ids that are no UUIDs, where an event names no
     source. Hours and days that change are made again by whoever makes roll-ups.
-    Raises psycopg.Error when PostgreSQL fails: then those of earlier transactions stay made.
+    Raises psycopg.Error when PostgreSQL fails, and TimeoutError after the deadline, a time of `time.monotonic`: then those of
+    earlier transactions stay made.
     """
     now = now or datetime.now(UTC)
     outcomes = list[Corrected]()
     for first in range(0, len(wanted), _AT_ONCE):
+        if time.monotonic() > deadline:
+            raise TimeoutError
         outcomes += _correct_some(connection, wanted[first : first + _AT_ONCE], corrected_by, settings, sender, now)
     return outcomes
 

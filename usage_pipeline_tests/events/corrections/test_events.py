@@ -5,11 +5,13 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 
+from usage_pipeline.events.corrections import events as module
 from usage_pipeline.events.corrections.events import Corrected, Wanted, correct, event_id_of
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, Kind, ingest
 from usage_pipeline.rollups.calendar import day_window, hour_window
@@ -285,3 +287,18 @@ def test_corrections_and_retries_at_the_same_time_leave_one_row_and_a_note_for_e
     assert postgres.execute("select count(*) from analytics.superseded_events").fetchall() == [(80,)]
     report = stored(*events, *(one | {"input_tokens": number} for number in range(2, 6) for one in events))
     assert (report.duplicates, report.conflicts) == (100, 0)
+
+
+def test_after_the_deadline_no_more_is_corrected(
+    stored: Any, postgres: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that answered 503 must not work on for minutes for nobody, and hold the room of others."""
+    members = [event(event_time=AT.isoformat()) for _ in range(3)]
+    stored(*members)
+    monkeypatch.setattr(module, "_AT_ONCE", 1)
+    clock = iter([1.0, 2.0, 11.0])
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    steps = [Wanted("test", uuid.UUID(one["event_id"])) for one in members]
+    with pytest.raises(TimeoutError):
+        correct(postgres, steps, corrected_by="me", settings=settings, now=NOW, deadline=10)
+    assert [row[0] for row in rows(postgres)] == [members[2]["event_id"]]
