@@ -21,9 +21,16 @@ from usage_pipeline.ui.origin import LOOPBACK_NAMES
 from usage_pipeline.ui.password import PasswordHash
 
 log = logging.getLogger("usage_pipeline.ui")
+# A message of a WebSocket is the query of a subscription: a few thousand bytes. Hundreds of them may be open.
 # Without `proxy_headers`, the address of a client is that of its connection: a header from anybody on this machine must not
 # make it that of a trusted proxy.
-_SERVER: dict[str, Any] = {"ws_max_size": 2**20, "proxy_headers": False, "server_header": False, "backlog": BACKLOG}
+_SERVER: dict[str, Any] = {
+    "ws_max_size": 2**17,
+    "ws_max_queue": 4,
+    "proxy_headers": False,
+    "server_header": False,
+    "backlog": BACKLOG,
+}
 
 
 def main() -> None:

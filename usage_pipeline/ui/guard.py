@@ -1,8 +1,9 @@
 """The guard as ASGI middleware: it refuses what foreign pages send, asks for the login, bounds bodies, and adds headers."""
 
 import asyncio
-from collections import deque
-from collections.abc import Collection
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -15,6 +16,9 @@ from usage_pipeline.ui.origin import Refusal, refusal
 # The largest that the page sends is the configuration of a run.
 MAX_BODY_BYTES = 4 * 2**20
 BODY_TIMEOUT_SECONDS = 30.0
+# Of all bodies at once, beyond the first bytes of each; half of them of one address. What the page sends has a few thousand.
+MAX_BODIES_BYTES = 64 * 2**20
+_FREE_BYTES = 64 * 1024
 # Kubernetes and compose ask it whether the server lives. It tells versions only.
 _PROBE = "/server_info"
 # In the audit log: the HTTP service may write to the same file.
@@ -37,6 +41,7 @@ class Guard:
         self._allowed_hosts = frozenset(allowed_hosts)
         self._login = login
         self._audit = audit
+        self._bodies = _Bodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -55,22 +60,30 @@ class Guard:
             await self._app(scope, receive, send)
             return
         if scope["method"] == "POST":
-            try:
-                async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-                    receive = await _bounded(scope, receive)
-            except (TimeoutError, _TooLarge) as problem:
-                expected = f"{MAX_BODY_BYTES} bytes at most, within {BODY_TIMEOUT_SECONDS:.0f} s"
-                late = Refusal(413 if isinstance(problem, _TooLarge) else 408, f"expected a body of {expected}")
-                self._tell(scope, late)
-                await _refuse(late, scope, receive, send)
-                return
-            except _Gone:
-                # Dagster would end in a traceback, and anybody could fill the log.
-                return
-        else:
-            # Dagster would execute the query of a GET. The page itself reads it in the browser.
-            scope = {**scope, "query_string": b""} if _is_graphql(scope["path"]) else scope
+            with self._bodies.of(_address(scope)) as count:
+                await self._with_body(scope, receive, send, count)
+            return
+        # Dagster would execute the query of a GET. The page itself reads it in the browser.
+        scope = {**scope, "query_string": b""} if _is_graphql(scope["path"]) else scope
         await self._app(scope, receive, _with_headers(send))
+
+    async def _with_body(self, scope: Scope, receive: Receive, send: Send, count: Callable[[int], None]) -> None:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+                receive = await _bounded(scope, receive, count)
+        except (TimeoutError, _TooLarge) as problem:
+            expected = f"{MAX_BODY_BYTES} bytes at most, within {BODY_TIMEOUT_SECONDS:.0f} s"
+            found = Refusal(413 if isinstance(problem, _TooLarge) else 408, f"expected a body of {expected}")
+        except _NoRoom:
+            found = Refusal(503, "the bodies in hand are as large as this server takes at once; send it again")
+        except _Gone:
+            # Dagster would end in a traceback, and anybody could fill the log.
+            return
+        else:
+            await self._app(scope, receive, _with_headers(send))
+            return
+        self._tell(scope, found)
+        await _refuse(found, scope, receive, send)
 
     async def _refusal(self, scope: Scope, is_websocket: bool) -> Refusal | None:
         headers, method, path = Headers(scope=scope), scope.get("method", "GET"), scope["path"]
@@ -92,8 +105,40 @@ class _Gone(Exception):
     """The client has left before its body was here."""
 
 
-async def _bounded(scope: Scope, receive: Receive) -> Receive:
-    """Reads the whole body, and returns a `receive` that gives it again. Raises _TooLarge or _Gone."""
+class _NoRoom(Exception):
+    """The bodies in hand have MAX_BODIES_BYTES, or half of them are of one address."""
+
+
+class _Bodies:
+    """The bytes of all bodies in hand, by address."""
+
+    def __init__(self) -> None:
+        self._of_address: Counter[str] = Counter()
+
+    @contextmanager
+    def of(self, address: str) -> Iterator[Callable[[int], None]]:
+        """Counts the bytes of a body until the end of the block. It gives a call that says how many there are; _NoRoom."""
+        counted = 0
+
+        def count(size: int) -> None:
+            nonlocal counted
+            more = max(0, size - _FREE_BYTES) - counted
+            all_, own = self._of_address.total(), self._of_address[address]
+            if all_ + more > MAX_BODIES_BYTES or own + more > MAX_BODIES_BYTES // 2:
+                raise _NoRoom
+            self._of_address[address] += more
+            counted += more
+
+        try:
+            yield count
+        finally:
+            self._of_address[address] -= counted
+            if not self._of_address[address]:
+                del self._of_address[address]
+
+
+async def _bounded(scope: Scope, receive: Receive, count: Callable[[int], None]) -> Receive:
+    """Reads the whole body, and returns a `receive` that gives it again. Raises _TooLarge, _NoRoom or _Gone."""
     told = Headers(scope=scope).get("content-length", "")
     if told.isdigit() and int(told) > MAX_BODY_BYTES:
         raise _TooLarge
@@ -107,6 +152,7 @@ async def _bounded(scope: Scope, receive: Receive) -> Receive:
         size += len(message.get("body", b""))
         if size > MAX_BODY_BYTES:
             raise _TooLarge
+        count(size)
 
     async def again() -> Message:
         return messages.popleft() if messages else await receive()

@@ -77,6 +77,36 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
     assert asked("POST", "/graphql", headers=JSON, content=never()).status_code == 408
 
 
+async def test_bodies_that_are_held_leave_room_for_the_page_and_for_other_addresses() -> None:
+    """Bodies of 4 MB, each without its end: 227 of them ended a server that may have 1 GB."""
+    begun = asyncio.Semaphore(0)
+    guarded = guard_with([].append)
+
+    async def unfinished() -> AsyncIterator[bytes]:
+        yield b"x" * (MAX_BODY_BYTES - 1)
+        begun.release()
+        await asyncio.Event().wait()
+
+    async def posted(address: str, content: Any) -> int:
+        transport = httpx.ASGITransport(app=guarded, client=(address, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:3000") as client:
+            return (await client.post("/graphql", headers=JSON, content=content)).status_code
+
+    holding = [asyncio.create_task(posted("192.0.2.1", unfinished())) for _ in range(8)]
+    try:
+        for _ in holding:
+            await begun.acquire()
+        large = b"x" * MAX_BODY_BYTES
+        assert await posted("192.0.2.1", large) == 503
+        assert await posted("192.0.2.1", b"{}") == 200
+        assert await posted("192.0.2.2", large) == 200
+    finally:
+        for task in holding:
+            task.cancel()
+        await asyncio.gather(*holding, return_exceptions=True)
+    assert await posted("192.0.2.1", large) == 200
+
+
 def test_each_refusal_is_a_line_in_the_audit_log_without_the_password() -> None:
     written: list[str] = []
     guarded = guard_with(written.append, Login(CHEAP))
