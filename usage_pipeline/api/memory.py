@@ -12,6 +12,10 @@ BODIES_AT_ONCE = 6
 SMALL_BYTES = 2**20
 # Small bodies at once, in units of the largest of them.
 _SMALL_BODIES_AT_ONCE = 16
+# A document that waits for no larger one: ten thousand usual events. It is stored in seconds, a large one in up to a minute.
+MEDIUM_BYTES = 8 * 2**20
+# Medium documents at once, in units of the largest of them, with its copies.
+_MEDIUM_DOCUMENTS_AT_ONCE = 2
 # A process at rest, and what it keeps of tokens, posts, metrics and files that it sends.
 AT_REST_BYTES = 200 * 2**20
 # A connection: its head, as it came and as it was read, what came ahead of the answer, and a piece of a body or of an answer.
@@ -38,12 +42,17 @@ def most_small_bodies() -> int:
 
 
 def most_documents(settings: Settings) -> int:
-    """Bytes of all documents that are stored at once, decompressed, with the copies of their items. Small ones are beside."""
+    """Bytes of all large documents that are stored at once, decompressed, with the copies of their items."""
     return settings.max_decompressed_bytes
 
 
+def most_medium_documents() -> int:
+    """The same of all medium documents. Small ones need no more than a thread has anyway."""
+    return _MEDIUM_DOCUMENTS_AT_ONCE * COPIES * MEDIUM_BYTES
+
+
 def bytes_while_stored(size: int, settings: Settings) -> int:
-    """What a document of so many bytes takes of `most_documents`. A large one takes all: it is stored alone."""
+    """What a document takes of the room for those of its size. One of a third of `most_documents` takes all of it."""
     return min(COPIES * size, most_documents(settings))
 
 
@@ -55,6 +64,7 @@ def most_memory(settings: Settings, workers: int = 1) -> int:
         + most_bodies(settings)
         + most_small_bodies()
         + most_documents(settings)
+        + most_medium_documents()
         + settings.max_connections * _PER_CONNECTION_BYTES
         + settings.db_pool_size * _PER_THREAD_BYTES
         + _LARGEST_ITEM_BYTES

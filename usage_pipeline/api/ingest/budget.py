@@ -7,7 +7,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass
 from functools import partial
 
-from usage_pipeline.api.memory import SMALL_BYTES, bytes_while_stored, most_bodies, most_documents, most_small_bodies
+from usage_pipeline.api.memory import (
+    MEDIUM_BYTES,
+    SMALL_BYTES,
+    bytes_while_stored,
+    most_bodies,
+    most_documents,
+    most_medium_documents,
+    most_small_bodies,
+)
 from usage_pipeline.api.problems import unavailable
 from usage_pipeline.settings import Settings
 
@@ -107,7 +115,8 @@ class Room:
     def __init__(self, settings: Settings) -> None:
         self._small_bodies = ByteBudget(most_small_bodies())
         self._large_bodies = ByteBudget(most_bodies(settings))
-        self._documents = ByteBudget(most_documents(settings))
+        self._medium_documents = ByteBudget(most_medium_documents())
+        self._large_documents = ByteBudget(most_documents(settings))
         self._settings = settings
 
     def for_body(self, size: int, owner: str, *, seconds: float) -> AbstractAsyncContextManager[Callable[[int], None]]:
@@ -119,4 +128,5 @@ class Room:
         """The same, for a document of so many bytes. A small one needs no more than a thread has anyway."""
         if size <= SMALL_BYTES:
             return nullcontext()
-        return self._documents.of(bytes_while_stored(size, self._settings), owner, seconds=seconds)
+        room = self._medium_documents if size <= MEDIUM_BYTES else self._large_documents
+        return room.of(bytes_while_stored(size, self._settings), owner, seconds=seconds)

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from usage_pipeline.api.ingest.budget import ByteBudget, Room
-from usage_pipeline.api.memory import SMALL_BYTES
+from usage_pipeline.api.memory import MEDIUM_BYTES, SMALL_BYTES
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.settings import load_settings
 
@@ -91,22 +91,24 @@ def test_owners_take_turns() -> None:
     asyncio.run(run())
 
 
-def test_small_ones_wait_for_no_large_one_of_however_many_owners() -> None:
+def test_smaller_ones_wait_for_no_larger_one_of_however_many_owners() -> None:
     async def run() -> None:
         settings = load_settings()
         room = Room(settings)
         async with AsyncExitStack() as stack:
             for number in range(6):
-                body = room.for_body(settings.max_gzip_size, f"{number}", seconds=1)
-                await stack.enter_async_context(body)
-            document = room.for_document(settings.max_decompressed_bytes, "0", seconds=1)
-            await stack.enter_async_context(document)
+                await stack.enter_async_context(room.for_body(settings.max_gzip_size, f"{number}", seconds=1))
+            await stack.enter_async_context(room.for_document(settings.max_decompressed_bytes, "0", seconds=1))
             for large in (
                 room.for_body(SMALL_BYTES + 1, "other", seconds=0),
-                room.for_document(SMALL_BYTES + 1, "other", seconds=0),
+                room.for_document(MEDIUM_BYTES + 1, "other", seconds=0),
             ):
                 with pytest.raises(Problem):
                     await stack.enter_async_context(large)
+            for owner in ("1", "2"):
+                await stack.enter_async_context(room.for_document(MEDIUM_BYTES, owner, seconds=0))
+            with pytest.raises(Problem):
+                await stack.enter_async_context(room.for_document(SMALL_BYTES + 1, "other", seconds=0))
             for small in (
                 room.for_body(SMALL_BYTES, "other", seconds=0),
                 room.for_document(SMALL_BYTES, "other", seconds=0),
