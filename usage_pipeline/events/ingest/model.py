@@ -59,8 +59,9 @@ MAX_EVENT_BYTES = (
 )
 # Of an archive it would be 384 MB, several times in memory. Two texts at their limits have 32 MB in ASCII.
 MAX_ARCHIVE_BYTES = 64 * 2**20
-# Each value takes time and memory that its characters do not show: with so many of them an event still takes some milliseconds.
-MAX_EXTRA_VALUES = 10_000
+# In `extra` and each other large member. Each value takes time and memory that its characters do not show: with so many of
+# them an event still takes some milliseconds.
+MAX_VALUES = 10_000
 _SIGNS_OF_VALUES = (b",", b"[", b"{")
 # Up to the next sign of a value that is not inside a text.
 _NEXT_VALUE = re.compile(rb'(?:[^",\[{]++|"(?:[^"\\]++|\\.)*+")*+[,\[{]', re.DOTALL)
@@ -387,6 +388,8 @@ def _expect_small(name: str, text: msgspec.Raw) -> None:
     most = _LARGE_MEMBERS.get(name, _SMALL_BYTES)
     if (size := memoryview(text).nbytes) > most:
         raise Malformed(f"{name[:100]}: expected at most {most} bytes, came {size}")
+    if size > MAX_VALUES:
+        _expect_few_values(name, text)
 
 
 def _parse_any_event(
@@ -564,8 +567,8 @@ def _extra(text: msgspec.Raw) -> str | None:
     size = memoryview(text).nbytes
     if size > _ESCAPED_BYTES * MAX_EXTRA_CHARACTERS:
         raise Malformed(f"extra: expected at most {MAX_EXTRA_CHARACTERS} characters, came {size} bytes")
-    if size > MAX_EXTRA_VALUES:
-        _expect_few_values(bytes(text))
+    if size > MAX_VALUES:
+        _expect_few_values("extra", text)
     try:
         extra = stored_json("extra", text) if size > _SMALL_BYTES else _decode_extra(text)
     except UNREADABLE_JSON as error:
@@ -576,14 +579,15 @@ def _extra(text: msgspec.Raw) -> str | None:
     return _long_text("extra", stored, MAX_EXTRA_CHARACTERS)
 
 
-def _expect_few_values(text: bytes) -> None:
+def _expect_few_values(name: str, raw: msgspec.Raw) -> None:
     """Raises Malformed before anything is decoded. Of signs inside texts there may be any number."""
-    if sum(map(text.count, _SIGNS_OF_VALUES)) <= MAX_EXTRA_VALUES:
+    text = bytes(raw)
+    if sum(map(text.count, _SIGNS_OF_VALUES)) <= MAX_VALUES:
         return
     place = 0
-    for _ in range(MAX_EXTRA_VALUES + 1):
+    for _ in range(MAX_VALUES + 1):
         found = _NEXT_VALUE.match(text, place)
         if found is None:
             return
         place = found.end()
-    raise Malformed(f"extra: expected at most {MAX_EXTRA_VALUES} values, came more (each `,`, `[` and `{{` counts)")
+    raise Malformed(f"{name}: expected at most {MAX_VALUES} values, came more (each `,`, `[` and `{{` counts)")
