@@ -17,6 +17,12 @@ select rolname, 'has no statement_timeout'
 from analysts
 where not exists (select from unnest(settings) as setting where setting like 'statement_timeout=%%')
 union all
+select rolname, 'can fill the disk by the log of the server, has no log_min_messages'
+from analysts
+where not exists (
+    select from unnest(settings) as setting where setting in ('log_min_messages=fatal', 'log_min_messages=panic')
+)
+union all
 select rolname, format('may connect to the database %%s, where it can fill the lock table of the server', datname)
 from analysts
 cross join pg_database

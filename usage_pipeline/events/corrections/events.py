@@ -27,6 +27,8 @@ from usage_pipeline.values import Malformed
 MAX_REASON_CHARACTERS = 1_000
 # Corrections of one transaction.
 _AT_ONCE = 100
+# What is parsed of an event may have twice its bytes.
+_BYTES_AT_ONCE = 16 * 2**20
 # A partition may be archived between our look and our insert. Then the corrections are made again, with a new partition.
 _ATTEMPTS = 3
 # The roll-up of a day that is corrected comes later, and must still find all of its events.
@@ -99,11 +101,25 @@ def correct(
     """
     now = now or datetime.now(UTC)
     outcomes = list[Corrected]()
-    for first in range(0, len(wanted), _AT_ONCE):
+    for some in _portions(wanted):
         if time.monotonic() > deadline:
             raise TimeoutError
-        outcomes += _correct_some(connection, wanted[first : first + _AT_ONCE], corrected_by, settings, sender, now)
+        outcomes += _correct_some(connection, some, corrected_by, settings, sender, now)
     return outcomes
+
+
+def _portions(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:
+    """What is corrected in one transaction: few at once, and of large ones fewer."""
+    first = size = 0
+    for number, one in enumerate(wanted):
+        more = 0 if one.event is None else memoryview(one.event).nbytes
+        if number - first == _AT_ONCE or (number > first and size + more > _BYTES_AT_ONCE):
+            yield wanted[first:number]
+            first = number
+            size = 0
+        size += more
+    if first < len(wanted):
+        yield wanted[first:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from usage_pipeline.events.corrections import events as module
 from usage_pipeline.events.corrections.events import Corrected, Wanted, correct, event_id_of
@@ -287,6 +289,19 @@ def test_corrections_and_retries_at_the_same_time_leave_one_row_and_a_note_for_e
     assert postgres.execute("select count(*) from analytics.superseded_events").fetchall() == [(80,)]
     report = stored(*events, *(one | {"input_tokens": number} for number in range(2, 6) for one in events))
     assert (report.duplicates, report.conflicts) == (100, 0)
+
+
+@given(st.lists(st.none() | st.integers(0, 40), max_size=30))
+def test_all_that_is_wanted_is_in_one_portion_and_large_events_are_in_smaller_ones(sizes: list[int | None]) -> None:
+    wanted = [Wanted(f"{number}", event=None if size is None else b"x" * size) for number, size in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_AT_ONCE", 4)
+        patch.setattr(module, "_BYTES_AT_ONCE", 50)
+        portions = list(module._portions(wanted))
+    assert [one for portion in portions for one in portion] == wanted
+    for portion in portions:
+        assert 1 <= len(portion) <= 4
+        assert len(portion) == 1 or sum(len(one.event or b"") for one in portion) <= 50
 
 
 def test_after_the_deadline_no_more_is_corrected(

@@ -111,6 +111,7 @@ def test_an_analyst_without_limits_is_named(prepared: PreparedServer, caplog: py
             administrator.execute(f"drop role {ANYBODY}")
     found = [text for text in warnings(caplog) if ANYBODY in text]
     assert [re.sub(rf".*{ANYBODY} (.*) \(docs.*", r"\1", text) for text in found] == [
+        "can fill the disk by the log of the server, has no log_min_messages",
         "has no connection limit",
         "has no statement_timeout",
         "may connect to the database dagster, where it can fill the lock table of the server",

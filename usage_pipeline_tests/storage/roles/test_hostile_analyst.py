@@ -19,6 +19,7 @@ from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect
 from usage_pipeline_tests.rigs.events import as_items, event
 from usage_pipeline_tests.rigs.places import DOCS
+from usage_pipeline_tests.rigs.waiting import wait_until
 from usage_pipeline_tests.storage.roles.prepared_server import OWNER, PASSWORD, PreparedServer
 
 ANA = "ana"
@@ -137,7 +138,28 @@ def test_the_disk_is_not_filled(ana: psycopg.Connection) -> None:
     assert limit == "1GB"
 
 
-def test_connections_are_counted(ana_url: str) -> None:
+def test_the_log_of_the_server_is_not_filled(ana: psycopg.Connection, prepared: PreparedServer) -> None:
+    """RAISE LOG, a plan that is printed, and a statement that fails are all lines of the log, as long as she likes."""
+    for raising in ("set log_min_messages = info", f"alter role {ANA} set log_min_messages = info"):
+        with pytest.raises(REFUSED):
+            ana.execute(raising)
+    mark = "a line of hers"
+    ana.execute(f"do $$ begin raise log '{mark}'; end $$")
+    ana.execute("set debug_print_plan = on")
+    ana.execute(f"select '{mark}'")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        ana.execute(f"select '{mark}' from missing")
+    with psycopg.connect(prepared.url(OWNER), autocommit=True) as owner:
+        owner.execute("do $$ begin raise log 'a line of the owner'; end $$")
+    log = (prepared.postgres.data_folder / "server.log").read_text(encoding="utf-8")
+    assert "a line of the owner" in log
+    assert mark not in log
+
+
+def test_connections_are_counted(ana_url: str, administrator: psycopg.Connection) -> None:
+    # Those of the tests before end a moment after they are closed.
+    hers = f"select count(*) from pg_stat_activity where usename = '{ANA}'"
+    wait_until(lambda: administrator.execute(hers).fetchone() == (0,), "her sessions have ended")
     with ExitStack() as stack:
         for _ in range(4):
             stack.enter_context(psycopg.connect(ana_url))
