@@ -1,6 +1,5 @@
 """Prices of one's own: what a row says, and which rows hold for a model at a moment in a tier. Pure; no I/O."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -90,10 +89,22 @@ def _precedence(one: MatchingRow) -> tuple[int, int, bool, bool, float, str]:
 
 
 def _meets(row: OwnPrice, provider: str, model: str) -> bool:
-    return _matches(row.provider, provider) and _matches(row.model, model)
+    return matches(row.provider, provider) and matches(row.model, model)
 
 
-def _matches(pattern: str, text: str) -> bool:
-    if ANY not in pattern:
+def matches(pattern: str, text: str) -> bool:
+    """`*` is any text. Not by a regular expression: names come from senders, and several `*` could keep one busy for ever."""
+    first, *others = pattern.split(ANY)
+    if not others:
         return pattern == text
-    return re.fullmatch(".*".join(re.escape(part) for part in pattern.split(ANY)), text, re.DOTALL) is not None
+    *middle, last = others
+    place, end = len(first), len(text) - len(last)
+    if place > end or not text.startswith(first) or not text.endswith(last):
+        return False
+    for part in middle:
+        # The first place is the best one: it leaves most for the parts behind it.
+        found = text.find(part, place, end)
+        if found < 0:
+            return False
+        place = found + len(part)
+    return True
