@@ -10,7 +10,7 @@ import msgspec
 
 from usage_pipeline import values
 from usage_pipeline.events.units.counts import Count, columns_of, normalised, sent_counts
-from usage_pipeline.events.units.providers import has_thoughts_beside, provider_counts
+from usage_pipeline.events.units.providers import has_thoughts_beside, provider_usage_of
 from usage_pipeline.values import Malformed
 
 MAX_TAGS = 20
@@ -125,7 +125,8 @@ def usage_of(
     if usage:
         told = {**sent_counts(usage)}
     elif provider_usage:
-        told = provider_counts(provider, model, provider_usage)
+        found = provider_usage_of(provider, model, provider_usage, total)
+        told, total = dict(found.counts), found.total
     for root, count in zip(_ROOTS, (entered, left), strict=True):
         if count is not None and told.get(root) is not None and told[root] != count:
             twice = "usage" if usage else "provider_usage"
@@ -135,8 +136,9 @@ def usage_of(
             )
         if count is not None:
             told[root] = count
-    if total is not None:
-        _attribute(provider, model, told, total, is_mapped=bool(provider_usage))
+    # A provider's own object has told its thoughts already.
+    if total is not None and not provider_usage:
+        _attribute(provider, model, told, total)
     entered, left = (_whole(told.get(root)) for root in _ROOTS)
     total, unattributed = _total_tokens(entered, left, total)
     if not told.keys() - set(_ROOTS):
@@ -144,13 +146,10 @@ def usage_of(
     return Usage(entered, left, total, unattributed, *columns_of(normalised(told)))
 
 
-def _attribute(provider: str, model: str, told: dict[str, Count | None], total: int, *, is_mapped: bool) -> None:
-    """What a total has beyond input and output are thoughts, where the provider counts these beside the answer.
-
-    A provider's own object has told them already.
-    """
+def _attribute(provider: str, model: str, told: dict[str, Count | None], total: int) -> None:
+    """What a total has beyond input and output are thoughts, where the provider counts these beside the answer."""
     entered, left, thoughts = (_whole(told.get(unit)) for unit in (*_ROOTS, "output_reasoning_tokens"))
-    if is_mapped or entered is None or left is None or (rest := total - entered - left) <= 0:
+    if entered is None or left is None or (rest := total - entered - left) <= 0:
         return
     if thoughts in (None, 0, rest) and has_thoughts_beside(provider, model):
         told["output_tokens"] = left + rest

@@ -153,6 +153,25 @@ def test_counts_come_from_all_that_tells_them(changes: dict[str, Any], right: di
 
 
 @pytest.mark.parametrize(
+    ("more_usage", "right"),
+    [
+        ({"prompt_cache_hit_tokens": 64}, {"cache_read_tokens": "64"}),
+        (
+            {"cache_read_input_tokens": 64, "cache_creation_input_tokens": 9},
+            {"cache_read_tokens": "64", "cache_write_tokens": "9"},
+        ),
+        ({"num_cached_tokens": 64}, {"other_units": '{"cache_read_tokens":null}'}),
+        ({"total_tokens": 170}, {"total_tokens": "170", "unattributed_tokens": "20"}),
+        ({"total_tokens": 150.0}, {}),
+    ],
+)
+def test_an_objects_total_and_cached_tokens_are_stored(more_usage: dict[str, int], right: dict[str, str]) -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 50} | more_usage
+    found = columns(parsed(input_tokens=None, output_tokens=None, total_tokens=None, provider_usage=usage))
+    assert found == {"input_tokens": "100", "output_tokens": "50", "total_tokens": "150"} | right
+
+
+@pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"event_id": ""}, "event_id: expected 1 to 200 characters, came 0"),
