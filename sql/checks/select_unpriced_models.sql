@@ -1,8 +1,10 @@
--- Models with requests without a price on these days, and whether their price versions know them at all; most requests first.
+-- Models with requests without a list price on these days, how many of them have a reported cost, and whether their price versions
+-- know the model at all; most requests first.
 select
     provider,
     model,
-    sum(unpriced_requests)::bigint as requests,
+    sum(unlisted_requests)::bigint as requests,
+    sum(unlisted_requests - unpriced_requests)::bigint as reported,
     bool_or(exists (
         select 1
         from analytics.model_prices as price
@@ -13,6 +15,6 @@ select
 from analytics.usage_daily
 left join analytics.day_prices using (usage_date)
 where usage_date between %(first_day)s and %(last_day)s
-  and unpriced_requests > 0
+  and unlisted_requests > 0
 group by provider, model
 order by requests desc, provider, model;

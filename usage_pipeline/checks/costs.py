@@ -14,14 +14,14 @@ LARGEST_DIFFERENCE = Decimal("0.02")
 def cost_difference_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:
     """Models whose senders report another cost than the list has for the same requests, by more than 2 %.
 
-    A model of which some requests have no list price is not compared.
+    A day, team and service with a reported request that has no list price is left out; `models_have_prices` tells of that.
     """
     rows = connection.execute(load("checks/select_cost_differences"), {"first_day": first, "last_day": last})
     return [
         f"{provider}/{model}: senders report {reported:f} US dollars for {requests} requests, the list price is {listed:f} "
         f"({_percent(reported, listed)})"
         for provider, model, requests, reported, listed in rows
-        if listed is not None and abs(reported - listed) > LARGEST_DIFFERENCE * listed
+        if abs(reported - listed) > LARGEST_DIFFERENCE * listed
     ]
 
 

@@ -77,22 +77,23 @@ def error_share_faults(connection: psycopg.Connection, first: date, last: date) 
 
 
 def unpriced_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:
-    """Models with requests that have no cost, most requests first; then tiers that have no price and cost as usual."""
+    """Models with requests without a list price, most requests first; then tiers that have no price and cost as usual."""
     days = {"first_day": first, "last_day": last}
     models = connection.execute(load("checks/select_unpriced_models"), days).fetchall()
     tiers = connection.execute(load("checks/select_unpriced_tiers"), days).fetchall()
     own = own_prices(connection, newest_version(connection))
     return [
         f"{provider}/{model}: {requests} requests, "
+        + (f"{reported} of them with the cost that their senders report, " if reported else "")
         + (
-            "input or output tokens are missing, or no price holds for them"
+            "a count is not known, or no price holds for it"
             if is_known
             # The search for the nearest name takes time, and no more than these are shown.
             else why_unpriced(provider, model, own)
             if place < MOST_FAULTS
             else "unknown model"
         )
-        for place, (provider, model, requests, is_known) in enumerate(models)
+        for place, (provider, model, requests, reported, is_known) in enumerate(models)
     ] + [
         f"{provider}/{model}: there is no price of the tier {tier}, so it costs as usual"
         for provider, model, tier in tiers

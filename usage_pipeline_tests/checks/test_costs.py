@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from usage_pipeline.checks import costs as cost_checks
+from usage_pipeline.checks import windows as window_checks
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
@@ -50,13 +51,20 @@ def test_what_should_cost_nothing_and_was_charged_is_told(settings: Settings, po
     ]
 
 
-def test_a_model_of_which_a_request_has_no_list_price_is_not_compared(
-    settings: Settings, postgres: psycopg.Connection
-) -> None:
-    stored(postgres, settings, cost_usd=Decimal(9))
+def test_requests_without_a_list_price_hide_no_other(settings: Settings, postgres: psycopg.Connection) -> None:
     put_price(postgres, "openai", "gpt-4o", "flex", {"input_usd": 0, "output_usd": 0, "any_of": ["input_pixels"]})
+    stored(postgres, settings, cost_usd=Decimal(9))
+    stored(postgres, settings)
     stored(postgres, settings, service_tier="flex")
-    assert cost_checks.cost_difference_faults(postgres, *SPAN) == []
+    told = ["openai/gpt-4o: senders report 9 US dollars for 1 requests, the list price is 2 (+350.0%)"]
+    assert cost_checks.cost_difference_faults(postgres, *SPAN) == told, "it is not reported, so it is in no sum"
+    store_usage(postgres, settings, NOW, AT, usage=MILLION, cost_usd=Decimal(4), service_tier="flex", team="other")
+    replace_window(postgres, DAY, settings=settings, now=NOW)
+    assert cost_checks.cost_difference_faults(postgres, *SPAN) == told, "nobody can compare that of the other team"
+    assert window_checks.unpriced_faults(postgres, *SPAN) == [
+        "openai/gpt-4o: 2 requests, 1 of them with the cost that their senders report, a count is not known, or no price "
+        "holds for it"
+    ]
 
 
 def test_tokens_that_are_neither_input_nor_output_are_told(settings: Settings, postgres: psycopg.Connection) -> None:

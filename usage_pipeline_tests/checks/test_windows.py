@@ -122,7 +122,20 @@ def test_models_without_a_price_are_told_with_the_reason(settings: Settings, pos
     roll(settings, postgres)
     assert window_checks.unpriced_faults(postgres, *SPAN) == [
         "openai/unheard-of: 2 requests, unknown model; give it prices or a priced_as: usage-pipeline prices import",
-        "openai/gpt-4o: 1 requests, input or output tokens are missing, or no price holds for them",
+        "openai/gpt-4o: 1 requests, a count is not known, or no price holds for it",
+    ]
+
+
+@pytest.mark.usefixtures("rolled")
+def test_a_model_without_a_price_of_which_all_costs_are_reported_is_told(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    store_events(postgres, settings, NOW, *[event_at(AT, model="unheard-of") for _ in range(3)])
+    postgres.execute("update analytics.usage_events set cost_usd = 1 where model = 'unheard-of'")
+    roll(settings, postgres)
+    assert window_checks.unpriced_faults(postgres, *SPAN) == [
+        "openai/unheard-of: 3 requests, 3 of them with the cost that their senders report, unknown model; give it prices or a "
+        "priced_as: usage-pipeline prices import",
     ]
 
 

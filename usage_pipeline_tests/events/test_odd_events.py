@@ -24,6 +24,65 @@ from usage_pipeline_tests.rigs.service import EVENTS_PATH, new_token, serving
 ODD_EVENTS = REAL_DATA / "odd_events.jsonl"
 AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
 COSTS = {"cost_usd", "list_cost_usd"}
+# Providers' objects whose totals contradict the counts that the package reads, or that tell cached tokens under other names.
+ODD_OBJECTS = [
+    {
+        "case": "thoughts in the total only",
+        "sent": {
+            "provider": "google",
+            "model": "gemini-2.5-flash",
+            "provider_usage": {"prompt_tokens": 120, "completion_tokens": 300, "total_tokens": 1_320},
+        },
+        "right": {"total_tokens": 1_320, "output_tokens": 1_200, "cost_usd": "0.003036"},
+    },
+    {
+        "case": "cached tokens of Anthropic beside OpenAI's names",
+        "sent": {
+            "provider": "anthropic",
+            "model": "claude-sonnet-4-5",
+            "provider_usage": {
+                "prompt_tokens": 129_205,
+                "completion_tokens": 500,
+                "total_tokens": 129_705,
+                "cache_read_input_tokens": 128_000,
+                "cache_creation_input_tokens": 1_200,
+            },
+        },
+        "right": {"total_tokens": 129_705, "cost_usd": "0.050415"},
+    },
+    {
+        "case": "a count of cached tokens under a name that nobody knows",
+        "sent": {
+            "provider": "openai",
+            "model": "gpt-4o",
+            "provider_usage": {"prompt_tokens": 100, "completion_tokens": 50, "num_cached_tokens": 90},
+        },
+        "right": {"total_tokens": 150, "unpriced_requests": 1},
+    },
+    {
+        "case": "an answer that is null, and in the total",
+        "sent": {
+            "provider": "openai",
+            "model": "gpt-4o",
+            "provider_usage": {"prompt_tokens": 100, "completion_tokens": None, "total_tokens": 150},
+        },
+        "right": {"total_tokens": 150, "unpriced_requests": 1},
+    },
+    {
+        "case": "an object without counts",
+        "sent": {"provider": "openai", "model": "gpt-4o", "provider_usage": {}},
+        "right": {"total_tokens": 0, "unpriced_requests": 1},
+    },
+    {
+        "case": "an object whose total is below its counts",
+        "sent": {
+            "provider": "openai",
+            "model": "gpt-4o",
+            "provider_usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 149},
+        },
+        "right": {"stored": False},
+    },
+]
 # Columns of an event that a case may be right about.
 STORED = ("total_tokens", "output_tokens", "unattributed_tokens", "external_id")
 
@@ -52,7 +111,7 @@ def cases() -> list[Case]:
         Case(
             one["case"], valid | {"event_id": event()["event_id"], "team": f"team-{number}"} | one["sent"], one["right"]
         )
-        for number, one in enumerate(every)
+        for number, one in enumerate([*every, *ODD_OBJECTS])
     ]
 
 

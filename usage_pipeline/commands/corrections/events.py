@@ -49,12 +49,21 @@ def replace(
         typer.Argument(metavar="FILE", help="Events as they should be: a JSON array, or a JSON object on each line."),
     ],
     reason: _REASON,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Who gave the ids that are no UUIDs, where the events do not name their source: the name of a token, or "
+            "`landing` for files of the landing folder."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Replace events that are stored, or were taken out, by those of a file with the same ids. Each is replaced as a whole."""
+    from usage_pipeline import values
     from usage_pipeline.events.corrections.events import Wanted
 
-    _correct([Wanted(reason, event=item) for item in _items(file)], reason, as_json)
+    sender = None if source is None else values.identifier_text("--source", source)
+    _correct([Wanted(reason, event=item) for item in _items(file)], reason, as_json, sender)
 
 
 def _items(file: Path) -> list[bytes]:
@@ -72,7 +81,7 @@ def _items(file: Path) -> list[bytes]:
         raise UsageError(f"{file}: {error}") from None
 
 
-def _correct(wanted: "Sequence[Wanted]", reason: str, as_json: bool) -> None:
+def _correct(wanted: "Sequence[Wanted]", reason: str, as_json: bool, sender: str | None = None) -> None:
     from usage_pipeline.events.corrections.events import correct, expect_reason
     from usage_pipeline.process import user_name
     from usage_pipeline.storage.postgres import connect
@@ -80,7 +89,7 @@ def _correct(wanted: "Sequence[Wanted]", reason: str, as_json: bool) -> None:
     expect_reason(reason)
     settings = load_settings()
     with closing(connect(settings)) as connection:
-        outcomes = correct(connection, wanted, corrected_by=user_name(), settings=settings)
+        outcomes = correct(connection, wanted, corrected_by=user_name(), settings=settings, sender=sender)
     _print(outcomes, as_json)
 
 

@@ -65,7 +65,8 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
         _check(
             window_key("day"),
             "models_have_prices",
-            "Every request has a cost. Without a price, `cost_usd` is NULL. Give own prices: `usage-pipeline prices import`.",
+            "Every request has a list price. Without one and without a reported cost, `cost_usd` is NULL. Give own prices: "
+            "`usage-pipeline prices import`.",
             warning,
             lambda connection, first, last, _: window_checks.unpriced_faults(connection, first, last),
         ),
@@ -73,7 +74,8 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
             window_key("day"),
             "costs_agree",
             f"What senders report for a model differs from the list price of the same requests by at most "
-            f"{cost_checks.LARGEST_DIFFERENCE:.0%}. A model of which a request has no list price is not compared.",
+            f"{cost_checks.LARGEST_DIFFERENCE:.0%}. Days, teams and services with a reported request without a list price are "
+            "left out.",
             warning,
             lambda connection, first, last, _: cost_checks.cost_difference_faults(connection, first, last),
         ),

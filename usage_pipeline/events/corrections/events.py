@@ -58,6 +58,11 @@ class Corrected:
     refusal: str = ""
 
 
+class _Known(msgspec.Struct):
+    event_id: str
+    source: str | None = None
+
+
 def event_id_of(text: str, source: str | None = None) -> UUID:
     """The id of an event as it is stored, by the rule of the ingest: an id that is no UUID needs the source that gave it.
 
@@ -87,7 +92,7 @@ def correct(
     *,
     corrected_by: str,
     settings: Settings,
-    sender: str = LANDING,
+    sender: str | None = None,
     now: datetime | None = None,
     deadline: float = math.inf,
 ) -> list[Corrected]:
@@ -95,7 +100,7 @@ def correct(
 
     Each is made with its note in ops.corrections, or not at all; one that is refused keeps no other from being made. The same
     again changes nothing, and its outcome is "already". `sender` gives the ids that are no UUIDs, where an event names no
-    source. Hours and days that change are made again by whoever makes roll-ups.
+    source; without one, such an event is refused. Hours and days that change are made again by whoever makes roll-ups.
     Raises psycopg.Error when PostgreSQL fails, and TimeoutError after the deadline, a time of `time.monotonic`: then those of
     earlier transactions stay made.
     """
@@ -137,7 +142,7 @@ def _correct_some(
     wanted: Sequence[Wanted],
     corrected_by: str,
     settings: Settings,
-    sender: str,
+    sender: str | None,
     now: datetime,
 ) -> list[Corrected]:
     outcomes: dict[int, Corrected] = {}
@@ -162,13 +167,17 @@ def _correct_some(
     return [outcomes[position] for position in range(len(wanted))]
 
 
-def _step(position: int, wanted: Wanted, window: EventWindow, sender: str) -> _Step:
+def _step(position: int, wanted: Wanted, window: EventWindow, sender: str | None) -> _Step:
     reason = expect_reason(wanted.reason)
     if wanted.event is None:
         if wanted.event_id is None:
             raise Malformed("event_id: expected the id of the event to take out, came none")
         return _Step(position, wanted.event_id, reason, None)
-    item = EVENTS.parse(wanted.event, window, sender)
+    item = EVENTS.parse(wanted.event, window, LANDING if sender is None else sender)
+    if sender is None:
+        # Of all who may have given the id, nobody is the usual one.
+        known = msgspec.json.decode(wanted.event, type=_Known)
+        event_id_of(known.event_id, known.source or None)
     if wanted.event_id not in (None, item.event_id):
         raise Malformed(f"event_id: expected the same one in the event, {wanted.event_id}, came {item.event_id}")
     return _Step(position, item.event_id, reason, item)

@@ -150,6 +150,7 @@ class _ReceivedEvent(UsageEvent):
     status_code: int | float | None = None  # type: ignore[assignment]
     extra: msgspec.Raw = _NULL  # type: ignore[assignment]  # where the parent has decoded members
     usage: dict[str, Any] | None = None
+    cost_usd: msgspec.Raw = _NULL  # type: ignore[assignment]  # a float would round it
 
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=values.MAX_ID_CHARACTERS)]
@@ -198,7 +199,7 @@ class _WideEvent(_PlainEvent):
     source: _Text | None = None
     usage: _NamedUsage | None = None
     service_tier: _Text | None = None
-    cost_usd: int | float | str | None = None
+    cost_usd: msgspec.Raw = _NULL
     api_key_id: _Text | None = None
     tags: dict[str, str | None] | None = None
 

@@ -10,7 +10,17 @@ from difflib import get_close_matches
 from functools import cache, lru_cache
 
 from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
-from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, Provider
+from genai_prices.types import (
+    ClauseAnd,
+    ClauseContains,
+    ClauseEndsWith,
+    ClauseEquals,
+    ClauseOr,
+    ClauseStartsWith,
+    ModelInfo,
+    ModelPrice,
+    Provider,
+)
 
 # Where the sender does not know the provider, the name of the model alone decides.
 UNKNOWN_PROVIDER = "unknown"
@@ -56,6 +66,25 @@ def find_alias(alias: str) -> Found | None:
         if known is not None and one.id.lower() == model.lower():
             return Found(known, one, (provider, model))
     return find(provider, model)
+
+
+@cache
+def names_of(provider_id: str) -> tuple[str, ...]:
+    """Names by which the package knows the models of a provider: their ids, and the texts by which it finds them."""
+    [provider] = [one for one in get_snapshot().providers if one.id == provider_id]
+    names = (name for model in provider.models for name in (model.id, *_texts_of(model.match)))
+    return tuple(name for name in dict.fromkeys(names) if _find_as_spelled(provider_id, name) is not None)
+
+
+def _texts_of(clause: object) -> Iterator[str]:
+    match clause:
+        case ClauseOr(or_=several) | ClauseAnd(and_=several):
+            for one in several:
+                yield from _texts_of(one)
+        case ClauseEquals(equals=text) | ClauseStartsWith(starts_with=text) | ClauseEndsWith(ends_with=text):
+            yield text
+        case ClauseContains(contains=text):
+            yield text
 
 
 def spellings(provider: str, model: str) -> Iterator[tuple[str, str]]:

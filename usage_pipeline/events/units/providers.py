@@ -4,7 +4,7 @@ The package knows for each provider one or more flavors of its API. A client doe
 that leaves the least of the object unread.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby
@@ -14,14 +14,15 @@ from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
 from genai_prices.types import ArrayMatch, Provider, UsageExtractor
 
 from usage_pipeline import values
+from usage_pipeline.events.units.cached import OTHER_NAMES, with_cached
 from usage_pipeline.events.units.counts import Count, count_of
-from usage_pipeline.events.units.registry import FRACTIONAL_UNITS
+from usage_pipeline.events.units.paths import Path, named_steps, shown, steps, value_at, values_in
+from usage_pipeline.events.units.registry import FRACTIONAL_UNITS, ROOTS
+from usage_pipeline.events.units.totals import REASONING, TOTALS, settled
 from usage_pipeline.values import Malformed
 
 # Names come from clients, so there may be any number of them.
 _KEPT_NAMES = 4096
-_REASONING = "output_reasoning_tokens"
-_Path = tuple[str | ArrayMatch, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,30 +32,35 @@ class _Flavor:
     provider: Provider
     name: str
     root: tuple[str, ...]
-    required: tuple[_Path, ...]
-    optional: tuple[_Path, ...]
+    required: tuple[Path, ...]
+    optional: tuple[Path, ...]
+    # Where its input lies, and the parts that are added to input and output.
+    input_path: Path
+    beside: Mapping[str, Set[str]]
 
     @classmethod
     def of(cls, provider: Provider, extractor: UsageExtractor) -> "_Flavor":
         # A path may serve two units.
-        paths = {repr(mapping.path): (_steps(mapping.path), mapping.required) for mapping in extractor.mappings}
+        paths = {repr(mapping.path): (steps(mapping.path), mapping.required) for mapping in extractor.mappings}
         return cls(
             provider,
             extractor.api_flavor,
-            tuple(str(step) for step in _steps(extractor.root)),
+            tuple(str(step) for step in steps(extractor.root)),
             tuple(path for path, is_required in paths.values() if is_required),
             tuple(path for path, is_required in paths.values() if not is_required),
+            next((steps(mapping.path) for mapping in extractor.mappings if mapping.dest == "input_tokens"), ()),
+            {root: _beside(extractor, root) for root in ROOTS},
         )
 
     def reading(self, usage: Mapping[str, Any]) -> "_Reading | None":
         """The object as a whole answer, or else as what lies in one; None when what must be there is missing."""
         for depth in range(len(self.root) + 1):
-            inside = _at(usage, self.root[depth:])
-            if inside is None or any(_at(inside, path) is None for path in self.required):
+            inside = value_at(usage, self.root[depth:])
+            if inside is None or any(value_at(inside, path) is None for path in self.required):
                 continue
-            read = len(self.required) + sum(_at(inside, path) is not None for path in self.optional)
+            read = len(self.required) + sum(value_at(inside, path) is not None for path in self.optional)
             if read:
-                return _Reading(self, usage, depth, inside, _values_in(inside) - read, read)
+                return _Reading(self, usage, depth, inside, values_in(inside) - read, read)
         return None
 
 
@@ -72,15 +78,39 @@ class _Reading:
     unread: int
     read: int
 
-    def counts(self) -> dict[str, Count]:
-        """The counts by unit. Raises Malformed when one of the values is no count."""
-        name = f"provider_usage (as {self.flavor.provider.id} {self.flavor.name})"
+    @property
+    def name(self) -> str:
+        return f"provider_usage (as {self.flavor.provider.id} {self.flavor.name})"
+
+    def counts_and_total(self, total: int | None, thinks_beside: bool) -> tuple[dict[str, Count | None], int | None]:
+        """The counts by unit, and the total: the object's own one, or the other one that the client told.
+
+        Raises Malformed when one of the values is no count, and when they contradict each other.
+        """
+        own = self._own_total()
+        if own is not None and total is not None and own != total:
+            raise Malformed(f"total_tokens: expected the {own} that provider_usage says, or none, came {total}")
+        read = {named_steps(path) for path in (*self.flavor.required, *self.flavor.optional)}
+        package = self._package_counts()
+        counts, borrowed = with_cached(self.name, package, self.inside, read, self.flavor.input_path)
+        total = total if own is None else own
+        if total is None:
+            return counts, None
+        beside = {root: {unit: package.get(unit, 0) for unit in units} for root, units in self.flavor.beside.items()}
+        return settled(self.name, counts, total, beside=beside, borrowed=borrowed, has_thoughts_beside=thinks_beside)
+
+    def _own_total(self) -> int | None:
+        """A total of 0 beside other counts is the default of clients."""
+        told = [(name, self.inside[name]) for name in TOTALS if isinstance(self.inside, dict) and self.inside.get(name)]
+        return int(count_of(f"{self.name}: {told[0][0]}", told[0][1])) if told else None
+
+    def _package_counts(self) -> dict[str, Count]:
+        name = self.name
         for path in (*self.flavor.required, *self.flavor.optional):
-            value = _at(self.inside, path)
+            value = value_at(self.inside, path)
             # The package passes over a value that is no number where it can do without it.
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                steps = ".".join(step if isinstance(step, str) else step.field for step in path)
-                raise Malformed(f"{name}: expected a number at {steps}, came {_shown(value)}")
+                raise Malformed(f"{name}: expected a number at {shown(path)}, came {_shown(value)}")
         answer = self.usage
         for step in reversed(self.flavor.root[: self.depth]):
             answer = {step: answer}
@@ -95,10 +125,19 @@ class _Reading:
         }
 
 
-def provider_counts(provider: str, model: str, usage: Mapping[str, Any]) -> dict[str, Count | None]:
-    """The counts of a provider's usage object, or of its whole answer, by unit. Names are those of the event.
+@dataclass(frozen=True, slots=True)
+class ProviderUsage:
+    """What a provider's usage object says: counts by unit, and the total; None: cannot be known, or is not told."""
 
-    A count is None where two flavors fit equally and count differently. Raises Malformed when none fits.
+    counts: Mapping[str, Count | None]
+    total: int | None
+
+
+def provider_usage_of(provider: str, model: str, usage: Mapping[str, Any], total: int | None = None) -> ProviderUsage:
+    """What a provider's usage object, or its whole answer, says. Names, and the `total` beside it, are those of the event.
+
+    A count is None where two flavors fit equally and count differently. Raises Malformed when none fits, and when a total
+    contradicts the counts.
     """
     flavors = _flavors_of(provider, model)
     readings = [reading for flavor in flavors if (reading := flavor.reading(usage))]
@@ -106,9 +145,16 @@ def provider_counts(provider: str, model: str, usage: Mapping[str, Any]) -> dict
         raise Malformed(f"{_unread(provider, model, flavors, usage)}. Or send the counts as usage")
     least = min((reading.unread, -reading.read) for reading in readings)
     best = [reading for reading in readings if (reading.unread, -reading.read) == least]
-    counts = [reading.counts() for reading in best if reading.flavor.provider is best[0].flavor.provider]
+    thinks_beside = has_thoughts_beside(provider, model)
+    found = [
+        reading.counts_and_total(total, thinks_beside)
+        for reading in best
+        if reading.flavor.provider is best[0].flavor.provider
+    ]
+    counts = [one for one, _ in found]
     units = {unit for one in counts for unit in one}
-    return {unit: None if len({one.get(unit) for one in counts}) > 1 else counts[0][unit] for unit in sorted(units)}
+    agreed = {unit: None if len({one.get(unit) for one in counts}) > 1 else counts[0][unit] for unit in sorted(units)}
+    return ProviderUsage(agreed, found[0][1])
 
 
 def without_texts(usage: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,10 +168,10 @@ def without_texts(usage: Mapping[str, Any]) -> dict[str, Any]:
 def _read_members() -> tuple[frozenset[str], tuple[ArrayMatch, ...]]:
     """The names of members that flavors read, and what tells the members of a list apart."""
     extractors = [flavor for provider in get_snapshot().providers for flavor in provider.extractors or ()]
-    paths = [_steps(path) for one in extractors for path in (one.root, *(mapping.path for mapping in one.mappings))]
-    steps = [step for path in paths for step in path]
-    tells = tuple(step for step in steps if not isinstance(step, str))
-    return frozenset({step for step in steps if isinstance(step, str)} | {step.field for step in tells}), tells
+    paths = [steps(path) for one in extractors for path in (one.root, *(mapping.path for mapping in one.mappings))]
+    every = [step for path in (*paths, *OTHER_NAMES, TOTALS) for step in path]
+    tells = tuple(step for step in every if not isinstance(step, str))
+    return frozenset({step for step in every if isinstance(step, str)} | {step.field for step in tells}), tells
 
 
 def _kept(data: Any, names: frozenset[str], tells: Sequence[ArrayMatch]) -> Any:
@@ -147,14 +193,14 @@ def has_thoughts_beside(provider: str, model: str) -> bool:
     """
     known = _providers_of(provider, model)
     return bool(known) and all(
-        any(_beside_output(flavor) == {_REASONING} for flavor in one.extractors or ()) for one in known
+        any(_beside(flavor, "output_tokens") == {REASONING} for flavor in one.extractors or ()) for one in known
     )
 
 
-def _beside_output(flavor: UsageExtractor) -> set[str]:
-    """Parts of the output that a flavor adds to the provider's own count of it."""
-    added = [mapping.path for mapping in flavor.mappings if mapping.dest == "output_tokens"]
-    return {mapping.dest for mapping in flavor.mappings if mapping.path in added} - {"output_tokens"}
+def _beside(flavor: UsageExtractor, root: str) -> set[str]:
+    """Parts of the input or the output that a flavor adds to the provider's own count of it."""
+    added = [mapping.path for mapping in flavor.mappings if mapping.dest == root]
+    return {mapping.dest for mapping in flavor.mappings if mapping.path in added} - {root}
 
 
 @lru_cache(maxsize=_KEPT_NAMES)
@@ -184,33 +230,6 @@ def _unread(provider: str, model: str, flavors: Sequence[_Flavor], usage: Mappin
     return (
         f"provider_usage: expected the usage object of an API of {tried}, or its whole answer, came members {members}"
     )
-
-
-def _steps(path: str | Sequence[str | ArrayMatch]) -> _Path:
-    return (path,) if isinstance(path, str) else tuple(path)
-
-
-def _at(data: Any, path: _Path) -> Any:
-    """What lies at a path in decoded JSON, or None."""
-    for step in path:
-        if isinstance(step, str):
-            if not isinstance(data, dict):
-                return None
-            data = data.get(step)
-        elif isinstance(data, list):
-            # The package compares texts alone.
-            data = step.extract([one for one in data if isinstance(one, dict) and isinstance(one.get(step.field), str)])
-        else:
-            return None
-    return data
-
-
-def _values_in(data: Any) -> int:
-    if isinstance(data, dict):
-        return sum(map(_values_in, data.values()))
-    if isinstance(data, list):
-        return sum(map(_values_in, data))
-    return int(data is not None)
 
 
 def _shown(value: Any) -> str:

@@ -1,10 +1,12 @@
 """An event that was wrong is taken out or replaced, with a note, and never comes back by being sent again."""
 
+import json
 import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +23,7 @@ from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
+from usage_pipeline_tests.rigs.commands import Run
 from usage_pipeline_tests.rigs.events import NOW, archive, as_items, event
 from usage_pipeline_tests.rigs.windows import archive_chunk
 
@@ -249,6 +252,28 @@ def test_an_id_of_a_source_is_the_one_that_the_contracts_say() -> None:
     assert event_id_of(str(known), "gateway") == known, "a UUID is unique over all sources, as the ingest stores it"
     with pytest.raises(Malformed, match="the source that gave it"):
         event_id_of("chatcmpl-213")
+
+
+def test_a_replacement_needs_the_source_of_an_id_that_is_no_uuid(
+    run: Run, settings: Settings, postgres: psycopg.Connection, tmp_path: Path
+) -> None:
+    # Events as the command sees them: `now` is the real one.
+    at = datetime.now(UTC).isoformat()
+    landed, other, known = (event(event_id=name, event_time=at) for name in ("chat-1", "chat-1", str(uuid.uuid4())))
+    ingest(postgres, EVENTS, as_items(landed, known), source="a file", settings=settings)
+    ingest(postgres, EVENTS, as_items(other), source="http", settings=settings, sender="gateway")
+    file = tmp_path / "right.jsonl"
+    file.write_text("\n".join(json.dumps(one | {"input_tokens": 7}) for one in (landed, known)))
+    done = run("events", "replace", file, "--reason", "wrong", "--json")
+    [refused] = json.loads(done.stdout)["refused"]
+    assert (done.returncode, json.loads(done.stdout)["corrected"]) == (1, 1)
+    assert "expected a UUID, or another id and the source that gave it, came 'chat-1'" in refused["refusal"]
+    for source, left in (("gateway", 1), ("landing", 0)):
+        assert run("events", "replace", file, "--reason", "wrong", "--source", source).returncode == 0
+        query = "select count(*) from analytics.usage_events where input_tokens <> 7"
+        assert postgres.execute(query).fetchone() == (left,)
+    file.write_text(json.dumps(landed | {"input_tokens": 8, "source": "gateway"}))
+    assert run("events", "replace", file, "--reason", "wrong").returncode == 0, "the event names its source"
 
 
 def test_a_correction_needs_a_reason(corrected: Correct, stored: Any, postgres: psycopg.Connection) -> None:

@@ -152,6 +152,43 @@ def test_counts_come_from_all_that_tells_them(changes: dict[str, Any], right: di
     assert found == kept | right
 
 
+@pytest.mark.parametrize("has_more", [False, True])
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        ("0.1234567890123456789", "0.1234567890123456789"),
+        ("123456789.123456789012345", "123456789.123456789012345"),
+        ("1.0000000000000000000001", "1.0000000000000000000001"),
+        ("1.5E-8", "0.000000015"),
+        ("2.50", "2.5"),
+        ('"0.1234567890123456789"', "0.1234567890123456789"),
+    ],
+)
+def test_a_number_of_dollars_keeps_all_its_digits(written: str, right: str, has_more: bool) -> None:
+    sent = event(cost_usd="here", usage={"web_searches": 1} if has_more else None)
+    item = json.dumps(sent).replace('"here"', written).encode()
+    assert columns(parse_event(item, WINDOW, "a-token"))["cost_usd"] == right
+
+
+@pytest.mark.parametrize(
+    ("more_usage", "right"),
+    [
+        ({"prompt_cache_hit_tokens": 64}, {"cache_read_tokens": "64"}),
+        (
+            {"cache_read_input_tokens": 64, "cache_creation_input_tokens": 9},
+            {"cache_read_tokens": "64", "cache_write_tokens": "9"},
+        ),
+        ({"num_cached_tokens": 64}, {"other_units": '{"cache_read_tokens":null}'}),
+        ({"total_tokens": 170}, {"total_tokens": "170", "unattributed_tokens": "20"}),
+        ({"total_tokens": 150.0}, {}),
+    ],
+)
+def test_an_objects_total_and_cached_tokens_are_stored(more_usage: dict[str, int], right: dict[str, str]) -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 50} | more_usage
+    found = columns(parsed(input_tokens=None, output_tokens=None, total_tokens=None, provider_usage=usage))
+    assert found == {"input_tokens": "100", "output_tokens": "50", "total_tokens": "150"} | right
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -186,7 +223,8 @@ def test_counts_come_from_all_that_tells_them(changes: dict[str, Any], right: di
         ({"cost_usd": "1_0"}, "cost_usd: expected a number or a decimal as text"),
         ({"cost_usd": "0." + "1" * 41}, "cost_usd: expected at most 40 decimals"),
         ({"cost_usd": "9" * 101}, "cost_usd: expected a number or a decimal as text"),
-        ({"cost_usd": True}, "got `bool`"),
+        ({"cost_usd": True}, "cost_usd: expected a number or a decimal as text, came 'true'"),
+        ({"cost_usd": [1]}, "cost_usd: expected a number or a decimal as text, came '\\[1\\]'"),
         ({"tags": {"a": 1}}, "Expected `str | null`, got `int`"),
         ({"tags": {"": "x"}}, "tags: expected names of 1 to 100 characters, came 0"),
         ({"tags": {"n" * 101: "x"}}, "tags: expected names of 1 to 100 characters, came 101"),

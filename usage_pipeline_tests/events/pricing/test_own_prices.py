@@ -281,7 +281,7 @@ def test_all_faults_are_told_but_no_more_than_ten(tmp_path: Path) -> None:
 
 def test_an_import_makes_a_version_that_never_changes(postgres: psycopg.Connection, tmp_path: Path) -> None:
     assert (newest_version(postgres), current_version(postgres)) == (None, package_version())
-    first = rows(tmp_path, "openai,gpt-4o,,,2", "house,llama,,,1")
+    first = rows(tmp_path, "openai,gpt-4o,,,2", "house,llama,openai/gpt-4o,,1")
     done = import_prices(postgres, first)
     assert (done.version, done.rows, done.added, done.changed, done.removed) == (1, 2, 2, 0, 0)
     assert current_version(postgres) == f"{package_version()} + own 1"
@@ -331,6 +331,23 @@ def test_an_export_can_be_imported_again_and_gives_the_same(postgres: psycopg.Co
         ),
         ("openai,gpt-4o,1", "provider,model,input_audio_mtok", "openai/gpt-4o: .*cache_audio_read_mtok; state it, too"),
         ("openai,gpt-4o*,1", "provider,model,input_audio_mtok", r"openai/gpt-4o\*: .* can be priced"),
+        # Patterns that meet no id of the package, but names that it understands, or that nobody knows.
+        (
+            "openai,ft:gpt-4o-2024-08-06:acme*,1",
+            "provider,model,cache_audio_read_mtok",
+            "openai/ft:gpt-4o-2024-08-06:acme can be priced, .*: cache_read_mtok, input_audio_mtok; 1 more",
+        ),
+        ("bedrock,*nova-pro*,1", "provider,model,input_audio_mtok", "bedrock/amazon.nova-pro-v1:0 can be priced"),
+        ("house,llama-*,1", "provider,model,cache_read_mtok", "house/llama- can be priced, .*: input_mtok"),
+        ("zz*,*,1", "provider,model,cache_read_mtok", "zzany/any can be priced, .*: input_mtok"),
+        # Nothing below has what is forgotten: it would cost nothing.
+        (
+            "house,m,1",
+            "provider,model,input_mtok",
+            "input_mtok without output_mtok .0 if it costs nothing.*; state it, too",
+        ),
+        ("house,m,1", "provider,model,output_mtok", "output_mtok without input_mtok"),
+        ("house,m-*,1", "provider,model,input_mtok", "house/m- can be priced, .*input_mtok without output_mtok"),
     ],
 )
 def test_a_price_without_the_prices_that_it_needs_is_refused(
@@ -355,6 +372,47 @@ def test_a_price_without_the_prices_that_it_needs_is_refused(
 def test_no_row_hides_what_is_missing_in_another(tmp_path: Path, lines: list[str], told: list[str]) -> None:
     faults = list(coverage_faults(rows(tmp_path, *lines, header="provider,model,valid_from,input_audio_mtok,factor")))
     assert [fault.partition(":")[0] for fault in faults] == told
+
+
+HOUSE = "provider,model,priced_as,service_tier,valid_from,input_mtok,output_mtok"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # The alias is dropped, or a unit; or a row that holds in its place forgets it.
+        ("azure,my-gpt,openai/gpt-4o,,,2,", "azure,my-gpt,,,,2,"),
+        ("house,m,,,,2,4", "house,m,,,,1,"),
+        ("house,m,,,,2,4", "house,m,,batch,,1,"),
+        ("house,m,,,,2,4", "house,m,,,2026-06-01,1,"),
+    ],
+)
+def test_a_row_that_drops_the_price_of_the_output_is_refused(
+    postgres: psycopg.Connection, tmp_path: Path, before: str, after: str
+) -> None:
+    import_prices(postgres, rows(tmp_path, before, header=HOUSE))
+    with pytest.raises(PriceTableError, match="input_mtok without output_mtok"):
+        import_prices(postgres, rows(tmp_path, after, header=HOUSE))
+    # As the reason advises.
+    import_prices(postgres, rows(tmp_path, f"{after}0", header=HOUSE))
+
+
+@pytest.mark.parametrize(
+    "name", ["openai,gpt-4o-2024-0*", "openai,openai/gpt-4o-2*", "azure_openai,gpt-4o-2*", "openai,*pt-4o"]
+)
+def test_a_pattern_is_judged_by_names_that_the_package_understands(tmp_path: Path, name: str) -> None:
+    assert list(coverage_faults(rows(tmp_path, f"{name},1", header="provider,model,cache_read_mtok"))) == []
+
+
+def test_the_advice_about_a_pattern_prices_one_model_and_changes_no_other(
+    postgres: psycopg.Connection, tmp_path: Path
+) -> None:
+    header = "provider,model,input_audio_mtok,cache_audio_read_mtok"
+    with pytest.raises(
+        PriceTableError, match=r"openai/gpt-4o can be .*; state it in a row of that name beside the pattern"
+    ):
+        import_prices(postgres, rows(tmp_path, "openai,*pt-4o,50,", header=header))
+    import_prices(postgres, rows(tmp_path, "openai,*pt-4o,50,", "openai,gpt-4o,,5", header=header))
 
 
 def test_lookups_are_stored_by_version_and_tier(postgres: psycopg.Connection, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from genai_prices.data_snapshot import get_snapshot
 
-from usage_pipeline.events.units.providers import has_thoughts_beside, provider_counts
+from usage_pipeline.events.units.providers import has_thoughts_beside, provider_usage_of, without_texts
 from usage_pipeline.values import Malformed
 
 CHAT = {
@@ -121,7 +121,7 @@ OF_CHAT = {"input_tokens": 100, "output_tokens": 50, "cache_read_tokens": 90, "o
 def test_a_providers_object_is_read_as_its_api_means_it(
     provider: str, model: str, usage: dict[str, Any], right: dict[str, int | None]
 ) -> None:
-    counts = provider_counts(provider, model, usage)
+    counts = provider_usage_of(provider, model, usage).counts
     assert {unit: count for unit, count in counts.items() if count != 0} == right
 
 
@@ -159,7 +159,185 @@ def test_what_cannot_be_read_is_refused_with_what_was_expected(
     provider: str, model: str, usage: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(Malformed, match=reason):
-        provider_counts(provider, model, usage)
+        provider_usage_of(provider, model, usage)
+
+
+LITELLM = {
+    "prompt_tokens": 129_205,
+    "completion_tokens": 500,
+    "total_tokens": 129_705,
+    "cache_read_input_tokens": 128_000,
+    "cache_creation_input_tokens": 1_200,
+}
+OF_GOOGLE = {"prompt_tokens": 120, "completion_tokens": 300, "total_tokens": 1_320}
+THOUGHT = {"input_tokens": 120, "output_tokens": 1_200, "output_reasoning_tokens": 900}
+DEEPSEEK = {
+    "prompt_tokens": 100,
+    "completion_tokens": 50,
+    "total_tokens": 150,
+    "prompt_cache_hit_tokens": 64,
+    "prompt_cache_miss_tokens": 36,
+}
+PERPLEXITY = {
+    "prompt_tokens": 33,
+    "completion_tokens": 7_163,
+    "total_tokens": 7_196,
+    "citation_tokens": 20_016,
+    "num_search_queries": 18,
+    "reasoning_tokens": 73_997,
+}
+
+
+def thoughts(count: int) -> dict[str, Any]:
+    return {"completion_tokens_details": {"reasoning_tokens": count}}
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "usage", "right", "total"),
+    [
+        # Google's OpenAI-compatible API tells the thoughts in the total only.
+        ("google", "gemini-2.5-flash", OF_GOOGLE, THOUGHT, 1_320),
+        ("google", "gemini-2.5-flash", OF_GOOGLE | thoughts(900), THOUGHT, 1_320),
+        ("a-gateway", "gemini-2.5-flash", {"usage": OF_GOOGLE}, THOUGHT, 1_320),
+        # xAI counts thoughts beside the answer, and LiteLLM puts them into it. The total says which it is.
+        ("x-ai", "grok-4", OF_GOOGLE | thoughts(900), THOUGHT, 1_320),
+        ("x-ai", "grok-4", OF_GOOGLE | {"completion_tokens": 1_200} | thoughts(900), THOUGHT, 1_320),
+        ("openrouter", "a-model", OF_GOOGLE | thoughts(900), THOUGHT, 1_320),
+        # Gemini's candidates have had the thoughts in them, too.
+        (
+            "google",
+            "gemini-2.5-flash",
+            GEMINI | {"candidatesTokenCount": 1_200},
+            THOUGHT | {"input_text_tokens": 100},
+            1_320,
+        ),
+        # Tokens that nobody names are in the total alone.
+        ("openai", "gpt-4o", CHAT | {"total_tokens": 170}, OF_CHAT, 170),
+        # What is null is not read; it is in the total all the same.
+        (
+            "openai",
+            "gpt-4o",
+            {"prompt_tokens": 100, "completion_tokens": None, "total_tokens": 150},
+            {"input_tokens": 100},
+            150,
+        ),
+        # Perplexity's total has what is charged beside the answer not in it, and Bedrock's may be without cached tokens.
+        (
+            "perplexity",
+            "sonar-deep-research",
+            PERPLEXITY,
+            {
+                "input_tokens": 33,
+                "output_tokens": 101_176,
+                "output_reasoning_tokens": 73_997,
+                "output_citation_tokens": 20_016,
+                "web_searches": 18,
+            },
+            None,
+        ),
+        ("bedrock", "anthropic.claude-sonnet-4-5-20250929-v1:0", BEDROCK | {"totalTokens": 505}, CACHED, None),
+        # Libraries have 0 for what they do not know.
+        ("openai", "gpt-4o", CHAT | {"total_tokens": 0}, OF_CHAT, None),
+    ],
+)
+def test_the_objects_own_total_says_what_its_counts_mean(
+    provider: str, model: str, usage: dict[str, Any], right: dict[str, int], total: int | None
+) -> None:
+    found = provider_usage_of(provider, model, usage)
+    counts = {unit: count for unit, count in found.counts.items() if count and unit != "input_image_tokens"}
+    assert (counts, found.total) == (right, total)
+
+
+@pytest.mark.parametrize(
+    ("usage", "reason"),
+    [
+        (CHAT | {"total_tokens": 149}, r"\(as openai chat\): expected a total of at least .* = 150 as read, came 149"),
+        (CHAT | {"total_tokens": "150"}, "total_tokens: expected a number, came"),
+    ],
+)
+def test_a_total_that_contradicts_its_counts_is_refused(usage: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Malformed, match=reason):
+        provider_usage_of("openai", "gpt-4o", usage)
+
+
+def test_a_total_that_is_told_twice_must_be_the_same() -> None:
+    assert provider_usage_of("openai", "gpt-4o", CHAT, 150).total == 150
+    with pytest.raises(Malformed, match="total_tokens: expected the 150 that provider_usage says, or none, came 151"):
+        provider_usage_of("openai", "gpt-4o", CHAT, 151)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "usage", "right"),
+    [
+        ("anthropic", "claude-sonnet-4-5", LITELLM, CACHED),
+        ("openai", "gpt-4o", LITELLM, CACHED),
+        # As above without a total: in what OpenAI calls prompt_tokens, cached ones are counted.
+        ("anthropic", "claude-sonnet-4-5", LITELLM | {"total_tokens": None}, CACHED),
+        # The total says that they are beside it.
+        ("anthropic", "claude-sonnet-4-5", LITELLM | {"prompt_tokens": 5}, CACHED),
+        # The same counts under two names.
+        (
+            "anthropic",
+            "claude-sonnet-4-5",
+            LITELLM
+            | {
+                "prompt_tokens_details": {
+                    "cached_tokens": 128_000,
+                    "cache_creation_tokens": 1_200,
+                    "cache_creation_token_details": {
+                        "ephemeral_5m_input_tokens": 1_000,
+                        "ephemeral_1h_input_tokens": 200,
+                    },
+                }
+            },
+            WITH_TTL,
+        ),
+        # Beside input_tokens, as Anthropic has it; but the total may say otherwise.
+        ("openai", "gpt-4o", {name: count for name, count in ANTHROPIC.items() if name != "cache_creation"}, CACHED),
+        (
+            "openai",
+            "gpt-4o",
+            {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150, "cache_read_input_tokens": 90},
+            {"input_tokens": 100, "output_tokens": 50, "cache_read_tokens": 90},
+        ),
+        ("deepseek", "deepseek-chat", DEEPSEEK, {"input_tokens": 100, "output_tokens": 50, "cache_read_tokens": 64}),
+        (
+            "deepseek",
+            "deepseek-chat",
+            DEEPSEEK | {"prompt_tokens_details": {"cached_tokens": 64}},
+            {"input_tokens": 100, "output_tokens": 50, "cache_read_tokens": 64},
+        ),
+        # What contradicts itself, or has a name that nobody knows, cannot be known: it is no 0.
+        (
+            "deepseek",
+            "deepseek-chat",
+            DEEPSEEK | {"prompt_tokens_details": {"cached_tokens": 60}},
+            {"input_tokens": 100, "output_tokens": 50, "cache_read_tokens": None},
+        ),
+        (
+            "openai",
+            "gpt-4o",
+            CHAT | {"prompt_tokens_details": None, "num_cached_tokens": 90, "cache_creation_token_count": 0},
+            {"input_tokens": 100, "output_tokens": 50, "output_reasoning_tokens": 10, "cache_read_tokens": None},
+        ),
+        (
+            "openai",
+            "gpt-4o",
+            CHAT | {"cached": {"tokens_written": 7}, "cache_discount": 0.5},
+            OF_CHAT | {"cache_write_tokens": None},
+        ),
+    ],
+)
+def test_cached_tokens_count_under_whatever_name(
+    provider: str, model: str, usage: dict[str, Any], right: dict[str, int | None]
+) -> None:
+    counts = provider_usage_of(provider, model, usage).counts
+    assert {unit: count for unit, count in counts.items() if count != 0} == right
+
+
+def test_what_an_erasure_keeps_of_an_object_is_read_alike() -> None:
+    for provider, usage in (("anthropic", LITELLM), ("deepseek", DEEPSEEK), ("google", OF_GOOGLE), ("google", GEMINI)):
+        assert provider_usage_of(provider, "", without_texts(usage)) == provider_usage_of(provider, "", usage)
 
 
 def test_each_flavor_of_each_provider_is_found_by_an_object_of_its_own() -> None:
@@ -178,7 +356,7 @@ def test_each_flavor_of_each_provider_is_found_by_an_object_of_its_own() -> None
                         place = place.setdefault(str(step), {})
                     place[str(path[-1])] = number
             _, found = provider.extract_usage(usage, api_flavor=flavor.api_flavor)
-            counts = provider_counts(provider.id, "", usage)
+            counts = provider_usage_of(provider.id, "", usage).counts
             known = {unit: count for unit, count in counts.items() if count is not None}
             assert known.items() <= vars(found).items(), (provider.id, flavor.api_flavor)
 

@@ -1,0 +1,55 @@
+"""Where values lie in a provider's decoded answer. Pure."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from genai_prices.types import ArrayMatch
+
+Path = tuple[str | ArrayMatch, ...]
+
+
+def steps(path: str | Sequence[str | ArrayMatch]) -> Path:
+    """A path as the package writes it, as its steps."""
+    return (path,) if isinstance(path, str) else tuple(path)
+
+
+def named_steps(path: Path) -> tuple[str, ...]:
+    """A path without the choice among the members of a list."""
+    return tuple(step for step in path if isinstance(step, str))
+
+
+def shown(path: Path) -> str:
+    return ".".join(step if isinstance(step, str) else step.field for step in path)
+
+
+def value_at(data: Any, path: Path) -> Any:
+    """What lies at a path in decoded JSON, or None."""
+    for step in path:
+        if isinstance(step, str):
+            if not isinstance(data, dict):
+                return None
+            data = data.get(step)
+        elif isinstance(data, list):
+            # The package compares texts alone.
+            data = step.extract([one for one in data if isinstance(one, dict) and isinstance(one.get(step.field), str)])
+        else:
+            return None
+    return data
+
+
+def numbers_in(data: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int | float]]:
+    """Each number with its path, but for those in lists."""
+    if isinstance(data, dict):
+        for name, value in data.items():
+            yield from numbers_in(value, (*above, name))
+    elif isinstance(data, int | float) and not isinstance(data, bool):
+        yield above, data
+
+
+def values_in(data: Any) -> int:
+    """How many values there are, in lists too."""
+    if isinstance(data, dict):
+        return sum(map(values_in, data.values()))
+    if isinstance(data, list):
+        return sum(map(values_in, data))
+    return int(data is not None)
