@@ -9,6 +9,7 @@ import typer
 
 from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table, progress, say
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     from usage_pipeline.local.demo.costs import CostResult
@@ -86,13 +87,14 @@ def _print_demo(result: "DemoResult", folder: Path) -> None:
     )
     if result.uncompared_costs:
         say(
-            f"The costs of {result.uncompared_costs:,} events are not compared: other prices hold for them, your own ones or "
-            "those of another version of the package."
+            f"The costs of {counted(result.uncompared_costs, 'event')} are not compared: other prices hold for them, your own "
+            "ones or those of another version of the package."
         )
     say(
-        f"The demo wrote {result.requests:,} requests (5 records each) and sent {result.events_sent:,} usage events over HTTP "
-        f"(each tenth twice). It drained {result.drains} times ({result.drains_while_writing} while writing). The largest "
-        f"drain moved {result.keys_per_second:,.0f} keys a second. All of it took {result.seconds:.0f} s."
+        f"The demo wrote {counted(result.requests, 'request')} (5 records each) and sent "
+        f"{counted(result.events_sent, 'usage event')} over HTTP (each tenth twice). It drained "
+        f"{counted(result.drains, 'time')} ({result.drains_while_writing} while writing). The largest drain moved "
+        f"{result.keys_per_second:,.0f} keys a second. All of it took {result.seconds:.0f} s."
     )
     days = f"{result.days[0]} to {result.days[-1]}" if result.days else "none"
     outcome = "materialized" if result.are_days_materialized else "NOT all materialized"

@@ -9,6 +9,7 @@ import typer
 from usage_pipeline.commands.options import AsJson
 from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     from usage_pipeline.events.corrections.conflicts import Decision
@@ -50,7 +51,7 @@ def list_all(
         )
         for one in found
     ]
-    print_table(f"{len(found)} conflicts", ["number", "kind", "event", "came", "first", "outcome"], rows)
+    print_table(counted(len(found), "conflict"), ["number", "kind", "event", "came", "first", "outcome"], rows)
 
 
 @conflicts_app.command("accept")
@@ -80,5 +81,5 @@ def _decide(ids: list[int], decision: "Decision", reason: str, as_json: bool) ->
         print_json({"success": not refused, decision: done, "already": already, "refused": map(asdict, refused)})
     else:
         rows = [(one.event_conflict_id, one.outcome, one.refusal) for one in decided]
-        print_table(f"{len(decided)} conflicts", ["number", "outcome", "refused"], rows)
+        print_table(counted(len(decided), "conflict"), ["number", "outcome", "refused"], rows)
     raise typer.Exit(1 if refused else 0)

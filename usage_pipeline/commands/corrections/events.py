@@ -12,6 +12,7 @@ import typer
 from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     from usage_pipeline.events.corrections.events import Corrected, Wanted
@@ -99,7 +100,9 @@ def _print(outcomes: "list[Corrected]", as_json: bool) -> None:
     else:
         rows = [(position + 1, one.event_id, one.refusal) for position, one in refused]
         title = f"Corrected {counts['corrected']} of {len(outcomes)}"
-        print_table(f"{title}, {counts['already']} were so already", ["place", "event", "refused"], rows)
+        print_table(
+            f"{title}, {counted(counts['already'], 'was', 'were')} so already", ["place", "event", "refused"], rows
+        )
         if counts["corrected"]:
             say("Hours and days that changed are made again by the schedules; ops.late_data tells by how much.")
     raise typer.Exit(1 if refused else 0)

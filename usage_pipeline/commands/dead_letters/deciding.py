@@ -10,6 +10,7 @@ from usage_pipeline.commands.dead_letters.choice import Families, Source, chosen
 from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     import psycopg
@@ -134,17 +135,17 @@ def discard_dead_letters(
     else:
         rows = [(str(number), "counts already, and nothing takes that back") for number in report.counted]
         rows += [(str(number), "was discarded before") for number in report.were_discarded]
-        print_table(f"Discarded {report.by_family.total():,} dead letters", ["number", "left as it is"], rows)
+        print_table(f"Discarded {counted(report.by_family.total(), 'dead letter')}", ["number", "left as it is"], rows)
     raise typer.Exit(1 if report.counted else 0)
 
 
 def _expect_yes(connection: "psycopg.Connection", choice: "Choice", what: str, *, yes: bool) -> None:
     """Raises UsageError, with the number of dead letters, where many may be meant and nobody said yes."""
-    from usage_pipeline.drain.ways_out.discard import chosen as counted
+    from usage_pipeline.drain.ways_out.discard import chosen as open_of
 
     if yes or choice.is_named:
         return
-    found = counted(connection, choice)
+    found = open_of(connection, choice)
     if found.by_family:
         raise UsageError(f"{found.said} would be {what}: expected --yes as well")
 

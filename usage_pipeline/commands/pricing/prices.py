@@ -12,6 +12,7 @@ import typer
 from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_document, print_json, print_table, say
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 prices_app = typer.Typer(no_args_is_help=True, help="Prices of models: your own, above those of the price package.")
 
@@ -76,7 +77,7 @@ def list_all(as_json: AsJson = False) -> None:
         )
         for row in rows
     ]
-    print_table(f"{len(rows)} own prices; new days have {price_version}", [*fixed, "US dollars"], cells)
+    print_table(f"{counted(len(rows), 'own price')}; new days have {price_version}", [*fixed, "US dollars"], cells)
 
 
 @prices_app.command("show")
@@ -158,7 +159,7 @@ def export(
         content = {} if file is not None else {"csv": text.getvalue()}
         print_json({"success": True, "own_version": version, "rows": len(rows), **content})
     else:
-        say(f"Wrote {len(rows):,} own prices to {file}.", to_errors=True)
+        say(f"Wrote {counted(len(rows), 'own price')} to {file}.", to_errors=True)
 
 
 def _write(file: Path, text: str) -> None:

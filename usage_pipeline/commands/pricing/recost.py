@@ -11,6 +11,7 @@ import typer
 from usage_pipeline.commands.options import AsJson, UsageError, chosen_days, parsed_date
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 
 def recost(
@@ -40,7 +41,7 @@ def recost(
                 "Own prices: usage-pipeline prices import"
             )
         days = [start + timedelta(days=offset) for offset in range((end - start).days + 1)]
-        logging.getLogger(__name__).info("Computing the costs of %d days again with %s", len(days), version)
+        logging.getLogger(__name__).info("Computing the costs of %s again with %s", counted(len(days), "day"), version)
         recosted = list(recost_days(connection, days, version, settings=settings))
     problems = [day for day in recosted if day.problem]
     if as_json:

@@ -125,7 +125,7 @@ def test_the_commands_tell_what_became_of_each(
     assert run("conflicts", "list", "--json").stdout.strip() == '{"conflicts": []}'
     voided = run("events", "void", second["event_id"], "--reason", "test traffic")
     assert (voided.returncode, tokens(postgres)) == (0, [(2,)])
-    assert "1 were so already" in run("events", "void", second["event_id"], "--reason", "test traffic").stdout
+    assert "1 was so already" in run("events", "void", second["event_id"], "--reason", "test traffic").stdout
     for command in (
         ["events", "void", second["event_id"]],
         ["events", "void", "chatcmpl-1", "--reason", "x"],
