@@ -134,7 +134,7 @@ def test_migrate_says_the_version(run: Run) -> None:
         (["counters", "accept-correction", "--reason", ""], {}, "--reason: expected a value, came an empty text"),
         (["stats", "--date", ""], {}, "--date: expected a value, came an empty text"),
         (["status", ""], {}, "argument 2: expected a value, came an empty text"),
-        (["dead-letters", "replay", "4242"], {}, "expected numbers of dead letters, came 4242, which none has"),
+        (["dead-letters", "replay", "4242"], {}, "no dead letter has the number 4242"),
         (["dead-letters", "replay", "--family", "nope"], {}, "--family: expected one of api_key, "),
         (["dead-letters", "list", "--family", "nope"], {}, "--family: expected one of api_key, "),
         (["drain"], {"REDIS_HOST": "", "REDIS_URL": ""}, "REDIS_HOST: "),

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usage_pipeline.commands.dead_letters.choice import NUMBERS, Families, Source, chosen, expect_known
+from usage_pipeline.commands.dead_letters.choice import (
+    NUMBERS,
+    Families,
+    Source,
+    chosen,
+    expect_known,
+    why_none_is_open,
+)
 from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
@@ -83,7 +90,7 @@ def show_dead_letter(
         expect_known(connection, choice)
         letter = dead_letters.whole(connection, number)
     if letter is None:
-        raise UsageError(f"expected the number of a dead letter, came {number}, which none has")
+        raise UsageError(f"no dead letter has the number {number}")
     other = landed(settings).get(letter.family)
     diagnosis = diagnose(letter, settings.possible_times, other, _counter_day(letter))
     if raw is not None:
@@ -137,6 +144,7 @@ def export_dead_letters(
             raise UsageError(f"--family: expected one of {', '.join(families)}, which are all here, or --with-reasons")
         with _sink(file) as put:
             written = write_lines(put, connection, choice, plain_families=KINDS, with_reasons=with_reasons)
+        nothing = "" if written else f"Nothing to write: {why_none_is_open(connection, choice)}."
     ranges = _as_ranges(written)
     close = (
         f"usage-pipeline dead-letters discard {' '.join(ranges[:_MOST_RANGES])}{_options(choice)} --reason WHY --yes"
@@ -144,10 +152,7 @@ def export_dead_letters(
     if as_json:
         print_json({"success": True, "exported": len(written), "file": str(file), "numbers": ranges, "close": close})
         return
-    say(
-        f"Wrote {counted(len(written), 'line')}. What they hold stays a dead letter until you replay or discard it.",
-        to_errors=True,
-    )
+    say(nothing or f"Wrote {counted(len(written), 'line')}. Each of them stays a dead letter.", to_errors=True)
     if written and len(ranges) <= _MOST_RANGES:
         say("When they were put right and have arrived, close them:", to_errors=True)
         say(f"  {close}", to_errors=True)
