@@ -358,5 +358,5 @@ def test_the_command_lists_what_is_open(
     assert [(one["rule"], one["title"]) for one in document["alerts"]] == [("failed-run", "Title of a")]
     alerts()
     said = capsys.readouterr().out
-    assert "1 open alert " in said
+    assert "1 open alert\n" in said
     assert "Remedy of a" in said

@@ -104,7 +104,8 @@ def show(
     if as_json:
         print_json({"price_version": price_version, **asdict(found)})
         raise typer.Exit(0 if found.is_priced else 1)
-    name = f"{provider}/{model}" + (f", tier {tier}" if tier else "")
+    asked_name = f"{provider}/{model}"
+    name = asked_name + (f", tier {tier}" if tier else "")
     columns = [
         "price",
         "US dollars",
@@ -116,10 +117,18 @@ def show(
         "until",
         "time of day (UTC)",
     ]
+    # What is as usual is left out, such as the whole day: a column without a value goes where there is little room.
     rows = [
         (
-            *(one.price_key, one.usd, one.layer, one.of, one.factor, one.input_tokens_from),
-            *(one.valid_from, one.valid_until, f"{one.daily_from} to {one.daily_until}"),
+            *(
+                one.price_key,
+                one.usd,
+                one.layer,
+                "" if one.of == asked_name else one.of,
+                one.factor,
+                one.input_tokens_from or None,
+            ),
+            *(one.valid_from, one.valid_until, _hours(one.daily_from, one.daily_until)),
         )
         for one in found.prices
     ]
@@ -131,6 +140,10 @@ def show(
     for note in found.notes:
         say(f"Note: {note}.", to_errors=not found.is_priced)
     raise typer.Exit(0 if found.is_priced else 1)
+
+
+def _hours(start: str, end: str) -> str:
+    return "" if (start, end) == ("00:00", "24:00") else f"{start} to {end}"
 
 
 @prices_app.command("export")
