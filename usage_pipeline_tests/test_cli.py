@@ -157,6 +157,32 @@ def test_what_the_caller_must_mend_is_one_line_and_status_2(
     assert "hunter2" not in line
 
 
+@pytest.mark.parametrize(
+    ("unset", "said"),
+    [
+        (["DATABASE_URL", "REDIS_URL"], "DATABASE_URL and REDIS_URL are not set"),
+        (["DATABASE_URL"], "DATABASE_URL is not set"),
+        ([], None),
+    ],
+)
+def test_who_forgot_the_line_that_dev_prints_is_told_of_it(
+    settings: Settings, unset: list[str], said: str | None
+) -> None:
+    environment = command_environment(settings) | {"DATABASE_URL": "postgresql://u@127.0.0.1:1/x"}
+    for name in unset:
+        del environment[name]
+    # The server of the default may run on this machine: nobody listens at port 1.
+    code = "from usage_pipeline import settings; from usage_pipeline.cli import main; from pydantic import SecretStr\n"
+    code += "settings.Settings.model_fields['database_url'].default = SecretStr('postgresql://u@127.0.0.1:1/x')\n"
+    code += "settings.Settings.model_rebuild(force=True); main()"
+    command = [sys.executable, "-c", code, "tokens", "list"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert ("paste the line that it prints into this terminal first" in line) == (said is not None)
+    assert said is None or said in line
+
+
 def test_no_option_of_any_command_takes_an_empty_value() -> None:
     commands = [("usage-pipeline", typer.main.get_command(app))]
     refused = 0
