@@ -113,7 +113,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.local.demo.events import ServiceError
     from usage_pipeline.local.processes.dagster import NoCheckoutError
     from usage_pipeline.local.servers.account import AccountError
-    from usage_pipeline.local.servers.both import AlreadyRunningError
+    from usage_pipeline.local.servers.both import AlreadyRunningError, FolderError
     from usage_pipeline.local.servers.postgres import PostgresServerError
     from usage_pipeline.local.servers.redis import RedisServerError
     from usage_pipeline.local.traffic.counters import TraceError
@@ -123,7 +123,15 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.storage.redis import RedisUnavailable
     from usage_pipeline.values import Malformed
 
-    servers = (AccountError, AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError, ServiceError)
+    servers = (
+        AccountError,
+        AlreadyRunningError,
+        FolderError,
+        NoCheckoutError,
+        PostgresServerError,
+        RedisServerError,
+        ServiceError,
+    )
     usage = (IssueFileError, Malformed, PriceTableError, SettingsError, TraceError, UnknownTokenError, UsageError)
     archives = (ArchiveUnavailable, ChunksBusy)
     return (*servers, *usage, *archives, DrainImpossible, InsufficientPrivilege, PostgresUnavailable, RedisUnavailable)

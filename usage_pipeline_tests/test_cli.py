@@ -202,6 +202,40 @@ def test_no_option_of_any_command_takes_an_empty_value() -> None:
     assert refused > 80
 
 
+@pytest.mark.parametrize("wrong", ["folder", "missing/file", "file/inside"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["demo", "--trace"],
+        ["load", "issues"],
+        ["prices", "import"],
+        ["prices", "export"],
+        ["events", "replace", "--reason", "r"],
+        ["dead-letters", "export"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_file_is_refused_in_one_line(run: Run, tmp_path: Path, command: list[str], wrong: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    done = run(*command, tmp_path / wrong)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert (str(tmp_path / wrong) in line, "expected a" in line) == (True, True)
+
+
+@pytest.mark.parametrize("wrong", ["file", "file/inside", "place"])
+def test_a_demo_whose_folder_is_none_is_refused_in_one_line(run: Run, tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "redis").write_text("not a folder either")
+    done = run("demo", "--folder", tmp_path / wrong)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert f"{tmp_path / wrong}: expected a folder for the data" in line
+    assert ", came a file: " in line
+
+
 def test_a_trace_that_is_not_one_is_refused_with_its_line(run: Run, tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\nnoon,1,2\n")

@@ -50,8 +50,8 @@ def demo(
     """Write made-up traffic, drain it at the same time, and compare what was written with what is stored."""
     from usage_pipeline.local.demo.run import run_demo
 
-    if trace is not None and not trace.is_file():
-        raise UsageError(f"--trace: expected a file, came {trace}")
+    if trace is not None:
+        _expect_readable(trace)
     logging.getLogger().setLevel(logging.WARNING)
     with progress(as_json) as say:
         result = run_demo(folder, trace=trace, seconds=seconds, writers=writers, say=say)
@@ -63,6 +63,14 @@ def demo(
     else:
         _print_demo(result, folder)
     raise typer.Exit(0 if succeeded else 1)
+
+
+def _expect_readable(trace: Path) -> None:
+    try:
+        with trace.open("rb"):
+            return
+    except OSError as error:
+        raise UsageError(f"--trace: expected a file that can be read, came {trace}: {error.strerror}") from None
 
 
 def _print_demo(result: "DemoResult", folder: Path) -> None:

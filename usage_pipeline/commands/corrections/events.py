@@ -69,8 +69,10 @@ def _items(file: Path) -> list[bytes]:
             name = "events.json" if _DOCUMENT.match(stream.read(_LOOK_BYTES)) else "events.jsonl"
             stream.seek(0)
             return [item for _, item in items_of_file(stream, name, "events", settings.max_decompressed_bytes)]
-    except (BrokenFile, OSError) as error:
+    except BrokenFile as error:
         raise UsageError(f"{file}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{file}: expected a file of events that can be read, came: {error.strerror}") from None
 
 
 def _correct(wanted: "Sequence[Wanted]", reason: str, as_json: bool) -> None:
