@@ -184,10 +184,19 @@ class _Drains:
         is_uncertain = self.servers.get(name) != server and self.store.flag_forgettable(name, server)
         self.servers[name] = server
         if is_uncertain and self._is_news(name, server):
-            log.warning(
-                "drain: %s: Redis is another server than before; batches around the change are flagged: they may count twice",
-                name,
-            )
+            # The ledger flags both, since nothing proves that it is the same server with the same data.
+            if self.claiming.facts.keeps_each_answer:
+                log.info(
+                    "drain: %s: Redis was started again; it had each answer on disk, so nothing counts twice unless somebody "
+                    "put an older file in place; batches around the start are flagged",
+                    name,
+                )
+            else:
+                log.warning(
+                    "drain: %s: Redis is another server than before; batches around the change are flagged: they may "
+                    "count twice",
+                    name,
+                )
         if name == EVENT.name:
             report = QueueDrain(self.releasing, self.store, limits).run(is_uncertain=is_uncertain)
         else:
