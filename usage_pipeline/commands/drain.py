@@ -34,6 +34,7 @@ def drain(
             logging.getLogger(__name__).info("%s.", note)
         on_round = _print_round_json if as_json else _ignore_round
         rounds.watch(settings, rounds.ALL_FAMILIES, should_stop=should_stop, on_round=on_round)
+        logging.getLogger(__name__).info("drain: stopped; what comes from now on waits in Redis for the next drain")
         return
     report = rounds.drain_until_empty(settings, should_stop=should_stop)
     succeeded = report.is_complete and not report.dead_letters
@@ -47,6 +48,8 @@ def drain(
         print_table("Drained", ["family", "keys", "stored", "duplicates", "dead letters", "recovered batches"], rows)
         if report.busy:
             say(f"Another process drains: {', '.join(report.busy)}", to_errors=True)
+        if should_stop.is_set() and not report.is_complete:
+            say("Stopped before all was drained. What is left waits in Redis for the next drain.", to_errors=True)
     raise typer.Exit(0 if succeeded else 1)
 
 

@@ -1,6 +1,7 @@
 """`usage-pipeline dev` and `usage-pipeline demo`: run everything on this machine."""
 
 import logging
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +33,8 @@ def dev(
     raise typer.Exit(run_dev(port=port, api_port=api_port, read_only=read_only))
 
 
+# As a shell has it for a program that Ctrl-C ended.
+_INTERRUPTED = 130
 # Of `dev`, too.
 _FOLDER = Path(".local")
 
@@ -53,8 +56,17 @@ def demo(
     if trace is not None:
         _expect_readable(trace)
     logging.getLogger().setLevel(logging.WARNING)
-    with progress(as_json) as say:
-        result = run_demo(folder, trace=trace, seconds=seconds, writers=writers, say=say)
+    _interrupt_once()
+    try:
+        with progress(as_json) as note:
+            result = run_demo(folder, trace=trace, seconds=seconds, writers=writers, say=note)
+    except KeyboardInterrupt:
+        say(
+            "Stopped before its end, without a comparison. Its PostgreSQL, Redis and HTTP service are stopped, too: nothing is "
+            f"left running. What it had stored is in {folder}.",
+            to_errors=True,
+        )
+        raise typer.Exit(_INTERRUPTED) from None
     is_equal = result.difference == 0 and result.cost_difference == 0
     succeeded = is_equal and result.are_days_materialized
     if as_json:
@@ -63,6 +75,23 @@ def demo(
     else:
         _print_demo(result, folder)
     raise typer.Exit(0 if succeeded else 1)
+
+
+def _interrupt_once() -> None:
+    """Ctrl-C, SIGTERM and a closed terminal raise KeyboardInterrupt. A second one would cut short what stops the servers."""
+    numbers = [
+        one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN
+    ]
+
+    def interrupt(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        # Of threads whose servers are being stopped.
+        logging.disable()
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, interrupt)
 
 
 def _expect_readable(trace: Path) -> None:
