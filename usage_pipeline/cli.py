@@ -18,16 +18,18 @@ from usage_pipeline.commands.drain import drain
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev
 from usage_pipeline.commands.merchants import aggregate, counters_app, status
-from usage_pipeline.commands.options import UsageError, refuse_empty
+from usage_pipeline.commands.options import UsageError, refuse_empty, unset_servers
 from usage_pipeline.commands.pricing.prices import prices_app
 from usage_pipeline.commands.pricing.recost import recost
 from usage_pipeline.commands.rollups import rezone, stats
 from usage_pipeline.commands.storage import archive_app, erase_user, migrate
 from usage_pipeline.commands.tokens import tokens_app
 from usage_pipeline.log_lines import log_to_stderr
-from usage_pipeline.settings import SettingsError
+from usage_pipeline.settings import SettingsError, load_settings
 from usage_pipeline.texts import visible
 
+# They have servers of their own.
+_LAUNCHERS = (["dev"], ["demo"])
 app = typer.Typer(
     name="usage-pipeline",
     help="Bring usage counters and LLM usage events into PostgreSQL, exactly once.",
@@ -73,7 +75,7 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, _known_errors()):
             raise
-        print(f"usage-pipeline: {visible(_explained(error))}", file=sys.stderr)
+        print(f"usage-pipeline: {visible(_explained(error) + _way_out(error))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -88,6 +90,18 @@ def _explained(error: Exception) -> str:
     )
 
 
+def _way_out(error: Exception) -> str:
+    """What a newcomer forgets in a second terminal; empty where servers are named, or `dev` or the demo is what failed."""
+    from usage_pipeline.drain.rounds import DrainImpossible
+    from usage_pipeline.storage.postgres import PostgresUnavailable
+    from usage_pipeline.storage.redis import RedisUnavailable
+
+    if not isinstance(error, DrainImpossible | PostgresUnavailable | RedisUnavailable) or sys.argv[1:2] in _LAUNCHERS:
+        return ""
+    note = unset_servers(load_settings())
+    return f". {note}" if note else ""
+
+
 def _known_errors() -> tuple[type[Exception], ...]:
     """Errors that one line explains. They are imported only after an error, so that `--help` does not wait for them."""
     from psycopg.errors import InsufficientPrivilege
@@ -99,7 +113,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.local.demo.events import ServiceError
     from usage_pipeline.local.processes.dagster import NoCheckoutError
     from usage_pipeline.local.servers.account import AccountError
-    from usage_pipeline.local.servers.both import AlreadyRunningError
+    from usage_pipeline.local.servers.both import AlreadyRunningError, FolderError
     from usage_pipeline.local.servers.postgres import PostgresServerError
     from usage_pipeline.local.servers.redis import RedisServerError
     from usage_pipeline.local.traffic.counters import TraceError
@@ -109,7 +123,15 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from usage_pipeline.storage.redis import RedisUnavailable
     from usage_pipeline.values import Malformed
 
-    servers = (AccountError, AlreadyRunningError, NoCheckoutError, PostgresServerError, RedisServerError, ServiceError)
+    servers = (
+        AccountError,
+        AlreadyRunningError,
+        FolderError,
+        NoCheckoutError,
+        PostgresServerError,
+        RedisServerError,
+        ServiceError,
+    )
     usage = (IssueFileError, Malformed, PriceTableError, SettingsError, TraceError, UnknownTokenError, UsageError)
     archives = (ArchiveUnavailable, ChunksBusy)
     return (*servers, *usage, *archives, DrainImpossible, InsufficientPrivilege, PostgresUnavailable, RedisUnavailable)

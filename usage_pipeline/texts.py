@@ -48,6 +48,11 @@ def storable(text: str) -> str:
     return re.sub("[\0\ud800-\udfff]", lambda found: _escaped(found[0]), text)
 
 
+def counted(number: int, one: str, more: str = "") -> str:
+    """The number with what is counted: `1 key`, `2 keys`. `more` is for all numbers but 1; without it, `one` gets an s."""
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
+
+
 def csv_cell(text: str) -> str:
     """The text with a `'` in front if a spreadsheet would compute it. Who reads the file takes that one off again.
 

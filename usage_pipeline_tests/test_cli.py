@@ -134,7 +134,7 @@ def test_migrate_says_the_version(run: Run) -> None:
         (["counters", "accept-correction", "--reason", ""], {}, "--reason: expected a value, came an empty text"),
         (["stats", "--date", ""], {}, "--date: expected a value, came an empty text"),
         (["status", ""], {}, "argument 2: expected a value, came an empty text"),
-        (["dead-letters", "replay", "4242"], {}, "expected numbers of dead letters, came 4242, which none has"),
+        (["dead-letters", "replay", "4242"], {}, "no dead letter has the number 4242"),
         (["dead-letters", "replay", "--family", "nope"], {}, "--family: expected one of api_key, "),
         (["dead-letters", "list", "--family", "nope"], {}, "--family: expected one of api_key, "),
         (["drain"], {"REDIS_HOST": "", "REDIS_URL": ""}, "REDIS_HOST: "),
@@ -157,6 +157,32 @@ def test_what_the_caller_must_mend_is_one_line_and_status_2(
     assert "hunter2" not in line
 
 
+@pytest.mark.parametrize(
+    ("unset", "said"),
+    [
+        (["DATABASE_URL", "REDIS_URL"], "DATABASE_URL and REDIS_URL are not set"),
+        (["DATABASE_URL"], "DATABASE_URL is not set"),
+        ([], None),
+    ],
+)
+def test_who_forgot_the_line_that_dev_prints_is_told_of_it(
+    settings: Settings, unset: list[str], said: str | None
+) -> None:
+    environment = command_environment(settings) | {"DATABASE_URL": "postgresql://u@127.0.0.1:1/x"}
+    for name in unset:
+        del environment[name]
+    # The server of the default may run on this machine: nobody listens at port 1.
+    code = "from usage_pipeline import settings; from usage_pipeline.cli import main; from pydantic import SecretStr\n"
+    code += "settings.Settings.model_fields['database_url'].default = SecretStr('postgresql://u@127.0.0.1:1/x')\n"
+    code += "settings.Settings.model_rebuild(force=True); main()"
+    command = [sys.executable, "-c", code, "tokens", "list"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert ("paste the line that it prints into this terminal first" in line) == (said is not None)
+    assert said is None or said in line
+
+
 def test_no_option_of_any_command_takes_an_empty_value() -> None:
     commands = [("usage-pipeline", typer.main.get_command(app))]
     refused = 0
@@ -174,6 +200,40 @@ def test_no_option_of_any_command_takes_an_empty_value() -> None:
                     refuse_empty([*words.split()[1:], f"{name}="])
             refused += 1
     assert refused > 80
+
+
+@pytest.mark.parametrize("wrong", ["folder", "missing/file", "file/inside"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["demo", "--trace"],
+        ["load", "issues"],
+        ["prices", "import"],
+        ["prices", "export"],
+        ["events", "replace", "--reason", "r"],
+        ["dead-letters", "export"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_file_is_refused_in_one_line(run: Run, tmp_path: Path, command: list[str], wrong: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    done = run(*command, tmp_path / wrong)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert (str(tmp_path / wrong) in line, "expected a" in line) == (True, True)
+
+
+@pytest.mark.parametrize("wrong", ["file", "file/inside", "place"])
+def test_a_demo_whose_folder_is_none_is_refused_in_one_line(run: Run, tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "redis").write_text("not a folder either")
+    done = run("demo", "--folder", tmp_path / wrong)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert f"{tmp_path / wrong}: expected a folder for the data" in line
+    assert ", came a file: " in line
 
 
 def test_a_trace_that_is_not_one_is_refused_with_its_line(run: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from usage_pipeline.api.usage.encodings import CsvEncoding
 from usage_pipeline.api.usage.resources import Column
 from usage_pipeline.commands import output
 from usage_pipeline.log_lines import LineFormatter
-from usage_pipeline.texts import csv_cell, storable, visible, without_mentions
+from usage_pipeline.texts import counted, csv_cell, storable, visible, without_mentions
 from usage_pipeline_tests.rigs.commands import Run
 
 COMMANDS = Path(output.__file__).parent
@@ -174,3 +174,25 @@ def test_a_record_of_the_log_is_one_line_and_a_traceback_holds_no_line_that_look
     assert others
     assert all(line.startswith("  ") for line in others)
     assert unprintable("".join((first, *others))) == set()
+
+
+@pytest.mark.parametrize(
+    ("number", "one", "more", "said"),
+    [
+        (0, "key", "", "0 keys"),
+        (1, "key", "", "1 key"),
+        (1_200, "key", "", "1,200 keys"),
+        (1, "batch is", "batches are", "1 batch is"),
+        (2, "batch is", "batches are", "2 batches are"),
+    ],
+)
+def test_what_is_counted_agrees_with_its_number(number: int, one: str, more: str, said: str) -> None:
+    assert counted(number, one, more) == said
+
+
+def test_no_sentence_for_people_counts_without_a_look_at_the_number() -> None:
+    """`{len(keys)} keys` is wrong for one key."""
+    folders = (COMMANDS, COMMANDS.parent / "alerting", COMMANDS.parent / "checks")
+    lines = [line for folder in folders for file in folder.rglob("*.py") for line in file.read_text().splitlines()]
+    assert len(lines) > 2_000
+    assert [line.strip() for line in lines if re.search(r"\{(len\([^{}]*\)|[^{}:]*:,)\} [a-z ]*?[a-z]+s\b", line)] == []

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from usage_pipeline.alerting.record import Message
 from usage_pipeline.settings import Settings
-from usage_pipeline.texts import without_mentions
+from usage_pipeline.texts import counted, without_mentions
 
 if TYPE_CHECKING:
     import apprise
@@ -100,9 +100,10 @@ def written(message: Message, most: int = _TEXT_LENGTH) -> str:
     minutes = (message.last_at - message.first_at).total_seconds() / 60
     text = without_mentions(message.text)
     if message.pending == "cleared":
-        before = f"This is over. It was found {message.count} times in {minutes:.0f} minutes. The alert was: "
+        times = f"{counted(message.count, 'time')} in {counted(round(minutes), 'minute')}"
+        before = f"This is over. It was found {times}. The alert was: "
         return shortened(before + text, most)
-    lasting = f" (for {minutes:.0f} minutes now)" if minutes >= 1 else ""
+    lasting = f" (for {counted(round(minutes), 'minute')} now)" if minutes >= 1 else ""
     advice = f"\nWhat to do: {without_mentions(message.remedy)}\nSee docs/alerts.md#{message.rule}"
     left = most - _length(lasting + advice)
     if left < _LEAST_TEXT_LENGTH:

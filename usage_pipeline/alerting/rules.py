@@ -26,6 +26,7 @@ from usage_pipeline.alerting.facts import (
 from usage_pipeline.alerting.run_rules import failed_drains, failed_runs, failed_ticks, long_runs
 from usage_pipeline.redis_keys import recorded
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import counted
 
 # Backlogs are looked at every half a minute: two intervals of 5 s cannot be told apart from a drain that is on its way.
 LEAST_BACKLOG_SECONDS = 60.0
@@ -84,7 +85,8 @@ def _old_backlogs(found: Sequence[BacklogAge], _: Settings) -> Iterator[Alert]:
                 f"backlog-age:{backlog.family}",
                 "failure",
                 f"Counters of {backlog.family} have waited for {backlog.age_seconds:.0f} s",
-                f"{backlog.waiting} keys or items wait in Redis, and {backlog.open_batches} batches are not finished. "
+                f"{counted(backlog.waiting, 'key or item waits', 'keys or items wait')} in Redis, and "
+                f"{counted(backlog.open_batches, 'batch is', 'batches are')} not finished. "
                 f"The oldest has waited for {backlog.age_seconds:.0f} s; the limit is {most:.0f} s.",
                 "Look under Automation in the UI whether the drain sensor is on and its ticks succeed, or whether "
                 "`drain --watch` still runs. `usage-pipeline drain` drains at once, and says what hinders it.",
@@ -98,7 +100,7 @@ def _surges(redis: RedisLoad, settings: Settings) -> Iterator[Alert]:
     if usual_memory and redis.memory_bytes > max(growth * usual_memory, usual_memory + LEAST_SURGE_BYTES):
         findings.append(f"memory is {_mb(redis.memory_bytes)}, usually {_mb(usual_memory)}")
     if usual_keys is not None and redis.keys > max(growth * usual_keys, usual_keys + LEAST_SURGE_KEYS):
-        findings.append(f"there are {redis.keys} keys, usually {usual_keys}")
+        findings.append(f"it has {counted(redis.keys, 'key')}, usually {usual_keys:,}")
     if redis.most_memory_bytes and redis.memory_bytes > _FULL_SHARE * redis.most_memory_bytes:
         findings.append(f"memory is {_mb(redis.memory_bytes)} of at most {_mb(redis.most_memory_bytes)} (maxmemory)")
     if findings:
@@ -137,8 +139,8 @@ def _dead_letters(found: Sequence[OpenDeadLetters], _: Settings) -> Iterator[Ale
             f"dead-letters:{letters.family}",
             "warning",
             f"Dead letters of {letters.family}: {letters.count}",
-            f"{letters.count} keys or items of {letters.family} were refused and are not counted. The newest reason: "
-            f"{letters.newest_reason}",
+            f"Refused and not counted: {counted(letters.count, 'key or item', 'keys or items')} of {letters.family}. "
+            f"The newest reason: {letters.newest_reason}",
             f"`usage-pipeline dead-letters list --family {letters.family}` says why each was refused, and `usage-pipeline "
             "dead-letters show NUMBER` what can be done with it. Correct the writer. Then replay what should count, and "
             "discard what should not: the alert clears when none is open.",
@@ -152,9 +154,9 @@ def _regressions(found: Sequence[OpenRegressions], _: Settings) -> Iterator[Aler
             "counter-regression",
             "warning",
             f"Merchant counters that Redis has other than they were: {one.count}",
-            f"{one.count} counters fell, or came back after they were lost: Redis lost them or brought back another state, or "
-            f"somebody changed them. The latest is {one.metric_type} of {one.merchant_id} on {one.day}. The stored values "
-            "stay.",
+            f"{counted(one.count, 'counter')} fell, or came back after a loss: Redis lost or brought back another state, or "
+            f"somebody changed what is counted. The latest is {one.metric_type} of {one.merchant_id} on {one.day}. "
+            "The stored values stay.",
             f"`usage-pipeline status {one.day}` lists the counters of that day. If Redis lost them (they began at zero "
             "again), `usage-pipeline counters accept-reset` adds what was counted since then. If Redis came back with an "
             "earlier state, or with one that was lost (an old snapshot, a replica that was behind, the right file again), "
@@ -172,8 +174,8 @@ def _missing_usage(found: Sequence[MissingUsage], _: Settings) -> Iterator[Alert
             f"missing-usage:{one.family}",
             "failure",
             f"Usage of {one.family} is missing: {one.missing:,} {one.measure}",
-            f"{one.missing:,} of {one.recorded:,} {one.measure} that our recorder wrote for {days} are missing: they are not "
-            f"stored, not in Redis and not refused. They have been missing since {one.since:%Y-%m-%d %H:%M %Z}.",
+            f"Of {one.recorded:,} {one.measure} that our recorder wrote for {days}, {one.missing:,} cannot be found: not "
+            f"stored, not in Redis and not refused. It has been so since {one.since:%Y-%m-%d %H:%M %Z}.",
             "`select * from ops.reconciliation where missing > 0` has the days. Find out what happened to Redis then: a "
             "restart from an old snapshot, a fail-over, an eviction policy, or keys that somebody deleted "
             "(docs/exactly-once.md).",
@@ -204,8 +206,8 @@ def _unreadable_odometers(found: Sequence[UnreadableOdometers], _: Settings) -> 
             f"odometer-unreadable:{one.family}",
             "warning",
             f"The odometer of {one.family} cannot be read",
-            f"What our recorder wrote of {one.family} cannot be read for {one.days} days, the newest of them {one.newest_day}: "
-            f"`{key}`: {one.problem}. What was known before is kept; what is recorded now is not compared.",
+            f"What our recorder wrote of {one.family} cannot be read for {counted(one.days, 'day')}, the newest is "
+            f"{one.newest_day}: `{key}`: {one.problem}. What was known before is kept; what is recorded now is not compared.",
             f"Find out who else writes `{key}` in Redis: only the recorder should. Then delete it (`redis-cli unlink {key}`): "
             "it begins again, and what was known counts on.",
         )
@@ -231,8 +233,8 @@ def _uncertain_batches(found: Sequence[UncertainBatches], _: Settings) -> Iterat
             "uncertain-batches",
             "warning",
             f"Batches that may have been counted twice: {one.count}",
-            f"{one.count} batches with {one.keys} keys of the last 24 hours were stored at about the time of a restart or "
-            f"fail-over of Redis, the newest at {one.newest_at:%Y-%m-%d %H:%M:%S %Z}.",
+            f"{counted(one.count, 'batch', 'batches')} with {counted(one.keys, 'key')}, stored in the last 24 hours at "
+            f"about the time of a restart or fail-over of Redis, the newest at {one.newest_at:%Y-%m-%d %H:%M:%S %Z}.",
             "If Redis came back from an old snapshot, or from a replica that was behind, compare ops.sync_batches where "
             "is_uncertain with the logs of the writers (docs/exactly-once.md). Otherwise do nothing: the alert clears a day "
             "later.",
@@ -246,8 +248,8 @@ def _expiring_tokens(found: Sequence[ExpiringTokenKeys], settings: Settings) -> 
             "expiring-token-keys",
             "warning",
             "Token keys may expire before they are drained",
-            f"A drain looked at {one.looked_at} token keys: {one.expiring} had less than half an interval to live, one of them "
-            f"{one.shortest_seconds:.0f} s. These keys were drained, but others may have expired unread.",
+            f"A drain looked at {counted(one.looked_at, 'token key')}: {one.expiring} had less than half an interval to live, "
+            f"one of them {one.shortest_seconds:.0f} s. These keys were drained, but others may have expired unread.",
             "Let the writers set a time to live of 7 days, or drain tokens more often than every "
             f"{settings.api_token_sync_interval_ms // 1000} s (API_TOKEN_SYNC_INTERVAL_MS), or use the recorder.",
         )
@@ -281,8 +283,9 @@ def _abnormal_usage(found: Sequence[UsageHour], settings: Settings) -> Iterator[
                 f"abnormal-usage:{hour.family}:{hour.id}",
                 "warning",
                 f"{kind} {hour.id} is used far more than usual",
-                f"{kind} {hour.id} had {hour.uses} uses in the hour from {hour.hour_start:%Y-%m-%d %H:%M %Z}. In the last 14 "
-                f"days its median hour had {verdict.median:.0f}, its busy hours {verdict.busy} (score {verdict.score:.1f}).",
+                f"{kind} {hour.id} had {counted(hour.uses, 'use')} in the hour from {hour.hour_start:%Y-%m-%d %H:%M %Z}. "
+                f"In the last 14 days its median hour had {verdict.median:.0f}, its busy hours {verdict.busy} "
+                f"(score {verdict.score:.1f}).",
                 "Ask the owner of the key. Revoke it if it leaked (`usage-pipeline tokens revoke`), or set a quota. After an "
                 "outage of the drain, all that was counted meanwhile arrives in one hour: then the alert means nothing.",
             )

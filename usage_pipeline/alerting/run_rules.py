@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from usage_pipeline.alerting.alert import Alert
 from usage_pipeline.alerting.facts import FailedRun, OrchestrationFacts
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import counted
 
 FAILURES_IN_A_ROW = 3
 
@@ -33,7 +34,7 @@ def long_runs(orchestration: OrchestrationFacts, settings: Settings) -> Iterator
                 "long-run",
                 f"long-run:{run.run_id}",
                 "warning",
-                f"Run of {run.job} takes {run.seconds / 60:.0f} minutes",
+                f"Run of {run.job} takes {counted(round(run.seconds / 60), 'minute')}",
                 f"Run {run.run_id} of {run.job} ({run.target}) has taken {run.seconds:.0f} s so far, "
                 f"more than {settings.alert_long_run_seconds} s.",
                 "Look in the UI which step it is at. A backfill of many days may really take that long. If the run waits for a "

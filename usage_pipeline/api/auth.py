@@ -19,6 +19,7 @@ from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api.audit import Presented
 from usage_pipeline.api.problems import Problem, unavailable
 from usage_pipeline.storage.postgres import is_mended_by_time
+from usage_pipeline.texts import counted
 
 _REALM = 'Bearer realm="usage_pipeline"'
 _bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline tokens create`")
@@ -119,7 +120,7 @@ class Admission:
 def _quota_exceeded(share: Share) -> Problem:
     """429: the caller may send requests again when the next day begins."""
     detail = (
-        f"expected at most {share.quota} requests a day with this token, came more; "
+        f"expected at most {counted(share.quota, 'request')} a day with this token, came more; "
         f"the next day begins in {share.reset_seconds} s"
     )
     return Problem(429, "quota-exceeded", detail, {"Retry-After": str(share.reset_seconds)})

@@ -7,6 +7,7 @@ import psycopg
 
 from usage_pipeline.rollups.window_tables import MOST_TAG_VALUES
 from usage_pipeline.storage.sql import load
+from usage_pipeline.texts import counted
 
 LARGEST_DIFFERENCE = Decimal("0.02")
 
@@ -18,8 +19,8 @@ def cost_difference_faults(connection: psycopg.Connection, first: date, last: da
     """
     rows = connection.execute(load("checks/select_cost_differences"), {"first_day": first, "last_day": last})
     return [
-        f"{provider}/{model}: senders report {reported:f} US dollars for {requests} requests, the list price is {listed:f} "
-        f"({_percent(reported, listed)})"
+        f"{provider}/{model}: senders report {reported:f} US dollars for {counted(requests, 'request')}, the list price is "
+        f"{listed:f} ({_percent(reported, listed)})"
         for provider, model, requests, reported, listed in rows
         if abs(reported - listed) > LARGEST_DIFFERENCE * listed
     ]
@@ -29,7 +30,7 @@ def unattributed_faults(connection: psycopg.Connection, first: date, last: date)
     """Models with tokens that are in the total, and neither input nor output: nobody knows their price."""
     rows = connection.execute(load("checks/select_unattributed_tokens"), {"first_day": first, "last_day": last})
     return [
-        f"{provider}/{model}: {unattributed} of {total} tokens are neither input nor output"
+        f"{provider}/{model}: {unattributed} of {counted(total, 'token is', 'tokens are')} neither input nor output"
         for provider, model, unattributed, total in rows
     ]
 
@@ -38,7 +39,8 @@ def crowded_tag_faults(connection: psycopg.Connection, first: date, last: date) 
     """Tags of ROLLUP_TAGS with more values a day than stay apart."""
     rows = connection.execute(load("checks/select_crowded_tags"), {"first_day": first, "last_day": last})
     return [
-        f"tag {tag}: more than {MOST_TAG_VALUES} values in a day; {requests} requests of the others are together as `other`"
+        f"tag {tag}: more than {MOST_TAG_VALUES} values in a day; "
+        f"{counted(requests, 'request')} of the others together as `other`"
         for tag, requests in rows
     ]
 

@@ -8,6 +8,7 @@ from usage_pipeline.checks.counters import MOST_FAULTS
 from usage_pipeline.rollups.issue_stats import ISSUE_STATS_TABLE, issue_day_bounds
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import composed, load
+from usage_pipeline.texts import counted
 
 # A sensor asks for a changed day within a minute; a run that fails is tried again within this time.
 _HOURS_TO_FOLLOW = timedelta(hours=2)
@@ -24,7 +25,7 @@ def issue_stat_faults(
     query = composed("checks/select_issue_stat_faults", counted=composed("rollups/count_issue_days"))
     rows = connection.execute(query, {**issue_day_bounds(dates, now, settings), "most": MOST_FAULTS})
     return [
-        f"{day}: {created} created, {resolved} resolved, {comments} comments are stored; the issues have "
+        f"{day}: {created} created, {resolved} resolved, {counted(comments, 'comment')} stored; the issues have "
         f"{expected_created}, {expected_resolved}, {expected_comments}. Materialize the day again"
         for day, created, resolved, comments, expected_created, expected_resolved, expected_comments in rows
     ]

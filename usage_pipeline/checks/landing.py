@@ -5,6 +5,7 @@ import psycopg
 from usage_pipeline.events.landing.faults import faults_of
 from usage_pipeline.events.landing.folder import READ_KINDS, Landing
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import counted
 
 _MOST_FAULTS = 1_000
 _REASON_CHARACTERS = 160
@@ -17,8 +18,8 @@ def landing_faults(connection: psycopg.Connection, settings: Settings) -> list[s
         return []
     look = Landing(settings.landing_url).look()
     found = [
-        f"{fault.address}: {_DONE[fault.step]}, {fault.failures} times since {fault.first_failed_at:%Y-%m-%d %H:%M}Z: "
-        f"{fault.reason[:_REASON_CHARACTERS]}"
+        f"{fault.address}: {_DONE[fault.step]}, {counted(fault.failures, 'time')} since "
+        f"{fault.first_failed_at:%Y-%m-%d %H:%M}Z: {fault.reason[:_REASON_CHARACTERS]}"
         for fault in faults_of(connection, look.files)
     ]
     found += [f"{address}: of no kind that is read. {READ_KINDS}" for address in look.unread]

@@ -15,6 +15,7 @@ from usage_pipeline.merchants.status import open_regressions
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis_cluster import AnyRedis, server_or_cluster, translated_cluster_errors
 from usage_pipeline.storage.sql import load
+from usage_pipeline.texts import counted
 
 MOST_FAULTS = 1_000
 _MOST_COUNTED = 100_000
@@ -72,8 +73,8 @@ def backlog_faults(settings: Settings, family: str, *, now: datetime | None = No
     faults = []
     if backlog.oldest_open_seconds > limit:
         faults.append(
-            f"{backlog.open_batches} batches are not finished, the oldest began {backlog.oldest_open_seconds:.0f} s ago: "
-            "its drain died, or PostgreSQL is away"
+            f"{counted(backlog.open_batches, 'batch is', 'batches are')} not finished, the oldest began "
+            f"{backlog.oldest_open_seconds:.0f} s ago: its drain died, or PostgreSQL is away"
         )
     with translated_cluster_errors(), server_or_cluster(settings) as server:
         waits = _queue_waits(server, now or datetime.now(UTC)) if family == "event" else _key_waits(server, family)

@@ -7,6 +7,7 @@ import psycopg
 
 from usage_pipeline.rollups.rankings import Ranking, ranking_windows
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import counted
 
 
 def ranking_faults(
@@ -31,5 +32,5 @@ def _fault(ranking: Ranking, day: date, rows: int, last_rank: int, rises: bool, 
     elif rises:
         problem = "expected no score above the one before it, came one"
     else:
-        problem = f"expected {expected} entries, came {rows}"
+        problem = f"expected {counted(expected, 'entry', 'entries')}, came {rows}"
     return f"{ranking.table} of {day}: {problem}. Materialize the date again"

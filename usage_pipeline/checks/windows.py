@@ -13,6 +13,7 @@ from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 from usage_pipeline.storage.sql import load
+from usage_pipeline.texts import counted
 
 # A closed hour is rolled up five minutes after its end; a day of trouble fits in the retries of two hours.
 _HOURS_TO_ROLL_UP = timedelta(hours=2)
@@ -24,7 +25,7 @@ def day_count_faults(connection: psycopg.Connection, first: date, last: date, ti
     """Days (both included) whose events, registry, hours and day do not agree. Hours and day count once they are up to date."""
     rows = connection.execute(load("checks/select_day_counts"), _span(first, last, time_zone))
     return [
-        f"{day}: {stored} events, {registered} in the registry, {_said(hourly)} in hours, {_said(daily)} in the day"
+        f"{day}: {counted(stored, 'event')}, {registered} in the registry, {_said(hourly)} in hours, {_said(daily)} in the day"
         for day, stored, registered, hourly, daily in rows
         if len({stored, registered, hourly, daily} - {None}) > 1
     ]
@@ -34,7 +35,7 @@ def conflict_faults(connection: psycopg.Connection, since: datetime) -> list[str
     """Items that came since then with the id of another item."""
     rows = connection.execute(load("checks/select_recent_conflicts"), {"since": since})
     return [
-        f"{kind} {event_id}: came {times} times with other content, last {at:%Y-%m-%d %H:%M}Z"
+        f"{kind} {event_id}: came {counted(times, 'time')} with other content, last {at:%Y-%m-%d %H:%M}Z"
         for event_id, kind, times, at in rows
     ]
 
@@ -70,7 +71,7 @@ def error_share_faults(connection: psycopg.Connection, first: date, last: date) 
     """Services of which more than a fifth of the requests failed."""
     rows = connection.execute(load("checks/select_error_shares"), {"first_day": first, "last_day": last})
     return [
-        f"{service}: {errors} of {requests} requests failed ({errors / requests:.0%})"
+        f"{service}: {errors} of {counted(requests, 'request')} failed ({errors / requests:.0%})"
         for service, requests, errors in rows
         if requests >= _FEWEST_REQUESTS and errors > LARGEST_ERROR_SHARE * requests
     ]
@@ -83,7 +84,7 @@ def unpriced_faults(connection: psycopg.Connection, first: date, last: date) -> 
     tiers = connection.execute(load("checks/select_unpriced_tiers"), days).fetchall()
     own = own_prices(connection, newest_version(connection))
     return [
-        f"{provider}/{model}: {requests} requests, "
+        f"{provider}/{model}: {counted(requests, 'request')}, "
         + (f"{reported} of them with the cost that their senders report, " if reported else "")
         + (
             "a count is not known, or no price holds for it"

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from usage_pipeline.commands.options import AsJson
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 
 def alerts(as_json: AsJson = False) -> None:
@@ -19,7 +20,7 @@ def alerts(as_json: AsJson = False) -> None:
         print_json({"alerts": [asdict(one) for one in found]})
         return
     rows = [(one.alert_id, f"{one.first_at:%m-%d %H:%M}", one.rule, one.title, one.delivery_error) for one in found]
-    print_table(f"{len(found)} open alerts", ["number", "since", "rule", "title", "not delivered"], rows)
+    print_table(counted(len(found), "open alert"), ["number", "since", "rule", "title", "not delivered"], rows)
     for one in found:
         say("")
         say(f"{one.alert_id}: {one.text}")

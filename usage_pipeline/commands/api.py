@@ -1,12 +1,14 @@
 """What is served over HTTP: `usage-pipeline api` runs our service, `ui-password` makes the hash for the Dagster UI."""
 
+import logging
 import sys
 from typing import Annotated
 
 import typer
 
-from usage_pipeline.commands.options import AsJson, UsageError
+from usage_pipeline.commands.options import AsJson, UsageError, unset_servers
 from usage_pipeline.commands.output import print_json, say
+from usage_pipeline.settings import load_settings
 
 _FEWEST_CHARACTERS = 12
 
@@ -22,6 +24,8 @@ def api(
     """
     from usage_pipeline.api.server import serve
 
+    if note := unset_servers(load_settings()):
+        logging.getLogger(__name__).info("%s.", note)
     serve(host=host, port=port, workers=workers)
 
 

@@ -1,5 +1,6 @@
 """`usage-pipeline drain`: moves counters and request events from Redis to PostgreSQL, once or all the time."""
 
+import logging
 import signal
 import threading
 from dataclasses import asdict
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usage_pipeline.commands.options import AsJson, UsageError
+from usage_pipeline.commands.options import AsJson, UsageError, unset_servers
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
 
@@ -29,8 +30,11 @@ def drain(
         raise UsageError("expected --once or --watch, came both")
     settings, should_stop = load_settings(), _stop_on_signals()
     if watch:
+        if note := unset_servers(settings):
+            logging.getLogger(__name__).info("%s.", note)
         on_round = _print_round_json if as_json else _ignore_round
         rounds.watch(settings, rounds.ALL_FAMILIES, should_stop=should_stop, on_round=on_round)
+        logging.getLogger(__name__).info("drain: stopped; what comes from now on waits in Redis for the next drain")
         return
     report = rounds.drain_until_empty(settings, should_stop=should_stop)
     succeeded = report.is_complete and not report.dead_letters
@@ -44,6 +48,8 @@ def drain(
         print_table("Drained", ["family", "keys", "stored", "duplicates", "dead letters", "recovered batches"], rows)
         if report.busy:
             say(f"Another process drains: {', '.join(report.busy)}", to_errors=True)
+        if should_stop.is_set() and not report.is_complete:
+            say("Stopped before all was drained. What is left waits in Redis for the next drain.", to_errors=True)
     raise typer.Exit(0 if succeeded else 1)
 
 

@@ -11,6 +11,7 @@ import typer
 from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 load_app = typer.Typer(no_args_is_help=True, help="Load a file into the applications' tables.")
 
@@ -54,11 +55,11 @@ def issues(
         ]
         print_table(f"Loaded {file.name}", ["what", "in the file", "refused", "new", "changed", "removed"], rows)
         if report.repeated:
-            say(f"{report.repeated:,} lines repeat another line.")
+            say(f"{counted(report.repeated, 'line repeats', 'lines repeat')} another line.")
         for bad in report.bad_lines:
             say(f"line {bad.line}: {bad.reason}", to_errors=True)
         if report.bad > len(report.bad_lines):
-            say(f"and {report.bad - len(report.bad_lines):,} more bad lines", to_errors=True)
+            say(f"and {counted(report.bad - len(report.bad_lines), 'more bad line')}", to_errors=True)
     raise typer.Exit(0 if report.is_success else 1)
 
 

@@ -1,6 +1,7 @@
 """`usage-pipeline dev` and `usage-pipeline demo`: run everything on this machine."""
 
 import logging
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ import typer
 
 from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table, progress, say
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     from usage_pipeline.local.demo.costs import CostResult
@@ -31,6 +33,8 @@ def dev(
     raise typer.Exit(run_dev(port=port, api_port=api_port, read_only=read_only))
 
 
+# As a shell has it for a program that Ctrl-C ended.
+_INTERRUPTED = 130
 # Of `dev`, too.
 _FOLDER = Path(".local")
 
@@ -49,11 +53,20 @@ def demo(
     """Write made-up traffic, drain it at the same time, and compare what was written with what is stored."""
     from usage_pipeline.local.demo.run import run_demo
 
-    if trace is not None and not trace.is_file():
-        raise UsageError(f"--trace: expected a file, came {trace}")
+    if trace is not None:
+        _expect_readable(trace)
     logging.getLogger().setLevel(logging.WARNING)
-    with progress(as_json) as say:
-        result = run_demo(folder, trace=trace, seconds=seconds, writers=writers, say=say)
+    _interrupt_once()
+    try:
+        with progress(as_json) as note:
+            result = run_demo(folder, trace=trace, seconds=seconds, writers=writers, say=note)
+    except KeyboardInterrupt:
+        say(
+            "Stopped before its end, without a comparison. Its PostgreSQL, Redis and HTTP service are stopped, too: nothing is "
+            f"left running. What it had stored is in {folder}.",
+            to_errors=True,
+        )
+        raise typer.Exit(_INTERRUPTED) from None
     is_equal = result.difference == 0 and result.cost_difference == 0
     succeeded = is_equal and result.are_days_materialized
     if as_json:
@@ -62,6 +75,31 @@ def demo(
     else:
         _print_demo(result, folder)
     raise typer.Exit(0 if succeeded else 1)
+
+
+def _interrupt_once() -> None:
+    """Ctrl-C, SIGTERM and a closed terminal raise KeyboardInterrupt. A second one would cut short what stops the servers."""
+    numbers = [
+        one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN
+    ]
+
+    def interrupt(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        # Of threads whose servers are being stopped.
+        logging.disable()
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, interrupt)
+
+
+def _expect_readable(trace: Path) -> None:
+    try:
+        with trace.open("rb"):
+            return
+    except OSError as error:
+        raise UsageError(f"--trace: expected a file that can be read, came {trace}: {error.strerror}") from None
 
 
 def _print_demo(result: "DemoResult", folder: Path) -> None:
@@ -86,13 +124,14 @@ def _print_demo(result: "DemoResult", folder: Path) -> None:
     )
     if result.uncompared_costs:
         say(
-            f"The costs of {result.uncompared_costs:,} events are not compared: other prices hold for them, your own ones or "
-            "those of another version of the package."
+            f"The costs of {counted(result.uncompared_costs, 'event')} are not compared: other prices hold for them, your own "
+            "ones or those of another version of the package."
         )
     say(
-        f"The demo wrote {result.requests:,} requests (5 records each) and sent {result.events_sent:,} usage events over HTTP "
-        f"(each tenth twice). It drained {result.drains} times ({result.drains_while_writing} while writing). The largest "
-        f"drain moved {result.keys_per_second:,.0f} keys a second. All of it took {result.seconds:.0f} s."
+        f"The demo wrote {counted(result.requests, 'request')} (5 records each) and sent "
+        f"{counted(result.events_sent, 'usage event')} over HTTP (each tenth twice). It drained "
+        f"{counted(result.drains, 'time')} ({result.drains_while_writing} while writing). The largest drain moved "
+        f"{result.keys_per_second:,.0f} keys a second. All of it took {result.seconds:.0f} s."
     )
     days = f"{result.days[0]} to {result.days[-1]}" if result.days else "none"
     outcome = "materialized" if result.are_days_materialized else "NOT all materialized"

@@ -9,6 +9,7 @@ import typer
 from usage_pipeline.commands.options import AsJson, UsageError, chosen_days, chosen_range, parsed_date
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     from usage_pipeline.merchants.counters import CounterKey
@@ -160,14 +161,14 @@ def _print_status(found: "DayStatus") -> None:
     print_table(f"Merchant usage of {found.day}", ["metric", "merchants", "total", "last change"], metrics)
     last = found.last_aggregation
     when = (
-        f"last aggregated {last.applied_at:%Y-%m-%d %H:%M:%S %Z} from {last.keys:,} keys"
+        f"last aggregated {last.applied_at:%Y-%m-%d %H:%M:%S %Z} from {counted(last.keys, 'key')}"
         if last
         else "never aggregated"
     )
-    say(f"{when}; Redis has {found.keys_in_redis:,} keys now, {found.refused:,} of them were refused.")
+    say(f"{when}; Redis has {counted(found.keys_in_redis, 'key')} now; refused: {found.refused:,}.")
     missing = [(*_counter_cells(one.key), one.reads, one.stored) for one in found.missing]
     print_table(
-        f"{found.missing_count:,} counters whose stored value is too low or missing",
+        f"{counted(found.missing_count, 'counter')} whose stored value is too low or missing",
         ["merchant", "date", "metric", "should be", "stored"],
         missing,
     )
@@ -176,7 +177,8 @@ def _print_status(found: "DayStatus") -> None:
         for one in found.regressions
     ]
     print_table(
-        f"{found.regression_count:,} counters that read lower than what is stored (open regressions)",
+        f"{counted(found.regression_count, 'counter that reads', 'counters that read')} lower than what is stored "
+        "(open regressions)",
         ["merchant", "metric", "stored", "last read", "detected"],
         regressions,
     )

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from usage_pipeline.settings import Settings
+
 # The most days of a range: ten years.
 MOST_DAYS = 3_660
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
@@ -13,6 +15,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 
 class UsageError(Exception):
     """The options of the command cannot work together or are wrong. The message is one line."""
+
+
+def unset_servers(settings: Settings) -> str:
+    """One sentence for those who forgot to name the servers; empty where both are named."""
+    given = settings.model_fields_set
+    missing = [] if "database_url" in given else ["DATABASE_URL"]
+    missing += [] if given & {"redis_url", "redis_host"} else ["REDIS_URL"]
+    if not missing:
+        return ""
+    return (
+        f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set, so a server on this machine was asked. For "
+        "those of `usage-pipeline dev`, paste the line that it prints into this terminal first"
+    )
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:

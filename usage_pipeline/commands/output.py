@@ -4,18 +4,23 @@ Ids, reasons and errors are of others' choosing. A terminal would obey escape se
 """
 
 import json
+import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from usage_pipeline.texts import visible
 
+# Narrower, a sentence would be a pile of single words.
+_LEAST_TEXT_WIDTH = 20
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
@@ -47,18 +52,71 @@ def print_table(
 ) -> None:
     """Prints a table with numbers to the right. Without rows it prints the title alone.
 
-    Columns `to_copy` stay on one line, however narrow the terminal is.
+    Where it is wider than the terminal, columns without a value go and texts are wrapped between words, but not columns
+    `to_copy`. No number and no id is ever broken: where that is not enough, each row is a block of lines `column value`.
     """
     if not rows:
         say(f"{title}.")
         return
-    table = Table(title=_cell(title), title_justify="left")
-    for position, column in enumerate(columns):
-        is_number = all(isinstance(row[position], int) for row in rows)
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold", no_wrap=column in to_copy)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    Console().print(table)
+    say(title)
+    shown = [_Column.of(name, [row[place] for row in rows], name in to_copy) for place, name in enumerate(columns)]
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # A file or a program has no width.
+        console = Console(width=max(80, _width(column.widest for column in shown)))
+    if _width(column.widest for column in shown) > console.width:
+        shown = [column for column in shown if any(cell.plain for cell in column.cells)]
+    if _width(column.least for column in shown) > console.width:
+        _print_blocks(shown)
+        return
+    table, room = Table(), console.width - _width(column.least for column in shown)
+    for column in shown:
+        width = min(column.widest, column.least + room)
+        room -= width - column.least
+        table.add_column(column.name, justify="right" if column.is_number else "left", width=width)
+    for cells in zip(*(column.cells for column in shown), strict=True):
+        table.add_row(*cells)
+    console.print(table)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of a table, how wide it is without a line break, and how narrow it may become."""
+
+    name: str
+    cells: list[Text]
+    is_number: bool
+    widest: int
+    least: int
+
+    @classmethod
+    def of(cls, name: str, values: list[Any], is_to_copy: bool) -> Self:
+        cells = [_cell(value) for value in values]
+        texts = [cell.plain for cell in cells]
+        widest = max(map(cell_len, texts))
+        is_number = all(value is None or isinstance(value, int) for value in values)
+        least = widest if is_to_copy or is_number else min(widest, max(_LEAST_TEXT_WIDTH, _longest_word(texts)))
+        return cls(name, cells, is_number, max(widest, cell_len(name)), max(least, _longest_word([name])))
+
+
+def _longest_word(texts: Iterable[str]) -> int:
+    return max(cell_len(word) for text in texts for word in text.split(" "))
+
+
+def _width(columns: Iterable[int]) -> int:
+    """Of a table with such columns: each has a space on both sides, and a border to its right."""
+    return sum(width + 3 for width in columns) + 1
+
+
+def _print_blocks(columns: list[_Column]) -> None:
+    """Prints each row as lines, without what is empty."""
+    margin = max(cell_len(column.name) for column in columns) + 2
+    for place in range(len(columns[0].cells)):
+        if place:
+            say("")
+        for column in columns:
+            if value := column.cells[place].plain:
+                say(f"{column.name:<{margin}}{value}")
 
 
 def _cell(value: Any) -> Text:

@@ -9,6 +9,7 @@ import typer
 from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     from usage_pipeline.storage.archives.store import ArchiveStore
@@ -43,7 +44,7 @@ def list_archives(
         (each.archive_id, each.table_name, f"{each.chunk_start:%Y-%m-%d %H:%M}", each.rows, each.bytes, each.state)
         for each in found
     ]
-    print_table(f"{len(found)} archives", ["number", "table", "from (UTC)", "rows", "bytes", "state"], rows)
+    print_table(counted(len(found), "archive"), ["number", "table", "from (UTC)", "rows", "bytes", "state"], rows)
 
 
 @archive_app.command("restore")

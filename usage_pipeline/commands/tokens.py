@@ -11,6 +11,7 @@ import typer
 from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 tokens_app = typer.Typer(no_args_is_help=True, help="Tokens of the HTTP service.")
 
@@ -84,7 +85,7 @@ def list_all(as_json: AsJson = False) -> None:
         for token in tokens
     ]
     # Either names the token; the prefix is the short one.
-    print_table(f"{len(rows)} tokens", columns, rows, to_copy={"prefix"})
+    print_table(counted(len(rows), "token"), columns, rows, to_copy={"prefix"})
 
 
 @tokens_app.command("revoke")

@@ -30,24 +30,32 @@ def materialize_days(
 
     Hours are those of the days from `hours_from` on. It also makes the issue statistics from the first to the last of
     `issue_days`, and the rankings of the last two days. `home` is a folder with dagster.yaml, which reads the environment of
-    this process.
+    this process. Raises KeyboardInterrupt where a signal ended a run: Dagster takes the signals meanwhile, and only fails it.
     """
     with dg.DagsterInstance.from_config(str(home)) as instance:
         return all(
-            defs.resolve_job_def(name)
-            .execute_in_process(
-                tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
-                instance=instance,
-                run_config=_QUIET,
-                raise_on_error=False,
+            _succeeded(
+                defs.resolve_job_def(name).execute_in_process(
+                    tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
+                    instance=instance,
+                    run_config=_QUIET,
+                    raise_on_error=False,
+                )
             )
-            .success
             for name, first, last in (
                 *_ranges_of_counters(counter_days),
                 *_ranges_of_events(settings, event_days, hours_from),
                 *_ranges_of_stats([*counter_days, *event_days], issue_days),
             )
         )
+
+
+def _succeeded(result: dg.ExecuteInProcessResult) -> bool:
+    for event in result.all_events:
+        reason = event.job_failure_data.failure_reason if event.is_job_failure else None
+        if reason is not None and reason.value == "UNEXPECTED_TERMINATION":
+            raise KeyboardInterrupt
+    return result.success
 
 
 def _ranges_of_counters(days: Sequence[date]) -> Iterator[tuple[str, str, str]]:

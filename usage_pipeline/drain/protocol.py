@@ -19,6 +19,7 @@ from usage_pipeline.drain.room import Room
 from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts
 from usage_pipeline.drain.sources.node import OpenBatch
 from usage_pipeline.drain.store import Applied, LedgerRow
+from usage_pipeline.texts import counted
 from usage_pipeline.values import PossibleTimes
 
 log = logging.getLogger(__name__)
@@ -338,7 +339,12 @@ class FamilyDrain:
         held_now = source.read(family, batch_id, held)
         if not held_now.keys and not held_now.left:
             return
-        log.info("%s: batch %s was claimed but not stored; storing its %d keys now", family.name, batch_id, len(held))
+        log.info(
+            "%s: batch %s was claimed but not stored; storing its %s now",
+            family.name,
+            batch_id,
+            counted(len(held), "key"),
+        )
         with self._counting_recovered():
             self._store_claim(Claim(batch_id, held_now, is_uncertain))
 

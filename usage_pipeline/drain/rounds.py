@@ -24,6 +24,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line, is_mended_by_time
 from usage_pipeline.storage.redis import SLOT_ELSEWHERE, RedisUnavailable
 from usage_pipeline.storage.redis_cluster import AnyRedis, translated_cluster_errors
+from usage_pipeline.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -183,10 +184,19 @@ class _Drains:
         is_uncertain = self.servers.get(name) != server and self.store.flag_forgettable(name, server)
         self.servers[name] = server
         if is_uncertain and self._is_news(name, server):
-            log.warning(
-                "drain: %s: Redis is another server than before; batches around the change are flagged: they may count twice",
-                name,
-            )
+            # The ledger flags both, since nothing proves that it is the same server with the same data.
+            if self.claiming.facts.keeps_each_answer:
+                log.info(
+                    "drain: %s: Redis was started again; it had each answer on disk, so nothing counts twice unless somebody "
+                    "put an older file in place; batches around the start are flagged",
+                    name,
+                )
+            else:
+                log.warning(
+                    "drain: %s: Redis is another server than before; batches around the change are flagged: they may "
+                    "count twice",
+                    name,
+                )
         if name == EVENT.name:
             report = QueueDrain(self.releasing, self.store, limits).run(is_uncertain=is_uncertain)
         else:
@@ -198,7 +208,9 @@ class _Drains:
             if family is TOKEN:
                 self._note_expiring()
         if report.keys:
-            log.info("drain: %s: %d keys, %d dead letters", name, report.keys, report.dead_letters)
+            log.info(
+                "drain: %s: %s, %s", name, counted(report.keys, "key"), counted(report.dead_letters, "dead letter")
+            )
         return report
 
     def _is_news(self, name: str, server: str) -> bool:
@@ -215,7 +227,9 @@ class _Drains:
         ttls_ms = self.claiming.take_ttls_ms()
         expiring = [ttl_ms for ttl_ms in ttls_ms if ttl_ms < self.token_interval_ms / 2]
         if expiring:
-            log.warning("drain: token: %d of a sample of %d keys were about to expire", len(expiring), len(ttls_ms))
+            log.warning(
+                "drain: token: about to expire: %d of a sample of %s", len(expiring), counted(len(ttls_ms), "key")
+            )
             self.store.note_expiring_tokens(len(ttls_ms), len(expiring), min(expiring) / 1000)
 
     def check(self) -> None:

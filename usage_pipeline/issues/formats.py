@@ -12,6 +12,7 @@ from typing import IO
 
 import msgspec
 
+from usage_pipeline.texts import counted
 from usage_pipeline.values import UNREADABLE_JSON, Malformed, shown
 
 Row = Mapping[str, str]
@@ -157,7 +158,7 @@ def _is_place_lost(line: str, delimiter: str) -> bool:
 
 def _row(header: Sequence[str], columns: Mapping[str, Sequence[int]], values: Sequence[str]) -> Row | Malformed:
     if len(values) != len(header):
-        return Malformed(f"expected {len(header)} values, came {len(values)}")
+        return Malformed(f"expected {counted(len(header), 'value')}, came {len(values)}")
     row = {name: values[places[0]] for name, places in columns.items() if places}
     places = columns["comments"]
     if not places or _plain(header[places[0]]) == _COLUMN_PER_COMMENT:

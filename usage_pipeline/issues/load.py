@@ -18,6 +18,7 @@ import psycopg
 from usage_pipeline.issues.file import BadLine, Issue, IssueFileError, read_issues
 from usage_pipeline.storage.copy_text import copy_line
 from usage_pipeline.storage.sql import load
+from usage_pipeline.texts import counted
 
 # Lines that are held in memory at a time, and bad lines that are told one by one.
 _CHUNK_LINES = 2_000
@@ -180,7 +181,8 @@ def _refuse_other_projects(connection: psycopg.Connection, path: Path) -> None:
         "give --project NAME for issues of another project"
     )
     raise IssueFileError(
-        f"{path}: line {line}: number {number} {stored}. So are {found} numbers of the file; nothing was loaded"
+        f"{path}: line {line}: number {number} {stored}. So it is "
+        f"with {counted(found, 'number')} of the file; nothing was loaded"
     )
 
 

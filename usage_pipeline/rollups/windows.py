@@ -27,6 +27,7 @@ from usage_pipeline.storage.chunks.locks import reading_with_one_snapshot
 from usage_pipeline.storage.postgres import is_rolled_back, waiting_for_locks
 from usage_pipeline.storage.sql import load
 from usage_pipeline.storage.time_zones import in_time_zone
+from usage_pipeline.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class _NewModels(Exception):
     """The prices of these (provider, model, service tier) were not looked up yet in the version."""
 
     def __init__(self, price_version: str, models: list[tuple[str, str, str]]) -> None:
-        super().__init__(f"{len(models)} models")
+        super().__init__(counted(len(models), "model"))
         self.price_version = price_version
         self.models = models
 
@@ -318,7 +319,9 @@ def _left_as_it_is(
 ) -> WindowReport:
     uncounted = source.events if source.has_events else 0
     if is_told:
-        log.warning("%s: part of its events was dropped, so it stays as it is; it has %d events", window, uncounted)
+        log.warning(
+            "%s: part of its events was dropped, so it stays as it is; it has %s", window, counted(uncounted, "event")
+        )
         late = {"table_name": WINDOW_TABLES[window.grain].table, "usage_date": window.day, "window_start": window.start}
         told = {**stored, "uncounted_events": uncounted}
         connection.execute(load("rollups/insert_late_window"), {**late, "before": Jsonb(stored), "after": Jsonb(told)})

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +232,7 @@ class PinnedConnection:
         cursor, found, left_out, size = self.call("EVAL", SHORT_NAMES, keys, *words, "COUNT", count)
         self._counts[where] = next_count(count, size)
         if left_out:
-            log.warning("Redis: %d names are passed over: they are too long for any counter", left_out)
+            log.warning("Redis: %s passed over: too long for any counter", counted(left_out, "name is", "names are"))
         return cursor, found
 
     def now_ms(self) -> int:

@@ -119,7 +119,7 @@ def test_a_redis_that_grows_out_of_its_usual_size_is_told(
     evaluate_pipeline(alerting, NOTHING, {})
     assert open_rules(postgres) == ["redis-surge"]
     [[text]] = postgres.execute("select text from ops.alerts").fetchall()
-    assert "50020 keys, usually 10" in text
+    assert "50,020 keys, usually 10" in text
 
 
 def test_recorded_usage_that_is_nowhere_is_told_until_it_is_found(
@@ -134,7 +134,7 @@ def test_recorded_usage_that_is_nowhere_is_told_until_it_is_found(
     evaluate_pipeline(alerting, NOTHING, {})
     assert open_rules(postgres) == ["missing-usage"]
     [[text]] = postgres.execute("select text from ops.alerts").fetchall()
-    assert text.startswith(f"5 of 5 usage_count that our recorder wrote for {today()} are missing")
+    assert text.startswith(f"Of 5 usage_count that our recorder wrote for {today()}, 5 cannot be found")
     redis_client.restore(key, 0, lost)
     reconcile(alerting, sleep=lambda _: None)
     evaluate_pipeline(alerting, NOTHING, {})
@@ -201,7 +201,7 @@ def test_uncertain_batches_of_the_last_day_are_told(alerting: Settings, postgres
     assert open_rules(postgres) == []
     postgres.execute(f"{batch} values ('1-b', 'token', now(), now(), 7, 'r', true, 'd')")
     evaluate_pipeline(alerting, NOTHING, {})
-    assert postgres.execute("select rule, text like '1 batches with 7 keys%%' from ops.alerts").fetchall() == [
+    assert postgres.execute("select rule, text like '1 batch with 7 keys%%' from ops.alerts").fetchall() == [
         ("uncertain-batches", True)
     ]
 
@@ -249,7 +249,7 @@ def test_a_token_used_far_more_than_ever_is_told_after_the_hour_and_over_with_th
     drain_once(alerting)
     evaluate_pipeline(alerting, NOTHING, {})
     assert hook.titles == ["API token leaked is used far more than usual"]
-    assert "5000 uses" in hook.received[0]["message"]
+    assert "5,000 uses" in hook.received[0]["message"]
     stored = "select family, id, uses from ops.usage_hours where hour_start = %s order by 1"
     assert postgres.execute(stored, (hour,)).fetchall() == [("api_key", "steady", 45), ("token", "leaked", 5_000)]
     evaluate_pipeline(alerting, NOTHING, {})
@@ -358,5 +358,5 @@ def test_the_command_lists_what_is_open(
     assert [(one["rule"], one["title"]) for one in document["alerts"]] == [("failed-run", "Title of a")]
     alerts()
     said = capsys.readouterr().out
-    assert "1 open alerts" in said
+    assert "1 open alert\n" in said
     assert "Remedy of a" in said

@@ -69,7 +69,7 @@ def test_each_refusal_is_a_line_with_address_token_route_status_and_reason(
     ]
     reasons = [line["reason"] for line in lines]
     assert reasons[1:5] == ["unknown token", "not the secret of this token", "expired token", "revoked token"]
-    assert "at most 1 requests a day" in reasons[5]
+    assert "at most 1 request a day" in reasons[5]
     assert "scope ingest" in reasons[6]
     assert {line["address"] for line in lines} == {"127.0.0.1"}
     assert all(before <= datetime.fromisoformat(line["time"]) <= datetime.now(UTC) for line in lines)

@@ -47,7 +47,7 @@ def test_a_model_that_is_charged_otherwise_than_its_list_price_is_told(
 def test_what_should_cost_nothing_and_was_charged_is_told(settings: Settings, postgres: psycopg.Connection) -> None:
     stored(postgres, settings, status_code=500, cost_usd=Decimal("0.25"))
     assert cost_checks.cost_difference_faults(postgres, *SPAN) == [
-        "openai/gpt-4o: senders report 0.25 US dollars for 1 requests, the list price is 0 (it should cost nothing)"
+        "openai/gpt-4o: senders report 0.25 US dollars for 1 request, the list price is 0 (it should cost nothing)"
     ]
 
 
@@ -72,5 +72,5 @@ def test_tokens_that_are_neither_input_nor_output_are_told(settings: Settings, p
     assert cost_checks.unattributed_faults(postgres, *SPAN) == []
     stored(postgres, settings, total_tokens=1_000_020, unattributed_tokens=20)
     assert cost_checks.unattributed_faults(postgres, *SPAN) == [
-        "openai/gpt-4o: 20 of 2000020 tokens are neither input nor output"
+        "openai/gpt-4o: 20 of 2,000,020 tokens are neither input nor output"
     ]

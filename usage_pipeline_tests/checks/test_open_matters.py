@@ -94,7 +94,7 @@ def test_a_batch_that_stays_open_and_an_item_at_the_head_of_the_queue_have_waite
 ) -> None:
     redis_client.hset("usage_pipeline:open:token", "0000000000001-0000000000", "gone")
     [fault] = open_matters.backlog_faults(settings, "token")
-    assert fault.startswith("1 batches are not finished, the oldest began ")
+    assert fault.startswith("1 batch is not finished, the oldest began ")
     now = datetime.now(UTC)
     redis_client.rpush("event_queue", json.dumps({"at": (now - timedelta(seconds=5)).isoformat()}))
     assert open_matters.backlog_faults(settings, "event", now=now) == []

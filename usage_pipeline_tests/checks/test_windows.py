@@ -122,7 +122,7 @@ def test_models_without_a_price_are_told_with_the_reason(settings: Settings, pos
     roll(settings, postgres)
     assert window_checks.unpriced_faults(postgres, *SPAN) == [
         "openai/unheard-of: 2 requests, unknown model; give it prices or a priced_as: usage-pipeline prices import",
-        "openai/gpt-4o: 1 requests, a count is not known, or no price holds for it",
+        "openai/gpt-4o: 1 request, a count is not known, or no price holds for it",
     ]
 
 

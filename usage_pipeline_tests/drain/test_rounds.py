@@ -12,6 +12,7 @@ from psycopg import sql
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.rounds import DrainImpossible, RoundReport, drain_once, drain_until_empty, watch
+from usage_pipeline.drain.sources.barrier import ServerFacts
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline_tests.drain.rig import Writer, assert_at_rest, stored
@@ -333,17 +334,29 @@ def test_watching_waits_for_whatever_time_mends(
     assert_at_rest(redis_client, postgres, "api_key")
 
 
+@pytest.mark.parametrize(
+    ("keeps_each_answer", "level", "text"),
+    [(False, logging.WARNING, "another server than before"), (True, logging.INFO, "nothing counts twice unless")],
+)
 def test_another_server_is_said_once_however_many_ticks_find_nothing_to_drain(
-    settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection, caplog: pytest.LogCaptureFixture
+    settings: Settings,
+    redis_client: redis.Redis,
+    postgres: psycopg.Connection,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    keeps_each_answer: bool,
+    level: int,
+    text: str,
 ) -> None:
+    monkeypatch.setattr(ServerFacts, "keeps_each_answer", keeps_each_answer)
     Writer(redis_client).write("api_key", ["a"])
     drain_once(settings, ["api_key"])
     said = []
     for server in ("before", "before that"):
         postgres.execute("update ops.sync_batches set redis_server = %s", (server,))
         redis_client.set(names.drained_server("api_key"), server)
-        with caplog.at_level(logging.WARNING, "usage_pipeline"):
+        with caplog.at_level(logging.INFO, "usage_pipeline"):
             for _ in range(3):
                 drain_once(settings, ["api_key"])
-        said.append(sum("another server" in message for message in caplog.messages))
+        said.append(sum(record.levelno == level and text in record.message for record in caplog.records))
     assert said == [1, 2]

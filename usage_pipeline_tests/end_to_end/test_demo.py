@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import psutil
 import psycopg
+import pytest
 import redis
 
 from usage_pipeline.alerting.record import HEARTBEAT
@@ -29,6 +31,7 @@ from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.rigs.events import as_items, event
 from usage_pipeline_tests.rigs.places import REAL_TRACE
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 REQUESTS = 1_500
 
@@ -43,6 +46,7 @@ def run_demo(folder: Path, *arguments: str) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "may count twice" not in done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     return document
 
@@ -231,4 +235,24 @@ def test_the_demo_compares_only_what_it_wrote_after_demos_and_a_dev_that_were_ki
     with another_writer(folder) as done:
         check(run_demo(folder, "--seconds", "4"))
     assert done
+    assert left_running(folder) == []
+
+
+@pytest.mark.parametrize(("number", "until"), [(signal.SIGINT, "redis/port"), (signal.SIGTERM, "dagster/dagster.yaml")])
+def test_a_demo_that_is_stopped_says_so_and_leaves_nothing_running(
+    tmp_path: Path, number: signal.Signals, until: str
+) -> None:
+    """Soon after its start, and while Dagster has the signals."""
+    folder = tmp_path / "place"
+    command = [sys.executable, "-c", "from usage_pipeline.cli import main; main()", "demo", "--folder", str(folder)]
+    demo = subprocess.Popen([*command, "--seconds", "0.5"], stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: (folder / until).exists() or demo.poll() is not None, f"{until} is there", 120)
+        demo.send_signal(number)
+        _, said = demo.communicate(timeout=120)
+    finally:
+        demo.kill()
+        demo.wait()
+    assert demo.returncode == 130, said
+    assert "Stopped before its end, without a comparison." in said.splitlines()[-1]
     assert left_running(folder) == []

@@ -44,7 +44,7 @@ def test_a_second_file_without_a_project_is_refused_as_a_whole_when_its_numbers_
         load_issues(postgres, write_issues(tmp_path / "b.csv", new, OTHER))
     assert str(raised.value) == (
         f"{tmp_path / 'b.csv'}: line 3: number 166 is stored as an issue of 2013-03-18 10:59:01, and came as one of "
-        "2019-03-18 10:59:01: give --project NAME for issues of another project. So are 1 numbers of the file; "
+        "2019-03-18 10:59:01: give --project NAME for issues of another project. So it is with 1 number of the file; "
         "nothing was loaded"
     )
     assert versions(postgres) == before

@@ -9,6 +9,7 @@ import typer
 from usage_pipeline.commands.options import AsJson
 from usage_pipeline.commands.output import print_json, print_table
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     from usage_pipeline.events.corrections.conflicts import Decision
@@ -29,28 +30,44 @@ def list_all(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="List at most this many.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List what was kept out because its id was stored with other content, oldest first. With --json also what it says."""
-    from usage_pipeline.events.corrections.conflicts import list_conflicts
+    """List what was kept out because its id was stored with other content, oldest first, and in which members the two differ.
+
+    Of numbers, it shows both: `input_tokens 1 → 2000` was stored as 1 and came as 2000. With --json also all that came.
+    """
+    from usage_pipeline.events.corrections.conflicts import differences, list_conflicts
     from usage_pipeline.storage.postgres import connect
 
-    with closing(connect(load_settings())) as connection:
+    settings = load_settings()
+    with closing(connect(settings)) as connection:
         found = list_conflicts(connection, with_decided=decided, limit=limit)
+        differ = differences(connection, found, settings)
     if as_json:
-        texts = ({"other_payload": one.other_payload.decode(errors="backslashreplace")} for one in found)
-        print_json({"conflicts": [asdict(one) | text for one, text in zip(found, texts, strict=True)]})
+        documents = [
+            asdict(one)
+            | asdict(differ[one.event_conflict_id])
+            | {"other_payload": one.other_payload.decode(errors="backslashreplace")}
+            for one in found
+        ]
+        print_json({"conflicts": documents})
         return
     rows = [
         (
             one.event_conflict_id,
             one.kind,
-            one.event_id,
+            differ[one.event_conflict_id].external_id or one.event_id,
+            differ[one.event_conflict_id].source,
             one.times,
             f"{one.detected_at:%Y-%m-%d %H:%M}",
             one.outcome or "open",
+            differ[one.event_conflict_id].said,
         )
         for one in found
     ]
-    print_table(f"{len(found)} conflicts", ["number", "kind", "event", "came", "first", "outcome"], rows)
+    print_table(
+        counted(len(found), "conflict"),
+        ["number", "kind", "event", "source", "came", "first", "outcome", "differs in"],
+        rows,
+    )
 
 
 @conflicts_app.command("accept")
@@ -80,5 +97,5 @@ def _decide(ids: list[int], decision: "Decision", reason: str, as_json: bool) ->
         print_json({"success": not refused, decision: done, "already": already, "refused": map(asdict, refused)})
     else:
         rows = [(one.event_conflict_id, one.outcome, one.refusal) for one in decided]
-        print_table(f"{len(decided)} conflicts", ["number", "outcome", "refused"], rows)
+        print_table(counted(len(decided), "conflict"), ["number", "outcome", "refused"], rows)
     raise typer.Exit(1 if refused else 0)

@@ -12,6 +12,7 @@ import typer
 from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     from usage_pipeline.events.corrections.events import Corrected, Wanted
@@ -77,8 +78,10 @@ def _items(file: Path) -> list[bytes]:
             name = "events.json" if _DOCUMENT.match(stream.read(_LOOK_BYTES)) else "events.jsonl"
             stream.seek(0)
             return [item for _, item in items_of_file(stream, name, "events", settings.max_decompressed_bytes)]
-    except (BrokenFile, OSError) as error:
+    except BrokenFile as error:
         raise UsageError(f"{file}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{file}: expected a file of events that can be read, came: {error.strerror}") from None
 
 
 def _correct(wanted: "Sequence[Wanted]", reason: str, as_json: bool, sender: str | None = None) -> None:
@@ -108,7 +111,9 @@ def _print(outcomes: "list[Corrected]", as_json: bool) -> None:
     else:
         rows = [(position + 1, one.event_id, one.refusal) for position, one in refused]
         title = f"Corrected {counts['corrected']} of {len(outcomes)}"
-        print_table(f"{title}, {counts['already']} were so already", ["place", "event", "refused"], rows)
+        print_table(
+            f"{title}, {counted(counts['already'], 'was', 'were')} so already", ["place", "event", "refused"], rows
+        )
         if counts["corrected"]:
             say("Hours and days that changed are made again by the schedules; ops.late_data tells by how much.")
     raise typer.Exit(1 if refused else 0)

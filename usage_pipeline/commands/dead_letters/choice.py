@@ -1,11 +1,13 @@
 """Which dead letters a command is about: numbers and ranges, families, one source."""
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from usage_pipeline.commands.options import UsageError
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     import psycopg
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 _LARGEST = 2**63 - 1
 NUMBERS = re.compile(r"([0-9]{1,19})(?:-([0-9]{1,19}))?")
+_MOST_LOOKED_AT = 10_000
+_LIST = "`usage-pipeline dead-letters list --all` lists them"
 _ASK = "one number, or a range such as 17-2016"
 
 Families = Annotated[
@@ -54,13 +58,34 @@ def expect_known(connection: "psycopg.Connection", choice: "Choice") -> None:
 
     unknown = [str(number) for number in choice.ids if not _has_any(connection, Choice(ids=[number]))]
     if unknown:
-        raise UsageError(f"expected numbers of dead letters, came {', '.join(unknown)}, which none has")
+        raise UsageError(f"no dead letter has the number{'s' * (len(unknown) > 1)} {', '.join(unknown)}; {_LIST}")
     for first, last in choice.ranges:
         if not _has_any(connection, Choice(ranges=[(first, last)])):
-            raise UsageError(f"expected a range of numbers of dead letters, came {first}-{last}, which has none")
+            raise UsageError(f"no dead letter has a number from {first} to {last}; {_LIST}")
     if choice.source is not None and not _has_any(connection, Choice(source=choice.source)):
         source = choice.source.decode(errors="replace")
-        raise UsageError(f"--source: expected the file or key of a dead letter, as `list` shows it, came {source!r}")
+        raise UsageError(f"--source: no dead letter came from the file or key {source!r}; {_LIST}")
+
+
+def why_none_is_open(connection: "psycopg.Connection", choice: "Choice") -> str:
+    """One sentence: what became of the dead letters of a choice of which none is open."""
+    from usage_pipeline.drain.dead_letters import list_dead_letters
+
+    found = list_dead_letters(
+        connection, choice, with_replayed=True, with_discarded=True, limit=_MOST_LOOKED_AT, with_raw=False
+    )
+    states = Counter(letter.state for letter in found)
+    parts = []
+    if states["counted"]:
+        parts.append(f"{counted(states['counted'], 'counts already', 'count already')}")
+    if states["discarded"]:
+        parts.append(f"{counted(states['discarded'], 'was discarded', 'were discarded')}")
+    which = "of this choice" if choice.ids or choice.ranges or choice.families or choice.source else "at all"
+    if not parts:
+        return f"there is no dead letter {which}"
+    least = "at least " if len(found) == _MOST_LOOKED_AT else ""
+    end = "; name the number of a discarded one to try it again" if states["discarded"] else ""
+    return f"no dead letter {which} is open: {least}{' and '.join(parts)}{end}"
 
 
 def _has_any(connection: "psycopg.Connection", choice: "Choice") -> bool:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usage_pipeline.commands.dead_letters.choice import Families, Source, chosen, expect_known
+from usage_pipeline.commands.dead_letters.choice import Families, Source, chosen, expect_known, why_none_is_open
 from usage_pipeline.commands.options import AsJson, UsageError
-from usage_pipeline.commands.output import print_json, print_table
+from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     import psycopg
@@ -77,6 +78,7 @@ def replay_dead_letters(
                 correction=correction,
             )
         )
+        nothing = "" if results else f"Nothing to replay: {why_none_is_open(connection, choice)}."
     refused = [result for result in results if not result.is_counted]
     in_part = [result for result in results if result.is_counted and result.reason]
     if as_json:
@@ -91,7 +93,8 @@ def replay_dead_letters(
     else:
         rows = [(str(result.dead_letter_id), result.family, "refused: " + result.reason) for result in refused]
         rows += [(str(result.dead_letter_id), result.family, result.reason) for result in in_part]
-        print_table(f"Replayed {len(results) - len(refused)} of {len(results)}", ["number", "family", "outcome"], rows)
+        title = f"Replayed {len(results) - len(refused)} of {counted(len(results), 'dead letter')}"
+        say(nothing) if nothing else print_table(title, ["number", "family", "outcome"], rows)
     raise typer.Exit(1 if refused else 0)
 
 
@@ -121,6 +124,8 @@ def discard_dead_letters(
         expect_known(connection, choice)
         _expect_yes(connection, choice, "discarded", yes=yes)
         report = discard(connection, choice, Decision(reason.strip(), user_name()))
+        is_nothing = not (report.by_family or report.were_discarded or report.counted)
+        nothing = f"Nothing to discard: {why_none_is_open(connection, choice)}." if is_nothing else ""
     if as_json:
         print_json(
             {
@@ -134,17 +139,18 @@ def discard_dead_letters(
     else:
         rows = [(str(number), "counts already, and nothing takes that back") for number in report.counted]
         rows += [(str(number), "was discarded before") for number in report.were_discarded]
-        print_table(f"Discarded {report.by_family.total():,} dead letters", ["number", "left as it is"], rows)
+        title = f"Discarded {counted(report.by_family.total(), 'dead letter')}"
+        say(nothing) if nothing else print_table(title, ["number", "left as it is"], rows)
     raise typer.Exit(1 if report.counted else 0)
 
 
 def _expect_yes(connection: "psycopg.Connection", choice: "Choice", what: str, *, yes: bool) -> None:
     """Raises UsageError, with the number of dead letters, where many may be meant and nobody said yes."""
-    from usage_pipeline.drain.ways_out.discard import chosen as counted
+    from usage_pipeline.drain.ways_out.discard import chosen as open_of
 
     if yes or choice.is_named:
         return
-    found = counted(connection, choice)
+    found = open_of(connection, choice)
     if found.by_family:
         raise UsageError(f"{found.said} would be {what}: expected --yes as well")
 

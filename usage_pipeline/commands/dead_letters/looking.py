@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usage_pipeline.commands.dead_letters.choice import NUMBERS, Families, Source, chosen, expect_known
+from usage_pipeline.commands.dead_letters.choice import (
+    NUMBERS,
+    Families,
+    Source,
+    chosen,
+    expect_known,
+    why_none_is_open,
+)
 from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 if TYPE_CHECKING:
     from usage_pipeline.drain.dead_letters import Choice, StoredDeadLetter
@@ -61,7 +69,7 @@ def list_dead_letters(
         )[: len(columns) + everything]
         for letter in letters
     ]
-    title = f"The first {limit:,} dead letters (--limit)" if more else f"{len(letters):,} dead letters"
+    title = f"The first {counted(limit, 'dead letter')} (--limit)" if more else counted(len(letters), "dead letter")
     print_table(title, [*columns, "state"][: len(columns) + everything], rows)
 
 
@@ -82,7 +90,7 @@ def show_dead_letter(
         expect_known(connection, choice)
         letter = dead_letters.whole(connection, number)
     if letter is None:
-        raise UsageError(f"expected the number of a dead letter, came {number}, which none has")
+        raise UsageError(f"no dead letter has the number {number}")
     other = landed(settings).get(letter.family)
     diagnosis = diagnose(letter, settings.possible_times, other, _counter_day(letter))
     if raw is not None:
@@ -118,7 +126,7 @@ def export_dead_letters(
 
     Items of landed files are written as they came. All others have an object around them, with the raw bytes in base64.
     """
-    from usage_pipeline.drain.ways_out.discard import chosen as counted
+    from usage_pipeline.drain.ways_out.discard import chosen as open_of
     from usage_pipeline.drain.ways_out.export import write_lines
     from usage_pipeline.events.landing.dead_letters import KINDS
     from usage_pipeline.storage.postgres import connect
@@ -130,12 +138,13 @@ def export_dead_letters(
     choice = chosen(numbers, family, source)
     with closing(connect(load_settings())) as connection:
         expect_known(connection, choice)
-        families = sorted(counted(connection, choice).by_family)
+        families = sorted(open_of(connection, choice).by_family)
         if not with_reasons and len(families) > 1 and set(families) & set(KINDS):
             # As they came, lines of events and of archives go to different folders, and others to none.
             raise UsageError(f"--family: expected one of {', '.join(families)}, which are all here, or --with-reasons")
         with _sink(file) as put:
             written = write_lines(put, connection, choice, plain_families=KINDS, with_reasons=with_reasons)
+        nothing = "" if written else f"Nothing to write: {why_none_is_open(connection, choice)}."
     ranges = _as_ranges(written)
     close = (
         f"usage-pipeline dead-letters discard {' '.join(ranges[:_MOST_RANGES])}{_options(choice)} --reason WHY --yes"
@@ -143,7 +152,7 @@ def export_dead_letters(
     if as_json:
         print_json({"success": True, "exported": len(written), "file": str(file), "numbers": ranges, "close": close})
         return
-    say(f"Wrote {len(written):,} lines. They stay dead letters.", to_errors=True)
+    say(nothing or f"Wrote {counted(len(written), 'line')}. Each of them stays a dead letter.", to_errors=True)
     if written and len(ranges) <= _MOST_RANGES:
         say("When they were put right and have arrived, close them:", to_errors=True)
         say(f"  {close}", to_errors=True)
@@ -224,7 +233,7 @@ def _value(letter: "StoredDeadLetter") -> str:
     from usage_pipeline.drain.batch import raw_value
 
     if letter.raw_format == "dump":
-        return f"a key of another type, {letter.raw_bytes:,} bytes of Redis's DUMP"
+        return f"a key of another type, {counted(letter.raw_bytes, 'byte')} of Redis's DUMP"
     text = _text(letter.raw[: 4 * _SHOWN_CHARACTERS])
     if letter.raw_format == "hash" and letter.raw_bytes <= 4 * _SHOWN_CHARACTERS:
         fields = raw_value(letter.raw, "hash")
@@ -234,7 +243,7 @@ def _value(letter: "StoredDeadLetter") -> str:
             )
     if len(text) <= _SHOWN_CHARACTERS:
         return text
-    return f"{text[:_SHOWN_CHARACTERS]}… ({letter.raw_bytes:,} bytes; --raw FILE or --json has all)"
+    return f"{text[:_SHOWN_CHARACTERS]}… ({counted(letter.raw_bytes, 'byte')}; --raw FILE or --json has all)"
 
 
 def _text(raw: bytes) -> str:

@@ -12,6 +12,7 @@ import typer
 from usage_pipeline.commands.options import AsJson, UsageError
 from usage_pipeline.commands.output import print_document, print_json, print_table, say
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 prices_app = typer.Typer(no_args_is_help=True, help="Prices of models: your own, above those of the price package.")
 
@@ -76,7 +77,7 @@ def list_all(as_json: AsJson = False) -> None:
         )
         for row in rows
     ]
-    print_table(f"{len(rows)} own prices; new days have {price_version}", [*fixed, "US dollars"], cells)
+    print_table(f"{counted(len(rows), 'own price')}; new days have {price_version}", [*fixed, "US dollars"], cells)
 
 
 @prices_app.command("show")
@@ -103,7 +104,8 @@ def show(
     if as_json:
         print_json({"price_version": price_version, **asdict(found)})
         raise typer.Exit(0 if found.is_priced else 1)
-    name = f"{provider}/{model}" + (f", tier {tier}" if tier else "")
+    asked_name = f"{provider}/{model}"
+    name = asked_name + (f", tier {tier}" if tier else "")
     columns = [
         "price",
         "US dollars",
@@ -115,10 +117,18 @@ def show(
         "until",
         "time of day (UTC)",
     ]
+    # What is as usual is left out, such as the whole day: a column without a value goes where there is little room.
     rows = [
         (
-            *(one.price_key, one.usd, one.layer, one.of, one.factor, one.input_tokens_from),
-            *(one.valid_from, one.valid_until, f"{one.daily_from} to {one.daily_until}"),
+            *(
+                one.price_key,
+                one.usd,
+                one.layer,
+                "" if one.of == asked_name else one.of,
+                one.factor,
+                one.input_tokens_from or None,
+            ),
+            *(one.valid_from, one.valid_until, _hours(one.daily_from, one.daily_until)),
         )
         for one in found.prices
     ]
@@ -130,6 +140,10 @@ def show(
     for note in found.notes:
         say(f"Note: {note}.", to_errors=not found.is_priced)
     raise typer.Exit(0 if found.is_priced else 1)
+
+
+def _hours(start: str, end: str) -> str:
+    return "" if (start, end) == ("00:00", "24:00") else f"{start} to {end}"
 
 
 @prices_app.command("export")
@@ -158,7 +172,7 @@ def export(
         content = {} if file is not None else {"csv": text.getvalue()}
         print_json({"success": True, "own_version": version, "rows": len(rows), **content})
     else:
-        say(f"Wrote {len(rows):,} own prices to {file}.", to_errors=True)
+        say(f"Wrote {counted(len(rows), 'own price')} to {file}.", to_errors=True)
 
 
 def _write(file: Path, text: str) -> None:

@@ -11,18 +11,25 @@ import typer
 from usage_pipeline.commands.options import AsJson, UsageError, chosen_days, parsed_date
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
+from usage_pipeline.texts import counted
 
 
 def recost(
     first: Annotated[str, typer.Option("--from", metavar="YYYY-MM-DD", help="First day of the range.")],
-    last: Annotated[str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the range.")],
+    last: Annotated[
+        str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the range, today at the latest.")
+    ],
     version: Annotated[
         str | None,
         typer.Option(help="The price version to use, as a day has it. Default: the one that new days get."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the costs of past days again with other prices. The same version always gives the same costs."""
+    """Compute the costs of days again with other prices. The same version always gives the same costs.
+
+    A day keeps the prices with which it was first rolled up. So after an import of prices, take in today as well: its hours up
+    to now are made again, and the later ones get the same prices.
+    """
     from usage_pipeline.events.pricing.lookups import current_version, has_price_version
     from usage_pipeline.rollups.daily import current_day
     from usage_pipeline.rollups.recost import recost as recost_days
@@ -40,7 +47,7 @@ def recost(
                 "Own prices: usage-pipeline prices import"
             )
         days = [start + timedelta(days=offset) for offset in range((end - start).days + 1)]
-        logging.getLogger(__name__).info("Computing the costs of %d days again with %s", len(days), version)
+        logging.getLogger(__name__).info("Computing the costs of %s again with %s", counted(len(days), "day"), version)
         recosted = list(recost_days(connection, days, version, settings=settings))
     problems = [day for day in recosted if day.problem]
     if as_json:

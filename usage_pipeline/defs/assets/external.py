@@ -9,6 +9,7 @@ from usage_pipeline.enrichment.refresh import AlreadyRefreshing, RefreshReport, 
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.table_profile import profile_table
+from usage_pipeline.texts import counted
 
 POSTS_KEY = dg.AssetKey(["external", "posts"])
 # One run at a time: dagster.yaml limits the tag of scheduled runs and the pool of all. The pool's limit misses its first
@@ -58,6 +59,6 @@ def _few_fallbacks(report: RefreshReport) -> dg.AssetCheckResult:
         check_name=_CHECK.name,
         passed=share <= WARN_ABOVE_SHARE,
         severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
-        description=f"{report.fallbacks + report.not_tried} of {report.wanted} posts could not be fetched.",
+        description=f"{report.fallbacks + report.not_tried} of {counted(report.wanted, 'post')} could not be fetched.",
         metadata={"missing_share": share, "wanted": report.wanted, "kept": report.kept},
     )

@@ -17,6 +17,7 @@ from usage_pipeline.merchants.aggregation import DayReport, aggregate
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
+from usage_pipeline.texts import counted
 
 MERCHANT_USAGE_KEY = dg.AssetKey(["usage", "merchant_usage"])
 _TABLE = "usage.merchant_usage"
@@ -62,7 +63,9 @@ def merchant_usage_asset(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsD
 
 def _note_late(context: dg.AssetExecutionContext, day: DayReport) -> None:
     """Materializes a day that this run is not about, since what it stores is new."""
-    context.log.info("counters of %s grew since it was aggregated: %d rows changed", day.day, day.inserted + day.raised)
+    context.log.info(
+        "counters of %s grew since it was aggregated: %s changed", day.day, counted(day.inserted + day.raised, "row")
+    )
     context.log_event(
         dg.AssetMaterialization(context.asset_key, partition=day.day.isoformat(), metadata=_metadata(day))
     )

@@ -28,6 +28,7 @@ from usage_pipeline.rollups.calendar import GRAINS, Grain, Window, day_window
 from usage_pipeline.rollups.due_windows import closed_windows
 from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import counted
 
 IS_FRESH = "is_fresh"
 _HOURS = timedelta(hours=1)
@@ -149,7 +150,7 @@ def missed(instance: dg.DagsterInstance, asset: Partitioned, windows: Sequence[W
 
 def _in_words(span: timedelta) -> str:
     minutes = span // timedelta(minutes=1)
-    return f"{minutes // 60} hours" if minutes % 60 == 0 else f"{minutes} minutes"
+    return counted(minutes // 60, "hour") if minutes % 60 == 0 else counted(minutes, "minute")
 
 
 def _made_at(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> datetime | None:

@@ -12,6 +12,7 @@ import dagster as dg
 from usage_pipeline.rollups.daily import SourceGoneError
 from usage_pipeline.storage.postgres import PostgresUnavailable, first_line, is_connection_lost
 from usage_pipeline.storage.redis import RedisUnavailable
+from usage_pipeline.texts import counted
 
 Metadata = Mapping[str, Any]
 # Replaces these partitions, all or none of them, and says the metadata of each.
@@ -81,7 +82,7 @@ def _failure(failed: Mapping[str, Exception], tried: int) -> dg.Failure:
     described = "; ".join(f"{key}: {reason}" for key, reason in list(reasons.items())[:_FAILURES_DESCRIBED])
     more = len(failed) - _FAILURES_DESCRIBED
     return dg.Failure(
-        f"{len(failed)} of {tried} partitions failed. The others are stored. {described}"
+        f"{len(failed)} of {counted(tried, 'partition')} failed. The others are stored. {described}"
         + (f"; and {more} more" if more > 0 else ""),
         metadata={"failed_partitions": dg.MetadataValue.json(reasons)},
         # Rows that are archived do not come back by waiting.

@@ -18,6 +18,7 @@ from usage_pipeline.drain.rounds import METRICS_FAMILIES, TOKEN_FAMILIES, DrainI
 from usage_pipeline.rollups.daily import current_day, stale_days
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect
+from usage_pipeline.texts import counted
 
 # The daemon looks at sensors every 5 s. A minimum a little below a multiple of that gives a steady interval; the
 # multiple itself gives one or two loops in turn.
@@ -150,4 +151,4 @@ def _said(report: RoundReport) -> str:
     if report.busy:
         return f"Another process drains {', '.join(report.busy)} now."
     rest = "" if report.is_complete else " The time for one tick is used up; the next tick goes on."
-    return f"Drained {report.keys} keys in {report.seconds:.2f} s.{rest}"
+    return f"Drained {counted(report.keys, 'key')} in {report.seconds:.2f} s.{rest}"

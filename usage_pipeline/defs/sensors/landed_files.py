@@ -12,6 +12,7 @@ from usage_pipeline.events.landing.faults import due_files
 from usage_pipeline.events.landing.folder import LandedFile, Landing, Look, folder_error
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect
+from usage_pipeline.texts import counted
 
 _FILES_PER_RUN = 100
 # A file that still waits is asked for again after so long: its run failed, or its budget was spent.
@@ -67,8 +68,10 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
 def _said(look: Look, waiting: list[LandedFile]) -> str:
     passed_over = len(look.files) - len(waiting)
     sentences = [
-        f"{len(waiting)} files wait, none is due yet.",
-        f"{passed_over} more are there, which wait for these or cannot be read or moved." if passed_over else "",
+        f"{counted(len(waiting), 'file waits', 'files wait')}, none is due yet.",
+        f"{counted(passed_over, 'more is', 'more are')} there: what waits for these, or cannot be read or moved."
+        if passed_over
+        else "",
         look.said,
     ]
     return " ".join(filter(None, sentences))

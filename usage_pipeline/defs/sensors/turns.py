@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from usage_pipeline.texts import counted
+
 MOST_PER_TICK = 25
 # Of these, for what was asked for before: so many new ones at a time would keep the others waiting for ever.
 _PLACES_FOR_REPEATS = 5
@@ -70,7 +72,8 @@ def _said(asked: Mapping[str, _Asked]) -> str:
     if not in_vain:
         return ""
     named = "; ".join(
-        f"{name}: {one.times} times, again from {one.next_at:%Y-%m-%d %H:%M}Z" for name, one in in_vain[:_NAMED]
+        f"{name}: {counted(one.times, 'time')}, again from {one.next_at:%Y-%m-%d %H:%M}Z"
+        for name, one in in_vain[:_NAMED]
     )
     more = f"; and {len(in_vain) - _NAMED} more" if len(in_vain) > _NAMED else ""
     return f"Asked for in vain, see their runs: {named}{more}."

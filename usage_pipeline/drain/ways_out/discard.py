@@ -7,6 +7,7 @@ import psycopg
 
 from usage_pipeline.drain.dead_letters import Choice, StoredDeadLetter, every_one
 from usage_pipeline.storage.sql import load
+from usage_pipeline.texts import counted
 
 _PAGE = 500
 
@@ -37,9 +38,13 @@ class Chosen:
     last: int = 0
 
     @property
+    def _numbers(self) -> str:
+        return f"number {self.first}" if self.first == self.last else f"numbers {self.first} to {self.last}"
+
+    @property
     def said(self) -> str:
         families = ", ".join(f"{number:,} of {family}" for family, number in sorted(self.by_family.items()))
-        return f"{self.by_family.total():,} open dead letters, numbers {self.first} to {self.last} ({families})"
+        return f"{counted(self.by_family.total(), 'open dead letter')}, {self._numbers} ({families})"
 
 
 def chosen(connection: psycopg.Connection, choice: Choice) -> Chosen:

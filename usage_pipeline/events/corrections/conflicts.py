@@ -7,12 +7,16 @@ from typing import Literal
 from uuid import UUID
 
 import psycopg
+from psycopg import sql as compose
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from usage_pipeline.events.corrections.events import Wanted, correct, expect_reason
+from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS
+from usage_pipeline.events.ingest.model import LANDING, EventWindow
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import load
+from usage_pipeline.values import Malformed
 
 Decision = Literal["accepted", "dismissed"]
 _MOST = 10_000
@@ -34,6 +38,25 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """What its client calls the event of a conflict, and the members in which the two differ.
+
+    `differs` is None if what was stored is not in its table any more. `unreadable` says why what was kept out cannot be read.
+    """
+
+    source: str | None = None
+    external_id: str | None = None
+    differs: list[str] | None = None
+    unreadable: str = ""
+
+    @property
+    def said(self) -> str:
+        if self.unreadable:
+            return f"what came cannot be read: {self.unreadable}"
+        return "what was stored is archived, or was taken out" if self.differs is None else ", ".join(self.differs)
+
+
+@dataclass(frozen=True, slots=True)
 class Decided:
     """What became of one decision. `refusal` says why the conflict stays as it is."""
 
@@ -49,6 +72,34 @@ def list_conflicts(
     arguments = {"ids": list(ids), "with_decided": with_decided, "limit": limit}
     with connection.cursor(row_factory=class_row(Conflict)) as cursor:
         return cursor.execute(load("events/corrections/select_conflicts"), arguments).fetchall()
+
+
+def differences(
+    connection: psycopg.Connection, conflicts: Sequence[Conflict], settings: Settings
+) -> dict[int, Difference]:
+    """What was kept out, read as the ingest reads it, against what is stored now; by the number of the conflict."""
+    found: dict[int, Difference] = {}
+    for kind, query in (
+        (EVENTS, "events/corrections/select_event_differences"),
+        (ARCHIVES, "events/corrections/select_archive_differences"),
+    ):
+        connection.execute(load(kind.stage))
+        copy_to = compose.SQL("copy {} from stdin").format(compose.Identifier(kind.staging_table))
+        # Each for itself: an event may have 25 MB.
+        for conflict in (one for one in conflicts if one.kind == kind.name):
+            try:
+                # An old event is still read.
+                item = kind.parse(conflict.other_payload, EventWindow.around(conflict.detected_at, settings), LANDING)
+            except Malformed as malformed:
+                found[conflict.event_conflict_id] = Difference(unreadable=str(malformed))
+                continue
+            with connection.transaction(), connection.cursor() as cursor:
+                with cursor.copy(copy_to) as copy:
+                    for piece in item.staged(0):
+                        copy.write(piece)
+                [(_, source, external_id, differs)] = cursor.execute(load(query)).fetchall()
+            found[conflict.event_conflict_id] = Difference(source, external_id, differs)
+    return found
 
 
 def decide(

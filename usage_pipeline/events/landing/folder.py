@@ -19,6 +19,7 @@ from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, Kind
 from usage_pipeline.events.landing.local_files import NotAFileError, open_below
 from usage_pipeline.server_urls import without_password
 from usage_pipeline.storage.postgres import first_line
+from usage_pipeline.texts import counted
 
 # A name that begins with . or _ is that of a file that is not finished.
 ADDRESS = re.compile(r"(?:archives/)?[^./_][^/]*\.(?:jsonl?|ndjson)(?:\.gz)?")
@@ -74,9 +75,10 @@ class Look:
         """One sentence about what is not read; empty when there is nothing."""
         if not self.unread:
             return ""
-        count = f"{len(self.unread)}" if self.is_all else f"More than {len(self.unread)}"
+        count = counted(len(self.unread), "file is", "files are")
+        count = count if self.is_all else f"More than {count}"
         shown = ", ".join(self.unread[:_SHOWN_UNREAD])
-        return f"{count} files are of no kind that is read, for example {shown}. {READ_KINDS}"
+        return f"{count} of no kind that is read, for example {shown}. {READ_KINDS}"
 
 
 def folder_error(error: Exception, landing_url: str) -> str:

@@ -9,6 +9,7 @@ from usage_pipeline.events.pricing.names import nearest
 from usage_pipeline.local.demo.changes import Mistake
 from usage_pipeline.local.demo.costs import Costs
 from usage_pipeline.local.traffic.services import LARGE_MODEL, MOVED_DAYS_AGO, MOVED_SERVICE, SMALL_MODEL
+from usage_pipeline.texts import counted
 
 _SHOWN_MODELS = 3
 _Stored = Mapping[tuple[date, str, str, str, str], Mapping[str, Decimal]]
@@ -46,7 +47,7 @@ def _unpriced(stored: _Stored) -> Iterator[str]:
             near = nearest(*name.split("/", 1))
             hint = f" The nearest name that has one is {near}." if near else ""
             yield (
-                f"Without a price: {name}, {count:,} requests, which are not in any cost.{hint} "
+                f"Without a price: {name}, {counted(int(count), 'request')}, not in any cost.{hint} "
                 "docs/cost.md says how to give it one."
             )
 

@@ -46,6 +46,7 @@ from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.redis import client
+from usage_pipeline.texts import counted
 
 # Two weeks of counters, so that analysts can compare them.
 _MADE_UP_DAYS = 14
@@ -209,7 +210,8 @@ def _write_and_drain(
         while any(thread.is_alive() for thread in threads):
             _drain(settings, drained)
             drained.while_writing += 1
-            say(f"writing and draining: {sum(part.requests for part in parts):,} requests, {drained.drains} drains")
+            requests = counted(sum(part.requests for part in parts), "request")
+            say(f"writing and draining: {requests}, {counted(drained.drains, 'drain')}")
             threads[0].join(timeout=0.2)
         for thread in threads:
             thread.join()

@@ -15,6 +15,10 @@ class AlreadyRunningError(RuntimeError):
     """Another process uses this folder. The message has its process id."""
 
 
+class FolderError(RuntimeError):
+    """The folder cannot be made, or its files cannot be read or written. The message is one line."""
+
+
 class LocalServers:
     """Embedded servers with their data below `folder`, started on entry and stopped on exit.
 
@@ -34,6 +38,16 @@ class LocalServers:
         self._redis: RunningRedis | None = None
 
     def __enter__(self) -> Self:
+        try:
+            self._start()
+        except OSError as error:
+            what = f"{self._folder}: expected a folder for the data, whose files this user may read and write"
+            is_file = isinstance(error, FileExistsError | NotADirectoryError)
+            came = "a file" if is_file else str(error.strerror or error)
+            raise FolderError(f"{what}, came {came}: {error.filename or self._folder}") from None
+        return self
+
+    def _start(self) -> None:
         with ExitStack() as stack:
             stack.callback(os.close, _lock(self._folder))
             if self._wants_redis:
@@ -46,7 +60,6 @@ class LocalServers:
                 for database in ("usage", "dagster"):
                     create_database(self._postgres, database)
             self._running = stack.pop_all()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

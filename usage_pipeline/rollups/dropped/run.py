@@ -20,6 +20,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.storage.lifecycle.report import LifecycleReport
 from usage_pipeline.storage.lifecycle.run import run_storage_lifecycle
 from usage_pipeline.storage.postgres import connect, first_line, is_connection_lost
+from usage_pipeline.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +73,8 @@ def _roll_up_before_start(
                 attempt(str(one.window), partial(replace_window, connection, one.window, settings=settings, now=now))
     if rolled_up:
         log.warning(
-            "lifecycle: rolled up %d days and windows before USAGE_START_DATE=%s; their rows leave by RETENTION_DAYS",
-            len(rolled_up),
+            "lifecycle: rolled up %s before USAGE_START_DATE=%s; their rows leave by RETENTION_DAYS",
+            counted(len(rolled_up), "day or window", "days and windows"),
             settings.usage_start_date,
         )
     return rolled_up, problems

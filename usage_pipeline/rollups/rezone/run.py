@@ -26,6 +26,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.locks import ChunksBusy, changing
 from usage_pipeline.storage.sql import load, relation
 from usage_pipeline.storage.time_zones import ZONE_LOCK, TimeZoneRefused, expect_same_zone
+from usage_pipeline.texts import counted
 
 _EVENTS = "analytics.usage_events"
 _BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
@@ -264,7 +265,7 @@ def _make_windows(
 ) -> None:
     first = border.first_moment - _DAY if border else _BEFORE_ALL
     rows = connection.execute(load("rollups/rezone/select_touched_windows"), {"first": first}).fetchall()
-    log.info("rezone: %d windows to make", len(rows))
+    log.info("rezone: %s to make", counted(len(rows), "window"))
     for grain, start in rows:
         window = window_at(grain, start, settings.timezone)
         try:

@@ -19,6 +19,7 @@ from usage_pipeline.storage.chunks.locks import changing
 from usage_pipeline.storage.chunks.partitions import ensure_partitions, ensure_span
 from usage_pipeline.storage.chunks.tables import BY_NAME, LifecycleTable
 from usage_pipeline.storage.sql import load
+from usage_pipeline.texts import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def restore(connection: psycopg.Connection, store: ArchiveStore, archive: Archiv
                 return Restored(archive, is_ours=False)
             rows = load_rows(connection, table.name, reader)
             if rows != archive.rows:
-                raise ArchiveDamaged(f"{archive.address}: expected {archive.rows} rows, came {rows}")
+                raise ArchiveDamaged(f"{archive.address}: expected {counted(archive.rows, 'row')}, came {rows}")
             if table.mend:
                 connection.execute(load(table.mend), arguments)
             connection.execute(
@@ -60,7 +61,7 @@ def verified(store: ArchiveStore, archive: Archive) -> Iterator[ParquetReader]:
         _expect(archive.address, StoredFile(archive.bytes, archive.checksum), store.fetch(archive.address, local))
         with ParquetReader(local, archive.address) as reader:
             if reader.rows != archive.rows:
-                raise ArchiveDamaged(f"{archive.address}: expected {archive.rows} rows, came {reader.rows}")
+                raise ArchiveDamaged(f"{archive.address}: expected {counted(archive.rows, 'row')}, came {reader.rows}")
             yield reader
 
 
@@ -104,7 +105,7 @@ def delete_leftovers(connection: psycopg.Connection, store: ArchiveStore, table:
 
 def _expect(address: str, expected: StoredFile, came: StoredFile) -> None:
     if came.bytes != expected.bytes:
-        raise ArchiveDamaged(f"{address}: expected {expected.bytes} bytes, came {came.bytes}")
+        raise ArchiveDamaged(f"{address}: expected {counted(expected.bytes, 'byte')}, came {came.bytes}")
     if came.checksum != expected.checksum:
         raise ArchiveDamaged(f"{address}: expected SHA-256 {expected.checksum}, came {came.checksum}")
 

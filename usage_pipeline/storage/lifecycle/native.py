@@ -47,6 +47,7 @@ from usage_pipeline.storage.chunks.partitions import (
 from usage_pipeline.storage.chunks.tables import LifecycleTable, restored_reason, waiting_reason
 from usage_pipeline.storage.lifecycle.report import LifecycleReport, Moved, Packed, Waiting
 from usage_pipeline.storage.sql import composed, load, relation
+from usage_pipeline.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,9 @@ class NativeLifecycle:
                 # Rolled back for certain, so nobody refers to the file.
                 delete_leftovers(self.connection, store, table.name)
                 raise
-            log.info("lifecycle: %s archived: %d rows, %d to %d bytes", chunk.name, written.rows, size, file.bytes)
+            log.info(
+                "lifecycle: %s archived: %s, %d to %d bytes", chunk.name, counted(written.rows, "row"), size, file.bytes
+            )
             report.archived.append(Packed(table.name, chunk.name, written.rows, size, file.bytes))
             # Rows that came since the commit stay where they are; the next run reads the file back and archives all of them.
             self._drop_locked(table, chunk, only_if_empty=True)
@@ -192,7 +195,7 @@ class NativeLifecycle:
             again = reader.written()
         if again != written or written.rows != before.rows:
             raise ArchiveDamaged(
-                f"{chunk.name}: expected a file of {before.rows} rows as they were read, came {again.rows} rows"
+                f"{chunk.name}: expected a file of {counted(before.rows, 'row')} as read, came {counted(again.rows, 'row')}"
             )
         return before, written
 

@@ -18,6 +18,7 @@ from usage_pipeline.storage.chunks.tables import LifecycleTable, waiting_reason
 from usage_pipeline.storage.lifecycle.native import RETENTION_REASON, Stays, handled
 from usage_pipeline.storage.lifecycle.report import LifecycleReport, Moved, Packed, Waiting
 from usage_pipeline.storage.sql import load, relation
+from usage_pipeline.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class TimescaleLifecycle:
         [(rows, before, after)] = self.connection.execute(
             load("storage/lifecycle/select_chunk_compression"), {"table": table.name, "chunk": chunk.name}
         ).fetchall()
-        log.info("lifecycle: %s compressed: %d rows, %d to %d bytes", chunk.name, rows, before, after)
+        log.info("lifecycle: %s compressed: %s, %d to %d bytes", chunk.name, counted(rows, "row"), before, after)
         return Packed(table.name, chunk.name, rows, before, after)
 
     def _drop(self, table: LifecycleTable, chunk: Chunk) -> None:

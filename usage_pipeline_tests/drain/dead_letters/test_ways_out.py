@@ -114,20 +114,21 @@ def test_many_need_a_yes_and_the_answer_says_how_many(world: World) -> None:
     [
         (["discard", "--reason", "r"], "expected numbers of dead letters, --family or --source, came none"),
         (["discard", "1", "--reason", " "], "--reason: expected a reason in your words"),
-        (["discard", "4242", "--reason", "r"], "came 4242, which none has"),
-        (["discard", "4242-5000", "--reason", "r", "--yes"], "came 4242-5000, which has none"),
+        (["discard", "4242", "--reason", "r"], "no dead letter has the number 4242"),
+        (["replay", "4242", "4243"], "no dead letter has the numbers 4242, 4243"),
+        (["discard", "4242-5000", "--reason", "r", "--yes"], "no dead letter has a number from 4242 to 5000"),
         (["discard", "9-7", "--reason", "r"], "expected one number, or a range such as 17-2016, came '9-7'"),
         (["replay", "0"], "expected one number, or a range"),
         (["replay", "1-x"], "expected one number, or a range"),
         (["replay", "99999999999999999999"], "expected one number, or a range"),
-        (["replay", "--source", "nowhere.jsonl"], "expected the file or key of a dead letter"),
+        (["replay", "--source", "nowhere.jsonl"], "no dead letter came from the file or key 'nowhere.jsonl'"),
         (["replay", "1", "--set", "a=b"], "--reason: expected a reason in your words, because it changes"),
         (["replay", "--set", "a=b", "--reason", "r"], "--set: expected the numbers"),
         (
             ["replay", "1", "--set", "a=1", "--unset", "a", "--reason", "r"],
             "--unset: expected a member that --set does not",
         ),
-        (["show", "4242"], "came 4242, which none has"),
+        (["show", "4242"], "no dead letter has the number 4242"),
         (["export", "--family", "nope"], "--family: expected one of"),
         (["export", "17-20"], "expected a file, or - for standard output, before numbers"),
         (["export", "--json"], "--json: expected a file"),
@@ -139,6 +140,28 @@ def test_a_choice_of_nothing_and_a_change_without_a_reason_are_refused(
     answer = world.run(*arguments)
     assert answer.status != 0
     assert expected in answer.said
+
+
+def test_to_replay_or_discard_nothing_says_why(world: World) -> None:
+    assert world.run("replay").output.strip() == "Nothing to replay: there is no dead letter at all."
+    world.land("u.jsonl", "".join(f"{json.dumps(event(team=...))}\n" for _ in range(3)))
+    first, second, third = sorted(world.states())
+    assert world.run("discard", str(first), "--reason", "r").status == 0
+    fix = ("--set", "team=search", "--reason", "r")
+    assert "Replayed 1 of 1 dead letter." in world.run("replay", str(second), *fix).output
+    assert "counts already" in world.run("replay", str(second)).output
+    assert world.run("replay", str(third), *fix).status == 0
+    for choice, which in ((["replay"], "at all"), (["replay", "--source", "u.jsonl"], "of this choice")):
+        answer = world.run(*choice)
+        assert answer.status == 0
+        assert (
+            f"Nothing to replay: no dead letter {which} is open: 2 count already and 1 was discarded" in answer.output
+        )
+    answer = world.run("discard", f"{first}-{third}", "--reason", "r", "--yes")
+    assert "Nothing to discard: no dead letter of this choice is open" in answer.output
+    assert (
+        "Nothing to replay: there is no dead letter of this choice." in world.run("replay", "--family", "token").output
+    )
 
 
 def test_show_has_all_that_is_known_escaped_and_cut(world: World) -> None:

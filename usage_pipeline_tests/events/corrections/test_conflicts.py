@@ -98,6 +98,34 @@ def test_a_replaced_event_ends_the_conflict_with_the_same_content(
     assert (open_numbers(postgres), tokens(postgres)) == ([], [(2,)])
 
 
+def test_the_list_names_the_event_its_source_and_what_differs(
+    stored: Any, postgres: psycopg.Connection, run: Run
+) -> None:
+    first = event(event_id="chatcmpl-213", source="gateway-1", input_tokens=1, extra={"a": 1}, latency_ms=None)
+    stored(first, first | {"input_tokens": 2_000, "team": "other", "extra": {"a": 2}, "latency_ms": 7})
+    plain = event()
+    stored(plain, plain | {"model": "gpt-5"})
+    stored(archive(plain["event_id"]), archive(plain["event_id"], prompt_full="other"), kind=ARCHIVES)
+    gone = event()
+    stored(gone, gone | {"model": "gpt-5"})
+    postgres.execute("delete from analytics.usage_events where event_id = %s", (gone["event_id"],))
+    listed = json.loads(run("conflicts", "list", "--json").stdout)["conflicts"]
+    said = [(one["kind"], one["source"], one["external_id"], one["differs"]) for one in listed]
+    assert said == [
+        (
+            *("events", "gateway-1", "chatcmpl-213"),
+            ["extra", "input_tokens 1 → 2000", "latency_ms none → 7", "team", "total_tokens 21 → 2020"],
+        ),
+        ("events", None, None, ["model"]),
+        ("archives", None, None, ["prompt_full"]),
+        ("events", None, None, None),
+    ]
+    assert [json.loads(one["other_payload"])["team"] for one in listed if one["external_id"]] == ["other"]
+    shown = run("conflicts", "list").stdout
+    for part in ("chatcmpl-213", "gateway-1", "input_tokens 1 → 2000", plain["event_id"], "archived, or was taken out"):
+        assert part in shown
+
+
 def test_no_decision_without_a_reason(stored: Any, postgres: psycopg.Connection, settings: Settings) -> None:
     first = event(input_tokens=1)
     stored(first, first | {"input_tokens": 2})
@@ -125,7 +153,7 @@ def test_the_commands_tell_what_became_of_each(
     assert run("conflicts", "list", "--json").stdout.strip() == '{"conflicts": []}'
     voided = run("events", "void", second["event_id"], "--reason", "test traffic")
     assert (voided.returncode, tokens(postgres)) == (0, [(2,)])
-    assert "1 were so already" in run("events", "void", second["event_id"], "--reason", "test traffic").stdout
+    assert "1 was so already" in run("events", "void", second["event_id"], "--reason", "test traffic").stdout
     for command in (
         ["events", "void", second["event_id"]],
         ["events", "void", "chatcmpl-1", "--reason", "x"],

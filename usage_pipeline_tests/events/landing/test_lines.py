@@ -124,5 +124,5 @@ def test_the_list_names_the_line(
         assert place in shown
     list_dead_letters(source="u.jsonl", limit=1)
     shown = capsys.readouterr().out
-    assert "The first 1 dead letters" in shown
+    assert "The first 1 dead letter (--limit)" in shown
     assert "line 3" not in shown
