@@ -572,11 +572,10 @@ def _extra(text: msgspec.Raw) -> str | None:
         _expect_few_values("extra", text)
     try:
         extra = stored_json("extra", text) if size > _SMALL_BYTES else _decode_extra(text)
+        # Writing it takes a level more than reading it, so this may find it nested too deeply, too.
+        stored = values.storable_json(extra, "extra") if isinstance(extra, dict) else extra
     except UNREADABLE_JSON as error:
         raise Malformed(_unreadable("a usage event", error)) from None
-    if extra is None:
-        return None
-    stored = extra if isinstance(extra, str) else values.storable_json(extra, "extra")
     return _long_text("extra", stored, MAX_EXTRA_CHARACTERS)
 
 

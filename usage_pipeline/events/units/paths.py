@@ -37,19 +37,27 @@ def value_at(data: Any, path: Path) -> Any:
     return data
 
 
-def numbers_in(data: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int | float]]:
+def numbers_in(data: Any) -> Iterator[tuple[tuple[str, ...], int | float]]:
     """Each number with its path, but for those in lists."""
-    if isinstance(data, dict):
-        for name, value in data.items():
-            yield from numbers_in(value, (*above, name))
-    elif isinstance(data, int | float) and not isinstance(data, bool):
-        yield above, data
+    # Not by recursion: what just could be decoded may be nested too deeply for one more.
+    left: list[tuple[tuple[str, ...], Any]] = [((), data)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            left.extend(((*path, name), one) for name, one in reversed(value.items()))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield path, value
 
 
 def values_in(data: Any) -> int:
     """How many values there are, in lists too."""
-    if isinstance(data, dict):
-        return sum(map(values_in, data.values()))
-    if isinstance(data, list):
-        return sum(map(values_in, data))
-    return int(data is not None)
+    count, left = 0, [data]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+        else:
+            count += value is not None
+    return count

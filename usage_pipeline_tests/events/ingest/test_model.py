@@ -219,6 +219,29 @@ def test_deep_or_huge_values_in_extra_are_refused_and_not_raised() -> None:
             parse_event(f'{text}, "extra": {extra}}}'.encode(), WINDOW)
 
 
+@pytest.mark.parametrize(("opening", "closing"), ["{}", "[]"])
+@pytest.mark.parametrize("member", ["extra", "provider_usage"])
+def test_what_is_nested_just_so_deeply_that_it_can_be_read_is_stored_or_refused(
+    member: str, opening: str, closing: str
+) -> None:
+    """Whoever does more with it than the decoder did runs out of frames: an item like that would end each drain anew."""
+    usage = '"model": "gpt-4o", "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, '
+    before = {"extra": '{"a": ', "provider_usage": f'{{{usage}"a": '}[member]
+    after = {"extra": "}", "provider_usage": "}}"}[member]
+    step = '{"a":' if opening == "{" else "["
+    text = json.dumps(event(provider="openai", input_tokens=None, output_tokens=None))[:-1]
+    outcomes = set()
+    for depth in range(700, 1_010):
+        item = f'{text}, "{member}": {before}{step * depth}1{closing * depth}{after}}}'.encode()
+        try:
+            outcomes.add(bool(parse_event(item, WINDOW).payload))
+        except Malformed as malformed:
+            outcomes.add("expected" in str(malformed))
+            is_refused = True
+    assert outcomes == {True}
+    assert is_refused
+
+
 def test_extra_has_few_values_and_any_number_of_signs_in_texts() -> None:
     def extra(written: str) -> bytes:
         return json.dumps(event(extra="here")).replace('"here"', written).encode()
