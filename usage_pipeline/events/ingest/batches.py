@@ -31,6 +31,8 @@ from usage_pipeline.values import Malformed
 _ATTEMPTS = 3
 _LINES_PER_WRITE = 500
 _BYTES_PER_WRITE = 2**20
+# Of a rejected item that is larger than any that can be stored.
+_KEPT_OF_TOO_LARGE = 64 * 1024
 # The rows of a batch that are kept from their check until they are written. Those beyond are made a second time: to keep them
 # all would take as much memory again as the document.
 KEPT_BYTES = 4 * 2**20
@@ -294,17 +296,20 @@ def _insert_report(cursor: psycopg.Cursor, batch: _Batch, report: IngestReport) 
 
 
 def _letters(batch: _Batch, letters: LetterBox, rejected: Sequence[Rejection]) -> Iterator[dict[str, object]]:
-    return (
-        {
+    for rejection in rejected:
+        raw, reason = batch.items[rejection.index], rejection.reason
+        if len(raw) > batch.kind.most_item_bytes:
+            # It cannot be stored ever, so nobody needs the rest to mend it.
+            raw = raw[:_KEPT_OF_TOO_LARGE]
+            reason = f"{reason}; only the first {_KEPT_OF_TOO_LARGE} bytes are kept"
+        yield {
             "family": batch.kind.dead_letter_family,
             "source_key": letters.source_key,
             "position": letters.positions[rejection.index],
-            "reason": rejection.reason,
-            "raw": bytes(batch.items[rejection.index]),
+            "reason": reason,
+            "raw": bytes(raw),
             "read_at": batch.read_at,
         }
-        for rejection in rejected
-    )
 
 
 def _stage(cursor: psycopg.Cursor, batch: _Batch) -> None:

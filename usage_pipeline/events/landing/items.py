@@ -10,6 +10,8 @@ from usage_pipeline.events.ingest.documents import items_in
 from usage_pipeline.values import Malformed
 
 _READ_BYTES = 1 << 20
+# Usage events have a tenth of their size as gzip; the same line again and again a thousandth.
+MOST_EXPANSION = 200
 _Readable = BinaryIO | gzip.GzipFile
 
 
@@ -21,7 +23,8 @@ def items_of_file(stream: BinaryIO, name: str, member: str, limit_bytes: int) ->
     """The JSON items of a file, each with its position: its line from 1 on, or in a JSON array its index from 0 on.
 
     The `name` of the file tells the format. A document, or a line, may have `limit_bytes` decompressed. A byte order mark of
-    UTF-8 at the beginning, as editors of Windows write it, is none of an item.
+    UTF-8 at the beginning, as editors of Windows write it, is none of an item. Lines of a gzip file may together be longer,
+    up to MOST_EXPANSION times the file.
 
     Raises BrokenFile after the items before the fault, and OSError when the file system fails.
     """
@@ -29,7 +32,7 @@ def items_of_file(stream: BinaryIO, name: str, member: str, limit_bytes: int) ->
     plain: _Readable = gzip.GzipFile(fileobj=stream) if is_packed else stream
     try:
         if has_lines(name):
-            yield from _lines(plain, limit_bytes)
+            yield from _lines(plain, limit_bytes, stream if is_packed else None)
         else:
             yield from enumerate(items_in(_whole(plain, limit_bytes), member))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -43,10 +46,15 @@ def has_lines(name: str) -> bool:
     return name.removesuffix(".gz").endswith((".jsonl", ".ndjson"))
 
 
-def _lines(stream: _Readable, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
-    number = 0
+def _lines(stream: _Readable, limit_bytes: int, packed: BinaryIO | None) -> Iterator[tuple[int, bytes]]:
+    number = size = 0
     while line := stream.readline(limit_bytes + 1):
         number += 1
+        size += len(line)
+        if packed is not None and size > limit_bytes and size > MOST_EXPANSION * packed.tell():
+            raise BrokenFile(
+                f"line {number}: expected at most {MOST_EXPANSION} times as many bytes as the gzip file has, came more"
+            )
         if len(line) > limit_bytes:
             raise BrokenFile(f"line {number}: expected at most {limit_bytes} bytes (MAX_GZIP_SIZE x 20), came more")
         if number == 1:

@@ -25,6 +25,9 @@ from usage_pipeline.storage.sql import load
 SETTLE_SECONDS = 10.0
 _ITEMS_PER_BATCH = 2_000
 _BYTES_PER_BATCH = 32 * 2**20
+# Rejected items are kept, so they could fill the database; and a file with so many has one fault in all of them.
+MOST_REJECTED = 10_000
+MOST_REJECTED_BYTES = 256 * 2**20
 _COUNTS = ("received", "inserted", "duplicates", "conflicts")
 
 
@@ -143,6 +146,7 @@ def ingest_file(connection: psycopg.Connection, landing: Landing, address: str, 
 
 def _read(connection: psycopg.Connection, landing: Landing, file: LandedFile, settings: Settings) -> FileReport:
     totals = Counter[str]()
+    rejected_bytes = 0
     reason = None
     with landing.open(file.address) as stream:
         try:
@@ -153,6 +157,12 @@ def _read(connection: psycopg.Connection, landing: Landing, file: LandedFile, se
                     connection, file.kind, batch, source=f"file:{file.address}", settings=settings, letters=letters
                 )
                 totals.update({name: getattr(report, name) for name in _COUNTS}, rejected=len(report.rejected))
+                rejected_bytes += sum(len(batch[rejection.index]) for rejection in report.rejected)
+                if totals["rejected"] >= MOST_REJECTED or rejected_bytes >= MOST_REJECTED_BYTES:
+                    raise BrokenFile(
+                        f"expected fewer than {MOST_REJECTED} rejected items, of fewer than {MOST_REJECTED_BYTES} bytes, "
+                        f"came {totals['rejected']} of {rejected_bytes}; nothing after position {positions[-1]} was read"
+                    )
         except BrokenFile as broken:
             reason = str(broken)
     received, inserted, duplicates, conflicts, rejected = (totals[name] for name in (*_COUNTS, "rejected"))

@@ -15,6 +15,7 @@ import fsspec
 import psycopg
 import pytest
 
+from usage_pipeline.events.ingest.model import MAX_EVENT_BYTES
 from usage_pipeline.events.landing import reading as module
 from usage_pipeline.events.landing.faults import faults_of
 from usage_pipeline.events.landing.folder import Landing
@@ -431,3 +432,49 @@ def test_a_folder_of_archives_that_became_a_link_is_not_read(
     [report] = ingest_landed(landing, ["archives/a.jsonl"], budget_seconds=60)
     assert report.reason == "NotAFileError: archives/a.jsonl: expected no symbolic link, came one"
     assert postgres.execute("select count(*) from ops.dead_letters").fetchone() == (0,)
+
+
+def test_a_file_of_rejected_items_alone_is_not_read_to_its_end(
+    tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """130 KB of gzip were three million dead letters, and kept all other files waiting."""
+    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 10)
+    monkeypatch.setattr(module, "MOST_REJECTED", 30)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(event()) + b'{"a":1}\n' * 100_000))
+    report = read("a.jsonl.gz")
+    assert (report.outcome, report.inserted, report.rejected) == ("broken", 1, 39)
+    assert str(report.reason).endswith("nothing after position 40 was read")
+    assert postgres.execute("select count(*) from ops.dead_letters").fetchone() == (39,)
+    assert names(tmp_path) == ["broken/a.jsonl.gz", "broken/a.jsonl.gz.reason.txt"]
+
+
+def test_large_rejected_items_are_bounded_by_their_bytes(
+    tmp_path: Path, read: Callable[[str], FileReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BYTES_PER_BATCH", 2_000)
+    monkeypatch.setattr(module, "MOST_REJECTED_BYTES", 5_000)
+    (tmp_path / "a.jsonl").write_bytes((b'{"a":"' + b"x" * 1_000 + b'"}\n') * 100)
+    report = read("a.jsonl")
+    assert (report.outcome, report.rejected) == ("broken", 6)
+
+
+def test_of_an_item_that_is_larger_than_any_event_the_beginning_is_kept(
+    tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"a":"' + b"x" * MAX_EVENT_BYTES + b'"}\n' + lines(event()))
+    report = read("a.jsonl")
+    assert (report.outcome, report.inserted, report.rejected) == ("stored", 1, 1)
+    [(reason, size)] = postgres.execute("select reason, octet_length(raw) from ops.dead_letters").fetchall()
+    assert size == 65_536
+    assert reason.endswith("; only the first 65536 bytes are kept")
+
+
+def test_a_gzip_file_of_the_same_line_again_and_again_is_not_read_to_its_end(
+    tmp_path: Path, postgres: psycopg.Connection, settings: Settings
+) -> None:
+    """Ten megabytes of it would be hours of duplicates."""
+    small = settings.model_copy(update={"max_gzip_size": 10_000})
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(event()) * 20_000))
+    report = ingest_file(postgres, Landing(str(tmp_path)), "a.jsonl.gz", settings=small)
+    assert (report.outcome, report.inserted) == ("broken", 1)
+    assert "expected at most 200 times as many bytes as the gzip file has" in str(report.reason)
