@@ -254,3 +254,28 @@ def test_a_wrong_call_is_one_line_and_exit_status_2(run: Run, arguments: tuple[s
 
 def test_dates_in_the_tests_are_in_the_past() -> None:
     assert date(2025, 1, 1) < DAY < NOW.date()
+
+
+def test_the_live_view_prices_a_day_as_its_first_roll_up_will(
+    settings: Settings, postgres: psycopg.Connection, run: Run, tmp_path: Path
+) -> None:
+    store_events(postgres, settings, NOW, event_at(AT - timedelta(days=1)), event_at(AT))
+    replace_window(postgres, calendar.day_window(DAY - timedelta(days=1), ZONE), settings=settings, now=NOW)
+    live = """
+        select (select price_version from analytics.day_prices where day_start <= hour_start and day_end > hour_start), cost_usd
+        from analytics.usage_hourly_live
+        where hour_start = %s
+    """
+    [(version, before)] = postgres.execute(live, (HOUR.start,)).fetchall()
+    assert (version, before > 0) == (None, True)
+    path = tmp_path / "prices.csv"
+    path.write_text(PRICES)
+    assert run("prices", "import", path).returncode == 0
+    [(version, own)] = postgres.execute(live, (HOUR.start,)).fetchall()
+    assert (version, own > before) == (None, True)
+    # Neither an older version that another day has again nor a table of an earlier release is what a roll-up takes.
+    list(recost(postgres, [DAY - timedelta(days=1)], INSTALLED, settings=settings))
+    postgres.execute("insert into analytics.price_versions (price_version, source) values ('a table', 'csv')")
+    assert postgres.execute(live, (HOUR.start,)).fetchall() == [(None, own)]
+    replace_window(postgres, HOUR, settings=settings, now=NOW)
+    assert postgres.execute(live, (HOUR.start,)).fetchall() == [(f"{INSTALLED} + own 1", own)]

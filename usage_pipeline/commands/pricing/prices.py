@@ -33,7 +33,7 @@ def import_file(
     as_json: AsJson = False,
 ) -> None:
     """Import own prices. A row takes the place of the one with the same provider, model, service_tier and valid_from."""
-    from usage_pipeline.events.pricing.lookups import current_version
+    from usage_pipeline.events.pricing.lookups import add_earlier_lookups, current_version
     from usage_pipeline.events.pricing.own_file import read_own_prices
     from usage_pipeline.events.pricing.own_versions import import_prices
     from usage_pipeline.storage.postgres import connect
@@ -44,6 +44,7 @@ def import_file(
             raise UsageError(f"{file}: expected at least one price, came none; to take all away, add --replace-all")
         done = import_prices(connection, list(rows), replaces_all=replace_all)
         price_version = current_version(connection)
+        add_earlier_lookups(connection, price_version)
     if as_json:
         print_json({"success": True, "price_version": price_version, **asdict(done)})
         return

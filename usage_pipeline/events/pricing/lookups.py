@@ -103,6 +103,13 @@ def add_lookups(connection: psycopg.Connection, price_version: str, models: Iter
             )
 
 
+def add_earlier_lookups(connection: psycopg.Connection, price_version: str) -> None:
+    """Looks up in a version what the one before was asked for, so that the live view has prices before the next roll-up."""
+    query = load("events/pricing/select_earlier_lookups")
+    models = connection.execute(query, {"price_version": price_version}).fetchall()
+    add_lookups(connection, price_version, models)
+
+
 def _own_version(price_version: str) -> int | None:
     parts = _VERSION.fullmatch(price_version)
     return None if parts is None or parts[2] is None else int(parts[2])
