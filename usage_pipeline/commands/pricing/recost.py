@@ -16,7 +16,9 @@ from usage_pipeline.texts import counted
 
 def recost(
     first: Annotated[str, typer.Option("--from", metavar="YYYY-MM-DD", help="First day of the range.")],
-    last: Annotated[str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the range, today at the latest.")],
+    last: Annotated[
+        str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the range, today at the latest.")
+    ],
     version: Annotated[
         str | None,
         typer.Option(help="The price version to use, as a day has it. Default: the one that new days get."),
