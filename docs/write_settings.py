@@ -100,13 +100,13 @@ because it may be a secret.
 - `usage-pipeline dev` starts PostgreSQL and Redis itself where you do not name them, and then sets these variables for
   the processes that it starts. It prints a line by which another terminal gets them too. A command without them asks servers
   at the defaults below, and says so when none answers.
-- `dev` and `demo` keep everything below `.local` of the folder in which you start them: the data of PostgreSQL and Redis, archives
-  (`ARCHIVE_URL`), landed files (`LANDING_URL`), logs, and Dagster's home. No setting moves it; start them in another folder. `demo` also
-  takes `--folder`. To begin anew, stop them and delete `.local`.
-- Ports are options of the commands, not settings: `dev --port 3000 --api-port 8000`, `api --port 8000`. If one is taken, `dev` takes the
-  next free one and says so, and `api` ends with an error. PostgreSQL and Redis of `dev` take no port of your choice: PostgreSQL
-  listens on a socket in `.local/postgres` only, Redis on a free port of 127.0.0.1. The line that `dev` prints has both. Those of compose are in
-  [operations.md](operations.md#start).
+- `dev` and `demo` keep everything below `.local` of the folder in which you start them: the data of PostgreSQL and
+  Redis, archives (`ARCHIVE_URL`), landed files (`LANDING_URL`), logs, and Dagster's home. No setting moves it; start
+  them in another folder. `demo` also takes `--folder`. To begin anew, stop them and delete `.local`.
+- Ports are options of the commands, not settings: `dev --port 3000 --api-port 8000`, `api --port 8000`. If one is
+  taken, `dev` takes the next free one and says so, and `api` ends with an error. PostgreSQL and Redis of `dev` take no
+  port of your choice: PostgreSQL listens on a socket in `.local/postgres` only, Redis on a free port of 127.0.0.1. The
+  line that `dev` prints has both. Those of compose are in [operations.md](operations.md#start).
 - [operations.md](operations.md#settings-by-concern) says which settings matter for which concern.
 
 The column *allowed* is empty where the meaning says it all.

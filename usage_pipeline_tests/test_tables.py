@@ -1,5 +1,7 @@
 """Tables of commands in a narrow terminal: numbers and ids stay whole, nothing is cut, and no line is too long for it."""
 
+from datetime import datetime, timedelta, timezone
+
 import pytest
 
 from usage_pipeline.commands.output import print_table
@@ -39,6 +41,12 @@ def test_what_does_not_fit_is_a_block_for_each_row(
         *("number  1", f"id      {long}", "tokens  7", f"reason  {REASON}", ""),
         *("number  2", "id      b", "tokens  8", "reason  no"),
     ]
+
+
+def test_a_time_is_in_utc_and_whole_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    at = datetime(2026, 11, 29, 18, 46, 13, 696364, tzinfo=timezone(timedelta(hours=1)))
+    print_table("1 item", ["at"], [(at,)])
+    assert "│ 2026-11-29 17:46:13Z │" in capsys.readouterr().out
 
 
 def test_a_file_has_no_width(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

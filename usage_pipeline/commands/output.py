@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from rich.cells import cell_len
@@ -120,7 +121,9 @@ def _print_blocks(columns: list[_Column]) -> None:
 
 
 def _cell(value: Any) -> Text:
-    """A value as plain text: text from Redis must not be read as markup."""
+    """A value as plain text: text from Redis must not be read as markup. A time is in UTC, in whole seconds."""
+    if isinstance(value, datetime):
+        value = f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
     return Text(f"{value:,}" if isinstance(value, int) else "" if value is None else visible(str(value)))
 
 

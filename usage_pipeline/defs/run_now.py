@@ -1,5 +1,6 @@
 """Runs jobs in this process, for the demo, on the Dagster instance that the UI shows."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,10 @@ from usage_pipeline.defs.partitions.calendar import window_partitions
 from usage_pipeline.rollups.calendar import GRAINS, day_window, hour_window, hours_of, month_of, week_of, window_on
 from usage_pipeline.settings import Settings
 
-_QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+# What fails is logged here, unless somebody stopped it.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+log = logging.getLogger(__name__)
 
 
 def materialize_days(
@@ -55,6 +59,10 @@ def _succeeded(result: dg.ExecuteInProcessResult) -> bool:
         reason = event.job_failure_data.failure_reason if event.is_job_failure else None
         if reason is not None and reason.value == "UNEXPECTED_TERMINATION":
             raise KeyboardInterrupt
+    for event in result.all_events:
+        error = event.step_failure_data.error if event.is_step_failure else None
+        if error is not None:
+            log.error("%s: %s", event.step_key, (error.cause or error).message.strip())
     return result.success
 
 

@@ -1,6 +1,11 @@
 """Runs of the code location in this process, on real servers: drains, days, merchants, sources."""
 
+import signal
+import time
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg
@@ -8,6 +13,8 @@ import pytest
 import redis
 
 from usage_pipeline.definitions import build_definitions
+from usage_pipeline.defs.jobs import issue_stats
+from usage_pipeline.defs.run_now import materialize_days
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.clock import days_ago, today
 
@@ -186,3 +193,30 @@ def test_a_drain_beside_another_says_who_works(
     assert not result.success
     [failure] = [event for event in result.all_events if event.is_step_failure]
     assert f"Another process drains {family} now" in str(failure.step_failure_data.error)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_run_of_the_demo_that_fails_is_told_and_one_that_is_stopped_stops_the_demo(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_stopped: bool
+) -> None:
+    """While a job runs, Dagster has the signals: it only fails the run."""
+
+    @dg.asset
+    def broken() -> None:
+        if is_stopped:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(60)
+        raise ValueError("nothing to divide")
+
+    defs = dg.Definitions([broken], jobs=[dg.define_asset_job(issue_stats.name, [broken])])
+    (tmp_path / "dagster.yaml").touch()
+    span: dict[str, Any] = {
+        "counter_days": [],
+        "event_days": [],
+        "hours_from": today(),
+        "issue_days": (today(), today()),
+    }
+    with pytest.raises(KeyboardInterrupt) if is_stopped else nullcontext():
+        assert not materialize_days(defs, settings, **span, home=tmp_path)
+    told = [record.message for record in caplog.records if record.name == "usage_pipeline.defs.run_now"]
+    assert told == ([] if is_stopped else ["broken: ValueError: nothing to divide"])

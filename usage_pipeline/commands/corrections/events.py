@@ -1,11 +1,12 @@
 """`usage-pipeline events`: usage events that were wrong are taken out, or replaced."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
@@ -40,7 +41,8 @@ def void(
     """
     from usage_pipeline.events.corrections.events import Wanted, event_id_of
 
-    _correct([Wanted(reason, event_id_of(text, source)) for text in dict.fromkeys(ids)], reason, as_json)
+    named: dict[UUID | None, str] = {event_id_of(text, source): text for text in ids}
+    _correct([Wanted(reason, event_id) for event_id in named], reason, as_json, named=named)
 
 
 @events_app.command("replace")
@@ -64,7 +66,7 @@ def replace(
     from usage_pipeline.events.corrections.events import Wanted
 
     sender = None if source is None else values.identifier_text("--source", source)
-    _correct([Wanted(reason, event=item) for item in _items(file)], reason, as_json, sender)
+    _correct([Wanted(reason, event=item) for item in _items(file)], reason, as_json, sender=sender)
 
 
 def _items(file: Path) -> list[bytes]:
@@ -84,7 +86,15 @@ def _items(file: Path) -> list[bytes]:
         raise UsageError(f"{file}: expected a file of events that can be read, came: {error.strerror}") from None
 
 
-def _correct(wanted: "Sequence[Wanted]", reason: str, as_json: bool, sender: str | None = None) -> None:
+def _correct(
+    wanted: "Sequence[Wanted]",
+    reason: str,
+    as_json: bool,
+    *,
+    sender: str | None = None,
+    named: "Mapping[UUID | None, str] | None" = None,
+) -> None:
+    """`named`: what the caller calls the events, where that is not the id under which they are stored."""
     from usage_pipeline.events.corrections.events import correct, expect_reason
     from usage_pipeline.process import user_name
     from usage_pipeline.storage.postgres import connect
@@ -93,10 +103,10 @@ def _correct(wanted: "Sequence[Wanted]", reason: str, as_json: bool, sender: str
     settings = load_settings()
     with closing(connect(settings)) as connection:
         outcomes = correct(connection, wanted, corrected_by=user_name(), settings=settings, sender=sender)
-    _print(outcomes, as_json)
+    _print(outcomes, as_json, named or {})
 
 
-def _print(outcomes: "list[Corrected]", as_json: bool) -> None:
+def _print(outcomes: "list[Corrected]", as_json: bool, named: "Mapping[UUID | None, str]") -> None:
     """Prints the outcomes. Exits with status 1 if one was refused."""
     refused = [(position, one) for position, one in enumerate(outcomes) if one.outcome == "refused"]
     counts = {name: sum(one.outcome == name for one in outcomes) for name in ("corrected", "already")}
@@ -109,7 +119,7 @@ def _print(outcomes: "list[Corrected]", as_json: bool) -> None:
             }
         )
     else:
-        rows = [(position + 1, one.event_id, one.refusal) for position, one in refused]
+        rows = [(position + 1, named.get(one.event_id, one.event_id), one.refusal) for position, one in refused]
         title = f"Corrected {counts['corrected']} of {len(outcomes)}"
         print_table(
             f"{title}, {counted(counts['already'], 'was', 'were')} so already", ["place", "event", "refused"], rows

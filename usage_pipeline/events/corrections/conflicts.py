@@ -123,7 +123,7 @@ def decide(
         conflict = found.get(number)
         arguments = {"corrected_by": decided_by, "reason": reason}
         if conflict is None:
-            decided.append(Decided(number, "refused", f"expected the number of a conflict, came {number}"))
+            decided.append(Decided(number, "refused", f"no conflict has the number {number}"))
         elif conflict.outcome is not None:
             other = f"expected an open conflict, came one that is {conflict.outcome}"
             is_same = conflict.outcome == decision

@@ -151,6 +151,9 @@ def test_the_commands_tell_what_became_of_each(
     assert run("conflicts", "accept", number, "--reason", "stream").returncode == 0
     assert run("conflicts", "accept", number + 1, "--reason", "stream").returncode == 1
     assert run("conflicts", "list", "--json").stdout.strip() == '{"conflicts": []}'
+    assert f"no conflict has the number {number + 1}" in run("conflicts", "dismiss", number + 1, "--reason", "x").stdout
+    unknown = run("events", "void", "chatcmpl-1", "--source", "gateway", "--reason", "x")
+    assert (unknown.returncode, "chatcmpl-1" in unknown.stdout) == (1, True)
     voided = run("events", "void", second["event_id"], "--reason", "test traffic")
     assert (voided.returncode, tokens(postgres)) == (0, [(2,)])
     assert "1 was so already" in run("events", "void", second["event_id"], "--reason", "test traffic").stdout
