@@ -57,6 +57,14 @@ def makes_partitions_of_two_days_at_most_and_of_our_tables_only(connection: psyc
         ("raw.token_deltas", "2031-01-01", "2041-01-02", psycopg.errors.InvalidParameterValue),
         ("raw.token_deltas", "-infinity", "infinity", psycopg.errors.InvalidParameterValue),
         ("raw.token_deltas", "2031-01-02", "2031-01-01", psycopg.errors.InvalidParameterValue),
+        ("raw.token_deltas", "2131-01-01", "2131-01-02", psycopg.errors.InvalidParameterValue),
+        (
+            "analytics.usage_events",
+            "2026-01-01 00:00Z",
+            "2026-01-01 00:00:00.000001Z",
+            psycopg.errors.InvalidParameterValue,
+        ),
+        ("analytics.usage_events", "2026-01-01 05:00Z", "2026-01-01 06:00Z", psycopg.errors.InvalidParameterValue),
     ):
         with pytest.raises(error):
             connection.execute("select ops.create_partition(%s, %s, %s)", (table, first, following))
@@ -64,6 +72,13 @@ def makes_partitions_of_two_days_at_most_and_of_our_tables_only(connection: psyc
         connection,
         "create table raw.mine partition of raw.token_deltas for values from ('2032-01-01') to ('2032-01-02')",
     )
+
+
+def stores_no_time_that_no_program_reads(connection: psycopg.Connection, insert: str) -> None:
+    """One such row would fail each look at all of them, with the rights of the owner."""
+    for at in ("0001-01-01 BC", "-infinity", "infinity", "10000-01-01"):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute(insert, (at,))
 
 
 @contextmanager

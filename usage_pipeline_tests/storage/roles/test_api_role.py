@@ -18,6 +18,7 @@ from usage_pipeline_tests.storage.roles.refusals import (
     makes_partitions_of_two_days_at_most_and_of_our_tables_only,
     no_refusal_in_the_log,
     refuses,
+    stores_no_time_that_no_program_reads,
     tables_of,
 )
 
@@ -94,6 +95,9 @@ def test_every_route_and_the_ingest_work(
 def test_it_changes_nothing_that_it_does_not_own(session: psycopg.Connection, owner: psycopg.Connection) -> None:
     changes_nothing_that_it_does_not_own(session, tables_of(owner))
     makes_partitions_of_two_days_at_most_and_of_our_tables_only(session)
+    stores_no_time_that_no_program_reads(
+        session, "insert into ops.touched_windows (grain, window_start) values ('day', %s)"
+    )
     for statement in (
         "update usage.api_access_tokens set scopes = '{read,ingest}'",
         "insert into usage.api_access_tokens (token_id, token_prefix, token_hash) values ('mine', 'upt_mine', 'hash')",

@@ -20,6 +20,7 @@ from usage_pipeline_tests.storage.roles.refusals import (
     makes_partitions_of_two_days_at_most_and_of_our_tables_only,
     no_refusal_in_the_log,
     refuses,
+    stores_no_time_that_no_program_reads,
     tables_of,
 )
 
@@ -107,6 +108,9 @@ def test_merchants_are_aggregated(
 def test_it_changes_nothing_that_it_does_not_own(session: psycopg.Connection, owner: psycopg.Connection) -> None:
     changes_nothing_that_it_does_not_own(session, tables_of(owner))
     makes_partitions_of_two_days_at_most_and_of_our_tables_only(session)
+    stores_no_time_that_no_program_reads(
+        session, "insert into ops.touched_days (family, usage_date) values ('api_key', %s::timestamptz::date)"
+    )
     for statement in (
         "update usage.api_access_tokens set scopes = '{read,ingest}'",
         "update usage.api_access_tokens set token_hash = 'mine'",
