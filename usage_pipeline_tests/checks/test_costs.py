@@ -56,7 +56,7 @@ def test_requests_without_a_list_price_hide_no_other(settings: Settings, postgre
     stored(postgres, settings, cost_usd=Decimal(9))
     stored(postgres, settings)
     stored(postgres, settings, service_tier="flex")
-    told = ["openai/gpt-4o: senders report 9 US dollars for 1 requests, the list price is 2 (+350.0%)"]
+    told = ["openai/gpt-4o: senders report 9 US dollars for 1 request, the list price is 2 (+350.0%)"]
     assert cost_checks.cost_difference_faults(postgres, *SPAN) == told, "it is not reported, so it is in no sum"
     store_usage(postgres, settings, NOW, AT, usage=MILLION, cost_usd=Decimal(4), service_tier="flex", team="other")
     replace_window(postgres, DAY, settings=settings, now=NOW)
