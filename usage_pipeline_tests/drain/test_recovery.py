@@ -44,15 +44,22 @@ def _short_lives(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=[False, True], ids=["", "small room"])
-def _any_room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for one or two keys in a batch, and for one or two items in a part of a page, too."""
-    if request.param:
+@pytest.fixture
+def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A family, by its name alone or with ` in a small room`: for one or two keys in a batch, or items in a part of a page."""
+    name, _, room = request.param.partition(" in ")
+    if room:
         monkeypatch.setattr("usage_pipeline.drain.room.LARGEST_BATCH_BYTES", 500)
+    return str(name)
 
 
-@pytest.mark.usefixtures("_any_room")
-@pytest.mark.parametrize("family", ["api_key", "token", "event"])
+# A token's key is stored in parts as an API key's is.
+_FAMILIES_AND_ROOMS = pytest.mark.parametrize(
+    "family", ["api_key", "token", "event", "api_key in a small room", "event in a small room"], indirect=True
+)
+
+
+@_FAMILIES_AND_ROOMS
 def test_a_crash_at_any_step_loses_and_doubles_nothing(
     family: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
@@ -95,8 +102,7 @@ def _drain_and_write(life: Life, family: str, writer: Writer) -> None:
     writer.write(family, NAMES[:3], 5)
 
 
-@pytest.mark.usefixtures("_any_room")
-@pytest.mark.parametrize("family", ["api_key", "token", "event"])
+@_FAMILIES_AND_ROOMS
 def test_a_drainer_that_is_overtaken_at_any_round_trip_loses_and_doubles_nothing(
     family: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
@@ -119,8 +125,7 @@ def test_a_drainer_that_is_overtaken_at_any_round_trip_loses_and_doubles_nothing
     assert step > 12
 
 
-@pytest.mark.usefixtures("_any_room")
-@pytest.mark.parametrize("family", ["api_key", "token", "event"])
+@_FAMILIES_AND_ROOMS
 def test_two_drains_at_once_with_live_writers_store_each_thing_once(
     family: str, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
