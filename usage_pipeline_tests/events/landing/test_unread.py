@@ -132,7 +132,7 @@ def test_files_that_cannot_be_moved_are_read_once_and_starve_no_other(
     there = settings.model_copy(update={"landing_url": url})
     found = landing_faults(postgres, there)
     assert len(found) == 8
-    assert found[0].startswith("0.jsonl: was read and cannot be moved, 1 times since ")
+    assert found[0].startswith("0.jsonl: was read and cannot be moved, 1 time since ")
     assert "PermissionError: AccessDenied" in found[0]
 
     # Tried again, more and more rarely, and neither read nor copied again.
