@@ -35,7 +35,7 @@ def with_cached(
     beside: dict[str, Count] = {}
     unknown: list[tuple[tuple[str, ...], Count]] = []
     for path, number in numbers_in(inside):
-        if not number or path in read or not (path in names or _sounds_cached(path)):
+        if not number or path in read or not (path in names or _may_be_cached(path, number)):
             continue
         count = count_of(f"{name}: {shown(path)}", number)
         if path not in names:
@@ -76,9 +76,11 @@ def _names() -> dict[Path, tuple[str, frozenset[Path]]]:
     return names
 
 
-def _sounds_cached(path: Path) -> bool:
+def _may_be_cached(path: Path, number: float) -> bool:
+    """Whether a name that nobody knows may count cached tokens: it is no price of them, and no share."""
     text = _text(path)
-    return "cache" in text and "token" in text
+    is_priced = any(word in text for word in ("cost", "price", "usd"))
+    return number > 0 and number == int(number) and "cache" in text and "token" in text and not is_priced
 
 
 def _text(path: Path) -> str:

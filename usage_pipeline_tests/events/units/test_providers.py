@@ -335,6 +335,21 @@ def test_cached_tokens_count_under_whatever_name(
     assert {unit: count for unit, count in counts.items() if count != 0} == right
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"cost_details": {"cache_read_input_token_cost": 0.0003}},
+        {"cost_details": {"cached_tokens_usd": 1}},
+        {"cached_tokens_share": 0.9},
+        {"cache_tokens": -1},
+        {"cached_tokens_seen": True},
+    ],
+)
+def test_what_counts_no_tokens_is_passed_over(more: dict[str, Any]) -> None:
+    counts = provider_usage_of("openai", "gpt-4o", CHAT | more).counts
+    assert {unit: count for unit, count in counts.items() if count != 0} == OF_CHAT
+
+
 def test_what_an_erasure_keeps_of_an_object_is_read_alike() -> None:
     for provider, usage in (("anthropic", LITELLM), ("deepseek", DEEPSEEK), ("google", OF_GOOGLE), ("google", GEMINI)):
         assert provider_usage_of(provider, "", without_texts(usage)) == provider_usage_of(provider, "", usage)
