@@ -5,7 +5,8 @@ select
     (regexp_match(bounds.text, 'TO \(''([^'']+)''\)'))[1]::timestamptz as next_moment
 from pg_inherits
 join pg_class as partition on partition.oid = pg_inherits.inhrelid
-cross join lateral (select pg_get_expr(partition.relpartbound, partition.oid) as text) as bounds
+-- `offset 0`: asked once, not again in each place where the text is used. In between, the partition may be dropped.
+cross join lateral (select pg_get_expr(partition.relpartbound, partition.oid) as text offset 0) as bounds
 where pg_inherits.inhparent = %(parent)s::text::regclass
   and not pg_inherits.inhdetachpending
   and partition.relpartbound is not null
