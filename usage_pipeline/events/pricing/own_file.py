@@ -59,7 +59,9 @@ def read_own_prices(path: Path) -> dict[OwnPrice, int]:
                     )
                 by_key[row.key] = line
                 lines[row] = line
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise PriceTableError(f"{path}: expected a CSV file in UTF-8, came: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise PriceTableError(f"{path}: expected a CSV file in UTF-8: {error}") from None
     refuse(str(path), faults)
     return lines
