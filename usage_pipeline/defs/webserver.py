@@ -15,7 +15,7 @@ from dagster_webserver.cli import main as run_dagster_webserver
 from usage_pipeline.access.audit import AuditLog
 from usage_pipeline.api.connections.protocol import BACKLOG, bounded_connections
 from usage_pipeline.settings import Settings, SettingsError, load_settings
-from usage_pipeline.ui.guard import Guard
+from usage_pipeline.ui.guard import MAX_QUERY_BYTES, Guard
 from usage_pipeline.ui.login import Login
 from usage_pipeline.ui.origin import LOOPBACK_NAMES
 from usage_pipeline.ui.password import PasswordHash
@@ -25,7 +25,7 @@ log = logging.getLogger("usage_pipeline.ui")
 # Without `proxy_headers`, the address of a client is that of its connection: a header from anybody on this machine must not
 # make it that of a trusted proxy.
 _SERVER: dict[str, Any] = {
-    "ws_max_size": 2**17,
+    "ws_max_size": MAX_QUERY_BYTES,
     "ws_max_queue": 4,
     "proxy_headers": False,
     "server_header": False,

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from usage_pipeline.access.audit import LINES_OF_A_KIND, AuditLog
 from usage_pipeline.ui import guard
-from usage_pipeline.ui.guard import MAX_BODY_BYTES, Guard
+from usage_pipeline.ui.guard import MAX_BODY_BYTES, MAX_QUERY_BYTES, Guard
 from usage_pipeline.ui.login import Login
 from usage_pipeline.ui.origin import LOOPBACK_NAMES
 from usage_pipeline_tests.ui.test_login import CHEAP
@@ -59,12 +59,27 @@ def test_every_answer_is_in_no_frame_and_the_policy_of_dagster_stays() -> None:
 
 def test_a_body_comes_whole_or_not_at_all() -> None:
     async def pieces(count: int) -> AsyncIterator[bytes]:
+        yield b'{"query":"{version}","variables":{"a":"'
         for _ in range(count):
             yield b"x" * 1_048_576
+        yield b'"}}'
 
-    assert asked("POST", "/graphql", headers=JSON, content=pieces(3)).json()["bytes"] == 3 * 1_048_576
+    assert asked("POST", "/graphql", headers=JSON, content=pieces(3)).json()["bytes"] == 3 * 1_048_576 + 42
     assert asked("POST", "/graphql", headers=JSON, content=pieces(5)).status_code == 413
     assert asked("POST", "/graphql", headers=JSON, content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
+
+
+def test_a_query_is_short_whatever_its_variables_are() -> None:
+    """Seven bodies of 4 MB with two million fields each ended a server that may have 1 GB."""
+
+    def posted(**members: Any) -> int:
+        return asked("POST", "/x/graphql/", headers=JSON, content=json.dumps(members)).status_code
+
+    longest = MAX_QUERY_BYTES - 2
+    assert posted(query="a" * longest, variables={"a": "x" * 1_000_000}) == 200
+    assert posted(variables={"a": ["a"] * 100_000}, query="a" * (longest + 1)) == 413
+    for content in (b"[]", b"nonsense", b'{"query":"{a}"}'.decode().encode("utf-16"), b"[" * 100_000, b"\xff", b""):
+        assert asked("POST", "/graphql", headers=JSON, content=content).status_code == 400
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +111,7 @@ async def test_bodies_that_are_held_leave_room_for_the_page_and_for_other_addres
     try:
         for _ in holding:
             await begun.acquire()
-        large = b"x" * MAX_BODY_BYTES
+        large = b'{"variables":"' + b"x" * (MAX_BODY_BYTES - 16) + b'"}'
         assert await posted("192.0.2.1", large) == 503
         assert await posted("192.0.2.1", b"{}") == 200
         assert await posted("192.0.2.2", large) == 200
