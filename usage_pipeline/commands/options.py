@@ -30,13 +30,15 @@ def unset_servers(settings: Settings) -> str:
     )
 
 
-def refuse_empty(arguments: Sequence[str]) -> None:
+def expect_texts(arguments: Sequence[str]) -> None:
     """Refuses an empty value of any option or argument, such as `--date "$DAY"` with a variable that is not set.
 
-    An empty text would otherwise be taken for no wish: all dates, the default folder, every merchant.
-    Raises UsageError.
+    An empty text would otherwise be taken for no wish: all dates, the default folder, every merchant. And it refuses what is
+    no UTF-8, which could be neither stored nor printed. Raises UsageError.
     """
     for place, argument in enumerate(arguments):
+        if not argument.isascii() and argument.encode(errors="replace").decode() != argument:
+            raise UsageError(f"argument {place + 1}: expected text in UTF-8, came {argument!a}")
         name, separator, value = argument.partition("=")
         if not argument:
             before = arguments[place - 1] if place else ""
