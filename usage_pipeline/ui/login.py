@@ -12,12 +12,15 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from starlette.datastructures import Headers
 
+from usage_pipeline.api.connections.counting import counted_as
 from usage_pipeline.ui.origin import Refusal
 from usage_pipeline.ui.password import PasswordHash
 
-# Wrong passwords within a minute, from one address and from all. Beyond, passwords are not looked at; who is signed in stays.
+# Wrong passwords within a minute. Beyond, those of an address are not looked at, and of all others one in two seconds, so that
+# strangers keep nobody out who knows it. Who is signed in stays.
 MOST_WRONG_OF_ADDRESS, MOST_WRONG = 5, 30
 _WINDOW_SECONDS = 60.0
+_PAUSE_SECONDS = 2.0
 _MOST_HEADER_CHARACTERS = 2_000
 _ASK = ("WWW-Authenticate", 'Basic realm="Dagster", charset="UTF-8"')
 
@@ -38,6 +41,8 @@ class Login:
     _right: bytes = b""
     _wrong: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MOST_WRONG))
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # What waits for its turn: one password of an address.
+    _waiting: dict[str, bytes] = field(default_factory=dict)
 
     async def refusal(self, headers: Headers, address: str) -> Refusal | None:
         """Why the request is refused, or None. `address` is that of the connection, as text."""
@@ -59,22 +64,32 @@ class Login:
         mark = hmac.digest(self._key, given, "sha256")
         if hmac.compare_digest(mark, self._right):
             return None
-        # One at a time: each takes memory, and strangers may send many at once.
-        async with self._one_at_a_time:
-            if hmac.compare_digest(mark, self._right):
-                return None
-            if self._are_too_many(address):
-                return Refusal(429, "too many wrong passwords: wait a minute", (("Retry-After", "60"),))
-            if await asyncio.to_thread(password.is_of, given):
-                self._right = mark
-                return None
-            self._wrong.append((self.clock(), address))
-        return Refusal(401, "expected the password, came another", (_ASK,))
+        who = counted_as(address)
+        # The page sends several requests at once, with the same password.
+        if self._waiting.get(who, mark) != mark:
+            return _later(_PAUSE_SECONDS)
+        self._waiting[who] = mark
+        try:
+            # One at a time: each takes memory, and strangers may send many at once.
+            async with self._one_at_a_time:
+                return await self._looked_at(password, given, mark, who)
+        finally:
+            self._waiting.pop(who, None)
 
-    def _are_too_many(self, address: str) -> bool:
-        since = self.clock() - _WINDOW_SECONDS
-        recent = [who for at, who in self._wrong if at > since]
-        return len(recent) >= MOST_WRONG or recent.count(address) >= MOST_WRONG_OF_ADDRESS
+    async def _looked_at(self, password: PasswordHash, given: bytes, mark: bytes, who: str) -> Refusal | None:
+        if hmac.compare_digest(mark, self._right):
+            return None
+        now = self.clock()
+        recent = [(at, other) for at, other in self._wrong if at > now - _WINDOW_SECONDS]
+        if sum(other == who for _, other in recent) >= MOST_WRONG_OF_ADDRESS:
+            return _later(_WINDOW_SECONDS)
+        if len(recent) >= MOST_WRONG and recent[-1][0] > now - _PAUSE_SECONDS:
+            return _later(_PAUSE_SECONDS)
+        if await asyncio.to_thread(password.is_of, given):
+            self._right = mark
+            return None
+        self._wrong.append((self.clock(), who))
+        return Refusal(401, "expected the password, came another", (_ASK,))
 
     def _is_trusted(self, address: str) -> bool:
         try:
@@ -84,6 +99,10 @@ class Login:
         if isinstance(found, IPv6Address) and found.ipv4_mapped:
             found = found.ipv4_mapped
         return any(found in network for network in self.trusted_proxies)
+
+
+def _later(seconds: float) -> Refusal:
+    return Refusal(429, f"too many wrong passwords: wait {seconds:.0f} seconds", (("Retry-After", f"{seconds:.0f}"),))
 
 
 def _password_of(headers: Headers) -> bytes | None:

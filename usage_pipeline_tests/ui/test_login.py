@@ -97,6 +97,33 @@ def test_tries_are_bounded_for_an_address_and_in_all_and_who_is_signed_in_stays(
     assert asked(login, basic("another"), "10.2.0.1") == 401
 
 
+def test_strangers_do_not_keep_out_who_knows_the_password() -> None:
+    """Thirty wrong ones a minute, from six addresses, refused every right one for as long as they went on."""
+    clock = Clock()
+    login = Login(CHEAP, clock=clock)
+    for n in range(MOST_WRONG):
+        assert asked(login, basic(f"guess {n}"), f"10.1.0.{n}") == 401
+    clock.now += 1
+    assert asked(login, basic("open sesame"), "10.2.0.1") == 429
+    clock.now += 1
+    assert asked(login, basic("open sesame"), "10.2.0.1") == 0
+
+
+def test_whoever_has_a_network_of_ipv6_is_one_address() -> None:
+    login = Login(CHEAP, clock=Clock())
+    wrong = [asked(login, basic(f"guess {n}"), f"2001:db8::{n}") for n in range(MOST_WRONG_OF_ADDRESS + 1)]
+    assert wrong == [401] * MOST_WRONG_OF_ADDRESS + [429]
+
+
+async def test_one_password_of_an_address_waits_for_its_turn() -> None:
+    login = Login(CHEAP)
+    guesses = [login.refusal(Headers(basic(f"guess {n}")), "10.0.0.1") for n in range(20)]
+    other = login.refusal(Headers(basic("open sesame")), "10.0.0.2")
+    *found, of_other = await asyncio.gather(*guesses, other)
+    assert sorted(one.status for one in found if one) == [401, *[429] * 19]
+    assert of_other is None
+
+
 def test_many_at_once_are_checked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each check takes 32 MB."""
     at_work, most, checks = 0, 0, 0
