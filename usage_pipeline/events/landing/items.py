@@ -12,6 +12,7 @@ from usage_pipeline.values import Malformed
 _READ_BYTES = 1 << 20
 # Usage events have a tenth of their size as gzip; the same line again and again a thousandth.
 MOST_EXPANSION = 200
+_UNCHECKED_BYTES = 16 * 2**20
 _Readable = BinaryIO | gzip.GzipFile
 
 
@@ -51,7 +52,7 @@ def _lines(stream: _Readable, limit_bytes: int, packed: BinaryIO | None) -> Iter
     while line := stream.readline(limit_bytes + 1):
         number += 1
         size += len(line)
-        if packed is not None and size > limit_bytes and size > MOST_EXPANSION * packed.tell():
+        if packed is not None and size > min(limit_bytes, _UNCHECKED_BYTES) and size > MOST_EXPANSION * packed.tell():
             raise BrokenFile(
                 f"line {number}: expected at most {MOST_EXPANSION} times as many bytes as the gzip file has, came more"
             )

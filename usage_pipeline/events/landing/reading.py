@@ -25,7 +25,7 @@ from usage_pipeline.storage.sql import load
 SETTLE_SECONDS = 10.0
 _ITEMS_PER_BATCH = 2_000
 _BYTES_PER_BATCH = 32 * 2**20
-# Rejected items are kept, so they could fill the database; and a file with so many has one fault in all of them.
+# Rejected items and conflicts are kept, so they could fill the database; and a file with so many has one fault in all of them.
 MOST_REJECTED = 10_000
 MOST_REJECTED_BYTES = 256 * 2**20
 _COUNTS = ("received", "inserted", "duplicates", "conflicts")
@@ -158,10 +158,11 @@ def _read(connection: psycopg.Connection, landing: Landing, file: LandedFile, se
                 )
                 totals.update({name: getattr(report, name) for name in _COUNTS}, rejected=len(report.rejected))
                 rejected_bytes += sum(len(batch[rejection.index]) for rejection in report.rejected)
-                if totals["rejected"] >= MOST_REJECTED or rejected_bytes >= MOST_REJECTED_BYTES:
+                if totals["rejected"] + totals["conflicts"] >= MOST_REJECTED or rejected_bytes >= MOST_REJECTED_BYTES:
                     raise BrokenFile(
-                        f"expected fewer than {MOST_REJECTED} rejected items, of fewer than {MOST_REJECTED_BYTES} bytes, "
-                        f"came {totals['rejected']} of {rejected_bytes}; nothing after position {positions[-1]} was read"
+                        f"expected fewer than {MOST_REJECTED} rejected items and conflicts, of {MOST_REJECTED_BYTES} bytes, "
+                        f"came {totals['rejected']} and {totals['conflicts']}, of {rejected_bytes}; "
+                        f"nothing after position {positions[-1]} was read"
                     )
         except BrokenFile as broken:
             reason = str(broken)

@@ -6,6 +6,9 @@ from typing import Any
 from genai_prices.types import ArrayMatch
 
 Path = tuple[str | ArrayMatch, ...]
+# No answer of a provider has half as many objects and lists in each other. Whoever looks at each value with its path, or at one
+# level after the other, takes as many times longer.
+MOST_LEVELS = 20
 
 
 def steps(path: str | Sequence[str | ArrayMatch]) -> Path:
@@ -37,9 +40,23 @@ def value_at(data: Any, path: Path) -> Any:
     return data
 
 
+def has_few_levels(data: Any) -> bool:
+    """Whether decoded JSON is nested at most MOST_LEVELS deep."""
+    level = [data]
+    for _ in range(MOST_LEVELS):
+        level = [
+            one
+            for outer in level
+            for one in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(one, dict | list)
+        ]
+        if not level:
+            return True
+    return False
+
+
 def numbers_in(data: Any) -> Iterator[tuple[tuple[str, ...], int | float]]:
     """Each number with its path, but for those in lists."""
-    # Not by recursion: what just could be decoded may be nested too deeply for one more.
     left: list[tuple[tuple[str, ...], Any]] = [((), data)]
     while left:
         path, value = left.pop()

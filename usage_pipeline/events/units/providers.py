@@ -16,7 +16,16 @@ from genai_prices.types import ArrayMatch, Provider, UsageExtractor
 from usage_pipeline import values
 from usage_pipeline.events.units.cached import OTHER_NAMES, with_cached
 from usage_pipeline.events.units.counts import Count, count_of
-from usage_pipeline.events.units.paths import Path, named_steps, shown, steps, value_at, values_in
+from usage_pipeline.events.units.paths import (
+    MOST_LEVELS,
+    Path,
+    has_few_levels,
+    named_steps,
+    shown,
+    steps,
+    value_at,
+    values_in,
+)
 from usage_pipeline.events.units.registry import FRACTIONAL_UNITS, ROOTS
 from usage_pipeline.events.units.totals import REASONING, TOTALS, settled
 from usage_pipeline.values import Malformed
@@ -139,6 +148,8 @@ def provider_usage_of(provider: str, model: str, usage: Mapping[str, Any], total
     A count is None where two flavors fit equally and count differently. Raises Malformed when none fits, and when a total
     contradicts the counts.
     """
+    if not has_few_levels(usage):
+        raise Malformed(f"provider_usage: expected at most {MOST_LEVELS} objects and lists in each other, came more")
     flavors = _flavors_of(provider, model)
     readings = [reading for flavor in flavors if (reading := flavor.reading(usage))]
     if not readings:
@@ -160,7 +171,7 @@ def provider_usage_of(provider: str, model: str, usage: Mapping[str, Any], total
 def without_texts(usage: Mapping[str, Any]) -> dict[str, Any]:
     """Of a provider's usage object what the package may read: numbers, and the texts that tell them apart (`"TEXT"`)."""
     names, tells = _read_members()
-    kept: dict[str, Any] = _kept(usage, names, tells)
+    kept: dict[str, Any] = _kept(usage, names, tells, MOST_LEVELS)
     return kept
 
 
@@ -174,15 +185,19 @@ def _read_members() -> tuple[frozenset[str], tuple[ArrayMatch, ...]]:
     return frozenset({step for step in every if isinstance(step, str)} | {step.field for step in tells}), tells
 
 
-def _kept(data: Any, names: frozenset[str], tells: Sequence[ArrayMatch]) -> Any:
-    if isinstance(data, Mapping):
-        return {
-            name: _kept(value, names, tells)
-            for name, value in data.items()
-            if name in names
-            and (not isinstance(value, str) or any(step.field == name and step.match.is_match(value) for step in tells))
-        }
-    return [_kept(one, names, tells) for one in data if not isinstance(one, str)] if isinstance(data, list) else data
+def _kept(data: Any, names: frozenset[str], tells: Sequence[ArrayMatch], levels: int) -> Any:
+    if not isinstance(data, Mapping | list):
+        return data
+    if levels == 0:
+        return None
+    if isinstance(data, list):
+        return [_kept(one, names, tells, levels - 1) for one in data if not isinstance(one, str)]
+    return {
+        name: _kept(value, names, tells, levels - 1)
+        for name, value in data.items()
+        if name in names
+        and (not isinstance(value, str) or any(step.field == name and step.match.is_match(value) for step in tells))
+    }
 
 
 @lru_cache(maxsize=_KEPT_NAMES)

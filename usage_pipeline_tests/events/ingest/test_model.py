@@ -255,6 +255,26 @@ def test_extra_has_few_values_and_any_number_of_signs_in_texts() -> None:
             parse_event(extra(written), WINDOW)
 
 
+def test_a_usage_object_has_few_levels() -> None:
+    """Three thousand values below nine hundred objects, 8 KB as gzip, took a thread and everybody else's a second."""
+    counts = '{"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}'
+    for levels, is_taken in ((18, True), (21, False), (900, False)):
+        for around in ('{"usage":%s}', '{"usage":[%s]}'):
+            answer = counts
+            for _ in range(levels // (2 if "[" in around else 1)):
+                answer = around % answer
+            answer = f'{{"model": "gpt-4o", "usage": {counts}, "rest": {answer}}}' if is_taken else answer
+            members = event(provider="openai", provider_usage="here", input_tokens=None, output_tokens=None)
+            item = json.dumps(members).replace('"here"', answer).encode()
+            if is_taken:
+                assert parse_event(item, WINDOW).payload
+            else:
+                with pytest.raises(
+                    Malformed, match="provider_usage: expected at most 20 objects and lists in each other"
+                ):
+                    parse_event(item, WINDOW)
+
+
 def test_a_usage_object_has_few_values() -> None:
     """Of 330,000 empty lists, which are a kilobyte as gzip, one took a thread and everybody else's 0.7 s."""
     usage = '"model": "gpt-4o", "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}, "rest": '

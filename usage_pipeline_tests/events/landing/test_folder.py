@@ -448,6 +448,17 @@ def test_a_file_of_rejected_items_alone_is_not_read_to_its_end(
     assert names(tmp_path) == ["broken/a.jsonl.gz", "broken/a.jsonl.gz.reason.txt"]
 
 
+def test_a_file_of_conflicts_alone_is_not_read_to_its_end(
+    tmp_path: Path, read: Callable[[str], FileReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 10)
+    monkeypatch.setattr(module, "MOST_REJECTED", 30)
+    one = event()
+    (tmp_path / "a.jsonl").write_bytes(lines(*({**one, "input_tokens": number} for number in range(100))))
+    report = read("a.jsonl")
+    assert (report.outcome, report.inserted, report.conflicts) == ("broken", 1, 39)
+
+
 def test_large_rejected_items_are_bounded_by_their_bytes(
     tmp_path: Path, read: Callable[[str], FileReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
