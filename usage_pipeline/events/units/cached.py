@@ -11,7 +11,7 @@ from typing import Any
 from genai_prices.data_snapshot import get_snapshot
 
 from usage_pipeline.events.units.counts import Count, count_of
-from usage_pipeline.events.units.paths import Path, named_steps, numbers_in, shown, steps
+from usage_pipeline.events.units.paths import Path, numbers_in, shown, steps
 
 READ, WRITTEN = "cache_read_tokens", "cache_write_tokens"
 # Names that no flavor of the package reads: DeepSeek's own, and those that LiteLLM puts beside OpenAI's.
@@ -33,14 +33,15 @@ def with_cached(
     names = _names()
     told: dict[str, set[Count]] = {unit: {count} for unit, count in counts.items() if count and "cache" in unit}
     beside: dict[str, Count] = {}
-    unknown: list[tuple[tuple[str, ...], Count]] = []
+    unknown: set[tuple[str, float]] = set()
     for path, number in numbers_in(inside):
-        if not number or path in read or not (path in names or _may_be_cached(path, number)):
+        if not number or path in read:
+            continue
+        if path not in names:
+            if unit := _may_be_of(path, number):
+                unknown.add((unit, number))
             continue
         count = count_of(f"{name}: {shown(path)}", number)
-        if path not in names:
-            unknown.append((path, count))
-            continue
         unit, beside_roots = names[path]
         if unit not in told and root in beside_roots:
             beside[unit] = count
@@ -51,9 +52,9 @@ def with_cached(
     if added:
         found["input_tokens"] = counts.get("input_tokens", 0) + added
     uncached = (found.get("input_tokens") or 0) - (known.get(READ) or 0)
-    for path, count in unknown:
-        if count != uncached and count not in known.values():
-            found[WRITTEN if "writ" in _text(path) or "creat" in _text(path) else READ] = None
+    for unit, number in unknown:
+        if number != uncached and number not in known.values():
+            found[unit] = None
     return found, added
 
 
@@ -76,12 +77,11 @@ def _names() -> dict[Path, tuple[str, frozenset[Path]]]:
     return names
 
 
-def _may_be_cached(path: Path, number: float) -> bool:
-    """Whether a name that nobody knows may count cached tokens: it is no price of them, and no share."""
-    text = _text(path)
-    is_priced = any(word in text for word in ("cost", "price", "usd"))
-    return number > 0 and number == int(number) and "cache" in text and "token" in text and not is_priced
-
-
-def _text(path: Path) -> str:
-    return " ".join(named_steps(path)).lower()
+def _may_be_of(path: tuple[str, ...], number: float) -> str:
+    """Which cached tokens a name that nobody knows may count; empty: none, since it is a price of them, a share, or no name."""
+    text = " ".join(path).lower()
+    if not ("cache" in text and "token" in text and number > 0 and number == int(number)):
+        return ""
+    if any(word in text for word in ("cost", "price", "usd")):
+        return ""
+    return WRITTEN if "writ" in text or "creat" in text else READ
