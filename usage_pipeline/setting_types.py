@@ -36,6 +36,7 @@ _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*s?://\S+")
 _LEAST_SECRET_CHARACTERS = 16
 # Each is stored for each day; and names are as long as those of events.
 _MOST_TAGS, _TAG_CHARACTERS = 5, 100
+_MOST_ATTRIBUTE_NAMES, _ATTRIBUTE_CHARACTERS = 20, 200
 _EXPECTED_A_ZONE = "expected an IANA time zone such as UTC or Europe/Vienna"
 # The default of USAGE_START_DATE. An earlier one is checked there.
 _NO_DATA_BEFORE = date(2025, 1, 1)
@@ -207,6 +208,15 @@ def _divides_an_hour_or_a_day(interval_ms: int) -> int:
     return interval_ms
 
 
+def _are_attribute_names(text: str) -> str:
+    names = listed(text)
+    if len(names) > _MOST_ATTRIBUTE_NAMES or any(len(name) > _ATTRIBUTE_CHARACTERS for name in names):
+        raise ValueError(
+            f"expected up to {_MOST_ATTRIBUTE_NAMES} names of up to {_ATTRIBUTE_CHARACTERS} characters, separated by commas"
+        )
+    return text
+
+
 def listed(text: str) -> tuple[str, ...]:
     """The texts between commas, without the spaces around them. Empty ones are left out."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -239,6 +249,7 @@ AlertUrls = Annotated[SecretStr, AfterValidator(_are_urls)]
 ChunkHours = Annotated[int, AfterValidator(_is_a_known_interval)]
 BearerSecret = Annotated[SecretStr, AfterValidator(_is_a_bearer_secret)]
 ExactOrigins = Annotated[str, AfterValidator(_are_exact_origins)]
+AttributeNames = Annotated[str, AfterValidator(_are_attribute_names)]
 TagNames = Annotated[str, AfterValidator(_are_tag_names)]
 HostNames = Annotated[str, AfterValidator(_are_host_names)]
 UiPasswordHash = Annotated[SecretStr, AfterValidator(_is_a_password_hash)]

@@ -13,6 +13,7 @@ from usage_pipeline.setting_types import (
     MAX_POST_ID,
     MAX_POSTS,
     AlertUrls,
+    AttributeNames,
     BearerSecret,
     ChunkHours,
     CronExpression,
@@ -194,6 +195,20 @@ class Settings(BaseSettings):
         ge=1_024,
         le=2**30,
         description="The most bytes of one bulk request as it is sent. Decompressed it may have 20 times as many.",
+    )
+    otlp_team_attributes: AttributeNames = Field(
+        default="team,service.namespace",
+        description="Attributes of OpenTelemetry that name the team, separated by commas: the first that the span or its "
+        "resource has. Without one the team is `unknown`.",
+    )
+    otlp_user_attributes: AttributeNames = Field(
+        default="enduser.id,user.id", description="The same for the user of a request."
+    )
+    otlp_service_attributes: AttributeNames = Field(default="service.name", description="The same for the service.")
+    otlp_keep_content: bool = Field(
+        default=False,
+        description="Whether prompts and answers in spans of OpenTelemetry are stored, as message archives. "
+        "Otherwise they are dropped.",
     )
 
     body_timeout_seconds: float = Field(
@@ -385,6 +400,21 @@ class Settings(BaseSettings):
     def tags(self) -> tuple[str, ...]:
         """ROLLUP_TAGS, one by one."""
         return listed(self.rollup_tags)
+
+    @property
+    def otlp_team_names(self) -> tuple[str, ...]:
+        """OTLP_TEAM_ATTRIBUTES, one by one."""
+        return listed(self.otlp_team_attributes)
+
+    @property
+    def otlp_user_names(self) -> tuple[str, ...]:
+        """OTLP_USER_ATTRIBUTES, one by one."""
+        return listed(self.otlp_user_attributes)
+
+    @property
+    def otlp_service_names(self) -> tuple[str, ...]:
+        """OTLP_SERVICE_ATTRIBUTES, one by one."""
+        return listed(self.otlp_service_attributes)
 
     @property
     def origins(self) -> tuple[str, ...]:

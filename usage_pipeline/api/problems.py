@@ -60,10 +60,13 @@ def unavailable(what: str) -> Problem:
     return Problem(503, "unavailable", what, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
-class ProblemResponse(JSONResponse):
-    """A problem document. If the request was not read to its end, the rest is read for a moment, then the connection closes."""
+def of_busy_redis(error: Exception) -> Problem:
+    """The 503 of a Redis that does not answer in time."""
+    return unavailable(f"{error}; send the request again")
 
-    media_type = MEDIA_TYPE
+
+class RefusalResponse(Response):
+    """A refusal. If the request was not read to its end, the rest is read for a moment, then the connection closes."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("state", {}).get("is_body_read") or not _has_body(scope):
@@ -78,6 +81,12 @@ class ProblemResponse(JSONResponse):
             extension["now"]()
         await _read_the_rest(receive)
         await send({"type": "http.response.body", "body": b""})
+
+
+class ProblemResponse(RefusalResponse, JSONResponse):
+    """A problem document."""
+
+    media_type = MEDIA_TYPE
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -98,14 +107,20 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _of_defect)
 
 
-def _response(request: Request, problem: Problem) -> Response:
+def noted(request: Request, problem: Problem) -> str:
+    """Notes a refusal in the audit log; what may be repeated of its reason."""
     audit: AuditLog = request.app.state.audit
     note_refusal(audit, request, problem.status, str(problem))
+    return shortened(problem.detail, _DETAIL_CHARACTERS)
+
+
+def _response(request: Request, problem: Problem) -> Response:
+    detail = noted(request, problem)
     document = ProblemDocument(
         type=f"urn:usage-pipeline:{problem.kind}",
         title=problem.kind.replace("-", " ").capitalize(),
         status=problem.status,
-        detail=shortened(problem.detail, _DETAIL_CHARACTERS),
+        detail=detail,
         instance=shortened(request.url.path, _PATH_CHARACTERS),
     )
     return ProblemResponse(document.model_dump(), problem.status, problem.headers)
@@ -117,7 +132,7 @@ async def _of_problem(request: Request, error: Exception) -> Response:
 
 
 async def _of_busy_redis(request: Request, error: Exception) -> Response:
-    return _response(request, unavailable(f"{error}; send the request again"))
+    return _response(request, of_busy_redis(error))
 
 
 async def _of_http_exception(request: Request, error: Exception) -> Response:

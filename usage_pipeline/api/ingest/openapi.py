@@ -1,5 +1,6 @@
 """The OpenAPI part for bodies of bulk requests: their shapes, gzip, limits, examples. The members come from the model."""
 
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -54,6 +55,40 @@ _EVENT_OF_PROVIDER = {
         "output_tokens": 500,
     },
 }
+_TRACES = {
+    "resourceSpans": [
+        {
+            "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "chat"}}]},
+            "scopeSpans": [
+                {
+                    "spans": [
+                        {
+                            "traceId": "5b8efff798038103d269b633813fc60c",
+                            "spanId": "eee19b7ec3c1b174",
+                            "name": "chat gpt-4o",
+                            "startTimeUnixNano": "1795176000000000000",
+                            "endTimeUnixNano": "1795176000850000000",
+                            "attributes": [
+                                {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}},
+                                {"key": "gen_ai.provider.name", "value": {"stringValue": "openai"}},
+                                {"key": "gen_ai.request.model", "value": {"stringValue": "gpt-4o"}},
+                                {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "900"}},
+                                {"key": "gen_ai.usage.output_tokens", "value": {"intValue": "120"}},
+                            ],
+                        }
+                    ]
+                }
+            ],
+        }
+    ]
+}
+_GZIP_HEADER = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "description": "gzip when the body is compressed",
+    "schema": {"type": "string", "enum": ["gzip", "identity"]},
+}
 _ARCHIVE = {
     "event_id": _EVENT["event_id"],
     "user_id": "user-1",
@@ -104,6 +139,72 @@ def corrections_body(most_reason_characters: int) -> dict[str, Any]:
     return _body("corrections", item, [void, replace], {})
 
 
+def otlp_body() -> dict[str, Any]:
+    """The same for traces of OpenTelemetry."""
+    attribute = {"type": "object", "properties": {"key": {"type": "string"}, "value": {"type": "object"}}}
+    attributes = {"type": "array", "items": attribute}
+    span = {
+        "type": "object",
+        "properties": {
+            "traceId": {"type": "string", "description": "32 hexadecimal digits"},
+            "spanId": {"type": "string", "description": "16 hexadecimal digits"},
+            "name": {"type": "string"},
+            "startTimeUnixNano": {"type": "string", "description": "Nanoseconds since 1970"},
+            "endTimeUnixNano": {"type": "string"},
+            "attributes": attributes,
+        },
+    }
+    scope_spans = {"type": "object", "properties": {"spans": {"type": "array", "items": span}}}
+    resource_spans = {
+        "type": "object",
+        "properties": {
+            "resource": {"type": "object", "properties": {"attributes": attributes}},
+            "scopeSpans": {"type": "array", "items": scope_spans},
+        },
+    }
+    request = {"type": "object", "properties": {"resourceSpans": {"type": "array", "items": resource_spans}}}
+    body = {
+        "required": True,
+        "description": "An ExportTraceServiceRequest of the OpenTelemetry protocol, of up to 100,000 spans. "
+        "At most MAX_GZIP_SIZE bytes as sent (10,485,760), 20 times as many once decompressed.",
+        "content": {
+            "application/x-protobuf": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {"schema": request, "example": _TRACES},
+        },
+    }
+    return {"requestBody": body, "parameters": [_GZIP_HEADER]}
+
+
+def otlp_responses() -> dict[int | str, dict[str, Any]]:
+    """The answers of OTLP: its response, or google.rpc.Status, in the encoding of the request."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    partial = {
+        "type": "object",
+        "properties": {
+            "rejectedSpans": {"type": "string", "description": "How many spans are not stored, which should be"},
+            "errorMessage": {"type": "string", "description": "The first reasons, or a hint"},
+        },
+    }
+    answer = {"type": "object", "properties": {"partialSuccess": partial}, "additionalProperties": False}
+    refusal = {
+        "type": "object",
+        "properties": {"code": {"type": "integer"}, "message": {"type": "string"}},
+        "required": ["code", "message"],
+    }
+    taken = {
+        "description": "Stored; `partialSuccess` tells of spans that are not",
+        "content": {"application/json": {"schema": answer}, "application/x-protobuf": binary},
+    }
+    refused: dict[int | str, dict[str, Any]] = {
+        status: {
+            "description": f"{HTTPStatus(status).phrase}, as google.rpc.Status",
+            "content": {"application/json": {"schema": refusal}, "application/x-protobuf": binary},
+        }
+        for status in (400, 401, 403, 413, 415, 429, 503)
+    }
+    return {200: taken, **refused}
+
+
 def _body(
     member: str, item: dict[str, Any], examples: list[dict[str, Any]], more_examples: dict[str, Any]
 ) -> dict[str, Any]:
@@ -126,15 +227,7 @@ def _body(
             "description": f'A JSON array of items, `{{"{member}": […]}}`, or a single item. {_LINES} {_LIMITS}',
             "content": {"application/json": {"schema": {"anyOf": [array, wrapped, item]}, "examples": shown}},
         },
-        "parameters": [
-            {
-                "name": "Content-Encoding",
-                "in": "header",
-                "required": False,
-                "description": "gzip when the body is compressed",
-                "schema": {"type": "string", "enum": ["gzip", "identity"]},
-            }
-        ],
+        "parameters": [_GZIP_HEADER],
     }
 
 

@@ -1,7 +1,7 @@
 """Bulk ingest of usage events and message archives (contracts §3)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -105,22 +105,33 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request's body as it was sent, and what it holds, or how many bytes that is; whether it has an item a line.
+    """A request's body as it was sent, and what it holds, or how many bytes that is; its media type.
 
     `deadline` is a time of `time.monotonic`.
     """
 
     sent: bytearray
     document: bytearray | int
-    has_lines: bool
+    media_type: str
     deadline: float
 
+    def whole(self) -> bytearray:
+        """What it holds. A large one is decompressed only now that there is room for it. Raises Problem."""
+        if isinstance(self.document, int):
+            return bodies.decompressed(self.sent, most=self.document)
+        return self.document
 
-async def done_with_body(request: Request, caller: AccessToken, work: Callable[[Body], Done]) -> Done | None:
-    """Reads the body within its limits, and does `work` with it in a thread. None when the sender went away."""
+
+async def done_with_body(
+    request: Request, caller: AccessToken, work: Callable[[Body], Done], known: Sequence[str] = _MEDIA_TYPES
+) -> Done | None:
+    """Reads the body within its limits, and does `work` with it in a thread. None when the sender went away.
+
+    `known`: the media types that it may have.
+    """
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
-    has_lines = bodies.media_type(request, _MEDIA_TYPES) in bodies.JSON_LINES
+    media_type = bodies.media_type(request, known)
     is_compressed = bodies.is_compressed(request)
     room: Room = request.app.state.room
     seconds = settings.body_timeout_seconds
@@ -141,7 +152,7 @@ async def done_with_body(request: Request, caller: AccessToken, work: Callable[[
             document = await storing.in_thread(open_, held)
         size = document if isinstance(document, int) else len(document)
         await held.enter_async_context(room.for_document(size, caller.token_id, seconds=STORE_SECONDS))
-        received = Body(body, document, has_lines, time.monotonic() + STORE_SECONDS)
+        received = Body(body, document, media_type, time.monotonic() + STORE_SECONDS)
         return await storing.in_thread(partial(work, received), held)
 
 
@@ -155,12 +166,14 @@ def _stored(body: Body, *, kind: Kind, settings: Settings, storing: Storing, cal
 
 def document_items(body: Body, member: str, settings: Settings, *, most_bytes: int) -> Items:
     """The items of a request's document; to take one after the deadline raises TimeoutError. Raises Problem."""
-    document = body.document
-    if isinstance(document, int):
-        document = bodies.decompressed(body.sent, most=document)
+    document = body.whole()
     try:
         limits = {"most": settings.max_bulk_size, "most_bytes": most_bytes}
-        items = lines_of(document, **limits) if body.has_lines else items_of(document, member, **limits)
+        items = (
+            lines_of(document, **limits)
+            if body.media_type in bodies.JSON_LINES
+            else items_of(document, member, **limits)
+        )
         return Timely(items, body.deadline)
     except TooLargeItem as error:
         raise Problem(413, "too-large-item", str(error)) from None
