@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Tracer
@@ -39,19 +39,22 @@ class Recorded:
 
 
 @contextmanager
-def tracing(resource: Mapping[str, Any] | None = None) -> Iterator[Recorded]:
+def tracing(resource: Mapping[str, Any] | None = None, limits: SpanLimits | None = None) -> Iterator[Recorded]:
     """A tracer of the SDK; its spans are there after the block."""
     memory = InMemorySpanExporter()
-    with provider_of(memory, resource) as provider:
+    with provider_of(memory, resource, limits) as provider:
         recorded = Recorded(provider.get_tracer("tests"))
         yield recorded
     recorded.spans = memory.get_finished_spans()
 
 
 @contextmanager
-def provider_of(exporter: SpanExporter, resource: Mapping[str, Any] | None = None) -> Iterator[TracerProvider]:
+def provider_of(
+    exporter: SpanExporter, resource: Mapping[str, Any] | None = None, limits: SpanLimits | None = None
+) -> Iterator[TracerProvider]:
     """The SDK's provider with an exporter that gets each span at its end."""
-    provider = TracerProvider(resource=Resource(SERVICE if resource is None else resource), shutdown_on_exit=False)
+    of = Resource(SERVICE if resource is None else resource)
+    provider = TracerProvider(resource=of, shutdown_on_exit=False, span_limits=limits)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     try:
         yield provider
@@ -59,17 +62,21 @@ def provider_of(exporter: SpanExporter, resource: Mapping[str, Any] | None = Non
         provider.shutdown()
 
 
-def spans_of(*attributes: Mapping[str, Any], resource: Mapping[str, Any] | None = None) -> Sequence[ReadableSpan]:
+def spans_of(
+    *attributes: Mapping[str, Any], resource: Mapping[str, Any] | None = None, limits: SpanLimits | None = None
+) -> Sequence[ReadableSpan]:
     """A span with each of these attributes."""
-    with tracing(resource) as recorded:
+    with tracing(resource, limits) as recorded:
         for one in attributes:
             recorded.tracer.start_span("span", attributes=one).end()
     return recorded.spans
 
 
-def request_of(*attributes: Mapping[str, Any], resource: Mapping[str, Any] | None = None) -> ExportTraceServiceRequest:
+def request_of(
+    *attributes: Mapping[str, Any], resource: Mapping[str, Any] | None = None, limits: SpanLimits | None = None
+) -> ExportTraceServiceRequest:
     """The request of an exporter for such spans."""
-    return encode_spans(spans_of(*attributes, resource=resource))
+    return encode_spans(spans_of(*attributes, resource=resource, limits=limits))
 
 
 def as_json(request: ExportTraceServiceRequest) -> bytes:

@@ -182,7 +182,7 @@ def _decoded(
 def _wanted(attributes: list[_Attribute] | None, reading: Reading, parts: Parts) -> Attributes:
     if not attributes:
         return {}
-    parts.look(len(attributes))
+    parts.look_at_decoded(len(attributes))
     is_wanted = reading.is_wanted
     return {
         name: None if one.value is None else _value(one.value, reading.is_long(name))
@@ -283,6 +283,7 @@ class _Scan:
 
     def members(self, place: int, readers: dict[bytes, _Reader]) -> int:
         """The members of an object, those with a reader by it. Another value is passed over: null is the same as none."""
+        self._parts.look()
         document = self._document
         if document[place : place + 1] != b"{":
             return self.value(place)
@@ -307,6 +308,7 @@ class _Scan:
 
     def items(self, place: int, reader: _Reader) -> int:
         """The items of an array, each by the reader. Another value is passed over."""
+        self._parts.look()
         document = self._document
         if document[place : place + 1] != b"[":
             return self.value(place)
@@ -395,8 +397,10 @@ class _Scan:
             if sign == b'"':
                 place = self._text(place)
             elif sign in (b"{", b"["):
-                depth += 1
-                place += 1
+                # Not at the beginning: there it is known that it is too large or too deep.
+                whole = _WHOLE.match(document, place, place + _STEP_BYTES) if depth else None
+                depth += whole is None
+                place = whole.end() if whole else place + 1
             elif sign in (b"}", b"]"):
                 depth -= 1
                 place += 1

@@ -6,8 +6,10 @@ from usage_pipeline.values import Malformed
 
 # Spans of a request, of any kind. The collector of OpenTelemetry sends 8,192 at once unless it is told otherwise.
 MOST_SPANS = 100_000
-# Everything that is looked at one by one: spans, attributes, what holds them.
-MOST_PARTS = 3_000_000
+# Everything that is looked at one by one: spans, their attributes, what holds them. Some microseconds each.
+MOST_PARTS = 1_000_000
+# As many attributes that protobuf or msgspec decoded take as much time.
+_DECODED_PER_PART = 4
 # Attributes of a span. The SDKs keep 128 unless they are told otherwise.
 MOST_ATTRIBUTES = 10_000
 # A span that is decoded as it is. Of a larger one all but what is read is left out before.
@@ -34,6 +36,10 @@ class Parts:
         self._deadline = deadline
         self._left = MOST_PARTS
         self._until_look = 0
+
+    def look_at_decoded(self, number: int) -> None:
+        """The same for so many attributes that are decoded."""
+        self.look(1 + number // _DECODED_PER_PART)
 
     def look(self, number: int = 1) -> None:
         """Raises TooManyParts, and TimeoutError."""

@@ -102,7 +102,7 @@ def _spans_of_resource(view: memoryview, begin: int, end: int, found: SpanPlaces
 
 def _wanted(attributes: Any, reading: Reading, parts: Parts) -> Attributes:
     """Protobuf's list of KeyValue. Of a name that comes twice, the last."""
-    parts.look(len(attributes))
+    parts.look_at_decoded(len(attributes))
     is_wanted = reading.is_wanted
     return {name: _value(one.value, name, reading) for one in attributes if is_wanted(name := one.key)}
 
