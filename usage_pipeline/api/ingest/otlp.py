@@ -91,7 +91,7 @@ def _stored(body: Body, *, settings: Settings, storing: Storing, caller: AccessT
     rules = Rules.of(settings)
     try:
         traces = TraceRequest(body.whole(), is_json=is_json, rules=rules, deadline=body.deadline)
-        outcome = _Outcome(is_json, traces.refusals, traces.unknown, [], Refusals())
+        outcome = _Outcome(is_json, traces.refusals, traces.unknown, [], traces.unkept)
         for batch in traces.batches(settings.max_bulk_size):
             with storing.pool.connection() as connection:
                 _store(connection, batch, outcome, settings=settings, caller=caller, body=body)

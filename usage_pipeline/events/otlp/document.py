@@ -33,7 +33,10 @@ class Refusals:
 
 
 class TraceRequest:
-    """The spans of a document. `refusals`: calls that cannot be events; `unknown`: how many others have tokens."""
+    """The spans of a document.
+
+    `refusals`: calls that cannot be events; `unknown`: how many others have tokens; `unkept`: archives that cannot be made.
+    """
 
     def __init__(self, document: bytes | bytearray, *, is_json: bool, rules: Rules, deadline: float) -> None:
         """Looks through the document. `deadline` is a time of `time.monotonic`.
@@ -47,6 +50,7 @@ class TraceRequest:
         self._parts = Parts(deadline)
         self.refusals = Refusals()
         self.unknown = 0
+        self.unkept = Refusals()
         self._places: SpanPlaces = self._format.spans_in(document, self._parts)
         self._resources, self._ends = self._places.resources()
         self._kept: dict[int, bytes] = {}
@@ -75,7 +79,11 @@ class TraceRequest:
     def archive(self, number: int) -> bytes | None:
         """The message archive of a call, as JSON, if it has one."""
         span = self._span(number)
-        content = self._span(number, self._rules.of_content).attributes
+        try:
+            content = self._span(number, self._rules.of_content).attributes
+        except Malformed as malformed:
+            self.unkept.add(f"span {span.name}: {malformed}")
+            return None
         return archive_of(span, self._resource_of(number), self._rules, content)
 
     def name(self, number: int) -> str:

@@ -33,6 +33,8 @@ _DEPTH_AT_ONCE = 12
 _STATUS_ERROR = (2, "STATUS_CODE_ERROR")
 _DIGITS = re.compile(r"-?[0-9]{1,40}")
 _SPACE = re.compile(rb"[ \t\n\r]*+")
+# Nothing is one of them, too: at the end of the document.
+_SPACES = b" \t\n\r"
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _WHOLE_TEXT = re.compile(_TEXT, re.DOTALL)
 _INSIDE_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
@@ -52,6 +54,10 @@ def _nested() -> bytes:
 _WHOLE = re.compile(_nested(), re.DOTALL)
 
 
+# Whoever decodes Raw gets null as it is written.
+_NOTHING = msgspec.Raw(b"null")
+
+
 class _Any(msgspec.Struct, gc=False):
     """An AnyValue."""
 
@@ -59,8 +65,8 @@ class _Any(msgspec.Struct, gc=False):
     boolValue: bool | None = None  # noqa: N815
     intValue: int | str | None = None  # noqa: N815
     doubleValue: int | float | str | None = None  # noqa: N815
-    arrayValue: msgspec.Raw | None = None  # noqa: N815
-    kvlistValue: msgspec.Raw | None = None  # noqa: N815
+    arrayValue: msgspec.Raw = _NOTHING  # noqa: N815
+    kvlistValue: msgspec.Raw = _NOTHING  # noqa: N815
     bytesValue: str | None = None  # noqa: N815
 
 
@@ -200,12 +206,11 @@ def _value(value: _Any, is_long: bool) -> Value:
         return _number(value.doubleValue)
     if value.boolValue is not None:
         return value.boolValue
-    structure = value.arrayValue or value.kvlistValue
-    if structure is None and value.bytesValue is None:
-        return None
-    if not is_long or structure is None or memoryview(structure).nbytes > MOST_STRUCTURED_BYTES:
-        return ODD
-    return bytes(structure).decode(errors="replace")
+    for structure in (value.arrayValue, value.kvlistValue):
+        with memoryview(structure) as text:
+            if bytes(text[:1]) != b"n":
+                return bytes(text).decode(errors="replace") if is_long and len(text) <= MOST_STRUCTURED_BYTES else ODD
+    return None if value.bytesValue is None else ODD
 
 
 def _number(number: float | str) -> float | str:
@@ -378,6 +383,8 @@ class _Scan:
         return short.end()
 
     def after_space(self, place: int) -> int:
+        if self._document[place : place + 1] not in _SPACES:
+            return place
         while True:
             step = min(place + _STEP_BYTES, len(self._document))
             place = _SPACE.match(self._document, place, step).end()  # type: ignore[union-attr]  # it matches nothing, too

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.trace import Status, StatusCode
 
+from usage_pipeline.events.ingest.model import EventWindow, parse_event
 from usage_pipeline.events.otlp.document import TraceRequest
 from usage_pipeline.events.otlp.mapping import Rules
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.values import Malformed
 from usage_pipeline_tests.rigs.spans import CHAT, encoded, request_of, tracing
 
 ENCODINGS = pytest.mark.parametrize("is_json", [False, True], ids=["protobuf", "json"])
@@ -244,12 +247,36 @@ def test_a_large_span_is_read_without_its_texts(is_json: bool) -> None:
 
 
 def test_half_a_character_in_a_prompt_does_no_harm_in_json() -> None:
-    [event] = events_in(request_of({**CHAT, "gen_ai.input.messages": "xHALFx"}), True)
     document = encoded(request_of({**CHAT, "gen_ai.input.messages": "xHALFx"}), True).replace(b"HALF", rb"\ud83d")
-    rules = Rules.of(load_settings())
+    rules = Rules.of(load_settings(otlp_keep_content=True))
     traces = TraceRequest(document, is_json=True, rules=rules, deadline=time.monotonic() + 60)
-    [[found]] = traces.batches(10)
-    assert json.loads(found)["input_tokens"] == event["input_tokens"]
+    [batch] = traces.batches(10)
+    assert [json.loads(event)["input_tokens"] for event in batch] == [900]
+    assert list(batch.archives(2**20, without=set())) == []
+    assert traces.unkept.number == 1
+
+
+@ENCODINGS
+def test_structures_are_content_and_nothing_else(is_json: bool) -> None:
+    request = request_of({**CHAT, "gen_ai.response.finish_reasons": ["stop"], "team": ["a", "b"]})
+    [messages] = request_of({"gen_ai.input.messages": "?"}).resource_spans[0].scope_spans[0].spans[0].attributes
+    said = messages.value.array_value.values.add().kvlist_value.values.add(key="content")
+    said.value.string_value = "hello"
+    request.resource_spans[0].scope_spans[0].spans[0].attributes.append(messages)
+    traces = look(request, is_json, load_settings(otlp_keep_content=True))
+    [batch] = traces.batches(10)
+    assert [json.loads(event)["team"] for event in batch] == ["search"]
+    [[archive]] = batch.archives(2**20, without=set())
+    assert "hello" in json.loads(archive)["prompt_full"]
+    assert json.loads(json.loads(archive)["prompt_full"])
+
+
+@ENCODINGS
+@pytest.mark.parametrize("value", ["many", True, [1, 2], float("nan")])
+def test_a_count_that_is_no_number_is_refused_with_its_reason(is_json: bool, value: Any) -> None:
+    event = event_of({**CHAT, "gen_ai.usage.input_tokens": value}, is_json)
+    with pytest.raises(Malformed, match="input_tokens"):
+        parse_event(json.dumps(event).encode(), EventWindow.around(datetime.now(UTC), load_settings()), "otlp")
 
 
 @ENCODINGS
