@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 
 from usage_pipeline.checks.counters import MOST_FAULTS
+from usage_pipeline.events.otlp.names import UNKNOWN
 from usage_pipeline.events.pricing.explanation import why_unpriced
 from usage_pipeline.events.pricing.own_versions import newest_version, own_prices
 from usage_pipeline.rollups import calendar
@@ -74,6 +75,15 @@ def error_share_faults(connection: psycopg.Connection, first: date, last: date) 
         f"{service}: {errors} of {counted(requests, 'request')} failed ({errors / requests:.0%})"
         for service, requests, errors in rows
         if requests >= _FEWEST_REQUESTS and errors > LARGEST_ERROR_SHARE * requests
+    ]
+
+
+def unknown_share_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:
+    """Services with requests of which the team, or the service itself, is `unknown`; most such requests first."""
+    days = {"first_day": first, "last_day": last, "unknown": UNKNOWN}
+    return [
+        f"{service}: of {unknown} of {requests} requests the team or the service is {UNKNOWN} ({unknown / requests:.0%})"
+        for service, requests, unknown in connection.execute(load("checks/select_unknown_shares"), days)
     ]
 
 

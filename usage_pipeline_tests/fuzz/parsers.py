@@ -4,9 +4,13 @@ import gzip
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from usage_pipeline.api.ingest.bodies import decompressed
 from usage_pipeline.api.problems import Problem
@@ -17,6 +21,9 @@ from usage_pipeline.drain.members import Value
 from usage_pipeline.events.ingest.documents import items_of
 from usage_pipeline.events.ingest.model import EventWindow, parse_archive, parse_event
 from usage_pipeline.events.landing.items import BrokenFile, items_of_file
+from usage_pipeline.events.otlp.document import TraceRequest
+from usage_pipeline.events.otlp.mapping import Rules
+from usage_pipeline.events.otlp.parts import TooManyParts
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed, PossibleTimes
 
@@ -98,9 +105,69 @@ def landed_files(data: bytes) -> None:
         _check_reason(str(broken))
 
 
+def traces(data: bytes) -> None:
+    """A request of OTLP; the first byte chooses the encoding. The official decoder, and json, are the other opinion."""
+    is_json, document = bool(data[:1]) and data[0] % 2 == 1, data[1:]
+    rules = Rules.of(Settings(otlp_keep_content=True))
+    try:
+        found = TraceRequest(document, is_json=is_json, rules=rules, deadline=time.monotonic() + 60)
+    except (Malformed, TooManyParts) as refused:
+        _check_reason(str(refused))
+        assert not _is_request(document, is_json)
+        return
+    for reason in found.refusals.reasons:
+        _check_reason(reason)
+    if (spans := _spans_in(document, is_json)) is not None:
+        assert len(found) == spans
+    for batch in found.batches(_MOST_ITEMS):
+        for item in batch:
+            assert {"event_id", "team", "model"} <= json.loads(item).keys()
+        for archives in batch.archives(_MOST_BYTES, without=set()):
+            assert all(json.loads(archive).keys() >= {"prompt_full", "response_full"} for archive in archives)
+
+
+def _is_request(document: bytes, is_json: bool) -> bool:
+    """Whether nobody could refuse it. Protobuf passes over a few things that are none, such as groups."""
+    if not is_json:
+        return False
+    try:
+        return isinstance(json.loads(document.decode()), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _spans_in(document: bytes, is_json: bool) -> int | None:
+    """How many spans others find; None where they find no request, or one that they may understand otherwise."""
+    try:
+        if not is_json:
+            request = ExportTraceServiceRequest.FromString(document)
+            return sum(len(scope.spans) for one in request.resource_spans for scope in one.scope_spans)
+        whole = json.loads(document.decode(), object_pairs_hook=_unambiguous)
+        return sum(
+            isinstance(span, dict)
+            for one in _listed(whole, "resourceSpans")
+            for scope in _listed(one, "scopeSpans")
+            for span in _listed(scope, "spans")
+        )
+    except (DecodeError, ValueError, RecursionError):
+        return None
+
+
+def _listed(value: Any, member: str) -> list[Any]:
+    found = value.get(member) if isinstance(value, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def _unambiguous(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) < len(members):
+        raise ValueError("a name that comes twice")
+    return found
+
+
 PARSERS: dict[str, Callable[[bytes], None]] = {
     parser.__name__: parser
-    for parser in (usage_events, message_archives, gzip_body, counters, event_queue, landed_files)
+    for parser in (usage_events, message_archives, gzip_body, counters, event_queue, landed_files, traces)
 }
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 
 from usage_pipeline_tests.drain.rig import event_item
+from usage_pipeline_tests.events.otlp.spans import CHAT, encoded, request_of
 from usage_pipeline_tests.fuzz.parsers import SEPARATOR
 from usage_pipeline_tests.rigs.events import archive, event
 
@@ -37,6 +38,8 @@ _TOKEN = json.dumps({"usageCount": 3, "lastUsedAt": _TIME, "instanceId": "api-1"
 _QUEUED = event_item(event_id=_ID, at=_TIME, more={"a": 1})
 _LINES = json.dumps(_EVENT).encode() + b"\n\n" + json.dumps(_EVENT).encode()
 
+_TRACES = request_of({**CHAT, "gen_ai.prompt.0.content": "a", "list": [1, 2.5, True]}, {"plain": "\u00fc"})
+
 SEEDS = {
     "usage_events": [
         _EVENTS,
@@ -58,6 +61,7 @@ SEEDS = {
         b"\2" + _EVENTS,
         b"\3" + gzip.compress(_EVENTS),
     ],
+    "traces": [bytes([is_json]) + encoded(_TRACES, bool(is_json)) for is_json in (0, 1)],
 }
 
 # What breaks parsers: wrong texts, wide and lone characters, numbers at the limits, nesting, what COPY would have to escape.

@@ -64,6 +64,14 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
         ),
         _check(
             window_key("day"),
+            "senders_are_known",
+            "Every request has a team and a service. What a span of OpenTelemetry does not tell is `unknown`; "
+            "OTLP_TEAM_ATTRIBUTES and OTLP_SERVICE_ATTRIBUTES say what tells it.",
+            warning,
+            lambda connection, first, last, _: window_checks.unknown_share_faults(connection, first, last),
+        ),
+        _check(
+            window_key("day"),
             "models_have_prices",
             "Every request has a list price. Without one and without a reported cost, `cost_usd` is NULL. Give own prices: "
             "`usage-pipeline prices import`.",

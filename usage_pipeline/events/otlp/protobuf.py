@@ -29,15 +29,18 @@ from usage_pipeline.values import Malformed
 
 _VARINT, _FIXED_64, _LENGTH, _FIXED_32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED_64: 8, _FIXED_32: 4}
-_RESOURCE_SPANS = 1
-_RESOURCE, _SCOPE_SPANS = 1, 2
-_SPANS = 2
-_RESOURCE_ATTRIBUTES = 1
+# A field by its number, if it has a length.
+_RESOURCE_SPANS = 1 << 3 | _LENGTH
+_RESOURCE, _SCOPE_SPANS = 1 << 3 | _LENGTH, 2 << 3 | _LENGTH
+_SPANS = 2 << 3 | _LENGTH
+_RESOURCE_ATTRIBUTES = 1 << 3 | _LENGTH
 # Ids, times and status; attributes; events.
-_SHORT_SPAN_FIELDS = frozenset({1, 2, 7, 8, 15})
-_SPAN_ATTRIBUTES, _SPAN_EVENTS = 9, 11
-_EVENT_NAME, _EVENT_ATTRIBUTES = 2, 3
-_KEY = 1
+_SHORT_SPAN_FIELDS = frozenset(
+    {1 << 3 | _LENGTH, 2 << 3 | _LENGTH, 7 << 3 | _FIXED_64, 8 << 3 | _FIXED_64, 15 << 3 | _LENGTH}
+)
+_SPAN_ATTRIBUTES, _SPAN_EVENTS = 9 << 3 | _LENGTH, 11 << 3 | _LENGTH
+_EVENT_NAME, _EVENT_ATTRIBUTES = 2 << 3 | _LENGTH, 3 << 3 | _LENGTH
+_KEY = 1 << 3 | _LENGTH
 _MOST_VARINT_BYTES = 10
 _MOST_EVENTS = 128
 
@@ -46,8 +49,8 @@ def spans_in(document: bytes | bytearray, parts: Parts) -> SpanPlaces:
     """Where the spans of an ExportTraceServiceRequest are. Raises Unreadable, TooManyParts and TimeoutError."""
     found = SpanPlaces()
     with memoryview(document) as view:
-        for number, _, begin, end in _fields(view, 0, len(view), parts):
-            if number == _RESOURCE_SPANS:
+        for field, _, begin, end in _fields(view, 0, len(view), parts):
+            if field == _RESOURCE_SPANS:
                 found.close_resource(_spans_of_resource(view, begin, end, found, parts))
     return found
 
@@ -90,10 +93,10 @@ def span(document: bytes | bytearray, place: Place, reading: Reading, parts: Par
 
 def _spans_of_resource(view: memoryview, begin: int, end: int, found: SpanPlaces, parts: Parts) -> Place:
     resource = NOWHERE
-    for number, _, first, last in _fields(view, begin, end, parts):
-        if number == _RESOURCE:
+    for field, _, first, last in _fields(view, begin, end, parts):
+        if field == _RESOURCE:
             resource = (first, last)
-        elif number == _SCOPE_SPANS:
+        elif field == _SCOPE_SPANS:
             for inner, _, start, stop in _fields(view, first, last, parts):
                 if inner == _SPANS:
                     found.add(start, stop)
@@ -142,42 +145,42 @@ def _pared(part: memoryview, short: frozenset[int], attributes: int, reading: Re
     """A message with its short fields, the wanted ones of its attributes, and of its events what tells an exception."""
     kept: list[bytes | memoryview] = []
     seen = events = 0
-    for number, begin, first, end in _fields(part, 0, len(part), parts):
-        if number in short and end - first <= MOST_VALUE_BYTES:
+    for field, begin, first, end in _fields(part, 0, len(part), parts):
+        if field in short and end - first <= MOST_VALUE_BYTES:
             kept.append(part[begin:end])
-        elif number == attributes:
+        elif field == attributes:
             seen += 1
             if seen > MOST_ATTRIBUTES:
                 raise Malformed(f"attributes: expected at most {MOST_ATTRIBUTES} of a span, came more")
             name = _key(part, first, end, parts)
             if reading.is_wanted(name) and (end - first <= MOST_VALUE_BYTES or reading.is_long(name)):
                 kept.append(part[begin:end])
-        elif number == _SPAN_EVENTS and short and events < _MOST_EVENTS:
+        elif field == _SPAN_EVENTS and short and events < _MOST_EVENTS:
             events += 1
             inside = b"".join(_of_exception(part, first, end, parts))
             if inside:
-                kept.extend((bytes((_SPAN_EVENTS << 3 | _LENGTH,)), _varint_of(len(inside)), inside))
+                kept.extend((bytes((_SPAN_EVENTS,)), _varint_of(len(inside)), inside))
     return b"".join(kept)
 
 
 def _of_exception(part: memoryview, begin: int, end: int, parts: Parts) -> Iterator[memoryview]:
     """Of an event its name and the type of its exception."""
-    for number, start, first, last in _fields(part, begin, end, parts):
+    for field, start, first, last in _fields(part, begin, end, parts):
         if last - first <= MOST_VALUE_BYTES and (
-            number == _EVENT_NAME or (number == _EVENT_ATTRIBUTES and _key(part, first, last, parts) == EXCEPTION_TYPE)
+            field == _EVENT_NAME or (field == _EVENT_ATTRIBUTES and _key(part, first, last, parts) == EXCEPTION_TYPE)
         ):
             yield part[start:last]
 
 
 def _key(part: memoryview, begin: int, end: int, parts: Parts) -> str:
-    for number, _, first, last in _fields(part, begin, end, parts):
-        if number == _KEY and last - first <= MOST_VALUE_BYTES:
+    for field, _, first, last in _fields(part, begin, end, parts):
+        if field == _KEY and last - first <= MOST_VALUE_BYTES:
             return bytes(part[first:last]).decode(errors="replace")
     return ""
 
 
 def _fields(view: memoryview, place: int, end: int, parts: Parts) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of a message: number, where it begins, where its content begins and ends. Raises Unreadable."""
+    """The fields of a message: number and type, where it begins, where its content begins and ends. Raises Unreadable."""
     while place < end:
         parts.look()
         begin = place
@@ -195,7 +198,7 @@ def _fields(view: memoryview, place: int, end: int, parts: Parts) -> Iterator[tu
             raise Unreadable(f"body: expected protobuf, came a field of type {kind} at byte {begin}")
         if place > end or tag < 8:
             raise Unreadable(f"body: expected protobuf, came a field that is none or is cut short at byte {begin}")
-        yield tag >> 3, begin, first, place
+        yield tag, begin, first, place
 
 
 def _varint(view: memoryview, place: int, end: int) -> tuple[int, int]:

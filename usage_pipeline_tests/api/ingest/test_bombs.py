@@ -18,10 +18,10 @@ from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.api.api_process import ApiProcess, api_process
 from usage_pipeline_tests.conftest import Databases
+from usage_pipeline_tests.events.otlp.bombs import JSON_BOMBS, PROTOBUF_BOMBS
+from usage_pipeline_tests.events.otlp.spans import PROTOBUF, TRACES_PATH
 from usage_pipeline_tests.rigs.events import event
-from usage_pipeline_tests.rigs.otlp_bombs import JSON_BOMBS, PROTOBUF_BOMBS
 from usage_pipeline_tests.rigs.service import ARCHIVES_PATH, EVENTS_PATH, new_token
-from usage_pipeline_tests.rigs.spans import PROTOBUF, TRACES_PATH
 
 MEGABYTE = 2**20
 SENDERS = 3

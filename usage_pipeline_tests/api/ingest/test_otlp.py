@@ -27,8 +27,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.events.otlp.spans import CHAT, PROTOBUF, TRACES_PATH, encoded, provider_of, request_of
 from usage_pipeline_tests.rigs.service import EVENTS_PATH, Service, Shared, new_token, serving
-from usage_pipeline_tests.rigs.spans import CHAT, PROTOBUF, TRACES_PATH, encoded, provider_of, request_of
 
 EXPORTERS: Mapping[str, Callable[..., Any]] = {
     "protobuf": lambda **given: OTLPSpanExporter(compression=Compression.NoCompression, **given),

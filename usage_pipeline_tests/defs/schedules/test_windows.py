@@ -182,6 +182,7 @@ def test_checks_of_a_day_pass_and_fail_with_the_numbers(
         "usage_daily.costs_agree": True,
         "usage_daily.tokens_are_attributed": True,
         "usage_daily.tags_are_few": True,
+        "usage_daily.senders_are_known": True,
         "usage_daily.no_negative_count": True,
         "usage_daily.windows_are_complete": True,
     }
@@ -197,6 +198,7 @@ def test_checks_of_a_day_pass_and_fail_with_the_numbers(
         "usage_daily.costs_agree",
         "usage_daily.no_negative_count",
         "usage_daily.tags_are_few",
+        "usage_daily.senders_are_known",
         "usage_daily.tokens_are_attributed",
     }
     found = {one.check_name: one for one in result.get_asset_check_evaluations()}

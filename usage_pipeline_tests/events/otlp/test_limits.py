@@ -13,8 +13,8 @@ from usage_pipeline.events.otlp.document import TraceRequest
 from usage_pipeline.events.otlp.mapping import Rules
 from usage_pipeline.events.otlp.parts import TooManyParts, Unreadable
 from usage_pipeline.settings import load_settings
-from usage_pipeline_tests.rigs.otlp_bombs import JSON_BOMBS, PROTOBUF_BOMBS
-from usage_pipeline_tests.rigs.spans import CHAT, encoded, request_of
+from usage_pipeline_tests.events.otlp.bombs import JSON_BOMBS, PROTOBUF_BOMBS
+from usage_pipeline_tests.events.otlp.spans import CHAT, encoded, request_of
 
 _SIZE = 200_000
 # How many spans are found, and how many of them are refused; or what the whole request is refused with.

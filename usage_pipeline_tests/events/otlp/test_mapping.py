@@ -16,7 +16,7 @@ from usage_pipeline.events.otlp.document import TraceRequest
 from usage_pipeline.events.otlp.mapping import Rules
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.values import Malformed
-from usage_pipeline_tests.rigs.spans import CHAT, encoded, request_of, tracing
+from usage_pipeline_tests.events.otlp.spans import CHAT, encoded, request_of, tracing
 
 ENCODINGS = pytest.mark.parametrize("is_json", [False, True], ids=["protobuf", "json"])
 OPENLLMETRY_OLD = {
