@@ -82,7 +82,7 @@ def unknown_share_faults(connection: psycopg.Connection, first: date, last: date
     """Services with requests of which the team, or the service itself, is `unknown`; most such requests first."""
     days = {"first_day": first, "last_day": last, "unknown": UNKNOWN}
     return [
-        f"{service}: of {unknown} of {requests} requests the team or the service is {UNKNOWN} ({unknown / requests:.0%})"
+        f"{service}: {unknown} of {requests} requests have the team or the service {UNKNOWN} ({unknown / requests:.0%})"
         for service, requests, unknown in connection.execute(load("checks/select_unknown_shares"), days)
     ]
 

@@ -115,6 +115,20 @@ def test_services_with_many_errors_are_told(settings: Settings, postgres: psycop
 
 
 @pytest.mark.usefixtures("rolled")
+def test_the_share_of_unknown_teams_and_services_is_told(settings: Settings, postgres: psycopg.Connection) -> None:
+    assert window_checks.unknown_share_faults(postgres, *SPAN) == []
+    unknown = [event_at(AT, team="unknown"), event_at(AT, team="unknown"), event_at(AT, service="unknown")]
+    store_events(postgres, settings, NOW, *unknown, event_at(AT, service="rare"))
+    roll(settings, postgres)
+    [(chat,)] = postgres.execute("select count(*) from analytics.usage_events where service = 'chat'").fetchall()
+    assert window_checks.unknown_share_faults(postgres, *SPAN) == [
+        f"chat: 2 of {chat} requests have the team or the service unknown ({2 / chat:.0%})",
+        "unknown: 1 of 1 requests have the team or the service unknown (100%)",
+    ]
+    assert window_checks.unknown_share_faults(postgres, date(2025, 6, 12), date(2025, 6, 12)) == []
+
+
+@pytest.mark.usefixtures("rolled")
 def test_models_without_a_price_are_told_with_the_reason(settings: Settings, postgres: psycopg.Connection) -> None:
     assert window_checks.unpriced_faults(postgres, *SPAN) == []
     unheard = [event_at(AT, model="unheard-of") for _ in range(2)]

@@ -29,6 +29,7 @@ router = APIRouter(tags=["ingest"], route_class=OtlpRoute)
 Caller = Annotated[AccessToken, Depends(requires("ingest"))]
 _ARCHIVE_BYTES = 4 * 2**20
 _MESSAGE_CHARACTERS = 2_000
+_LOGGED_CHARACTERS = 300
 _log = logging.getLogger(__name__)
 
 
@@ -54,14 +55,16 @@ async def export_traces(request: Request, caller: Caller) -> Response:
     metrics: Metrics = request.app.state.metrics
     for kind, report in outcome.reports:
         metrics.ingested(kind, report)
+    metrics.ingested_items.labels(EVENTS.name, "rejected").inc(outcome.unreadable)
     return outcome.answer()
 
 
 @dataclass(slots=True)
 class _Outcome:
-    """What became of a request, all of it committed."""
+    """What became of a request, all of it committed. `unreadable`: spans that could not even be items of a batch."""
 
     is_json: bool
+    unreadable: int
     refusals: Refusals
     unknown: int
     reports: list[tuple[str, IngestReport]]
@@ -71,6 +74,8 @@ class _Outcome:
         hints = []
         if self.refusals.number:
             hints.append("; ".join(self.refusals.reasons))
+        if conflicts := sum(report.conflicts for kind, report in self.reports if kind == EVENTS.name):
+            hints.append(f"{conflicts} spans came before with other content; these are kept apart and do not count")
         if self.unknown:
             hints.append(
                 f"{self.unknown} spans have tokens and do not count, since nothing says that they are one call of a model, "
@@ -81,7 +86,7 @@ class _Outcome:
         message = ". ".join(hints)[:_MESSAGE_CHARACTERS]
         if message:
             # Most exporters do not look at it.
-            _log.warning("OTLP: %d spans rejected. %s", self.refusals.number, message)
+            _log.warning("OTLP: %d spans rejected. %s", self.refusals.number, message[:_LOGGED_CHARACTERS])
         return success(self.is_json, self.refusals.number, message)
 
 
@@ -91,7 +96,7 @@ def _stored(body: Body, *, settings: Settings, storing: Storing, caller: AccessT
     rules = Rules.of(settings)
     try:
         traces = TraceRequest(body.whole(), is_json=is_json, rules=rules, deadline=body.deadline)
-        outcome = _Outcome(is_json, traces.refusals, traces.unknown, [], traces.unkept)
+        outcome = _Outcome(is_json, traces.refusals.number, traces.refusals, traces.unknown, [], traces.unkept)
         for batch in traces.batches(settings.max_bulk_size):
             with storing.pool.connection() as connection:
                 _store(connection, batch, outcome, settings=settings, caller=caller, body=body)
@@ -116,7 +121,8 @@ def _store(
     report = ingest(connection, EVENTS, events, source=source, sender=SOURCE, settings=settings)
     outcome.reports.append((EVENTS.name, report))
     for rejection in report.rejected:
-        outcome.refusals.add(f"span {batch.name(rejection.index)}: {rejection.reason}")
+        name = "" if outcome.refusals.is_full else batch.name(rejection.index)
+        outcome.refusals.add(f"span {name}: {rejection.reason}")
     if not settings.otlp_keep_content:
         return
     rejected = {rejection.index for rejection in report.rejected}

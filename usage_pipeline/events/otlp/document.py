@@ -26,9 +26,14 @@ class Refusals:
     number: int = 0
     reasons: list[str] = field(default_factory=list)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether one more reason would not be kept."""
+        return len(self.reasons) >= _KEPT_REASONS
+
     def add(self, reason: str, number: int = 1) -> None:
         self.number += number
-        if len(self.reasons) < _KEPT_REASONS:
+        if not self.is_full:
             self.reasons.append(reason)
 
 

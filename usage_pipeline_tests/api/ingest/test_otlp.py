@@ -232,6 +232,21 @@ def test_tokens_that_do_not_count_are_told_without_a_refusal(ingest_client: http
 
 
 @ENCODINGS
+def test_a_span_that_comes_again_with_other_content_is_kept_apart_and_told(
+    ingest_client: httpx.Client, postgres: psycopg.Connection, is_json: bool
+) -> None:
+    request = request_of(CHAT)
+    assert partial_success(sent(ingest_client, request, is_json), is_json) == (0, "")
+    [span] = request.resource_spans[0].scope_spans[0].spans
+    span.attributes.add(key="gen_ai.usage.prompt_tokens").value.int_value = 5
+    assert partial_success(sent(ingest_client, request, is_json), is_json) == (0, ""), "nobody reads the older name"
+    span.attributes.add(key="team").value.string_value = "other"
+    number, message = partial_success(sent(ingest_client, request, is_json), is_json)
+    assert (number, message) == (0, "1 spans came before with other content; these are kept apart and do not count")
+    assert stored(postgres, "team") == [("search",)]
+
+
+@ENCODINGS
 def test_nothing_and_spans_of_others_are_taken(
     ingest_client: httpx.Client, postgres: psycopg.Connection, is_json: bool
 ) -> None:
