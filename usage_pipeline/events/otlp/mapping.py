@@ -29,14 +29,16 @@ _NS_PER_MS = 1_000_000
 _MS_PER_SECOND = 1_000
 # JSON has whole numbers of 64 bits.
 _MOST_NUMBER = 2**63
-_TOKENS = tuple(
-    name
-    for found in (
-        *(names.MEMBERS[member] for member in ("input_tokens", "output_tokens", "total_tokens")),
-        *names.UNITS.values(),
-    )
-    for name in found
+_COUNTS = ("input_tokens", "output_tokens", "total_tokens")
+_TOKENS = frozenset(
+    name for found in (*(names.MEMBERS[one] for one in _COUNTS), *names.UNITS.values()) for name in found
 )
+# The tables the other way round: what an attribute tells, and how many names of the same come before it.
+_MEANINGS = {
+    name: (member, rank)
+    for member, found in (*names.MEMBERS.items(), *names.UNITS.items())
+    for rank, name in enumerate(found)
+}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -106,6 +108,7 @@ def event_of(span: Span, resource: Attributes, rules: Rules) -> bytes:
     """
     _expect_ids(span)
     attributes = span.attributes
+    told = _told(attributes)
     event: dict[str, Any] = {
         "event_id": span.name,
         "source": SOURCE,
@@ -113,18 +116,14 @@ def event_of(span: Span, resource: Attributes, rules: Rules) -> bytes:
         "user_id": _who(rules.user, attributes, resource),
         "team": _who(rules.team, attributes, resource),
         "service": _who(rules.service, attributes, resource),
-        "provider": _provider(_first(attributes, names.MEMBERS["provider"])),
-        "model": _name(_first(attributes, names.MEMBERS["model"])),
+        "provider": _provider(told.get("provider")),
+        "model": _name(told.get("model")),
     }
-    for member in ("input_tokens", "output_tokens", "total_tokens"):
-        if (count := _first(attributes, names.MEMBERS[member])) is not None:
-            event[member] = _count(count)
-    usage = {
-        unit: _count(count) for unit, told in names.UNITS.items() if (count := _first(attributes, told)) is not None
-    }
+    event |= {member: _count(told[member]) for member in _COUNTS if member in told}
+    usage = {unit: _count(count) for unit, count in told.items() if unit in names.UNITS}
     if usage:
         event["usage"] = usage
-    if isinstance(tier := _first(attributes, names.MEMBERS["service_tier"]), str) and _fits(tier):
+    if isinstance(tier := told.get("service_tier"), str) and _fits(tier):
         event["service_tier"] = tier
     if span.end_ns >= span.start_ns > 0:
         latency = (span.end_ns - span.start_ns + _NS_PER_MS // 2) // _NS_PER_MS
@@ -193,6 +192,18 @@ def _time(span: Span) -> datetime | None:
         return _EPOCH + timedelta(microseconds=(span.start_ns or span.end_ns) // 1_000)
     except OverflowError:
         raise Malformed(f"start time: expected nanoseconds since 1970, came {span.start_ns}") from None
+
+
+def _told(attributes: Attributes) -> Mapping[str, Value]:
+    """What the attributes tell, by member of the event or unit; of several names for the same the first in the tables."""
+    found: dict[str, Value] = {}
+    ranks: dict[str, int] = {}
+    for name, value in attributes.items():
+        if value is not None and (meaning := _MEANINGS.get(name)) is not None:
+            member, rank = meaning
+            if rank <= ranks.get(member, rank):
+                found[member], ranks[member] = value, rank
+    return found
 
 
 def _first(attributes: Attributes, told: Sequence[str]) -> Value:

@@ -69,12 +69,12 @@ def resource_attributes(document: bytes | bytearray, place: Place, reading: Read
 
 def span(document: bytes | bytearray, place: Place, reading: Reading, parts: Parts) -> Span:
     """A span. Raises Malformed."""
-    with memoryview(document) as view, view[slice(*place)] as part:
-        small = (
-            bytes(part)
-            if len(part) <= SMALL_BYTES
-            else _pared(part, _SHORT_SPAN_FIELDS, _SPAN_ATTRIBUTES, reading, parts)
-        )
+    begin, end = place
+    if end - begin <= SMALL_BYTES:
+        small = bytes(document[begin:end])
+    else:
+        with memoryview(document) as view, view[begin:end] as part:
+            small = _pared(part, _SHORT_SPAN_FIELDS, _SPAN_ATTRIBUTES, reading, parts)
     try:
         found = trace_pb2.Span.FromString(small)
     except DecodeError as error:
@@ -111,6 +111,11 @@ def _wanted(attributes: Any, reading: Reading, parts: Parts) -> Attributes:
 
 
 def _value(value: AnyValue, name: str, reading: Reading) -> Value:
+    # Nearly all of them are one of these.
+    if text := value.string_value:
+        return str(text)
+    if number := value.int_value:
+        return int(number)
     kind = value.WhichOneof("value")
     if kind is None:
         return None
@@ -184,7 +189,11 @@ def _fields(view: memoryview, place: int, end: int, parts: Parts) -> Iterator[tu
     while place < end:
         parts.look()
         begin = place
-        tag, place = _varint(view, place, end)
+        # Nearly all of them are a single byte.
+        tag = view[place]
+        place += 1
+        if tag >= 0x80:
+            tag, place = _varint(view, begin, end)
         kind = tag & 7
         first = place
         if kind == _LENGTH:

@@ -1,9 +1,9 @@
-"""Spans that real instrumentations made of the same five requests: a chat, one that failed, an embedding, a response, a message.
+"""Spans that real instrumentations made of the same five requests: a chat, a failure, an embedding, a response, a message.
 
-Recorded with openai 3.57.0, anthropic 2.14.0, opentelemetry-instrumentation-openai and -anthropic 0.62.4 (OpenLLMetry), and with
-openinference-instrumentation-openai 0.1.66 and -anthropic 3.1.0. A local server answered: 900 prompt tokens, of which 500 cached,
-and 120 completion tokens, of which 60 reasoning; 8 tokens embedded; as Anthropic 5 input tokens, 1,000 of cache read, 200 of
-cache creation, and 50 output tokens.
+Recorded with openai 3.57.0, anthropic 2.14.0, opentelemetry-instrumentation-openai and -anthropic 0.62.4 (OpenLLMetry), and
+with openinference-instrumentation-openai 0.1.66 and -anthropic 3.1.0. A local server answered: 900 prompt tokens, of which 500
+cached, and 120 completion tokens, of which 60 reasoning; 8 tokens embedded; as Anthropic 5 input tokens, 1,000 of cache read,
+200 of cache creation, and 50 output tokens.
 """
 
 import json
