@@ -19,6 +19,7 @@ from usage_pipeline.events.otlp.parts import (
     SMALL_BYTES,
     Parts,
     Unreadable,
+    expect_few_bytes,
 )
 from usage_pipeline.events.otlp.places import NOWHERE, Place, SpanPlaces
 from usage_pipeline.events.otlp.span import ODD, Attributes, Reading, Span, Value
@@ -241,15 +242,17 @@ def _pared(document: _Document, place: int, reading: Reading, parts: Parts) -> b
     attributes: list[bytes] = []
     events: list[bytes] = []
     members: list[bytes] = []
-    seen = 0
+    seen = content = 0
 
     def attribute(at: int) -> int:
-        nonlocal seen
+        nonlocal seen, content
         seen += 1
         if seen > MOST_ATTRIBUTES:
             raise Malformed(f"attributes: expected at most {MOST_ATTRIBUTES} of a span, came more")
         name, end = scan.key(at)
         if reading.is_wanted(name) and (end - at <= MOST_VALUE_BYTES or reading.is_long(name)):
+            content += end - at if reading.is_long(name) else 0
+            expect_few_bytes(content)
             attributes.append(bytes(document[at:end]))
         return end
 

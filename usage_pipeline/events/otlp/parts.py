@@ -16,9 +16,17 @@ MOST_ATTRIBUTES = 10_000
 SMALL_BYTES = 16 * 1024
 # An attribute that is read, unless it is a prompt or an answer. Anything longer is no id, no name and no count.
 MOST_VALUE_BYTES = 4 * 1024
+# The prompts and answers of a span, which are in memory in several copies while they are made an archive.
+MOST_CONTENT_BYTES = 8 * 2**20
 # A prompt or an answer that is no text but a structure: decoded it is many times as large.
 MOST_STRUCTURED_BYTES = 128 * 1024
 _PARTS_PER_LOOK = 1_000
+
+
+def expect_few_bytes(content: int) -> None:
+    """Raises Malformed for more prompts and answers than are kept of a span."""
+    if content > MOST_CONTENT_BYTES:
+        raise Malformed(f"prompts and answers: expected at most {MOST_CONTENT_BYTES} bytes of a span, came more")
 
 
 class Unreadable(Malformed):

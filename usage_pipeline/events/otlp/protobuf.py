@@ -22,6 +22,7 @@ from usage_pipeline.events.otlp.parts import (
     SMALL_BYTES,
     Parts,
     Unreadable,
+    expect_few_bytes,
 )
 from usage_pipeline.events.otlp.places import NOWHERE, Place, SpanPlaces
 from usage_pipeline.events.otlp.span import ODD, Attributes, Reading, Span, Value
@@ -149,7 +150,7 @@ def _exception_type(events: Iterable[Any]) -> str | None:
 def _pared(part: memoryview, short: frozenset[int], attributes: int, reading: Reading, parts: Parts) -> bytes:
     """A message with its short fields, the wanted ones of its attributes, and of its events what tells an exception."""
     kept: list[bytes | memoryview] = []
-    seen = events = 0
+    seen = events = content = 0
     for field, begin, first, end in _fields(part, 0, len(part), parts):
         if field in short and end - first <= MOST_VALUE_BYTES:
             kept.append(part[begin:end])
@@ -159,6 +160,8 @@ def _pared(part: memoryview, short: frozenset[int], attributes: int, reading: Re
                 raise Malformed(f"attributes: expected at most {MOST_ATTRIBUTES} of a span, came more")
             name = _key(part, first, end, parts)
             if reading.is_wanted(name) and (end - first <= MOST_VALUE_BYTES or reading.is_long(name)):
+                content += end - first if reading.is_long(name) else 0
+                expect_few_bytes(content)
                 kept.append(part[begin:end])
         elif field == _SPAN_EVENTS and short and events < _MOST_EVENTS:
             events += 1

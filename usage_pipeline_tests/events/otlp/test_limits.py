@@ -92,6 +92,19 @@ def test_a_span_of_too_many_attributes_is_refused_alone(is_json: bool, number: i
 
 
 @pytest.mark.parametrize("is_json", [False, True])
+def test_content_beyond_the_limit_is_told_and_the_event_counts(monkeypatch: pytest.MonkeyPatch, is_json: bool) -> None:
+    monkeypatch.setattr(parts, "MOST_CONTENT_BYTES", 50_000)
+    texts = {f"gen_ai.prompt.{number}.content": "x" * 20_000 for number in range(3)}
+    request = encoded(request_of({**CHAT, **texts}, {**CHAT, "gen_ai.prompt": "x" * 20_000}), is_json)
+    traces = look([request], is_json, otlp_keep_content=True)
+    [batch] = traces.batches(10)
+    assert [json.loads(event)["input_tokens"] for event in batch] == [900, 900]
+    [[archive]] = batch.archives(2**20, without=set())
+    assert len(json.loads(archive)["prompt_full"]) == 20_000
+    assert (traces.unkept.number, "at most 50000 bytes" in traces.unkept.reasons[0]) == (1, True)
+
+
+@pytest.mark.parametrize("is_json", [False, True])
 def test_spans_beyond_the_limit_refuse_the_request(monkeypatch: pytest.MonkeyPatch, is_json: bool) -> None:
     monkeypatch.setattr("usage_pipeline.events.otlp.places.MOST_SPANS", 3)
     assert len(look([encoded(request_of(*[CHAT] * 3), is_json)], is_json)) == 3
