@@ -28,7 +28,7 @@ def media_type(request: Request, known: Sequence[str], expected: str = "") -> st
     """
     given, _, parameters = request.headers.get("content-type", "").partition(";")
     name = given.strip().lower()
-    accept = {"Accept": ", ".join(known)}
+    accept = {"Accept": ", ".join(filter(None, known))}
     if name not in known:
         detail = f"Content-Type: expected {expected or ' or '.join(known)}, came {_shown(given)}"
         raise Problem(415, "unsupported-media-type", detail, accept)

@@ -34,6 +34,8 @@ STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
 _LITELLM_TYPES = (*bodies.JSON, *bodies.JSON_LINES)
 _CLOUDEVENTS_TYPES = (STRUCTURED, BATCHED)
+# Data of a binary event without a type are JSON: the SDK for Python sends none.
+_DATA_TYPES = (*bodies.JSON, "")
 _HEADER = re.compile(r"ce-([a-z0-9]+)")
 _VERSION_HEADER = "ce-specversion"
 _MODES = f"{STRUCTURED}, {BATCHED}, or {bodies.JSON[0]} with the headers ce-specversion, ce-id, ce-source and ce-type"
@@ -71,7 +73,9 @@ async def ingest_cloudevents(request: Request, caller: Caller) -> Response:
     attributes = _attributes(request)
     if attributes is None:
         return await _stored(request, caller, _cloudevents, _CLOUDEVENTS_TYPES, expected=_MODES)
-    return await _stored(request, caller, partial(_binary_event, attributes=attributes), bodies.JSON)
+    return await _stored(
+        request, caller, partial(_binary_event, attributes=attributes), _DATA_TYPES, expected=bodies.JSON[0]
+    )
 
 
 async def _stored(

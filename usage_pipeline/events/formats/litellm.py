@@ -1,5 +1,5 @@
-"""LiteLLM's record of a request -> a usage event (contracts §9): the StandardLoggingPayload of its generic API callback, and a row
-of its table LiteLLM_SpendLogs, which names the same things a little differently. Prompts and answers are left out. Pure.
+"""LiteLLM's record of a request -> a usage event (contracts §9): the StandardLoggingPayload of its generic API callback, and a
+row of its table LiteLLM_SpendLogs, which names the same things a little differently. Prompts and answers are left out. Pure.
 """
 
 import math
