@@ -2,7 +2,7 @@
 row of its table LiteLLM_SpendLogs, which names the same things a little differently. Prompts and answers are left out. Pure.
 """
 
-import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -13,12 +13,14 @@ import msgspec
 from usage_pipeline import values
 from usage_pipeline.events.formats.litellm_usage import tokens_and_units
 from usage_pipeline.events.formats.outlines import (
+    MAX_MEMBER_BYTES,
     NONE,
     UNKNOWN,
     fitted,
     object_of,
     outline_reader,
     part_reader,
+    small_enough,
     text_of,
     value_of,
 )
@@ -37,102 +39,74 @@ _NOTHING = ("", "None", "null")
 # Columns of LiteLLM_SpendLogs, as a CSV file has them: as text.
 _JSON_COLUMNS = ("metadata", "request_tags")
 _NUMBER_COLUMNS = ("spend", "total_tokens", "prompt_tokens", "completion_tokens", "request_duration_ms")
-_Raw = msgspec.Raw
+_STATUS_CODE = re.compile(r"[1-5][0-9]{2}")
+_RESPONSE = ("usage", "service_tier")
 
 
 class _Record(msgspec.Struct, gc=False):
     """Members of the payload, then columns of LiteLLM_SpendLogs that have other names there."""
 
-    id: _Raw = NONE
-    litellm_call_id: _Raw = NONE
-    call_type: _Raw = NONE
-    cache_hit: _Raw = NONE
-    status: _Raw = NONE
-    custom_llm_provider: _Raw = NONE
-    startTime: _Raw = NONE  # noqa: N815  # LiteLLM's name
-    endTime: _Raw = NONE  # noqa: N815
-    model: _Raw = NONE
-    model_group: _Raw = NONE
-    metadata: _Raw = NONE
-    response_cost: _Raw = NONE
-    cost_breakdown: _Raw = NONE
-    response_cost_failure_debug_info: _Raw = NONE
-    zero_cost_diagnostic: _Raw = NONE
-    model_map_information: _Raw = NONE
-    model_parameters: _Raw = NONE
-    hidden_params: _Raw = NONE
-    total_tokens: _Raw = NONE
-    prompt_tokens: _Raw = NONE
-    completion_tokens: _Raw = NONE
-    request_tags: _Raw = NONE
-    end_user: _Raw = NONE
-    response: _Raw = NONE
-    error_information: _Raw = NONE
-    request_id: _Raw = NONE
-    spend: _Raw = NONE
-    api_key: _Raw = NONE
-    user: _Raw = NONE
-    team_id: _Raw = NONE
-    organization_id: _Raw = NONE
-    request_duration_ms: _Raw = NONE
+    id: Any = None
+    litellm_call_id: Any = None
+    call_type: Any = None
+    cache_hit: Any = None
+    status: Any = None
+    custom_llm_provider: Any = None
+    startTime: Any = None  # noqa: N815  # LiteLLM's name
+    endTime: Any = None  # noqa: N815
+    model: Any = None
+    model_group: Any = None
+    metadata: Any = None
+    response_cost: Any = None
+    cost_breakdown: Any = None
+    response_cost_failure_debug_info: Any = None
+    zero_cost_diagnostic: Any = None
+    model_parameters: Any = None
+    hidden_params: Any = None
+    total_tokens: Any = None
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    request_tags: Any = None
+    end_user: Any = None
+    error_information: Any = None
+    request_id: Any = None
+    spend: Any = None
+    api_key: Any = None
+    user: Any = None
+    team_id: Any = None
+    organization_id: Any = None
+    request_duration_ms: Any = None
+    # Large, and seldom needed.
+    model_map_information: msgspec.Raw = NONE
+    response: msgspec.Raw = NONE
 
 
-class _Metadata(msgspec.Struct, gc=False):
-    usage_object: _Raw = NONE
-    user_api_key_hash: _Raw = NONE
-    user_api_key_alias: _Raw = NONE
-    user_api_key_team_alias: _Raw = NONE
-    user_api_key_team_id: _Raw = NONE
-    team_alias: _Raw = NONE
-    team_id: _Raw = NONE
-    user_api_key_end_user_id: _Raw = NONE
-    user_api_key_user_id: _Raw = NONE
-    user_api_key_user_email: _Raw = NONE
-    user_api_key_org_alias: _Raw = NONE
-    user_api_key_org_id: _Raw = NONE
-    user_api_key_project_alias: _Raw = NONE
-    user_api_key_project_id: _Raw = NONE
-    spend_logs_metadata: _Raw = NONE
-    requester_metadata: _Raw = NONE
+# Of the metadata, which may have anything that a client sends along.
+_METADATA = (
+    *("usage_object", "user_api_key_hash", "user_api_key_alias", "user_api_key_team_alias", "user_api_key_team_id"),
+    *("team_alias", "team_id", "user_api_key_end_user_id", "user_api_key_user_id", "user_api_key_user_email"),
+    *("user_api_key_org_alias", "user_api_key_org_id", "user_api_key_project_alias", "user_api_key_project_id"),
+    *("spend_logs_metadata", "requester_metadata"),
     # In LiteLLM_SpendLogs these are here.
-    status: _Raw = NONE
-    error_information: _Raw = NONE
-    cost_breakdown: _Raw = NONE
-    model_map_information: _Raw = NONE
+    *("status", "error_information", "cost_breakdown", "model_map_information"),
+)
+# Of objects that clients fill, only these members.
+_OF_CLIENTS = {"spend_logs_metadata": ("service",), "requester_metadata": ("service",), "model_parameters": ("user",)}
+# All of a payload that is read as it is.
+_MEMBERS = tuple(name for name in _Record.__struct_fields__ if name not in ("model_map_information", "response"))
 
 
-class _Response(msgspec.Struct, gc=False):
-    usage: _Raw = NONE
-    service_tier: _Raw = NONE
+def _raws(name: str, names: tuple[str, ...]) -> Any:
+    return msgspec.defstruct(name, [(one, msgspec.Raw, NONE) for one in names], gc=False)
 
 
-class _Error(msgspec.Struct, gc=False):
-    error_code: _Raw = NONE
-    error_class: _Raw = NONE
-    llm_provider: _Raw = NONE
-
-
-class _Priced(msgspec.Struct, gc=False):
-    total_cost: _Raw = NONE
-    service_tier: _Raw = NONE
-
-
-class _Named(msgspec.Struct, gc=False):
-    """Single members of small objects."""
-
-    service: _Raw = NONE
-    user: _Raw = NONE
-    litellm_model_name: _Raw = NONE
-    litellm_provider: _Raw = NONE
-    model_map_value: _Raw = NONE
-
-
-_read = outline_reader(_Record, _WHAT)
-_metadata_in = part_reader(_Metadata)
-_response_in = part_reader(_Response)
-_error_in = part_reader(_Error)
-_priced_in = part_reader(_Priced)
-_named_in = part_reader(_Named)
+_read_small = outline_reader(_Record, _WHAT)
+_read_large = outline_reader(_raws("_LargeRecord", _Record.__struct_fields__), _WHAT)
+_metadata_in = part_reader(_raws("_LargeMetadata", _METADATA))
+_response_in = part_reader(_raws("_Response", _RESPONSE))
+_entry_in = part_reader(_raws("_Entry", ("model_map_value",)))
+_listed_in = part_reader(_raws("_Listed", ("litellm_provider",)))
+_of_client_in = {name: part_reader(_raws("_OfClient", names)) for name, names in _OF_CLIENTS.items()}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -141,55 +115,54 @@ def event_of(item: Json) -> bytes:
 
     Whatever LiteLLM does not know is `unknown`, or is left out. Texts that are too long are shortened.
     """
-    record = _read(item)
-    metadata = _metadata_in(record.metadata)
-    is_failed = _text("status", record.status, metadata.status) == _FAILED
-    is_hit = _is_true("cache_hit", record.cache_hit)
+    record = _read_small(item if memoryview(item).nbytes <= MAX_MEMBER_BYTES else _reduced(item))
+    metadata = object_of(record.metadata)
+    is_failed = _text(record.status, metadata.get("status")) == _FAILED
+    is_hit = record.cache_hit is True or _text(record.cache_hit).lower() == "true"
     started, ended = _moment("startTime", record.startTime), _moment("endTime", record.endTime)
     at = started or ended
     if at is None:
         raise Malformed("startTime: expected a time, came none")
-    priced = _priced_in(_either(record.cost_breakdown, metadata.cost_breakdown))
-    response = _response_in(record.response)
-    usage = object_of(value_of("metadata.usage_object", metadata.usage_object))
-    if not usage:
-        usage = object_of(value_of("response.usage", response.usage))
-    told = tuple(
-        value_of(name, getattr(record, name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
-    )
+    priced = object_of(record.cost_breakdown) or object_of(metadata.get("cost_breakdown"))
+    usage = object_of(metadata.get("usage_object")) or object_of(_answered(record, "usage"))
     tags, left_out = _tags(record, metadata, is_hit)
     event: dict[str, Any] = {
         "event_id": _event_id(record, at, is_failed),
         "source": SOURCE,
         "event_time": at.isoformat(),
         "user_id": _text(
-            "end_user",
             record.end_user,
-            metadata.user_api_key_end_user_id,
-            _named_in(record.model_parameters).user,
-            metadata.user_api_key_user_id,
+            metadata.get("user_api_key_end_user_id"),
+            object_of(record.model_parameters).get("user"),
+            metadata.get("user_api_key_user_id"),
             record.user,
-            metadata.user_api_key_user_email,
+            metadata.get("user_api_key_user_email"),
         )
         or UNKNOWN,
         "team": _text(
-            "team",
-            metadata.user_api_key_team_alias,
-            metadata.team_alias,
-            metadata.user_api_key_team_id,
-            metadata.team_id,
+            metadata.get("user_api_key_team_alias"),
+            metadata.get("team_alias"),
+            metadata.get("user_api_key_team_id"),
+            metadata.get("team_id"),
             record.team_id,
         )
         or UNKNOWN,
         "service": _service(metadata, tags),
         "provider": _provider(record, metadata),
         "model": _model(record),
-        **tokens_and_units(usage, *told),
+        **tokens_and_units(usage, record.prompt_tokens, record.completion_tokens, record.total_tokens),
     }
     more = {
         "latency_ms": _latency(record, started, ended),
         "cost_usd": _cost(record, metadata, priced, is_failed=is_failed, is_hit=is_hit),
-        "service_tier": _tier(priced.service_tier, usage.get("service_tier"), response.service_tier),
+        "service_tier": _tier(
+            # Older versions have no breakdown.
+            *(
+                (priced.get("service_tier"),)
+                if priced
+                else (usage.get("service_tier"), _answered(record, "service_tier"))
+            )
+        ),
         "api_key_id": _key(record, metadata),
         "tags": tags,
         **(_failure(record, metadata) if is_failed else {}),
@@ -198,6 +171,30 @@ def event_of(item: Json) -> bytes:
     if left_out:
         event["extra"] = {"request_tags": left_out}
     return _encode(event)
+
+
+def _reduced(item: Json) -> bytes:
+    """A large record without what is not read. So little is decoded of it, whatever is in it. Raises Malformed."""
+    record = _read_large(item)
+    members: dict[str, Any] = {}
+    for name in _MEMBERS:
+        raw = getattr(record, name)
+        if name == "metadata" and memoryview(raw).nbytes > MAX_MEMBER_BYTES:
+            found = _metadata_in(raw)
+            members[name] = {one: _part(one, getattr(found, one)) for one in _METADATA}
+        else:
+            members[name] = _part(name, raw)
+    response = _response_in(record.response)
+    members["response"] = {name: small_enough(f"response.{name}", getattr(response, name)) for name in _RESPONSE}
+    members["model_map_information"] = small_enough("model_map_information", record.model_map_information)
+    return _encode(members)
+
+
+def _part(name: str, raw: msgspec.Raw) -> Any:
+    if name in _OF_CLIENTS and memoryview(raw).nbytes > MAX_MEMBER_BYTES:
+        found = _of_client_in[name](raw)
+        return {one: small_enough(f"{name}.{one}", getattr(found, one)) for one in _OF_CLIENTS[name]}
+    return small_enough(name, raw)
 
 
 def spend_log_item(row: Mapping[str, object]) -> bytes:
@@ -226,36 +223,27 @@ def _decoded(name: str, text: str) -> object:
 
 def _event_id(record: _Record, at: datetime, is_failed: bool) -> str:
     """LiteLLM tries again under the same id, so a failure is told apart by its time as well."""
-    ids = (text_of(value_of("id", raw)) for raw in (record.id, record.request_id, record.litellm_call_id))
-    known = next((one for one in ids if one not in _NOTHING), None)
-    if known is None:
+    known = _text(record.id, record.request_id, record.litellm_call_id)
+    if not known:
         raise Malformed("id: expected a text, came none")
     return fitted(f"{known}/failure/{int(at.timestamp() * 1000)}") if is_failed else known
 
 
-def _text(name: str, *raws: msgspec.Raw) -> str:
-    """The first of these that is there."""
-    return next((text for raw in raws if (text := text_of(value_of(name, raw))) not in _NOTHING), "")
+def _text(*found: object) -> str:
+    """The first of these that is a text or a number; an empty one if none is."""
+    for one in found:
+        if one is not None and (text := text_of(one)) not in _NOTHING:
+            return text
+    return ""
 
 
-def _either(one: msgspec.Raw, other: msgspec.Raw) -> msgspec.Raw:
-    return other if bytes(memoryview(one)[:4]) == b"null" else one
+def _answered(record: _Record, name: str) -> Any:
+    """A member of the provider's answer, which is large."""
+    return value_of(f"response.{name}", getattr(_response_in(record.response), name))
 
 
-def _is_there(raw: msgspec.Raw) -> bool:
-    """Whether it is an object with something in it."""
-    begin = bytes(memoryview(raw)[:1])
-    return begin == b"{" and memoryview(raw).nbytes > len(b"{}")
-
-
-def _is_true(name: str, raw: msgspec.Raw) -> bool:
-    value = value_of(name, raw)
-    return value is True or (isinstance(value, str) and value.lower() == "true")
-
-
-def _moment(name: str, raw: msgspec.Raw) -> datetime | None:
+def _moment(name: str, value: Any) -> datetime | None:
     """Seconds since 1970, or ISO 8601, in UTC where it has no offset."""
-    value = value_of(name, raw)
     if value in (None, ""):
         return None
     try:
@@ -266,116 +254,115 @@ def _moment(name: str, raw: msgspec.Raw) -> datetime | None:
             return datetime.fromtimestamp(value, UTC)
     except (ValueError, OverflowError, OSError):
         pass
-    raise Malformed(f"{name}: expected seconds since 1970 or an ISO-8601 time, came {_shown(raw)}")
+    came = values.shown(str(value).encode(errors="backslashreplace"))
+    raise Malformed(f"{name}: expected seconds since 1970 or an ISO-8601 time, came {came}")
 
 
 def _latency(record: _Record, started: datetime | None, ended: datetime | None) -> int | None:
-    took = value_of("request_duration_ms", record.request_duration_ms)
+    took = record.request_duration_ms
     if started is not None and ended is not None:
         took = round((ended - started).total_seconds() * 1000)
     return took if isinstance(took, int) and 0 <= took <= MAX_LATENCY_MS else None
 
 
-def _provider(record: _Record, metadata: _Metadata) -> str:
-    if provider := _text("custom_llm_provider", record.custom_llm_provider):
+def _provider(record: _Record, metadata: Mapping[str, Any]) -> str:
+    if provider := _text(record.custom_llm_provider):
         return provider
-    error = _error_in(_either(record.error_information, metadata.error_information))
-    listed = _named_in(_price_entry(record, metadata)).litellm_provider
-    return _text("provider", listed, error.llm_provider) or UNKNOWN
+    listed = value_of("litellm_provider", _listed_in(_price_entry(record, metadata)).litellm_provider)
+    return _text(listed, _error(record, metadata).get("llm_provider")) or UNKNOWN
 
 
-def _price_entry(record: _Record, metadata: _Metadata) -> msgspec.Raw:
+def _price_entry(record: _Record, metadata: Mapping[str, Any]) -> msgspec.Raw:
     """What LiteLLM's price list has of the model."""
-    return _named_in(_either(record.model_map_information, metadata.model_map_information)).model_map_value
+    in_metadata = object_of(metadata.get("model_map_information"))
+    raw = msgspec.Raw(_encode(in_metadata)) if in_metadata else record.model_map_information
+    entry: msgspec.Raw = _entry_in(raw).model_map_value
+    return entry
 
 
 def _model(record: _Record) -> str:
-    asked = _named_in(record.hidden_params).litellm_model_name
-    return _text("model", record.model, asked, record.model_group) or UNKNOWN
+    asked = object_of(record.hidden_params).get("litellm_model_name")
+    return _text(record.model, asked, record.model_group) or UNKNOWN
+
+
+def _error(record: _Record, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return object_of(record.error_information) or object_of(metadata.get("error_information"))
 
 
 def _cost(
-    record: _Record, metadata: _Metadata, priced: _Priced, *, is_failed: bool, is_hit: bool
+    record: _Record, metadata: Mapping[str, Any], priced: Mapping[str, Any], *, is_failed: bool, is_hit: bool
 ) -> int | float | None:
     """What LiteLLM says. It writes 0 also where it knows no price: such a 0 is none."""
-    cost = value_of("response_cost", _either(record.response_cost, record.spend))
     if is_hit:
         return 0
-    if isinstance(cost, bool) or not isinstance(cost, int | float) or not math.isfinite(cost):
+    cost = record.spend if record.response_cost is None else record.response_cost
+    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost <= MAX_COST_USD:
         return None
-    if cost == 0 and (is_failed or not _knows_price(record, metadata, priced)):
-        return None
-    return cost if 0 <= cost <= MAX_COST_USD else None
+    return None if cost == 0 and (is_failed or not _knows_price(record, metadata, priced)) else cost
 
 
-def _knows_price(record: _Record, metadata: _Metadata, priced: _Priced) -> bool:
-    if _is_there(record.response_cost_failure_debug_info) or _is_there(record.zero_cost_diagnostic):
+def _knows_price(record: _Record, metadata: Mapping[str, Any], priced: Mapping[str, Any]) -> bool:
+    if record.response_cost_failure_debug_info or record.zero_cost_diagnostic:
         return False
-    if value_of("cost_breakdown.total_cost", priced.total_cost) is not None:
+    if priced.get("total_cost") is not None:
         return True
-    # Older versions have no breakdown.
-    return _is_there(_price_entry(record, metadata))
+    return bytes(memoryview(_price_entry(record, metadata))[:1]) == b"{"
 
 
-def _tier(billed: msgspec.Raw, used: object, answered: msgspec.Raw) -> str:
-    tier = _text("service_tier", billed) or text_of(used) or _text("service_tier", answered)
+def _tier(*found: object) -> str:
+    tier = _text(*found)
     return "" if tier in _USUAL_TIERS else tier
 
 
-def _key(record: _Record, metadata: _Metadata) -> str:
+def _key(record: _Record, metadata: Mapping[str, Any]) -> str:
     """The hash by which LiteLLM knows a virtual key; of a key as it is, that hash is made here."""
-    key = _text("api_key", metadata.user_api_key_hash, record.api_key)
+    key = _text(metadata.get("user_api_key_hash"), record.api_key)
     return sha256(key.encode()).hexdigest() if key.startswith("sk-") else key
 
 
-def _failure(record: _Record, metadata: _Metadata) -> dict[str, Any]:
-    error = _error_in(_either(record.error_information, metadata.error_information))
-    code = _text("error_code", error.error_code)
+def _failure(record: _Record, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    error = _error(record, metadata)
+    code = _text(error.get("error_code"))
     return {
-        "error_type": _text("error_class", error.error_class) or _FAILED,
-        "status_code": int(code) if len(code) == 3 and code.isascii() and code.isdigit() and code >= "100" else None,
+        "error_type": _text(error.get("error_class")) or _FAILED,
+        "status_code": int(code) if _STATUS_CODE.fullmatch(code) else None,
     }
 
 
-def _service(metadata: _Metadata, tags: Mapping[str, str]) -> str:
+def _service(metadata: Mapping[str, Any], tags: Mapping[str, str]) -> str:
     return (
         tags.get("service")
         or _text(
-            "service",
-            _named_in(metadata.spend_logs_metadata).service,
-            _named_in(metadata.requester_metadata).service,
-            metadata.user_api_key_project_alias,
-            metadata.user_api_key_alias,
+            object_of(metadata.get("spend_logs_metadata")).get("service"),
+            object_of(metadata.get("requester_metadata")).get("service"),
+            metadata.get("user_api_key_project_alias"),
+            metadata.get("user_api_key_alias"),
         )
         or UNKNOWN
     )
 
 
-def _tags(record: _Record, metadata: _Metadata, is_hit: bool) -> tuple[dict[str, str], list[str]]:
+def _tags(record: _Record, metadata: Mapping[str, Any], is_hit: bool) -> tuple[dict[str, str], list[str]]:
     """Tags by name, and all tags of the sender where some of them are too many."""
-    found = value_of("request_tags", record.request_tags)
+    found = record.request_tags
     sent = [text for one in found if (text := text_of(one))] if isinstance(found, list) else []
     named: dict[str, str] = {}
     for tag in sent:
         name, _, value = (part.strip() for part in tag.partition(":"))
         name, value = fitted(name or tag, MAX_TAG_NAME_CHARACTERS), value or "true"
         named[name] = fitted(f"{named[name]}, {value}" if name in named else value)
-    group = _text("model_group", record.model_group)
+    group = _text(record.model_group)
     ours = {
-        "call_type": _text("call_type", record.call_type),
+        "call_type": _text(record.call_type),
         "cache_hit": "true" if is_hit else "",
-        "key_alias": _text("user_api_key_alias", metadata.user_api_key_alias),
-        "model_group": "" if group == _text("model", record.model) else group,
+        "key_alias": _text(metadata.get("user_api_key_alias")),
+        "model_group": "" if group == _text(record.model) else group,
         "organization": _text(
-            "organization", metadata.user_api_key_org_alias, metadata.user_api_key_org_id, record.organization_id
+            metadata.get("user_api_key_org_alias"), metadata.get("user_api_key_org_id"), record.organization_id
         ),
-        "project": _text("project", metadata.user_api_key_project_alias, metadata.user_api_key_project_id),
+        "project": _text(metadata.get("user_api_key_project_alias"), metadata.get("user_api_key_project_id")),
     }
     tags = {name: value for name, value in ours.items() if value and name not in named}
     room = MAX_TAGS - len(tags)
     tags |= dict(list(named.items())[:room])
     return tags, sent if len(named) > room else []
-
-
-def _shown(raw: msgspec.Raw) -> str:
-    return values.shown(bytes(raw))

@@ -68,7 +68,7 @@ def _units(usage: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for paths_of, outer in ((_IN_PROMPT, _PROMPT_DETAILS), (_IN_COMPLETION, _COMPLETION_DETAILS), (_BESIDE, ())):
         inside = next((found for name in outer if (found := object_of(usage.get(name)))), {}) if outer else usage
-        for unit, paths in paths_of.items():
+        for unit, paths in paths_of.items() if inside else ():
             for path in paths:
                 count = _at(inside, path)
                 # Of what two units share, a 0 says that it is nothing.

@@ -57,13 +57,17 @@ def value_of(name: str, raw: msgspec.Raw) -> Any:
     """What a member holds. Raises Malformed where it is longer than any that is of use."""
     if raw is NONE:
         return None
-    size = memoryview(raw).nbytes
-    if size > MAX_MEMBER_BYTES:
-        raise Malformed(f"{name}: expected at most {MAX_MEMBER_BYTES} bytes, came {size}")
     try:
-        return msgspec.json.decode(raw)
+        return msgspec.json.decode(small_enough(name, raw))
     except UNREADABLE_JSON as error:
         raise Malformed(f"{name}: expected JSON, came {values.described(error)}") from None
+
+
+def small_enough(name: str, raw: msgspec.Raw) -> msgspec.Raw:
+    """The member itself. Raises Malformed where it is longer than any that is of use."""
+    if (size := memoryview(raw).nbytes) > MAX_MEMBER_BYTES:
+        raise Malformed(f"{name}: expected at most {MAX_MEMBER_BYTES} bytes, came {size}")
+    return raw
 
 
 def part_reader(outline: type[Outline]) -> Callable[[msgspec.Raw], Outline]:
