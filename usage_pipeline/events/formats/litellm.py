@@ -40,7 +40,6 @@ _NOTHING = ("", "None", "null")
 _JSON_COLUMNS = ("metadata", "request_tags")
 _NUMBER_COLUMNS = ("spend", "total_tokens", "prompt_tokens", "completion_tokens", "request_duration_ms")
 _STATUS_CODE = re.compile(r"[1-5][0-9]{2}")
-_RESPONSE = ("usage", "service_tier")
 
 
 class _Record(msgspec.Struct, gc=False):
@@ -61,14 +60,11 @@ class _Record(msgspec.Struct, gc=False):
     cost_breakdown: Any = None
     response_cost_failure_debug_info: Any = None
     zero_cost_diagnostic: Any = None
-    model_parameters: Any = None
-    hidden_params: Any = None
     total_tokens: Any = None
     prompt_tokens: Any = None
     completion_tokens: Any = None
     request_tags: Any = None
     end_user: Any = None
-    error_information: Any = None
     request_id: Any = None
     spend: Any = None
     api_key: Any = None
@@ -76,7 +72,10 @@ class _Record(msgspec.Struct, gc=False):
     team_id: Any = None
     organization_id: Any = None
     request_duration_ms: Any = None
-    # Large, and seldom needed.
+    # Large, or seldom needed.
+    error_information: msgspec.Raw = NONE
+    model_parameters: msgspec.Raw = NONE
+    hidden_params: msgspec.Raw = NONE
     model_map_information: msgspec.Raw = NONE
     response: msgspec.Raw = NONE
 
@@ -91,9 +90,15 @@ _METADATA = (
     *("status", "error_information", "cost_breakdown", "model_map_information"),
 )
 # Of objects that clients fill, only these members.
-_OF_CLIENTS = {"spend_logs_metadata": ("service",), "requester_metadata": ("service",), "model_parameters": ("user",)}
-# All of a payload that is read as it is.
-_MEMBERS = tuple(name for name in _Record.__struct_fields__ if name not in ("model_map_information", "response"))
+_OF_CLIENTS = {"spend_logs_metadata": ("service",), "requester_metadata": ("service",)}
+# Of those that are seldom needed.
+_PARTS = {
+    "error_information": ("error_code", "error_class", "llm_provider"),
+    "model_parameters": ("user",),
+    "hidden_params": ("litellm_model_name",),
+    "model_map_information": ("model_map_value",),
+    "response": ("usage", "service_tier"),
+}
 
 
 def _raws(name: str, names: tuple[str, ...]) -> Any:
@@ -103,8 +108,7 @@ def _raws(name: str, names: tuple[str, ...]) -> Any:
 _read_small = outline_reader(_Record, _WHAT)
 _read_large = outline_reader(_raws("_LargeRecord", _Record.__struct_fields__), _WHAT)
 _metadata_in = part_reader(_raws("_LargeMetadata", _METADATA))
-_response_in = part_reader(_raws("_Response", _RESPONSE))
-_entry_in = part_reader(_raws("_Entry", ("model_map_value",)))
+_parts_in = {name: part_reader(_raws("_Part", names)) for name, names in _PARTS.items()}
 _listed_in = part_reader(_raws("_Listed", ("litellm_provider",)))
 _of_client_in = {name: part_reader(_raws("_OfClient", names)) for name, names in _OF_CLIENTS.items()}
 _encode = msgspec.json.Encoder().encode
@@ -124,20 +128,16 @@ def event_of(item: Json) -> bytes:
     if at is None:
         raise Malformed("startTime: expected a time, came none")
     priced = object_of(record.cost_breakdown) or object_of(metadata.get("cost_breakdown"))
-    usage = object_of(metadata.get("usage_object")) or object_of(_answered(record, "usage"))
+    usage = object_of(metadata.get("usage_object")) or object_of(_inside(record, "response", "usage"))
     tags, left_out = _tags(record, metadata, is_hit)
     event: dict[str, Any] = {
         "event_id": _event_id(record, at, is_failed),
         "source": SOURCE,
         "event_time": at.isoformat(),
-        "user_id": _text(
-            record.end_user,
-            metadata.get("user_api_key_end_user_id"),
-            object_of(record.model_parameters).get("user"),
-            metadata.get("user_api_key_user_id"),
-            record.user,
-            metadata.get("user_api_key_user_email"),
-        )
+        "user_id": _text(record.end_user, metadata.get("user_api_key_end_user_id"))
+        # What the SDK calls user, which has no keys of its own.
+        or _text(_inside(record, "model_parameters", "user"))
+        or _text(metadata.get("user_api_key_user_id"), record.user, metadata.get("user_api_key_user_email"))
         or UNKNOWN,
         "team": _text(
             metadata.get("user_api_key_team_alias"),
@@ -160,7 +160,7 @@ def event_of(item: Json) -> bytes:
             *(
                 (priced.get("service_tier"),)
                 if priced
-                else (usage.get("service_tier"), _answered(record, "service_tier"))
+                else (usage.get("service_tier"), _inside(record, "response", "service_tier"))
             )
         ),
         "api_key_id": _key(record, metadata),
@@ -177,16 +177,16 @@ def _reduced(item: Json) -> bytes:
     """A large record without what is not read. So little is decoded of it, whatever is in it. Raises Malformed."""
     record = _read_large(item)
     members: dict[str, Any] = {}
-    for name in _MEMBERS:
+    for name in _Record.__struct_fields__:
         raw = getattr(record, name)
-        if name == "metadata" and memoryview(raw).nbytes > MAX_MEMBER_BYTES:
+        if name in _PARTS:
+            found = _parts_in[name](raw)
+            members[name] = {one: small_enough(f"{name}.{one}", getattr(found, one)) for one in _PARTS[name]}
+        elif name == "metadata" and memoryview(raw).nbytes > MAX_MEMBER_BYTES:
             found = _metadata_in(raw)
             members[name] = {one: _part(one, getattr(found, one)) for one in _METADATA}
         else:
-            members[name] = _part(name, raw)
-    response = _response_in(record.response)
-    members["response"] = {name: small_enough(f"response.{name}", getattr(response, name)) for name in _RESPONSE}
-    members["model_map_information"] = small_enough("model_map_information", record.model_map_information)
+            members[name] = small_enough(name, raw)
     return _encode(members)
 
 
@@ -237,9 +237,9 @@ def _text(*found: object) -> str:
     return ""
 
 
-def _answered(record: _Record, name: str) -> Any:
-    """A member of the provider's answer, which is large."""
-    return value_of(f"response.{name}", getattr(_response_in(record.response), name))
+def _inside(record: _Record, name: str, member: str) -> Any:
+    """A member of one of those members that are seldom needed."""
+    return value_of(f"{name}.{member}", getattr(_parts_in[name](getattr(record, name)), member))
 
 
 def _moment(name: str, value: Any) -> datetime | None:
@@ -276,17 +276,21 @@ def _price_entry(record: _Record, metadata: Mapping[str, Any]) -> msgspec.Raw:
     """What LiteLLM's price list has of the model."""
     in_metadata = object_of(metadata.get("model_map_information"))
     raw = msgspec.Raw(_encode(in_metadata)) if in_metadata else record.model_map_information
-    entry: msgspec.Raw = _entry_in(raw).model_map_value
+    entry: msgspec.Raw = _parts_in["model_map_information"](raw).model_map_value
     return entry
 
 
 def _model(record: _Record) -> str:
-    asked = object_of(record.hidden_params).get("litellm_model_name")
-    return _text(record.model, asked, record.model_group) or UNKNOWN
+    return (
+        _text(record.model)
+        or _text(_inside(record, "hidden_params", "litellm_model_name"), record.model_group)
+        or UNKNOWN
+    )
 
 
 def _error(record: _Record, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return object_of(record.error_information) or object_of(metadata.get("error_information"))
+    found = {name: _inside(record, "error_information", name) for name in _PARTS["error_information"]}
+    return found if any(found.values()) else object_of(metadata.get("error_information"))
 
 
 def _cost(

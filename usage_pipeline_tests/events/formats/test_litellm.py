@@ -232,6 +232,23 @@ def test_what_cannot_be_counted_is_refused_with_its_reason(record: object, reaso
     assert reason in str(refused.value)
 
 
+@pytest.mark.parametrize("logged", payloads(), ids=lambda one: f"{one['call_type']}-{one['model']}-{one['status']}")
+def test_a_large_record_is_read_like_a_small_one(logged: dict[str, Any]) -> None:
+    large = {
+        **logged,
+        "messages": ["m" * 100_000],
+        "response": {**(logged["response"] or {}), "choices": ["c" * 100_000]},
+    }
+    assert event(large) == event(logged)
+    long = {"requester_metadata": {"service": "of the requester", "more": "r" * 100_000}}
+    small = {"requester_metadata": {"service": "of the requester"}}
+    assert event({**large, "metadata": large["metadata"] | long}) == event(
+        {**logged, "metadata": logged["metadata"] | small}
+    )
+    without = {**large, "metadata": large["metadata"] | {"usage_object": None}, "cost_breakdown": None}
+    assert event(without).get("usage") == event(logged).get("usage")
+
+
 def test_large_members_that_do_not_count_are_passed_over() -> None:
     head = f'{{"id": "x", "startTime": {NOW.timestamp()}, "messages": ['
     bomb = f'{head}{"[]," * 2_000_000}1], "response": {{"choices": [{"{}," * 2_000_000}1]}}}}'
