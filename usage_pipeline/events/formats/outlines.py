@@ -95,7 +95,8 @@ def fitted(text: str, most: int = MAX_ID_CHARACTERS) -> str:
 
     The sender cannot shorten what others made, and a request that is not counted is the greater loss.
     """
-    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if "\0" in text:
+        text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     if len(text) <= most:
         return text
     told = blake2b(text.encode(), digest_size=_HASH_BYTES).hexdigest()

@@ -19,7 +19,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.service import LITELLM_PATH, new_token, serving
 
 ROOT = Path(__file__).parents[3]
-CALLS = ROOT / "usage_pipeline_tests" / "rigs" / "litellm_calls.py"
+CALLS = ROOT / "usage_pipeline_tests" / "events" / "formats" / "litellm_calls.py"
 UV = ROOT / ".local" / "uv" / "bin" / "uv"
 # LiteLLM has 300 MB with what its cache needs: too much for the environment of the project. uv keeps it in its own cache.
 LITELLM = [str(UV), "run", "--no-project", "--quiet"]

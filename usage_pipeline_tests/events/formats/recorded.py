@@ -1,4 +1,4 @@
-"""What the real LiteLLM handed to its callbacks, recorded by `rigs/litellm_calls.py`. Price entries and tracebacks are cut."""
+"""What the real LiteLLM handed to its callbacks, recorded by `litellm_calls.py`. Price entries and tracebacks are cut."""
 
 import copy
 import json

@@ -4,7 +4,7 @@ It runs with LiteLLM, and without this project:
 
     LITELLM_LOCAL_MODEL_COST_MAP=True uv run --no-project \\
       --with litellm==1.110.2 --with fastapi --with orjson --with soundfile \\
-      python usage_pipeline_tests/rigs/litellm_calls.py URL TOKEN FORMAT LOGGED.json
+      python usage_pipeline_tests/events/formats/litellm_calls.py URL TOKEN FORMAT LOGGED.json
 
 URL gets the logs; LOGGED.json has what LiteLLM hands to any callback, by the name of the request: what should have come. So the
 same program tests a service and, with any URL, records the payloads of `usage_pipeline_tests/events/formats/litellm.json`.
