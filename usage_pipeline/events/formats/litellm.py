@@ -36,6 +36,8 @@ _FAILED = "failure"
 _USUAL_TIERS = ("default", "standard", "auto")
 # How LiteLLM writes that there is none: its ids and cells are made by str().
 _NOTHING = ("", "None", "null")
+# The user of a master key, which is nobody's.
+_NOBODY = "default_user_id"
 # Columns of LiteLLM_SpendLogs, as a CSV file has them: as text.
 _JSON_COLUMNS = ("metadata", "request_tags")
 _NUMBER_COLUMNS = ("spend", "total_tokens", "prompt_tokens", "completion_tokens", "request_duration_ms")
@@ -137,7 +139,7 @@ def event_of(item: Json) -> bytes:
         "user_id": _text(record.end_user, metadata.get("user_api_key_end_user_id"))
         # What the SDK calls user, which has no keys of its own.
         or _text(_inside(record, "model_parameters", "user"))
-        or _text(metadata.get("user_api_key_user_id"), record.user, metadata.get("user_api_key_user_email"))
+        or _owner(record, metadata)
         or UNKNOWN,
         "team": _text(
             metadata.get("user_api_key_team_alias"),
@@ -316,6 +318,11 @@ def _knows_price(record: _Record, metadata: Mapping[str, Any], priced: Mapping[s
 def _tier(*found: object) -> str:
     tier = _text(*found)
     return "" if tier in _USUAL_TIERS else tier
+
+
+def _owner(record: _Record, metadata: Mapping[str, Any]) -> str:
+    owner = _text(metadata.get("user_api_key_user_id"), record.user, metadata.get("user_api_key_user_email"))
+    return "" if owner == _NOBODY else owner
 
 
 def _key(record: _Record, metadata: Mapping[str, Any]) -> str:

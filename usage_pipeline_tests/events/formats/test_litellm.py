@@ -65,6 +65,13 @@ def test_what_litellm_does_not_know_is_unknown() -> None:
     assert not {"cost_usd", "input_tokens", "status_code", "error_type"} & made.keys()
 
 
+def test_the_owner_of_a_key_is_the_user_where_no_other_is_named_and_a_master_key_has_none() -> None:
+    logged = payload("success", end_user=None, model_parameters={})
+    assert event(logged)["user_id"] == "owner-1"
+    logged["metadata"]["user_api_key_user_id"] = "default_user_id"
+    assert event(logged)["user_id"] == "unknown"
+
+
 def test_cached_thought_and_written_tokens_become_units() -> None:
     assert event(payload("cached_tokens"))["usage"] == {"cache_read_tokens": 800, "output_reasoning_tokens": 20}
     assert event(payload("cache_writes"))["usage"] == {
