@@ -114,8 +114,13 @@ def _mended(item: bytes) -> bytes:
     while place < len(item):
         end = min(place + _PIECE_BYTES, len(item))
         if end < len(item):
-            # No pair and no number is on both sides of a quote.
-            end = item.rfind(b'"', place, end) + 1 or end
+            # No pair and no number is on both sides of a quote or a comma. A text of escapes alone is cut before one of them.
+            end = (
+                item.rfind(b'"', place, end) + 1
+                or item.rfind(b",", place, end) + 1
+                or max(item.rfind(b"\\u", place + 1, end), 0)
+                or end
+            )
         piece = _HALF_PAIR.sub(rb"\\ufffd", item[place:end])
         pieces.append(_NO_NUMBER.sub(b"-1", piece))
         place = end

@@ -218,6 +218,12 @@ def test_what_python_writes_and_json_does_not_have_costs_no_request() -> None:
         event(payload("success", prompt_tokens=float("nan")))
 
 
+@pytest.mark.parametrize("odd", ['"' + "\\ud800" * 100_000 + '"', "[" + "NaN," * 100_000 + "-Infinity]"])
+def test_much_of_it_costs_no_request_either(odd: str) -> None:
+    text = json.dumps(payload("success", messages="here")).replace('"here"', odd)
+    assert event(text.encode()) == event(payload("success"))
+
+
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
