@@ -25,7 +25,7 @@ from usage_pipeline.api.dashboard import routes as dashboard
 from usage_pipeline.api.documentation import routes as documentation
 from usage_pipeline.api.external import routes as external
 from usage_pipeline.api.external.posts import PostDesk
-from usage_pipeline.api.ingest import corrections, otlp
+from usage_pipeline.api.ingest import corrections, formats, otlp
 from usage_pipeline.api.ingest import routes as ingest
 from usage_pipeline.api.ingest.budget import Room
 from usage_pipeline.api.metrics import routes as metrics_route
@@ -142,7 +142,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=("Authorization", "Content-Type", "Content-Encoding"),
             expose_headers=_EXPOSED_HEADERS,
         )
-    for module in (dashboard, documentation, ingest, corrections, otlp, usage, stats, rankings, metrics_route):
+    for module in (dashboard, documentation, ingest, formats, otlp, corrections, usage, stats, rankings, metrics_route):
         app.include_router(module.router)
     if settings.enable_external_posts_route:
         app.include_router(external.router)

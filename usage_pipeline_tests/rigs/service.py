@@ -26,6 +26,8 @@ from usage_pipeline_tests.rigs.waiting import wait_until
 
 EVENTS_PATH = "/api/v1/ingest/requests:bulk"
 ARCHIVES_PATH = "/api/v1/ingest/archives:bulk"
+LITELLM_PATH = "/api/v1/ingest/litellm"
+CLOUDEVENTS_PATH = "/api/v1/ingest/cloudevents"
 CORRECTIONS_PATH = "/api/v1/ingest/corrections:bulk"
 
 

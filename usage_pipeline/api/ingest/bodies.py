@@ -21,13 +21,16 @@ JSON_LINES = ("application/x-ndjson", "application/jsonl", "application/ndjson",
 _UTF_8 = ("", "utf-8", "utf8", "us-ascii")
 
 
-def media_type(request: Request, known: Sequence[str]) -> str:
-    """The media type of the body, one of the known. Raises Problem (415) for another one, and for a charset but UTF-8."""
+def media_type(request: Request, known: Sequence[str], expected: str = "") -> str:
+    """The media type of the body, one of the known. Raises Problem (415) for another one, and for a charset but UTF-8.
+
+    `expected` says more in a reason than their names.
+    """
     given, _, parameters = request.headers.get("content-type", "").partition(";")
     name = given.strip().lower()
-    accept = {"Accept": ", ".join(known)}
+    accept = {"Accept": ", ".join(filter(None, known))}
     if name not in known:
-        detail = f"Content-Type: expected {' or '.join(known)}, came {_shown(given)}"
+        detail = f"Content-Type: expected {expected or ' or '.join(known)}, came {_shown(given)}"
         raise Problem(415, "unsupported-media-type", detail, accept)
     charset = _charset(parameters)
     if charset not in _UTF_8:

@@ -82,13 +82,6 @@ _TRACES = {
         }
     ]
 }
-_GZIP_HEADER = {
-    "name": "Content-Encoding",
-    "in": "header",
-    "required": False,
-    "description": "gzip when the body is compressed",
-    "schema": {"type": "string", "enum": ["gzip", "identity"]},
-}
 _ARCHIVE = {
     "event_id": _EVENT["event_id"],
     "user_id": "user-1",
@@ -97,11 +90,18 @@ _ARCHIVE = {
     "response_full": "A book of accounts.",
 }
 # No media type of `content`: programs that try a service by its document cannot write lines.
-_LINES = f"With `Content-Type: {JSON_LINES[0]}` (or `{JSON_LINES[1]}`) it is one item a line."
-_LIMITS = (
+LINES = f"With `Content-Type: {JSON_LINES[0]}` (or `{JSON_LINES[1]}`) it is one item a line."
+LIMITS = (
     "At most MAX_BULK_SIZE items (1,000 unless the server says otherwise) and MAX_GZIP_SIZE bytes as sent (10,485,760), "
     "20 times as many once decompressed. Large requests wait for each other. With `Content-Encoding: gzip` the body is gzip."
 )
+GZIP_HEADER: dict[str, Any] = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "description": "gzip when the body is compressed",
+    "schema": {"type": "string", "enum": ["gzip", "identity"]},
+}
 
 
 def request_body(kind: Kind) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def otlp_body() -> dict[str, Any]:
             "application/json": {"schema": request, "example": _TRACES},
         },
     }
-    return {"requestBody": body, "parameters": [_GZIP_HEADER]}
+    return {"requestBody": body, "parameters": [GZIP_HEADER]}
 
 
 def otlp_responses() -> dict[int | str, dict[str, Any]]:
@@ -224,10 +224,10 @@ def _body(
     return {
         "requestBody": {
             "required": True,
-            "description": f'A JSON array of items, `{{"{member}": […]}}`, or a single item. {_LINES} {_LIMITS}',
+            "description": f'A JSON array of items, `{{"{member}": […]}}`, or a single item. {LINES} {LIMITS}',
             "content": {"application/json": {"schema": {"anyOf": [array, wrapped, item]}, "examples": shown}},
         },
-        "parameters": [_GZIP_HEADER],
+        "parameters": [GZIP_HEADER],
     }
 
 

@@ -35,6 +35,8 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
 
 Done = TypeVar("Done")
+# How a document becomes items, within `most` of them and `most_bytes` of each.
+Split = Callable[..., Items]
 _MEDIA_TYPES = (*bodies.JSON, *bodies.JSON_LINES)
 STATUSES = problems.responses(400, 401, 403, 408, 413, 415, 422, 500, 503)
 router = APIRouter(prefix="/api/v1/ingest", tags=["ingest"])
@@ -95,12 +97,16 @@ async def _bulk(request: Request, kind: Kind, caller: AccessToken) -> Response:
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
     store = partial(_stored, kind=kind, settings=settings, storing=storing, caller=caller)
-    report = await done_with_body(request, caller, store)
+    return answer(request, kind, await done_with_body(request, caller, store))
+
+
+def answer(request: Request, kind: Kind, report: IngestReport | None) -> Response:
+    """Counts what a request stored, and says it. Nobody is there to hear it where there is no report."""
     if report is None:
         return Response(status_code=400)
     metrics: Metrics = request.app.state.metrics
     metrics.ingested(kind.name, report)
-    return JSONResponse(_answer(report))
+    return JSONResponse(_members(report))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +129,19 @@ class Body:
 
 
 async def done_with_body(
-    request: Request, caller: AccessToken, work: Callable[[Body], Done], known: Sequence[str] = _MEDIA_TYPES
+    request: Request,
+    caller: AccessToken,
+    work: Callable[[Body], Done],
+    known: Sequence[str] = _MEDIA_TYPES,
+    expected_types: str = "",
 ) -> Done | None:
     """Reads the body within its limits, and does `work` with it in a thread. None when the sender went away.
 
-    `known`: the media types that it may have.
+    `known`: the media types that it may have; `expected_types` says them in words.
     """
     settings: Settings = request.app.state.settings
     storing: Storing = request.app.state.storing
-    media_type = bodies.media_type(request, known)
+    media_type = bodies.media_type(request, known, expected_types)
     is_compressed = bodies.is_compressed(request)
     room: Room = request.app.state.room
     seconds = settings.body_timeout_seconds
@@ -159,6 +169,13 @@ async def done_with_body(
 def _stored(body: Body, *, kind: Kind, settings: Settings, storing: Storing, caller: AccessToken) -> IngestReport:
     """Raises TimeoutError after the deadline of the body; then nothing is stored."""
     items = document_items(body, kind.name, settings, most_bytes=kind.most_item_bytes)
+    return stored_items(items, kind, settings=settings, storing=storing, caller=caller)
+
+
+def stored_items(
+    items: Items, kind: Kind, *, settings: Settings, storing: Storing, caller: AccessToken
+) -> IngestReport:
+    """Stores what a token sent, in one transaction."""
     with storing.pool.connection() as connection:
         source = f"http:{caller.token_id}"
         return ingest(connection, kind, items, source=source, sender=caller.name, settings=settings)
@@ -166,15 +183,15 @@ def _stored(body: Body, *, kind: Kind, settings: Settings, storing: Storing, cal
 
 def document_items(body: Body, member: str, settings: Settings, *, most_bytes: int) -> Items:
     """The items of a request's document; to take one after the deadline raises TimeoutError. Raises Problem."""
-    document = body.whole()
+    has_lines = body.media_type in bodies.JSON_LINES
+    split: Split = lines_of if has_lines else partial(items_of, member=member)
+    return split_items(body, body.whole(), split, settings, most_bytes=most_bytes)
+
+
+def split_items(body: Body, document: bytearray, split: Split, settings: Settings, *, most_bytes: int) -> Items:
+    """The same, by another way to split the document of that body."""
     try:
-        limits = {"most": settings.max_bulk_size, "most_bytes": most_bytes}
-        items = (
-            lines_of(document, **limits)
-            if body.media_type in bodies.JSON_LINES
-            else items_of(document, member, **limits)
-        )
-        return Timely(items, body.deadline)
+        return Timely(split(document, most=settings.max_bulk_size, most_bytes=most_bytes), body.deadline)
     except TooLargeItem as error:
         raise Problem(413, "too-large-item", str(error)) from None
     except TooManyItems as error:
@@ -185,7 +202,7 @@ def document_items(body: Body, member: str, settings: Settings, *, most_bytes: i
         raise Problem(422, "invalid-document", str(error)) from None
 
 
-def _answer(report: IngestReport) -> dict[str, Any]:
+def _members(report: IngestReport) -> dict[str, Any]:
     return {
         "received": report.received,
         "inserted": report.inserted,

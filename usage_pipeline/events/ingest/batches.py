@@ -168,9 +168,10 @@ def _parse(kind: Kind, items: Items, window: EventWindow, sender: str) -> tuple[
     parsed: dict[int, Item] = {}
     rejected: list[Rejection] = []
     kept = 0
-    for index, item in enumerate(items):
+    for index in range(len(items)):
         try:
-            found = kind.parse(item, window, sender)
+            # Items that are made of what came in another format may refuse to be made.
+            found = kind.parse(items[index], window, sender)
             kept += len(found.payload)
             parsed[index] = found if kept <= KEPT_BYTES else structs.replace(found, payload=b"")
         except Malformed as malformed:

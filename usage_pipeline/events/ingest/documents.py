@@ -17,7 +17,8 @@ from usage_pipeline import values
 from usage_pipeline.events.ingest.flat_objects import flat_object
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
-Items = Sequence[bytes | memoryview | msgspec.Raw]
+Json = bytes | memoryview | msgspec.Raw
+Items = Sequence[Json]
 
 # What is split at a time, unless an item is longer.
 WINDOW_BYTES = 2**20
@@ -97,16 +98,17 @@ class Timely(Sequence[bytes | memoryview | msgspec.Raw]):
 
 
 def items_of(
-    document: bytes | bytearray, member: str, *, most: int | None = None, most_bytes: int | None = None
+    document: bytes | bytearray, member: str | None, *, most: int | None = None, most_bytes: int | None = None
 ) -> Items:
     """The items of a JSON array, of `{"<member>": [...]}`, or the one item that has an `event_id` itself.
 
-    It does not look further than the first `most` items. An item of more than `most_bytes` may end it with TooLargeItem.
+    Without a member only an array has items. It does not look further than the first `most` items. An item of more than
+    `most_bytes` may end it with TooLargeItem.
     Raises TooManyItems, UnreadableDocument, or Malformed when the document is other JSON.
     """
     error: Exception | None = None
-    is_object = _OPENING_BRACE.match(document) is not None
-    if is_object and (most_bytes is None or len(document) <= most_bytes) and _is_item(document, member):
+    is_object = member is not None and _OPENING_BRACE.match(document) is not None
+    if member and is_object and (most_bytes is None or len(document) <= most_bytes) and _is_item(document, member):
         return _Slices(document, array("Q", (0, len(document))))
     if len(document) <= WINDOW_BYTES:
         try:
@@ -121,6 +123,37 @@ def items_of(
     if most is not None and len(ends) > 2 * most:
         raise _too_many(most)
     return _Slices(document, ends)
+
+
+def objects_of(document: bytes | bytearray, *, most: int | None = None, most_bytes: int | None = None) -> Items:
+    """The items of a JSON array, or the one object that the document is. It raises what `items_of` raises."""
+    if not begins_object(document):
+        return items_of(document, None, most=most, most_bytes=most_bytes)
+    if most_bytes is not None and len(document) > most_bytes:
+        raise TooLargeItem(f"body: expected an object of at most {most_bytes} bytes, came {len(document)}")
+    try:
+        _split(_as_array(document, 0, len(document)), 1)
+    except UNREADABLE_JSON as fault:
+        raise UnreadableDocument(
+            f"{_expected(None)}, came one that cannot be read: {values.described(fault)}"
+        ) from None
+    return _Slices(document, array("Q", (0, len(document))))
+
+
+def begins_object(document: bytes | bytearray) -> bool:
+    """Whether a document begins as a JSON object does."""
+    place = _skipped(document, 0)
+    return document[place : place + 1] == b"{"
+
+
+def seems_lines(document: bytes | bytearray) -> bool:
+    """Whether a document begins with a line that is an object, and another one. Such a document is no JSON as a whole."""
+    first = _skipped(document, 0)
+    end = document.find(b"\n", first)
+    if document[first : first + 1] != b"{" or end < 0:
+        return False
+    last, following = _stripped(document, end), _skipped(document, end)
+    return document[last - 1 : last] == b"}" and document[following : following + 1] == b"{"
 
 
 def lines_of(document: bytes | bytearray, *, most: int | None = None, most_bytes: int | None = None) -> Items:
@@ -202,15 +235,19 @@ def _too_many(most: int | None) -> TooManyItems:
     return TooManyItems(f"body: expected at most {most} items, came more")
 
 
+def _expected(member: str | None) -> str:
+    other = "an object" if member is None else f'an object {{"{member}": […]}}'
+    return f"body: expected a JSON array, or {other}"
+
+
 def _spans(
-    document: bytes | bytearray, member: str, most: int | None, most_bytes: int | None, error: Exception | None
+    document: bytes | bytearray, member: str | None, most: int | None, most_bytes: int | None, error: Exception | None
 ) -> Iterator[tuple[int, int]]:
     """Where each item begins and ends. `error` is what another reader said of the document, for the reason.
 
     In a valid array, what is before a place is valid, too, if that place is the end of an item. Else it is not: a text or an
     array would be open. So a window that ends where an item seems to end is decoded, and tells whether it does.
     """
-    expected = f'body: expected a JSON array, or an object {{"{member}": […]}}'
     try:
         place, last = _array_in(document, member)
         while place < last:
@@ -251,13 +288,13 @@ def _spans(
     except UNREADABLE_JSON as fault:
         error = error or fault
         kind = Malformed if isinstance(error, msgspec.ValidationError) else UnreadableDocument
-        raise kind(f"{expected}, came one that cannot be read: {values.described(error)}") from None
+        raise kind(f"{_expected(member)}, came one that cannot be read: {values.described(error)}") from None
 
 
-def _array_in(document: bytes | bytearray, member: str) -> tuple[int, int]:
+def _array_in(document: bytes | bytearray, member: str | None) -> tuple[int, int]:
     """Where the content of the array begins and ends, without the space around it. Raises DecodeError."""
     place, last = _skipped(document, 0), _stripped(document, len(document))
-    if document[place : place + 1] == b"{":
+    if member is not None and document[place : place + 1] == b"{":
         if document[last - 1 : last] != b"}":
             raise msgspec.DecodeError("Input data was truncated")
         last = _stripped(document, last - 1)

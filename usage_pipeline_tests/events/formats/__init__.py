@@ -1,0 +1,1 @@
+"""Mappings of other formats: oracles are what LiteLLM logged, and the standards."""
