@@ -133,7 +133,8 @@ def database_url(servers: LocalServers, databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 def redis_url(servers: LocalServers) -> str:
-    with redis.Redis.from_url(servers.redis_url) as client:
+    # On a busy machine, forgetting what a test left takes seconds.
+    with redis.Redis.from_url(servers.redis_url, socket_timeout=60) as client:
         client.flushall()
     return servers.redis_url
 

@@ -120,7 +120,7 @@ def test_values_beyond_the_most_used_are_one_apart_from_a_value_of_that_name(
         ("project", "other", True, 2),
     ]
     assert crowded_tag_faults(postgres, *SPAN) == [
-        "tag project: more than 1000 values in a day; 2 requests of the others are together as `other`"
+        "tag project: more than 1000 values in a day; 2 requests of the others together as `other`"
     ]
     # A value that is called `other` is one of them.
     assert tag_counts(postgres, DAY.day) == {"project": (2, 2)}

@@ -187,7 +187,7 @@ def test_the_check_finds_a_day_that_is_wrong_and_a_day_that_waits_too_long(
     assert overdue_stat_faults(postgres, settings=settings, now=now) == []
     postgres.execute("update stats.daily_issue_stats set created_count = 7 where date = %s", (DAY,))
     assert faults(postgres, settings) == [
-        "2024-02-10: 7 created, 0 resolved, 0 comments are stored; the issues have 1, 0, 0. Materialize the day again"
+        "2024-02-10: 7 created, 0 resolved, 0 comments stored; the issues have 1, 0, 0. Materialize the day again"
     ]
     # More that were resolved than are known is a fault since the history is kept.
     replace_issue_stats(postgres, DAY, DAY, settings=settings)
