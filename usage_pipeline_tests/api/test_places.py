@@ -12,7 +12,8 @@ import pytest
 
 from usage_pipeline.access.tokens import create_token
 from usage_pipeline.api import storing as storing_module
-from usage_pipeline.api.ingest import routes
+from usage_pipeline.api.ingest import budget, routes
+from usage_pipeline.api.memory import SMALL_BYTES
 from usage_pipeline.api.places import Places
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import Storing
@@ -128,6 +129,8 @@ def test_a_large_document_that_takes_long_keeps_no_small_one_of_another_token_ou
     database_url: str, redis_url: str, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(routes, "STORE_SECONDS", 5)
+    # Else documents of two megabytes are medium ones, which have room of their own.
+    monkeypatch.setattr(budget, "MEDIUM_BYTES", SMALL_BYTES)
     settings = load_settings(
         database_url=database_url, redis_url=redis_url, db_pool_size=POOL, max_gzip_size=100 * 1024
     )
