@@ -244,8 +244,11 @@ def test_a_demo_that_is_stopped_says_so_and_leaves_nothing_running(
 ) -> None:
     """Soon after its start, and while Dagster has the signals."""
     folder = tmp_path / "place"
-    command = [sys.executable, "-c", "from usage_pipeline.cli import main; main()", "demo", "--folder", str(folder)]
-    demo = subprocess.Popen([*command, "--seconds", "0.5"], stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background of a shell hands on that Ctrl-C is ignored.
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heeded}; from usage_pipeline.cli import main; main()"
+    command = [sys.executable, "-c", program, "demo", "--folder", str(folder), "--seconds", "0.5"]
+    demo = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: (folder / until).exists() or demo.poll() is not None, f"{until} is there", 120)
         demo.send_signal(number)
