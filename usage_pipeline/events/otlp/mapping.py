@@ -44,21 +44,15 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True)
 class Rules:
-    """Which attributes tell team, user and service, and whether prompts and answers are kept."""
+    """Which attributes tell team, user and service."""
 
     team: Sequence[str]
     user: Sequence[str]
     service: Sequence[str]
-    keeps_content: bool
 
     @classmethod
     def of(cls, settings: Settings) -> "Rules":
-        return cls(
-            settings.otlp_team_names,
-            settings.otlp_user_names,
-            settings.otlp_service_names,
-            settings.otlp_keep_content,
-        )
+        return cls(settings.otlp_team_names, settings.otlp_user_names, settings.otlp_service_names)
 
     @cached_property
     def of_resources(self) -> Reading:
