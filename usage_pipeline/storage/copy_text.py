@@ -3,6 +3,7 @@
 We have our own encoder because psycopg's needs Python values; here digits that came as text stay text.
 """
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -14,6 +15,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _LONG_CHARACTERS = 4_096
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_has_signs = re.compile(r"[\\\t\n\r]").search
 
 
 def copy_line(row: Iterable[Field]) -> bytes:
@@ -27,7 +29,8 @@ def copy_line(row: Iterable[Field]) -> bytes:
 def escaped(text: str) -> bytes:
     """A text of any length. To translate a million characters takes up to 50 ms, while every other thread waits."""
     if len(text) < _LONG_CHARACTERS:
-        return text.translate(_ESCAPES).encode()
+        # Nearly all short texts are without; to look costs a tenth of what to translate does.
+        return text.translate(_ESCAPES).encode() if _has_signs(text) else text.encode()
     encoded = text.encode()
     for sign, escape in ((b"\\", b"\\\\"), (b"\t", b"\\t"), (b"\n", b"\\n"), (b"\r", b"\\r")):
         encoded = encoded.replace(sign, escape)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from hashlib import sha1
 from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -25,14 +26,13 @@ _MAX_COST_CHARACTERS = 100
 _PLAIN_COST = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,40})?")
 # The lengths of a UUID with its hyphens and without.
 _UUID_CHARACTERS = (36, 32)
-_EXTERNAL: Final = uuid5(NAMESPACE_URL, "urn:usage-pipeline:event")
+_EXTERNAL: Final = uuid5(NAMESPACE_URL, "urn:usage-pipeline:event").bytes
 # What a reason adds to a total that is not the sum of its parts.
 _SUM_BY_ITSELF = "Leave total_tokens out to have it summed up"
 _ROOTS = ("input_tokens", "output_tokens")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """The id of an event's row; and as the client gave them: the source, and an id that is no UUID."""
 
     event_id: UUID
@@ -53,7 +53,9 @@ def identity(event_id: str, source: str | None, sender: str) -> Identity:
             pass
     text = values.identifier_text("event_id", event_id)
     source = source or sender
-    return Identity(uuid5(_EXTERNAL, f"{source}\0{text}"), source, text)
+    # What `uuid5` makes, in half the time: nearly all ids of other programs are such.
+    digest = sha1(_EXTERNAL + f"{source}\0{text}".encode(), usedforsecurity=False).digest()
+    return Identity(UUID(bytes=digest[:16], version=5), source, text)
 
 
 def optional_text(name: str, text: str | None) -> str | None:
