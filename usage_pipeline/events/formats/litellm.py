@@ -57,7 +57,6 @@ class _Record(msgspec.Struct, gc=False):
     endTime: Any = None  # noqa: N815
     model: Any = None
     model_group: Any = None
-    metadata: Any = None
     response_cost: Any = None
     cost_breakdown: Any = None
     response_cost_failure_debug_info: Any = None
@@ -75,6 +74,7 @@ class _Record(msgspec.Struct, gc=False):
     organization_id: Any = None
     request_duration_ms: Any = None
     # Large, or seldom needed.
+    metadata: msgspec.Raw = NONE
     error_information: msgspec.Raw = NONE
     model_parameters: msgspec.Raw = NONE
     hidden_params: msgspec.Raw = NONE
@@ -103,16 +103,17 @@ _PARTS = {
 }
 
 
-def _raws(name: str, names: tuple[str, ...]) -> Any:
-    return msgspec.defstruct(name, [(one, msgspec.Raw, NONE) for one in names], gc=False)
+def _struct(name: str, names: tuple[str, ...], kind: Any = msgspec.Raw, default: Any = NONE) -> Any:
+    return msgspec.defstruct(name, [(one, kind, default) for one in names], gc=False)
 
 
 _read_small = outline_reader(_Record, _WHAT)
-_read_large = outline_reader(_raws("_LargeRecord", _Record.__struct_fields__), _WHAT)
-_metadata_in = part_reader(_raws("_LargeMetadata", _METADATA))
-_parts_in = {name: part_reader(_raws("_Part", names)) for name, names in _PARTS.items()}
-_listed_in = part_reader(_raws("_Listed", ("litellm_provider",)))
-_of_client_in = {name: part_reader(_raws("_OfClient", names)) for name, names in _OF_CLIENTS.items()}
+_read_large = outline_reader(_struct("_LargeRecord", _Record.__struct_fields__), _WHAT)
+_large_metadata_in = part_reader(_struct("_LargeMetadata", _METADATA))
+_metadata_in = part_reader(_struct("_Metadata", _METADATA, Any, None))
+_parts_in = {name: part_reader(_struct("_Part", names)) for name, names in _PARTS.items()}
+_listed_in = part_reader(_struct("_Listed", ("litellm_provider",)))
+_of_client_in = {name: part_reader(_struct("_OfClient", names)) for name, names in _OF_CLIENTS.items()}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -122,30 +123,30 @@ def event_of(item: Json) -> bytes:
     Whatever LiteLLM does not know is `unknown`, or is left out. Texts that are too long are shortened.
     """
     record = _read_small(item if memoryview(item).nbytes <= MAX_MEMBER_BYTES else _reduced(item))
-    metadata = object_of(record.metadata)
-    is_failed = _text(record.status, metadata.get("status")) == _FAILED
+    metadata = _metadata_in(record.metadata)
+    is_failed = _text(record.status, metadata.status) == _FAILED
     is_hit = record.cache_hit is True or _text(record.cache_hit).lower() == "true"
     started, ended = _moment("startTime", record.startTime), _moment("endTime", record.endTime)
     at = started or ended
     if at is None:
         raise Malformed("startTime: expected a time, came none")
-    priced = object_of(record.cost_breakdown) or object_of(metadata.get("cost_breakdown"))
-    usage = object_of(metadata.get("usage_object")) or object_of(_inside(record, "response", "usage"))
+    priced = object_of(record.cost_breakdown) or object_of(metadata.cost_breakdown)
+    usage = object_of(metadata.usage_object) or object_of(_inside(record, "response", "usage"))
     tags, left_out = _tags(record, metadata, is_hit)
     event: dict[str, Any] = {
         "event_id": _event_id(record, at, is_failed),
         "source": SOURCE,
         "event_time": at.isoformat(),
-        "user_id": _text(record.end_user, metadata.get("user_api_key_end_user_id"))
+        "user_id": _text(record.end_user, metadata.user_api_key_end_user_id)
         # What the SDK calls user, which has no keys of its own.
         or _text(_inside(record, "model_parameters", "user"))
         or _owner(record, metadata)
         or UNKNOWN,
         "team": _text(
-            metadata.get("user_api_key_team_alias"),
-            metadata.get("team_alias"),
-            metadata.get("user_api_key_team_id"),
-            metadata.get("team_id"),
+            metadata.user_api_key_team_alias,
+            metadata.team_alias,
+            metadata.user_api_key_team_id,
+            metadata.team_id,
             record.team_id,
         )
         or UNKNOWN,
@@ -185,7 +186,7 @@ def _reduced(item: Json) -> bytes:
             found = _parts_in[name](raw)
             members[name] = {one: small_enough(f"{name}.{one}", getattr(found, one)) for one in _PARTS[name]}
         elif name == "metadata" and memoryview(raw).nbytes > MAX_MEMBER_BYTES:
-            found = _metadata_in(raw)
+            found = _large_metadata_in(raw)
             members[name] = {one: _part(one, getattr(found, one)) for one in _METADATA}
         else:
             members[name] = small_enough(name, raw)
@@ -267,16 +268,16 @@ def _latency(record: _Record, started: datetime | None, ended: datetime | None) 
     return took if isinstance(took, int) and 0 <= took <= MAX_LATENCY_MS else None
 
 
-def _provider(record: _Record, metadata: Mapping[str, Any]) -> str:
+def _provider(record: _Record, metadata: Any) -> str:
     if provider := _text(record.custom_llm_provider):
         return provider
     listed = value_of("litellm_provider", _listed_in(_price_entry(record, metadata)).litellm_provider)
     return _text(listed, _error(record, metadata).get("llm_provider")) or UNKNOWN
 
 
-def _price_entry(record: _Record, metadata: Mapping[str, Any]) -> msgspec.Raw:
+def _price_entry(record: _Record, metadata: Any) -> msgspec.Raw:
     """What LiteLLM's price list has of the model."""
-    in_metadata = object_of(metadata.get("model_map_information"))
+    in_metadata = object_of(metadata.model_map_information)
     raw = msgspec.Raw(_encode(in_metadata)) if in_metadata else record.model_map_information
     entry: msgspec.Raw = _parts_in["model_map_information"](raw).model_map_value
     return entry
@@ -290,13 +291,13 @@ def _model(record: _Record) -> str:
     )
 
 
-def _error(record: _Record, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _error(record: _Record, metadata: Any) -> dict[str, Any]:
     found = {name: _inside(record, "error_information", name) for name in _PARTS["error_information"]}
-    return found if any(found.values()) else object_of(metadata.get("error_information"))
+    return found if any(found.values()) else object_of(metadata.error_information)
 
 
 def _cost(
-    record: _Record, metadata: Mapping[str, Any], priced: Mapping[str, Any], *, is_failed: bool, is_hit: bool
+    record: _Record, metadata: Any, priced: Mapping[str, Any], *, is_failed: bool, is_hit: bool
 ) -> int | float | None:
     """What LiteLLM says. It writes 0 also where it knows no price: such a 0 is none."""
     if is_hit:
@@ -307,7 +308,7 @@ def _cost(
     return None if cost == 0 and (is_failed or not _knows_price(record, metadata, priced)) else cost
 
 
-def _knows_price(record: _Record, metadata: Mapping[str, Any], priced: Mapping[str, Any]) -> bool:
+def _knows_price(record: _Record, metadata: Any, priced: Mapping[str, Any]) -> bool:
     if record.response_cost_failure_debug_info or record.zero_cost_diagnostic:
         return False
     if priced.get("total_cost") is not None:
@@ -320,18 +321,18 @@ def _tier(*found: object) -> str:
     return "" if tier in _USUAL_TIERS else tier
 
 
-def _owner(record: _Record, metadata: Mapping[str, Any]) -> str:
-    owner = _text(metadata.get("user_api_key_user_id"), record.user, metadata.get("user_api_key_user_email"))
+def _owner(record: _Record, metadata: Any) -> str:
+    owner = _text(metadata.user_api_key_user_id, record.user, metadata.user_api_key_user_email)
     return "" if owner == _NOBODY else owner
 
 
-def _key(record: _Record, metadata: Mapping[str, Any]) -> str:
+def _key(record: _Record, metadata: Any) -> str:
     """The hash by which LiteLLM knows a virtual key; of a key as it is, that hash is made here."""
-    key = _text(metadata.get("user_api_key_hash"), record.api_key)
+    key = _text(metadata.user_api_key_hash, record.api_key)
     return sha256(key.encode()).hexdigest() if key.startswith("sk-") else key
 
 
-def _failure(record: _Record, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _failure(record: _Record, metadata: Any) -> dict[str, Any]:
     error = _error(record, metadata)
     code = _text(error.get("error_code"))
     return {
@@ -340,20 +341,20 @@ def _failure(record: _Record, metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _service(metadata: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+def _service(metadata: Any, tags: Mapping[str, str]) -> str:
     return (
         tags.get("service")
         or _text(
-            object_of(metadata.get("spend_logs_metadata")).get("service"),
-            object_of(metadata.get("requester_metadata")).get("service"),
-            metadata.get("user_api_key_project_alias"),
-            metadata.get("user_api_key_alias"),
+            object_of(metadata.spend_logs_metadata).get("service"),
+            object_of(metadata.requester_metadata).get("service"),
+            metadata.user_api_key_project_alias,
+            metadata.user_api_key_alias,
         )
         or UNKNOWN
     )
 
 
-def _tags(record: _Record, metadata: Mapping[str, Any], is_hit: bool) -> tuple[dict[str, str], list[str]]:
+def _tags(record: _Record, metadata: Any, is_hit: bool) -> tuple[dict[str, str], list[str]]:
     """Tags by name, and all tags of the sender where some of them are too many."""
     found = record.request_tags
     sent = [text for one in found if (text := text_of(one))] if isinstance(found, list) else []
@@ -366,12 +367,10 @@ def _tags(record: _Record, metadata: Mapping[str, Any], is_hit: bool) -> tuple[d
     ours = {
         "call_type": _text(record.call_type),
         "cache_hit": "true" if is_hit else "",
-        "key_alias": _text(metadata.get("user_api_key_alias")),
+        "key_alias": _text(metadata.user_api_key_alias),
         "model_group": "" if group == _text(record.model) else group,
-        "organization": _text(
-            metadata.get("user_api_key_org_alias"), metadata.get("user_api_key_org_id"), record.organization_id
-        ),
-        "project": _text(metadata.get("user_api_key_project_alias"), metadata.get("user_api_key_project_id")),
+        "organization": _text(metadata.user_api_key_org_alias, metadata.user_api_key_org_id, record.organization_id),
+        "project": _text(metadata.user_api_key_project_alias, metadata.user_api_key_project_id),
     }
     tags = {name: value for name, value in ours.items() if value and name not in named}
     room = MAX_TAGS - len(tags)

@@ -86,7 +86,8 @@ def part_reader(outline: type[Outline]) -> Callable[[msgspec.Raw], Outline]:
 def text_of(value: object) -> str:
     """A text as it may be stored, also of a number; of anything else an empty one."""
     if isinstance(value, str):
-        return fitted(value.strip())
+        text = value.strip()
+        return text if len(text) <= MAX_ID_CHARACTERS and "\0" not in text else fitted(text)
     return "" if isinstance(value, bool) or not isinstance(value, int | float) else fitted(str(value))
 
 

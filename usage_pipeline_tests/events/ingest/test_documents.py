@@ -91,6 +91,7 @@ def test_a_document_is_split_where_the_writer_put_its_commas_whatever_the_window
         document = f' {{ "events" :{document}}} '
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "WINDOW_BYTES", window)
+        patch.setattr(documents, "WHOLE_BYTES", window)
         whole = document.encode()
         assert [bytes(item) for item in items_of(whole, "events")] == [one.encode() for one in written]
         assert list(items_in(whole, "events")) == [one.encode() for one in written]
