@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 # An attribute that is none of these is ODD: a list, a map, bytes. A prompt or an answer is its JSON instead.
 Value = str | int | float | bool | None
 Attributes = Mapping[str, Value]
@@ -19,8 +21,7 @@ class Reading:
     is_long: Wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True, gc=False):
     """Ids in hexadecimal digits, times in nanoseconds since 1970 (0: none), and the wanted attributes."""
 
     trace_id: str
