@@ -1,8 +1,8 @@
 """How many usage events a second get in over HTTP in the formats of other programs, against plain ones on the bulk route.
 
 What LiteLLM sends is as its generic API callback sends it: 13 KB an event, not compressed. Spans are as the exporters of
-OpenTelemetry send them: with gzip. The same requests as usage events, with all that LiteLLM and the spans tell of them, go to the
-bulk route as well. Everything is measured in turns within one run, on embedded servers in a temporary folder.
+OpenTelemetry send them: with gzip. The same requests as usage events, with all that LiteLLM and the spans tell of them, go to
+the bulk route as well. Everything is measured in turns within one run, on embedded servers in a temporary folder.
 Run: python -m benchmarks.formats [--events N] [--repeats N] [--workers N] [--clients N] [--json]
 """
 

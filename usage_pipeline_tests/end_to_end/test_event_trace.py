@@ -26,13 +26,14 @@ from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.timescale import is_hypertable
 from usage_pipeline_tests.end_to_end.rigs.trace_prices import cost_with_own_prices, own_prices, usual_cost
-from usage_pipeline_tests.end_to_end.rigs.trace_sending import Events, Service, batches_of, send_all
+from usage_pipeline_tests.end_to_end.rigs.trace_sending import Events, batches_of, send_all
 from usage_pipeline_tests.end_to_end.rigs.trace_usage import other_version, random_event
 from usage_pipeline_tests.end_to_end.rigs.usage_frames import TABLES, WINDOW_OF, Table, frame_of, tagged
 from usage_pipeline_tests.end_to_end.rigs.usage_tables import assert_tables_equal
 from usage_pipeline_tests.rigs.commands import run_command
 from usage_pipeline_tests.rigs.events import list_cost
 from usage_pipeline_tests.rigs.places import REAL_TRACE
+from usage_pipeline_tests.rigs.service_process import ServiceProcess
 
 SEED = 20261121
 CLIENT_KILLS = 12
@@ -54,8 +55,8 @@ def stored_in(request: pytest.FixtureRequest, redis_url: str) -> Settings:
 
 
 @pytest.fixture
-def service(stored_in: Settings, tmp_path: Path) -> Iterator[Service]:
-    service = Service(stored_in, tmp_path / "api.log")
+def service(stored_in: Settings, tmp_path: Path) -> Iterator[ServiceProcess]:
+    service = ServiceProcess(stored_in, tmp_path / "api.log")
     service.wait_until_it_answers()
     yield service
     service.stop()
@@ -123,7 +124,7 @@ def command(settings: Settings, *arguments: object) -> Any:
     return json.loads(done.stdout)
 
 
-def correct(service: Service, token: str, corrections: Sequence[dict[str, Any]]) -> None:
+def correct(service: ServiceProcess, token: str, corrections: Sequence[dict[str, Any]]) -> None:
     url = f"{service.url}/api/v1/ingest/corrections:bulk"
     headers = {"Authorization": f"Bearer {token}"}
     answer = httpx.post(url, json=list(corrections), headers=headers, timeout=60, trust_env=False).json()
@@ -145,7 +146,7 @@ def decide_conflicts(settings: Settings, sent: Events, accepted: Events) -> None
 
 @pytest.mark.skipif(not REAL_TRACE.exists(), reason="the real trace is not beside this checkout (../shared/data)")
 def test_the_tables_equal_an_independent_recomputation_to_the_unit(
-    stored_in: Settings, service: Service, tmp_path: Path
+    stored_in: Settings, service: ServiceProcess, tmp_path: Path
 ) -> None:
     chance = random.Random(SEED)
     until = datetime.now(UTC) - timedelta(minutes=1)

@@ -24,12 +24,14 @@ from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.events.formats import cloudevents, litellm
 from usage_pipeline.events.formats.mapped import Mapped
-from usage_pipeline.events.ingest.batches import EVENTS, IngestReport
-from usage_pipeline.events.ingest.documents import Items, begins_object, lines_of, objects_of, seems_lines
+from usage_pipeline.events.ingest.batches import EVENTS, IngestReport, joined
+from usage_pipeline.events.ingest.documents import Json, begins_object, lines_of, objects_of, seems_lines
 from usage_pipeline.settings import Settings
 
 # The items of a body, as usage events.
-Read = Callable[[Body, Settings], Items]
+Read = Callable[[Body, Settings], Mapped[Json]]
+# What LiteLLM keeps while it cannot send, and then sends at once (`max_queue_size`).
+LITELLM_MOST_ITEMS = 50_000
 STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
 _LITELLM_TYPES = (*bodies.JSON, *bodies.JSON_LINES)
@@ -85,22 +87,34 @@ async def _stored(
     storing: Storing = request.app.state.storing
 
     def store(body: Body) -> IngestReport:
-        return stored_items(read(body, settings), EVENTS, settings=settings, storing=storing, caller=caller)
+        # Portions that are stored before one fails stay, and are duplicates when the request comes again.
+        return joined(
+            [
+                stored_items(items, EVENTS, settings=settings, storing=storing, caller=caller)
+                for items in read(body, settings).portions(settings.max_bulk_size)
+            ]
+        )
 
     return answer(request, EVENTS, await done_with_body(request, caller, store, media_types, expected))
 
 
-def _litellm_events(body: Body, settings: Settings) -> Items:
+def _litellm_events(body: Body, settings: Settings) -> Mapped[Json]:
+    """However many LiteLLM sends: it throws away what is refused, and does not heed limits."""
     document = body.whole()
     # LiteLLM says that lines are JSON, too.
     has_lines = body.media_type in bodies.JSON_LINES or seems_lines(document)
     items = split_items(
-        body, document, lines_of if has_lines else objects_of, settings, most_bytes=EVENTS.most_item_bytes
+        body,
+        document,
+        lines_of if has_lines else objects_of,
+        settings,
+        most=max(LITELLM_MOST_ITEMS, settings.max_bulk_size),
+        most_bytes=EVENTS.most_item_bytes,
     )
     return Mapped(items, litellm.event_of)
 
 
-def _cloudevents(body: Body, settings: Settings) -> Items:
+def _cloudevents(body: Body, settings: Settings) -> Mapped[Json]:
     document = body.whole()
     is_object = begins_object(document)
     if document and is_object != (body.media_type == STRUCTURED):
@@ -110,7 +124,7 @@ def _cloudevents(body: Body, settings: Settings) -> Items:
     return Mapped(items, cloudevents.event_of)
 
 
-def _binary_event(body: Body, settings: Settings, *, attributes: Mapping[str, str]) -> Items:
+def _binary_event(body: Body, settings: Settings, *, attributes: Mapping[str, str]) -> Mapped[Json]:
     document = body.whole()
     if document and not begins_object(document):
         raise Problem(422, "invalid-document", "body: expected the members of one event as a JSON object, came another")

@@ -188,14 +188,16 @@ def document_items(body: Body, member: str, settings: Settings, *, most_bytes: i
     return split_items(body, body.whole(), split, settings, most_bytes=most_bytes)
 
 
-def split_items(body: Body, document: bytearray, split: Split, settings: Settings, *, most_bytes: int) -> Items:
-    """The same, by another way to split the document of that body."""
+def split_items(
+    body: Body, document: bytearray, split: Split, settings: Settings, *, most_bytes: int, most: int | None = None
+) -> Items:
+    """The same, by another way to split the document of that body; `most` items in place of MAX_BULK_SIZE."""
     try:
-        return Timely(split(document, most=settings.max_bulk_size, most_bytes=most_bytes), body.deadline)
+        return Timely(split(document, most=most or settings.max_bulk_size, most_bytes=most_bytes), body.deadline)
     except TooLargeItem as error:
         raise Problem(413, "too-large-item", str(error)) from None
     except TooManyItems as error:
-        raise Problem(413, "too-many-items", f"{error} (MAX_BULK_SIZE)") from None
+        raise Problem(413, "too-many-items", str(error) if most else f"{error} (MAX_BULK_SIZE)") from None
     except UnreadableDocument as error:
         raise Problem(400, "invalid-json", str(error)) from None
     except Malformed as error:

@@ -107,6 +107,23 @@ class IngestReport:
     rejected: tuple[Rejection, ...]
 
 
+def joined(reports: Sequence[IngestReport]) -> IngestReport:
+    """One report of the portions of a document, in their order: at least one. Indexes are those in the document."""
+    rejected: list[Rejection] = []
+    before = 0
+    for report in reports:
+        rejected.extend(Rejection(before + rejection.index, rejection.reason) for rejection in report.rejected)
+        before += report.received
+    return IngestReport(
+        reports[0].batch_id,
+        before,
+        sum(report.inserted for report in reports),
+        sum(report.duplicates for report in reports),
+        sum(report.conflicts for report in reports),
+        tuple(rejected),
+    )
+
+
 def ingest(
     connection: psycopg.Connection,
     kind: Kind,

@@ -94,8 +94,10 @@ class Timely(Sequence[bytes | memoryview | msgspec.Raw]):
     @overload
     def __getitem__(self, index: int) -> bytes | memoryview | msgspec.Raw: ...
     @overload
-    def __getitem__(self, index: slice) -> Items: ...
-    def __getitem__(self, index: int | slice) -> bytes | memoryview | msgspec.Raw | Items:
+    def __getitem__(self, index: slice) -> "Timely": ...
+    def __getitem__(self, index: int | slice) -> "bytes | memoryview | msgspec.Raw | Timely":
+        if isinstance(index, slice):
+            return Timely(self._items[index], self._deadline)
         if time.monotonic() > self._deadline:
             raise TimeoutError
         return self._items[index]

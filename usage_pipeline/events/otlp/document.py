@@ -2,11 +2,11 @@
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import overload
 
+from usage_pipeline.events.formats.mapped import Mapped
 from usage_pipeline.events.otlp import json_text, protobuf
 from usage_pipeline.events.otlp.mapping import Rules, archive_of, event_of, has_unknown_tokens, is_model_call
 from usage_pipeline.events.otlp.parts import Parts
@@ -127,24 +127,13 @@ class TraceRequest:
         return self._resource[1]
 
 
-class Batch(Sequence[bytes]):
+class Batch(Mapped[int]):
     """The events of some calls, in their order."""
 
     def __init__(self, request: TraceRequest, numbers: "array[int]") -> None:
+        super().__init__(numbers, request.event)
         self._request = request
         self._numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
-        if isinstance(index, slice):
-            return Batch(self._request, self._numbers[index])
-        return self._request.event(self._numbers[index])
 
     def name(self, index: int) -> str:
         """`trace id/span id`."""

@@ -133,14 +133,36 @@ def test_another_document_is_refused_as_a_whole(
     expect_problem(ingest_client.post(LITELLM_PATH, content=body, headers=JSON), status, kind)
 
 
-def test_it_has_the_limits_of_the_bulk_route(settings: Settings, postgres: psycopg.Connection) -> None:
-    with serving(settings.model_copy(update={"max_bulk_size": 2})) as service:
+def test_more_than_a_batch_is_stored_in_portions(settings: Settings, postgres: psycopg.Connection) -> None:
+    """What LiteLLM could not send for a while comes at once, and is gone for good if it is refused."""
+    batch: list[Any] = payloads()
+    batch[1] = batch[4] = {"id": "no time"}
+    with serving(settings.model_copy(update={"max_bulk_size": 3})) as service:
+        client = service.with_token(new_token(postgres))
+        bodies = (
+            (json.dumps(batch), JSON),
+            ("\n".join(map(json.dumps, batch)), JSON),
+            ("\n".join(map(json.dumps, batch)), LINES),
+        )
+        answers = [client.post(LITELLM_PATH, content=body, headers=headers).json() for body, headers in bodies]
+    assert [answer["received"] for answer in answers] == [len(batch)] * 3
+    assert [answer["inserted"] for answer in answers] == [len(batch) - 2, 0, 0]
+    assert [answer["duplicates"] for answer in answers] == [0, len(batch) - 2, len(batch) - 2]
+    for answer in answers:
+        assert [rejection["index"] for rejection in answer["rejected"]] == [1, 4]
+    assert len(stored(postgres)) == len(batch) - 2
+    assert postgres.execute("select max(received) from ops.ingest_batches").fetchone() == (3,)
+
+
+def test_a_request_has_a_limit_all_the_same(settings: Settings, postgres: psycopg.Connection) -> None:
+    with serving(settings) as service:
         for path in (LITELLM_PATH, CLOUDEVENTS_PATH):
             assert service.client.post(path, json=[]).status_code == 401
         client = service.with_token(new_token(postgres))
-        for body, headers in ((json.dumps([{}] * 3), JSON), ("{}\n{}\n{}", JSON), ("{}\n{}\n{}", LINES)):
+        for body, headers in ((b"[" + b"0," * 50_000 + b"0]", JSON), (b"{}\n" * 50_001, LINES)):
             refused = client.post(LITELLM_PATH, content=body, headers=headers)
-            assert "MAX_BULK_SIZE" in expect_problem(refused, 413, "too-many-items")
+            assert "50000 items" in expect_problem(refused, 413, "too-many-items")
+        assert client.post(LITELLM_PATH, json=[]).json()["received"] == 0
         service.client.headers["Authorization"] = f"Bearer {new_token(postgres, 'read', name='reader')}"
         for path in (LITELLM_PATH, CLOUDEVENTS_PATH):
             assert client.post(path, json=[]).status_code == 403

@@ -1,10 +1,11 @@
-"""The real LiteLLM and its own generic API callback against the real service, also when answers get lost and it sends again."""
+"""The real LiteLLM and its own callback against the real service, also when that is killed in mid-batch and answers are lost."""
 
 import json
 import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,9 @@ import psycopg
 import pytest
 
 from usage_pipeline.settings import Settings
-from usage_pipeline_tests.rigs.service import LITELLM_PATH, new_token, serving
+from usage_pipeline_tests.rigs.service import LITELLM_PATH, new_token
+from usage_pipeline_tests.rigs.service_process import ServiceProcess
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 CALLS = ROOT / "usage_pipeline_tests" / "events" / "formats" / "litellm_calls.py"
@@ -40,59 +43,126 @@ def litellm() -> list[str]:
     return command
 
 
-@contextmanager
-def unreliable(port: int) -> Iterator[tuple[str, list[str]]]:
-    """A way to the service that loses its first answers: one becomes a 503, one is cut off. It gives its address, and a log."""
-    log: list[str] = []
+class KilledInMidBatch:
+    """A way to the service, which is killed while it stores the first batch, when some portions of it are committed.
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            headers = {name: self.headers[name] for name in ("Authorization", "Content-Type")}
-            answer = httpx.post(f"http://127.0.0.1:{port}{self.path}", content=body, headers=headers, trust_env=False)
-            log.append(answer.text)
-            if len(log) == 2:
-                self.close_connection = True
-                return
-            # What was stored, and not what is said, decides whether it counts once.
-            self.send_response(503 if len(log) == 1 else answer.status_code)
-            self.send_header("Content-Length", str(len(answer.content)))
-            self.end_headers()
-            self.wfile.write(answer.content)
+    The second answer is cut off. `answers` are those that the service gave.
+    """
 
-        def log_message(self, *args: object) -> None:
-            pass
+    def __init__(self, service: ServiceProcess, postgres: psycopg.Connection) -> None:
+        self._service = service
+        self._postgres = postgres
+        self._requests = 0
+        self.answers: list[dict[str, Any]] = []
+        self.stored_before_the_kill = 0
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}{LITELLM_PATH}", log
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
+    @contextmanager
+    def serving(self) -> Iterator[str]:
+        """Until the end of the block; the address of its route."""
+        way = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                headers = {name: self.headers[name] for name in ("Authorization", "Content-Type")}
+                status, content = way.passed_on(self.path, body, headers)
+                if status == 0:
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}{LITELLM_PATH}"
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join(10)
+
+    def passed_on(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        """Status and content of the answer to the caller; the status is 0 when there is none."""
+        self._requests += 1
+
+        def post() -> httpx.Response:
+            return httpx.post(f"{self._service.url}{path}", content=body, headers=headers, trust_env=False, timeout=60)
+
+        if self._requests == 1:
+            with ThreadPoolExecutor(1) as threads:
+                self._kill_while(threads.submit(post))
+            return 503, b"{}"
+        answer = post()
+        self.answers.append(answer.json())
+        return (0, b"") if self._requests == 2 else (answer.status_code, answer.content)
+
+    def _kill_while(self, posted: "Future[httpx.Response]") -> None:
+        """The third portion waits for a lock; then the service is killed, and another one is started."""
+        self._postgres.execute(_WAIT_WITH_THE_THIRD)
+        self._postgres.execute("select pg_advisory_lock(42)")
+        waiting = "select count(*) from pg_locks where locktype = 'advisory' and objid = 42 and not granted"
+        wait_until(lambda: _number(self._postgres, waiting), "the third portion waits")
+        self._service.kill()
+        with pytest.raises(httpx.TransportError):
+            posted.result(60)
+        self._postgres.execute("select pg_advisory_unlock(42)")
+        wait_until(lambda: not _number(self._postgres, waiting), "its transaction has ended")
+        self._postgres.execute("drop function wait_with_the_third cascade")
+        self.stored_before_the_kill = _number(self._postgres, "select count(*) from analytics.usage_events")
+        self._service.start()
+        self._service.wait_until_it_answers()
+
+
+_WAIT_WITH_THE_THIRD = """
+create function wait_with_the_third() returns trigger language plpgsql as $$
+begin
+    if (select count(*) from ops.ingest_batches) >= 2 then
+        perform pg_advisory_xact_lock(42);
+    end if;
+    return new;
+end $$;
+create trigger wait before insert on ops.ingest_batches for each row execute function wait_with_the_third();
+"""
+
+
+def _number(postgres: psycopg.Connection, query: str) -> int:
+    [[number]] = postgres.execute(query).fetchall()
+    return int(number)
 
 
 def test_every_request_of_litellm_counts_once_with_its_tokens_and_its_cost(
     litellm: list[str], settings: Settings, postgres: psycopg.Connection, tmp_path: Path
 ) -> None:
     logged = tmp_path / "logged.json"
-    with serving(settings) as service, unreliable(service.port) as (url, log):
-        run = subprocess.run(
-            [*litellm, str(CALLS), url, new_token(postgres), "json_array", str(logged)],
-            capture_output=True,
-            timeout=300,
-            cwd=tmp_path,
-            # No network beyond loopback: its own price list, and none of its proxies.
-            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"},
-        )
+    token = new_token(postgres)
+    service = ServiceProcess(settings, tmp_path / "api.log", MAX_BULK_SIZE="5")
+    try:
+        service.wait_until_it_answers()
+        way = KilledInMidBatch(service, postgres)
+        with way.serving() as url:
+            run = subprocess.run(
+                [*litellm, str(CALLS), url, token, "json_array", str(logged)],
+                capture_output=True,
+                timeout=300,
+                cwd=tmp_path,
+                # No network beyond loopback: its own price list, and none of its proxies.
+                env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"},
+            )
+    finally:
+        service.stop()
     assert run.returncode == 0, run.stderr.decode()[-3_000:]
-    assert len(log) == 3, "it was sent three times"
     payloads: list[dict[str, Any]] = [one for group in json.loads(logged.read_text()).values() for one in group]
-    first, _, last = map(json.loads, log)
-    assert (first["inserted"], first["rejected"], first["conflicts"]) == (len(payloads), [], 0), first
-    assert (last["duplicates"], last["inserted"]) == (len(payloads), 0)
+    assert way.stored_before_the_kill == 10, "two portions are committed, the third is not"
+    second, last = way.answers
+    assert (second["duplicates"], second["inserted"]) == (10, len(payloads) - 10), second
+    assert (second["rejected"], second["conflicts"]) == ([], 0), second
+    assert (last["duplicates"], last["inserted"]) == (len(payloads), 0), last
     with postgres.cursor(row_factory=psycopg.rows.dict_row) as cursor:
         rows = cursor.execute(
             "select *, coalesce(external_id, event_id::text) as id from analytics.usage_events"

@@ -1,6 +1,7 @@
 """Documents of items: an array, or an object with one member; anything else is refused as a whole."""
 
 import json
+import time
 import tracemalloc
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usage_pipeline.events.ingest import documents
-from usage_pipeline.events.ingest.documents import TooLargeItem, TooManyItems, items_in, items_of, lines_of
+from usage_pipeline.events.ingest.documents import Timely, TooLargeItem, TooManyItems, items_in, items_of, lines_of
 from usage_pipeline.values import Malformed
 
 
@@ -125,3 +126,12 @@ def test_an_item_whose_end_is_too_far_away_is_refused() -> None:
     document = b'[{"a": [' + b"[]," * 3_000_000 + b"1]}, {}]"
     with pytest.raises(TooLargeItem, match="expected items of at most 2000000 bytes"):
         items_of(document, "events", most_bytes=2_000_000)
+
+
+def test_a_part_of_timely_items_has_the_same_deadline() -> None:
+    items = Timely([b"1", b"2", b"3"], time.monotonic() + 60)
+    assert [*items[1:]] == [b"2", b"3"]
+    late = Timely([b"1", b"2", b"3"], time.monotonic() - 1)[1:]
+    assert len(late) == 2
+    with pytest.raises(TimeoutError):
+        late[0]
