@@ -25,6 +25,7 @@ from usage_pipeline.rollups.windows import WindowReport, replace_window
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.timescale import is_hypertable
+from usage_pipeline_tests.api.ingest.service_process import ServiceProcess
 from usage_pipeline_tests.end_to_end.rigs.trace_prices import cost_with_own_prices, own_prices, usual_cost
 from usage_pipeline_tests.end_to_end.rigs.trace_sending import Events, batches_of, send_all
 from usage_pipeline_tests.end_to_end.rigs.trace_usage import other_version, random_event
@@ -33,7 +34,6 @@ from usage_pipeline_tests.end_to_end.rigs.usage_tables import assert_tables_equa
 from usage_pipeline_tests.rigs.commands import run_command
 from usage_pipeline_tests.rigs.events import list_cost
 from usage_pipeline_tests.rigs.places import REAL_TRACE
-from usage_pipeline_tests.rigs.service_process import ServiceProcess
 
 SEED = 20261121
 CLIENT_KILLS = 12

@@ -1,4 +1,4 @@
-"""The real LiteLLM and its own callback against the real service, also when that is killed in mid-batch and answers are lost."""
+"""The real LiteLLM and its own callback against the real service, which is killed in mid-batch and whose answers get lost."""
 
 import json
 import os
@@ -17,8 +17,8 @@ import psycopg
 import pytest
 
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.api.ingest.service_process import ServiceProcess
 from usage_pipeline_tests.rigs.service import LITELLM_PATH, new_token
-from usage_pipeline_tests.rigs.service_process import ServiceProcess
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from usage_pipeline_tests.rigs.service_process import ServiceProcess
+from usage_pipeline_tests.api.ingest.service_process import ServiceProcess
 
 CLIENT = Path(__file__).parent / "trace_client.py"
 CLIENTS, SERVER_KILLS = 4, 3
