@@ -35,6 +35,7 @@ from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.roles.grants import API_ROLE, DRAIN_ROLE
 from usage_pipeline_tests.rigs.commands import Run, run_command
+from usage_pipeline_tests.rigs.places import servers_folder
 from usage_pipeline_tests.rigs.waiting import T, wait_until
 
 _TEMPLATE = "usage_template"
@@ -73,15 +74,8 @@ def _scans_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[LocalServers]:
-    # Not pytest's own folder: it resets the permissions there, and as root PostgreSQL runs as another user.
-    folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-tests-"))
-    # As a checkout: what nobody else may pass has its servers elsewhere when root starts them.
-    folder.chmod(0o755)
-    try:
-        with LocalServers(folder, durable=False) as running:
-            yield running
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with servers_folder() as folder, LocalServers(folder, durable=False) as running:
+        yield running
 
 
 class Databases:

@@ -1,15 +1,12 @@
 """What deploy/ describes, started as processes: roles, migrations, health checks, a read-only UI, runs on Celery workers."""
 
 import importlib
-import shutil
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import celery
@@ -26,6 +23,7 @@ from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.end_to_end.rigs.composed import SECRETS, Composed
 from usage_pipeline_tests.end_to_end.rigs.dagster_system import wait_until
 from usage_pipeline_tests.rigs.deployment_files import DEPLOY
+from usage_pipeline_tests.rigs.places import servers_folder
 from usage_pipeline_tests.storage.roles.prepared_server import prepare_server
 
 LAUNCH = """mutation ($parameters: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $parameters) {
@@ -65,10 +63,8 @@ class Deployment:
 
 @pytest.fixture(scope="module")
 def deployment() -> Iterator[Deployment]:
-    folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-local-")).resolve()
-    folder.chmod(0o755)
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = stack.enter_context(servers_folder())
         server = start_redis(folder / "redis")
         stack.callback(stop_redis, server)
         stack.callback(stop_postgres, folder / "postgres")

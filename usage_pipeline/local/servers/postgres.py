@@ -36,7 +36,13 @@ _SETTINGS = {
     "log_timezone": "'UTC'",
 }
 # For tests only: a power cut may lose everything, a crash of the server alone its last commits.
-_NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+# Their files may be in memory, so old log goes soon.
+_NOT_DURABLE = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "max_wal_size": "'256MB'",
+}
 
 
 class PostgresServerError(RuntimeError):

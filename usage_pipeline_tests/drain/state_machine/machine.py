@@ -10,16 +10,13 @@ As a program it runs as many schedules as it is told, on servers of its own, and
 
 import argparse
 import json
-import shutil
 import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -57,6 +54,7 @@ from usage_pipeline_tests.drain.state_machine.ground import (
 )
 from usage_pipeline_tests.drain.state_machine.schedule_writer import IDS, TROUBLE, ScheduleWriter
 from usage_pipeline_tests.drain.state_machine.stepped import ONE_STEP, TO_ITS_END, SteppedDrain, Stretch, settle_waiting
+from usage_pipeline_tests.rigs.places import servers_folder
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 SECONDS_OF_SKEW = (0, 0, 0, 300, -300)
@@ -647,19 +645,14 @@ def run_schedules(count: int, seed_number: int | None = None) -> Tally:
 
     Several processes may do this at once. The same seed draws the same schedules.
     """
-    folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-schedules-"))
-    folder.chmod(0o755)
-    try:
-        with LocalServers(folder, durable=False) as servers:
-            migrate(servers.database_url)
-            settings = load_settings(database_url=servers.database_url, redis_url=servers.redis_url)
-            with (
-                closing(redis.Redis.from_url(servers.redis_url, single_connection_client=True)) as client,
-                psycopg.connect(servers.database_url, autocommit=True) as postgres,
-            ):
-                return run_schedules_on(Ground(settings, client, postgres), count, seed_number)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with servers_folder() as folder, LocalServers(folder, durable=False) as servers:
+        migrate(servers.database_url)
+        settings = load_settings(database_url=servers.database_url, redis_url=servers.redis_url)
+        with (
+            closing(redis.Redis.from_url(servers.redis_url, single_connection_client=True)) as client,
+            psycopg.connect(servers.database_url, autocommit=True) as postgres,
+        ):
+            return run_schedules_on(Ground(settings, client, postgres), count, seed_number)
 
 
 def run_schedules_on(ground: Ground, count: int, seed_number: int | None = None) -> Tally:

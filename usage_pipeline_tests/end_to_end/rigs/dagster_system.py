@@ -4,10 +4,8 @@ Each of the two starts its own code server, as workspace.yaml says; or both shar
 deployments. Everything carries a mark and is stopped by it.
 """
 
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port, is_listening
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline_tests.rigs import waiting
+from usage_pipeline_tests.rigs.places import servers_folder
 
 TIMEOUT_SECONDS = 120
 # Looks in a row, a tenth of a second apart.
@@ -314,14 +313,8 @@ def running_system(
     *, shares_code_server: bool = False, adapt: Sequence[tuple[str, str]] = (), **settings: str
 ) -> Iterator[DagsterSystem]:
     """A system on servers and in a folder of its own, until the end of the block; `adapt`: changes of its dagster.yaml."""
-    # Not pytest's own folder: it resets the permissions there, and as root PostgreSQL runs as another user.
-    folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-system-")).resolve()
-    folder.chmod(0o755)
-    try:
-        with _running_in(folder, shares_code_server, adapt, settings) as system:
-            yield system
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with servers_folder() as folder, _running_in(folder, shares_code_server, adapt, settings) as system:
+        yield system
 
 
 @contextmanager

@@ -1,28 +1,25 @@
 """A server of its own that the administrator's script has prepared, migrated by the owner of its database."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from usage_pipeline.local.servers.postgres import start_postgres, stop_postgres
 from usage_pipeline.storage.migrations import migrate
+from usage_pipeline_tests.rigs.places import servers_folder
 from usage_pipeline_tests.storage.roles.prepared_server import OWNER, PreparedServer, prepare_server
 
 
 @pytest.fixture(scope="module")
 def prepared() -> Iterator[PreparedServer]:
-    folder = Path(tempfile.mkdtemp(prefix="usage-pipeline-tests-"))
-    try:
-        server = prepare_server(start_postgres(folder / "postgres", durable=False))
-        migrate(server.url(OWNER))
-        yield server
-    finally:
-        stop_postgres(folder / "postgres")
-        shutil.rmtree(folder, ignore_errors=True)
+    with servers_folder() as folder:
+        try:
+            server = prepare_server(start_postgres(folder / "postgres", durable=False))
+            migrate(server.url(OWNER))
+            yield server
+        finally:
+            stop_postgres(folder / "postgres")
 
 
 @pytest.fixture
