@@ -20,9 +20,10 @@ from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, ingest
 from usage_pipeline.events.ingest.documents import Timely
+from usage_pipeline.events.ingest.json_scan import UnreadableDocument
 from usage_pipeline.events.otlp.document import Batch, Refusals, TraceRequest
 from usage_pipeline.events.otlp.mapping import SOURCE, Rules
-from usage_pipeline.events.otlp.parts import TooManyParts, Unreadable
+from usage_pipeline.events.otlp.parts import TooManyParts
 from usage_pipeline.settings import Settings
 
 router = APIRouter(tags=["ingest"], route_class=OtlpRoute)
@@ -100,7 +101,7 @@ def _stored(body: Body, *, settings: Settings, storing: Storing, caller: AccessT
         for batch in traces.batches(settings.max_bulk_size):
             with storing.pool.connection() as connection:
                 _store(connection, batch, outcome, settings=settings, caller=caller, body=body)
-    except Unreadable as error:
+    except UnreadableDocument as error:
         raise Problem(400, "invalid-document", str(error)) from None
     except TooManyParts as error:
         raise Problem(413, "too-many-items", str(error)) from None

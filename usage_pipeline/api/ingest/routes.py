@@ -27,10 +27,10 @@ from usage_pipeline.events.ingest.documents import (
     Timely,
     TooLargeItem,
     TooManyItems,
-    UnreadableDocument,
     items_of,
     lines_of,
 )
+from usage_pipeline.events.ingest.json_scan import UnreadableDocument
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import Malformed
 

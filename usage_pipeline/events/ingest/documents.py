@@ -15,6 +15,7 @@ import msgspec
 
 from usage_pipeline import values
 from usage_pipeline.events.ingest.flat_objects import flat_object
+from usage_pipeline.events.ingest.json_scan import UnreadableDocument
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
 Json = bytes | memoryview | msgspec.Raw
@@ -53,10 +54,6 @@ class TooManyItems(Malformed):
 
 class TooLargeItem(Malformed):
     """A document has an item that is too large to look for its end."""
-
-
-class UnreadableDocument(Malformed):
-    """A document is not JSON."""
 
 
 class _Slices(Sequence[memoryview]):

@@ -46,7 +46,7 @@ class TraceRequest:
     def __init__(self, document: bytes | bytearray, *, is_json: bool, rules: Rules, deadline: float) -> None:
         """Looks through the document. `deadline` is a time of `time.monotonic`.
 
-        Raises Unreadable, TooManyParts, and TimeoutError after the deadline, also when something is asked for later.
+        Raises UnreadableDocument, TooManyParts, and TimeoutError after the deadline, also when something is asked for later.
         """
         self._document = document
         self._format: ModuleType = json_text if is_json else protobuf

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from usage_pipeline import values
+from usage_pipeline.events.ingest.json_scan import Reader, Scan, UnreadableDocument
 from usage_pipeline.events.otlp.names import EXCEPTION_EVENT, EXCEPTION_TYPE
 from usage_pipeline.events.otlp.parts import (
     MOST_ATTRIBUTES,
@@ -18,7 +19,6 @@ from usage_pipeline.events.otlp.parts import (
     MOST_VALUE_BYTES,
     SMALL_BYTES,
     Parts,
-    Unreadable,
     expect_few_bytes,
 )
 from usage_pipeline.events.otlp.places import NOWHERE, Place, SpanPlaces
@@ -26,35 +26,9 @@ from usage_pipeline.events.otlp.span import ODD, Attributes, Reading, Span, Valu
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
 _Document = bytes | bytearray
-# Reads a value at a place, and gives the place after it.
-_Reader = Callable[[int], int]
-# A step takes a millisecond.
-_STEP_BYTES = 2**17
-_DEPTH_AT_ONCE = 12
 _STATUS_ERROR = (2, "STATUS_CODE_ERROR")
 _DIGITS = re.compile(r"-?[0-9]{1,40}")
-_SPACE = re.compile(rb"[ \t\n\r]*+")
-# Nothing is one of them, too: at the end of the document.
-_SPACES = b" \t\n\r"
-_TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_WHOLE_TEXT = re.compile(_TEXT, re.DOTALL)
-_INSIDE_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_PLAIN = re.compile(rb'[^"\[\]{}]*+')
-_SHORT = re.compile(rb'[^\[\]{},":\s]{1,64}')
 _MOST_EVENTS = 128
-
-
-def _nested() -> bytes:
-    inside = rb'[^"\[\]{}]*+'
-    for _ in range(_DEPTH_AT_ONCE):
-        inside = rb'(?:[^"\[\]{}]++|' + _TEXT + rb"|[\[{]" + inside + rb"[\]}])*+"
-    return rb"[\[{]" + inside + rb"[\]}]"
-
-
-# An object or an array that is not large and not deep, in one step.
-_WHOLE = re.compile(_nested(), re.DOTALL)
-
-
 # Whoever decodes Raw gets null as it is written.
 _NOTHING = msgspec.Raw(b"null")
 
@@ -106,9 +80,9 @@ _SHORT_SPAN_MEMBERS = frozenset({b"traceId", b"spanId", b"startTimeUnixNano", b"
 
 
 def spans_in(document: _Document, parts: Parts) -> SpanPlaces:
-    """Where the spans of an ExportTraceServiceRequest are. Raises Unreadable, TooManyParts and TimeoutError."""
+    """Where the spans of an ExportTraceServiceRequest are. Raises UnreadableDocument, TooManyParts and TimeoutError."""
     found = SpanPlaces()
-    scan = _Scan(document, parts)
+    scan = Scan(document, parts.look)
 
     def span_place(place: int) -> int:
         end = scan.value(place)
@@ -127,7 +101,7 @@ def spans_in(document: _Document, parts: Parts) -> SpanPlaces:
             resource = (at, scan.value(at))
             return resource[1]
 
-        readers: dict[bytes, _Reader] = {
+        readers: dict[bytes, Reader] = {
             b"resource": resource_place,
             b"scopeSpans": lambda at: scan.items(at, scope_spans),
         }
@@ -137,7 +111,7 @@ def spans_in(document: _Document, parts: Parts) -> SpanPlaces:
 
     begin = scan.after_space(0)
     if document[begin : begin + 1] != b"{":
-        raise Unreadable("body: expected an ExportTraceServiceRequest as a JSON object, came another value")
+        raise UnreadableDocument("body: expected an ExportTraceServiceRequest as a JSON object, came another value")
     end = scan.members(begin, {b"resourceSpans": lambda at: scan.items(at, resource_spans)})
     if scan.after_space(end) != len(document):
         raise scan.unreadable(end)
@@ -238,7 +212,7 @@ def _exception_type(events: Iterable[_Event] | None) -> str | None:
 
 def _pared(document: _Document, place: int, reading: Reading, parts: Parts) -> bytes:
     """A span or a resource with its short members, the wanted ones of its attributes, and what tells an exception."""
-    scan = _Scan(document, parts)
+    scan = Scan(document, parts.look)
     attributes: list[bytes] = []
     events: list[bytes] = []
     members: list[bytes] = []
@@ -249,7 +223,7 @@ def _pared(document: _Document, place: int, reading: Reading, parts: Parts) -> b
         seen += 1
         if seen > MOST_ATTRIBUTES:
             raise Malformed(f"attributes: expected at most {MOST_ATTRIBUTES} of a span, came more")
-        name, end = scan.key(at)
+        name, end = _key(document, at, scan)
         if reading.is_wanted(name) and (end - at <= MOST_VALUE_BYTES or reading.is_long(name)):
             content += end - at if reading.is_long(name) else 0
             expect_few_bytes(content)
@@ -257,12 +231,12 @@ def _pared(document: _Document, place: int, reading: Reading, parts: Parts) -> b
         return end
 
     def event(at: int) -> int:
-        end, found = scan.event(at)
+        end, found = _of_exception(document, at, scan)
         if found and len(events) < _MOST_EVENTS:
             events.append(found)
         return end
 
-    def short(name: bytes) -> _Reader:
+    def short(name: bytes) -> Reader:
         def reader(at: int) -> int:
             end = scan.value(at)
             if end - at <= MOST_VALUE_BYTES:
@@ -271,7 +245,7 @@ def _pared(document: _Document, place: int, reading: Reading, parts: Parts) -> b
 
         return reader
 
-    readers: dict[bytes, _Reader] = {name: short(name) for name in _SHORT_SPAN_MEMBERS}
+    readers: dict[bytes, Reader] = {name: short(name) for name in _SHORT_SPAN_MEMBERS}
     readers[b"attributes"] = lambda at: scan.items(at, attribute)
     readers[b"events"] = lambda at: scan.items(at, event)
     scan.members(place, readers)
@@ -279,160 +253,42 @@ def _pared(document: _Document, place: int, reading: Reading, parts: Parts) -> b
     return b"{%b}" % b",".join(members)
 
 
-class _Scan:
-    """Goes through JSON without decoding it; each method gets the place of a value, and gives the place after it.
+def _key(document: _Document, place: int, scan: Scan) -> tuple[str, int]:
+    """The key of an attribute, empty if it has none; and the place after the attribute."""
+    found = ""
 
-    Raises Unreadable, TooManyParts and TimeoutError. What it passes over need not be right in all details.
-    """
+    def key(at: int) -> int:
+        nonlocal found
+        end = scan.value(at)
+        if end - at <= MOST_VALUE_BYTES and document[at : at + 1] == b'"':
+            try:
+                found = _decode_text(bytes(document[at:end]))
+            except UNREADABLE_JSON:
+                found = ""
+        return end
 
-    def __init__(self, document: _Document, parts: Parts) -> None:
-        self._document = document
-        self._parts = parts
+    end = scan.members(place, {b"key": key})
+    return found, end
 
-    def members(self, place: int, readers: dict[bytes, _Reader]) -> int:
-        """The members of an object, those with a reader by it. Another value is passed over: null is the same as none."""
-        self._parts.look()
-        document = self._document
-        if document[place : place + 1] != b"{":
-            return self.value(place)
-        place = self.after_space(place + 1)
-        if document[place : place + 1] == b"}":
-            return place + 1
-        while True:
-            end = self._text(place)
-            name = bytes(document[place + 1 : min(end - 1, place + 1 + MOST_VALUE_BYTES)])
-            place = self.after_space(end)
-            if document[place : place + 1] != b":":
-                raise self.unreadable(place)
-            place = self.after_space(place + 1)
-            reader = readers.get(name)
-            place = self.after_space(self.value(place) if reader is None else reader(place))
-            sign = document[place : place + 1]
-            if sign == b"}":
-                return place + 1
-            if sign != b",":
-                raise self.unreadable(place)
-            place = self.after_space(place + 1)
 
-    def items(self, place: int, reader: _Reader) -> int:
-        """The items of an array, each by the reader. Another value is passed over."""
-        self._parts.look()
-        document = self._document
-        if document[place : place + 1] != b"[":
-            return self.value(place)
-        place = self.after_space(place + 1)
-        if document[place : place + 1] == b"]":
-            return place + 1
-        while True:
-            place = self.after_space(reader(place))
-            sign = document[place : place + 1]
-            if sign == b"]":
-                return place + 1
-            if sign != b",":
-                raise self.unreadable(place)
-            place = self.after_space(place + 1)
+def _of_exception(document: _Document, place: int, scan: Scan) -> tuple[int, bytes]:
+    """The place after the event of a span; and the event, if it is one of an exception, with nothing but its type."""
+    name = b""
+    types: list[bytes] = []
 
-    def key(self, place: int) -> tuple[str, int]:
-        """The key of an attribute, empty if it has none; and the place after the attribute."""
-        found = ""
+    def event_name(at: int) -> int:
+        nonlocal name
+        end = scan.value(at)
+        name = bytes(document[at : min(end, at + MOST_VALUE_BYTES)])
+        return end
 
-        def key(at: int) -> int:
-            nonlocal found
-            end = self.value(at)
-            if end - at <= MOST_VALUE_BYTES and self._document[at : at + 1] == b'"':
-                try:
-                    found = _decode_text(bytes(self._document[at:end]))
-                except UNREADABLE_JSON:
-                    found = ""
-            return end
+    def attribute(at: int) -> int:
+        key, end = _key(document, at, scan)
+        if key == EXCEPTION_TYPE and end - at <= MOST_VALUE_BYTES:
+            types.append(bytes(document[at:end]))
+        return end
 
-        end = self.members(place, {b"key": key})
-        return found, end
-
-    def event(self, place: int) -> tuple[int, bytes]:
-        """The place after the event of a span; and the event, if it is one of an exception, with nothing but its type."""
-        name = b""
-        types: list[bytes] = []
-
-        def event_name(at: int) -> int:
-            nonlocal name
-            end = self.value(at)
-            name = bytes(self._document[at : min(end, at + MOST_VALUE_BYTES)])
-            return end
-
-        def attribute(at: int) -> int:
-            key, end = self.key(at)
-            if key == EXCEPTION_TYPE and end - at <= MOST_VALUE_BYTES:
-                types.append(bytes(self._document[at:end]))
-            return end
-
-        end = self.members(place, {b"name": event_name, b"attributes": lambda at: self.items(at, attribute)})
-        if name != b'"%b"' % EXCEPTION_EVENT.encode() or not types:
-            return end, b""
-        return end, b'{"name":%b,"attributes":[%b]}' % (name, types[0])
-
-    def value(self, place: int) -> int:
-        self._parts.look()
-        document = self._document
-        sign = document[place : place + 1]
-        if sign == b'"':
-            return self._text(place)
-        if sign in (b"{", b"["):
-            found = _WHOLE.match(document, place, place + _STEP_BYTES)
-            return found.end() if found else self._large(place)
-        short = _SHORT.match(document, place)
-        if short is None:
-            raise self.unreadable(place)
-        return short.end()
-
-    def after_space(self, place: int) -> int:
-        if self._document[place : place + 1] not in _SPACES:
-            return place
-        while True:
-            step = min(place + _STEP_BYTES, len(self._document))
-            place = _SPACE.match(self._document, place, step).end()  # type: ignore[union-attr]  # it matches nothing, too
-            if place < step or step == len(self._document):
-                return place
-
-    def unreadable(self, place: int) -> Unreadable:
-        return Unreadable(f"body: expected JSON, came something else at byte {place}")
-
-    def _large(self, place: int) -> int:
-        """The same as `value` for an object or an array that is large or deep."""
-        begin, depth = place, 0
-        document = self._document
-        while True:
-            self._parts.look()
-            sign = document[place : place + 1]
-            if sign == b'"':
-                place = self._text(place)
-            elif sign in (b"{", b"["):
-                # Not at the beginning: there it is known that it is too large or too deep.
-                whole = _WHOLE.match(document, place, place + _STEP_BYTES) if depth else None
-                depth += whole is None
-                place = whole.end() if whole else place + 1
-            elif sign in (b"}", b"]"):
-                depth -= 1
-                place += 1
-                if not depth:
-                    return place
-            elif not sign:
-                raise Unreadable(f"body: expected JSON, came a value without an end at byte {begin}")
-            place = _PLAIN.match(document, place, place + _STEP_BYTES).end()  # type: ignore[union-attr]  # see above
-
-    def _text(self, place: int) -> int:
-        document = self._document
-        if found := _WHOLE_TEXT.match(document, place, place + _STEP_BYTES):
-            return found.end()
-        if document[place : place + 1] != b'"':
-            raise self.unreadable(place)
-        begin = place
-        place += 1
-        while True:
-            self._parts.look()
-            end = _INSIDE_TEXT.match(document, place, place + _STEP_BYTES).end()  # type: ignore[union-attr]  # see above
-            if document[end : end + 1] == b'"':
-                return end + 1
-            if end == place:
-                raise Unreadable(f"body: expected JSON, came a text without an end at byte {begin}")
-            place = end
+    end = scan.members(place, {b"name": event_name, b"attributes": lambda at: scan.items(at, attribute)})
+    if name != b'"%b"' % EXCEPTION_EVENT.encode() or not types:
+        return end, b""
+    return end, b'{"name":%b,"attributes":[%b]}' % (name, types[0])

@@ -29,10 +29,6 @@ def expect_few_bytes(content: int) -> None:
         raise Malformed(f"prompts and answers: expected at most {MOST_CONTENT_BYTES} bytes of a span, came more")
 
 
-class Unreadable(Malformed):
-    """The document is not what its type says."""
-
-
 class TooManyParts(Exception):
     """The document has more parts than are looked at."""
 

@@ -14,6 +14,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.resource.v1 import resource_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from usage_pipeline.events.ingest.json_scan import UnreadableDocument
 from usage_pipeline.events.otlp.names import EXCEPTION_EVENT, EXCEPTION_TYPE
 from usage_pipeline.events.otlp.parts import (
     MOST_ATTRIBUTES,
@@ -21,7 +22,6 @@ from usage_pipeline.events.otlp.parts import (
     MOST_VALUE_BYTES,
     SMALL_BYTES,
     Parts,
-    Unreadable,
     expect_few_bytes,
 )
 from usage_pipeline.events.otlp.places import NOWHERE, Place, SpanPlaces
@@ -47,7 +47,7 @@ _MOST_EVENTS = 128
 
 
 def spans_in(document: bytes | bytearray, parts: Parts) -> SpanPlaces:
-    """Where the spans of an ExportTraceServiceRequest are. Raises Unreadable, TooManyParts and TimeoutError."""
+    """Where the spans of an ExportTraceServiceRequest are. Raises UnreadableDocument, TooManyParts and TimeoutError."""
     found = SpanPlaces()
     with memoryview(document) as view:
         for field, _, begin, end in _fields(view, 0, len(view), parts):
@@ -188,7 +188,7 @@ def _key(part: memoryview, begin: int, end: int, parts: Parts) -> str:
 
 
 def _fields(view: memoryview, place: int, end: int, parts: Parts) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of a message: number and type, where it begins, where its content begins and ends. Raises Unreadable."""
+    """The fields of a message: number and type, where it begins, where its content begins and ends. It raises as `spans_in`."""
     while place < end:
         parts.look()
         begin = place
@@ -207,9 +207,11 @@ def _fields(view: memoryview, place: int, end: int, parts: Parts) -> Iterator[tu
         elif kind in _FIXED_BYTES:
             place += _FIXED_BYTES[kind]
         else:
-            raise Unreadable(f"body: expected protobuf, came a field of type {kind} at byte {begin}")
+            raise UnreadableDocument(f"body: expected protobuf, came a field of type {kind} at byte {begin}")
         if place > end or tag < 8:
-            raise Unreadable(f"body: expected protobuf, came a field that is none or is cut short at byte {begin}")
+            raise UnreadableDocument(
+                f"body: expected protobuf, came a field that is none or is cut short at byte {begin}"
+            )
         yield tag, begin, first, place
 
 
@@ -221,7 +223,7 @@ def _varint(view: memoryview, place: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + 1
         shift += 7
-    raise Unreadable(f"body: expected protobuf, came a number that is cut short or too long at byte {place}")
+    raise UnreadableDocument(f"body: expected protobuf, came a number that is cut short or too long at byte {place}")
 
 
 def _varint_of(number: int) -> bytes:

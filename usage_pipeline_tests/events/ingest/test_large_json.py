@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_pipeline.events.ingest import documents, flat_objects, large_json, long_texts
+from usage_pipeline.events.ingest import documents, json_scan, large_json, long_texts
 from usage_pipeline.events.ingest.documents import TooLargeItem, items_in, items_of
 from usage_pipeline.events.ingest.flat_objects import flat_object
 from usage_pipeline.events.ingest.large_json import stored_json
@@ -72,10 +72,7 @@ def test_the_members_of_a_flat_object_are_found_in_any_steps(
 ) -> None:
     written = json.dumps(members, ensure_ascii=is_ascii, indent=indent).encode()
     with pytest.MonkeyPatch.context() as patch:
-        # Names are texts of one step.
-        patch.setattr(
-            flat_objects, "_STEP_BYTES", step if all(len(json.dumps(name)) < step for name in members) else 1_000
-        )
+        patch.setattr(json_scan, "STEP_BYTES", step)
         found = flat_object(b"xy" + written + after.encode(), 2)
     assert found is not None
     assert found.end == 2 + len(written)
@@ -95,7 +92,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "WINDOW_BYTES", 64)
     monkeypatch.setattr(documents, "LONG_ITEM_BYTES", 128)
     monkeypatch.setattr(documents, "MOST_DECODED_BYTES", 256)
-    monkeypatch.setattr(flat_objects, "_STEP_BYTES", 50)
+    monkeypatch.setattr(json_scan, "STEP_BYTES", 50)
 
 
 @pytest.mark.usefixtures("small_steps")

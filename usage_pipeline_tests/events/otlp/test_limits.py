@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import SpanLimits
 
+from usage_pipeline.events.ingest.json_scan import UnreadableDocument
 from usage_pipeline.events.otlp import parts
 from usage_pipeline.events.otlp.document import TraceRequest
 from usage_pipeline.events.otlp.mapping import Rules
-from usage_pipeline.events.otlp.parts import TooManyParts, Unreadable
+from usage_pipeline.events.otlp.parts import TooManyParts
 from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.events.otlp.bombs import JSON_BOMBS, PROTOBUF_BOMBS
 from usage_pipeline_tests.events.otlp.spans import CHAT, encoded, request_of
@@ -26,7 +27,7 @@ OUTCOMES: dict[tuple[bool, str], tuple[int, int] | type[Exception]] = {
     (False, "events"): TooManyParts,
     (False, "texts"): (1, 0),
     (False, "a deep value"): (1, 1),
-    (False, "zeroes"): Unreadable,
+    (False, "zeroes"): UnreadableDocument,
     (True, "resources"): TooManyParts,
     (True, "numbers"): TooManyParts,
     (True, "spans"): TooManyParts,
@@ -34,7 +35,7 @@ OUTCOMES: dict[tuple[bool, str], tuple[int, int] | type[Exception]] = {
     (True, "events"): TooManyParts,
     (True, "lists"): TooManyParts,
     (True, "a text"): (1, 0),
-    (True, "a text without an end"): Unreadable,
+    (True, "a text without an end"): UnreadableDocument,
     (True, "spaces"): (0, 0),
 }
 
