@@ -10,6 +10,7 @@ grant select on
     usage.token_daily,
     usage.merchant_usage,
     analytics.usage_daily,
+    analytics.usage_user_daily,
     ops.calendar,
     ops.heartbeats,
     ops.made_dates,
