@@ -210,11 +210,27 @@ def test_what_is_in_an_archive_file_or_gone_is_known_to_whoever_sent_it_and_to_n
     for sender, mine in ((a, first), (b, first | {"team": "b"})):
         assert counts(sender.send(mine)) == AGAIN
         assert counts(sender.send(mine | {"model": "other"})) == OTHER
+        assert counts(sender.archive(archive(mine["event_id"]))) == NEW
+        assert counts(sender.archive(archive(mine["event_id"]))) == AGAIN
     # By its hash.
     assert counts(b.send(second)) == AGAIN
     [refused] = senders.new("c").archive(archive(second["event_id"]))["rejected"]
     assert "expected the id of a stored event" in refused["reason"]
     assert counts(senders.new("c").send(first | {"team": "c"})) == NEW
+
+
+def test_what_was_kept_apart_is_found_when_the_event_of_the_other_is_gone(
+    senders: Senders, postgres: psycopg.Connection
+) -> None:
+    a, b = senders.new("a"), senders.new("b")
+    one = event(team="a")
+    assert counts(a.send(one)) == counts(b.send(one | {"team": "b"})) == NEW
+    # As at the end of the retention.
+    postgres.execute("delete from analytics.usage_event_ids where event_id = %s", (one["event_id"],))
+    postgres.execute("delete from analytics.usage_events where event_id = %s", (one["event_id"],))
+    assert counts(b.send(one | {"team": "b"}, event(team="b"))) == (1, 1, 0)
+    assert counts(b.send(one | {"team": "b", "model": "other"})) == OTHER
+    assert counts(b.archive(archive(one["event_id"]))) == NEW
 
 
 def test_senders_of_the_same_ids_at_once_neither_block_nor_double(
