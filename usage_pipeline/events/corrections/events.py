@@ -18,7 +18,7 @@ from psycopg import sql as compose
 
 from usage_pipeline import values
 from usage_pipeline.bindings import Binding
-from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS
+from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, known_ids
 from usage_pipeline.events.ingest.bound import BoundSender
 from usage_pipeline.events.ingest.members import identity
 from usage_pipeline.events.ingest.model import LANDING, EventWindow, Item
@@ -183,8 +183,7 @@ def _correct_some(
 def _with_own_ids(connection: psycopg.Connection, steps: Sequence[_Step], binding: Binding) -> list[_Step]:
     """Of an event that the ingest kept apart, the id that it has."""
     own = {step.position: binding.own_id(step.event_id) for step in steps}
-    arguments = {"ids": list(own.values()), "binding_id": binding.binding_id}
-    known = {event_id for (event_id,) in connection.execute(load("events/ingest/select_own_ids"), arguments)}
+    known = known_ids(connection, binding, own.values())
     return [_under(step, own[step.position]) if own[step.position] in known else step for step in steps]
 
 

@@ -17,6 +17,7 @@ from usage_pipeline.values import UNREADABLE_JSON, Malformed
 _UNSAID = (b"null", b'""')
 _UNKNOWN = "unknown"
 _UNKNOWN_JSON = b'"unknown"'
+_NONE = msgspec.Raw(b"null")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -30,6 +31,9 @@ class BoundSender:
         self._owners = owners
         self._written = written
         self._members = {name: kept for name, kept in binding.bounds.members.items() if name in owners}
+        fields = [(name, msgspec.Raw, _NONE) for name in self._members]
+        # Nearly all items say whose they are: only that is looked for then.
+        self._outline = msgspec.json.Decoder(msgspec.defstruct("Owners", fields, gc=False)).decode
         self._columns = {name: {copy_line((value,)) for value in kept} for name, kept in self._members.items()}
 
     def items(self, items: Items) -> Items:
@@ -38,8 +42,7 @@ class BoundSender:
 
     def filled(self, item: Json) -> Json:
         """The same item with the members that it does not say; what cannot be read stays as it is."""
-        said = self._said(item)
-        if said is None:
+        if not self._may_be_unsaid(item) or (said := self._said(item)) is None:
             return item
         missing = {name: kept[0] for name, kept in self._members.items() if _is_unsaid(said.get(name), kept)}
         if not missing:
@@ -49,6 +52,15 @@ class BoundSender:
         for name, text in whole.items():
             pieces += (b"," if pieces else b"{", _encode(name), b":", text)
         return b"".join((*pieces, b"}"))
+
+    def _may_be_unsaid(self, item: Json) -> bool:
+        if memoryview(item).nbytes > LONG_ITEM_BYTES:
+            return True
+        try:
+            found = self._outline(item)
+        except UNREADABLE_JSON:
+            return False
+        return any(_is_unsaid(memoryview(getattr(found, name)), kept) for name, kept in self._members.items())
 
     def _said(self, item: Json) -> Mapping[str, memoryview] | None:
         """The members of an item as they are written; None where it cannot be one."""
