@@ -40,7 +40,7 @@ LAYERS = (
     ),
     ("storage",),
     ("recording",),
-    ("log_lines", "process", "redis_keys", "server_urls", "setting_types", "settings", "texts", "values"),
+    ("bindings", "log_lines", "process", "redis_keys", "server_urls", "setting_types", "settings", "texts", "values"),
 )
 
 

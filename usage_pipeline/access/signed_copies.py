@@ -10,8 +10,8 @@ _SIGNATURE = b',"signature":"'
 _END = b'"}'
 # HMAC-SHA256 in hexadecimal digits.
 _DIGITS = 64
-MOST_BYTES = 16_384
-"""No copy is longer: a token has a name of at most 200 characters and a few scopes."""
+MOST_BYTES = 163_840
+"""No copy is longer: a token has a name and at most 100 values that it is bound to, of at most 200 characters each."""
 
 
 class _Life(msgspec.Struct):

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from hashlib import sha256
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import psycopg
 
+from usage_pipeline.bindings import Binding, Bounds
 from usage_pipeline.storage.sql import load
 from usage_pipeline.values import Malformed, identifier_text
 
@@ -49,6 +51,8 @@ class AccessToken:
     revoked_at: datetime | None
     # Requests per day; without a default, so that a cached copy which does not say it is none.
     quota: int | None
+    # So is this: a copy of a version that knew no bindings would be one of a token that is not bound.
+    binding: Binding | None
 
     def is_valid_at(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
@@ -72,6 +76,13 @@ class ListedToken:
     quota: int | None
     usage_count: int
     last_used_at: datetime | None
+    teams: list[str]
+    services: list[str]
+    users: list[str]
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(tuple(self.teams), tuple(self.services), tuple(self.users))
 
 
 class UnknownTokenError(Exception):
@@ -114,11 +125,14 @@ def create_token(
     expires_in_days: int | None = None,
     expires_at: datetime | None = None,
     quota: int | None = None,
+    bounds: Bounds | None = None,
 ) -> NewToken:
     """Makes and stores a token on an autocommit connection. `quota` is in requests per day; None: no limit.
 
-    Without a number of days or a time it never ends. Raises Malformed for a wrong name, scope, number of days or quota.
+    Without a number of days or a time it never ends. `bounds` are those of `Bounds.of`; tokens with the same ones share a
+    binding. Raises Malformed for a wrong name, scope, number of days or quota.
     """
+    bounds = bounds or Bounds()
     identifier_text("NAME", name)
     if not scopes or not set(scopes) <= set(SCOPES):
         raise Malformed(f"--scope: expected one or more of {', '.join(SCOPES)}, came {', '.join(scopes) or 'none'}")
@@ -140,9 +154,15 @@ def create_token(
             "scopes": sorted(set(scopes)),
             "expires_at": expires_at,
             "quota": quota,
+            "teams": list(bounds.teams),
+            "services": list(bounds.services),
+            "users": list(bounds.users),
         }
-        if connection.execute(load("access/insert_api_access_token"), row).fetchone():
-            return made
+        with connection.transaction():
+            # One at a time: two new ones with the same bounds find the same binding.
+            connection.execute("select pg_advisory_xact_lock(hashtext('token_bindings'), 0)")
+            if connection.execute(load("access/insert_api_access_token"), row).fetchone():
+                return made
     raise RuntimeError(f"expected a free token prefix in {_ATTEMPTS} random ones, came none")
 
 
@@ -174,8 +194,16 @@ def find_token(connection: psycopg.Connection, token_prefix: str) -> AccessToken
     row = connection.execute(load("access/select_api_access_token"), {"token_prefix": token_prefix}).fetchone()
     if row is None:
         return None
-    token_id, prefix, token_hash, name, scopes, expires_at, revoked_at, quota = row
-    return AccessToken(token_id, prefix, token_hash, name, tuple(scopes), expires_at, revoked_at, quota)
+    token_id, prefix, token_hash, name, scopes, expires_at, revoked_at, quota, *bound = row
+    binding = _binding(*bound)
+    return AccessToken(token_id, prefix, token_hash, name, tuple(scopes), expires_at, revoked_at, quota, binding)
+
+
+def _binding(binding_id: UUID | None, teams: list[str], services: list[str], users: list[str]) -> Binding | None:
+    bounds = Bounds(tuple(teams), tuple(services), tuple(users))
+    if (binding_id is None) != (not bounds.members):
+        raise RuntimeError("expected a binding with its values, or neither, came one of them")
+    return None if binding_id is None else Binding(binding_id, bounds)
 
 
 def _hash(token: str) -> str:

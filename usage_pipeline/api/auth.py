@@ -18,6 +18,7 @@ from usage_pipeline.access.tokens import AccessToken, prefix_of
 from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api.audit import Presented
 from usage_pipeline.api.problems import Problem, unavailable
+from usage_pipeline.bindings import Binding
 from usage_pipeline.storage.postgres import is_mended_by_time
 from usage_pipeline.texts import counted
 
@@ -54,8 +55,11 @@ class Gate:
         return token
 
 
-def requires(scope: str) -> Callable[..., object]:
-    """A dependency that returns the caller's token. It answers 401 without a valid token, and 403 without the scope."""
+def requires(scope: str, *, takes_bound: bool = False) -> Callable[..., object]:
+    """A dependency that returns the caller's token. It answers 401 without a valid token, and 403 without the scope.
+
+    A bound token gets 403 too, whatever is asked for, unless the route `takes_bound` ones: then it keeps to `caller.binding`.
+    """
 
     async def authenticated(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -78,6 +82,8 @@ def requires(scope: str) -> Callable[..., object]:
             detail = "Authorization: expected a valid token, came one that is unknown, expired or revoked"
             raise Problem(401, "unauthorized", detail, {"WWW-Authenticate": f'{_REALM}, error="invalid_token"'})
         _expect_scope(token, scope)
+        if token.binding is not None and not takes_bound:
+            raise _bound(token.binding)
         return token
 
     return authenticated
@@ -124,6 +130,13 @@ def _quota_exceeded(share: Share) -> Problem:
         f"the next day begins in {share.reset_seconds} s"
     )
     return Problem(429, "quota-exceeded", detail, {"Retry-After": str(share.reset_seconds)})
+
+
+def _bound(binding: Binding) -> Problem:
+    """403, before anything is looked up: what a route has cannot be told apart by team, service or user."""
+    kinds = ", ".join(name.removesuffix("_id") for name in binding.bounds.members)
+    detail = f"expected a token that is not bound, since this cannot be told apart by {kinds}, came one that is"
+    return Problem(403, "bound-token", detail)
 
 
 def _expect_scope(token: AccessToken, scope: str) -> None:

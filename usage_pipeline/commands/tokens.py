@@ -31,10 +31,27 @@ def create(
         bool, typer.Option("--never-expires", help="The token works until it is revoked.")
     ] = False,
     quota: Annotated[int | None, typer.Option(help="The most requests per day. Default: no limit.")] = None,
+    team: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Bind the token to this team: it sends and sees only its events. Repeat the option for more."
+        ),
+    ] = None,
+    service: Annotated[
+        list[str] | None, typer.Option(help="The same for a service. Repeat the option for more.")
+    ] = None,
+    user: Annotated[
+        list[str] | None, typer.Option(help="The same for a user, by id. Repeat the option for more.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token. Say when it ends: --expires, --expires-in-days or --never-expires. Only its hash is stored."""
+    """Make a token. Say when it ends: --expires, --expires-in-days or --never-expires. Only its hash is stored.
+
+    A bound token needs one of its teams, one of its services and one of its users, as far as it has any. What an event does not
+    say is the first one.
+    """
     from usage_pipeline.access.tokens import create_token, expiry_of
+    from usage_pipeline.bindings import Bounds
     from usage_pipeline.storage.postgres import connect
 
     said = sum((expires is not None, expires_in_days is not None, never_expires))
@@ -44,11 +61,18 @@ def create(
             "when does the token end? Expected one of --expires (such as 90d or 2030-01-31), --expires-in-days and"
             f" --never-expires, came {came}"
         )
+    bounds = Bounds.of(team or (), service or (), user or ())
     settings = load_settings()
     expires_at = expires and expiry_of(expires, now=datetime.now(UTC), timezone=settings.timezone)
     with closing(connect(settings)) as connection:
         made = create_token(
-            connection, name, scope, expires_in_days=expires_in_days, expires_at=expires_at or None, quota=quota
+            connection,
+            name,
+            scope,
+            expires_in_days=expires_in_days,
+            expires_at=expires_at or None,
+            quota=quota,
+            bounds=bounds,
         )
     if as_json:
         print_json(asdict(made))
@@ -69,13 +93,14 @@ def list_all(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"tokens": [asdict(token) for token in tokens]})
         return
-    columns = ["token", "prefix", "name", "scopes", "expires", "revoked", "quota", "uses", "last used"]
+    columns = ["token", "prefix", "name", "scopes", "bound to", "expires", "revoked", "quota", "uses", "last used"]
     rows = [
         (
             token.token_id,
             token.token_prefix,
             token.name,
             ", ".join(token.scopes),
+            token.bounds.said,
             f"{token.expires_at:%Y-%m-%d %H:%M}" if token.expires_at else "never",
             f"{token.revoked_at:%Y-%m-%d %H:%M}" if token.revoked_at else "",
             token.quota,

@@ -45,6 +45,7 @@ def forged_row(token: str) -> dict[str, object]:
         "expires_at": None,
         "revoked_at": None,
         "quota": None,
+        "binding": None,
     }
 
 

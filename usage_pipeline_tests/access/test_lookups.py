@@ -17,7 +17,7 @@ from usage_pipeline.storage.sql import load
 from usage_pipeline_tests.rigs.service import answer_of, new_token, serving
 from usage_pipeline_tests.rigs.waiting import wait_until
 
-TOKEN = AccessToken("id", "upt_0123456789ab", "0" * 64, "name", ("read",), None, None, None)
+TOKEN = AccessToken("id", "upt_0123456789ab", "0" * 64, "name", ("read",), None, None, None, None)
 
 
 class Found:

@@ -114,7 +114,7 @@ def test_the_hash_is_compared_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> Non
 
     right = "upt_0123456789ab_" + "A" * 43
     stored = sha256(right.encode()).hexdigest()
-    token = AccessToken("id", "upt_0123456789ab", stored, "", (), None, None, None)
+    token = AccessToken("id", "upt_0123456789ab", stored, "", (), None, None, None, None)
     monkeypatch.setattr(tokens, "hmac", Noting)
     wrong = [right[:-1] + "B", "upt_0123456789ab_" + "B" * 43, right.upper()]
     assert [token.is_hash_of(text) for text in (right, *wrong)] == [True, False, False, False]

@@ -27,7 +27,7 @@ def taken(
     settings: Settings, quota: int | None, moments: list[str], *, timezone: ZoneInfo = VIENNA, token_id: str
 ) -> list[Share | None]:
     """What requests at these local moments are told."""
-    token = AccessToken(token_id, "upt_x", "", "", (), None, None, quota)
+    token = AccessToken(token_id, "upt_x", "", "", (), None, None, quota, None)
 
     async def take() -> list[Share | None]:
         cache = QuickRedis.of(settings)
@@ -92,7 +92,7 @@ def test_of_a_thousand_requests_at_once_exactly_as_many_pass_as_the_quota_has(
 ) -> None:
     # On a busy machine a burst may last longer, and whoever waits too long for a connection is refused uncounted.
     monkeypatch.setattr("usage_pipeline.storage.quick_redis._CONNECTION_SECONDS", 30)
-    token = AccessToken("thousand", "upt_x", "", "", (), None, None, 100)
+    token = AccessToken("thousand", "upt_x", "", "", (), None, None, 100, None)
 
     async def burst() -> list[bool]:
         caches = [QuickRedis.of(shared.settings) for _ in range(2)]  # as two processes would

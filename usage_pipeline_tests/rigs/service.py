@@ -20,6 +20,7 @@ from starlette.routing import Route
 from usage_pipeline.access.tokens import create_token
 from usage_pipeline.api.app import create_app
 from usage_pipeline.api.server import server_options
+from usage_pipeline.bindings import Bounds
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.roles.grants import API_ROLE
 from usage_pipeline_tests.rigs.waiting import wait_until
@@ -94,8 +95,8 @@ def serving(settings: Settings) -> Iterator[Service]:
         assert not thread.is_alive(), "the service stops"
 
 
-def new_token(postgres: psycopg.Connection, *scopes: str, name: str = "test") -> str:
-    return create_token(postgres, name, scopes or ("ingest",)).token
+def new_token(postgres: psycopg.Connection, *scopes: str, name: str = "test", bounds: Bounds | None = None) -> str:
+    return create_token(postgres, name, scopes or ("ingest",), bounds=bounds).token
 
 
 def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:

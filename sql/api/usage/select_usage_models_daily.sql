@@ -1,4 +1,5 @@
 -- Models per day of a range of rolled-up days, from one row on; of one team or service where that is asked for.
+-- Within what a bound token may see; from the usage of users where it is bound to some.
 select
     usage_date,
     provider,
@@ -16,20 +17,20 @@ select
     analytics.capped(sum(input_image_tokens)) as input_image_tokens,
     analytics.capped(sum(output_image_tokens)) as output_image_tokens,
     analytics.capped(sum(unattributed_tokens)) as unattributed_tokens,
-    coalesce(analytics.sum_units(other_units) filter (where other_units is not null), '{}') as other_units,
+    coalesce(analytics.sum_units(other_units) filter (where other_units is not null), '{{}}') as other_units,
     sum(cost_usd) as cost_usd,
     sum(list_cost_usd) as list_cost_usd,
     sum(reported_cost_usd) as reported_cost_usd,
     analytics.capped(sum(reported_requests)) as reported_requests,
     analytics.capped(sum(unpriced_requests)) as unpriced_requests,
     analytics.capped(sum(unlisted_requests)) as unlisted_requests
-from analytics.usage_daily
+from {usage}
 where usage_date >= %(first)s
 and usage_date < %(until)s
 and (%(provider)s::text is null or provider = %(provider)s)
 and (%(model)s::text is null or model = %(model)s)
 and (%(team)s::text is null or team = %(team)s)
-and (%(service)s::text is null or service = %(service)s)
+and (%(service)s::text is null or service = %(service)s){within}
 and (
     %(after_usage_date)s::date is null
     or (usage_date, provider, model)

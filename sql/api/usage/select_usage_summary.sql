@@ -1,4 +1,5 @@
 -- Each day of a range with the sums over all API keys, tokens and models; days without any are zeros.
+-- Of models, within what a bound token may see; from the usage of users where it is bound to some.
 with days as (
     select generate_series(%(first)s::timestamp, %(until)s::timestamp - interval '1 day', '1 day')::date as usage_date
 ),
@@ -46,9 +47,9 @@ models as (
         analytics.capped(sum(reported_requests)) as reported_requests,
         analytics.capped(sum(unpriced_requests)) as unpriced_requests,
         analytics.capped(sum(unlisted_requests)) as unlisted_requests
-    from analytics.usage_daily
+    from {usage}
     where usage_date >= %(first)s
-    and usage_date < %(until)s
+    and usage_date < %(until)s{within}
     group by usage_date
 )
 
@@ -71,7 +72,7 @@ select
     coalesce(models.input_image_tokens, 0) as input_image_tokens,
     coalesce(models.output_image_tokens, 0) as output_image_tokens,
     coalesce(models.unattributed_tokens, 0) as unattributed_tokens,
-    coalesce(models.other_units, '{}') as other_units,
+    coalesce(models.other_units, '{{}}') as other_units,
     models.cost_usd,
     models.list_cost_usd,
     models.reported_cost_usd,

@@ -1,3 +1,3 @@
 -- Takes an event out, and keeps why.
 select outcome, refusal
-from ops.correct_event(%(event_id)s, null, null, %(corrected_by)s, %(reason)s, %(oldest)s, %(oldest_by)s);
+from {correct}(%(event_id)s, null, null, %(corrected_by)s, %(reason)s, %(oldest)s, %(oldest_by)s{binding});

@@ -10,4 +10,7 @@ from raw.request_events
 union
 select user_id
 from usage.provider_usage
-where user_id is not null;
+where user_id is not null
+union
+select unnest(users)
+from usage.api_access_tokens;

@@ -10,8 +10,8 @@ with first_of_its_id as (
     order by event_id, position
 ),
 registered as (
-    insert into analytics.usage_event_ids (event_id, event_time, payload_hash)
-    select event_id, event_time, payload_hash
+    insert into analytics.usage_event_ids (event_id, event_time, payload_hash, binding_id)
+    select event_id, event_time, payload_hash, %(binding_id)s::uuid
     from first_of_its_id
     order by event_id
     on conflict (event_id) do nothing

@@ -10,6 +10,7 @@ grant select on
     usage.token_daily,
     usage.merchant_usage,
     analytics.usage_daily,
+    analytics.usage_user_daily,
     ops.calendar,
     ops.heartbeats,
     ops.made_dates,
@@ -41,4 +42,7 @@ grant insert on ops.event_conflicts to usage_api;
 grant select (kind, event_id, other_hash, times), update (times, last_seen_at) on ops.event_conflicts to usage_api;
 -- The only way to change or take out an event. It leaves a note, which this role cannot change.
 grant execute on function ops.correct_event to usage_api;
+-- The same for who is bound, and whether an id is taken by somebody else's event.
+grant execute on function ops.correct_bound_event to usage_api;
+grant execute on function ops.is_foreign to usage_api;
 grant execute on function ops.create_partition to usage_api;

@@ -83,6 +83,9 @@ const requestCount = (number) => `${compact(number)} ${number === 1 ? "request" 
 const known = (rows, name) => (rows.some((row) => row[name] !== null) ? sum(rows, name) : null);
 const sum = (rows, name) => rows.reduce((total, row) => total + Number(row[name] ?? 0), 0);
 
+// The service keeps from a bound token what it cannot tell apart by team.
+const isBound = (days) => days[0].apiKeyRequests === null;
+
 function showTiles(days) {
   const requests = sum(days, "apiKeyRequests");
   const failed = sum(days, "failedApiKeyRequests");
@@ -92,10 +95,13 @@ function showTiles(days) {
   const [unpriced, unlisted, reported] = ["unpricedRequests", "unlistedRequests", "reportedRequests"].map((name) => sum(days, name));
   const shown = (name) => (costs[name] === null ? "–" : money(costs[name]));
   const share = (part, of) => (of ? `${((100 * part) / of).toFixed(1)} % failed` : "no requests yet");
-  const tiles = [
+  const ofAll = [
     ["API key requests", compact(requests), share(failed, requests)],
     ["Files uploaded", compact(sum(days, "filesUploaded")), "with API keys"],
     ["API token requests", compact(sum(days, "tokenRequests")), "with access tokens, also to this service"],
+  ];
+  const tiles = [
+    ...(isBound(days) ? [] : ofAll),
     ["LLM requests", compact(models), share(errors, models)],
     ["LLM tokens", compact(sum(days, "totalTokens")), "input and output tokens together"],
     ["LLM cost", shown("costUsd"), unpriced ? `not in it: ${requestCount(unpriced)} without a price` : "what was charged, or else the list price"],
@@ -111,11 +117,9 @@ function showTiles(days) {
 
 function showRequests(days) {
   const [keys, models] = ["apiKeyRequests", "modelRequests"].map((name) => days.map((day) => day[name]));
-  const isEmpty = [...keys, ...models].every((value) => value === 0);
-  const series = [
-    { name: "API keys", shade: "a", values: keys },
-    { name: "LLM models", shade: "b", values: models },
-  ];
+  const ofModels = { name: "LLM models", shade: "b", values: models };
+  const series = isBound(days) ? [ofModels] : [{ name: "API keys", shade: "a", values: keys }, ofModels];
+  const isEmpty = series.every((one) => one.values.every((value) => value === 0));
   const dates = days.map((day) => day.usageDate);
   find("requests").replaceChildren(...(isEmpty ? [empty("No requests on these days. New requests usually appear here within an hour.")] : bars(dates, series, "Requests per day")));
 }
@@ -189,15 +193,19 @@ async function showAll() {
     find("sign-out").hidden = false;
     const [first, last] = [days[0].usageDate, days.at(-1).usageDate];
     find("range").textContent = `${shortDay(first)} – ${shortDay(last)}`;
+    find("bound").hidden = !isBound(days);
+    for (const part of document.querySelectorAll(".of-all")) part.hidden = isBound(days);
     showTiles(days);
     showRequests(days);
     // Each part for itself: one that fails leaves the others.
     const range = `from=${first}&to=${last}`;
     const parts = [
       ["models", allPages("api/usage/models/daily", `?${range}&limit=1000`).then(showModels)],
-      ["popular", ask("api/issues/popular").then(showPopular)],
-      ["flow", ask(`api/stats/daily?${range}`).then((counted) => showFlow(counted, days))],
     ];
+    if (!isBound(days)) {
+      parts.push(["popular", ask("api/issues/popular").then(showPopular)]);
+      parts.push(["flow", ask(`api/stats/daily?${range}`).then((counted) => showFlow(counted, days))]);
+    }
     const outcomes = await Promise.allSettled(parts.map(([, part]) => part));
     outcomes.forEach((outcome, place) => {
       if (outcome.status === "rejected") find(parts[place][0]).replaceChildren(empty(told(outcome.reason)));

@@ -22,7 +22,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
 router = APIRouter(prefix="/api/v1/ingest", tags=["ingest"])
-Caller = Annotated[AccessToken, Depends(requires("correct"))]
+Caller = Annotated[AccessToken, Depends(requires("correct", takes_bound=True))]
 # An id, a source and a reason beside the event, all of which are escapes.
 _MORE_BYTES = 32 * 1024
 _NULL = msgspec.Raw(b"null")
@@ -91,6 +91,7 @@ def _corrected(body: Body, *, settings: Settings, storing: Storing, caller: Acce
                 settings=settings,
                 sender=caller.name,
                 deadline=body.deadline,
+                binding=caller.binding,
             )
     for index, outcome in zip(wanted, outcomes, strict=True):
         if outcome.outcome == "refused":

@@ -27,7 +27,7 @@ from usage_pipeline.events.otlp.parts import TooManyParts
 from usage_pipeline.settings import Settings
 
 router = APIRouter(tags=["ingest"], route_class=OtlpRoute)
-Caller = Annotated[AccessToken, Depends(requires("ingest"))]
+Caller = Annotated[AccessToken, Depends(requires("ingest", takes_bound=True))]
 _ARCHIVE_BYTES = 4 * 2**20
 _MESSAGE_CHARACTERS = 2_000
 _LOGGED_CHARACTERS = 300
@@ -119,7 +119,8 @@ def _store(
 ) -> None:
     source = f"http:{caller.token_id}"
     events = Timely(batch, body.deadline)
-    report = ingest(connection, EVENTS, events, source=source, sender=SOURCE, settings=settings)
+    store = partial(ingest, connection, source=source, sender=SOURCE, settings=settings, binding=caller.binding)
+    report = store(EVENTS, events)
     outcome.reports.append((EVENTS.name, report))
     for rejection in report.rejected:
         name = "" if outcome.refusals.is_full else batch.name(rejection.index)
@@ -129,7 +130,7 @@ def _store(
     rejected = {rejection.index for rejection in report.rejected}
     for archives in batch.archives(_ARCHIVE_BYTES, without=rejected):
         items = Timely(archives, body.deadline)
-        report = ingest(connection, ARCHIVES, items, source=source, sender=SOURCE, settings=settings)
+        report = store(ARCHIVES, items)
         outcome.reports.append((ARCHIVES.name, report))
         for rejection in report.rejected:
             outcome.unkept.add(rejection.reason)

@@ -40,7 +40,7 @@ Split = Callable[..., Items]
 _MEDIA_TYPES = (*bodies.JSON, *bodies.JSON_LINES)
 STATUSES = problems.responses(400, 401, 403, 408, 413, 415, 422, 500, 503)
 router = APIRouter(prefix="/api/v1/ingest", tags=["ingest"])
-Caller = Annotated[AccessToken, Depends(requires("ingest"))]
+Caller = Annotated[AccessToken, Depends(requires("ingest", takes_bound=True))]
 
 
 class RejectedItem(BaseModel):
@@ -178,7 +178,9 @@ def stored_items(
     """Stores what a token sent, in one transaction."""
     with storing.pool.connection() as connection:
         source = f"http:{caller.token_id}"
-        return ingest(connection, kind, items, source=source, sender=caller.name, settings=settings)
+        return ingest(
+            connection, kind, items, source=source, sender=caller.name, settings=settings, binding=caller.binding
+        )
 
 
 def document_items(body: Body, member: str, settings: Settings, *, most_bytes: int) -> Items:

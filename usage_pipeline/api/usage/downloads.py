@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api.places import Places
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import Storing
@@ -43,11 +44,12 @@ class Downloads:
         )
 
     async def of(
-        self, listing: Listing, arguments: Arguments, format: Format, file_name: str, *, token_id: str
+        self, listing: Listing, arguments: Arguments, format: Format, file_name: str, *, caller: AccessToken
     ) -> StreamingResponse:
-        """All rows as an answer to this token. Raises Problem: 422 for more than MAX_EXPORT_ROWS, 503."""
+        """All rows that this token may see, as an answer to it. Raises Problem: 422 for more than MAX_EXPORT_ROWS, 503."""
         encoding: Encoding = (CsvEncoding if format == "csv" else ParquetEncoding)(listing.columns)
-        pieces = self._pieces(Export(self._storing.pool, listing, arguments), encoding, token_id)
+        export = Export(self._storing.pool, listing, arguments, caller.binding)
+        pieces = self._pieces(export, encoding, caller.token_id)
         first = await anext(pieces)
         return _Download(first, pieces, MEDIA_TYPES[format], file_name)
 

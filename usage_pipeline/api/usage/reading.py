@@ -11,7 +11,8 @@ from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
 from usage_pipeline.api.usage.resources import Listing
-from usage_pipeline.storage.sql import load
+from usage_pipeline.bindings import Binding
+from usage_pipeline.storage.sql import composed, relation
 
 Row = tuple[Any, ...]
 Arguments = Mapping[str, Any]
@@ -27,10 +28,13 @@ class TooManyRows(Exception):
     """An export has more than MAX_EXPORT_ROWS rows."""
 
 
-def page(connection: psycopg.Connection, listing: Listing, arguments: Arguments, limit: int) -> tuple[list[Row], bool]:
-    """At most `limit` rows, and whether there are more."""
+def page(
+    connection: psycopg.Connection, listing: Listing, arguments: Arguments, limit: int, binding: Binding | None = None
+) -> tuple[list[Row], bool]:
+    """At most `limit` rows, and whether there are more. With a binding, only what it may see."""
     # Planned with its values: a generic plan could not leave out the conditions of filters that are not given.
-    rows = connection.execute(query_of(listing), {**arguments, "most": limit + 1}, prepare=False).fetchall()
+    query, arguments = bound_query(listing, {**arguments, "most": limit + 1}, binding)
+    rows = connection.execute(query, arguments, prepare=False).fetchall()
     return rows[:limit], len(rows) > limit
 
 
@@ -40,10 +44,11 @@ class Export:
     Different threads may call. `close` waits for another call that is still at work.
     """
 
-    def __init__(self, pool: ConnectionPool, listing: Listing, arguments: Arguments) -> None:
+    def __init__(
+        self, pool: ConnectionPool, listing: Listing, arguments: Arguments, binding: Binding | None = None
+    ) -> None:
         self._pool = pool
-        self._query = query_of(listing)
-        self._arguments = {**arguments, "most": MAX_EXPORT_ROWS + 1}
+        self._query, self._arguments = bound_query(listing, {**arguments, "most": MAX_EXPORT_ROWS + 1}, binding)
         self._held = ExitStack()
         self._cursor: psycopg.ServerCursor[Row] | None = None
         self._lock = Lock()
@@ -57,7 +62,7 @@ class Export:
             self._held.enter_context(connection.transaction(force_rollback=True))
             connection.execute("set transaction isolation level repeatable read, read only")
             connection.execute(f"set local idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
-            counting = compose.SQL("select count(*) from ({}) as counted").format(compose.SQL(self._query))
+            counting = compose.SQL("select count(*) from ({}) as counted").format(self._query)
             [(count,)] = connection.execute(counting, self._arguments, prepare=False).fetchall()
             if count > MAX_EXPORT_ROWS:
                 raise TooManyRows
@@ -88,6 +93,18 @@ class Export:
             raise RuntimeError("the export was closed before it was read")
 
 
-def query_of(listing: Listing) -> str:
-    """The text of the listing's query."""
-    return load(f"api/usage/select_{listing.query}")
+def bound_query(
+    listing: Listing, arguments: Arguments, binding: Binding | None
+) -> tuple[compose.Composed, dict[str, Any]]:
+    """The listing's query and its arguments, for a binding or for all."""
+    members = {} if binding is None else binding.bounds.members
+    query = composed(
+        f"api/usage/select_{listing.query}",
+        # The days of users are those of the models, told apart by one column more.
+        usage=relation(f"analytics.{'usage_user_daily' if 'user_id' in members else 'usage_daily'}"),
+        within=compose.SQL("").join(
+            compose.SQL("\nand {} = any({})").format(compose.Identifier(name), compose.Placeholder(f"bound_{name}"))
+            for name in members
+        ),
+    )
+    return query, {**arguments, **{f"bound_{name}": list(kept) for name, kept in members.items()}}

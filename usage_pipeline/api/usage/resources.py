@@ -56,7 +56,10 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One of the five resources. `filters` are parameters (name to description) that a column must equal."""
+    """One of the five resources. `filters` are parameters (name to description) that a column must equal.
+
+    `is_by_team`: its rows can be told apart by team, service and user, so that a bound token may see some.
+    """
 
     name: str
     title: str
@@ -64,6 +67,7 @@ class Resource:
     daily: Listing
     filters: Mapping[str, str]
     balance: Balance | None = None
+    is_by_team: bool = False
 
 
 _DAY = Column("usage_date", "day", "Day in USAGE_TIMEZONE", "2026-11-20")
@@ -226,17 +230,23 @@ MODELS = Resource(
             "service": "Only what this service used",
         }
     ),
+    is_by_team=True,
 )
+_BOUND = "null for a bound token, since it cannot be told apart by team"
 RESOURCES = (API_KEYS, TOKENS, PROVIDERS, MERCHANTS, MODELS)
 
+# What a bound token gets a null for.
+UNBOUND_OF_SUMMARY = (
+    Column("api_key_requests", "count", f"Requests of all API keys; {_BOUND}", 12_000, True),
+    Column("failed_api_key_requests", "count", f"Requests of API keys that failed; {_BOUND}", 120, True),
+    Column("files_uploaded", "count", f"Files that API keys uploaded; {_BOUND}", 9_000, True),
+    Column("token_requests", "count", f"Requests with API tokens; {_BOUND}", 800, True),
+)
 SUMMARY = Listing(
     "usage_summary",
     (
         _DAY,
-        Column("api_key_requests", "count", "Requests of all API keys", 12_000),
-        Column("failed_api_key_requests", "count", "Requests of API keys that failed", 120),
-        Column("files_uploaded", "count", "Files that API keys uploaded", 9_000),
-        Column("token_requests", "count", "Requests with API tokens", 800),
+        *UNBOUND_OF_SUMMARY,
         Column("model_requests", "count", "Requests to LLM models", 4_000),
         Column("model_errors", "count", "Requests to LLM models that count as errors", 80),
         Column("input_tokens", "count", "Tokens of the prompts, cached, audio and image ones among them", 4_600_000),

@@ -24,8 +24,18 @@ from usage_pipeline.api.usage import queries
 from usage_pipeline.api.usage.downloads import Downloads
 from usage_pipeline.api.usage.pending_tokens import TooManyAnnounced, pending_token_uses
 from usage_pipeline.api.usage.queries import DayRange
-from usage_pipeline.api.usage.reading import Row, page, query_of
-from usage_pipeline.api.usage.resources import API_KEYS, RESOURCES, SUMMARY, TOKENS, Balance, Listing, Resource
+from usage_pipeline.api.usage.reading import Row, bound_query, page
+from usage_pipeline.api.usage.resources import (
+    API_KEYS,
+    RESOURCES,
+    SUMMARY,
+    TOKENS,
+    UNBOUND_OF_SUMMARY,
+    Balance,
+    Listing,
+    Resource,
+)
+from usage_pipeline.bindings import Binding
 from usage_pipeline.recording.commands import API_KEY_COUNTS
 from usage_pipeline.recording.recorder import AsyncRecorder
 from usage_pipeline.rollups.daily import current_day
@@ -37,6 +47,7 @@ _LONGEST_COUNT = 64
 _STATUSES = problems.responses(401, 403, 422, 429, 500, 503)
 router = APIRouter(prefix="/api/usage", tags=["usage"])
 Caller = Annotated[AccessToken, Depends(requires("read"))]
+BoundCaller = Annotated[AccessToken, Depends(requires("read", takes_bound=True))]
 Pending = Mapping[str, int]
 
 
@@ -57,12 +68,16 @@ class Reads:
     responses={**_STATUSES, **read_openapi.rows_answer(SUMMARY)},
     openapi_extra={"parameters": read_openapi.day_parameters()},
 )
-async def summary(request: Request, caller: Caller) -> Response:
-    """The sums over all API keys, tokens and models for each day of the range, sorted by day. A day without usage has zeros."""
+async def summary(request: Request, caller: BoundCaller) -> Response:
+    """The sums over all API keys, tokens and models for each day of the range, sorted by day. A day without usage has zeros.
+
+    A bound token gets the sums of models that are its own, and null for all others.
+    """
     reads: Reads = request.app.state.reads
     days = queries.days_of(queries.parameters_of(request, ("from", "to")), current_day(reads.settings.timezone))
-    rows = await reads.storing.in_thread(partial(_all_rows, reads.storing, SUMMARY, _range(days)))
-    return json_response([_named(SUMMARY, row) for row in rows])
+    rows = await reads.storing.in_thread(partial(_all_rows, reads.storing, SUMMARY, _range(days), caller.binding))
+    hidden = {} if caller.binding is None else {column.shown_name: None for column in UNBOUND_OF_SUMMARY}
+    return json_response([_named(SUMMARY, row) | hidden for row in rows])
 
 
 def json_response(content: Any, headers: Mapping[str, str] | None = None) -> Response:
@@ -74,7 +89,10 @@ def _listing_route(resource: Resource, listing: Listing) -> Callable[..., Awaita
     days = ("from", "to") if listing.has_days else ()
     known = (*days, *resource.filters, "limit", "after", "format")
 
-    async def listing_of_usage(request: Request, caller: Caller) -> Response:
+    async def listing_of_usage(
+        request: Request,
+        caller: Annotated[AccessToken, Depends(requires("read", takes_bound=resource.is_by_team))],
+    ) -> Response:
         reads: Reads = request.app.state.reads
         parameters = queries.parameters_of(request, known)
         chosen = queries.format_of(parameters)
@@ -88,13 +106,13 @@ def _listing_route(resource: Resource, listing: Listing) -> Callable[..., Awaita
                 raise queries.wrong(of_pages[0], f"it with format=json only, since {chosen} has all rows", "both")
             arguments |= queries.position_of({}, listing)
             name = f"{listing.query.replace('_', '-')}{_days_in_name(day_range)}.{chosen}"
-            return await reads.downloads.of(listing, arguments, chosen, name, token_id=caller.token_id)
+            return await reads.downloads.of(listing, arguments, chosen, name, caller=caller)
         limit = queries.limit_of(parameters)
         arguments |= queries.position_of(parameters, listing)
 
         def answer() -> Response:
             """Encoded here, too: megabytes of JSON would hold up all other requests on the event loop."""
-            rows, has_more = _page(reads.storing, listing, arguments, limit)
+            rows, has_more = _page(reads.storing, listing, arguments, limit, caller.binding)
             return _page_response(request, listing, rows, parameters, day_range, has_more=has_more)
 
         return await reads.storing.in_thread(answer)
@@ -171,7 +189,7 @@ async def _balance(reads: Reads, resource: Resource, known_id: str) -> Response:
     listing, balance = resource.totals, resource.balance
     arguments = {balance.id_column: known_id, **queries.position_of({}, listing)}
     # In this order: what is drained between the two questions is in neither, and never in both.
-    rows, _ = await reads.storing.in_thread(partial(_page, reads.storing, listing, arguments, 1))
+    rows, _ = await reads.storing.in_thread(partial(_page, reads.storing, listing, arguments, 1, None))
     pending = await _PENDING[resource.name](reads, known_id)
     if not rows and pending is None:
         raise unavailable("it is not stored, and Redis does not answer: whether it waits there is not known; ask again")
@@ -226,14 +244,16 @@ _PENDING: Mapping[str, Callable[[Reads, str], Awaitable[Pending | None]]] = {
 }
 
 
-def _page(storing: Storing, listing: Listing, arguments: Mapping[str, Any], limit: int) -> tuple[list[Row], bool]:
+def _page(
+    storing: Storing, listing: Listing, arguments: Mapping[str, Any], limit: int, binding: Binding | None
+) -> tuple[list[Row], bool]:
     with storing.pool.connection() as connection:
-        return page(connection, listing, arguments, limit)
+        return page(connection, listing, arguments, limit, binding)
 
 
-def _all_rows(storing: Storing, listing: Listing, arguments: Mapping[str, Any]) -> list[Row]:
+def _all_rows(storing: Storing, listing: Listing, arguments: Mapping[str, Any], binding: Binding | None) -> list[Row]:
     with storing.pool.connection() as connection:
-        return connection.execute(query_of(listing), arguments).fetchall()
+        return connection.execute(*bound_query(listing, arguments, binding)).fetchall()
 
 
 def _page_response(

@@ -7,6 +7,7 @@ from typing import Literal
 from uuid import UUID
 
 import psycopg
+from msgspec import structs
 from psycopg import sql as compose
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
@@ -89,10 +90,14 @@ def differences(
         for conflict in (one for one in conflicts if one.kind == kind.name):
             try:
                 # An old event is still read.
-                item = kind.parse(conflict.other_payload, EventWindow.around(conflict.detected_at, settings), LANDING)
+                found_item = kind.parse(
+                    conflict.other_payload, EventWindow.around(conflict.detected_at, settings), LANDING
+                )
             except Malformed as malformed:
                 found[conflict.event_conflict_id] = Difference(unreadable=str(malformed))
                 continue
+            # Of a bound sender: the id that it sent may be that of somebody else's event.
+            item = structs.replace(found_item, event_id=conflict.event_id)
             with connection.transaction(), connection.cursor() as cursor:
                 with cursor.copy(copy_to) as copy:
                     for piece in item.staged(0):
@@ -156,7 +161,7 @@ def _accept(
     if conflict.kind == "archives":
         what = "expected a conflict of events, came one of a message archive: the first text stays, and no number depends on it"
         return Decided(number, "refused", f"{what}; `usage-pipeline conflicts dismiss {number}` ends it")
-    wanted = Wanted(arguments["reason"], conflict.event_id, conflict.other_payload)
+    wanted = Wanted(arguments["reason"], conflict.event_id, conflict.other_payload, is_kept_out=True)
     [corrected] = correct(connection, [wanted], corrected_by=arguments["corrected_by"], settings=settings)
     if corrected.outcome == "refused":
         return Decided(number, "refused", corrected.refusal)

@@ -6,25 +6,30 @@ PostgreSQL does each correction and its note in one step (`ops.correct_event`), 
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
 import msgspec
 import psycopg
+from msgspec import structs
 from psycopg import sql as compose
 
 from usage_pipeline import values
-from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS
+from usage_pipeline.bindings import Binding
+from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, known_ids
+from usage_pipeline.events.ingest.bound import BoundSender
 from usage_pipeline.events.ingest.members import identity
 from usage_pipeline.events.ingest.model import LANDING, EventWindow, Item
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.partitions import ensure_chunks
-from usage_pipeline.storage.sql import load
+from usage_pipeline.storage.sql import composed, load
 from usage_pipeline.values import Malformed
 
 MAX_REASON_CHARACTERS = 1_000
+# What ops.correct_bound_event takes beside what ops.correct_event does.
+_BINDING = ", %(binding_id)s, %(teams)s, %(services)s, %(users)s"
 # Corrections of one transaction.
 _AT_ONCE = 100
 # What is parsed of an event may have twice its bytes.
@@ -41,12 +46,14 @@ Outcome = Literal["corrected", "already", "refused"]
 class Wanted:
     """A correction that somebody asks for. `event` is the JSON that replaces what is stored; None takes the event out.
 
-    `event_id` may be None if there is an event, which has it.
+    `event_id` may be None if there is an event, which has it. `is_kept_out`: it was kept out under `event_id`, where that of a
+    bound sender belongs.
     """
 
     reason: str
     event_id: UUID | None = None
     event: bytes | memoryview | msgspec.Raw | None = None
+    is_kept_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +102,14 @@ def correct(
     sender: str | None = None,
     now: datetime | None = None,
     deadline: float = math.inf,
+    binding: Binding | None = None,
 ) -> list[Corrected]:
     """Makes corrections on an autocommit connection, and returns their outcomes in the same order. All of them are committed.
 
     Each is made with its note in ops.corrections, or not at all; one that is refused keeps no other from being made. The same
     again changes nothing, and its outcome is "already". `sender` gives the ids that are no UUIDs, where an event names no
-    source; without one, such an event is refused. Hours and days that change are made again by whoever makes roll-ups.
+    source; without one, such an event is refused. With a `binding` an event that it may not see is like one that is not stored,
+    and none gets out of it. Hours and days that change are made again by whoever makes roll-ups.
     Raises psycopg.Error when PostgreSQL fails, and TimeoutError after the deadline, a time of `time.monotonic`: then those of
     earlier transactions stay made.
     """
@@ -109,7 +118,7 @@ def correct(
     for some in _portions(wanted):
         if time.monotonic() > deadline:
             raise TimeoutError
-        outcomes += _correct_some(connection, some, corrected_by, settings, sender, now)
+        outcomes += _correct_some(connection, some, corrected_by, settings, sender, now, binding)
     return outcomes
 
 
@@ -144,21 +153,25 @@ def _correct_some(
     settings: Settings,
     sender: str | None,
     now: datetime,
+    binding: Binding | None,
 ) -> list[Corrected]:
     outcomes: dict[int, Corrected] = {}
     steps = list[_Step]()
     window = EventWindow.around(now, settings)
+    bound = None if binding is None else EVENTS.bound_to(binding)
     for position, one in enumerate(wanted):
         try:
-            steps.append(_step(position, one, window, sender))
+            steps.append(_step(position, one, window, sender, bound))
         except Malformed as malformed:
             outcomes[position] = Corrected(one.event_id, "refused", str(malformed))
+    if binding is not None:
+        steps = _with_own_ids(connection, steps, binding)
     # In the order of ids, as ingest stores them: so of two with common ids one waits, and there is no deadlock.
     steps.sort(key=lambda step: (step.event_id.int, step.position))
     tables = [EVENTS.table]
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            outcomes |= _try(connection, steps, corrected_by, settings, now, tables)
+            outcomes |= _try(connection, steps, corrected_by, settings, now, tables, binding)
             break
         except (psycopg.errors.CheckViolation, psycopg.errors.UndefinedTable):
             if attempt == _ATTEMPTS:
@@ -167,17 +180,33 @@ def _correct_some(
     return [outcomes[position] for position in range(len(wanted))]
 
 
-def _step(position: int, wanted: Wanted, window: EventWindow, sender: str | None) -> _Step:
+def _with_own_ids(connection: psycopg.Connection, steps: Sequence[_Step], binding: Binding) -> list[_Step]:
+    """Of an event that the ingest kept apart, the id that it has."""
+    own = {step.position: binding.own_id(step.event_id) for step in steps}
+    known = known_ids(connection, binding, own.values())
+    return [_under(step, own[step.position]) if own[step.position] in known else step for step in steps]
+
+
+def _under(step: _Step, event_id: UUID) -> _Step:
+    return replace(step, event_id=event_id, item=step.item and structs.replace(step.item, event_id=event_id))
+
+
+def _step(position: int, wanted: Wanted, window: EventWindow, sender: str | None, bound: BoundSender | None) -> _Step:
     reason = expect_reason(wanted.reason)
     if wanted.event is None:
         if wanted.event_id is None:
             raise Malformed("event_id: expected the id of the event to take out, came none")
         return _Step(position, wanted.event_id, reason, None)
-    item = EVENTS.parse(wanted.event, window, LANDING if sender is None else sender)
+    event = wanted.event if bound is None else bound.filled(wanted.event)
+    item = EVENTS.parse(event, window, LANDING if sender is None else sender)
+    if bound is not None:
+        bound.expect_own(item)
     if sender is None:
         # Of all who may have given the id, nobody is the usual one.
-        known = msgspec.json.decode(wanted.event, type=_Known)
+        known = msgspec.json.decode(event, type=_Known)
         event_id_of(known.event_id, known.source or None)
+    if wanted.is_kept_out and wanted.event_id is not None:
+        item = structs.replace(item, event_id=wanted.event_id)
     if wanted.event_id not in (None, item.event_id):
         raise Malformed(f"event_id: expected the same one in the event, {wanted.event_id}, came {item.event_id}")
     return _Step(position, item.event_id, reason, item)
@@ -190,12 +219,14 @@ def _try(
     settings: Settings,
     now: datetime,
     tables: Sequence[str],
+    binding: Binding | None,
 ) -> dict[int, Corrected]:
     oldest, oldest_by = max(
         (now - timedelta(days=settings.retention_days) + _BEFORE_THE_END, f"RETENTION_DAYS={settings.retention_days}"),
         (settings.usage_start, f"USAGE_START_DATE={settings.usage_start_date}"),
     )
-    common = {"corrected_by": corrected_by, "oldest": oldest, "oldest_by": oldest_by}
+    common: dict[str, object] = {"corrected_by": corrected_by, "oldest": oldest, "oldest_by": oldest_by}
+    common |= {} if binding is None else binding.arguments
     moments = {step.item.event_time for step in steps if step.item and step.item.event_time}
     for table in tables:
         ensure_chunks(connection, table, moments, settings.chunk_time_interval_hours)
@@ -210,7 +241,12 @@ def _try(
         for step in steps:
             arguments = {**common, "event_id": step.event_id, "position": step.position, "reason": step.reason}
             action = "void" if step.item is None else "replace"
-            query = load(f"events/corrections/{action}_event")
+            function = "correct_event" if binding is None else "correct_bound_event"
+            query = composed(
+                f"events/corrections/{action}_event",
+                correct=compose.Identifier("ops", function),
+                binding=compose.SQL("" if binding is None else _BINDING),
+            )
             [(outcome, refusal)] = cursor.execute(query, arguments).fetchall()
             outcomes[step.position] = Corrected(step.event_id, outcome, refusal or "")
     return outcomes

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 
 import psycopg
+import redis
 from psycopg import sql as compose
 from psycopg.types.json import Jsonb
 
@@ -32,6 +33,7 @@ from usage_pipeline.events.erasure.spellings import Spellings, members_of
 from usage_pipeline.events.ingest.members import identity
 from usage_pipeline.events.ingest.model import LANDING
 from usage_pipeline.events.landing.folder import DONE, Landing
+from usage_pipeline.redis_keys import token_cache
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import delete_file, delete_leftovers, verified
 from usage_pipeline.storage.archives.manifest import Archive, archives
@@ -41,7 +43,9 @@ from usage_pipeline.storage.archives.store import ArchiveDamaged, ArchiveStore, 
 from usage_pipeline.storage.chunks.locks import CHANGE_WAIT_SECONDS, changing, lock_timeout, removing
 from usage_pipeline.storage.chunks.partitions import chunks
 from usage_pipeline.storage.lifecycle.timescale import hypertable_chunks
-from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.postgres import connect, first_line
+from usage_pipeline.storage.redis import RedisUnavailable
+from usage_pipeline.storage.redis_cluster import server_or_cluster
 from usage_pipeline.storage.sql import composed, load, relation
 from usage_pipeline.storage.timescale import is_hypertable
 from usage_pipeline.values import Malformed
@@ -117,6 +121,7 @@ def erase(settings: Settings, user_id: str) -> Erasure:
             raise ArchiveUnavailable(f"ARCHIVE_URL: expected the place of {len(files)} archive files, came none")
         work = _Work(connection, store, user_id, settings, *_begin(connection, user_id, settings))
         work.erase_live_rows()
+        work.erase_bindings(settings)
         for rule in CHUNKED:
             work.erase_chunked(rule)
             if rule is EVENTS:
@@ -210,6 +215,24 @@ class _Work:
                     self._change_rows(_Rule(table, ""))
         with self._connection.transaction():
             self._change_rows(_Rule("usage.provider_usage", ""))
+
+    def erase_bindings(self, settings: Settings) -> None:
+        """Erases in what tokens are bound to, and deletes their cached copies."""
+        found = self._connection.execute(load("events/erasure/select_bound_tokens"), self._names).fetchall()
+        for (prefix,) in found:
+            with self._connection.transaction():
+                # As for a revocation: nobody caches meanwhile what was read before.
+                self._connection.execute(load("access/lock_api_access_token"), {"token_prefix": prefix})
+                arguments = {**self._names, "token_prefix": prefix}
+                done = self._connection.execute(load("events/erasure/rename_bound_user"), arguments)
+                self._note("usage.api_access_tokens", done.rowcount)
+        if found:
+            try:
+                with server_or_cluster(settings) as pooled:
+                    for (prefix,) in found:
+                        pooled.delete(token_cache(prefix))
+            except (redis.RedisError, redis.exceptions.RedisClusterException, RedisUnavailable, OSError) as error:
+                log.warning("cached copies of tokens are not deleted, and end within minutes: %s", first_line(error))
 
     def erase_chunked(self, rule: _Rule) -> None:
         """Erases in the rows of a table and in its files under one lock, so that no row moves between them meanwhile."""

@@ -1,16 +1,19 @@
 """Stores batches of usage events and message archives, each item once. HTTP, landed files and replays use one function."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
+from uuid import UUID
 
 import psycopg
 from msgspec import structs
 from psycopg import sql as compose
 
+from usage_pipeline.bindings import Binding
 from usage_pipeline.drain.batch import new_batch_id
-from usage_pipeline.events.ingest.documents import Items
+from usage_pipeline.events.ingest.bound import BoundSender
+from usage_pipeline.events.ingest.documents import Items, Json
 from usage_pipeline.events.ingest.model import (
     LANDING,
     MAX_ARCHIVE_BYTES,
@@ -21,6 +24,8 @@ from usage_pipeline.events.ingest.model import (
     parse_archive,
     parse_event,
     with_source,
+    written_archive,
+    written_event,
 )
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.chunks.partitions import ensure_chunks
@@ -53,6 +58,13 @@ class Kind:
     select_unstored: str
     parse: Parse
     most_item_bytes: int
+    # The first columns of its rows, which say whose they are.
+    owners: tuple[str, ...]
+    written: Callable[[Json], Any]
+
+    def bound_to(self, binding: Binding) -> BoundSender:
+        """What a sender who is bound may send."""
+        return BoundSender(binding, self.owners, self.written)
 
 
 EVENTS = Kind(
@@ -65,6 +77,8 @@ EVENTS = Kind(
     "events/ingest/select_unstored_events",
     parse_event,
     MAX_EVENT_BYTES,
+    ("user_id", "team", "service"),
+    written_event,
 )
 ARCHIVES = Kind(
     "archives",
@@ -76,6 +90,8 @@ ARCHIVES = Kind(
     "events/ingest/select_unstored_archives",
     parse_archive,
     MAX_ARCHIVE_BYTES,
+    ("user_id", "service"),
+    written_archive,
 )
 
 
@@ -134,21 +150,28 @@ def ingest(
     sender: str = LANDING,
     now: datetime | None = None,
     letters: LetterBox | None = None,
+    binding: Binding | None = None,
 ) -> IngestReport:
     """Stores the JSON items in one transaction on an autocommit connection; what it reports is committed.
 
     An item that breaks a rule is rejected by its index; the others are stored. An item whose id is stored is a duplicate if
     only its time differs, else a conflict, which ops.event_conflicts keeps. `source` is noted with the batch. `sender` gives
     the ids that are no UUIDs, where the item names no source. With `letters`, rejected items become dead letters: use it when
-    no caller hears of them.
+    no caller hears of them. With a `binding` the sender hears of no item that it may not see: what has the id of such an item
+    is stored under an id of its own, and is found by the same id again.
     Raises psycopg.Error when PostgreSQL fails. Then nothing of the batch is stored, and it may be sent again.
     """
     now = now or datetime.now(UTC)
     batch_id = new_batch_id(int(now.timestamp() * 1000))
     window = EventWindow.around(now, settings)
-    parsed, rejected = _parse(kind, items, window, sender)
-    batch = _Batch(batch_id, now, source, sender, kind, items, window, parsed, rejected, letters)
-    if kind is EVENTS and (report := _store_new(connection, batch, settings)):
+    bound = None if binding is None else kind.bound_to(binding)
+    items = items if bound is None else bound.items(items)
+    parsed, rejected = _parse(kind, items, window, sender, bound)
+    batch = _Batch(batch_id, now, source, sender, kind, items, window, parsed, rejected, letters, binding)
+    if binding is not None:
+        batch.use_own_ids(_own_ids(connection, batch, binding))
+    # What was kept apart before is there already.
+    if kind is EVENTS and not batch.apart and (report := _store_new(connection, batch, settings)):
         return report
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -156,7 +179,34 @@ def ingest(
         except (psycopg.errors.CheckViolation, psycopg.errors.UndefinedTable):
             if attempt == _ATTEMPTS:
                 raise
+        except _TakenByOthers as taken:
+            # Others may take more of the ids meanwhile.
+            if attempt == _ATTEMPTS:
+                raise psycopg.errors.SerializationFailure("others store the same ids at the same time") from None
+            batch.keep_apart(taken.positions)
     raise AssertionError("unreachable: each attempt returns or raises")
+
+
+class _TakenByOthers(Exception):
+    """Items have ids of rows that their sender may not see. Nothing of the batch is stored."""
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        super().__init__(f"{len(positions)} items")
+        self.positions = positions
+
+
+def _own_ids(connection: psycopg.Connection, batch: "_Batch", binding: Binding) -> list[int]:
+    """Positions of items that were kept apart before. These come first: what had their id may be gone by now."""
+    own = {position: binding.own_id(item.event_id) for position, item in batch.parsed.items()}
+    known = known_ids(connection, binding, own.values())
+    return [position for position, event_id in own.items() if event_id in known]
+
+
+def known_ids(connection: psycopg.Connection, binding: Binding, ids: Iterable[UUID]) -> set[UUID]:
+    """Those of the ids that the binding has for events of its own."""
+    # As one text: a thousand values would take as long as the query.
+    arguments = {"ids": f"{{{','.join([each.hex for each in ids])}}}", "binding_id": binding.binding_id}
+    return {event_id for (event_id,) in connection.execute(load("events/ingest/select_own_ids"), arguments)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,19 +219,51 @@ class _Batch:
     items: Items
     window: EventWindow
     parsed: dict[int, Item]
-    rejected: Sequence[Rejection]
+    rejected: list[Rejection]
     letters: LetterBox | None
+    binding: Binding | None
+    # Positions of items that are stored under an id of their own.
+    apart: set[int] = field(default_factory=set)
 
     def whole(self, position: int) -> Item:
         """A valid item with its row."""
         item = self.parsed[position]
-        return item if item.payload else self.kind.parse(self.items[position], self.window, self.sender)
+        if item.payload:
+            return item
+        whole = self.kind.parse(self.items[position], self.window, self.sender)
+        return structs.replace(whole, event_id=item.event_id) if position in self.apart else whole
+
+    def use_own_ids(self, positions: Iterable[int]) -> None:
+        assert self.binding is not None  # noqa: S101  # nobody else has some
+        for position in positions:
+            item = self.parsed[position]
+            self.parsed[position] = structs.replace(item, event_id=self.binding.own_id(item.event_id))
+            self.apart.add(position)
+
+    def keep_apart(self, positions: Sequence[int]) -> None:
+        """Of items that have the ids of others: an event gets an id of its own, an archive has no event."""
+        if self.kind is EVENTS:
+            self.use_own_ids(positions)
+            return
+        for position in positions:
+            self.rejected.append(self.of_unknown_event(position))
+            del self.parsed[position]
+
+    def of_unknown_event(self, position: int) -> Rejection:
+        event_id = self.parsed[position].event_id
+        return Rejection(position, f"event_id: expected the id of a stored event, came {event_id}")
+
+    def kept_payload(self, position: int) -> bytes:
+        """A valid item as it is kept out, to be read again by anybody."""
+        return with_source(bytes(self.items[position]), self.sender)
 
     def report(self, *, inserted: int, duplicates: int, conflicts: int, rejected: Sequence[Rejection]) -> IngestReport:
         return IngestReport(self.batch_id, len(self.items), inserted, duplicates, conflicts, tuple(sorted(rejected)))
 
 
-def _parse(kind: Kind, items: Items, window: EventWindow, sender: str) -> tuple[dict[int, Item], list[Rejection]]:
+def _parse(
+    kind: Kind, items: Items, window: EventWindow, sender: str, bound: BoundSender | None
+) -> tuple[dict[int, Item], list[Rejection]]:
     parsed: dict[int, Item] = {}
     rejected: list[Rejection] = []
     kept = 0
@@ -189,6 +271,8 @@ def _parse(kind: Kind, items: Items, window: EventWindow, sender: str) -> tuple[
         try:
             # Items that are made of what came in another format may refuse to be made.
             found = kind.parse(items[index], window, sender)
+            if bound is not None:
+                bound.expect_own(found)
             kept += len(found.payload)
             parsed[index] = found if kept <= KEPT_BYTES else structs.replace(found, payload=b"")
         except Malformed as malformed:
@@ -214,9 +298,13 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
     report = batch.report(inserted=len(events), duplicates=0, conflicts=0, rejected=batch.rejected)
     try:
         with connection.transaction(), connection.cursor() as cursor:
-            with cursor.copy(load("events/ingest/copy_usage_event_ids")) as copy:
+            end = "\n" if batch.binding is None else f"\t{batch.binding.binding_id}\n"
+            copy_ids = (
+                "events/ingest/copy_usage_event_ids" if batch.binding is None else "events/ingest/copy_bound_event_ids"
+            )
+            with cursor.copy(load(copy_ids)) as copy:
                 copy.write(
-                    "".join([f"{key}\t\\\\x{event.payload_hash}\n" for key, event in zip(keys, events, strict=True)])
+                    "".join([f"{key}\t\\\\x{event.payload_hash}{end}" for key, event in zip(keys, events, strict=True)])
                 )
                 # We put the rows together while the server is busy with the ids.
                 rows: Iterable[bytes] = (
@@ -241,7 +329,7 @@ def _store_new(connection: psycopg.Connection, batch: _Batch, settings: Settings
 
 
 def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings) -> IngestReport:
-    kind, items, parsed = batch.kind, batch.items, batch.parsed
+    kind, parsed = batch.kind, batch.parsed
     connection.execute(load(kind.stage))
     if kind is EVENTS:
         moments = {item.event_time for item in parsed.values() if item.event_time is not None}
@@ -252,17 +340,17 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
         if kind is ARCHIVES:
             hours = {hour for (hour,) in cursor.execute(load("events/ingest/select_archive_hours"))}
             ensure_chunks(connection, kind.table, hours, settings.chunk_time_interval_hours)
-        [(stored,)] = cursor.execute(load(kind.insert), {"timezone": settings.usage_timezone}).fetchall()
+        binding_id = None if batch.binding is None else batch.binding.binding_id
+        arguments = {"timezone": settings.usage_timezone, "binding_id": binding_id}
+        [(stored,)] = cursor.execute(load(kind.insert), arguments).fetchall()
+        if batch.binding is not None:
+            _expect_own_ids(cursor, batch, batch.binding, stored)
         unstored = (
             cursor.execute(load(kind.select_unstored), {"stored": stored}).fetchall()
             if len(stored) < len(parsed)
             else []
         )
-        unknown = [
-            Rejection(position, f"event_id: expected the id of a stored event, came {parsed[position].event_id}")
-            for position, _, _, is_known in unstored
-            if not is_known
-        ]
+        unknown = [batch.of_unknown_event(position) for position, _, _, is_known in unstored if not is_known]
         # A row of a conflict has the whole item: made when it is stored, one after the other.
         conflicting = [
             (position, stored_hash, other_hash)
@@ -276,7 +364,7 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
                 "event_id": parsed[position].event_id,
                 "stored_hash": stored_hash,
                 "other_hash": other_hash,
-                "other_payload": with_source(bytes(items[position]), batch.sender),
+                "other_payload": batch.kept_payload(position),
                 "batch_id": batch.batch_id,
             }
             for position, stored_hash, other_hash in conflicting
@@ -291,6 +379,20 @@ def _store_any(connection: psycopg.Connection, batch: _Batch, settings: Settings
         )
         _insert_report(cursor, batch, report)
     return report
+
+
+def _expect_own_ids(cursor: psycopg.Cursor, batch: _Batch, binding: Binding, stored: Sequence[int]) -> None:
+    """Raises _TakenByOthers. After the insert, so that it sees whatever came before it."""
+    # An event that was stored has an id that was free; an archive was stored with whatever event has its id.
+    wanted = [position for position in batch.parsed if position not in batch.apart]
+    if batch.kind is EVENTS:
+        wanted = sorted({*wanted} - {*stored})
+    if not wanted:
+        return
+    query = "select_foreign_events" if batch.kind is EVENTS else "select_foreign_archives"
+    found = cursor.execute(load(f"events/ingest/{query}"), {**binding.arguments, "positions": wanted}).fetchall()
+    if found:
+        raise _TakenByOthers([position for (position,) in found])
 
 
 def _insert_report(cursor: psycopg.Cursor, batch: _Batch, report: IngestReport) -> None:

@@ -256,8 +256,8 @@ _decode_wide = msgspec.json.Decoder(_WideEvent).decode
 _decode_event = msgspec.json.Decoder(_ReceivedEvent).decode
 _decode_extra = msgspec.json.Decoder(dict[str, Any] | None).decode
 _decode_archive = msgspec.json.Decoder(MessageArchive).decode
-_written_event = _written(UsageEvent)
-_written_archive = _written(MessageArchive)
+written_event = _written(UsageEvent)
+written_archive = _written(MessageArchive)
 # A large value may be 24 times as large once it is decoded; one after the other.
 _one_at_a_time = Lock()
 
@@ -362,7 +362,7 @@ def _item(known: Identity, at: datetime, short: bytes, more: bytes) -> Item:
 
 
 def _parse_large_event(item: _Json, window: EventWindow, sender: str) -> Item:
-    small, long_texts = _parted("a usage event", item, MAX_EVENT_BYTES, _written_event, ("prompt", "extra"))
+    small, long_texts = _parted("a usage event", item, MAX_EVENT_BYTES, written_event, ("prompt", "extra"))
     with _one_at_a_time:
         return _parse_any_event(small, window, sender, long_texts)
 
@@ -510,7 +510,7 @@ def _parted_archive(item: memoryview, names: tuple[str, ...]) -> tuple[bytes, Ma
     """The same as _parted. Of a very large one nothing is decoded as a whole: everybody else would wait."""
     flat = flat_object(item) if MAX_ARCHIVE_BYTES >= item.nbytes >= LONG_ITEM_BYTES else None
     if flat is None:
-        return _parted("a message archive", item, MAX_ARCHIVE_BYTES, _written_archive, names)
+        return _parted("a message archive", item, MAX_ARCHIVE_BYTES, written_archive, names)
     long_texts = {name: item[slice(*flat.members.pop(name))] for name in names if name in flat.members}
     members = {name: msgspec.Raw(bytes(item[first:end])) for name, (first, end) in flat.members.items()}
     for name, text in members.items():

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from usage_pipeline.bindings import Bounds
 from usage_pipeline_tests.end_to_end.rigs.browser import Browser, open_browser
 from usage_pipeline_tests.rigs.clock import days_ago
-from usage_pipeline_tests.rigs.service import Shared
+from usage_pipeline_tests.rigs.service import Shared, new_token
 
 COLUMNS = (
     "usage_date, team, service, provider, model, requests, errors, input_tokens, output_tokens, total_tokens, "
@@ -91,3 +92,26 @@ def test_on_a_telephone_charts_and_tables_scroll_and_nothing_else_is_wider_than_
     # As wide as its card, not what a legend leaves over.
     assert chart[0] == table[0]
     assert min(chart[1], table[1]) > table[0]
+
+
+def test_with_a_bound_token_the_page_shows_what_it_may_says_so_and_has_no_faults(
+    shared: Shared, browser: Browser
+) -> None:
+    shared.postgres.execute("update analytics.usage_daily set team = 'mine' where requests = 7")
+    browser.click("Forget token")
+    browser.type_after("Token", new_token(shared.postgres, "read", bounds=Bounds(teams=("mine",))))
+    browser.click("Open")
+    browser.wait_for("This token is bound to some teams, services or users", "As of", ROWS[2][1])
+    assert list(tiles(browser)) == ["LLM requests", "LLM tokens", "LLM cost", "LLM list price", "LLM cost reported"]
+    assert tiles(browser)["LLM requests"][0] == "7"
+    shown = browser.run("return document.body.innerText")
+    assert isinstance(shown, str)
+    for word in ("gpt-4o", "API keys", "Popular issues", "Issue flow", "may not read"):
+        assert word not in shown
+    assert browser.complaints() == []
+    browser.click("Forget token")
+    browser.type_after("Token", shared.token)
+    browser.click("Open")
+    browser.wait_for("Popular issues", "Issue flow", "gpt-4o")
+    assert "This token is bound" not in str(browser.run("return document.body.innerText"))
+    assert len(tiles(browser)) == 8

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import redis
 from psycopg import sql
 
+from usage_pipeline.access.tokens import create_token
 from usage_pipeline.alerting.reading import read_dead_letters
+from usage_pipeline.bindings import Bounds
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.drain.dead_letters import Choice
 from usage_pipeline.drain.rounds import drain_once
@@ -147,6 +149,10 @@ def test_the_id_is_nowhere_in_any_spelling(
         )
         assert any(not one.passed for one in checked.get_asset_check_evaluations())
         reports: list[Any] = [checked, *read_dead_letters(postgres)]
+        bounds = [Bounds(users=(WHO,)), Bounds(teams=("search",), users=("omar", WHO))]
+        tokens = [create_token(postgres, "bound", ["read"], bounds=each) for each in bounds]
+        for token in tokens:
+            redis_client.set(f"api_token:{token.token_prefix}", WHO)
         before = {place.partition(":")[0] for place in traces_in_database(postgres)}
         assert before >= {
             "analytics.usage_user_daily.user_id",
@@ -155,12 +161,16 @@ def test_the_id_is_nowhere_in_any_spelling(
             "ops.dead_letters.reason",
             "ops.dead_letters.discard_reason",
             "ops.event_conflicts.other_payload",
+            "usage.api_access_tokens.users",
             "usage.provider_usage.user_id",
         }
         assert len(traces_in_files(landing, files)) > 10
         done = erase(there, WHO)
         assert done.problems == []
         assert traces_in_database(postgres) == []
+        assert redis_client.keys("api_token:*") == []
+        ended = "select users[cardinality(users)] = %s, revoked_at is not null from usage.api_access_tokens order by created_at"
+        assert postgres.execute(ended, (done.pseudonym,)).fetchall() == [(True, True), (True, False)]
         assert traces_in_files(landing, files, home) == []
         assert traces("reports", str([str(one) for one in reports])) == []
 

@@ -1,0 +1,250 @@
+"""A walk over every route of the app with a bound token: beside rows of others, each answers as if there were none."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import psycopg
+import pytest
+import redis
+
+from usage_pipeline.api.app import create_app
+from usage_pipeline.bindings import Bounds
+from usage_pipeline.drain.rounds import drain_once
+from usage_pipeline.recording.recorder import Recorder
+from usage_pipeline.rollups.calendar import day_window
+from usage_pipeline.rollups.rankings import RANKINGS
+from usage_pipeline.rollups.windows import replace_window
+from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline_tests.api.bound.senders import SCOPES
+from usage_pipeline_tests.api.test_read_security import FILES, OPEN
+from usage_pipeline_tests.events.formats.recorded import payload
+from usage_pipeline_tests.events.otlp.spans import CHAT, TRACES_PATH, as_json, request_of
+from usage_pipeline_tests.rigs.events import NOW, archive, event
+from usage_pipeline_tests.rigs.service import (
+    ARCHIVES_PATH,
+    CLOUDEVENTS_PATH,
+    CORRECTIONS_PATH,
+    EVENTS_PATH,
+    LITELLM_PATH,
+    new_token,
+    routes_of,
+    serving,
+)
+
+AT = (NOW - timedelta(days=1)).replace(hour=12)
+MARK = "of-others"
+MINE = {"team": "mine", "service": "mine", "user_id": "mine"}
+OWN = event(**MINE, event_time=AT.isoformat())
+# Of others in one way each: all else is as in the sender's own.
+FOREIGN = {name: event(**MINE | {name: MARK}, event_time=AT.isoformat(), model=f"model-{MARK}") for name in MINE}
+TEXT_ID, SPAN = f"chatcmpl-{MARK}", request_of(CHAT, resource={"service.name": "mine", "team": "mine"})
+HEADERS = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class World:
+    client: httpx.Client
+    settings: Settings
+    postgres: psycopg.Connection
+    cache: redis.Redis
+
+
+@contextmanager
+def world(servers: Any, databases: Any, number: int, bounds: Bounds) -> Iterator[World]:
+    name = databases.take()
+    url, redis_url = servers.postgres.url(name), f"{servers.redis_url.rstrip('/').removesuffix('/0')}/{number}"
+    nobody = {"external_api_base_url": "http://127.0.0.1:9", "external_api_max_retries": 1}
+    settings = load_settings(database_url=url, redis_url=redis_url, metrics_token="m" * 40, **nobody)
+    with psycopg.connect(url, autocommit=True) as postgres, redis.Redis.from_url(redis_url) as cache:
+        cache.flushdb()
+        with serving(settings) as service:
+            client = service.with_token(new_token(postgres, *SCOPES, bounds=bounds))
+            assert client.post(EVENTS_PATH, json=[OWN]).json()["inserted"] == 1
+            yield World(client, settings, postgres, cache)
+        cache.flushdb()
+    databases.drop(name)
+
+
+def roll_up(one: World) -> None:
+    replace_window(one.postgres, day_window(AT.date(), one.settings.timezone), settings=one.settings)
+
+
+def add_others(one: World, foreign: list[dict[str, Any]]) -> None:
+    """Rows of others in whatever an answer may be made of."""
+    headers = {"Authorization": f"Bearer {new_token(one.postgres, *SCOPES, name='free')}"}
+
+    def sent(path: str, content: Any) -> None:
+        answer = one.client.post(path, json=content, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.json().get("rejected", []) == []
+
+    for theirs in foreign:
+        named = theirs | {"event_id": TEXT_ID, "source": f"s-{theirs['team']}-{theirs['service']}"}
+        sent(EVENTS_PATH, [theirs, theirs | {"latency_ms": 1}, named, theirs | {"event_id": "x", "source": "/c"}])
+        sent(ARCHIVES_PATH, [archive(theirs["event_id"], prompt_full=MARK)])
+    sent(LITELLM_PATH, [payload("success")])
+    sent(TRACES_PATH, json.loads(as_json(request_of(CHAT, resource={"service.name": MARK, "team": MARK}))))
+    recorder = Recorder.connect(one.settings.redis_dsn.get_secret_value())
+    for number in (1, 2):
+        recorder.record_api_key(MARK, file_size=3)
+        recorder.record_provider(MARK, MARK, user_id=MARK, file_size=3)
+        recorder.record_merchant(MARK, MARK, value=5)
+        recorder.record_token(MARK, MARK)
+        if number == 1:
+            drain_once(one.settings)
+    one.postgres.execute(
+        "insert into usage.merchant_usage (merchant_id, date, metric_type, metric_value) values (%s, current_date, 'x', 2)",
+        (MARK,),
+    )
+    one.postgres.execute(
+        "insert into stats.daily_issue_stats (date, created_count, resolved_count, comment_count)"
+        " values (current_date, 1, 1, 1)"
+    )
+    for ranking in RANKINGS:
+        entry = {"rankingDate": str(AT.date()), "rank": 1, "id": MARK, "title": MARK, "score": 1}
+        one.cache.set(ranking.cache_key, json.dumps([entry]))
+
+
+def cloud_event(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    data = {name: value for name, value in theirs.items() if name not in ("event_id", "source")}
+    return {"specversion": "1.0", "id": "x", "source": "/c", "type": "t", "data": data}
+
+
+def bodies(theirs: dict[str, Any]) -> dict[str, list[tuple[Any, dict[str, str]]]]:
+    """For each route that takes something, what names rows of others or nothing at all."""
+    taken = theirs | MINE | {"model": "gpt-4o"}
+    named = taken | {"event_id": TEXT_ID, "source": f"s-{theirs['team']}-{theirs['service']}"}
+    never = event(event_id="00000000-0000-4000-8000-000000000001", event_time=AT.isoformat(), **MINE)
+    reason = {"reason": "test"}
+    litellm = payload("success") | {"end_user": "mine", "request_tags": ["service:mine"]}
+    litellm["metadata"] = {**litellm["metadata"], "user_api_key_team_alias": "mine"}
+    return {
+        EVENTS_PATH: [
+            ([theirs], HEADERS),
+            ([taken, named], HEADERS),
+            ([taken, named, taken | {"model": "other"}, OWN], HEADERS),
+        ],
+        ARCHIVES_PATH: [([archive(one["event_id"], user_id="mine", service="mine") for one in (theirs, OWN)], HEADERS)],
+        CORRECTIONS_PATH: [
+            (
+                [
+                    {"action": "void", "event_id": one["event_id"], **reason}
+                    | ({"source": one["source"]} if "source" in one else {})
+                    for one in (theirs, named, never)
+                ],
+                HEADERS,
+            ),
+            (
+                [{"action": "replace", "event": one | {"input_tokens": 1}, **reason} for one in (taken, named, theirs)],
+                HEADERS,
+            ),
+        ],
+        LITELLM_PATH: [([litellm, payload("success")], HEADERS), ([litellm], HEADERS)],
+        CLOUDEVENTS_PATH: [
+            (cloud_event(one), {"Content-Type": "application/cloudevents+json"}) for one in (taken, theirs, taken)
+        ],
+        TRACES_PATH: [(json.loads(as_json(SPAN)), HEADERS)] * 2,
+    }
+
+
+def questions(path: str, theirs: dict[str, Any]) -> Iterator[str]:
+    """What somebody may ask of a route that answers: by names of others, of nobody, and of all."""
+    for name in (MARK, "nobody", "models", "1"):
+        concrete = re.sub(r"\{\w+(:path)?\}", quote(name), path)
+        yield concrete
+        for parameter in (
+            "team",
+            "service",
+            "user_id",
+            "model",
+            "provider",
+            "api_key_id",
+            "token_id",
+            "merchant_id",
+            "id",
+        ):
+            yield f"{concrete}?{parameter}={name}"
+    for format in ("csv", "parquet"):
+        yield f"{concrete}?format={format}"
+    yield f"{concrete}?limit=1"
+    yield f"{concrete}?model={theirs['model']}"
+
+
+def told(answer: httpx.Response) -> tuple[Any, ...]:
+    """All that a client can see of an answer, without the moments that the clock gives."""
+    headers = sorted((name, value) for name, value in answer.headers.items() if name != "date")
+    body = re.sub(rb'"timestamp":"[^"]+"', b"", answer.content)
+    return answer.request.method, str(answer.request.url.raw_path), answer.status_code, headers, body
+
+
+def walked(one: World, theirs: dict[str, Any]) -> list[tuple[Any, ...]]:
+    found = []
+    posts = bodies(theirs)
+    routes = sorted(routes_of(create_app(one.settings)))
+    for path in [path for path, method in routes if method == "POST"]:
+        for content, headers in posts[path]:
+            found.append(told(one.client.post(path, json=content, headers=headers)))
+    roll_up(one)
+    for path, method in routes:
+        if method == "POST":
+            continue
+        for question in questions(path, theirs):
+            answer = one.client.request(method, question)
+            assert MARK.encode() not in re.sub(rb'"instance":"[^"]*"|[?&/]of-others', b"", answer.content) or (
+                answer.status_code in (404, 422) or "next" in answer.text
+            ), (question, answer.text)
+            if path not in OPEN | FILES:
+                is_by_team = path.startswith("/api/usage/models") or path == "/api/usage/summary"
+                expected = (200, 422) if is_by_team else (403,)
+                assert answer.status_code in expected, (question, answer.text)
+            found.append(told(answer))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("members", "bounds"),
+    [
+        (["team"], Bounds(teams=("mine",))),
+        (["service"], Bounds(services=("mine",))),
+        (["user_id"], Bounds(users=("mine",))),
+        (["team", "service", "user_id"], Bounds(teams=("mine", "ours"), services=("mine",), users=("mine",))),
+    ],
+    ids=["team", "service", "user", "all"],
+)
+def test_no_route_tells_of_rows_of_others(servers: Any, databases: Any, members: list[str], bounds: Bounds) -> None:
+    with ExitStack() as stack:
+        alone, beside = (stack.enter_context(world(servers, databases, number, bounds)) for number in (1, 2))
+        foreign = [FOREIGN[member] for member in members]
+        add_others(beside, foreign)
+        for theirs in foreign:
+            expected, found = walked(alone, theirs), walked(beside, theirs)
+            assert len(found) > 500
+            for one, other in zip(expected, found, strict=True):
+                assert other == one
+
+
+def test_every_route_that_takes_something_is_in_the_walk(servers: Any, settings: Settings) -> None:
+    taking = {path for path, method in routes_of(create_app(settings)) if method not in ("GET", "HEAD")}
+    assert taking == set(bodies(FOREIGN["team"]))
+
+
+def test_the_walk_finds_what_a_token_sees_that_is_not_bound(servers: Any, databases: Any) -> None:
+    with ExitStack() as stack:
+        alone, beside = (stack.enter_context(world(servers, databases, number, Bounds())) for number in (1, 2))
+        add_others(beside, list(FOREIGN.values()))
+        for one in (alone, beside):
+            roll_up(one)
+        paths = (
+            *("/api/usage/summary", "/api/usage/models", "/api/usage/models?format=csv", "/api/usage/api-keys"),
+            *("/api/usage/providers", "/api/usage/merchants", "/api/usage/tokens", f"/api/usage/api-keys/{MARK}"),
+            *("/api/issues/popular", "/api/rankings/models", "/api/stats/daily"),
+        )
+        same = [path for path in paths if told(beside.client.get(path)) == told(alone.client.get(path))]
+        assert same == []
