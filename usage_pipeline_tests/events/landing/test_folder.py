@@ -15,8 +15,8 @@ import fsspec
 import psycopg
 import pytest
 
+from usage_pipeline.events.files import loading as module
 from usage_pipeline.events.ingest.model import MAX_EVENT_BYTES
-from usage_pipeline.events.landing import reading as module
 from usage_pipeline.events.landing.faults import faults_of
 from usage_pipeline.events.landing.folder import Landing
 from usage_pipeline.events.landing.reading import (
@@ -98,16 +98,18 @@ def test_what_is_not_finished_or_no_event_file_is_left_alone(
         ".a.jsonl",
         "_a.jsonl",
         "a.jsonl.tmp",
-        "a.csv",
+        "a.txt",
         "a.gz",
         "done/a.jsonl",
+        "done/2026/a.jsonl",
         "broken/a.jsonl",
-        "other/a.jsonl",
+        "_unfinished/a.jsonl",
+        "2026/.unfinished/a.jsonl",
     ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(lines(event()))
     assert landing.waiting() == []
-    for address in ("../a.jsonl", "done/a.jsonl", "archives/../a.jsonl", "/etc/a.jsonl", "a.csv"):
+    for address in ("../a.jsonl", "done/a.jsonl", "archives/../a.jsonl", "/etc/a.jsonl", "a.txt", "2026//a.jsonl"):
         with pytest.raises(ValueError, match="expected the name of a file in the landing folder"):
             read(address)
 
@@ -115,7 +117,7 @@ def test_what_is_not_finished_or_no_event_file_is_left_alone(
 def test_rejected_items_become_dead_letters_with_their_place_in_the_file(
     tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 2)
+    monkeypatch.setattr(module, "ITEMS_PER_BATCH", 2)
     bad = event(team="")
     (tmp_path / "a.jsonl").write_bytes(lines(event(), event(), event()) + lines(bad) + b"nonsense\n" + lines(event()))
     report = read("a.jsonl")
@@ -191,7 +193,7 @@ def test_a_crash_before_the_ledger_counts_nothing_twice(
     postgres: psycopg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 2)
+    monkeypatch.setattr(module, "ITEMS_PER_BATCH", 2)
     (tmp_path / "a.jsonl").write_bytes(lines(event(), event(team=""), event(), event(team="", user_id="u"), event()))
     whole = module.ingest
     calls = []
@@ -438,7 +440,7 @@ def test_a_file_of_rejected_items_alone_is_not_read_to_its_end(
     tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """130 KB of gzip were three million dead letters, and kept all other files waiting."""
-    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 10)
+    monkeypatch.setattr(module, "ITEMS_PER_BATCH", 10)
     monkeypatch.setattr(module, "MOST_REJECTED", 30)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(event()) + b'{"a":1}\n' * 100_000))
     report = read("a.jsonl.gz")
@@ -451,7 +453,7 @@ def test_a_file_of_rejected_items_alone_is_not_read_to_its_end(
 def test_a_file_of_conflicts_alone_is_not_read_to_its_end(
     tmp_path: Path, read: Callable[[str], FileReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 10)
+    monkeypatch.setattr(module, "ITEMS_PER_BATCH", 10)
     monkeypatch.setattr(module, "MOST_REJECTED", 30)
     one = event()
     (tmp_path / "a.jsonl").write_bytes(lines(*({**one, "input_tokens": number} for number in range(100))))
