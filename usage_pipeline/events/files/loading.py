@@ -40,7 +40,8 @@ _COUNTS = ("received", "inserted", "duplicates", "conflicts")
 class Loaded:
     """The outcome of a file: received = inserted + duplicates + conflicts + rejected. `reason`: it was not read to its end.
 
-    `passed` rows are no events by themselves, such as spans; `notes` say so. `rejections` are the first ones, by position.
+    `passed` rows are no events by themselves, such as spans; `notes` say so. `rejections` are the first ones, by position,
+    which is that of a `place`: a line, a row, an item.
     """
 
     row_format: Format | None = None
@@ -53,6 +54,7 @@ class Loaded:
     reason: str | None = None
     notes: list[str] = field(default_factory=list)
     rejections: list[tuple[int, str]] = field(default_factory=list)
+    place: str = "line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def load_file(
     The items before a fault are stored. Raises psycopg.Error or OSError when a server or the file system fails; load it again
     then.
     """
-    loaded = Loaded()
+    loaded = Loaded(place=source.kind.place)
     totals = Counter[str]()
     rejected_bytes = 0
     try:
