@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 COLUMNS, ROW, FAULT, END = b"C", b"R", b"F", b"E"
-MOST_MEMORY_BYTES = 2**30
+# Beyond what Python and its libraries have when they are loaded.
+MOST_MEMORY_BYTES = 512 * 2**20
 _MOST_SECONDS = 3_600
 _MOST_COLUMNS = 1_000
+# Of rows that are large by the word of the footer, fewer are decoded at a time.
 _ROWS_PER_BATCH = 1_000
+_BYTES_PER_BATCH = 16 * 2**20
 _BUFFER_BYTES = 1 << 20
 # Of what the footer says, which nobody else bounds.
 _MOST_FOOTER_BYTES = 16 * 2**20
@@ -46,10 +49,23 @@ def _first_line(error: Exception) -> str:
 def _bound() -> None:
     import resource
 
-    for limit, most in ((resource.RLIMIT_DATA, MOST_MEMORY_BYTES), (resource.RLIMIT_CPU, _MOST_SECONDS)):
+    for limit, most in (
+        (resource.RLIMIT_DATA, _data_bytes() + MOST_MEMORY_BYTES),
+        (resource.RLIMIT_CPU, _MOST_SECONDS),
+    ):
         _, hard = resource.getrlimit(limit)
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(limit, (most, hard))
+
+
+def _data_bytes() -> int:
+    """What this process has of the memory that is bounded. Other systems than Linux do not tell, and bound little of it."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            [found] = [line for line in status if line.startswith("VmData:")]
+    except (OSError, ValueError):
+        return 0
+    return int(found.split()[1]) * 1024
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -83,7 +99,10 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         raise ValueError("expected columns of different names, came two of one name")
     encode = msgspec.json.Encoder(enc_hook=str).encode
     yield COLUMNS + encode(names) + b"\n"
-    for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, use_threads=False):
+    groups = [table.metadata.row_group(number) for number in range(table.metadata.num_row_groups)]
+    row_bytes = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    batch_rows = min(_ROWS_PER_BATCH, max(_BYTES_PER_BATCH // max(row_bytes, 1), 1))
+    for batch in table.iter_batches(batch_size=batch_rows, use_threads=False):
         columns = [_values(pa, column) for column in batch.columns]
         # Neither null nor NaN, which is not itself.
         yield (
