@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from usage_pipeline.events.files.packed import BrokenFile
-from usage_pipeline.events.files.rows import MOST_COLUMNS, Row, Table
-from usage_pipeline.values import Malformed, shown
+from usage_pipeline.events.files.rows import MOST_COLUMNS, Row, Table, WrongCells
+from usage_pipeline.values import shown
 
 _DELIMITERS = (",", ";", "\t")
 # Excel's own first line, which names the delimiter.
@@ -55,10 +55,7 @@ def _rows(lines: "_Lines", delimiter: str, columns: list[str], limit_bytes: int)
             if any(cells):
                 yield first, row
         elif any(cells):
-            yield (
-                first,
-                Malformed(f"expected {count} cells, came {len(cells)}: {shown(delimiter.join(cells).encode())}"),
-            )
+            yield first, WrongCells(count, cells)
         lines.row_bytes = 0
         first = lines.number + 1
 

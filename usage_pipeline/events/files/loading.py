@@ -18,7 +18,7 @@ from usage_pipeline.events.files.making import Made, Maker
 from usage_pipeline.events.files.names import FileKind, Format
 from usage_pipeline.events.files.packed import BrokenFile, unpacked
 from usage_pipeline.events.files.parquet_table import parquet_table
-from usage_pipeline.events.files.rows import Table
+from usage_pipeline.events.files.rows import Table, WrongCells
 from usage_pipeline.events.ingest.batches import EVENTS, Kind, LetterBox, ingest
 from usage_pipeline.settings import Settings
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
@@ -231,7 +231,7 @@ def _kept(row: Any, made: Made) -> _Item:
     if not isinstance(made, Malformed):
         return _Item(made, made)
     # Of a row with too many cells there are none that we could name.
-    return _Item(made, str(row).encode() if isinstance(row, Malformed) else _encode(row))
+    return _Item(made, _encode(row.cells if isinstance(row, WrongCells) else row))
 
 
 def _expect_known(table: Table, source: Source) -> None:

@@ -19,7 +19,7 @@ class BrokenFile(Exception):
     """A file that cannot be read to its end; the message says what was expected and what came."""
 
 
-def unpacked(stream: BinaryIO, packing: Packing, unchecked_bytes: int = UNCHECKED_BYTES) -> BinaryIO:
+def unpacked(stream: BinaryIO, packing: Packing, unchecked_bytes: int = UNCHECKED_BYTES) -> io.BufferedReader:
     """What is in a packed file, as a stream. Closing it leaves the file open.
 
     It raises BrokenFile for a file with a fault, and for one that becomes longer than `unchecked_bytes` and than MOST_EXPANSION
