@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import BinaryIO, cast
 
 import msgspec
@@ -44,8 +44,8 @@ def _rows(lines: Iterator[bytes]) -> Iterator[Row]:
 
 def _lines(plain: BinaryIO, is_local: bool, limit_bytes: int) -> Generator[bytes]:
     """What the process says, line by line, without its end. Raises BrokenFile."""
-    with tempfile.TemporaryFile() as copy:
-        file = plain if is_local else _copied(plain, copy)
+    with ExitStack() as stack:
+        file = plain if is_local else _copied(plain, stack.enter_context(tempfile.TemporaryFile()))
         size = file.seek(0, 2)
         file.seek(0)
         command = [sys.executable, "-P", "-m", "usage_pipeline.events.files.parquet_reader"]
