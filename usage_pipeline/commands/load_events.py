@@ -62,7 +62,6 @@ def _loaded(
     tell: Callable[[str], None],
 ) -> "Loaded":
     from usage_pipeline.events.files.loading import Loaded, Source, load_file
-    from usage_pipeline.events.files.names import format_by_folder
 
     try:
         with _opened(name) as (stream, kind, size):
@@ -76,7 +75,7 @@ def _loaded(
             source = Source(
                 f"file:{name}"[:_LOOK_BYTES],
                 kind,
-                row_format=row_format or format_by_folder(name),
+                row_format=row_format,
                 is_local=name != STANDARD_INPUT,
             )
             return load_file(connection, stream, source, settings=settings, most_rejections_kept=MOST_SHOWN, tell=told)

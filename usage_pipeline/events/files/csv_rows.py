@@ -6,7 +6,6 @@ from typing import BinaryIO
 
 from usage_pipeline.events.files.packed import BrokenFile
 from usage_pipeline.events.files.rows import MOST_COLUMNS, Row, Table, WrongCells
-from usage_pipeline.values import shown
 
 _DELIMITERS = (",", ";", "\t")
 # Excel's own first line, which names the delimiter.
@@ -81,7 +80,8 @@ class _Lines(Iterator[str]):
             )
         try:
             return line.decode("utf-8-sig" if self.number == 1 else "utf-8")
-        except UnicodeDecodeError:
+        except UnicodeDecodeError as error:
+            # Not what is in the line, which may be of a person: the reason is kept.
             raise BrokenFile(
-                f'line {self.number}: expected UTF-8 (in Excel: "CSV UTF-8"), came {shown(line)}'
+                f'line {self.number}: expected UTF-8 (in Excel: "CSV UTF-8"), came byte 0x{line[error.start]:02x}'
             ) from None

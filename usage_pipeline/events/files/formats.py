@@ -6,7 +6,6 @@ from usage_pipeline.events.files.names import FORMATS, Format
 from usage_pipeline.events.files.packed import BrokenFile
 
 _STARTS = ("startTime", "start_time")
-_SHOWN = 8
 
 
 def formats_by_members(names: Collection[str]) -> list[Format]:
@@ -28,12 +27,14 @@ def formats_by_members(names: Collection[str]) -> list[Format]:
 
 
 def chosen_format(names: Collection[str]) -> Format:
-    """The one format of rows with such members. Raises BrokenFile, with all formats, for none and for several."""
+    """The one format of rows with such members. Raises BrokenFile, with all formats, for none and for several.
+
+    It does not repeat the names: of a table without a header they are somebody's data.
+    """
     found = formats_by_members(names)
     if len(found) == 1:
         return found[0]
-    shown = ", ".join(sorted(map(repr, names))[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-    what = f"of {' or '.join(found)}" if found else "of none of them"
+    what = f"of {' and '.join(found)}" if found else "of none of them"
     raise BrokenFile(
-        f"expected members of one of the formats {', '.join(FORMATS)}, came those {what}: {shown}. Name the format"
+        f"expected members of one of the formats {', '.join(FORMATS)}, came those {what}. Nothing was stored. Name the format"
     )

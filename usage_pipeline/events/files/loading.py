@@ -240,6 +240,9 @@ def _expect_known(table: Table, source: Source) -> None:
     unknown = unknown_columns(table.columns, model)
     if unknown:
         shown = ", ".join(map(repr, unknown[:_SHOWN_COLUMNS])) + (", …" if len(unknown) > _SHOWN_COLUMNS else "")
+        if len(unknown) == len(table.columns):
+            # Without a header they are somebody's data, and the reason is kept.
+            shown = "none of them"
         raise BrokenFile(
             f"expected columns of {', '.join(model.__struct_fields__)}, came {shown}. Nothing was stored. Rename such columns, "
             "leave them out, or name them extra.NAME or tags.NAME to keep them"

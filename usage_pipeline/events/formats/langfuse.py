@@ -7,6 +7,7 @@ Inputs and outputs are left out.
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -158,6 +159,8 @@ def _number(value: Any) -> int | float | None:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
+        return None
+    if not isfinite(number):
         return None
     return int(number) if number.is_integer() else number
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from usage_pipeline.events.formats.absent import present
-from usage_pipeline.events.formats.outlines import UNKNOWN, object_of, text_of
+from usage_pipeline.events.formats.outlines import UNKNOWN, text_of
 from usage_pipeline.values import Malformed, shown
 
 SOURCE = "openai-usage"
@@ -57,7 +57,9 @@ def results_in(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         raise Malformed("results: expected the results of a bucket, came none")
     times = {name: row.get(name) for name in ("start_time", "end_time")}
     for result in [row] if inside is None else inside if isinstance(inside, list) else [inside]:
-        found = present(object_of(result)) | present(times)
+        if not isinstance(result, dict):
+            raise Malformed("results: expected objects, came something else")
+        found = present(result) | present(times)
         if found.keys() - {*times, "start_time_iso", "end_time_iso", "object"}:
             yield found
 

@@ -129,18 +129,21 @@ def test_a_column_of_no_member_is_refused_before_anything_is_stored(name: str, l
     ("content", "reason"),
     [
         (b"a,b\n1,2\n", "one of the formats events, litellm-spend-logs, openai-usage, langfuse, came those of none"),
-        (b"event_time,request_id,startTime,spend\n", "came those of events or litellm-spend-logs"),
+        (b"event_time,request_id,startTime,spend\n", "came those of events and litellm-spend-logs"),
         (as_csv([event(service="caf\xe9")]).decode().encode("latin-1"), "line 2: expected UTF-8"),
         (as_csv([event()]).decode().encode("utf-16"), "line 1: expected UTF-8"),
         (b'event_id,"event_time\n' + b"x" * 100, "an open quote"),
         (b"event_id,event_time\nx,y,z\n", ""),
         (b"", ""),
+        (b"ana@example.org,secret\n", "came those of none of them. Nothing was stored"),
     ],
 )
 def test_a_csv_file_that_cannot_be_read_says_why(content: bytes, reason: str, loaded: Load) -> None:
     done = loaded("a.csv", content)
     assert done.inserted == 0
     assert reason in str(done.reason or "")
+    assert "caf" not in str(done.reason)
+    assert "ana" not in str(done.reason), "the reason is kept, and an erasure does not look into it"
     if content.endswith(b"x,y,z\n"):
         assert done.rejections == [(2, "expected 2 cells, came 3: 'x,y,z'")]
 

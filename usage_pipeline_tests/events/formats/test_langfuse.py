@@ -1,6 +1,7 @@
 """Langfuse's observations in the names of its exports and of its API, of this version and of earlier ones."""
 
 import json
+from contextlib import suppress
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,15 @@ from typing import Any
 import pandas as pd
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from usage_pipeline.events.formats.langfuse import NoCall, event_of
+from usage_pipeline.events.ingest.model import EventWindow, parse_event
 from usage_pipeline.events.landing.folder import Landing
 from usage_pipeline.events.landing.reading import ingest_file
-from usage_pipeline.settings import Settings
+from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.values import Malformed
 from usage_pipeline_tests.events.files.test_kinds import load
 from usage_pipeline_tests.events.files.writing import as_csv, as_document, as_lines, as_parquet
 from usage_pipeline_tests.rigs.events import NOW
@@ -210,3 +215,18 @@ def test_files_in_a_folder_of_that_name_are_of_that_format(
         ("stored", 0, 1, 0),
         ("stored", 0, 1, 0),
     ]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted({*GENERATION, *IN_A_STORE, "usage", "promptTokens"})), JSON, max_size=6))
+def test_any_observation_becomes_an_event_or_a_reason(changes: dict[str, Any]) -> None:
+    with suppress(Malformed, NoCall):
+        made = json.dumps(event_of({**GENERATION, **changes}), allow_nan=False).encode(errors="replace")
+        with suppress(Malformed):
+            parse_event(made, EventWindow.around(NOW, load_settings()))

@@ -1,14 +1,19 @@
 """OpenAI's usage: pages of its API and the export of its dashboard, in the names that both have."""
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from usage_pipeline.events.formats.openai_usage import NoRequest, NotOver, event_of, results_in
 from usage_pipeline.settings import Settings
+from usage_pipeline.values import Malformed
 from usage_pipeline_tests.events.files.test_kinds import load
 from usage_pipeline_tests.events.files.writing import as_csv, as_lines
 from usage_pipeline_tests.rigs.events import NOW
@@ -208,3 +213,17 @@ def test_what_cannot_be_counted_is_told(
     done = load(postgres, settings, path)
     assert (done.inserted, done.rejected) == (1, 1)
     assert reason in done.rejections[0][1]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted({*CSV_HEADER, "results", "object", "seconds"})), JSON, max_size=6))
+def test_any_sum_becomes_an_event_or_a_reason(changes: dict[str, Any]) -> None:
+    with suppress(Malformed, NotOver, NoRequest):
+        for found in results_in({**RESULT, "start_time": START, "end_time": START + DAY, **changes}):
+            json.dumps(event_of(found, datetime.now(UTC)), allow_nan=False)
