@@ -28,11 +28,18 @@ def csv_table(plain: BinaryIO, limit_bytes: int) -> Table:
         raise BrokenFile("expected names of columns in the first line, came an open quote")
     if not header.strip():
         return Table([], iter(()))
-    delimiter = delimiter or max(_DELIMITERS, key=lambda one: len(next(csv.reader([header], delimiter=one))))
-    columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
+    try:
+        delimiter = delimiter or max(_DELIMITERS, key=lambda one: len(_cells(header, one)))
+        columns = [name.strip() for name in _cells(header, delimiter)]
+    except (csv.Error, TypeError, ValueError) as error:
+        raise BrokenFile(f"expected names of columns in the first line, came one with a fault: {error}") from None
     if len(columns) > MOST_COLUMNS:
         raise BrokenFile(f"expected at most {MOST_COLUMNS} columns, came {len(columns)}")
     return Table(columns, _rows(lines, delimiter, columns, limit_bytes))
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter), [])
 
 
 def _rows(lines: "_Lines", delimiter: str, columns: list[str], limit_bytes: int) -> Iterator[Row]:

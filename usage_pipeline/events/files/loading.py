@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from typing import Any, BinaryIO, overload
 
@@ -14,14 +15,14 @@ from usage_pipeline.events.files.cells import MEMBERS, item_of, unknown_columns
 from usage_pipeline.events.files.csv_rows import csv_table
 from usage_pipeline.events.files.formats import chosen_format, formats_by_members
 from usage_pipeline.events.files.json_items import json_items
-from usage_pipeline.events.files.making import Made, Maker
+from usage_pipeline.events.files.making import UNWRITABLE, Made, Maker
 from usage_pipeline.events.files.names import FileKind, Format
 from usage_pipeline.events.files.packed import BrokenFile, unpacked
 from usage_pipeline.events.files.parquet_table import parquet_table
 from usage_pipeline.events.files.rows import Table, WrongCells
 from usage_pipeline.events.ingest.batches import EVENTS, Kind, LetterBox, ingest
 from usage_pipeline.settings import Settings
-from usage_pipeline.values import UNREADABLE_JSON, Malformed
+from usage_pipeline.values import UNREADABLE_JSON, Malformed, described
 
 ITEMS_PER_BATCH = 2_000
 _BYTES_PER_BATCH = 32 * 2**20
@@ -212,7 +213,7 @@ def _of_table(table: Table, source: Source, loaded: Loaded) -> Iterator[tuple[in
         _expect_known(table, source)
         item = item_of(table.columns)
         for position, row in table.rows:
-            yield position, _kept(row, row if isinstance(row, Malformed) else item(row))
+            yield position, _kept(row, row if isinstance(row, Malformed) else _tried(partial(item, row)))
         return
     row_format = loaded.row_format = source.row_format or chosen_format(table.columns)
     if row_format == "events":
@@ -227,11 +228,21 @@ def _of_table(table: Table, source: Source, loaded: Loaded) -> Iterator[tuple[in
         loaded.passed, loaded.notes = maker.passed.count, maker.passed.said
 
 
+def _tried(made: Callable[[], bytes]) -> Made:
+    try:
+        return made()
+    except UNWRITABLE as error:
+        return Malformed(f"expected cells that JSON can hold, came {described(error)}")
+
+
 def _kept(row: Any, made: Made) -> _Item:
     if not isinstance(made, Malformed):
         return _Item(made, made)
     # Of a row with too many cells there are none that we could name.
-    return _Item(made, _encode(row.cells if isinstance(row, WrongCells) else row))
+    try:
+        return _Item(made, _encode(row.cells if isinstance(row, WrongCells) else row))
+    except UNWRITABLE:
+        return _Item(made, str(row).encode(errors="backslashreplace"))
 
 
 def _expect_known(table: Table, source: Source) -> None:

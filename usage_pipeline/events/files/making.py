@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
@@ -31,6 +32,9 @@ _encode = msgspec.json.Encoder().encode
 _members_of = msgspec.json.Decoder(dict[str, Any]).decode
 _raws_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _ID = b'"event_id"'
+
+# What JSON cannot hold: half a surrogate pair, numbers of hundreds of digits, values in each other too deeply.
+UNWRITABLE = (TypeError, ValueError, RecursionError, OverflowError)
 
 # What is made of a row: the JSON of an event, or why it is none.
 Made = bytes | Malformed
@@ -77,7 +81,7 @@ class Maker:
         if self._format != "events":
             return self._of_row
         item = item_of(columns)
-        return lambda row: iter((self._with_id(item(row)),))
+        return lambda row: iter((self._tried(lambda: self._with_id(item(row))),))
 
     def of_json(self, item: bytes) -> Iterator[Made]:
         """The events of a row that is JSON."""
@@ -115,7 +119,8 @@ class Maker:
             for result in openai_usage.results_in(cells):
                 try:
                     event, grouping = openai_usage.event_of(result, self._now)
-                    yield _encode({"event_id": self._id("\0".join(grouping).encode()), **event})
+                    said = "\0".join(grouping).encode(errors="backslashreplace")
+                    yield self._tried(partial(_encode, {"event_id": self._id(said), **event}))
                 except openai_usage.NotOver:
                     self.passed.not_over += 1
                 except openai_usage.NoRequest as kind:
@@ -131,6 +136,8 @@ class Maker:
             return made()
         except Malformed as malformed:
             return malformed
+        except UNWRITABLE as error:
+            return Malformed(f"expected cells that JSON can hold, came {described(error)}")
 
     def _with_id(self, item: bytes) -> bytes:
         """The event with an id, if it has none. What is no JSON object stays as it is: the rules of events refuse it."""

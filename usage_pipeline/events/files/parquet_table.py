@@ -7,15 +7,16 @@ bound, such a file costs itself alone. That process decodes the next rows while 
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
 from usage_pipeline.events.files.packed import MOST_EXPANSION, UNCHECKED_BYTES, BrokenFile
 from usage_pipeline.events.files.parquet_reader import COLUMNS, END, FAULT, ROW
 from usage_pipeline.events.files.rows import Row, Table
+from usage_pipeline.values import UNREADABLE_JSON, Malformed, described
 
 # Of a Parquet file that is packed once more, or lies in a store: it is read from a temporary file, since its end comes first.
 MOST_COPIED_BYTES = 4 * 2**30
@@ -39,7 +40,11 @@ def parquet_table(plain: BinaryIO, is_local: bool, limit_bytes: int) -> Table:
 def _rows(lines: Iterator[bytes]) -> Iterator[Row]:
     decode = msgspec.json.Decoder(dict).decode
     for number, line in enumerate(lines, start=1):
-        yield number, decode(line[1:])
+        try:
+            row: Mapping[str, Any] | Malformed = decode(line[1:])
+        except UNREADABLE_JSON as error:
+            row = Malformed(f"expected a row that JSON can hold, came {described(error)}")
+        yield number, row
 
 
 def _lines(plain: BinaryIO, is_local: bool, limit_bytes: int) -> Generator[bytes]:
