@@ -18,6 +18,8 @@ _OBJECTS = ("usage", "provider_usage", "extra", "tags")
 # Texts that are stored as they are, whatever they say.
 _VERBATIM = ("prompt", "prompt_full", "response_full")
 _NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
+# With fewer digits it is one that JSON has.
+_SURELY_AN_INTEGER = 19
 # What Python writes for a dictionary, as pandas does. Reading a longer one takes too much.
 _MOST_LITERAL_CHARACTERS = 16_384
 _encode = msgspec.json.Encoder().encode
@@ -79,6 +81,8 @@ def _number(value: Any) -> Any:
     """The number as it is written: a float would round it."""
     if not isinstance(value, str):
         return value
+    if len(value) < _SURELY_AN_INTEGER and value.isascii() and value.isdecimal():
+        return int(value)
     text = value.strip()
     if not _NUMBER.fullmatch(text):
         return value
@@ -90,7 +94,7 @@ def _number(value: Any) -> Any:
 
 def _text(value: Any) -> Any:
     """A column of ids may have become one of numbers."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, str | bool) or not isinstance(value, int | float):
         return value
     return str(int(value)) if float(value).is_integer() else str(value)
 

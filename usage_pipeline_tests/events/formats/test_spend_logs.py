@@ -20,6 +20,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline_tests.events.files.test_kinds import load
 from usage_pipeline_tests.events.files.writing import as_csv, as_document, as_lines, as_parquet
 from usage_pipeline_tests.events.formats.recorded import payloads
+from usage_pipeline_tests.rigs.commands import Run
 
 # The columns of the table in LiteLLM's schema.prisma (litellm-proxy-extras 0.4.110).
 COLUMNS = (
@@ -190,7 +191,7 @@ def test_an_export_alone_has_the_tokens_and_the_spend_of_its_rows(
 
 
 def test_a_row_that_cannot_be_read_is_told_with_its_line_and_kept_as_it_came(
-    tmp_path: Path, postgres: psycopg.Connection, settings: Settings
+    tmp_path: Path, postgres: psycopg.Connection, settings: Settings, run: Run
 ) -> None:
     good, bad = (row(one) for one in requests()[:2])
     (tmp_path / "a.csv").write_bytes(as_csv(json_cells([good, {**bad, "metadata": "{"}])))
@@ -200,3 +201,12 @@ def test_a_row_that_cannot_be_read_is_told_with_its_line_and_kept_as_it_came(
     assert position == 3
     assert reason.startswith("metadata: expected JSON")
     assert json.loads(raw)["request_id"] == bad["request_id"]
+
+    # The way back that `docs/files.md` names.
+    assert run("dead-letters", "replay").returncode == 1, "it is no event, however often it is tried"
+    out = tmp_path / "out.jsonl"
+    assert run("dead-letters", "export", str(out)).returncode == 0
+    mended = {**json.loads(out.read_bytes()), "metadata": bad["metadata"]}
+    out.write_bytes(json.dumps(mended).encode())
+    done = json.loads(run("load", "events", str(out), "--json").stdout)["files"][0]
+    assert (done["format"], done["stored"]) == ("litellm-spend-logs", 1)

@@ -392,6 +392,31 @@ def test_archives_behind_a_link_are_not_read(tmp_path: Path) -> None:
     assert (look.files, look.unread) == ([], ["archives"])
 
 
+def test_subfolders_and_files_behind_links_are_not_read_and_told(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "landing", tmp_path / "elsewhere"
+    (folder / "2026").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "a.csv").write_bytes(b"{}")
+    (folder / "2026" / "11").symlink_to(elsewhere)
+    (folder / "2026" / "b.csv").symlink_to(elsewhere / "a.csv")
+    os.mkfifo(folder / "2026" / "c.parquet")
+    look = Landing(str(folder)).look()
+    assert (look.files, look.unread) == ([], ["2026/11", "2026/b.csv", "2026/c.parquet"])
+
+
+def test_a_file_of_a_subfolder_is_not_moved_through_a_link(
+    tmp_path: Path, landing: Landing, read: Callable[[str], FileReport], postgres: psycopg.Connection
+) -> None:
+    (tmp_path / "2026").mkdir()
+    (tmp_path / "2026" / "a.jsonl").write_bytes(lines(event()))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "2026").symlink_to(tmp_path / "elsewhere")
+    assert read("2026/a.jsonl").fault == "done/2026: expected no symbolic link, came one"
+    assert (tmp_path / "2026" / "a.jsonl").exists()
+    assert count_of(postgres, "analytics.usage_events") == 1
+
+
 def _put_a_link(path: Path, secret: Path) -> None:
     path.symlink_to(secret)
 
@@ -404,14 +429,14 @@ def _put_a_folder(path: Path, secret: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("address", ["a.jsonl", "archives/a.jsonl"])
+@pytest.mark.parametrize("address", ["a.jsonl", "archives/a.jsonl", "2026/11/a.parquet"])
 @pytest.mark.parametrize("put", [_put_a_link, _put_a_pipe, _put_a_folder])
 def test_what_is_no_file_any_more_is_not_opened_and_keeps_nobody_waiting(
     put: Callable[[Path, Path], None], address: str, tmp_path: Path, postgres: psycopg.Connection, settings: Settings
 ) -> None:
     """Its writer replaces a file after it was listed: by a link to what only we may read, or by a pipe."""
     folder, secret = tmp_path / "landing", tmp_path / "environ"
-    (folder / "archives").mkdir(parents=True)
+    (folder / address).parent.mkdir(parents=True)
     secret.write_bytes(b"DATABASE_URL=postgresql://owner:secret@db/usage")
     put(folder / address, secret)
     (folder / "b.jsonl").write_bytes(lines(event()))
