@@ -32,6 +32,7 @@ _GROUPS = {
     "The HTTP service": ("api", "tokens create", "tokens list", "tokens revoke"),
     "Prices": ("prices import", "prices list", "prices show", "prices export", "recost"),
     "Usage events": (
+        "load events",
         "events void",
         "events replace",
         "conflicts list",
@@ -82,6 +83,7 @@ _NOTES = {
     "rezone": "See [another time zone](operations.md#another-time-zone).",
     "archive restore": "See [usage-events.md](usage-events.md#lifecycle).",
     "erase-user": "What it reaches, and what it does not, is in [usage-events.md](usage-events.md#erasure).",
+    "load events": "See [files.md](files.md).",
     "load issues": "See [issues.md](issues.md).",
     "stats": "It makes what the asset `stats/daily_issue_stats` makes, without Dagster.",
     "alerts": "See [alerts.md](alerts.md).",

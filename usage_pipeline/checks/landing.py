@@ -3,7 +3,7 @@
 import psycopg
 
 from usage_pipeline.events.landing.faults import faults_of
-from usage_pipeline.events.landing.folder import READ_KINDS, Landing
+from usage_pipeline.events.landing.folder import READ_KINDS, Landing, unlisted_fault
 from usage_pipeline.settings import Settings
 from usage_pipeline.texts import counted
 
@@ -22,5 +22,6 @@ def landing_faults(connection: psycopg.Connection, settings: Settings) -> list[s
         f"{fault.first_failed_at:%Y-%m-%d %H:%M}Z: {fault.reason[:_REASON_CHARACTERS]}"
         for fault in faults_of(connection, look.files)
     ]
+    found += [] if look.unlisted is None else [unlisted_fault(look.unlisted)]
     found += [f"{address}: of no kind that is read. {READ_KINDS}" for address in look.unread]
     return found[:_MOST_FAULTS]

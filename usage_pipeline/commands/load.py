@@ -1,7 +1,8 @@
-"""`usage-pipeline load`: loads files into the applications' own tables."""
+"""`usage-pipeline load`: loads files of usage events, and issues into the applications' own tables."""
 
 from contextlib import closing
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -13,12 +14,47 @@ from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import load_settings
 from usage_pipeline.texts import counted
 
-load_app = typer.Typer(no_args_is_help=True, help="Load a file into the applications' tables.")
+load_app = typer.Typer(no_args_is_help=True, help="Load files of usage events, or of issues.")
+
+
+class RowFormat(StrEnum):
+    """What the rows of a file of events are."""
+
+    AUTO = "auto"
+    EVENTS = "events"
+    LITELLM = "litellm-spend-logs"
+    OPENAI = "openai-usage"
+    LANGFUSE = "langfuse"
 
 
 @load_app.callback()
 def load() -> None:
-    """Load a file into the applications' tables."""
+    """Load files of usage events, or of issues."""
+
+
+@load_app.command("events")
+def events(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="*.json, *.jsonl, *.ndjson, *.csv, *.parquet, also with .gz or .zst, in any case of letters; or - for "
+            "standard input, of any of these kinds.",
+        ),
+    ],
+    row_format: Annotated[
+        RowFormat, typer.Option("--format", help="What the rows are. auto: the names of their members tell.")
+    ] = RowFormat.AUTO,
+    as_json: AsJson = False,
+) -> None:
+    """Load usage events from files. To load the same file again changes nothing.
+
+    What is rejected is told with its line and reason, and kept nowhere: put it right in the file, and load that again.
+    """
+    from usage_pipeline.commands.load_events import load_events
+
+    chosen = None if row_format is RowFormat.AUTO else row_format.value
+    raise typer.Exit(0 if load_events(files, chosen, as_json) else 1)
 
 
 @load_app.command("issues")

@@ -68,11 +68,11 @@ def write_input(postgres: psycopg.Connection, client: redis.Redis, landing: Path
     lines = [*events, event(event_time=hostile("refused-event"))]
     (landing / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (landing / f"{hostile('broken')}.json").write_text("{")
-    (landing / f"{hostile('unread')}.csv").write_text("no")
+    (landing / f"{hostile('unread')}.txt").write_text("no")
     (landing / "archives").mkdir()
     (landing / "archives" / "a.jsonl").write_text(json.dumps(archive(events[0]["event_id"])))
     (landing / hostile("folder")).mkdir()
-    (landing / hostile("folder") / "a.jsonl").write_text("{}")
+    (landing / hostile("folder") / "a.txt").write_text("{}")
     postgres.execute(
         "insert into app.issues (id, title, status, view_count, created_at) values (%s, %s, 'OPEN', 4, %s)",
         (hostile("issue-id"), hostile("issue"), USED),

@@ -18,9 +18,11 @@ from usage_pipeline.drain.batch import Batch, Origin, WrongType, new_batch_id, p
 from usage_pipeline.drain.event_queue import page_of, parse_page
 from usage_pipeline.drain.families import BY_NAME
 from usage_pipeline.drain.members import Value
+from usage_pipeline.events.files.json_items import json_items
+from usage_pipeline.events.files.names import FileKind
+from usage_pipeline.events.files.packed import BrokenFile
 from usage_pipeline.events.ingest.documents import items_of
 from usage_pipeline.events.ingest.model import EventWindow, parse_archive, parse_event
-from usage_pipeline.events.landing.items import BrokenFile, items_of_file
 from usage_pipeline.events.otlp.document import TraceRequest
 from usage_pipeline.events.otlp.mapping import Rules
 from usage_pipeline.events.otlp.parts import TooManyParts
@@ -34,7 +36,7 @@ _TIMES = PossibleTimes(180)
 _MOST_ITEMS, _MOST_BYTES = 1_000, 2**20
 # Between the parts of an input of several parts, such as a key and its value.
 SEPARATOR = b"\xff\xfe"
-_NAMES = ("events.jsonl", "events.jsonl.gz", "events.json", "events.json.gz")
+_KINDS = tuple(FileKind(content, packing) for content in ("lines", "document") for packing in ("", "gz", "zst"))
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 
@@ -94,12 +96,12 @@ def event_queue(data: bytes) -> None:
 
 def landed_files(data: bytes) -> None:
     """The content of a landed file; the first byte chooses the name."""
-    name = _NAMES[data[0] % len(_NAMES)] if data else _NAMES[0]
+    kind = _KINDS[data[0] % len(_KINDS)] if data else _KINDS[0]
     size = 0
     try:
-        for _, item in items_of_file(io.BytesIO(data[1:]), name, "events", _MOST_BYTES):
+        for _, item in json_items(io.BytesIO(data[1:]), kind, "events", _MOST_BYTES):
             size += len(item)
-            if name.startswith("events.json.") or name == "events.json":
+            if kind.content == "document":
                 assert size <= _MOST_BYTES
     except BrokenFile as broken:
         _check_reason(str(broken))

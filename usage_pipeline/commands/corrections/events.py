@@ -71,15 +71,17 @@ def replace(
 
 def _items(file: Path) -> list[bytes]:
     """The events of a file, as bytes. Raises UsageError."""
-    from usage_pipeline.events.landing.items import BrokenFile, items_of_file
+    from usage_pipeline.events.files.json_items import json_items
+    from usage_pipeline.events.files.names import FileKind
+    from usage_pipeline.events.files.packed import BrokenFile
 
     settings = load_settings()
     try:
         with file.open("rb") as stream:
             # Whatever it is called: a document with all of them, or one on each line.
-            name = "events.json" if _DOCUMENT.match(stream.read(_LOOK_BYTES)) else "events.jsonl"
+            kind = FileKind("document" if _DOCUMENT.match(stream.read(_LOOK_BYTES)) else "lines")
             stream.seek(0)
-            return [item for _, item in items_of_file(stream, name, "events", settings.max_decompressed_bytes)]
+            return [item for _, item in json_items(stream, kind, "events", settings.max_decompressed_bytes)]
     except BrokenFile as error:
         raise UsageError(f"{file}: {error}") from None
     except OSError as error:

@@ -45,6 +45,8 @@ def landed_files(
     for report in reports:
         if report.reason is not None:
             context.log.warning(f"{report.address} is {report.outcome}: {report.reason}")
+        for note in report.notes:
+            context.log.info(f"{report.address}: {note}")
         if report.fault is not None:
             context.log.warning(f"{report.address} was read and cannot be moved: {report.fault}")
     look = Landing(str(settings.landing_url)).look()
@@ -56,7 +58,7 @@ def landed_files(
 
 
 def _metadata(reports: list[FileReport]) -> dict[str, Any]:
-    columns = ("outcome", "received", "inserted", "duplicates", "conflicts", "rejected")
+    columns = ("outcome", "received", "inserted", "duplicates", "conflicts", "rejected", "passed")
     rows = [
         dg.TableRecord({"file": report.address, **{name: getattr(report, name) for name in columns}})
         for report in reports[:_SHOWN_FILES]
@@ -77,7 +79,13 @@ def _metadata(reports: list[FileReport]) -> dict[str, Any]:
         name: dg.MetadataValue.int(sum(getattr(report, name) for report in reports))
         for name in ("inserted", "duplicates", "conflicts", "rejected")
     }
-    return {**counts, **items, "files": dg.MetadataValue.table(rows, schema)}
+    return {**counts, **items, **_passed(reports), "files": dg.MetadataValue.table(rows, schema)}
+
+
+def _passed(reports: list[FileReport]) -> dict[str, Any]:
+    """Rows of other formats that are no events by themselves, such as spans."""
+    notes = [dg.TableRecord({"file": report.address, "rows": note}) for report in reports for note in report.notes]
+    return {"rows_passed_over": dg.MetadataValue.table(notes[:_SHOWN_FILES])} if notes else {}
 
 
 def _unread(look: Look) -> dict[str, Any]:

@@ -4,7 +4,7 @@ row of its table LiteLLM_SpendLogs, which names the same things a little differe
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -41,6 +41,7 @@ _NOBODY = "default_user_id"
 # Columns of LiteLLM_SpendLogs, as a CSV file has them: as text.
 _JSON_COLUMNS = ("metadata", "request_tags")
 _NUMBER_COLUMNS = ("spend", "total_tokens", "prompt_tokens", "completion_tokens", "request_duration_ms")
+_EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 _STATUS_CODE = re.compile(r"[1-5][0-9]{2}")
 
 
@@ -229,7 +230,12 @@ def _event_id(record: _Record, at: datetime, is_failed: bool) -> str:
     known = _text(record.id, record.request_id, record.litellm_call_id)
     if not known:
         raise Malformed("id: expected a text, came none")
-    return fitted(f"{known}/failure/{int(at.timestamp() * 1000)}") if is_failed else known
+    return fitted(f"{known}/failure/{_milliseconds(at)}") if is_failed else known
+
+
+def _milliseconds(at: datetime) -> int:
+    """Since 1970, as LiteLLM's table has a time: without what is below. So both have one id and one latency of a request."""
+    return (at - _EPOCH) // _MILLISECOND
 
 
 def _text(*found: object) -> str:
@@ -264,7 +270,7 @@ def _moment(name: str, value: Any) -> datetime | None:
 def _latency(record: _Record, started: datetime | None, ended: datetime | None) -> int | None:
     took = record.request_duration_ms
     if started is not None and ended is not None:
-        took = round((ended - started).total_seconds() * 1000)
+        took = _milliseconds(ended) - _milliseconds(started)
     return took if isinstance(took, int) and 0 <= took <= MAX_LATENCY_MS else None
 
 

@@ -105,10 +105,14 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class LetterBox:
-    """For rejected items that become dead letters: the source they came from, and the position in it of each item."""
+    """For rejected items that become dead letters: the source they came from, and the position in it of each item.
+
+    `raws`: what is kept of each, where items are made of something else and may not come about.
+    """
 
     source_key: bytes
     positions: Sequence[int]
+    raws: Sequence[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,7 +421,8 @@ def _insert_report(cursor: psycopg.Cursor, batch: _Batch, report: IngestReport) 
 
 def _letters(batch: _Batch, letters: LetterBox, rejected: Sequence[Rejection]) -> Iterator[dict[str, object]]:
     for rejection in rejected:
-        raw, reason = batch.items[rejection.index], rejection.reason
+        raws: Items = batch.items if letters.raws is None else letters.raws
+        raw, reason = raws[rejection.index], rejection.reason
         if len(raw) > batch.kind.most_item_bytes:
             # It cannot be stored ever, so nobody needs the rest to mend it.
             raw = raw[:_KEPT_OF_TOO_LARGE]

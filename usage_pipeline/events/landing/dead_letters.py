@@ -8,9 +8,9 @@ import psycopg
 
 from usage_pipeline.drain.corrections import Settable
 from usage_pipeline.drain.dead_letters import Other, ReplayResult, StoredDeadLetter
+from usage_pipeline.events.files.names import kind_of
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, ingest
 from usage_pipeline.events.ingest.model import EventWindow, MessageArchive, UsageEvent
-from usage_pipeline.events.landing.items import has_lines
 from usage_pipeline.settings import Settings
 
 KINDS = {kind.dead_letter_family: kind for kind in (EVENTS, ARCHIVES)}
@@ -24,11 +24,14 @@ def landed(settings: Settings) -> Mapping[str, Other]:
 
 
 def place(letter: StoredDeadLetter) -> str:
-    """Where in its source it was: `line 17` of JSON lines, `item 3` of a JSON array or of the queue; empty for a key."""
+    """Where in its source it was: `line 17` of a file, `row 17` of Parquet, `item 3` of a JSON array or of the queue.
+
+    Empty for a key.
+    """
     if letter.position is None:
         return ""
-    is_line = letter.family in KINDS and has_lines(letter.source_key.decode(errors="replace"))
-    return f"{'line' if is_line else 'item'} {letter.position}"
+    kind = kind_of(letter.source_key.decode(errors="replace")) if letter.family in KINDS else None
+    return f"{kind.place if kind else 'item'} {letter.position}"
 
 
 def expect_readable(letter: StoredDeadLetter, settings: Settings) -> None:

@@ -1,11 +1,11 @@
 """The landing folder: files of events that others put there, and what is in it that is not read.
 
-`*.json`, `*.jsonl`, `*.ndjson` and all with `.gz` hold events; below `archives/` they hold message archives. A file that was
-read moves to `done/`. A file that cannot be read moves to `broken/`, with its reason beside it.
+Files of the kinds of `events/files/names.py`, in any subfolder, hold events; below `archives/` they hold message archives. A
+file that was read moves to `done/`. A file that cannot be read moves to `broken/`, with its reason beside it.
 """
 
 import posixpath
-import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,20 +15,22 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from usage_pipeline.events.files.names import KINDS_READ, Format, format_by_folder, kind_of
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, Kind
 from usage_pipeline.events.landing.local_files import NotAFileError, open_below
 from usage_pipeline.server_urls import without_password
 from usage_pipeline.storage.postgres import first_line
 from usage_pipeline.texts import counted
 
-# A name that begins with . or _ is that of a file that is not finished.
-ADDRESS = re.compile(r"(?:archives/)?[^./_][^/]*\.(?:jsonl?|ndjson)(?:\.gz)?")
 ARCHIVES_FOLDER, DONE, BROKEN = "archives", "done", "broken"
-# A look for files that are not read lists at most this many subfolders, and names at most this many files.
-MOST_FOLDERS = 100
+# A look lists at most this many subfolders, so many levels deep, and names at most this many files that are not read.
+MOST_FOLDERS = 5_000
+MOST_LEVELS = 16
 MOST_UNREAD = 1_000
 _SHOWN_UNREAD = 3
-READ_KINDS = "Read are *.json, *.jsonl and *.ndjson, also with .gz, in the folder itself and in archives/"
+READ_KINDS = f"Read are {KINDS_READ}, in the folder and in its subfolders"
+# A name that begins with one of these is that of a file or folder that is not finished.
+_UNFINISHED = (".", "_")
 # The names that file systems give to the time of the last change of a file. Some also have a tag, which changes with the file.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 _CHANGED = ("ETag", "etag", *_TIMES)
@@ -58,27 +60,55 @@ class LandedFile:
     def kind(self) -> Kind:
         return ARCHIVES if self.address.startswith(f"{ARCHIVES_FOLDER}/") else EVENTS
 
+    @property
+    def row_format(self) -> Format | None:
+        """The format that one of its folders names; None: its rows tell."""
+        return format_by_folder(self.address)
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
     """What is in the folder: `files` that are read, by name, and addresses that are of no kind that is read.
 
-    `is_all` False: there is more that is not read than a look lists.
+    `is_all` False: there is more than a look lists; `unlisted` is the first folder that it did not list.
     """
 
     files: list[LandedFile]
     unread: list[str]
     is_all: bool
+    unlisted: str | None = None
 
     @property
     def said(self) -> str:
-        """One sentence about what is not read; empty when there is nothing."""
-        if not self.unread:
-            return ""
-        count = counted(len(self.unread), "file is", "files are")
-        count = count if self.is_all else f"More than {count}"
-        shown = ", ".join(self.unread[:_SHOWN_UNREAD])
-        return f"{count} of no kind that is read, for example {shown}. {READ_KINDS}"
+        """What is not read, in a sentence or two; empty when there is nothing."""
+        sentences = []
+        if self.unread:
+            count = counted(len(self.unread), "file is", "files are")
+            count = count if self.is_all else f"More than {count}"
+            shown = ", ".join(self.unread[:_SHOWN_UNREAD])
+            sentences.append(f"{count} of no kind that is read, for example {shown}. {READ_KINDS}")
+        if self.unlisted is not None:
+            sentences.append(unlisted_fault(self.unlisted))
+        return ". ".join(sentences)
+
+
+def unlisted_fault(folder: str) -> str:
+    """What to do about a folder that a look did not list."""
+    return (
+        f"{folder}/ and what comes after it is not looked at: expected at most {MOST_FOLDERS:,} subfolders, {MOST_LEVELS} "
+        "levels deep, came more. Remove empty ones"
+    )
+
+
+def is_read(address: str) -> bool:
+    """Whether a file at this address is read: no part of it is hidden or put away, and its name is of a kind that is read."""
+    parts = address.split("/")
+    return (
+        kind_of(address) is not None
+        and all(part and not part.startswith(_UNFINISHED) for part in parts)
+        and (len(parts) == 1 or parts[0] not in (DONE, BROKEN))
+        and len(parts) <= MOST_LEVELS + 1
+    )
 
 
 def folder_error(error: Exception, landing_url: str) -> str:
@@ -93,6 +123,11 @@ class Landing:
         self.files: fsspec.AbstractFileSystem
         self.files, self._root = url_to_fs(landing_url)
         self._url = landing_url
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its files are those of this machine."""
+        return isinstance(self.files, LocalFileSystem)
 
     def said(self, error: Exception) -> str:
         """As `folder_error`, for this folder."""
@@ -110,26 +145,31 @@ class Landing:
         self.files.invalidate_cache()
         files: list[LandedFile] = []
         unread: list[str] = []
-        folders: list[str] = []
-        for folder in ("", *([] if self.is_link(ARCHIVES_FOLDER) else [ARCHIVES_FOLDER])):
-            for address, info in self._listed(folder):
-                if info["type"] == "directory":
-                    folders.extend([address] if address not in (ARCHIVES_FOLDER, DONE, BROKEN) else [])
-                elif info["type"] == "file" and ADDRESS.fullmatch(address):
-                    files.append(_landed(address, info))
-                else:
-                    unread.append(address)
+        folders = deque([""])
+        unlisted: str | None = None
         listings = 0
-        while folders and listings < MOST_FOLDERS and len(unread) <= MOST_UNREAD:
+        while folders:
+            folder = folders.popleft()
+            if listings > MOST_FOLDERS or len(folder.split("/")) > MOST_LEVELS:
+                unlisted = unlisted or folder
+                continue
             listings += 1
-            folder = folders.pop(0)
             try:
                 for address, info in self._listed(folder):
-                    (folders if info["type"] == "directory" else unread).append(address)
+                    if info["type"] == "directory":
+                        folders.extend([address] if address not in (DONE, BROKEN) else [])
+                    elif info["type"] == "file" and is_read(address):
+                        files.append(_landed(address, info))
+                    else:
+                        unread.append(address)
             except OSError:
-                # One that cannot be listed keeps nothing from being read.
+                if not folder:
+                    raise
+                # One that cannot be listed keeps nothing else from being read.
                 unread.append(f"{folder}/")
-        return Look(files, unread[:MOST_UNREAD], not folders and len(unread) <= MOST_UNREAD)
+        files.sort(key=lambda file: (file.kind is ARCHIVES, file.address))
+        is_all = unlisted is None and len(unread) <= MOST_UNREAD
+        return Look(files, unread[:MOST_UNREAD], is_all, unlisted)
 
     def addresses(self, folder: str) -> list[str]:
         """All files below `done/` or `broken/`, with that folder in front."""
@@ -139,7 +179,7 @@ class Landing:
 
     def is_link(self, address: str) -> bool:
         """Whether it is a symbolic link, wherever that leads."""
-        if isinstance(self.files, LocalFileSystem):
+        if self.is_local:
             return bool(self.files.islink(self.path(address)))
         try:
             # As SFTP tells it. Object stores have none.
@@ -162,7 +202,7 @@ class Landing:
         Raises NotAFileError for anything but a file: whoever may write into the folder must not choose what else we read, nor
         make us wait for a pipe.
         """
-        if isinstance(self.files, LocalFileSystem):
+        if self.is_local:
             return open_below(self._root, address)
         self.files.invalidate_cache()
         if (kind := self.files.info(self.path(address))["type"]) != "file":
@@ -243,7 +283,7 @@ class Landing:
             path = str(info["name"]).rstrip("/")
             name = posixpath.basename(path)
             # An object store may list the folder itself, as an empty object.
-            if name and path.strip("/") != root.strip("/") and not name.startswith((".", "_")):
+            if name and path.strip("/") != root.strip("/") and not name.startswith(_UNFINISHED):
                 yield posixpath.join(folder, name), info
 
 

@@ -4,31 +4,24 @@ The table ops.landed_files decides whether a file was read; moving it is only ho
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import psycopg
 from psycopg.rows import class_row
 
-from usage_pipeline.events.ingest.batches import LetterBox, ingest
+from usage_pipeline.events.files.loading import Source, load_file
+from usage_pipeline.events.files.names import FileKind, kind_of
 from usage_pipeline.events.landing.faults import due_files, faults_of, forget_faults, note_fault
-from usage_pipeline.events.landing.folder import ADDRESS, BROKEN, DONE, LandedFile, Landing, NotMoved
-from usage_pipeline.events.landing.items import BrokenFile, items_of_file
+from usage_pipeline.events.landing.folder import BROKEN, DONE, LandedFile, Landing, NotMoved, is_read
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect, first_line
 from usage_pipeline.storage.sql import load
 
 # If nobody wrote to a file for this long, the first look at it takes it as complete.
 SETTLE_SECONDS = 10.0
-_ITEMS_PER_BATCH = 2_000
-_BYTES_PER_BATCH = 32 * 2**20
-# Rejected items and conflicts are kept, so they could fill the database; and a file with so many has one fault in all of them.
-MOST_REJECTED = 10_000
-MOST_REJECTED_BYTES = 256 * 2**20
-_COUNTS = ("received", "inserted", "duplicates", "conflicts")
 
 
 class NoLandingError(Exception):
@@ -41,7 +34,7 @@ class FileReport:
 
     `stored` and `broken` are in ops.landed_files. `busy`: another process reads it. `changed`: somebody wrote to it while it
     was read. `failed`: the file system could not read it, for a reason that may pass. `fault`: it was read, and stays where it
-    is, because it could not be moved.
+    is, because it could not be moved. `passed` rows are no events by themselves, such as spans; `notes` say so.
     """
 
     address: str
@@ -53,6 +46,8 @@ class FileReport:
     conflicts: int = 0
     rejected: int = 0
     fault: str | None = None
+    passed: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def settled(files: Sequence[LandedFile], settle_seconds: float, now_seconds: float) -> list[LandedFile]:
@@ -111,7 +106,7 @@ def ingest_file(connection: psycopg.Connection, landing: Landing, address: str, 
     Raises psycopg.Error or OSError when a server or the file system fails; call it again then. Raises ValueError for an address
     that `waiting` would never list. A file that cannot be moved is a `fault` of the report, and no error.
     """
-    if not ADDRESS.fullmatch(address):
+    if not is_read(address):
         raise ValueError(f"address: expected the name of a file in the landing folder, came {address!r}")
     with _lock(connection, address) as is_ours:
         if not is_ours:
@@ -145,52 +140,29 @@ def ingest_file(connection: psycopg.Connection, landing: Landing, address: str, 
 
 
 def _read(connection: psycopg.Connection, landing: Landing, file: LandedFile, settings: Settings) -> FileReport:
-    totals = Counter[str]()
-    rejected_bytes = 0
-    reason = None
+    source = Source(
+        f"file:{file.address}",
+        # Of every address that is read, it has one.
+        cast("FileKind", kind_of(file.address)),
+        holds=file.kind,
+        row_format=file.row_format,
+        letters_of=file.address.encode(),
+        is_local=landing.is_local,
+    )
     with landing.open(file.address) as stream:
-        try:
-            items = items_of_file(stream, file.address, file.kind.name, settings.max_decompressed_bytes)
-            for positions, batch in _batches(items):
-                letters = LetterBox(file.address.encode(), positions)
-                report = ingest(
-                    connection, file.kind, batch, source=f"file:{file.address}", settings=settings, letters=letters
-                )
-                totals.update({name: getattr(report, name) for name in _COUNTS}, rejected=len(report.rejected))
-                rejected_bytes += sum(len(batch[rejection.index]) for rejection in report.rejected)
-                if totals["rejected"] + totals["conflicts"] >= MOST_REJECTED or rejected_bytes >= MOST_REJECTED_BYTES:
-                    raise BrokenFile(
-                        f"expected fewer than {MOST_REJECTED} rejected items and conflicts, of {MOST_REJECTED_BYTES} bytes, "
-                        f"came {totals['rejected']} and {totals['conflicts']}, of {rejected_bytes}; "
-                        f"nothing after position {positions[-1]} was read"
-                    )
-        except BrokenFile as broken:
-            reason = str(broken)
-    received, inserted, duplicates, conflicts, rejected = (totals[name] for name in (*_COUNTS, "rejected"))
-    outcome: Literal["stored", "broken"] = "stored" if reason is None else "broken"
-    return FileReport(file.address, outcome, reason, received, inserted, duplicates, conflicts, rejected)
-
-
-def _batches(items: Iterator[tuple[int, bytes]]) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Batches of bounded length and size, with the positions of their items. Those before a fault come before its error."""
-    broken: BrokenFile | None = None
-    positions: list[int] = []
-    batch: list[bytes] = []
-    size = 0
-    try:
-        for position, item in items:
-            positions.append(position)
-            batch.append(item)
-            size += len(item)
-            if len(batch) >= _ITEMS_PER_BATCH or size >= _BYTES_PER_BATCH:
-                yield positions, batch
-                positions, batch, size = [], [], 0
-    except BrokenFile as fault:
-        broken = fault
-    if batch:
-        yield positions, batch
-    if broken is not None:
-        raise broken
+        loaded = load_file(connection, stream, source, settings=settings)
+    return FileReport(
+        file.address,
+        "stored" if loaded.reason is None else "broken",
+        loaded.reason,
+        loaded.received,
+        loaded.inserted,
+        loaded.duplicates,
+        loaded.conflicts,
+        loaded.rejected,
+        passed=loaded.passed,
+        notes=tuple(loaded.notes),
+    )
 
 
 def _put_away(connection: psycopg.Connection, landing: Landing, file: LandedFile, report: FileReport) -> FileReport:

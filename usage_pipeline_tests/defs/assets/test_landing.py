@@ -118,23 +118,23 @@ def test_what_is_not_read_is_in_the_message_of_the_sensor_and_in_the_metadata_of
     there: dg.Definitions, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     (tmp_path / "2026").mkdir()
-    for name in ("2026/u.jsonl", "u.csv", "u.zst"):
+    for name in ("2026/u.txt", "u.tsv", "u.zst"):
         (tmp_path / name).write_bytes(b"{}\n")
     said = str(look(there, instance).skip_reason)
     assert "0 files wait" in said
-    assert "3 files are of no kind that is read, for example u.csv, u.zst, 2026/u.jsonl" in said
+    assert "3 files are of no kind that is read, for example u.tsv, u.zst, 2026/u.txt" in said
     job = there.resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=instance, asset_selection=[KEY])
     [event_of] = result.asset_materializations_for_node("ops__landed_files")
     assert event_of.metadata["files_not_read"].value == 3
     not_read = event_of.metadata["not_read"]
     assert isinstance(not_read, dg.TableMetadataValue)
-    assert [record.data["file"] for record in not_read.records] == ["u.csv", "u.zst", "2026/u.jsonl"]
+    assert [record.data["file"] for record in not_read.records] == ["u.tsv", "u.zst", "2026/u.txt"]
     assert event_of.metadata["files_not_moved"].value == 0
     checked = there.resolve_job_def("counter_checks").execute_in_process(instance=instance)
     [evaluation] = [one for one in checked.get_asset_check_evaluations() if one.check_name == "folder_is_read"]
     assert not evaluation.passed
-    assert "2026/u.jsonl" in str(problems(evaluation))
+    assert "2026/u.txt" in str(problems(evaluation))
 
 
 def test_without_postgresql_the_sensor_waits(settings: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:

@@ -175,11 +175,14 @@ def test_the_id_is_nowhere_in_any_spelling(
         assert traces("reports", str([str(one) for one in reports])) == []
 
 
-def test_a_file_of_no_kind_that_is_read_is_listed_if_it_names_the_user(settings: Settings, tmp_path: Path) -> None:
+def test_a_file_that_waits_or_is_of_no_kind_that_is_read_is_listed_if_it_names_the_user(
+    settings: Settings, tmp_path: Path
+) -> None:
     there = settings.model_copy(update={"landing_url": str(tmp_path)})
     (tmp_path / "2026").mkdir()
     (tmp_path / "users.csv").write_text(f"user_id,tokens\nomar,1\n{WHO},2\n")
+    (tmp_path / "2026" / "u.txt").write_text(f"{WHO} called")
     (tmp_path / "2026" / "u.jsonl").write_text(json.dumps(event(user_id=WHO)))
     (tmp_path / "2026" / "o.jsonl").write_text(json.dumps(event(user_id="omar")))
     done = erase(there, WHO)
-    assert [problem.partition(":")[0] for problem in done.problems] == ["users.csv", "2026/u.jsonl"]
+    assert [problem.partition(":")[0] for problem in done.problems] == ["2026/u.jsonl", "users.csv", "2026/u.txt"]

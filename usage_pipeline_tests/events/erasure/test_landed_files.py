@@ -4,13 +4,16 @@ import gzip
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import psycopg
+import pytest
 
 from usage_pipeline.events.erasure.erase import erase
 from usage_pipeline.events.landing.folder import Landing
 from usage_pipeline.events.landing.reading import ingest_file
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.events.files.writing import PACKINGS, WRITERS, packed
 from usage_pipeline_tests.rigs.events import event
 
 WHO = 'Zoë "Z" 1'
@@ -51,6 +54,77 @@ def test_read_files_that_name_the_user_go_and_the_rest_is_listed_until_it_is_gon
     assert names(tmp_path) == ["broken/cut.json.reason.txt", "done/others.jsonl"]
     users = postgres.execute("select user_id, count(*) from analytics.usage_events group by 1").fetchall()
     assert dict(users) == {first.pseudonym: 4, "omar": 3, "1": 1}
+
+
+CSV_HEAD = ("event_id", "event_time", "user_id", "team", "service", "provider", "model", "input_tokens", "extra")
+
+
+def row(user_id: object, **changes: Any) -> dict[str, Any]:
+    members = event(user_id=user_id, **changes)
+    return {name: members.get(name) for name in CSV_HEAD}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("ending", WRITERS)
+def test_a_user_is_found_in_each_kind_of_file_that_is_read(
+    ending: str, packing: str, tmp_path: Path, settings: Settings, postgres: psycopg.Connection
+) -> None:
+    there = settings.model_copy(update={"landing_url": str(tmp_path)})
+    landing = Landing(str(tmp_path))
+    files = {
+        "theirs": [row("omar"), row(WHO)],
+        "inside": [row("omar", extra=json.dumps({"asked_by": WHO}) if ending in (".csv", ".parquet") else {"by": WHO})],
+        # 100 tokens, and a name that is longer.
+        "others": [row("omar", input_tokens=100), row(f"{WHO}0")],
+    }
+    for name, rows in files.items():
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        (tmp_path / "deep" / f"{name}{ending}{packing}".upper()).write_bytes(packed(WRITERS[ending](rows), packing))
+    for file in landing.waiting():
+        assert ingest_file(postgres, landing, file.address, settings=there).reason is None
+    first = erase(there, WHO)
+    assert (first.problems, first.counts["landed:done"]) == ([], 2)
+    assert names(tmp_path) == [f"done/deep/{'others'.upper()}{ending.upper()}{packing.upper()}"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_user_whose_id_is_a_number_is_not_a_count(
+    name: str, tmp_path: Path, settings: Settings, postgres: psycopg.Connection
+) -> None:
+    there = settings.model_copy(update={"landing_url": str(tmp_path)})
+    write = WRITERS[name.removeprefix("a")]
+    (tmp_path / name).write_bytes(write([row(7), row(8)]))
+    (tmp_path / f"other-{name}").write_bytes(write([row(70, input_tokens=7)]))
+    landing = Landing(str(tmp_path))
+    for file in landing.waiting():
+        ingest_file(postgres, landing, file.address, settings=there)
+    assert erase(there, "7").problems == []
+    assert names(tmp_path) == [f"done/other-{name}"]
+
+
+def test_json_as_a_text_in_json_is_looked_into(
+    tmp_path: Path, settings: Settings, postgres: psycopg.Connection
+) -> None:
+    there = settings.model_copy(update={"landing_url": str(tmp_path)})
+    (tmp_path / "done").mkdir()
+    metadata = json.dumps({"user_api_key_end_user_id": "ana"})
+    (tmp_path / "done" / "a.jsonl").write_text(json.dumps({"request_id": "x", "metadata": metadata}))
+    erase(there, "ana")
+    assert names(tmp_path) == []
+
+
+def test_what_cannot_be_looked_into_is_told(tmp_path: Path, settings: Settings, postgres: psycopg.Connection) -> None:
+    there = settings.model_copy(update={"landing_url": str(tmp_path)})
+    landing = Landing(str(tmp_path))
+    (tmp_path / "cut.parquet").write_bytes(WRITERS[".parquet"]([row(WHO)])[:-9])
+    (tmp_path / "cut.csv").write_bytes(WRITERS[".csv"]([row("omar"), row("ana")]) + b"\xff")
+    for file in landing.waiting():
+        assert ingest_file(postgres, landing, file.address, settings=there).outcome == "broken"
+    problems = sorted(erase(there, "ana").problems)
+    assert [problem[:33] for problem in problems] == [
+        "broken/cut.csv: it names the user"[:33],
+        "broken/cut.parquet: nobody knows whom"[:33],
+    ]
 
 
 def test_nothing_is_deleted_behind_a_link(tmp_path: Path, settings: Settings, postgres: psycopg.Connection) -> None:

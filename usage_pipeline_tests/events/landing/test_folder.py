@@ -15,8 +15,8 @@ import fsspec
 import psycopg
 import pytest
 
+from usage_pipeline.events.files import loading as module
 from usage_pipeline.events.ingest.model import MAX_EVENT_BYTES
-from usage_pipeline.events.landing import reading as module
 from usage_pipeline.events.landing.faults import faults_of
 from usage_pipeline.events.landing.folder import Landing
 from usage_pipeline.events.landing.reading import (
@@ -98,16 +98,18 @@ def test_what_is_not_finished_or_no_event_file_is_left_alone(
         ".a.jsonl",
         "_a.jsonl",
         "a.jsonl.tmp",
-        "a.csv",
+        "a.txt",
         "a.gz",
         "done/a.jsonl",
+        "done/2026/a.jsonl",
         "broken/a.jsonl",
-        "other/a.jsonl",
+        "_unfinished/a.jsonl",
+        "2026/.unfinished/a.jsonl",
     ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(lines(event()))
     assert landing.waiting() == []
-    for address in ("../a.jsonl", "done/a.jsonl", "archives/../a.jsonl", "/etc/a.jsonl", "a.csv"):
+    for address in ("../a.jsonl", "done/a.jsonl", "archives/../a.jsonl", "/etc/a.jsonl", "a.txt", "2026//a.jsonl"):
         with pytest.raises(ValueError, match="expected the name of a file in the landing folder"):
             read(address)
 
@@ -115,7 +117,7 @@ def test_what_is_not_finished_or_no_event_file_is_left_alone(
 def test_rejected_items_become_dead_letters_with_their_place_in_the_file(
     tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 2)
+    monkeypatch.setattr(module, "ITEMS_PER_BATCH", 2)
     bad = event(team="")
     (tmp_path / "a.jsonl").write_bytes(lines(event(), event(), event()) + lines(bad) + b"nonsense\n" + lines(event()))
     report = read("a.jsonl")
@@ -191,7 +193,7 @@ def test_a_crash_before_the_ledger_counts_nothing_twice(
     postgres: psycopg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 2)
+    monkeypatch.setattr(module, "ITEMS_PER_BATCH", 2)
     (tmp_path / "a.jsonl").write_bytes(lines(event(), event(team=""), event(), event(team="", user_id="u"), event()))
     whole = module.ingest
     calls = []
@@ -390,6 +392,31 @@ def test_archives_behind_a_link_are_not_read(tmp_path: Path) -> None:
     assert (look.files, look.unread) == ([], ["archives"])
 
 
+def test_subfolders_and_files_behind_links_are_not_read_and_told(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "landing", tmp_path / "elsewhere"
+    (folder / "2026").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "a.csv").write_bytes(b"{}")
+    (folder / "2026" / "11").symlink_to(elsewhere)
+    (folder / "2026" / "b.csv").symlink_to(elsewhere / "a.csv")
+    os.mkfifo(folder / "2026" / "c.parquet")
+    look = Landing(str(folder)).look()
+    assert (look.files, look.unread) == ([], ["2026/11", "2026/b.csv", "2026/c.parquet"])
+
+
+def test_a_file_of_a_subfolder_is_not_moved_through_a_link(
+    tmp_path: Path, landing: Landing, read: Callable[[str], FileReport], postgres: psycopg.Connection
+) -> None:
+    (tmp_path / "2026").mkdir()
+    (tmp_path / "2026" / "a.jsonl").write_bytes(lines(event()))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "2026").symlink_to(tmp_path / "elsewhere")
+    assert read("2026/a.jsonl").fault == "done/2026: expected no symbolic link, came one"
+    assert (tmp_path / "2026" / "a.jsonl").exists()
+    assert count_of(postgres, "analytics.usage_events") == 1
+
+
 def _put_a_link(path: Path, secret: Path) -> None:
     path.symlink_to(secret)
 
@@ -402,14 +429,14 @@ def _put_a_folder(path: Path, secret: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("address", ["a.jsonl", "archives/a.jsonl"])
+@pytest.mark.parametrize("address", ["a.jsonl", "archives/a.jsonl", "2026/11/a.parquet"])
 @pytest.mark.parametrize("put", [_put_a_link, _put_a_pipe, _put_a_folder])
 def test_what_is_no_file_any_more_is_not_opened_and_keeps_nobody_waiting(
     put: Callable[[Path, Path], None], address: str, tmp_path: Path, postgres: psycopg.Connection, settings: Settings
 ) -> None:
     """Its writer replaces a file after it was listed: by a link to what only we may read, or by a pipe."""
     folder, secret = tmp_path / "landing", tmp_path / "environ"
-    (folder / "archives").mkdir(parents=True)
+    (folder / address).parent.mkdir(parents=True)
     secret.write_bytes(b"DATABASE_URL=postgresql://owner:secret@db/usage")
     put(folder / address, secret)
     (folder / "b.jsonl").write_bytes(lines(event()))
@@ -438,7 +465,7 @@ def test_a_file_of_rejected_items_alone_is_not_read_to_its_end(
     tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """130 KB of gzip were three million dead letters, and kept all other files waiting."""
-    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 10)
+    monkeypatch.setattr(module, "ITEMS_PER_BATCH", 10)
     monkeypatch.setattr(module, "MOST_REJECTED", 30)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(event()) + b'{"a":1}\n' * 100_000))
     report = read("a.jsonl.gz")
@@ -451,7 +478,7 @@ def test_a_file_of_rejected_items_alone_is_not_read_to_its_end(
 def test_a_file_of_conflicts_alone_is_not_read_to_its_end(
     tmp_path: Path, read: Callable[[str], FileReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 10)
+    monkeypatch.setattr(module, "ITEMS_PER_BATCH", 10)
     monkeypatch.setattr(module, "MOST_REJECTED", 30)
     one = event()
     (tmp_path / "a.jsonl").write_bytes(lines(*({**one, "input_tokens": number} for number in range(100))))

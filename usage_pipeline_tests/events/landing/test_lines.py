@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from usage_pipeline.commands.dead_letters.looking import list_dead_letters
-from usage_pipeline.events.landing import reading as module
+from usage_pipeline.events.files import loading as module
+from usage_pipeline.events.landing import reading
 from usage_pipeline.events.landing.folder import Landing
 from usage_pipeline.events.landing.reading import ingest_file
 from usage_pipeline.settings import Settings
@@ -63,7 +64,7 @@ def test_a_file_that_is_read_again_after_a_crash_adds_none_and_keeps_what_was_de
     tmp_path: Path, postgres: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "u.jsonl").write_text("\n".join([BAD] * 5))
-    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 2)
+    monkeypatch.setattr(module, "ITEMS_PER_BATCH", 2)
     landing = Landing(str(tmp_path))
     first = module.ingest
     batches = []
@@ -92,8 +93,8 @@ def test_readers_at_once_add_each_line_once(
 ) -> None:
     """The lock only saves work: without it, the same lines are one dead letter each."""
     (tmp_path / "u.jsonl").write_text("\n".join([BAD, json.dumps(event()), BAD] * 200))
-    monkeypatch.setattr(module, "_ITEMS_PER_BATCH", 10)
-    monkeypatch.setattr(module, "_lock", lambda *_: nullcontext(True))
+    monkeypatch.setattr(module, "ITEMS_PER_BATCH", 10)
+    monkeypatch.setattr(reading, "_lock", lambda *_: nullcontext(True))
 
     def read(_: int) -> None:
         with closing(connect(settings)) as connection:

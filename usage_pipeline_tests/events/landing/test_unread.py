@@ -18,15 +18,24 @@ from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.events import event
 
 UNREAD = [
+    "2026/11/28/u.txt",
+    "U.XLSX",
+    "archives/a.tsv",
+    "u.jsonl.bz2",
+    "u.zst",
+]
+READ = [
     "2026/11/28/u.jsonl",
     "U.JSONL",
     "a.csv",
+    "a.jsonl",
     "a.parquet",
-    "archives/a.csv",
-    "archives/x/a.jsonl",
     "date=2026-11-28/u.jsonl.gz",
+    "litellm-spend-logs/u.CSV.Gz",
     "u.jsonl.zst",
-    "u.zst",
+    "u.parquet.ZST",
+    "archives/b.json.gz",
+    "archives/x/a.jsonl",
 ]
 NOT_FINISHED_OR_PUT_AWAY = [
     ".u.csv",
@@ -65,11 +74,12 @@ def put(landing: Landing, *addresses: str) -> None:
 def test_what_is_of_no_kind_that_is_read_is_listed(url: str) -> None:
     landing = Landing(url)
     assert landing.look().said == ""
-    put(landing, "a.jsonl", "archives/b.json.gz", *UNREAD, *NOT_FINISHED_OR_PUT_AWAY)
+    put(landing, *READ, *UNREAD, *NOT_FINISHED_OR_PUT_AWAY)
     look = landing.look()
-    assert [file.address for file in look.files] == ["a.jsonl", "archives/b.json.gz"]
+    assert [file.address for file in look.files] == READ
     assert (sorted(look.unread), look.is_all) == (UNREAD, True)
-    assert look.said.startswith("9 files are of no kind that is read, for example ")
+    assert look.said.startswith("5 files are of no kind that is read, for example ")
+    assert [file.row_format for file in look.files if "litellm" in file.address] == ["litellm-spend-logs"]
 
 
 def test_a_large_tree_is_not_walked_to_its_end(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +87,19 @@ def test_a_large_tree_is_not_walked_to_its_end(url: str, monkeypatch: pytest.Mon
     landing = Landing(url)
     put(landing, "a.jsonl", *(f"{number}/u.jsonl" for number in range(5)))
     look = landing.look()
-    assert (len(look.files), len(look.unread), look.is_all) == (1, 3, False)
-    assert look.said.startswith("More than 3 files are of no kind that is read")
+    assert ([file.address for file in look.files], look.is_all) == (
+        ["0/u.jsonl", "1/u.jsonl", "2/u.jsonl", "a.jsonl"],
+        False,
+    )
+    assert look.said.startswith("3/ and what comes after it is not looked at: expected at most 3 subfolders")
+
+
+def test_a_deep_tree_is_not_walked_to_its_end(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "MOST_LEVELS", 2)
+    landing = Landing(url)
+    put(landing, "a/b/u.jsonl", "a/b/c/u.jsonl")
+    look = landing.look()
+    assert ([file.address for file in look.files], look.unlisted, look.is_all) == (["a/b/u.jsonl"], "a/b/c", False)
 
 
 class NoDelete(Landing):
@@ -170,5 +191,5 @@ def test_another_content_under_the_name_of_a_file_with_a_fault_is_another_file(
 def test_the_check_tells_what_is_not_read(url: str, postgres: psycopg.Connection, settings: Settings) -> None:
     assert landing_faults(postgres, settings) == []
     there = settings.model_copy(update={"landing_url": url})
-    put(Landing(url), "a.jsonl", "2026/u.jsonl", "u.csv")
-    assert sorted(fault.partition(":")[0] for fault in landing_faults(postgres, there)) == ["2026/u.jsonl", "u.csv"]
+    put(Landing(url), "a.jsonl", "2026/u.txt", "u.tsv")
+    assert sorted(fault.partition(":")[0] for fault in landing_faults(postgres, there)) == ["2026/u.txt", "u.tsv"]

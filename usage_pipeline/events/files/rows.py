@@ -1,0 +1,36 @@
+"""Rows of tables, whatever file they are in. No reading here."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from usage_pipeline.values import Malformed, shown
+
+MOST_COLUMNS = 1_000
+# The index of a data frame, which has no name: `to_csv`, `to_csv` of what was read so, and `to_parquet`.
+_INDEXES = ("Unnamed: ", "__index_level_")
+
+# The position of a row, and its cells by the names of the columns, or why it is no row.
+Row = tuple[int, Mapping[str, Any] | Malformed]
+
+
+class WrongCells(Malformed):
+    """A row with more or fewer cells than there are columns."""
+
+    def __init__(self, expected: int, cells: list[str]) -> None:
+        came = shown(",".join(cells).encode())
+        super().__init__(f"expected {expected} cells, came {len(cells)}: {came}")
+        self.cells = cells
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The columns of a file and its rows, which are read when they are asked for."""
+
+    columns: list[str]
+    rows: Iterator[Row]
+
+
+def is_index(column: str) -> bool:
+    """Whether a column is the index of a data frame, which means nothing to us."""
+    return not column or column.startswith(_INDEXES)

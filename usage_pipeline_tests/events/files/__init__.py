@@ -1,0 +1,1 @@
+"""Tests of `usage_pipeline/events/files/` and of `usage-pipeline load events`."""
