@@ -22,13 +22,14 @@ from typing import Any
 
 import psycopg
 from rich.table import Table
+from usage_recorder.async_recorder import AsyncRecorder
+from usage_recorder.calls import Build, Recording
+from usage_recorder.commands import Family
+from usage_recorder.recorder import Recorder
 
 from benchmarks.harness import own_servers, parsed, running_module, say, show, table_of
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.merchants.aggregation import aggregate
-from usage_pipeline.recording.calls import Build, Recording
-from usage_pipeline.recording.commands import Family
-from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
 from usage_pipeline.redis_keys import CLAIMS, scan_pause
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import client

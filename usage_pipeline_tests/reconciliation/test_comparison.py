@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 import redis
+from usage_recorder import keys as recorder_keys
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline import redis_keys as keys
 from usage_pipeline.alerting.evaluation import evaluate_pipeline
@@ -22,7 +24,6 @@ from usage_pipeline.reconciliation import comparison as reconciliation
 from usage_pipeline.reconciliation.balance import DayBalance
 from usage_pipeline.reconciliation.comparison import ReconciliationReport, reconcile
 from usage_pipeline.reconciliation.odometers import note_odometers
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import RedisUnavailable
@@ -252,9 +253,9 @@ def test_one_odometer_that_is_no_count_is_told_and_all_others_go_on(
 ) -> None:
     record_all(recorder, 2)
     note_odometers(settings)
-    redis_client.hset(keys.recorded("api_key", today()), "total_requests", value)
-    redis_client.delete(keys.recorded("token", today()))
-    redis_client.set(keys.recorded("token", today()), "no hash")
+    redis_client.hset(recorder_keys.recorded("api_key", today()), "total_requests", value)
+    redis_client.delete(recorder_keys.recorded("token", today()))
+    redis_client.set(recorder_keys.recorded("token", today()), "no hash")
     recorder.record_merchant("m0", "orders", value=5)
     rows = of_today(reconcile(settings, sleep=no_pause))
     assert {family: row.recorded for family, row in rows.items()} == {
@@ -269,7 +270,7 @@ def test_one_odometer_that_is_no_count_is_told_and_all_others_go_on(
     assert sorted(key for key, _ in told) == ["odometer-unreadable:api_key", "odometer-unreadable:token"]
     assert all(str(today()) in text for _, text in told)
     for family in ("api_key", "token"):
-        redis_client.delete(keys.recorded(family, today()))
+        redis_client.delete(recorder_keys.recorded(family, today()))
     recorder.record_api_key("a0", requests=3)
     assert of_today(reconcile(settings, sleep=no_pause))["api_key"].recorded == 7
     evaluate_pipeline(settings, OrchestrationFacts(), {})

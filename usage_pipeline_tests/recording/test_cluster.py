@@ -5,10 +5,9 @@ from datetime import date
 
 import pytest
 import redis
-
-from usage_pipeline.recording import commands as record_commands
-from usage_pipeline.recording.cluster import answers_of, by_key
-from usage_pipeline.recording.commands import Moment, Record
+from usage_recorder import commands as record_commands
+from usage_recorder.cluster import answers_of, by_key
+from usage_recorder.commands import Moment, Record
 
 AT = Moment(1_735_689_600_000, date(2025, 1, 1))
 RECORDS: dict[str, Callable[[], Record]] = {

@@ -18,14 +18,15 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+from usage_recorder import failures as record_failures
+from usage_recorder import keys as recorder_keys
+from usage_recorder.async_recorder import AsyncRecorder
+from usage_recorder.outage import FAILURES_OF_AN_OUTAGE, PROBE_SECONDS, SECONDS_OF_AN_OUTAGE, Outage
+from usage_recorder.quota import UNKNOWN
+from usage_recorder.recorder import Recorder
 
-from usage_pipeline import redis_keys as keys
 from usage_pipeline.local.servers.ports import first_free_port, free_port
 from usage_pipeline.local.servers.redis import redis_executable
-from usage_pipeline.recording import failures as record_failures
-from usage_pipeline.recording.outage import FAILURES_OF_AN_OUTAGE, PROBE_SECONDS, SECONDS_OF_AN_OUTAGE, Outage
-from usage_pipeline.recording.quota import UNKNOWN
-from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 EVENT = {"user_id": "user-1", "provider": "openai", "event_type": "upload"}
@@ -359,7 +360,7 @@ def test_a_token_value_that_cannot_be_added_to_is_left_for_the_drain(redis_clien
     assert recorder.record_token("t", "i") is False
     assert recorder.dropped["token"] == 1
     assert redis_client.get("token_usage:t:i") == present.encode()
-    assert redis_client.sismember(keys.touched("token"), "token_usage:t:i")
+    assert redis_client.sismember(recorder_keys.touched("token"), "token_usage:t:i")
 
 
 def test_a_field_that_would_overflow_is_left_out_of_the_odometer_alone(redis_client: redis.Redis) -> None:
@@ -377,7 +378,7 @@ def test_a_field_that_would_overflow_is_left_out_of_the_odometer_alone(redis_cli
 
 
 def test_a_failed_announcement_is_no_dropped_record(redis_client: redis.Redis) -> None:
-    redis_client.set(keys.touched("api_key"), "not a set")
+    redis_client.set(recorder_keys.touched("api_key"), "not a set")
     recorder = Recorder(redis_client)
     assert recorder.record_api_key("key-1") is True
     assert recorder.dropped["api_key"] == 0
@@ -461,9 +462,9 @@ def test_reads_of_a_wrong_id_fail_open(redis_client: redis.Redis, wrong_id: Any)
 
 def test_reads_of_values_that_are_no_numbers_fail_open(redis_client: redis.Redis) -> None:
     recorder = Recorder(redis_client)
-    redis_client.hset(keys.quota("key-1"), "requests_per_day", "many")
-    redis_client.set(keys.api_key_metrics("key-1"), "not a hash")
-    redis_client.set(keys.quota("key-2"), "not a hash")
+    redis_client.hset(recorder_keys.quota("key-1"), "requests_per_day", "many")
+    redis_client.set(recorder_keys.api_key_metrics("key-1"), "not a hash")
+    redis_client.set(recorder_keys.quota("key-2"), "not a hash")
     assert recorder.check_quota("key-1") == UNKNOWN
     assert recorder.check_quota("key-2") == UNKNOWN
     assert recorder.pending("key-1") is None

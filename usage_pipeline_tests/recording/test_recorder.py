@@ -14,12 +14,13 @@ from zoneinfo import ZoneInfo
 import pytest
 import redis
 import redis.asyncio
+from usage_recorder import keys as recorder_keys
+from usage_recorder.async_recorder import AsyncRecorder
+from usage_recorder.quota import QuotaDecision
+from usage_recorder.recorder import Recorder
 
-from usage_pipeline import redis_keys as keys
 from usage_pipeline.drain.event_queue import parse_event
 from usage_pipeline.drain.families import FAMILIES
-from usage_pipeline.recording.quota import QuotaDecision
-from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
 from usage_pipeline.values import TimeWindow
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -68,7 +69,7 @@ def counts_of(client: redis.Redis, key: bytes) -> dict[bytes, bytes]:
     """A hash; that of an odometer without the name of its life, which is random."""
     fields: dict[bytes, bytes] = client.hgetall(key)
     if key.startswith(b"usage_pipeline:recorded:"):
-        assert re.fullmatch(rb"0-[0-9a-f]{12}", fields.pop(keys.ODOMETER_LIFE.encode()))
+        assert re.fullmatch(rb"0-[0-9a-f]{12}", fields.pop(recorder_keys.ODOMETER_LIFE.encode()))
     return fields
 
 
@@ -84,7 +85,7 @@ def redis_contents(client: redis.Redis) -> dict[str, Any]:
 
 
 def odometer(client: redis.Redis, family: str, day: date = TODAY) -> dict[str, int]:
-    counts = counts_of(client, keys.recorded(family, day).encode())
+    counts = counts_of(client, recorder_keys.recorded(family, day).encode())
     return {name.decode(): int(count) for name, count in counts.items()}
 
 
@@ -202,7 +203,7 @@ def test_the_drain_reads_what_was_recorded(call: Call, redis_client: redis.Redis
     window = TimeWindow.around(NOW_MS, 180)
     rows = {}
     for family in FAMILIES:
-        (key,) = redis_client.smembers(keys.touched(family.name))
+        (key,) = redis_client.smembers(recorder_keys.touched(family.name))
         value = redis_client.execute_command(family.read_command, key)
         if isinstance(value, dict):
             value = [part for pair in value.items() for part in pair]
@@ -281,7 +282,7 @@ def test_a_foreign_token_counter_is_added_to_exactly(
 def test_an_instance_id_of_any_characters_is_valid_json(redis_client: redis.Redis) -> None:
     instance = 'ho"st\\/\n\té:80'
     assert Recorder(redis_client).record_token("t", instance)
-    assert json.loads(redis_client.get(keys.token_usage("t", instance)))["instanceId"] == instance
+    assert json.loads(redis_client.get(recorder_keys.token_usage("t", instance)))["instanceId"] == instance
 
 
 def test_tokens_recorded_while_the_drain_renames_are_neither_lost_nor_doubled(redis_url: str) -> None:
@@ -328,7 +329,7 @@ def test_pending_is_what_the_live_hash_holds(call: Call, redis_client: redis.Red
 def test_the_daily_quota_survives_the_drain_and_ends_with_the_day(
     call: Call, redis_client: redis.Redis, clock: Clock
 ) -> None:
-    redis_client.hset(keys.quota("key-1"), "requests_per_day", 5)
+    redis_client.hset(recorder_keys.quota("key-1"), "requests_per_day", 5)
     assert call("check_quota", "key-1") == QuotaDecision(True, 5, None, True)
     call("record_api_key", "key-1", requests=5)
     redis_client.rename("apikey:key-1:metrics", "claimed")
@@ -339,7 +340,7 @@ def test_the_daily_quota_survives_the_drain_and_ends_with_the_day(
 
 
 def test_the_limit_per_minute_slides(call: Call, redis_client: redis.Redis, clock: Clock) -> None:
-    redis_client.hset(keys.quota("key-1"), "requests_per_minute", 3)
+    redis_client.hset(recorder_keys.quota("key-1"), "requests_per_minute", 3)
     for _ in range(3):
         call("record_event", "key-1", **EVENT)
         clock.now += 10

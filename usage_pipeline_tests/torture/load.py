@@ -20,10 +20,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.connection import Connection
 from redis.retry import Retry
+from usage_recorder import commands as record_commands
+from usage_recorder.commands import Moment
 
 from usage_pipeline.local.servers.ports import LOOPBACK
-from usage_pipeline.recording import commands as record_commands
-from usage_pipeline.recording.commands import Moment
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 # (family, id, name of the count) -> count

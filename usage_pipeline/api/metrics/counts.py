@@ -21,9 +21,9 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from usage_recorder.failures import Reason
 
 from usage_pipeline.events.ingest.batches import IngestReport
-from usage_pipeline.recording.failures import Reason
 from usage_pipeline.settings import Settings
 
 CacheName = Literal["token", "ranking", "external_post"]

@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import psycopg
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.access.tokens import create_token, revoke_token
 from usage_pipeline.definitions import build_definitions
@@ -39,7 +40,6 @@ from usage_pipeline.local.traffic.counters import (
 from usage_pipeline.local.traffic.events import trace_calls, usage_events
 from usage_pipeline.local.traffic.issues import made_up_issues, store_issues
 from usage_pipeline.merchants.aggregation import aggregate
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings, load_settings

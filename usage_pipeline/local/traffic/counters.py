@@ -11,9 +11,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import redis
-
-from usage_pipeline.recording.recorder import Recorder
-from usage_pipeline.redis_keys import EVENT_QUEUE, api_key_metrics, token_usage
+from usage_recorder.keys import EVENT_QUEUE, api_key_metrics, token_usage
+from usage_recorder.recorder import Recorder
 
 DAY_MS = 86_400_000
 # (family, key, field) -> count

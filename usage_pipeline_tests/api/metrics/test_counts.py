@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.api.metrics import exposition
 from usage_pipeline.api.metrics import pipeline as pipeline_metrics
@@ -25,7 +26,6 @@ from usage_pipeline.drain.dead_letters import Choice
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.drain.ways_out.discard import Decision, discard
 from usage_pipeline.local.servers.ports import free_port, is_listening
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.rigs.events import event
 from usage_pipeline_tests.rigs.places import DOCS

@@ -3,22 +3,23 @@
 If an argument could not be stored later, a function raises WrongArgumentError, and no other error.
 """
 
+from __future__ import annotations
+
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Literal
+from datetime import date, datetime, timezone
+from typing import Literal, Union
 from zoneinfo import ZoneInfo
 
-import msgspec
-
-from usage_pipeline import redis_keys as keys
-from usage_pipeline.recording.quota import LIMITS
-from usage_pipeline.recording.token_script import ADD_TOKEN_USAGE, LARGEST_TOKEN_COUNT
-from usage_pipeline.redis_keys import MAX_COUNT, MAX_ID_CHARACTERS
+from usage_recorder import keys
+from usage_recorder.keys import MAX_COUNT, MAX_ID_CHARACTERS
+from usage_recorder.quota import LIMITS
+from usage_recorder.token_script import ADD_TOKEN_USAGE, LARGEST_TOKEN_COUNT
 
 Family = Literal["api_key", "provider", "token", "merchant", "event"]
-Command = tuple[str | bytes | int, ...]
+Command = tuple[Union[str, bytes, int], ...]
 
 COUNTER_TTL_SECONDS = 7 * 86_400
 ODOMETER_TTL_SECONDS = 35 * 86_400
@@ -36,7 +37,7 @@ class WrongArgumentError(ValueError):
     """An argument of a record cannot be stored. The message names the argument, and never its value."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Moment:
     """The time of a use: epoch milliseconds, and the day of that moment in the time zone of the pipeline."""
 
@@ -47,10 +48,10 @@ class Moment:
     def iso(self) -> str:
         """ISO 8601 in UTC with milliseconds and `Z`, as JavaScript's `toISOString` writes it."""
         whole, ms = divmod(self.ms, 1000)
-        return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z"
+        return f"{datetime.fromtimestamp(whole, timezone.utc):%Y-%m-%dT%H:%M:%S}.{ms:03}Z"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Write:
     """One command that changes a counter. The odometer adds `amount` to `odometer_field`, or nothing if that is None."""
 
@@ -59,7 +60,7 @@ class Write:
     amount: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Record:
     """One call of the recorder. Its commands are sent in this order: the counter, its announcement, the odometer."""
 
@@ -104,14 +105,14 @@ class Record:
         return [*counted, ("HINCRBY", key, "records", 1), ("EXPIRE", key, ODOMETER_TTL_SECONDS)]
 
 
-def moment(at_ms: int | None, *, now_ms: int, timezone: ZoneInfo, retention_days: int) -> Moment:
+def moment(at_ms: int | None, *, now_ms: int, zone: ZoneInfo, retention_days: int) -> Moment:
     """The time of a record, by default now: at most `retention_days` ago (less a day of margin), and 23 hours ahead."""
     if at_ms is None:
         at_ms = now_ms
     _integer("at_ms", at_ms)
     if not now_ms - max(retention_days - 1, 0) * DAY_MS <= at_ms <= now_ms + AHEAD_MS:
         raise WrongArgumentError("at_ms must be within the retention, and at most 23 hours ahead")
-    return Moment(at_ms, datetime.fromtimestamp(at_ms // 1000, timezone).date())
+    return Moment(at_ms, datetime.fromtimestamp(at_ms // 1000, zone).date())
 
 
 def api_key(
@@ -130,7 +131,7 @@ def api_key(
     if failed is None:
         failed = 0 if success else requests
     _integer("failed", failed, requests)
-    counts = dict(zip(API_KEY_COUNTS, (requests, requests - failed, failed, file_size, files_uploaded), strict=True))
+    counts = dict(zip(API_KEY_COUNTS, (requests, requests - failed, failed, file_size, files_uploaded)))
     key = keys.api_key_metrics(api_key_id)
     quota_used = keys.quota_used(api_key_id, at.day)
     quota: list[Command] = [("INCRBY", quota_used, requests), ("EXPIRE", quota_used, QUOTA_USED_TTL_SECONDS)]
@@ -200,7 +201,13 @@ def event(
     return Record(
         "event",
         at.day,
-        [Write(("RPUSH", keys.EVENT_QUEUE, msgspec.json.encode(document)), "file_size", file_size)],
+        [
+            Write(
+                ("RPUSH", keys.EVENT_QUEUE, json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()),
+                "file_size",
+                file_size,
+            )
+        ],
         [
             ("ZADD", timeline, at.ms, event_id),
             ("ZREMRANGEBYSCORE", timeline, "-inf", now_ms - WINDOW_MS),

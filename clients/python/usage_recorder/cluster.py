@@ -3,6 +3,8 @@
 So a drain takes everything that a record wrote to a key, or nothing: never counts without the names that belong to them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -10,8 +12,8 @@ from typing import Any, NamedTuple
 import redis
 import redis.asyncio
 
-from usage_pipeline.recording.commands import Command
-from usage_pipeline.recording.slot_owners import KeyCommand, send_to_owners, send_to_owners_async
+from usage_recorder.commands import Command
+from usage_recorder.slot_owners import KeyCommand, send_to_owners, send_to_owners_async
 
 # Runs commands on one key. Each command is given as the number of its other arguments, its name, and these arguments.
 _ALL_OF_A_KEY = """\
@@ -54,7 +56,7 @@ def answers_of(sent: Sequence[KeyCommands], answers: Sequence[Any]) -> list[Any]
     """An answer or an error per command. If a script failed as a whole, each of its commands failed. Pure."""
     return [
         each
-        for (_, commands), answer in zip(sent, answers, strict=True)
+        for (_, commands), answer in zip(sent, answers)
         for each in (answer if commands > 1 and isinstance(answer, list) else [answer] * commands)
     ]
 

@@ -1,5 +1,7 @@
 """Counts what the recorder could not record, and logs it at intervals. It never logs an id, a key or a value."""
 
+from __future__ import annotations
+
 import logging
 import threading
 import time
@@ -9,7 +11,7 @@ from typing import Literal, get_args
 
 import redis
 
-from usage_pipeline.recording.commands import Family
+from usage_recorder.commands import Family
 
 Reason = Literal["unreachable", "not tried", "refused", "wrong argument", "bookkeeping"]
 

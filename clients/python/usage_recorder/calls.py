@@ -1,18 +1,23 @@
 """The common part of both recorders: the calls of contracts §1.6, and what the answers of Redis mean. It sends nothing."""
 
+from __future__ import annotations
+
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
-from usage_pipeline.recording import commands as record_commands
-from usage_pipeline.recording.commands import API_KEY_COUNTS, Command, Family, Moment, Record, WrongArgumentError
-from usage_pipeline.recording.failures import Reason, RecordFailures, redis_reason
-from usage_pipeline.recording.outage import Outage
-from usage_pipeline.recording.quota import UNKNOWN, QuotaDecision, decide
+from usage_recorder import commands as record_commands
+from usage_recorder.commands import API_KEY_COUNTS, Command, Family, Moment, Record, WrongArgumentError
+from usage_recorder.failures import Reason, RecordFailures, redis_reason
+from usage_recorder.outage import Outage
+from usage_recorder.quota import UNKNOWN, QuotaDecision, decide
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Outcome = TypeVar("Outcome")
 EventOutcome = TypeVar("EventOutcome")
@@ -165,7 +170,7 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
 
     def _settle(self, record: Record, answers: list[Any]) -> list[Command] | None:
         """None if Redis took the record. Otherwise counts it as dropped, and returns commands that correct the odometer."""
-        refused = [(write, answer) for write, answer in zip(record.writes, answers, strict=False) if _is_error(answer)]
+        refused = [(write, answer) for write, answer in zip(record.writes, answers) if _is_error(answer)]
         if refused:
             # In a cluster one node may not answer while the others do.
             reason = redis_reason(refused[0][1])
@@ -211,7 +216,7 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
         if answers is None or self._has_no_answer("pending", answers):
             return None
         try:
-            return {name: int(count or 0) for name, count in zip(API_KEY_COUNTS, answers[0], strict=True)}
+            return {name: int(count or 0) for name, count in zip(API_KEY_COUNTS, answers[0])}
         except (TypeError, ValueError):
             self._failures.count("pending", "refused", "Redis answered something else than numbers")
             return None
@@ -227,7 +232,7 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
 
     def _moment(self, at_ms: int | None = None) -> Moment:
         return record_commands.moment(
-            at_ms, now_ms=self._now_ms(), timezone=self._timezone, retention_days=self._retention_days
+            at_ms, now_ms=self._now_ms(), zone=self._timezone, retention_days=self._retention_days
         )
 
 

@@ -1,36 +1,39 @@
-"""The recorder of the API servers, sync and asyncio (contracts §1.6): each call is one round trip and never raises.
+"""The recorder of API servers (contracts §1.6): each call is one round trip and never raises. async_recorder.py is its sibling.
 
 The calls themselves are in calls.py, their Redis commands in commands.py.
 """
 
-from collections.abc import Awaitable, Iterable
+from __future__ import annotations
+
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Optional
 
 import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from usage_pipeline.recording import cluster as record_cluster
-from usage_pipeline.recording import commands as record_commands
-from usage_pipeline.recording.calls import Build, Options, Recording
-from usage_pipeline.recording.commands import Command, Family
-from usage_pipeline.recording.quota import QuotaDecision
+from usage_recorder import cluster as record_cluster
+from usage_recorder import commands as record_commands
+from usage_recorder.calls import Build, Options, Recording
+from usage_recorder.commands import Command, Family
+from usage_recorder.quota import QuotaDecision
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
 
 TIMEOUT_SECONDS = 0.25
 MAX_CONNECTIONS = 50
-_EXPECTED_A_URL = (
+EXPECTED_A_URL = (
     # redis-py's own error shows what it took for the port: a part of the password.
     "expected a redis://, rediss:// or unix:// URL, came one that cannot be read; write / ? # @ [ ] in the password as "
     "%2F %3F %23 %40 %5B %5D"
 )
 # RedisClusterException is no RedisError. It means that a whole cluster does not answer, or that nobody owns a slot.
-_REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
+REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 
 
-class Recorder(Recording[bool, str | None]):
+class Recorder(Recording[bool, Optional[str]]):
     """Records usage in Redis. Threads may share it.
 
     Make it with `Recorder.connect`, or give it a client of your own. Such a client should not retry: if an answer is lost and
@@ -57,9 +60,9 @@ class Recorder(Recording[bool, str | None]):
         retry = Retry(NoBackoff(), 0)
         pool = None
         with suppress(ValueError):
-            pool = redis.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)
+            pool = redis.BlockingConnectionPool.from_url(url, **bounded(timeout_seconds), retry=retry)
         if pool is None:
-            raise ValueError(_EXPECTED_A_URL)
+            raise ValueError(EXPECTED_A_URL)
         return cls(redis.Redis.from_pool(pool), **options)
 
     def check_quota(self, api_key_id: str) -> QuotaDecision:
@@ -82,7 +85,7 @@ class Recorder(Recording[bool, str | None]):
 
     def close(self) -> None:
         """Closes the pool's connections. Raises nothing."""
-        with suppress(*_REDIS_ERRORS):
+        with suppress(*REDIS_ERRORS):
             self._client.close()
 
     def _record(self, family: Family, at_ms: int | None, build: Build) -> bool:
@@ -110,79 +113,14 @@ class Recorder(Recording[bool, str | None]):
                 for command in commands:
                     pipeline.execute_command(*command)
                 answers = pipeline.execute(raise_on_error=False)
-        except _REDIS_ERRORS as error:
+        except REDIS_ERRORS as error:
             self._no_answers(what, error, began_at, is_bookkeeping)
             return None
         self._outage.answered()
         return answers
 
 
-class AsyncRecorder(Recording[Awaitable[bool], Awaitable[str | None]]):
-    """The recorder for asyncio, on one event loop. Await every call. See Recorder for clients, retries and clusters."""
-
-    def __init__(self, client: redis.asyncio.Redis | redis.asyncio.RedisCluster, **options: Unpack[Options]) -> None:
-        super().__init__(**options)
-        self._client = client
-
-    @classmethod
-    def connect(cls, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS, **options: Unpack[Options]) -> Self:
-        """As `Recorder.connect`."""
-        retry = AsyncRetry(NoBackoff(), 0)
-        pool = None
-        with suppress(ValueError):
-            pool = redis.asyncio.BlockingConnectionPool.from_url(url, **_bounded(timeout_seconds), retry=retry)
-        if pool is None:
-            raise ValueError(_EXPECTED_A_URL)
-        return cls(redis.asyncio.Redis.from_pool(pool), **options)
-
-    async def check_quota(self, api_key_id: str) -> QuotaDecision:
-        """As `Recorder.check_quota`."""
-        commands = self._built("quota", lambda: record_commands.quota_question(self._moment(), api_key_id))
-        return self._decision(commands and await self._send("quota", commands, is_atomic=False))
-
-    async def pending(self, api_key_id: str) -> dict[str, int] | None:
-        """As `Recorder.pending`."""
-        commands = self._built("pending", lambda: record_commands.pending_question(api_key_id))
-        return self._pending_counts(commands and await self._send("pending", commands, is_atomic=False))
-
-    async def close(self) -> None:
-        """Closes the pool's connections. Raises nothing."""
-        with suppress(*_REDIS_ERRORS):
-            await self._client.aclose()
-
-    async def _record(self, family: Family, at_ms: int | None, build: Build) -> bool:
-        record = self._built(family, lambda: build(self._moment(at_ms)))
-        if record is None or (answers := await self._send(family, record.commands())) is None:
-            return False
-        correction = self._settle(record, answers)
-        if bookkeeping := correction or record.names_life(answers):
-            await self._send(family, bookkeeping, is_bookkeeping=True)
-        return correction is None
-
-    async def _event_outcome(self, event_id: str, recorded: Awaitable[bool]) -> str | None:
-        return event_id if await recorded else None
-
-    async def _send(
-        self, what: str, commands: Iterable[Command], *, is_atomic: bool = True, is_bookkeeping: bool = False
-    ) -> list[Any] | None:
-        if (began_at := self._begin(what, is_bookkeeping)) is None:
-            return None
-        try:
-            if isinstance(self._client, redis.asyncio.RedisCluster):
-                answers = await record_cluster.send_async(self._client, commands)
-            else:
-                pipeline = self._client.pipeline(transaction=is_atomic)
-                for command in commands:
-                    pipeline.execute_command(*command)
-                answers = await pipeline.execute(raise_on_error=False)
-        except _REDIS_ERRORS as error:
-            self._no_answers(what, error, began_at, is_bookkeeping)
-            return None
-        self._outage.answered()
-        return answers
-
-
-def _bounded(timeout_seconds: float) -> dict[str, Any]:
+def bounded(timeout_seconds: float) -> dict[str, Any]:
     """Options of a pool whose callers wait for a free connection. Other pools refuse a caller when all are in use."""
     return {
         "max_connections": MAX_CONNECTIONS,
