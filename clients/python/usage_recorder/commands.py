@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from typing import Literal, Union
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from usage_recorder import keys
 from usage_recorder.keys import MAX_COUNT, MAX_ID_CHARACTERS
 from usage_recorder.quota import LIMITS
-from usage_recorder.token_script import ADD_TOKEN_USAGE, LARGEST_TOKEN_COUNT
+from usage_recorder.script import LARGEST_TOKEN_COUNT
 
 Family = Literal["api_key", "provider", "token", "merchant", "event"]
 Command = tuple[Union[str, bytes, int], ...]
@@ -52,57 +52,61 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Write:
-    """One command that changes a counter. The odometer adds `amount` to `odometer_field`, or nothing if that is None."""
+class Record:
+    """One call of the recorder, or the sum of several that add to the same counter on the same day.
 
-    command: Command
-    odometer_field: str | None = None
-    amount: int = 0
+    `counts` are the amounts by the odometer's field, without zeros. `names` are what else the commands need, by family.
+    """
+
+    family: Family
+    key: str
+    at: Moment
+    counts: Mapping[str, int]
+    names: tuple[str, ...] = ()
+    records: int = 1
+
+    @property
+    def place(self) -> tuple[str, str, date]:
+        """What records must have in common to be summed."""
+        return self.family, self.key, self.at.day
+
+    def plus(self, other: Record) -> Record | None:
+        """Both in one, with the texts of the later use. None if they cannot be: events, and counts that are too large."""
+        if self.family == "event" or self.place != other.place:
+            return None
+        largest = LARGEST_TOKEN_COUNT if self.family == "token" else MAX_COUNT
+        fields = dict.fromkeys((*self.counts, *other.counts))
+        counts = {field: self.counts.get(field, 0) + other.counts.get(field, 0) for field in fields}
+        if any(count > largest for count in counts.values()):
+            return None
+        later = other if other.at.ms >= self.at.ms else self
+        return Record(self.family, self.key, later.at, counts, later.names, self.records + other.records)
+
+    def commands(self) -> Commands:
+        return _COMMANDS[self.family](self)
 
 
 @dataclass(frozen=True)
-class Record:
-    """One call of the recorder. Its commands are sent in this order: the counter, its announcement, the odometer."""
+class Commands:
+    """The commands of a record. The first `writes` of them are the counter; one that fails means that the record is refused.
+
+    The odometer counts `counted` (the place of a write from 1, the field, the amount), each unless its write failed.
+    """
 
     family: Family
     day: date
-    writes: Sequence[Write]
-    after: Sequence[Command] = ()
+    commands: Sequence[Command]
+    writes: int
+    counted: Sequence[tuple[int, str, int]]
+    records: int
 
-    def commands(self) -> list[Command]:
-        return [*(write.command for write in self.writes), *self.after, *self._odometer()]
+    def with_odometer(self) -> list[Command]:
+        """All commands for one script, which leaves out of the odometer what failed."""
+        return [*self.commands, self.odometer(self.counted)]
 
-    def take_back(self, refused: Sequence[Write]) -> list[Command]:
-        """Commands that take refused writes out of the odometer again: MULTI does not roll back the other commands."""
-        counting = [write for write in self.writes if write.odometer_field is not None]
-        key = keys.recorded(self.family, self.day)
-        undo: list[Command] = [
-            ("HINCRBY", key, write.odometer_field, -write.amount)
-            for write in refused
-            if write.odometer_field is not None and write.amount
-        ]
-        if all(write in refused for write in counting or self.writes[:1]):
-            undo.append(("HINCRBY", key, "records", -1))
-        return undo
-
-    def names_life(self, answers: Sequence[object]) -> list[Command]:
-        """Commands that name the life of an odometer, if these answers to `commands` say that it began with this record.
-
-        A restored odometer is known by its name. It costs a round trip a family and day, since only a new odometer needs it.
-        """
-        if answers[-2] != 1:
-            return []
-        key = keys.recorded(self.family, self.day)
-        return [("HSETNX", key, keys.ODOMETER_LIFE, keys.odometer_life(0)), ("EXPIRE", key, ODOMETER_TTL_SECONDS)]
-
-    def _odometer(self) -> list[Command]:
-        key = keys.recorded(self.family, self.day)
-        counted: list[Command] = [
-            ("HINCRBY", key, write.odometer_field, write.amount)
-            for write in self.writes
-            if write.odometer_field is not None and write.amount
-        ]
-        return [*counted, ("HINCRBY", key, "records", 1), ("EXPIRE", key, ODOMETER_TTL_SECONDS)]
+    def odometer(self, counted: Sequence[tuple[int, str, int]]) -> Command:
+        triples = (word for triple in counted for word in triple)
+        return ("ODOMETER", keys.recorded(self.family, self.day), ODOMETER_TTL_SECONDS, self.records, *triples)
 
 
 def moment(at_ms: int | None, *, now_ms: int, zone: ZoneInfo, retention_days: int) -> Moment:
@@ -132,23 +136,16 @@ def api_key(
         failed = 0 if success else requests
     _integer("failed", failed, requests)
     counts = dict(zip(API_KEY_COUNTS, (requests, requests - failed, failed, file_size, files_uploaded)))
-    key = keys.api_key_metrics(api_key_id)
-    quota_used = keys.quota_used(api_key_id, at.day)
-    quota: list[Command] = [("INCRBY", quota_used, requests), ("EXPIRE", quota_used, QUOTA_USED_TTL_SECONDS)]
-    return Record("api_key", at.day, _hash_writes(key, at, counts), [("SADD", keys.touched("api_key"), key), *quota])
+    return Record("api_key", keys.api_key_metrics(api_key_id), at, _counts(counts), (api_key_id,))
 
 
 def provider(at: Moment, api_key_id: str, provider: str, *, user_id: str, uploads: int, file_size: int) -> Record:
-    """The record of a provider (§1.2). Names are written before counts, so a key with counts always says how to split it."""
+    """The record of a provider (§1.2)."""
     identifier("api_key_id", api_key_id)
     identifier("provider", provider)
     identifier("user_id", user_id)
-    key = keys.provider_metrics(api_key_id, provider)
-    names = Write(("HSET", key, "user_id", user_id, "provider", provider))
     counts = {"upload_count": uploads, "total_file_size": file_size}
-    return Record(
-        "provider", at.day, [names, *_hash_writes(key, at, counts)], [("SADD", keys.touched("provider"), key)]
-    )
+    return Record("provider", keys.provider_metrics(api_key_id, provider), at, _counts(counts), (user_id, provider))
 
 
 def token(at: Moment, token_id: str, instance_id: str, *, count: int) -> Record:
@@ -156,9 +153,7 @@ def token(at: Moment, token_id: str, instance_id: str, *, count: int) -> Record:
     identifier("token_id", token_id)
     identifier("instance_id", instance_id)
     _integer("count", count, LARGEST_TOKEN_COUNT)
-    key = keys.token_usage(token_id, instance_id)
-    add: Command = ("EVAL", ADD_TOKEN_USAGE, 1, key, count, at.ms, at.iso, instance_id, COUNTER_TTL_SECONDS)
-    return Record("token", at.day, [Write(add, "usage_count", count)], [("SADD", keys.touched("token"), key)])
+    return Record("token", keys.token_usage(token_id, instance_id), at, _counts({"usage_count": count}), (instance_id,))
 
 
 def merchant(at: Moment, merchant_id: str, metric_type: str, *, value: int) -> Record:
@@ -167,12 +162,8 @@ def merchant(at: Moment, merchant_id: str, metric_type: str, *, value: int) -> R
     identifier("metric_type", metric_type)
     if ":" in metric_type:
         raise WrongArgumentError("metric_type must not contain a colon")
-    _integer("value", value)
-    key = keys.merchant_counter(merchant_id, at.day, metric_type)
     return Record(
-        "merchant",
-        at.day,
-        [Write(("INCRBY", key, value), "metric_value", value), Write(("EXPIRE", key, COUNTER_TTL_SECONDS))],
+        "merchant", keys.merchant_counter(merchant_id, at.day, metric_type), at, _counts({"metric_value": value})
     )
 
 
@@ -197,23 +188,9 @@ def event(
     _integer("file_size", file_size)
     status = "success" if success else "failure"
     document = {**ids, "event_type": event_type, "file_size": file_size, "status": status, "at": at.iso}
-    timeline = keys.api_key_timeline(api_key_id)
-    return Record(
-        "event",
-        at.day,
-        [
-            Write(
-                ("RPUSH", keys.EVENT_QUEUE, json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()),
-                "file_size",
-                file_size,
-            )
-        ],
-        [
-            ("ZADD", timeline, at.ms, event_id),
-            ("ZREMRANGEBYSCORE", timeline, "-inf", now_ms - WINDOW_MS),
-            ("PEXPIRE", timeline, WINDOW_MS),
-        ],
-    )
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    names = (text, event_id, keys.api_key_timeline(api_key_id), str(now_ms - WINDOW_MS))
+    return Record("event", keys.EVENT_QUEUE.decode(), at, _counts({"file_size": file_size}), names)
 
 
 def quota_question(now: Moment, api_key_id: str) -> list[Command]:
@@ -242,16 +219,80 @@ def identifier(name: str, value: str) -> None:
         raise WrongArgumentError(f"{name} must not contain NUL or lone surrogates")
 
 
-def _hash_writes(key: str, at: Moment, counts: dict[str, int]) -> list[Write]:
-    """The writes to a hash. A count of zero is left out: it would add nothing, and every field is optional (§1.1)."""
+def _counts(counts: dict[str, int]) -> dict[str, int]:
+    """The counts without zeros: those would add nothing, and every field is optional (§1.1)."""
     for field, count in counts.items():
         _integer(field, count)
-    increments = [Write(("HINCRBY", key, field, count), field, count) for field, count in counts.items() if count]
-    return [
-        *increments,
-        Write(("HSET", key, "last_used_at", at.ms)),
-        Write(("EXPIRE", key, COUNTER_TTL_SECONDS)),
+    return {field: count for field, count in counts.items() if count}
+
+
+def _hash_writes(record: Record) -> list[Command]:
+    increments: list[Command] = [("HINCRBY", record.key, field, count) for field, count in record.counts.items()]
+    latest: list[Command] = [
+        ("LATER", record.key, "last_used_at", record.at.ms),
+        ("EXPIRE", record.key, COUNTER_TTL_SECONDS),
     ]
+    return [*increments, *latest]
+
+
+def _made(record: Record, writes: Sequence[Command], after: Sequence[Command] = ()) -> Commands:
+    # Without an amount the odometer counts the record if its first command was done.
+    counted = [(place, field, count) for place, (field, count) in enumerate(record.counts.items(), 1)] or [(1, "", 0)]
+    return Commands(record.family, record.at.day, [*writes, *after], len(writes), counted, record.records)
+
+
+def _api_key_commands(record: Record) -> Commands:
+    (api_key_id,) = record.names
+    used = keys.quota_used(api_key_id, record.at.day)
+    return _made(
+        record,
+        _hash_writes(record),
+        [
+            ("SADD", keys.touched("api_key"), record.key),
+            ("INCRBY", used, record.counts.get("total_requests", 0)),
+            ("EXPIRE", used, QUOTA_USED_TTL_SECONDS),
+        ],
+    )
+
+
+def _provider_commands(record: Record) -> Commands:
+    user_id, provider = record.names
+    names: Command = ("HSET", record.key, "user_id", user_id, "provider", provider)
+    return _made(record, [*_hash_writes(record), names], [("SADD", keys.touched("provider"), record.key)])
+
+
+def _token_commands(record: Record) -> Commands:
+    (instance_id,) = record.names
+    count = record.counts.get("usage_count", 0)
+    add: Command = ("TOKEN", record.key, count, record.at.ms, record.at.iso, instance_id, COUNTER_TTL_SECONDS)
+    return _made(record, [add], [("SADD", keys.touched("token"), record.key)])
+
+
+def _merchant_commands(record: Record) -> Commands:
+    value = record.counts.get("metric_value", 0)
+    return _made(record, [("INCRBY", record.key, value), ("EXPIRE", record.key, COUNTER_TTL_SECONDS)])
+
+
+def _event_commands(record: Record) -> Commands:
+    text, event_id, timeline, older_than = record.names
+    return _made(
+        record,
+        [("RPUSH", record.key, text)],
+        [
+            ("ZADD", timeline, record.at.ms, event_id),
+            ("ZREMRANGEBYSCORE", timeline, "-inf", older_than),
+            ("PEXPIRE", timeline, WINDOW_MS),
+        ],
+    )
+
+
+_COMMANDS: dict[str, Callable[[Record], Commands]] = {
+    "api_key": _api_key_commands,
+    "provider": _provider_commands,
+    "token": _token_commands,
+    "merchant": _merchant_commands,
+    "event": _event_commands,
+}
 
 
 def _integer(name: str, value: int, largest: int = MAX_COUNT) -> None:

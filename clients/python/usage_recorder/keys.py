@@ -67,9 +67,20 @@ def quota_used(api_key_id: str, day: date) -> str:
     return f"{NAMESPACE}quota_used:{day.isoformat()}:{api_key_id}"
 
 
-@lru_cache(maxsize=1024)
+def numbers(recorder_id: str, slot: int | None = None) -> str:
+    """Hash lane -> the number of the last send that was done, of one recorder. On a Redis Cluster it has one in each slot."""
+    tag = "" if slot is None else f"{{{number_in_slot(slot)}}}:"
+    return f"{NAMESPACE}recorder:{tag}{recorder_id}"
+
+
 def number_in_slot(slot: int) -> int:
-    """The smallest number whose decimal digits hash to that slot; the first 109,758 cover all 16,384 slots."""
+    """The smallest number whose decimal digits hash to that slot."""
+    return _numbers_by_slot()[slot]
+
+
+@lru_cache(maxsize=1)
+def _numbers_by_slot() -> dict[int, int]:
     from redis.crc import key_slot  # a command that asks for help need not wait for redis-py
 
-    return next(number for number in range(109_758) if key_slot(b"%d" % number) == slot)
+    # The first 109,758 cover all 16,384 slots. Downwards, so that the smallest of a slot stays.
+    return {key_slot(b"%d" % number): number for number in range(109_757, -1, -1)}
