@@ -93,6 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
             retention_days=settings.retention_days,
             on_failure=metrics.recorder_failed,
         )
+        metrics.watch_kept(lambda: recorder.kept)
         app.state.settings = settings
         app.state.storing = storing
         app.state.room = Room(settings)

@@ -215,7 +215,8 @@ def _write_and_drain(
             threads[0].join(timeout=0.2)
         for thread in threads:
             thread.join()
-        recorder.close()
+        # What a busy machine left without an answer is among the requests that were counted.
+        recorder.close(timeout_seconds=60)
         say(f"draining a backlog of {backlog_keys:,} keys")
         write_backlog(foreign, parts[0], backlog_keys, mark=mark)
     _drain(settings, drained)

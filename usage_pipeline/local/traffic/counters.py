@@ -98,7 +98,7 @@ def trace_requests(path: Path, *, mark: str) -> Iterator[Request]:
 
 
 def write(recorder: Recorder, requests: Iterator[Request], written: Written, timezone: ZoneInfo) -> None:
-    """Records each request in all five ways, and counts in `written` what the recorder confirmed.
+    """Records each request in all five ways, and counts in `written` what the recorder wrote or keeps.
 
     `timezone` is the recorder's: it bounds the days of merchant counters.
     """
