@@ -19,9 +19,9 @@ from usage_recorder.failures import RecordFailures
 from usage_recorder.recorder import Recorder
 
 from usage_pipeline.local.servers.ports import free_port
-from usage_pipeline_tests.recording.faulty_link import FaultyLink
 from usage_pipeline_tests.recording.test_exactly_once import record, taken_from
 from usage_pipeline_tests.rigs.waiting import wait_until
+from usage_pipeline_tests.torture.faulty_link import FaultyLink
 from usage_pipeline_tests.torture.servers import RedisServer
 
 

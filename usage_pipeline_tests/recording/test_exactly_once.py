@@ -21,8 +21,8 @@ from usage_recorder.calls import Recording
 from usage_recorder.delivery.courier import BUSY
 from usage_recorder.recorder import Recorder
 
-from usage_pipeline_tests.recording.faulty_link import FAULTS, FaultyLink
 from usage_pipeline_tests.rigs.waiting import wait_until
+from usage_pipeline_tests.torture.faulty_link import FAULTS, FaultyLink
 from usage_pipeline_tests.torture.servers import RedisServer
 
 FAMILIES = ("api_key", "provider", "token", "merchant", "event")

@@ -11,8 +11,8 @@ from usage_recorder.delivery.spool import Spool, SpoolError
 from usage_recorder.recorder import Recorder
 
 from usage_pipeline.local.servers.ports import free_port
-from usage_pipeline_tests.recording.faulty_link import FaultyLink
 from usage_pipeline_tests.recording.test_exactly_once import die
+from usage_pipeline_tests.torture.faulty_link import FaultyLink
 from usage_pipeline_tests.torture.servers import RedisServer
 
 # Records, and tells its parent after each call; the parent kills it in the middle of one.
