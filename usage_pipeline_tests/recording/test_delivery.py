@@ -69,6 +69,17 @@ def test_events_that_wait_are_bounded_in_bytes() -> None:
     recorder.close(timeout_seconds=0)
 
 
+def test_the_one_who_is_told_of_a_failure_may_ask_the_recorder() -> None:
+    asked: list[int] = []
+    recorder = Recorder.connect(
+        f"redis://127.0.0.1:{free_port()}/0", most_kept=0, on_failure=lambda what, reason: asked.append(recorder.kept)
+    )
+    assert recorder.record_merchant("shop-1", "orders"), "it was sent, and had no answer"
+    assert not recorder.record_merchant("shop-1", "orders")
+    assert asked == [1]
+    recorder.close(timeout_seconds=0)
+
+
 def test_counts_that_wait_are_not_summed_over_what_redis_can_add(server: RedisServer) -> None:
     recorder = Recorder.connect(server.url, timeout_seconds=20)
     with server.client() as client:

@@ -22,8 +22,9 @@ from usage_recorder.delivery.courier import BUSY
 from usage_recorder.recorder import Recorder
 
 from usage_pipeline_tests.rigs.waiting import wait_until
+from usage_pipeline_tests.torture.faults.failover import Pair
 from usage_pipeline_tests.torture.faulty_link import FAULTS, FaultyLink
-from usage_pipeline_tests.torture.servers import RedisServer
+from usage_pipeline_tests.torture.servers import NO_PERSISTENCE, RedisServer, Stage
 
 FAMILIES = ("api_key", "provider", "token", "merchant", "event")
 TIMEOUT_SECONDS = 0.05
@@ -204,3 +205,37 @@ def test_recorders_that_stall_and_retry_and_die_are_counted_once(server: RedisSe
         machine,
         settings=hypothesis_settings(max_examples=25, stateful_step_count=25, phases=[Phase.explicit, Phase.generate]),
     )
+
+
+def test_after_a_fail_over_counters_and_numbers_are_of_one_history(tmp_path: Path) -> None:
+    """What the replica had not received is forgotten with its number, and what had no answer counts once on the new primary."""
+    with Pair(Stage(tmp_path), NO_PERSISTENCE) as pair:
+        recorder = Recorder.connect(pair.front.url, timeout_seconds=0.25)
+        kept = doubtful = 0
+        for _ in range(3):
+            for _ in range(5):
+                assert recorder.record_merchant("shop-1", "orders")
+            assert recorder.flush(30)
+            kept += 5
+            with pair.primary.client() as client, client.client() as pinned:
+                pinned.set("written", 1)
+                assert pinned.wait(1, 5_000) == 1
+            # Of these five the replica hears nothing.
+            pair.link.hold()
+            for _ in range(5):
+                assert recorder.record_merchant("shop-1", "orders")
+            answered = 5 - recorder.kept
+            # This one is done by the old primary, and nobody hears of it.
+            pair.front.hold()
+            assert recorder.record_merchant("shop-1", "orders")
+            doubtful += 6 - answered
+            pair.fail_over()
+            assert recorder.flush(30)
+            with pair.primary.client() as client:
+                [counter] = client.scan_iter("usage:shop-1:*")
+                assert int(client.get(counter)) == kept + doubtful
+                [odometer] = client.scan_iter("usage_pipeline:recorded:*")
+                assert int(client.hget(odometer, "records")) == kept + doubtful
+            pair.rejoin()
+        recorder.close()
+        assert recorder.failures == {}

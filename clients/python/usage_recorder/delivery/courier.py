@@ -64,7 +64,7 @@ class Courier(AnyCourier):
 
     def forget_parent(self) -> None:
         """In a forked child there is no thread, and a lock may be held for ever."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
         self._should_stop = False

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from usage_recorder.commands import Family, Record
-from usage_recorder.delivery.sends import Answer, Send, correcting_send, is_of_a_slot, new_send
+from usage_recorder.delivery.sends import Answer, Send, correcting_send, is_of_a_slot, kind_of, new_send
 from usage_recorder.delivery.spool import Spool
 from usage_recorder.delivery.sums import Sums
 from usage_recorder.failures import Reason, RecordFailures
@@ -54,8 +54,9 @@ class Outbox:
             spool.begin(self._doubtful, self._sums.entries())
 
     def _begin_anew(self) -> None:
-        # Also in a forked child: a lock may be held there by a thread that does not exist.
-        self._lock = threading.Lock()
+        # Also in a forked child: a lock may be held there by a thread that does not exist. A signal handler and `on_failure`
+        # may call the recorder while this thread holds it.
+        self._lock = threading.RLock()
         self._is_empty = threading.Condition(self._lock)
         self.recorder_id = secrets.token_hex(12)
         self._numbers: list[int] = []
@@ -191,7 +192,7 @@ class Outbox:
             return self._spool is not None
         if not self._is_away and not (isinstance(why, Exception) and is_of_a_slot(why)):
             self._is_away = True
-            _log.warning("recorder: Redis does not take records (%s); they are kept", type(why).__name__)
+            _log.warning("recorder: Redis does not take records (%s); they are kept", kind_of(why))
         self._doubtful.append(send)
         return True
 

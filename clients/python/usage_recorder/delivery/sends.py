@@ -136,6 +136,12 @@ def is_of_a_slot(error: Exception) -> bool:
     return isinstance(error, exceptions.TryAgainError) or "TRYAGAIN" in str(error)
 
 
+def kind_of(error: BaseException) -> str:
+    """What an error is, without its text, which may hold an address: the word of Redis, or the class."""
+    word = _MENDED_BY_TIME_TEXT.search(str(error)) if isinstance(error, redis.ResponseError) else None
+    return word[0] if word else type(error).__name__
+
+
 def _parts_by_slot(recorder_id: str, commands: Sequence[tuple[int, Command]], lane: int, number: int) -> list[Part]:
     """One part for each slot: two in a slot would share the hash of numbers, and the second would pass for done."""
     by_slot: dict[int, list[tuple[int, Command]]] = {}

@@ -36,7 +36,7 @@ class Spool:
         self.path = Path(path)
         self._is_cluster = is_cluster
         self._most_bytes = most_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._sends: dict[tuple[str, int, int], bytes] = {}
         self._kept: dict[int, bytes] = {}
         self._live_bytes = 0
@@ -107,7 +107,7 @@ class Spool:
 
     def leave_to_parent(self) -> None:
         """In a forked child, whose parent goes on with the file. (The lock is the parent's until that closes it.)"""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.close()
 
     def _add_send(self, send: Send, line: bytes) -> None:
