@@ -109,6 +109,20 @@ def test_a_send_that_redis_may_have_forgotten_is_lost_and_told_instead_of_repeat
     assert not outbox.has_left()
 
 
+def test_an_error_that_nobody_documents_is_not_raised_into_the_request(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder.connect(server.url, timeout_seconds=5)
+    with monkeypatch.context() as patched:
+        patched.setattr(redis.Redis, "execute_command", lambda *words: [][0])
+        assert recorder.record_merchant("shop-1", "orders") is True
+    assert recorder.flush(30)
+    recorder.close()
+    with server.client() as client:
+        [counter] = client.scan_iter("usage:shop-1:*")
+        assert client.get(counter) == b"1"
+
+
 def test_lanes_are_as_many_as_calls_at_once() -> None:
     outbox = Outbox(RecordFailures(), is_cluster=False)
     one = Record("merchant", "usage:m:2026-03-01:orders", Moment(0, date(2026, 3, 1)), {"metric_value": 1})

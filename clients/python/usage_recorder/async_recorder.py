@@ -80,12 +80,16 @@ class AsyncRecorder(Recording[Awaitable[bool], Awaitable[Optional[str]]]):
         if isinstance(send, Send):
             try:
                 [answers] = await exchange_async(self._client, [send])
+            except Exception as error:
+                # Nothing that redis-py documents. The courier tries again, and logs it.
+                is_recorded = self._outbox.doubt(send, error)
             except BaseException as interruption:
                 # Such as CancelledError. It may be written.
                 self._outbox.doubt(send, interruption)
                 self._courier.ensure()
                 raise
-            is_recorded = self._outbox.take(send, answers)
+            else:
+                is_recorded = self._outbox.take(send, answers)
         else:
             is_recorded = send
         if self._outbox.has_work:

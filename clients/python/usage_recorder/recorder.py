@@ -102,12 +102,16 @@ class Recorder(Recording[bool, Optional[str]]):
         if isinstance(send, Send):
             try:
                 [answers] = exchange(self._client, [send])
+            except Exception as error:
+                # Nothing that redis-py documents. The courier tries again, and logs it.
+                is_recorded = self._outbox.doubt(send, error)
             except BaseException as interruption:
                 # Such as KeyboardInterrupt. It may be written.
                 self._outbox.doubt(send, interruption)
                 self._courier.ensure()
                 raise
-            is_recorded = self._outbox.take(send, answers)
+            else:
+                is_recorded = self._outbox.take(send, answers)
         else:
             is_recorded = send
         if self._outbox.has_work:

@@ -101,10 +101,10 @@ class Outbox:
         with self._lock:
             return self._settle(send) if why is None else self._doubt(send, why)
 
-    def doubt(self, send: Send, why: BaseException) -> None:
-        """Keeps a send of which nobody knows whether it was done, to be repeated: its caller was interrupted."""
+    def doubt(self, send: Send, why: BaseException) -> bool:
+        """Keeps a send of which nobody knows whether it was done, to be repeated. False if the outbox is closed."""
         with self._lock:
-            self._doubt(send, why)
+            return self._doubt(send, why)
 
     def portion(self, most: int) -> list[Send]:
         """Up to so many sends, to be sent now: doubtful ones first, then what was never sent. End it with `end_portion`."""
