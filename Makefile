@@ -17,7 +17,7 @@ $(UV):
 	.local/uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
 
 # Compiled here: the dozen processes of the first `dev` or `e2e` would each do it meanwhile.
-.venv/.installed: pyproject.toml uv.lock | $(UV)
+.venv/.installed: pyproject.toml clients/python/pyproject.toml uv.lock | $(UV)
 	UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON)
 	touch $@
 

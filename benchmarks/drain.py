@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 
 import hiredis
 from rich.table import Table
+from usage_recorder import keys as recorder_keys
 
 from benchmarks.harness import (
     Timed,
@@ -246,11 +247,13 @@ class Bench:
 
     def _announce(self) -> None:
         for first in range(0, self._keys, 1_000):
-            self._redis.sadd(names.touched("api_key"), *self._key_names(first, min(first + 1_000, self._keys)))
+            self._redis.sadd(recorder_keys.touched("api_key"), *self._key_names(first, min(first + 1_000, self._keys)))
 
     def _key_names(self, first: int, end: int) -> list[str]:
         # Spread like ids are, not in the order of the index.
-        return [names.api_key_metrics(f"{number * 2654435761 % 2**32:08x}-{number}") for number in range(first, end)]
+        return [
+            recorder_keys.api_key_metrics(f"{number * 2654435761 % 2**32:08x}-{number}") for number in range(first, end)
+        ]
 
     def _copy_buffers(self) -> Iterator[bytes]:
         used_us = self._now_ms * 1000

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from rich.table import Table
+from usage_recorder.keys import merchant_counter
 
 from benchmarks.harness import (
     Timed,
@@ -26,7 +27,6 @@ from benchmarks.harness import (
     table_of,
 )
 from usage_pipeline.merchants.aggregation import aggregate, parse_counter_key
-from usage_pipeline.redis_keys import merchant_counter
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.redis import client

@@ -1,8 +1,8 @@
 """The recorder under load: what a record call takes while drains run, and whether everything recorded ends in PostgreSQL.
 
 Processes like API servers record requests at a paced rate, half of them from threads and half with asyncio, while
-`usage-pipeline drain --watch` and an aggregation run; then what Redis confirmed is compared with what is stored, per key
-and field. Run: python -m benchmarks.recorder [--requests-per-minute N] [--seconds N] [--json]
+`usage-pipeline drain --watch` and an aggregation run; then what was recorded is compared with what is stored, per key and
+field. Run: python -m benchmarks.recorder [--requests-per-minute N] [--seconds N] [--json]
 """
 
 import argparse
@@ -22,13 +22,14 @@ from typing import Any
 
 import psycopg
 from rich.table import Table
+from usage_recorder.async_recorder import AsyncRecorder
+from usage_recorder.calls import Build, Recording
+from usage_recorder.commands import Family
+from usage_recorder.recorder import Recorder
 
 from benchmarks.harness import own_servers, parsed, running_module, say, show, table_of
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.merchants.aggregation import aggregate
-from usage_pipeline.recording.calls import Build, Recording
-from usage_pipeline.recording.commands import Family
-from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
 from usage_pipeline.redis_keys import CLAIMS, scan_pause
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import client
@@ -63,7 +64,7 @@ class Share:
 
 @dataclass(slots=True)
 class Recorded:
-    """What a worker recorded: confirmed counts, seconds of each call, drops by reason."""
+    """What a worker recorded: counts that the recorder took, seconds of each call, drops by reason."""
 
     counts: Counts = field(default_factory=Counter)
     call_seconds: list[float] = field(default_factory=list)
@@ -125,7 +126,7 @@ class _TimedAsyncRecorder(AsyncRecorder):
 
 
 def records(recorder: Recording[Any, Any], chance: Random) -> Iterator[tuple[Any, dict[tuple[str, str, str], int]]]:
-    """One request: the outcome of each of its record calls (or an awaitable of it), and what it counts if confirmed."""
+    """One request: the outcome of each of its record calls (or an awaitable of it), and what it counts if it is recorded."""
     number = int(chance.paretovariate(0.5)) % _API_KEYS
     key, provider, token = f"key-{number:04d}", chance.choice(("s3", "gcs")), f"token-{number % _TOKENS:03d}"
     size, is_success = chance.randrange(1_000, 5_000_000), chance.random() < 0.96
@@ -220,7 +221,7 @@ def _work_in_threads(share: Share, due: Iterator[float], recorded: Recorded) -> 
         thread.start()
     for thread in threads:
         thread.join()
-    recorder.close()
+    recorder.close(timeout_seconds=60)
     return recorder
 
 
@@ -238,7 +239,7 @@ async def _work_async(share: Share, due: Iterator[float], recorded: Recorded) ->
             recorded.requests += 1
 
     await asyncio.gather(*(serve(share.seed * 1_000 + number) for number in range(CONCURRENT_REQUESTS)))
-    await recorder.close()
+    await recorder.close(timeout_seconds=60)
     return recorder
 
 
@@ -339,9 +340,9 @@ def _batches(postgres: psycopg.Connection) -> int:
 
 
 def _differences(postgres: psycopg.Connection, recorded: list[Recorded]) -> tuple[int, int]:
-    """Over all keys and fields, how far stored counts lie below and above the confirmed ones.
+    """Over all keys and fields, how far stored counts lie below and above the recorded ones.
 
-    Below must be 0. Above must be, too, unless a call had no answer: it may have been written all the same.
+    Both must be 0, also where Redis stood still and calls had no answer.
     """
     ours, theirs = Counts(), Counts()
     for one in recorded:

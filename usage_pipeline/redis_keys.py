@@ -1,50 +1,22 @@
-"""Names of Redis keys: those of the API servers (contracts §1.1–1.8) and ours under `usage_pipeline:`. Pure; no I/O.
+"""Names of Redis keys that only the pipeline uses: caches (contracts §1.7, §1.8), and ours under `usage_pipeline:`. No I/O.
 
-The limits of their values are here, too, since the recorder and the drain share them.
+Names that the recorder writes are in its own distribution, `usage_recorder.keys`.
 """
 
-import secrets
 from collections.abc import Sequence
 from datetime import date
-from functools import lru_cache
 
-MAX_COUNT = 2**63 - 1
-MAX_ID_CHARACTERS = 200
-NAMESPACE = "usage_pipeline:"
+from usage_recorder.keys import NAMESPACE, number_in_slot, touched
+
+# What `usage_recorder.keys.KEY_LAYOUT` must be for the drain to read the counters.
+KEY_LAYOUT_READ = 1
 CLAIMS = b"usage_pipeline:claim:"
-EVENT_QUEUE = b"event_queue"
 # Written before a barrier, so that it has something to wait for.
 BARRIER = "usage_pipeline:barrier"
-ODOMETER_LIFE = "life"
-
-
-def api_key_metrics(api_key_id: str) -> str:
-    return f"apikey:{api_key_id}:metrics"
-
-
-def api_key_timeline(api_key_id: str) -> str:
-    return f"apikey:{api_key_id}:timeline"
-
-
-def provider_metrics(api_key_id: str, provider: str) -> str:
-    return f"provider:{api_key_id}:{provider}:metrics"
-
-
-def token_usage(token_id: str, instance_id: str) -> str:
-    return f"token_usage:{token_id}:{instance_id}"
-
-
-def merchant_counter(merchant_id: str, day: date, metric_type: str) -> str:
-    return f"usage:{merchant_id}:{day.isoformat()}:{metric_type}"
 
 
 def token_cache(token_prefix: str) -> str:
     return f"api_token:{token_prefix}"
-
-
-def touched(family: str) -> str:
-    """Set of the keys that the recorder wrote since a drain last took the set."""
-    return f"{NAMESPACE}touched:{family}"
 
 
 def taken(family: str) -> str:
@@ -55,29 +27,6 @@ def taken(family: str) -> str:
 def place_in(taken: str) -> str:
     """The SSCAN cursor up to which the keys of a taken set were claimed."""
     return f"{taken}:place"
-
-
-def recorded(family: str, day: date) -> str:
-    """The odometer: a hash that counts everything that our recorder wrote for that family and day (contracts §1.6).
-
-    Its field ODOMETER_LIFE has a random name of its life, by which a restored one is known again.
-    """
-    return f"{NAMESPACE}recorded:{family}:{day.isoformat()}"
-
-
-def odometer_life(base: int) -> str:
-    """A new name for the life of an odometer that counts `base` when it begins."""
-    return f"{base}-{secrets.token_hex(6)}"
-
-
-def quota(api_key_id: str) -> str:
-    """Hash with `requests_per_day` and `requests_per_minute`, published from `usage.api_key_quotas`."""
-    return f"{NAMESPACE}quota:{api_key_id}"
-
-
-def quota_used(api_key_id: str, day: date) -> str:
-    """Requests that were recorded for that API key on that day. The drain does not touch this key."""
-    return f"{NAMESPACE}quota_used:{day.isoformat()}:{api_key_id}"
 
 
 def token_quota(token_id: str, day: date) -> str:
@@ -158,11 +107,3 @@ def _tagged(key: bytes) -> bytes:
     from redis.crc import key_slot
 
     return b"{%d}=%s" % (number_in_slot(key_slot(key)), key)
-
-
-@lru_cache(maxsize=1024)
-def number_in_slot(slot: int) -> int:
-    """The smallest number whose decimal digits hash to that slot; the first 109,758 cover all 16,384 slots."""
-    from redis.crc import key_slot  # a command that asks for help need not wait for redis-py
-
-    return next(number for number in range(109_758) if key_slot(b"%d" % number) == slot)

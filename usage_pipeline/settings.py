@@ -8,7 +8,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from usage_recorder import keys
 
+from usage_pipeline.redis_keys import KEY_LAYOUT_READ
 from usage_pipeline.setting_types import (
     MAX_POST_ID,
     MAX_POSTS,
@@ -464,8 +466,13 @@ def load_settings(**overrides: object) -> Settings:
     """The settings from the environment, with `overrides` (field names) on top.
 
     Raises SettingsError: one line, naming each wrong variable and what was expected. Values are not repeated, since
-    some are secrets.
+    some are secrets. Also raises it if the installed recorder writes keys that the drain cannot read.
     """
+    if keys.KEY_LAYOUT != KEY_LAYOUT_READ:
+        raise SettingsError(
+            f"usage-recorder: expected the package with key layout {KEY_LAYOUT_READ}, came one with {keys.KEY_LAYOUT}, "
+            "whose counters this drain could not read; install the version that came with this usage-pipeline"
+        )
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+from usage_recorder import keys as recorder_keys
 
-from usage_pipeline import redis_keys
 from usage_pipeline.texts import shortened
 
-MAX_COUNT = redis_keys.MAX_COUNT
-MAX_ID_CHARACTERS = redis_keys.MAX_ID_CHARACTERS
+MAX_COUNT = recorder_keys.MAX_COUNT
+MAX_ID_CHARACTERS = recorder_keys.MAX_ID_CHARACTERS
 # What a key may hold beyond the known fields. A drain has them in memory several times, and jsonb refuses strings and arrays of
 # 256 MB, and arrays of 16 million numbers (34 MB of text): one such value would fail its whole batch, again and again.
 MAX_UNKNOWN_BYTES = 4 * 2**20

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.crc import key_slot
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as keys
 
@@ -58,24 +59,24 @@ def test_a_name_that_is_no_claim_is_refused(name: bytes) -> None:
 
 def test_names_are_those_of_the_contracts() -> None:
     day = date(2025, 3, 9)
-    assert keys.api_key_metrics("a:1") == "apikey:a:1:metrics"
-    assert keys.api_key_timeline("a") == "apikey:a:timeline"
-    assert keys.provider_metrics("a", "s3") == "provider:a:s3:metrics"
-    assert keys.token_usage("t", "host:80") == "token_usage:t:host:80"
-    assert keys.merchant_counter("m:1", day, "orders") == "usage:m:1:2025-03-09:orders"
+    assert recorder_keys.api_key_metrics("a:1") == "apikey:a:1:metrics"
+    assert recorder_keys.api_key_timeline("a") == "apikey:a:timeline"
+    assert recorder_keys.provider_metrics("a", "s3") == "provider:a:s3:metrics"
+    assert recorder_keys.token_usage("t", "host:80") == "token_usage:t:host:80"
+    assert recorder_keys.merchant_counter("m:1", day, "orders") == "usage:m:1:2025-03-09:orders"
     assert keys.token_cache("up_12345") == "api_token:up_12345"
-    assert keys.recorded("api_key", day) == "usage_pipeline:recorded:api_key:2025-03-09"
-    assert keys.quota("a") == "usage_pipeline:quota:a"
+    assert recorder_keys.recorded("api_key", day) == "usage_pipeline:recorded:api_key:2025-03-09"
+    assert recorder_keys.quota("a") == "usage_pipeline:quota:a"
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        keys.touched("api_key"),
+        recorder_keys.touched("api_key"),
         keys.taken("api_key"),
         keys.open_batches("api_key"),
         keys.scan_pause("api_key"),
-        keys.quota_used("a", date(2025, 3, 9)),
+        recorder_keys.quota_used("a", date(2025, 3, 9)),
         keys.unlinked(BATCH),
         keys.claim(BATCH, b"apikey:1:metrics").decode(),
         keys.BARRIER,

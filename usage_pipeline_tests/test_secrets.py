@@ -22,10 +22,11 @@ import pytest
 import typer.main
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
+from usage_recorder.async_recorder import AsyncRecorder
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.cli import app, main
 from usage_pipeline.events.landing.folder import Landing, folder_error
-from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, connect_to

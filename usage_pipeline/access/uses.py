@@ -7,7 +7,7 @@ Uses that come while a record is being sent go together into the next record. A 
 import asyncio
 from collections import Counter
 
-from usage_pipeline.recording.recorder import AsyncRecorder
+from usage_recorder.async_recorder import AsyncRecorder
 
 
 class TokenUses:

@@ -6,6 +6,8 @@ from datetime import timedelta
 from itertools import islice
 from typing import Any
 
+from usage_recorder.keys import recorded
+
 from usage_pipeline.alerting.abnormal_usage import UsageHour, judge
 from usage_pipeline.alerting.alert import Alert
 from usage_pipeline.alerting.facts import (
@@ -24,7 +26,6 @@ from usage_pipeline.alerting.facts import (
     UnreadableOdometers,
 )
 from usage_pipeline.alerting.run_rules import failed_drains, failed_runs, failed_ticks, long_runs
-from usage_pipeline.redis_keys import recorded
 from usage_pipeline.settings import Settings
 from usage_pipeline.texts import counted
 

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
+from usage_recorder.async_recorder import AsyncRecorder
 
 from usage_pipeline.access.audit import AuditLog
 from usage_pipeline.access.cache import TokenCache
@@ -41,7 +42,6 @@ from usage_pipeline.api.usage import routes as usage
 from usage_pipeline.api.usage.downloads import Downloads
 from usage_pipeline.log_lines import log_to_stderr
 from usage_pipeline.process import process_name
-from usage_pipeline.recording.recorder import AsyncRecorder
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.quick_redis import QuickRedis
 
@@ -93,6 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
             retention_days=settings.retention_days,
             on_failure=metrics.recorder_failed,
         )
+        metrics.watch_kept(lambda: recorder.kept)
         app.state.settings = settings
         app.state.storing = storing
         app.state.room = Room(settings)

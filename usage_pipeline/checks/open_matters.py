@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import psycopg
 import redis
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline import values
@@ -88,7 +89,7 @@ def backlog_faults(settings: Settings, family: str, *, now: datetime | None = No
 
 def _key_waits(server: AnyRedis, family: str) -> Iterator[tuple[str, float]]:
     announced: set[bytes] = set()
-    for members in (names.touched(family), names.taken(family)):
+    for members in (recorder_keys.touched(family), names.taken(family)):
         announced.update(server.srandmember(members, _SAMPLED_KEYS) or [])  # type: ignore[arg-type]  # bytes client
     for key in sorted(announced):
         try:
@@ -102,7 +103,7 @@ def _key_waits(server: AnyRedis, family: str) -> Iterator[tuple[str, float]]:
 
 def _queue_waits(server: AnyRedis, now: datetime) -> Iterator[tuple[str, float]]:
     try:
-        first = server.lindex(names.EVENT_QUEUE, 0)
+        first = server.lindex(recorder_keys.EVENT_QUEUE, 0)
         at = datetime.fromisoformat(json.loads(first)["at"]) if first else None
     except (redis.ResponseError, ValueError, TypeError, KeyError):
         # The drain makes a dead letter of it.

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from uuid import UUID
 
 import msgspec
+from usage_recorder.keys import EVENT_QUEUE
 
 from usage_pipeline import values
 from usage_pipeline.drain.batch import (
@@ -36,7 +37,6 @@ from usage_pipeline.drain.protocol import (
 )
 from usage_pipeline.drain.room import LARGEST_KEY_BYTES, Room
 from usage_pipeline.drain.store import Applied, LedgerRow
-from usage_pipeline.redis_keys import EVENT_QUEUE
 from usage_pipeline.storage.copy_text import copy_line
 from usage_pipeline.storage.redis import RedisUnavailable
 from usage_pipeline.values import UNREADABLE_JSON, Malformed, PossibleTimes, TimeWindow

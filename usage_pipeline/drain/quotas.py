@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import psycopg
 import redis
+from usage_recorder import keys as recorder_keys
+from usage_recorder.quota import LIMITS
+from usage_recorder.slot_owners import KeyCommand, send_to_owners
 
-from usage_pipeline import redis_keys as names
-from usage_pipeline.recording.quota import LIMITS
-from usage_pipeline.recording.slot_owners import KeyCommand, send_to_owners
 from usage_pipeline.storage.redis_cluster import AnyRedis
 from usage_pipeline.storage.sql import load
 
-PUBLISHED_IDS = f"{names.NAMESPACE}quota_ids"
+PUBLISHED_IDS = f"{recorder_keys.NAMESPACE}quota_ids"
 _IDS_PER_SEND = 1_000
 
 # Replaces a hash in one step. It is a script, because a transaction in a Redis Cluster cannot span the slots of many hashes.
@@ -33,9 +33,9 @@ def publish_quotas(connection: psycopg.Connection, client: AnyRedis) -> int:
     for first in range(0, len(rows), _IDS_PER_SEND):
         some = rows[first : first + _IDS_PER_SEND]
         client.sadd(PUBLISHED_IDS, *(api_key_id for api_key_id, *_ in some))
-        _send(client, [_replacement(names.quota(api_key_id), limits) for api_key_id, *limits in some])
+        _send(client, [_replacement(recorder_keys.quota(api_key_id), limits) for api_key_id, *limits in some])
     if stale:
-        _send(client, [KeyCommand(name, ("UNLINK", name)) for name in map(names.quota, stale)])
+        _send(client, [KeyCommand(name, ("UNLINK", name)) for name in map(recorder_keys.quota, stale)])
         client.srem(PUBLISHED_IDS, *stale)
     return len(rows)
 

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql as compose
+from usage_recorder.keys import EVENT_QUEUE
 
 from usage_pipeline.drain.batch import Batch, Content, DeadLetter, Origin, Page, dead_letter
 from usage_pipeline.drain.families import Family
-from usage_pipeline.redis_keys import EVENT_QUEUE
 from usage_pipeline.storage.chunks.partitions import ensure_partitions
 from usage_pipeline.storage.postgres import waiting_for_locks
 from usage_pipeline.storage.sql import composed, load, relation

@@ -10,8 +10,8 @@ from typing import Any
 
 import psycopg
 import redis
+from usage_recorder import keys as recorder_keys
 
-from usage_pipeline import redis_keys as names
 from usage_pipeline import values
 from usage_pipeline.drain.batch import DeadLetter
 from usage_pipeline.settings import Settings
@@ -44,7 +44,7 @@ class CounterKey:
 
     @property
     def redis_key(self) -> bytes:
-        return names.merchant_counter(self.merchant_id, self.day, self.metric_type).encode()
+        return recorder_keys.merchant_counter(self.merchant_id, self.day, self.metric_type).encode()
 
 
 @dataclass(frozen=True, slots=True)

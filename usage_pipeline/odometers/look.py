@@ -6,10 +6,10 @@ from datetime import date
 
 import psycopg
 import redis
+from usage_recorder import keys as recorder_keys
+from usage_recorder.commands import ODOMETER_TTL_SECONDS
 
-from usage_pipeline import redis_keys as names
 from usage_pipeline.odometers.lives import MEASURES, Life, Odometer, Reading, change, reading_of, seen
-from usage_pipeline.recording.commands import ODOMETER_TTL_SECONDS
 from usage_pipeline.storage.redis import PinnedConnection, short_fields
 from usage_pipeline.storage.redis_cluster import ClusterReader
 from usage_pipeline.storage.sql import load
@@ -39,7 +39,7 @@ def look_at(
         readings = _read(reader, places)
         known = _known(postgres, days, families)
         after = {
-            place: seen(known.get(place, Odometer()), readings[place], names.odometer_life)
+            place: seen(known.get(place, Odometer()), readings[place], recorder_keys.odometer_life)
             for place in places
             if place in known or readings[place] is not None
         }
@@ -50,7 +50,9 @@ def look_at(
 
 
 def _read(reader: PinnedConnection | ClusterReader, places: Sequence[Place]) -> dict[Place, Reading | str | None]:
-    asked = [(names.recorded(family, day), (MEASURES[family], names.ODOMETER_LIFE)) for family, day in places]
+    asked = [
+        (recorder_keys.recorded(family, day), (MEASURES[family], recorder_keys.ODOMETER_LIFE)) for family, day in places
+    ]
     answers = short_fields(reader, asked)
     for answer in answers:
         if isinstance(answer, redis.RedisError) and not str(answer).startswith("WRONGTYPE"):
@@ -79,9 +81,9 @@ def _named(reader: PinnedConnection | ClusterReader, after: Mapping[Place, Odome
                 command
                 for place in new
                 for command in (
-                    (b"HSET", names.recorded(*place), names.ODOMETER_LIFE, after[place].life or ""),
+                    (b"HSET", recorder_keys.recorded(*place), recorder_keys.ODOMETER_LIFE, after[place].life or ""),
                     # It may have expired since it was read; without its time to live it would stay for good.
-                    (b"EXPIRE", names.recorded(*place), ODOMETER_TTL_SECONDS),
+                    (b"EXPIRE", recorder_keys.recorded(*place), ODOMETER_TTL_SECONDS),
                 )
             ]
         )

@@ -7,6 +7,8 @@ from datetime import date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from usage_recorder import keys as recorder_keys
+
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.families import FAMILIES, Family
 from usage_pipeline.merchants.counters import Reader
@@ -38,7 +40,7 @@ def read_live(reader: Reader, *, at: datetime, timezone: ZoneInfo) -> Amounts:
             # A page may name a key twice; two pages may, too, when Redis resizes its table, which counts too much at most.
             for _, day, amount in _read(reader, family, sorted(set(page)), at, timezone):
                 found[family.name, day] += amount
-    [length] = reader.pipeline([(b"LLEN", names.EVENT_QUEUE)])
+    [length] = reader.pipeline([(b"LLEN", recorder_keys.EVENT_QUEUE)])
     found["event", day_of(None, at, timezone)] += _whole(length)
     return found
 
@@ -52,7 +54,7 @@ def read_claimed(reader: Reader, *, at: datetime, timezone: ZoneInfo) -> list[He
             claims = [claimed for claimed, (_, key) in by_live_key.items() if family.owns(key)]
             for claimed, day, amount in _read(reader, family, claims, at, timezone):
                 held.append(HeldKey(family.name, *by_live_key[claimed], day, amount))
-        queues = [claimed for claimed, (_, key) in by_live_key.items() if key == names.EVENT_QUEUE]
+        queues = [claimed for claimed, (_, key) in by_live_key.items() if key == recorder_keys.EVENT_QUEUE]
         lengths = reader.pipeline([(b"LLEN", claimed) for claimed in queues]) if queues else []
         today = day_of(None, at, timezone)
         held += [

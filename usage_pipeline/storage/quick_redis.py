@@ -15,8 +15,8 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from usage_recorder.outage import Outage
 
-from usage_pipeline.recording.outage import Outage
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import first_line
 

@@ -9,8 +9,8 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
+from usage_recorder.slot_owners import KeyCommand, send_to_owners
 
-from usage_pipeline.recording.slot_owners import KeyCommand, send_to_owners
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client, is_cluster_node
 

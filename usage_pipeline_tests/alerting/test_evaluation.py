@@ -10,6 +10,7 @@ import psycopg
 import pytest
 import redis
 from psycopg.types.json import Jsonb
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.access.tokens import create_token, revoke_token
 from usage_pipeline.alerting.evaluation import RecordUnavailable, alert_now, alert_without_record, evaluate_pipeline
@@ -17,7 +18,6 @@ from usage_pipeline.alerting.facts import FailingTicks, OrchestrationFacts
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.reconciliation.comparison import reconcile
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.alerts import Webhook, alert, told_at

@@ -11,12 +11,12 @@ import httpx
 import psycopg
 import pytest
 import redis
+from usage_recorder.async_recorder import AsyncRecorder
+from usage_recorder.keys import recorded, token_usage
 
 from usage_pipeline.access.cache import TokenCache, forget
 from usage_pipeline.access.tokens import AccessToken, create_token, find_token, prefix_of, revoke_token
 from usage_pipeline.access.uses import TokenUses
-from usage_pipeline.recording.recorder import AsyncRecorder
-from usage_pipeline.redis_keys import recorded, token_usage
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline.storage.quick_redis import QuickRedis

@@ -27,7 +27,7 @@ def test_without_embedded_servers_everything_loads_and_dev_says_what_is_missing(
 
 
 # What deploy/Dockerfile copies before it installs the package.
-COPIED = ("pyproject.toml", "README.md", "LICENSE", "sql", "usage_pipeline")
+COPIED = ("pyproject.toml", "README.md", "LICENSE", "sql", "usage_pipeline", "clients/python")
 
 
 def test_the_wheel_has_every_module_query_and_page_from_what_the_image_is_made_of(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import redis
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.local.processes.dagster import for_dagster
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import LOOPBACK
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, connect_async

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.families import API_KEY
@@ -223,7 +224,7 @@ def test_announced_keys_are_found_without_a_scan_and_others_when_it_is_due(
     foreign.write("api_key", ["c"])
     drain_once(settings, ["api_key"])
     assert stored(postgres, "api_key") == announcing.written
-    assert redis_client.scard(names.touched("api_key")) == 0
+    assert redis_client.scard(recorder_keys.touched("api_key")) == 0
     redis_client.delete(names.scan_pause("api_key"))
     drain_once(settings, ["api_key"])
     assert stored(postgres, "api_key", prefix="foreign/") == foreign.written
@@ -233,8 +234,8 @@ def test_announced_keys_are_found_without_a_scan_and_others_when_it_is_due(
 
 def test_announcements_of_another_type_count_as_an_empty_backlog(settings: Settings, redis_client: redis.Redis) -> None:
     """A writer can put them there again and again; whoever watches must see the other families all the same."""
-    redis_client.set(names.touched("api_key"), "x")
-    redis_client.sadd(names.touched("provider"), "a", "b")
+    redis_client.set(recorder_keys.touched("api_key"), "x")
+    redis_client.sadd(recorder_keys.touched("provider"), "a", "b")
     redis_client.set("event_queue", "x")
     waiting = {one.family: one.waiting for one in read_backlog(settings, timeout_seconds=5)}
     assert waiting == {"api_key": 0, "provider": 2, "event": 0, "token": 0}
@@ -247,12 +248,12 @@ def test_announced_keys_outlive_the_drain_that_took_them(
     redis_client.set(names.scan_pause("api_key"), "me")
     writer = Writer(redis_client, announces=True)
     writer.write("api_key", ["a", "b"])
-    redis_client.rename(names.touched("api_key"), names.taken("api_key"))
+    redis_client.rename(recorder_keys.touched("api_key"), names.taken("api_key"))
     writer.write("api_key", ["b", "c"])
     with Life(settings) as life:
         life.drain("api_key")
     assert stored(postgres, "api_key") == writer.written
-    assert redis_client.exists(names.touched("api_key"), names.taken("api_key")) == 0
+    assert redis_client.exists(recorder_keys.touched("api_key"), names.taken("api_key")) == 0
 
 
 def test_a_drain_goes_on_in_the_announced_keys_where_the_last_one_stopped(
@@ -316,7 +317,7 @@ def test_a_stranger_in_the_set_of_touched_keys_is_left_alone(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
     redis_client.zadd("apikey:a:timeline", {"event": 1})
-    redis_client.sadd(names.touched("api_key"), "apikey:a:timeline", "session:1", "apikey:b:metrics")
+    redis_client.sadd(recorder_keys.touched("api_key"), "apikey:a:timeline", "session:1", "apikey:b:metrics")
     redis_client.set("session:1", "x")
     redis_client.hset("apikey:b:metrics", "total_requests", 1)
     report = drain_once(settings)

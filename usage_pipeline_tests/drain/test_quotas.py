@@ -2,11 +2,11 @@
 
 import psycopg
 import redis
+from usage_recorder import keys as recorder_keys
+from usage_recorder.quota import QuotaDecision
+from usage_recorder.recorder import Recorder
 
-from usage_pipeline import redis_keys as keys
 from usage_pipeline.drain.quotas import publish_quotas
-from usage_pipeline.recording.quota import QuotaDecision
-from usage_pipeline.recording.recorder import Recorder
 
 
 def set_quota(postgres: psycopg.Connection, api_key_id: str, per_day: int | None, per_minute: int | None) -> None:
@@ -28,15 +28,18 @@ def test_published_quotas_follow_the_table(postgres: psycopg.Connection, redis_c
         set_quota(postgres, api_key_id, per_day, per_minute)
     for _ in range(2):
         assert publish_quotas(postgres, redis_client) == 4
-        assert redis_client.hgetall(keys.quota("both")) == {b"requests_per_day": b"10", b"requests_per_minute": b"2"}
-        assert redis_client.hgetall(keys.quota("day")) == {b"requests_per_day": b"%d" % 2**62}
-        assert not redis_client.exists(keys.quota("none"))
+        assert redis_client.hgetall(recorder_keys.quota("both")) == {
+            b"requests_per_day": b"10",
+            b"requests_per_minute": b"2",
+        }
+        assert redis_client.hgetall(recorder_keys.quota("day")) == {b"requests_per_day": b"%d" % 2**62}
+        assert not redis_client.exists(recorder_keys.quota("none"))
 
     postgres.execute("delete from usage.api_key_quotas where api_key_id = 'gone'")
     set_quota(postgres, "both", None, 5)
     assert publish_quotas(postgres, redis_client) == 3
-    assert not redis_client.exists(keys.quota("gone"))
-    assert redis_client.hgetall(keys.quota("both")) == {b"requests_per_minute": b"5"}
+    assert not redis_client.exists(recorder_keys.quota("gone"))
+    assert redis_client.hgetall(recorder_keys.quota("both")) == {b"requests_per_minute": b"5"}
     assert redis_client.smembers("usage_pipeline:quota_ids") == {b"both", b"day", b"none"}
 
 
@@ -48,7 +51,7 @@ def test_more_quotas_than_one_transaction_holds_are_all_published(
         " select 'key-' || n, n from generate_series(1, 2500) as n"
     )
     assert publish_quotas(postgres, redis_client) == 2500
-    assert redis_client.hget(keys.quota("key-2500"), "requests_per_day") == b"2500"
+    assert redis_client.hget(recorder_keys.quota("key-2500"), "requests_per_day") == b"2500"
     postgres.execute("delete from usage.api_key_quotas")
     assert publish_quotas(postgres, redis_client) == 0
     assert redis_client.keys("usage_pipeline:quota*") == []

@@ -10,6 +10,7 @@ import pytest
 import redis
 from psycopg.pq import TransactionStatus
 from redis.crc import key_slot
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.batch import Origin, new_batch_id, parse_batch
@@ -429,7 +430,7 @@ def test_the_barrier_by_age_holds_for_the_release_too(
 def test_an_expiring_key_that_vanished_before_its_claim_is_left_out(
     settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
 ) -> None:
-    redis_client.sadd(names.touched("api_key"), "apikey:gone:metrics")
+    redis_client.sadd(recorder_keys.touched("api_key"), "apikey:gone:metrics")
     with Life(settings) as life:
         life.drain("api_key")
     assert stored(postgres, "api_key") == {}
@@ -629,7 +630,7 @@ def test_keys_of_another_type_among_others_are_told_apart(
     writer.write("api_key", [f"{number}" for number in range(9)], 2)
     for number in range(4):
         redis_client.set(f"apikey:bad{number}:metrics", f"text {number}")
-        redis_client.sadd(names.touched("api_key"), f"apikey:bad{number}:metrics", f"apikey:{number}:metrics")
+        redis_client.sadd(recorder_keys.touched("api_key"), f"apikey:bad{number}:metrics", f"apikey:{number}:metrics")
     with Life(settings, chunk_keys=100) as life:
         report = life.drain("api_key")
     assert (report.keys, report.dead_letters) == (13, 4)

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import redis
 from psycopg import sql
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.rounds import DrainImpossible, RoundReport, drain_once, drain_until_empty, watch
@@ -131,7 +132,7 @@ def test_quotas_are_published_on_the_way(
 ) -> None:
     postgres.execute("insert into usage.api_key_quotas values ('k', 100, null)")
     drain_once(settings)
-    assert redis_client.hgetall(names.quota("k")) == {b"requests_per_day": b"100"}
+    assert redis_client.hgetall(recorder_keys.quota("k")) == {b"requests_per_day": b"100"}
 
 
 class Rounds:

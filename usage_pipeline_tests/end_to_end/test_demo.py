@@ -19,6 +19,7 @@ import psutil
 import psycopg
 import pytest
 import redis
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.alerting.record import HEARTBEAT
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
@@ -27,7 +28,6 @@ from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import free_port
 from usage_pipeline.local.servers.redis import last_url
 from usage_pipeline.local.traffic.issues import made_up_issues, store_issues
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.rigs.events import as_items, event
 from usage_pipeline_tests.rigs.places import REAL_TRACE

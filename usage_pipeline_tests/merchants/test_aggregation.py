@@ -12,6 +12,7 @@ import redis
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from usage_recorder.keys import merchant_counter
 
 from usage_pipeline.drain.batch import claimed_ms
 from usage_pipeline.merchants import aggregation as merchants
@@ -21,7 +22,6 @@ from usage_pipeline.merchants.counters import CounterKey, FoundKey, Reading, par
 from usage_pipeline.merchants.regressions import Filters, accept_corrections, accept_resets
 from usage_pipeline.merchants.report import MOST_LISTED
 from usage_pipeline.merchants.status import MissingCounter, day_status
-from usage_pipeline.redis_keys import merchant_counter
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable
 from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 import psycopg
 import pytest
 import redis
+from usage_recorder.keys import merchant_counter
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.alerting.facts import PipelineFacts
 from usage_pipeline.alerting.reading import read_regressions
@@ -23,8 +25,6 @@ from usage_pipeline.merchants.regressions import (
 )
 from usage_pipeline.reconciliation.comparison import reconcile
 from usage_pipeline.reconciliation.odometers import note_odometers
-from usage_pipeline.recording.recorder import Recorder
-from usage_pipeline.redis_keys import merchant_counter
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.rigs.commands import Run, run_command

@@ -2,8 +2,8 @@
 
 import psycopg
 import redis
+from usage_recorder import keys as recorder_keys
 
-from usage_pipeline import redis_keys as keys
 from usage_pipeline.reconciliation.odometers import note_odometers
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import sql_folder
@@ -35,11 +35,11 @@ def test_what_was_noted_before_counts_on(
     assert postgres.execute("select fell_to from ops.counter_regressions").fetchall() == [(60,)]
 
     # Recorders of the version before give no names.
-    redis_client.hset(keys.recorded("api_key", today()), "total_requests", 55)
-    redis_client.hset(keys.recorded("token", today()), "usage_count", 51)
+    redis_client.hset(recorder_keys.recorded("api_key", today()), "total_requests", 55)
+    redis_client.hset(recorder_keys.recorded("token", today()), "usage_count", 51)
     seen = note_odometers(settings)
     assert (seen.recorded["api_key", today()], seen.forgotten["api_key", today()]) == (55, 0)
     assert (seen.recorded["token", today()], seen.forgotten["token", today()]) == (71, 20)
-    redis_client.hset(keys.recorded("api_key", today()), "total_requests", 30)
+    redis_client.hset(recorder_keys.recorded("api_key", today()), "total_requests", 30)
     seen = note_odometers(settings)
     assert (seen.recorded["api_key", today()], seen.forgotten["api_key", today()]) == (55, 25)

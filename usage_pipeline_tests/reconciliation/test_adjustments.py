@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 import redis
+from usage_recorder.keys import merchant_counter
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.checks.counters import COUNTER_TABLES, day_sum_faults, negative_faults, total_faults
 from usage_pipeline.drain.rounds import drain_once
@@ -14,8 +16,6 @@ from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.reconciliation.adjustments import Adjusted, Adjustment, Family, adjust
 from usage_pipeline.reconciliation.balance import DayBalance
 from usage_pipeline.reconciliation.comparison import reconcile
-from usage_pipeline.recording.recorder import Recorder
-from usage_pipeline.redis_keys import merchant_counter
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.manifest import raw_span

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 import redis
+from usage_recorder import keys as recorder_keys
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline import redis_keys as keys
 from usage_pipeline.alerting.evaluation import evaluate_pipeline
@@ -22,7 +24,6 @@ from usage_pipeline.reconciliation import comparison as reconciliation
 from usage_pipeline.reconciliation.balance import DayBalance
 from usage_pipeline.reconciliation.comparison import ReconciliationReport, reconcile
 from usage_pipeline.reconciliation.odometers import note_odometers
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import RedisUnavailable
@@ -198,7 +199,11 @@ def test_a_redis_that_was_up_with_a_wrong_folder_and_is_right_again_has_forgotte
 ) -> None:
     """Once empty, once with an old file; then the right file is put back."""
     if not is_marked:
-        redis_client.execute_command("ACL", "SETUSER", "default", "-hset")
+        rights = ("reset", "on", ">without-names", "~*", "&*", "+@all", "-hset")
+        redis_client.execute_command("ACL", "SETUSER", "pipeline", *rights)
+        url = settings.redis_dsn.get_secret_value()
+        url = f"redis://pipeline:without-names@{url.rpartition('@')[2]}"
+        settings = settings.model_copy(update={"redis_url": type(settings.database_url)(url)})
     try:
         recorder.record_merchant("m", "orders", value=60)
         recorder.record_event("a", user_id="u", provider="s3", event_type="upload")
@@ -215,7 +220,7 @@ def test_a_redis_that_was_up_with_a_wrong_folder_and_is_right_again_has_forgotte
         start_from(redis_client, right)
         report = reconcile(settings, sleep=no_pause)
     finally:
-        redis_client.execute_command("ACL", "SETUSER", "default", "+@all")
+        redis_client.execute_command("ACL", "DELUSER", "pipeline")
     if is_marked:
         expected = {"recorded": 70, "stored": 70, "missing": 0, "forgotten": 0, "counted_twice": 0}
         assert amounts(of_today(report)["merchant"]) == expected
@@ -252,9 +257,9 @@ def test_one_odometer_that_is_no_count_is_told_and_all_others_go_on(
 ) -> None:
     record_all(recorder, 2)
     note_odometers(settings)
-    redis_client.hset(keys.recorded("api_key", today()), "total_requests", value)
-    redis_client.delete(keys.recorded("token", today()))
-    redis_client.set(keys.recorded("token", today()), "no hash")
+    redis_client.hset(recorder_keys.recorded("api_key", today()), "total_requests", value)
+    redis_client.delete(recorder_keys.recorded("token", today()))
+    redis_client.set(recorder_keys.recorded("token", today()), "no hash")
     recorder.record_merchant("m0", "orders", value=5)
     rows = of_today(reconcile(settings, sleep=no_pause))
     assert {family: row.recorded for family, row in rows.items()} == {
@@ -269,7 +274,7 @@ def test_one_odometer_that_is_no_count_is_told_and_all_others_go_on(
     assert sorted(key for key, _ in told) == ["odometer-unreadable:api_key", "odometer-unreadable:token"]
     assert all(str(today()) in text for _, text in told)
     for family in ("api_key", "token"):
-        redis_client.delete(keys.recorded(family, today()))
+        redis_client.delete(recorder_keys.recorded(family, today()))
     recorder.record_api_key("a0", requests=3)
     assert of_today(reconcile(settings, sleep=no_pause))["api_key"].recorded == 7
     evaluate_pipeline(settings, OrchestrationFacts(), {})
@@ -391,11 +396,11 @@ def test_a_delta_of_two_days_is_carried_and_a_rolled_day_is_known_without_its_ra
     def carried() -> dict[object, tuple[int, int]]:
         return {row.usage_date: (row.carried, row.difference) for row in reconcile(settings, sleep=no_pause).rows}
 
-    # The last record of `a` was that of yesterday, and today's counts went with it.
-    assert carried() == {days_ago(1): (-3, 0), today(): (3, 0)}
+    # `a` was last used today, also when an older use was recorded after that: yesterday's counts went with it.
+    assert carried() == {days_ago(1): (4, 0), today(): (-4, 0)}
     replace_day(postgres, DAILY_TABLES[0], days_ago(1), today=today())
     postgres.execute("delete from raw.api_key_deltas where usage_date = %s", (days_ago(1),))
-    assert carried() == {days_ago(1): (-3, 0), today(): (3, 0)}
+    assert carried() == {days_ago(1): (4, 0), today(): (-4, 0)}
 
 
 def test_nothing_is_missing_while_writers_write_and_drains_drain(

@@ -1,1 +1,1 @@
-"""Tests of `usage_pipeline/recording/`."""
+"""Tests of `clients/python/usage_recorder/`."""

@@ -8,12 +8,13 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from usage_recorder import keys as recorder_keys
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline import redis_keys as keys
 from usage_pipeline.drain.quotas import publish_quotas
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.local.servers.redis import redis_executable
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.rigs.places import DOCS
 from usage_pipeline_tests.torture.servers import RedisServer, valkey_executable
@@ -109,7 +110,7 @@ def test_a_writer_cannot_touch_what_the_pipeline_and_the_service_keep(server: Re
 def test_a_writer_can_read_quotas_of_api_keys_and_not_change_them(
     server: RedisServer, writer_url: str, reads_quotas: bool
 ) -> None:
-    name = keys.quota("key-1")
+    name = recorder_keys.quota("key-1")
     with server.client() as admin, redis.Redis.from_url(writer_url) as writer:
         admin.hset(name, "requests_per_day", 5)
         for command in (("HSET", name, "requests_per_day", 9), ("EXPIRE", name, 0), ("SET", name, "x")):
@@ -135,15 +136,15 @@ def test_a_name_that_is_no_counter_is_not_drained_although_a_writer_announces_it
     server: RedisServer, writer_url: str, database_url: str, postgres: psycopg.Connection
 ) -> None:
     """The drain may touch everything; it must not do for a writer what the writer may not."""
-    victims = (*_OURS[:3], keys.quota("key-1"), "apikey:key-1:timeline", "somebody:else")
+    victims = (*_OURS[:3], recorder_keys.quota("key-1"), "apikey:key-1:timeline", "somebody:else")
     with server.client() as admin, redis.Redis.from_url(writer_url) as writer:
         for name in victims:
             admin.set(name, "ours")
         for family in ("api_key", "provider", "token"):
-            writer.sadd(keys.touched(family), *victims)
+            writer.sadd(recorder_keys.touched(family), *victims)
         drain_once(load_settings(database_url=database_url, redis_url=server.url))
         assert [name for name in victims if admin.get(name) != b"ours"] == []
-        assert admin.exists(*(keys.touched(family) for family in ("api_key", "provider", "token"))) == 0
+        assert admin.exists(*(recorder_keys.touched(family) for family in ("api_key", "provider", "token"))) == 0
     assert postgres.execute("select count(*) from ops.dead_letters").fetchone() == (0,)
 
 
@@ -154,7 +155,7 @@ def test_a_writer_cannot_stop_the_drain_by_what_it_puts_in_place_of_announcement
     recorder = Recorder.connect(writer_url, timeout_seconds=20)
     with redis.Redis.from_url(writer_url) as writer:
         for family in ("api_key", "provider", "token"):
-            writer.set(keys.touched(family), "no set")
+            writer.set(recorder_keys.touched(family), "no set")
     recorder.record_api_key("key-1")
     drain_once(settings)
     recorder.record_api_key("key-1")

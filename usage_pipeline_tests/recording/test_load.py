@@ -11,9 +11,8 @@ def test_what_processes_record_while_drains_run_is_stored_once_per_key_and_field
 ) -> None:
     result = measure(settings, requests_per_minute=6_000, seconds=3, say=lambda line: None, workers=2)
     assert (result.requests, result.calls) == (300, 1_500)
-    assert result.lost == 0
-    # A call that a busy machine leaves without an answer is counted, and may have been written.
-    assert result.surplus == 0 or any(reason.endswith("unreachable") for reason in result.dropped)
+    # Also of a call that a busy machine left without an answer.
+    assert (result.lost, result.surplus, result.dropped) == (0, 0, {})
     assert result.recorded_counts > 100
     assert 0 < result.drained_batches_while_recording <= result.drained_batches
     assert list(redis_client.scan_iter("apikey:*:metrics")) == []

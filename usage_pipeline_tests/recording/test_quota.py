@@ -1,8 +1,7 @@
 """The decision whether one more request is within a quota."""
 
 import pytest
-
-from usage_pipeline.recording.quota import QuotaDecision, decide
+from usage_recorder.quota import QuotaDecision, decide
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ from zoneinfo import ZoneInfo
 import pytest
 import redis
 import redis.asyncio
+from usage_recorder import keys as recorder_keys
+from usage_recorder.async_recorder import AsyncRecorder
+from usage_recorder.quota import QuotaDecision
+from usage_recorder.recorder import Recorder
 
-from usage_pipeline import redis_keys as keys
 from usage_pipeline.drain.event_queue import parse_event
 from usage_pipeline.drain.families import FAMILIES
-from usage_pipeline.recording.quota import QuotaDecision
-from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
 from usage_pipeline.values import TimeWindow
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -68,7 +69,7 @@ def counts_of(client: redis.Redis, key: bytes) -> dict[bytes, bytes]:
     """A hash; that of an odometer without the name of its life, which is random."""
     fields: dict[bytes, bytes] = client.hgetall(key)
     if key.startswith(b"usage_pipeline:recorded:"):
-        assert re.fullmatch(rb"0-[0-9a-f]{12}", fields.pop(keys.ODOMETER_LIFE.encode()))
+        assert re.fullmatch(rb"0-[0-9a-f]{12}", fields.pop(recorder_keys.ODOMETER_LIFE.encode()))
     return fields
 
 
@@ -80,11 +81,16 @@ def redis_contents(client: redis.Redis) -> dict[str, Any]:
         b"list": lambda key: client.lrange(key, 0, -1),
         b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
     }
-    return {key.decode(): read[client.type(key)](key) for key in client.scan_iter()}
+    return {key.decode(): read[client.type(key)](key) for key in client.scan_iter() if not is_numbers(key)}
+
+
+def is_numbers(key: bytes) -> bool:
+    """Whether it is the hash of the last numbers of a recorder, which has a random name."""
+    return key.startswith(b"usage_pipeline:recorder:")
 
 
 def odometer(client: redis.Redis, family: str, day: date = TODAY) -> dict[str, int]:
-    counts = counts_of(client, keys.recorded(family, day).encode())
+    counts = counts_of(client, recorder_keys.recorded(family, day).encode())
     return {name.decode(): int(count) for name, count in counts.items()}
 
 
@@ -202,7 +208,7 @@ def test_the_drain_reads_what_was_recorded(call: Call, redis_client: redis.Redis
     window = TimeWindow.around(NOW_MS, 180)
     rows = {}
     for family in FAMILIES:
-        (key,) = redis_client.smembers(keys.touched(family.name))
+        (key,) = redis_client.smembers(recorder_keys.touched(family.name))
         value = redis_client.execute_command(family.read_command, key)
         if isinstance(value, dict):
             value = [part for pair in value.items() for part in pair]
@@ -218,29 +224,62 @@ def test_the_drain_reads_what_was_recorded(call: Call, redis_client: redis.Redis
     )
 
 
-def test_both_recorders_send_the_same_commands_in_one_transaction(call: Call, redis_client: redis.Redis) -> None:
+def test_both_recorders_do_the_same_in_one_script_after_its_number(call: Call, redis_client: redis.Redis) -> None:
+    call("record_merchant", "shop-1", "orders")
     with redis_client.monitor() as monitor:
         call("record_api_key", "key-1")
-        commands = (entry["command"] for entry in monitor.listen())
-        sent = [next(command for command in commands if command == "MULTI")]
-        while sent[-1] != "EXEC":
-            sent.append(next(commands))
+        call("pending", "key-1")
+        sent = []
+        for entry in monitor.listen():
+            if entry["command"].startswith("HMGET"):
+                break
+            sent.append((entry["client_type"], entry["command"]))
+    [script, *commands] = [one for one in sent if not one[1].startswith("HELLO")]
+    assert script[1].startswith("EVALSHA ")
     recorded = "usage_pipeline:recorded:api_key:2026-03-01"
-    assert sent == [
-        "MULTI",
-        "HINCRBY apikey:key-1:metrics total_requests 1",
-        "HINCRBY apikey:key-1:metrics successful_requests 1",
-        f"HSET apikey:key-1:metrics last_used_at {NOW_MS}",
-        f"EXPIRE apikey:key-1:metrics {WEEK}",
-        "SADD usage_pipeline:touched:api_key apikey:key-1:metrics",
-        "INCRBY usage_pipeline:quota_used:2026-03-01:key-1 1",
-        "EXPIRE usage_pipeline:quota_used:2026-03-01:key-1 172800",
-        f"HINCRBY {recorded} total_requests 1",
-        f"HINCRBY {recorded} successful_requests 1",
-        f"HINCRBY {recorded} records 1",
-        f"EXPIRE {recorded} 3024000",
-        "EXEC",
+    [numbers] = redis_client.scan_iter("usage_pipeline:recorder:*")
+    [name] = redis_client.hmget(recorded, recorder_keys.ODOMETER_LIFE)
+    assert commands == [
+        ("lua", command)
+        for command in (
+            f"HGET {numbers.decode()} 0",
+            f"HSET {numbers.decode()} 0 2",
+            f"EXPIRE {numbers.decode()} {WEEK}",
+            "HINCRBY apikey:key-1:metrics total_requests 1",
+            "HINCRBY apikey:key-1:metrics successful_requests 1",
+            "HGET apikey:key-1:metrics last_used_at",
+            f"HSET apikey:key-1:metrics last_used_at {NOW_MS}",
+            f"EXPIRE apikey:key-1:metrics {WEEK}",
+            "SADD usage_pipeline:touched:api_key apikey:key-1:metrics",
+            "INCRBY usage_pipeline:quota_used:2026-03-01:key-1 1",
+            "EXPIRE usage_pipeline:quota_used:2026-03-01:key-1 172800",
+            f"HINCRBY {recorded} total_requests 1",
+            f"HINCRBY {recorded} successful_requests 1",
+            f"HINCRBY {recorded} records 1",
+            f"HSETNX {recorded} life {name.decode()}",
+            f"EXPIRE {recorded} 3024000",
+        )
     ]
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        (NOW_MS + 60_000, NOW_MS + 60_000),
+        (NOW_MS - 1, NOW_MS),
+        # What no writer could mean, and would make the drain refuse the key.
+        (NOW_MS + 30 * 86_400_000, NOW_MS),
+        ("yesterday", NOW_MS),
+        ("9" * 400, NOW_MS),
+        ("inf", NOW_MS),
+    ],
+)
+def test_an_older_record_does_not_lower_when_a_key_was_last_used(
+    call: Call, redis_client: redis.Redis, present: int | str, expected: int
+) -> None:
+    redis_client.hset("apikey:key-1:metrics", "last_used_at", present)
+    assert call("record_api_key", "key-1")
+    assert redis_client.hget("apikey:key-1:metrics", "last_used_at") == b"%d" % expected
 
 
 def test_the_day_is_that_of_the_record_in_the_time_zone(redis_client: redis.Redis, clock: Clock) -> None:
@@ -281,7 +320,7 @@ def test_a_foreign_token_counter_is_added_to_exactly(
 def test_an_instance_id_of_any_characters_is_valid_json(redis_client: redis.Redis) -> None:
     instance = 'ho"st\\/\n\té:80'
     assert Recorder(redis_client).record_token("t", instance)
-    assert json.loads(redis_client.get(keys.token_usage("t", instance)))["instanceId"] == instance
+    assert json.loads(redis_client.get(recorder_keys.token_usage("t", instance)))["instanceId"] == instance
 
 
 def test_tokens_recorded_while_the_drain_renames_are_neither_lost_nor_doubled(redis_url: str) -> None:
@@ -328,7 +367,7 @@ def test_pending_is_what_the_live_hash_holds(call: Call, redis_client: redis.Red
 def test_the_daily_quota_survives_the_drain_and_ends_with_the_day(
     call: Call, redis_client: redis.Redis, clock: Clock
 ) -> None:
-    redis_client.hset(keys.quota("key-1"), "requests_per_day", 5)
+    redis_client.hset(recorder_keys.quota("key-1"), "requests_per_day", 5)
     assert call("check_quota", "key-1") == QuotaDecision(True, 5, None, True)
     call("record_api_key", "key-1", requests=5)
     redis_client.rename("apikey:key-1:metrics", "claimed")
@@ -339,7 +378,7 @@ def test_the_daily_quota_survives_the_drain_and_ends_with_the_day(
 
 
 def test_the_limit_per_minute_slides(call: Call, redis_client: redis.Redis, clock: Clock) -> None:
-    redis_client.hset(keys.quota("key-1"), "requests_per_minute", 3)
+    redis_client.hset(recorder_keys.quota("key-1"), "requests_per_minute", 3)
     for _ in range(3):
         call("record_event", "key-1", **EVENT)
         clock.now += 10

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 import psycopg
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.merchants.aggregation import aggregate
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.calendar import GRAINS, window_at
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.rollups.issue_stats import replace_issue_stats

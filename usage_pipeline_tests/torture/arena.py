@@ -1,6 +1,6 @@
 """What every fault needs: a database, live writers and drain processes around one Redis address, and the count at the end."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline_tests.torture import balance
 from usage_pipeline_tests.torture.drainers.parent import Drainers
 from usage_pipeline_tests.torture.drainers.process import settings_of
-from usage_pipeline_tests.torture.load import Load, LoadPlan
+from usage_pipeline_tests.torture.load import Counts, Load, LoadPlan
 from usage_pipeline_tests.torture.servers import Stage
 
 
@@ -56,8 +56,19 @@ class Arena:
         for asks_for_lock in (True, True, False):
             self.drainers.start(asks_for_lock=asks_for_lock, **options)
 
-    def outcome(self, fault: str, times: int, note: str = "", *, may_double: bool = False) -> Outcome:
-        """Ends writers and drainers, drains until rest, and compares. `may_double`: but every difference must be flagged."""
+    def outcome(
+        self,
+        fault: str,
+        times: int,
+        note: str = "",
+        *,
+        may_double: bool = False,
+        recorded: Callable[[Counts], Counts] = lambda stored: Counts(),
+    ) -> Outcome:
+        """Ends writers and drainers, drains until rest, and compares. `may_double`: but every difference must be flagged.
+
+        `recorded`: what others than the load have written, given what is stored.
+        """
         # A fail-over right after the start may forget every write: the last server takes some too.
         self.load.wait_for_writes()
         self.load.stop()
@@ -67,7 +78,8 @@ class Arena:
         balance.drain_until_rest(self.settings)
         with self.postgres() as postgres:
             found = balance.problems(postgres)
-            counted = balance.compare(self.load.written(), balance.stored(postgres))
+            stored = balance.stored(postgres)
+            counted = balance.compare(self.load.written() + recorded(stored), stored)
             silent = counted.differing - balance.flagged(postgres)
         if counted.lost:
             found.append(f"lost: {counted.lost}")

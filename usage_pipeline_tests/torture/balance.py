@@ -10,6 +10,7 @@ from unittest import mock
 import psycopg
 import redis
 from psycopg import sql
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.event_queue import page_id
@@ -152,7 +153,7 @@ def _no_grace() -> Iterator[None]:
 def _left(settings: Settings) -> list[str]:
     with closing(client(settings)) as server, closing(connect(settings)) as postgres:
         # What a scan of this very process found is no answer for the next round.
-        for pause in server.scan_iter(f"{names.NAMESPACE}scanned:*"):
+        for pause in server.scan_iter(f"{recorder_keys.NAMESPACE}scanned:*"):
             server.delete(pause)
         live = [key.decode() for pattern in _LIVE for key in server.scan_iter(pattern, count=1_000)]
         opened = [

@@ -20,10 +20,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.connection import Connection
 from redis.retry import Retry
+from usage_recorder import commands as record_commands
+from usage_recorder.commands import Moment
+from usage_recorder.delivery.sends import new_send
+from usage_recorder.script import RECORD
 
 from usage_pipeline.local.servers.ports import LOOPBACK
-from usage_pipeline.recording import commands as record_commands
-from usage_pipeline.recording.commands import Moment
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 # (family, id, name of the count) -> count
@@ -149,7 +151,13 @@ class Writer:
             ("event", name, "events"): 1,
             ("event", name, "file_size"): amount,
         }
-        return [command for record in records for command in record.commands()]
+        sends = (
+            new_send(
+                record.commands(), f"torture-{self.number}", lane, write.number, began_ms=write.at_ms, is_cluster=False
+            )
+            for lane, record in enumerate(records)
+        )
+        return [("EVAL", RECORD, *part.words) for send in sends for part in send.parts]
 
     def _foreign(self, write: Write, name: str, amount: int) -> list[record_commands.Command]:
         """Plain commands, nothing announced. A token's JSON is a new key each time: foreign writers overwrite theirs."""

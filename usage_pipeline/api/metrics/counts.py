@@ -5,7 +5,7 @@ Each label has few values: the template of a route, a method or status class fro
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +21,9 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from usage_recorder.failures import Reason
 
 from usage_pipeline.events.ingest.batches import IngestReport
-from usage_pipeline.recording.failures import Reason
 from usage_pipeline.settings import Settings
 
 CacheName = Literal["token", "ranking", "external_post"]
@@ -77,6 +77,13 @@ class Metrics:
             ["what", "reason"],
             registry=registry,
         )
+        self.recorder_kept = Gauge(
+            "usage_pipeline_recorder_kept",
+            "Uses of tokens that wait until Redis takes them",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._kept: Callable[[], int] = int
         self.ingested_items = Counter(
             "usage_pipeline_http_ingested_items",
             "Items that came over HTTP, by outcome",
@@ -99,6 +106,10 @@ class Metrics:
         """Counts one look-up."""
         self.cache_lookups.labels(cache, outcome).inc()
 
+    def watch_kept(self, kept: Callable[[], int]) -> None:
+        """Asks at each scrape how many uses wait. (Of several processes, each as of the last scrape that it answered.)"""
+        self._kept = kept
+
     def recorder_failed(self, what: str, reason: Reason) -> None:
         """Counts one record that was dropped; what a recorder takes as `on_failure`."""
         self.recorder_failures.labels(what, reason).inc()
@@ -116,6 +127,7 @@ class Metrics:
 
     def exposition(self, more: Iterable[Metric] = ()) -> bytes:
         """All instruments, then `more`, in the text format. With several processes it reads their files."""
+        self.recorder_kept.set(self._kept())
         return generate_latest(_Together(self._own(), more))
 
     def _own(self) -> Iterable[Metric]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import redis.asyncio
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as keys
 from usage_pipeline.drain.families import TOKEN, parse_token
@@ -28,11 +29,11 @@ class TooManyAnnounced(Exception):
 
 async def pending_token_uses(client: redis.asyncio.Redis, token_id: str, window: TimeWindow) -> int:
     """Uses that wait in Redis, without values that a drain would refuse. Raises redis.RedisError, TooManyAnnounced."""
-    pattern = _GLOB.sub(r"\\\1", keys.token_usage(token_id, "")) + "*"
+    pattern = _GLOB.sub(r"\\\1", recorder_keys.token_usage(token_id, "")) + "*"
     # In this order: a drain renames the one set to the other, and what it moves meanwhile is seen in one of them.
     names = [
         name
-        for announced in (keys.touched(TOKEN.name), keys.taken(TOKEN.name))
+        for announced in (recorder_keys.touched(TOKEN.name), keys.taken(TOKEN.name))
         async for name in _members(client, announced, pattern)
     ]
     found: list[bytes] = sorted(set(names))

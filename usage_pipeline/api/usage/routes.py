@@ -12,8 +12,10 @@ import msgspec
 import redis.asyncio
 from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
+from usage_recorder import keys as recorder_keys
+from usage_recorder.async_recorder import AsyncRecorder
+from usage_recorder.commands import API_KEY_COUNTS
 
-from usage_pipeline import redis_keys as keys
 from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
@@ -36,8 +38,6 @@ from usage_pipeline.api.usage.resources import (
     Resource,
 )
 from usage_pipeline.bindings import Binding
-from usage_pipeline.recording.commands import API_KEY_COUNTS
-from usage_pipeline.recording.recorder import AsyncRecorder
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.quick_redis import AWAY, QuickRedis, RedisBusy
@@ -212,7 +212,7 @@ async def _balance(reads: Reads, resource: Resource, known_id: str) -> Response:
 
 async def _pending_of_key(reads: Reads, api_key_id: str) -> Pending | None:
     """None also where a writer has put something without end in the place of a count: it would keep Redis from others."""
-    key = keys.api_key_metrics(api_key_id)
+    key = recorder_keys.api_key_metrics(api_key_id)
 
     async def lengths(client: redis.asyncio.Redis) -> list[Any]:
         async with client.pipeline(transaction=False) as pipe:

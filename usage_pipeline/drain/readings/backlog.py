@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.batch import claimed_ms
@@ -46,9 +47,9 @@ def _length(ask: Callable[[Any], Any], name: str | bytes) -> int:
 
 def _reading(server: AnyRedis, family: str, now_ms: int) -> Backlog:
     if family == "event":
-        waiting = _length(server.llen, names.EVENT_QUEUE)
+        waiting = _length(server.llen, recorder_keys.EVENT_QUEUE)
     else:
-        waiting = sum(_length(server.scard, name) for name in (names.touched(family), names.taken(family)))
+        waiting = sum(_length(server.scard, name) for name in (recorder_keys.touched(family), names.taken(family)))
     batches: list[bytes] = server.hkeys(names.open_batches(family))  # type: ignore[assignment]  # bytes client
     ages = [max(0, now_ms - claimed_ms(batch_id.decode())) for batch_id in batches]
     return Backlog(family, waiting, len(ages), max(ages, default=0) / 1000)

@@ -8,6 +8,7 @@ from itertools import chain
 import psycopg
 import redis
 from psycopg.rows import class_row
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.batch import claimed_ms
@@ -86,7 +87,7 @@ def _all_names(server: redis.Redis) -> Iterator[bytes]:
 
 
 def _family_of(key: bytes) -> str | None:
-    if key == names.EVENT_QUEUE:
+    if key == recorder_keys.EVENT_QUEUE:
         return "event"
     if key.startswith(b"usage:"):
         return "merchant"

@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 
 import redis
 from redis.crc import key_slot
+from usage_recorder import keys as recorder_keys
+from usage_recorder.slot_owners import KeyCommand, send_to_owners
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.batch import Claimed, Held, TooLarge, WrongType, claimed_ms
 from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts, read_facts
 from usage_pipeline.drain.sources.node import OpenBatch, RedisSource
-from usage_pipeline.recording.slot_owners import KeyCommand, send_to_owners
 from usage_pipeline.settings import Barrier, Settings
 from usage_pipeline.storage.redis import PinnedConnection, client
 from usage_pipeline.storage.redis_cluster import (
@@ -93,7 +94,7 @@ class ClusterSource:
 
     def live_keys(self, family: Family, chunk_keys: int) -> Iterator[list[bytes]]:
         """Like RedisSource: first the announced keys of all primaries, then a scan of each primary where one is due."""
-        yield from self._owner(names.touched(family.name)).announced_keys(family, chunk_keys)
+        yield from self._owner(recorder_keys.touched(family.name)).announced_keys(family, chunk_keys)
         for source in self.primaries:
             yield from source.scanned_keys(family, chunk_keys)
 
@@ -130,7 +131,7 @@ class ClusterSource:
         if refused:
             # A failed announcement need not fail the round: a scan finds the keys, too.
             with suppress(redis.ResponseError):
-                self._owner(names.touched(family.name)).announce(family, refused)
+                self._owner(recorder_keys.touched(family.name)).announce(family, refused)
         return _together(claims)
 
     def move(self, family: Family, from_batch: str, to_batch: str, held: Sequence[bytes]) -> Held:
@@ -154,19 +155,19 @@ class ClusterSource:
     # the request event queue: one list in one slot
 
     def claim_queue(self, batch_id: str) -> bool:
-        return self._owner(names.EVENT_QUEUE).claim_queue(batch_id)
+        return self._owner(recorder_keys.EVENT_QUEUE).claim_queue(batch_id)
 
     def queue_length(self, batch_id: str) -> int | WrongType | TooLarge:
-        return self._owner(names.EVENT_QUEUE).queue_length(batch_id)
+        return self._owner(recorder_keys.EVENT_QUEUE).queue_length(batch_id)
 
     def item_sizes(self, batch_id: str, first: int, items: int) -> list[int]:
-        return self._owner(names.EVENT_QUEUE).item_sizes(batch_id, first, items)
+        return self._owner(recorder_keys.EVENT_QUEUE).item_sizes(batch_id, first, items)
 
     def read_items(self, batch_id: str, first: int, items: int) -> list[bytes]:
-        return self._owner(names.EVENT_QUEUE).read_items(batch_id, first, items)
+        return self._owner(recorder_keys.EVENT_QUEUE).read_items(batch_id, first, items)
 
     def beginning_of_item(self, batch_id: str, position: int) -> bytes:
-        return self._owner(names.EVENT_QUEUE).beginning_of_item(batch_id, position)
+        return self._owner(recorder_keys.EVENT_QUEUE).beginning_of_item(batch_id, position)
 
     # durability
 
@@ -204,7 +205,7 @@ class ClusterSource:
         for name, node in nodes.items():
             # A tag for the last slot that it owns: when slots move away, the first ones go first.
             last_slot = max(slot for slot, owner in enumerate(owners) if owner == name)
-            tag = f"{{{names.number_in_slot(last_slot)}}}"
+            tag = f"{{{recorder_keys.number_in_slot(last_slot)}}}"
             self._primaries[name] = RedisSource(node.redis_connection, self._barrier, tag, self._scan_every)
         self._owners = owners
 

@@ -10,6 +10,7 @@ from itertools import compress
 from typing import Any
 
 import redis
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.batch import Claimed, Held, TooLarge, WrongType, claimed_ms
@@ -130,10 +131,12 @@ class RedisSource(KeySearch):
 
     def claim_queue(self, batch_id: str) -> bool:
         """Renames the live event queue to a claim of the batch. False if there is no queue, or if its slot is moving."""
-        claimed = names.claim(batch_id, names.EVENT_QUEUE)
+        claimed = names.claim(batch_id, recorder_keys.EVENT_QUEUE)
         # Rename and PERSIST in one step: in a cluster the slot may move between two commands, and then the claim would expire.
         try:
-            [renamed, _] = self._connection.call("EVAL", scripts.RENAME, 2, names.EVENT_QUEUE, claimed, _UNMEASURED)
+            [renamed, _] = self._connection.call(
+                "EVAL", scripts.RENAME, 2, recorder_keys.EVENT_QUEUE, claimed, _UNMEASURED
+            )
         except SLOT_ELSEWHERE:
             return False
         was_renamed: bool = renamed != scripts.NOT_RENAMED
@@ -141,7 +144,7 @@ class RedisSource(KeySearch):
 
     def queue_length(self, batch_id: str) -> int | WrongType | TooLarge:
         """How many items the claimed queue has, 0 if it is gone. If it is not a list: its DUMP, if that can be read."""
-        claimed = names.claim(batch_id, names.EVENT_QUEUE)
+        claimed = names.claim(batch_id, recorder_keys.EVENT_QUEUE)
         [length] = self._connection.pipeline([(b"LLEN", claimed)])
         if not isinstance(length, redis.ResponseError):
             return int(length)
@@ -152,19 +155,19 @@ class RedisSource(KeySearch):
 
     def item_sizes(self, batch_id: str, first: int, items: int) -> list[int]:
         """The bytes of up to `items` items of the claimed queue from position `first` on."""
-        claimed = names.claim(batch_id, names.EVENT_QUEUE)
+        claimed = names.claim(batch_id, recorder_keys.EVENT_QUEUE)
         sizes: list[int] = self._connection.call("EVAL", scripts.ITEM_SIZES, 1, claimed, first, first + items - 1)
         return sizes
 
     def read_items(self, batch_id: str, first: int, items: int) -> list[bytes]:
         """Up to `items` items of the claimed queue from position `first` on."""
-        claimed = names.claim(batch_id, names.EVENT_QUEUE)
+        claimed = names.claim(batch_id, recorder_keys.EVENT_QUEUE)
         found: list[bytes] = self._connection.call("LRANGE", claimed, first, first + items - 1)
         return found
 
     def beginning_of_item(self, batch_id: str, position: int) -> bytes:
         """Of an item that is too large, what of it is kept; nothing if it is gone."""
-        claimed = names.claim(batch_id, names.EVENT_QUEUE)
+        claimed = names.claim(batch_id, recorder_keys.EVENT_QUEUE)
         beginning: bytes = self._connection.call("EVAL", scripts.BEGINNING, 1, claimed, position, LARGEST_KEY_BYTES)
         return beginning
 
@@ -209,7 +212,7 @@ class RedisSource(KeySearch):
 
     def announce(self, family: Family, live: Sequence[bytes]) -> None:
         """Adds keys to the set of announced keys again, which `announced_keys` had emptied."""
-        self._connection.call("SADD", names.touched(family.name), *live)
+        self._connection.call("SADD", recorder_keys.touched(family.name), *live)
 
     def take_refused(self) -> list[bytes]:
         """Keys that were not renamed since the last call, because their slot was moving."""

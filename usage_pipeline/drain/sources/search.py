@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import redis
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.batch import claimed_ms
@@ -59,7 +60,7 @@ class KeySearch:
         If a drain stops early, the next one reads the rest of the set. SPOP would be simpler, but it would take as much of
         Redis's time as the renames of the keys.
         """
-        for members in self._taken_keys(names.touched(family.name), names.taken(family.name), chunk_keys):
+        for members in self._taken_keys(recorder_keys.touched(family.name), names.taken(family.name), chunk_keys):
             # SSCAN may answer with a few more members than asked for, and answers with a small set as a whole.
             ours = [key for key in members if family.owns(key)]
             for first in range(0, len(ours), chunk_keys):

@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import psycopg
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.access.tokens import create_token, revoke_token
 from usage_pipeline.definitions import build_definitions
@@ -39,7 +40,6 @@ from usage_pipeline.local.traffic.counters import (
 from usage_pipeline.local.traffic.events import trace_calls, usage_events
 from usage_pipeline.local.traffic.issues import made_up_issues, store_issues
 from usage_pipeline.merchants.aggregation import aggregate
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings, load_settings
@@ -215,7 +215,8 @@ def _write_and_drain(
             threads[0].join(timeout=0.2)
         for thread in threads:
             thread.join()
-        recorder.close()
+        # What a busy machine left without an answer is among the requests that were counted.
+        recorder.close(timeout_seconds=60)
         say(f"draining a backlog of {backlog_keys:,} keys")
         write_backlog(foreign, parts[0], backlog_keys, mark=mark)
     _drain(settings, drained)

@@ -11,9 +11,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import redis
-
-from usage_pipeline.recording.recorder import Recorder
-from usage_pipeline.redis_keys import EVENT_QUEUE, api_key_metrics, token_usage
+from usage_recorder.keys import EVENT_QUEUE, api_key_metrics, token_usage
+from usage_recorder.recorder import Recorder
 
 DAY_MS = 86_400_000
 # (family, key, field) -> count
@@ -99,7 +98,7 @@ def trace_requests(path: Path, *, mark: str) -> Iterator[Request]:
 
 
 def write(recorder: Recorder, requests: Iterator[Request], written: Written, timezone: ZoneInfo) -> None:
-    """Records each request in all five ways, and counts in `written` what the recorder confirmed.
+    """Records each request in all five ways, and counts in `written` what the recorder wrote or keeps.
 
     `timezone` is the recorder's: it bounds the days of merchant counters.
     """

@@ -13,11 +13,11 @@ import httpx
 import psycopg
 import pytest
 import redis
+from usage_recorder import Recorder
 
 from usage_pipeline.api.app import create_app
 from usage_pipeline.bindings import Bounds
 from usage_pipeline.drain.rounds import drain_once
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.rollups.windows import replace_window

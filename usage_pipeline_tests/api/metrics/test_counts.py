@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.api.metrics import exposition
 from usage_pipeline.api.metrics import pipeline as pipeline_metrics
@@ -25,7 +26,6 @@ from usage_pipeline.drain.dead_letters import Choice
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.drain.ways_out.discard import Decision, discard
 from usage_pipeline.local.servers.ports import free_port, is_listening
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.rigs.events import event
 from usage_pipeline_tests.rigs.places import DOCS
@@ -149,12 +149,13 @@ def test_ingested_items_are_counted_by_what_became_of_them(ingest_client: httpx.
         assert scrape.value("ingest_items_per_second", kind="archives", outcome=outcome) == 0
 
 
-def test_uses_of_tokens_that_redis_did_not_take_are_counted(settings: Settings, token: str) -> None:
+def test_uses_of_tokens_that_wait_for_redis_are_shown(settings: Settings, token: str) -> None:
     without_redis = settings.model_copy(update={"redis_url": type(settings.database_url)("redis://127.0.0.1:1")})
     with serving(without_redis) as service:
         assert service.with_token(token).post(EVENTS_PATH, json=[event()]).status_code == 200
         scrape = Scrape(service.client)
-    assert scrape.value("recorder_failures_total", what="token", reason="unreachable") == 1
+    assert scrape.value("recorder_kept") == 1
+    assert scrape.value("recorder_failures_total", what="token", reason="no room") is None
     assert scrape.value("up", part="redis") == 0
     assert scrape.value("up", part="database") == 1
     assert scrape.value("backlog_open_batches", family="token") is None

@@ -225,7 +225,8 @@ def mute() -> Iterator[Settings]:
 def test_a_mute_redis_is_logged_once_and_soon_not_asked_any_more(
     mute: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from usage_pipeline.recording import outage as record_outage
+    from usage_recorder import outage as record_outage
+
     from usage_pipeline.storage import quick_redis
 
     monkeypatch.setattr(quick_redis, "TIMEOUT_SECONDS", 0.02)

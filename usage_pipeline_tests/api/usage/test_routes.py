@@ -9,9 +9,9 @@ from urllib.parse import quote
 import httpx
 import psycopg
 import pytest
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.drain.rounds import drain_once
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.rigs.clock import days_ago, today
 from usage_pipeline_tests.rigs.service import Shared, expect_problem, serving

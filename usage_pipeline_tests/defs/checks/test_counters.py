@@ -9,11 +9,11 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.defs.checks.results import SHOWN_FAULTS, faults_result
 from usage_pipeline.drain.dead_letters import Choice
 from usage_pipeline.drain.ways_out.discard import Decision, discard
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline_tests.defs.check_results import problems
 from usage_pipeline_tests.rigs.clock import days_ago, today
 

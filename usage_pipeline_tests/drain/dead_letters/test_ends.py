@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.alerting import reading
 from usage_pipeline.alerting.evaluation import evaluate_pipeline
@@ -11,7 +12,6 @@ from usage_pipeline.alerting.facts import OrchestrationFacts
 from usage_pipeline.checks import open_matters
 from usage_pipeline.reconciliation.balance import DayBalance
 from usage_pipeline.reconciliation.comparison import reconcile
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline_tests.drain.dead_letters.rig import MERCHANTS, World, key, landed, merchant
 from usage_pipeline_tests.rigs.alerts import Webhook, told_at
 from usage_pipeline_tests.rigs.clock import today

@@ -17,6 +17,10 @@ import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from usage_recorder import keys as recorder_keys
+from usage_recorder.async_recorder import AsyncRecorder
+from usage_recorder.quota import QuotaDecision
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.families import Family
@@ -28,8 +32,6 @@ from usage_pipeline.drain.sources.node import RedisSource
 from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.merchants.status import day_status
 from usage_pipeline.reconciliation.comparison import reconcile
-from usage_pipeline.recording.quota import QuotaDecision
-from usage_pipeline.recording.recorder import AsyncRecorder, Recorder
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.redis import RedisUnavailable
 from usage_pipeline_tests.drain.rig import (
@@ -307,14 +309,14 @@ def test_announced_keys_whose_slot_is_on_the_move_stay_live_and_announced(
     writer = Writer(cluster.client, announces=True)
     name, slot, _, target = moved_name(cluster)
     # Before anything is announced: a slot of bookkeeping must not be the one that moves.
-    assert slot not in {slot_of(names.touched("api_key")), slot_of(names.open_batches("api_key"))}
+    assert slot not in {slot_of(recorder_keys.touched("api_key")), slot_of(names.open_batches("api_key"))}
     writer.write("api_key", NAMES, 2)
     cluster.begin_move(slot, target)
     monkeypatch.setattr(RedisSource, "_is_scan_due", lambda source, what: False)
     with Life(settings, chunk_keys=100) as life:
         life.drain("api_key")
         assert stored(postgres, "api_key") == {n: total for n, total in writer.written.items() if n != name}
-        assert cluster.client.smembers(names.touched("api_key")) == {f"apikey:{name}:metrics".encode()}
+        assert cluster.client.smembers(recorder_keys.touched("api_key")) == {f"apikey:{name}:metrics".encode()}
     writer.write("api_key", [name], 3)
     cluster.end_move(slot, target)
     with Life(settings) as life:
@@ -359,7 +361,11 @@ def test_a_worker_goes_on_while_a_primary_is_added_and_takes_over_slots(
             raise
 
     slots = {slot_of(f"apikey:{name}:metrics") for name in NAMES}
-    slots |= {slot_of(names.EVENT_QUEUE), slot_of(names.open_batches("token")), slot_of(names.touched("api_key"))}
+    slots |= {
+        slot_of(recorder_keys.EVENT_QUEUE),
+        slot_of(names.open_batches("token")),
+        slot_of(recorder_keys.touched("api_key")),
+    }
     writing = threading.Thread(target=write)
     added = cluster.fourth_primary()
     with watching(fast, families) as rounds:
@@ -508,7 +514,7 @@ def test_token_caches_are_deleted_wherever_they_are(
 
 
 def merchant_key(merchant: str) -> str:
-    return names.merchant_counter(merchant, datetime.now(UTC).date(), "orders")
+    return recorder_keys.merchant_counter(merchant, datetime.now(UTC).date(), "orders")
 
 
 def test_merchant_counters_of_all_primaries_are_aggregated_and_compared(
@@ -556,7 +562,7 @@ def test_what_waits_is_counted_over_all_primaries(settings: Settings, cluster: C
         writer.write(family, NAMES)
     with Life(settings, chunk_keys=100, at_step=crash_before(AFTER_CLAIM)) as crashed:
         assert run_until_crash(crashed, "event")
-    cluster.client.rpush(names.EVENT_QUEUE, event_item(), event_item())
+    cluster.client.rpush(recorder_keys.EVENT_QUEUE, event_item(), event_item())
     cluster.client.set(merchant_key("m"), 1)
     readings = {reading.family: reading for reading in read_sources(settings)}
     live = {family: reading.live_keys for family, reading in readings.items()}
@@ -610,7 +616,7 @@ def reconciled(settings: Settings, column: str) -> dict[str, int]:
 def assert_all_is_recorded(cluster: Cluster, settings: Settings, postgres: psycopg.Connection) -> None:
     """Announced, with a time to live, in the odometer; and drained."""
     for family in ("api_key", "provider", "token"):
-        assert cluster.client.scard(names.touched(family)) == len(NAMES)
+        assert cluster.client.scard(recorder_keys.touched(family)) == len(NAMES)
     for pattern in ("apikey:*:metrics", "provider:*", "token_usage:*", "usage:*"):
         keys = [*cluster.client.scan_iter(pattern)]
         assert len(keys) == len(NAMES)
@@ -677,6 +683,9 @@ async def test_records_follow_a_slot_even_to_a_primary_that_had_none(kind: str, 
             step(slot, target)
             recorded = recorder.record_api_key(name)
             assert (recorded if isinstance(recorded, bool) else await recorded) is True
+        # While a slot is on its way, no step with two keys can be made there.
+        flushed = recorder.flush(30)
+        assert (flushed if isinstance(flushed, bool) else await flushed) is True
         assert recorder.failures == {}
 
     if kind == "sync":
@@ -689,12 +698,11 @@ async def test_records_follow_a_slot_even_to_a_primary_that_had_none(kind: str, 
         ) as async_client:
             assert await AsyncRecorder(async_client).record_api_key(name)
             await record(AsyncRecorder(async_client))
-    assert target.client.hget(names.api_key_metrics(name), "total_requests") == b"4"
+    assert target.client.hget(recorder_keys.api_key_metrics(name), "total_requests") == b"4"
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_a_record_whose_answer_was_lost_is_not_sent_again(kind: str, cluster: Cluster) -> None:
-    """redis-py's own pipeline of the sync client would, whatever it is told about retries."""
+async def test_a_record_whose_answer_is_lost_again_and_again_counts_once(kind: str, cluster: Cluster) -> None:
     name, _, source, _ = moved_name(cluster)
     url = next(node for node in cluster.nodes if node is not source).url
     with losing_answers(source, b"total_requests") as port:
@@ -706,15 +714,19 @@ async def test_a_record_whose_answer_was_lost_is_not_sent_again(kind: str, clust
         if kind == "sync":
             with redis.RedisCluster.from_url(url, retry=Retry(NoBackoff(), 0), **options) as client:
                 recorder: Recorder | AsyncRecorder = Recorder(client)
-                assert recorder.record_api_key(name) is False
+                assert recorder.record_api_key(name) is True
+                assert recorder.flush(2) is False
+                recorder.close(timeout_seconds=0)
         else:
             async with redis.asyncio.RedisCluster.from_url(
                 url, retry=AsyncRetry(NoBackoff(), 0), **options
             ) as async_client:
                 recorder = AsyncRecorder(async_client)
-                assert await recorder.record_api_key(name) is False
-    assert recorder.failures == {("api_key", "unreachable"): 1}
-    assert source.client.hget(names.api_key_metrics(name), "total_requests") == b"1"
+                assert await recorder.record_api_key(name) is True
+                assert await recorder.flush(2) is False
+                await recorder.close(timeout_seconds=0)
+    assert recorder.kept + recorder.dropped["api_key"] == 1
+    assert source.client.hget(recorder_keys.api_key_metrics(name), "total_requests") == b"1"
 
 
 def test_a_cluster_that_is_gone_raises_nothing_into_a_request() -> None:
@@ -729,9 +741,11 @@ def test_a_cluster_that_is_gone_raises_nothing_into_a_request() -> None:
                 assert recorder.record_api_key("k")
                 own.kill()
                 for _ in range(3):
-                    assert recorder.record_api_key("k") is False
-                assert recorder.failures == {("api_key", "unreachable"): 3}
+                    assert recorder.record_api_key("k") is True
+                assert recorder.kept == 3
+                assert recorder.failures == {}
                 assert recorder.check_quota("k").is_known is False
+                recorder.close(timeout_seconds=0)
         finally:
             own.kill()
             own.client.close()

@@ -5,8 +5,8 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import redis
+from usage_recorder import keys as recorder_keys
 
-from usage_pipeline import redis_keys as names
 from usage_pipeline_tests.drain.rig import event_item
 from usage_pipeline_tests.drain.state_machine.books import QUEUE, TIME_OF_USE, WRONG_TYPE, Books, Part, event_part
 
@@ -35,7 +35,7 @@ class ScheduleWriter:
                 self._push(event_item(event_id=self._event_id(), api_key_id=name, at=self._used_at().isoformat()))
             return
         if family == "token":
-            key = names.token_usage(name, INSTANCES[amount % 2])
+            key = recorder_keys.token_usage(name, INSTANCES[amount % 2])
             self._add_to_token(key, name, amount, self._used_at().isoformat())
         else:
             key = self._key(family, name)
@@ -47,7 +47,7 @@ class ScheduleWriter:
             self._tell_time_of_use(key)
             self._remember(family, name, {requests: amount, size: amount * 1_000})
         if announces:
-            client.sadd(names.touched(family), key)
+            client.sadd(recorder_keys.touched(family), key)
 
     def write_trouble(self, family: str, name: str, kind: str) -> None:
         """What must become a dead letter, of the whole or of one member, or for events a duplicate or a conflict."""
@@ -70,7 +70,9 @@ class ScheduleWriter:
             self._redis.hset(key, TIME_OF_USE, int(self._used_at().timestamp() * 1000))
 
     def _key(self, family: str, name: str) -> str:
-        return names.api_key_metrics(name) if family == "api_key" else names.provider_metrics(name, "s3")
+        return (
+            recorder_keys.api_key_metrics(name) if family == "api_key" else recorder_keys.provider_metrics(name, "s3")
+        )
 
     def _add_to_token(self, key: str, name: str, amount: int, at: str) -> None:
         present = json.loads(self._redis.get(key) or b'{"usageCount": 0}')["usageCount"]
@@ -82,7 +84,7 @@ class ScheduleWriter:
 
     def _write_malformed(self, family: str, name: str) -> None:
         if family == "token":
-            self._add_to_token(names.token_usage(name, INSTANCES[0]), name, 1, "never")
+            self._add_to_token(recorder_keys.token_usage(name, INSTANCES[0]), name, 1, "never")
         else:
             self._redis.hincrby(self._key(family, name), b"\xff", 1)
             self._remember(family, name, {"\\xff": 1})
@@ -90,7 +92,7 @@ class ScheduleWriter:
     def _write_odd_member(self, family: str, name: str) -> None:
         """A count that cannot be, beside counts that can."""
         if family == "token":
-            key = names.token_usage(name, INSTANCES[0])
+            key = recorder_keys.token_usage(name, INSTANCES[0])
             if not self._redis.exists(key):
                 self._redis.set(key, json.dumps({"usageCount": "4", "instanceId": INSTANCES[0]}))
                 self._remember("token", name, {"usage_count": 4})
@@ -102,7 +104,7 @@ class ScheduleWriter:
     def _write_huge(self, family: str, name: str) -> None:
         """Twice is more than a total can hold."""
         if family == "token":
-            self._add_to_token(names.token_usage(name, INSTANCES[0]), name, HUGE, self._used_at().isoformat())
+            self._add_to_token(recorder_keys.token_usage(name, INSTANCES[0]), name, HUGE, self._used_at().isoformat())
         elif int(self._redis.hget(self._key(family, name), "total_file_size") or 0) < HUGE:
             self._redis.hincrby(self._key(family, name), "total_file_size", HUGE)
             self._tell_time_of_use(self._key(family, name))
@@ -112,7 +114,7 @@ class ScheduleWriter:
         self._serial += 1
         name = f"wrong {self._serial}"
         if family == "token":
-            self._redis.rpush(names.token_usage(name, INSTANCES[0]), "text")
+            self._redis.rpush(recorder_keys.token_usage(name, INSTANCES[0]), "text")
         else:
             self._redis.set(self._key(family, name), "text")
         self._remember(family, name, {WRONG_TYPE: 1})

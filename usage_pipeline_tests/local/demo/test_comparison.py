@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 import redis
+from usage_recorder.recorder import Recorder
 
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
@@ -14,7 +15,6 @@ from usage_pipeline.local.demo.comparison import Ours, compare
 from usage_pipeline.local.traffic.counters import Request, Written, write, write_malformed
 from usage_pipeline.local.traffic.issues import made_up_issues, store_issues
 from usage_pipeline.merchants.aggregation import aggregate
-from usage_pipeline.recording.recorder import Recorder
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.issue_stats import replace_issue_stats
 from usage_pipeline.rollups.windows import replace_window

@@ -7,6 +7,7 @@ from usage_pipeline_tests.torture.arena import Outcome
 from usage_pipeline_tests.torture.faults.clocks import expire_claims, shift_clocks
 from usage_pipeline_tests.torture.faults.kills import kill_commands, kill_drainers
 from usage_pipeline_tests.torture.faults.postgres import restart_postgres, terminate_at_commit, terminate_in_apply
+from usage_pipeline_tests.torture.faults.recorders import kill_recorders
 from usage_pipeline_tests.torture.faults.redis import (
     fail_over_with_wait,
     fail_over_without_wait,
@@ -42,5 +43,6 @@ FAULTS = {
     "failover-wait": Fault(fail_over_with_wait, 0.03, 1),
     "failover-none": Fault(fail_over_without_wait, 0.03, 1),
     "expire": Fault(expire_claims, 0.012, 1),
+    "recorders": Fault(kill_recorders, 0.05, 3),
     "clocks": Fault(shift_clocks, 0.004, 2),
 }

@@ -1,12 +1,14 @@
 """Decides whether one more request of an API key is within its quota (contracts §1.6). Pure; no I/O."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 # The fields of the hash that `drain/quotas.py` publishes.
 LIMITS = ("requests_per_day", "requests_per_minute")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class QuotaDecision:
     """Whether one more request is within the quota, and how many requests are left, this one included. None: no limit.
 

@@ -3,8 +3,10 @@
 redis-py knows which node owns which slot. `send_to_owners` says why its pipelines are not used as they are.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import redis
 import redis.asyncio
@@ -12,7 +14,7 @@ from redis.asyncio import cluster as asyncio_cluster
 from redis.cluster import PRIMARY, ClusterNode, PipelineCommand
 from redis.exceptions import AskError, MovedError
 
-Command = Sequence[bytes | str | int]
+Command = Sequence[Union[bytes, str, int]]
 # How many redirects are followed. Even a slot that has moved, and is moving again, needs fewer.
 _MOST_REDIRECTS = 5
 
@@ -37,7 +39,7 @@ def send_to_owners(client: redis.RedisCluster, commands: Sequence[KeyCommand]) -
     ]
     pipeline = client.pipeline()
     answers: list[Any] = pipeline.send_cluster_commands(queued, raise_on_error=False, allow_redirections=False)
-    return [_followed(client, answer, one.command) for answer, one in zip(answers, commands, strict=True)]
+    return [_followed(client, answer, one.command) for answer, one in zip(answers, commands)]
 
 
 async def send_to_owners_async(client: redis.asyncio.RedisCluster, commands: Sequence[KeyCommand]) -> list[Any]:
@@ -47,7 +49,7 @@ async def send_to_owners_async(client: redis.asyncio.RedisCluster, commands: Seq
     for key, command in commands:
         pipeline.execute_command(*command, target_nodes=client.get_node_from_key(key))  # type: ignore[arg-type]  # bytes do
     answers = await pipeline.execute(raise_on_error=False, allow_redirections=False)
-    return [await _followed_async(client, answer, one.command) for answer, one in zip(answers, commands, strict=True)]
+    return [await _followed_async(client, answer, one.command) for answer, one in zip(answers, commands)]
 
 
 def _followed(client: redis.RedisCluster, answer: Any, command: Command) -> Any:
@@ -57,7 +59,7 @@ def _followed(client: redis.RedisCluster, answer: Any, command: Command) -> Any:
             break
         known = client.get_node(answer.host, answer.port)
         if isinstance(answer, MovedError):
-            client.nodes_manager.move_slot(answer)
+            _note_move(client.nodes_manager, answer)
             known = client.get_node(answer.host, answer.port)
         node = known or ClusterNode(answer.host, answer.port, PRIMARY)
         server = client.get_redis_connection(node)
@@ -79,8 +81,8 @@ async def _followed_async(client: redis.asyncio.RedisCluster, answer: Any, comma
     for _ in range(_MOST_REDIRECTS):
         if not isinstance(answer, AskError):
             break
-        if isinstance(answer, MovedError):
-            await client.nodes_manager.move_slot(answer)
+        if isinstance(answer, MovedError) and (noting := _note_move(client.nodes_manager, answer)) is not None:
+            await noting
         known = client.get_node(answer.host, answer.port)
         options = client.nodes_manager.connection_kwargs
         node = known or asyncio_cluster.ClusterNode(answer.host, answer.port, PRIMARY, **options)
@@ -94,3 +96,9 @@ async def _followed_async(client: redis.asyncio.RedisCluster, answer: Any, comma
             if known is None:
                 await node.disconnect()
     return answer
+
+
+def _note_move(nodes: Any, answer: MovedError) -> Any:
+    """Tells redis-py the new owner, whatever the method's name: it changed in redis-py 7.1. In asyncio await the result."""
+    note = nodes.move_slot if hasattr(nodes, "move_slot") else nodes.update_moved_exception
+    return note(answer)

@@ -1,5 +1,7 @@
 """Counts what the recorder could not record, and logs it at intervals. It never logs an id, a key or a value."""
 
+from __future__ import annotations
+
 import logging
 import threading
 import time
@@ -9,9 +11,9 @@ from typing import Literal, get_args
 
 import redis
 
-from usage_pipeline.recording.commands import Family
+from usage_recorder.commands import Family
 
-Reason = Literal["unreachable", "not tried", "refused", "wrong argument", "bookkeeping"]
+Reason = Literal["wrong argument", "refused", "no room", "too old", "unsent", "bookkeeping", "unreachable", "not tried"]
 
 LOG_INTERVAL_SECONDS = 5.0
 _UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.RedisClusterException, OSError)
@@ -21,16 +23,23 @@ _log = logging.getLogger(__name__)
 class RecordFailures:
     """Failures per (what, reason), from any thread. `what` is a family, or "quota" or "pending" for the two reads.
 
-    Reasons:
-    - "unreachable": there was no connection or no answer. The record may be written all the same.
-    - "not tried": Redis had not answered the calls before. The record is surely not written.
-    - "refused": Redis answered with an error.
+    Reasons why a record is dropped:
     - "wrong argument": an argument could not be stored.
-    - "bookkeeping": the counter is written, but its announcement or odometer is not. The record is not dropped.
+    - "refused": Redis answered with an error that time does not mend.
+    - "no room": Redis was away for so long that the room for waiting records was full.
+    - "too old": a record had no answer for six days. Redis may not know its number any more, so it is not sent again.
+    - "unsent": the recorder was closed, or the process ended, before Redis took the record.
+
+    A record with "bookkeeping" is not dropped: its counter is written, but not its announcement, its odometer, or its line in
+    the spool file. A read without an answer is "unreachable", and "not tried" while Redis answers nobody.
     """
 
     def __init__(self, observe: Callable[[str, Reason], None] | None = None) -> None:
         self._observe = observe
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Also in a forked child, where another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, Reason]] = Counter()
         self._logged_at: dict[tuple[str, Reason], float] = {}
@@ -48,13 +57,14 @@ class RecordFailures:
             for family in get_args(Family)
         }
 
-    def count(self, what: str, reason: Reason, detail: str) -> None:
-        """Counts a failure. `detail` is logged, at most once in 5 s per (what, reason), so it must not contain data."""
+    def count(self, what: str, reason: Reason, detail: str, times: int = 1) -> None:
+        """Counts failures. `detail` is logged, at most once in 5 s per (what, reason), so it must not contain data."""
         if self._observe is not None:
-            self._observe(what, reason)
+            for _ in range(times):
+                self._observe(what, reason)
         now = time.monotonic()
         with self._lock:
-            self._counts[what, reason] += 1
+            self._counts[what, reason] += times
             total = self._counts[what, reason]
             if now - self._logged_at.get((what, reason), -LOG_INTERVAL_SECONDS) < LOG_INTERVAL_SECONDS:
                 return

@@ -1,18 +1,28 @@
 """The common part of both recorders: the calls of contracts §1.6, and what the answers of Redis mean. It sends nothing."""
 
+from __future__ import annotations
+
+import os
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
-from usage_pipeline.recording import commands as record_commands
-from usage_pipeline.recording.commands import API_KEY_COUNTS, Command, Family, Moment, Record, WrongArgumentError
-from usage_pipeline.recording.failures import Reason, RecordFailures, redis_reason
-from usage_pipeline.recording.outage import Outage
-from usage_pipeline.recording.quota import UNKNOWN, QuotaDecision, decide
+from usage_recorder import commands as record_commands
+from usage_recorder.commands import API_KEY_COUNTS, Family, Moment, Record, WrongArgumentError
+from usage_recorder.delivery.courier import BUSY
+from usage_recorder.delivery.outbox import MOST_KEPT, MOST_KEPT_BYTES, Outbox
+from usage_recorder.delivery.spool import Spool
+from usage_recorder.failures import Reason, RecordFailures, redis_reason
+from usage_recorder.outage import Outage
+from usage_recorder.quota import UNKNOWN, QuotaDecision, decide
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Outcome = TypeVar("Outcome")
 EventOutcome = TypeVar("EventOutcome")
@@ -24,30 +34,44 @@ UTC = ZoneInfo("UTC")
 class Options(TypedDict, total=False):
     """Options of both recorders: USAGE_TIMEZONE (default UTC), a clock in epoch seconds, RETENTION_DAYS (default 180).
 
-    `on_failure` is called with each failure (what, reason), and must not raise.
+    `on_failure` is called with each failure (what, reason), and must not raise. `most_kept` and `most_kept_bytes` bound what
+    waits while Redis does not take records. `spool` is the path of a file that has it too, in case this process is killed.
     """
 
     timezone: ZoneInfo
     clock: Callable[[], float]
     retention_days: int
     on_failure: Callable[[str, Reason], None]
+    most_kept: int
+    most_kept_bytes: int
+    spool: str | os.PathLike[str]
 
 
 class Recording(ABC, Generic[Outcome, EventOutcome]):
     """The calls. A subclass sends what they record. `Outcome` is bool, or an awaitable of it.
 
-    Every `record_*` returns True if Redis confirmed the record, and False if it was dropped: an argument was wrong, or Redis
-    failed. After a time-out Redis may still have the record. So Redis holds at least the confirmed records, and at most these
-    and the "unreachable" ones. Ids have 1–200 characters. Counts are 0 to 2**63 - 1. `at_ms` is epoch milliseconds, by default
-    the time of the clock, and at most `retention_days` old.
+    Every `record_*` returns True if the record is written, or kept until Redis takes it. It returns False if it was dropped: an
+    argument was wrong, Redis refused it for good, or there was no room for it. What is sent again has the number of its first
+    send, and Redis writes each number once. Ids have 1–200 characters. Counts are 0 to 2**63 - 1. `at_ms` is epoch
+    milliseconds, by default the time of the clock, and at most `retention_days` old.
     """
 
-    def __init__(self, **options: Unpack[Options]) -> None:
+    def __init__(self, is_cluster: bool, **options: Unpack[Options]) -> None:
         self._timezone = options.get("timezone", UTC)
         self._clock = options.get("clock", time.time)
         self._retention_days = options.get("retention_days", 180)
         self._failures = RecordFailures(options.get("on_failure"))
         self._outage = Outage()
+        spool = options.get("spool")
+        self._outbox = Outbox(
+            self._failures,
+            is_cluster=is_cluster,
+            clock=self._clock,
+            most_kept=options.get("most_kept", MOST_KEPT),
+            most_kept_bytes=options.get("most_kept_bytes", MOST_KEPT_BYTES),
+            spool=None if spool is None else Spool(spool, is_cluster=is_cluster),
+        )
+        _RECORDINGS.add(self)
 
     @property
     def dropped(self) -> Mapping[Family, int]:
@@ -58,6 +82,11 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
     def failures(self) -> Mapping[tuple[str, Reason], int]:
         """All failures so far per (what, reason), those of the reads included. RecordFailures explains the names."""
         return self._failures.by_reason
+
+    @property
+    def kept(self) -> int:
+        """How many records wait until Redis takes them."""
+        return self._outbox.kept
 
     def record_api_key(
         self,
@@ -155,6 +184,13 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
     @abstractmethod
     def _event_outcome(self, event_id: str, recorded: Outcome) -> EventOutcome: ...
 
+    @abstractmethod
+    def _forget_parent(self) -> None:
+        """In a forked child: what waits is the parent's."""
+        self._failures.begin_anew()
+        self._outage = Outage()
+        self._outbox.forget_parent()
+
     def _built(self, what: str, build: Callable[[], Built]) -> Built | None:
         """The result of `build`. If an argument is wrong, counts that and returns None."""
         try:
@@ -163,34 +199,20 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
             self._failures.count(what, "wrong argument", str(error))
             return None
 
-    def _settle(self, record: Record, answers: list[Any]) -> list[Command] | None:
-        """None if Redis took the record. Otherwise counts it as dropped, and returns commands that correct the odometer."""
-        refused = [(write, answer) for write, answer in zip(record.writes, answers, strict=False) if _is_error(answer)]
-        if refused:
-            # In a cluster one node may not answer while the others do.
-            reason = redis_reason(refused[0][1])
-            self._failures.count(record.family, reason, f"Redis did not confirm a write: {reason}")
-            return [] if _is_error(answers[-1]) else record.take_back([write for write, _ in refused])
-        if any(map(_is_error, answers)):
-            self._failures.count(
-                record.family, "bookkeeping", "the counter is written, its announcement or odometer is not"
-            )
-        return None
-
-    def _begin(self, what: str, is_bookkeeping: bool) -> float | None:
-        """The time at which the call begins. If it must not be tried now, counts that and returns None."""
+    def _begin_read(self, what: str) -> float | None:
+        """The time at which a read begins. If it must not be tried now, counts that and returns None."""
         began_at = self._outage.begin()
         if began_at is None:
-            self._failures.count(what, "bookkeeping" if is_bookkeeping else "not tried", "Redis does not answer")
+            self._failures.count(what, "not tried", "Redis does not answer")
         return began_at
 
-    def _no_answers(self, what: str, error: Exception, began_at: float, is_bookkeeping: bool) -> None:
+    def _no_answers(self, what: str, error: Exception, began_at: float) -> None:
         reason = redis_reason(error)
         if reason == "unreachable":
             self._outage.failed(began_at)
         else:
             self._outage.answered()
-        self._failures.count(what, "bookkeeping" if is_bookkeeping else reason, type(error).__name__)
+        self._failures.count(what, reason, type(error).__name__)
 
     def _decision(self, answers: list[Any] | None) -> QuotaDecision:
         if answers is None or self._has_no_answer("quota", answers):
@@ -211,7 +233,7 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
         if answers is None or self._has_no_answer("pending", answers):
             return None
         try:
-            return {name: int(count or 0) for name, count in zip(API_KEY_COUNTS, answers[0], strict=True)}
+            return {name: int(count or 0) for name, count in zip(API_KEY_COUNTS, answers[0])}
         except (TypeError, ValueError):
             self._failures.count("pending", "refused", "Redis answered something else than numbers")
             return None
@@ -227,9 +249,25 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
 
     def _moment(self, at_ms: int | None = None) -> Moment:
         return record_commands.moment(
-            at_ms, now_ms=self._now_ms(), timezone=self._timezone, retention_days=self._retention_days
+            at_ms, now_ms=self._now_ms(), zone=self._timezone, retention_days=self._retention_days
         )
 
 
 def _is_error(answer: object) -> bool:
     return isinstance(answer, Exception)
+
+
+_RECORDINGS: weakref.WeakSet[Recording[Any, Any]] = weakref.WeakSet()
+
+
+def _forget_parents() -> None:
+    for courier in list(BUSY):
+        # Its recorder may be gone.
+        courier.outbox.forget_parent()
+        courier.forget_parent()
+    for recording in list(_RECORDINGS):
+        recording._forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)

@@ -1,5 +1,7 @@
 """Saves the callers of the recorder from waiting while Redis answers nobody."""
 
+from __future__ import annotations
+
 import threading
 import time
 from collections.abc import Callable

@@ -1,0 +1,158 @@
+"""Sends what waits in an outbox from a thread, which begins with the first of it and ends with the last; and at the exit."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+from usage_recorder.delivery.outbox import Outbox
+from usage_recorder.delivery.sends import Answer, Send
+
+MOST_SENDS = 100
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 2.0
+EXIT_SECONDS = 2.0
+"""How long the end of the process waits for Redis, for all recorders together."""
+_log = logging.getLogger(__name__)
+
+
+class Pace:
+    """How many sends a portion has, and the pause after one that Redis did not take."""
+
+    def __init__(self) -> None:
+        self.sends = MOST_SENDS
+        self.pause_seconds = FIRST_PAUSE_SECONDS
+
+    def note(self, took_all: bool) -> float:
+        """The pause before the next portion. A server that was too slow for a large one may do a small one."""
+        if took_all:
+            self.sends, self.pause_seconds = min(2 * self.sends, MOST_SENDS), FIRST_PAUSE_SECONDS
+            return 0.0
+        pause = self.pause_seconds
+        self.sends, self.pause_seconds = max(self.sends // 2, 1), min(2 * pause, LONGEST_PAUSE_SECONDS)
+        return pause
+
+    def hurry(self) -> None:
+        self.pause_seconds = FIRST_PAUSE_SECONDS
+
+
+class AnyCourier(ABC):
+    """Who has something to send is remembered until it is sent, even if nobody else remembers its recorder."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
+
+    @abstractmethod
+    def forget_parent(self) -> None: ...
+
+    @abstractmethod
+    def flush_at_exit(self, timeout_seconds: float) -> None:
+        """Sends what it can within the time, and closes the outbox, which counts the rest."""
+
+
+class Courier(AnyCourier):
+    """For a sync recorder."""
+
+    def __init__(self, outbox: Outbox, send: Callable[[Sequence[Send]], Sequence[Sequence[Answer]]]) -> None:
+        super().__init__(outbox)
+        self._send = send
+        self.forget_parent()
+
+    def forget_parent(self) -> None:
+        """In a forked child there is no thread, and a lock may be held for ever."""
+        self._lock = threading.RLock()
+        self._hurry = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._should_stop = False
+        BUSY.discard(self)
+
+    def ensure(self) -> None:
+        """Starts the thread if there is none."""
+        with self._lock:
+            if self._thread is not None or self._should_stop:
+                return
+            BUSY.add(self)
+            thread = threading.Thread(target=self._run, name="usage-recorder", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads, or the interpreter ends
+                _log.warning("recorder: no thread to send what waits: %s", error)
+            else:
+                self._thread = thread
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Tries at once. Whether nothing is left within the time."""
+        if self.outbox.has_left():
+            self._hurry.set()
+            self.ensure()
+        return self.outbox.wait_until_empty(timeout_seconds)
+
+    def stop(self, timeout_seconds: float) -> None:
+        with self._lock:
+            self._should_stop = True
+            thread = self._thread
+        self._hurry.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_seconds)
+        BUSY.discard(self)
+
+    def flush_at_exit(self, timeout_seconds: float) -> None:
+        ends_at = time.monotonic() + timeout_seconds
+        self.flush(timeout_seconds)
+        self.stop(max(ends_at - time.monotonic(), 0))
+        self.outbox.close()
+
+    def _run(self) -> None:
+        pace = Pace()
+        while not self._should_stop:
+            took_all = deliver(self.outbox, self._send, pace.sends)
+            if took_all is None:
+                with self._lock:
+                    if not self.outbox.has_left():
+                        self._thread = None
+                        BUSY.discard(self)
+                        return
+                continue
+            if self._hurry.wait(pace.note(took_all)):
+                self._hurry.clear()
+                pace.hurry()
+
+
+def deliver(outbox: Outbox, send: Callable[[Sequence[Send]], Sequence[Sequence[Answer]]], most: int) -> bool | None:
+    """Sends one portion. Whether Redis took all of it; None if there was nothing to send."""
+    portion = outbox.portion(most)
+    if not portion:
+        return None
+    answers = None
+    try:
+        answers = send(portion)
+    except Exception:
+        _log.exception("recorder: a portion was not sent; it is tried again")
+    finally:
+        took_all = outbox.end_portion(portion, answers)
+    return took_all
+
+
+def deliver_all(
+    outbox: Outbox, send: Callable[[Sequence[Send]], Sequence[Sequence[Answer]]], timeout_seconds: float
+) -> None:
+    """Sends what is left from this thread, as long as there is time."""
+    pace, ends_at = Pace(), time.monotonic() + timeout_seconds
+    while time.monotonic() < ends_at and (took_all := deliver(outbox, send, pace.sends)) is not None:
+        time.sleep(max(min(pace.note(took_all), ends_at - time.monotonic()), 0))
+
+
+BUSY: set[AnyCourier] = set()
+
+
+def _flush_all() -> None:
+    ends_at = time.monotonic() + EXIT_SECONDS
+    for courier in list(BUSY):
+        courier.flush_at_exit(max(ends_at - time.monotonic(), 0))
+
+
+atexit.register(_flush_all)

@@ -1,0 +1,265 @@
+"""What is on its way to Redis: sends, those without an answer, and records that wait. No I/O but that of a spool file."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from usage_recorder.commands import Family, Record
+from usage_recorder.delivery.sends import Answer, Send, correcting_send, is_of_a_slot, kind_of, new_send
+from usage_recorder.delivery.spool import Spool
+from usage_recorder.delivery.sums import Sums
+from usage_recorder.failures import Reason, RecordFailures
+from usage_recorder.script import NUMBERS_TTL_SECONDS
+
+MOST_KEPT = 100_000
+MOST_KEPT_BYTES = 64 * 1024 * 1024
+# Redis forgets the numbers of a recorder after NUMBERS_TTL_SECONDS. A send that is older than this is not repeated.
+OLDEST_REPEATED_MS = (NUMBERS_TTL_SECONDS - 86_400) * 1000
+# Sends without an answer are not summed, and each has a lane. With so many, others wait until there are fewer.
+MOST_DOUBTFUL = 10_000
+_INTERRUPTED = InterruptedError("the answer was not waited for")
+_log = logging.getLogger(__name__)
+
+
+class Outbox:
+    """For any thread. A lane has one send at a time: it is free again when Redis has confirmed or refused that."""
+
+    def __init__(
+        self,
+        failures: RecordFailures,
+        *,
+        is_cluster: bool,
+        clock: Callable[[], float] = time.time,
+        most_kept: int = MOST_KEPT,
+        most_kept_bytes: int = MOST_KEPT_BYTES,
+        spool: Spool | None = None,
+    ) -> None:
+        self._failures = failures
+        self._is_cluster = is_cluster
+        self._clock = clock
+        self._limits = most_kept, most_kept_bytes
+        self._spool: Spool | None = None
+        self._begin_anew()
+        if spool is not None:
+            sends, records = spool.take_over()
+            self._doubtful.extend(sends)
+            for record in records:
+                self._add(record)
+            self._spool = spool
+            spool.begin(self._doubtful, self._sums.entries())
+
+    def _begin_anew(self) -> None:
+        # Also in a forked child: a lock may be held there by a thread that does not exist. A signal handler and `on_failure`
+        # may call the recorder while this thread holds it.
+        self._lock = threading.RLock()
+        self._is_empty = threading.Condition(self._lock)
+        self.recorder_id = secrets.token_hex(12)
+        self._numbers: list[int] = []
+        self._free: list[int] = []
+        self._doubtful: deque[Send] = deque()
+        self._repeated = 0
+        self._repeated_records = 0
+        self._sums = Sums(*self._limits)
+        self._is_away = False
+        self._is_closed = False
+
+    def forget_parent(self) -> None:
+        """In a forked child: what the parent has on its way is the parent's, and so are its numbers and its spool file."""
+        self._begin_anew()
+        if self._spool is not None:
+            _log.warning("recorder: a forked process does not share the spool file; make the recorder after the fork")
+            self._spool.leave_to_parent()
+            self._spool = None
+
+    @property
+    def kept(self) -> int:
+        """Records that wait to be sent, or to be sent again."""
+        with self._lock:
+            return self._kept()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a courier is needed. Without the lock: each record asks."""
+        return bool(self._doubtful or self._sums)
+
+    def begin(self, record: Record) -> Send | bool:
+        """The send of a record, to be sent now. While Redis is away: whether the record is kept."""
+        with self._lock:
+            if self._is_away or self._is_closed or len(self._doubtful) >= MOST_DOUBTFUL:
+                return self._keep(record)
+            lane = self._take_lane()
+        return self._new_send(record, lane)
+
+    def take(self, send: Send, answers: Sequence[Answer]) -> bool:
+        """What the answers to a send mean: True if the record is written or kept, False if Redis refused it for good."""
+        why = send.take(answers)
+        with self._lock:
+            return self._settle(send) if why is None else self._doubt(send, why)
+
+    def doubt(self, send: Send, why: BaseException) -> bool:
+        """Keeps a send of which nobody knows whether it was done, to be repeated. False if the outbox is closed."""
+        with self._lock:
+            return self._doubt(send, why)
+
+    def portion(self, most: int) -> list[Send]:
+        """Up to so many sends, to be sent now: doubtful ones first, then what was never sent. End it with `end_portion`."""
+        with self._lock:
+            sends: list[Send] = []
+            oldest_ms = self._now_ms() - OLDEST_REPEATED_MS
+            while self._doubtful and len(sends) < most:
+                send = self._doubtful.popleft()
+                if send.began_ms < oldest_ms:
+                    self._lose(send.family, "too old", send.records)
+                    self._free_lane(send)
+                else:
+                    sends.append(send)
+            fresh: list[tuple[int, Record, tuple[int, int]]] = []
+            # While Redis is away, what was never sent stays where it can still be summed.
+            while self._sums and len(sends) + len(fresh) < most and not (sends and self._is_away):
+                fresh.append((*self._sums.pop(), self._take_lane()))
+            self._repeated = len(sends) + len(fresh)
+            self._repeated_records = sum(one.records for one in sends) + sum(one.records for _, one, _ in fresh)
+            self._tell_if_empty()
+        return [*sends, *(self._new_send(record, lane, entry_id) for entry_id, record, lane in fresh)]
+
+    def end_portion(self, sends: Iterable[Send], answers: Iterable[Sequence[Answer]] | None) -> bool:
+        """Takes the answers to a portion, None if nothing is known of any. Returns whether Redis took all of it."""
+        took_all = is_back = answers is not None
+        with self._lock:
+            self._repeated = self._repeated_records = 0
+            for send, some in zip(sends, answers) if answers is not None else ((send, ()) for send in sends):
+                why = _INTERRUPTED if answers is None else send.take(some)
+                if why is None:
+                    self._settle(send)
+                else:
+                    self._doubt(send, why)
+                    took_all = False
+                    is_back = is_back and is_of_a_slot(why)
+            if is_back and self._is_away:
+                self._is_away = False
+                _log.warning("recorder: Redis takes records again; %d more wait and are sent now", self._kept())
+            self._tell_if_empty()
+        return took_all
+
+    def has_left(self) -> bool:
+        with self._lock:
+            return self._has_left()
+
+    def wait_until_empty(self, timeout_seconds: float) -> bool:
+        """Whether nothing is left within the time."""
+        with self._lock:
+            return self._is_empty.wait_for(lambda: not self._has_left(), timeout_seconds)
+
+    def close(self) -> None:
+        """No more is taken. What is left is lost and counted, unless a spool file has it."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            if self._spool is not None:
+                if self._has_left():
+                    _log.warning("recorder: %d records wait in the spool file for the next recorder", self._kept())
+                self._spool.close()
+                return
+            for send in self._doubtful:
+                self._lose(send.family, "unsent", send.records)
+            self._doubtful.clear()
+            while self._sums:
+                _, record = self._sums.pop()
+                self._lose(record.family, "unsent", record.records)
+
+    def _new_send(self, record: Record, lane: tuple[int, int], entry_id: int | None = None) -> Send:
+        send = new_send(
+            record.commands(), self.recorder_id, *lane, began_ms=self._now_ms(), is_cluster=self._is_cluster
+        )
+        self._note_send(send, entry_id)
+        return send
+
+    def _note_send(self, send: Send, entry_id: int | None = None) -> None:
+        if self._spool is not None and not self._spool.note_send(send, entry_id):
+            self._failures.count(send.family, "bookkeeping", "the spool file does not take it", send.records)
+
+    def _doubt(self, send: Send, why: BaseException) -> bool:
+        if self._is_closed:
+            # With a spool file, the next recorder takes it from there.
+            if self._spool is None:
+                self._lose(send.family, "unsent", send.records)
+            return self._spool is not None
+        if not self._is_away and not (isinstance(why, Exception) and is_of_a_slot(why)):
+            self._is_away = True
+            _log.warning("recorder: Redis does not take records (%s); they are kept", kind_of(why))
+        self._doubtful.append(send)
+        return True
+
+    def _settle(self, send: Send) -> bool:
+        is_refused, problem = send.is_refused(), next(iter(send.failed.values()), "")
+        if is_refused and send.records:
+            self._lose(send.family, "refused", send.records, f"Redis refused a write: {_kind(problem)}")
+        elif send.failed:
+            detail = f"the counter is written, its announcement or odometer is not: {_kind(problem)}"
+            self._failures.count(send.family, "bookkeeping", detail)
+        if send.correction():
+            correcting = correcting_send(
+                send, self.recorder_id, *self._take_lane(), began_ms=self._now_ms(), is_cluster=self._is_cluster
+            )
+            self._note_send(correcting)
+            self._doubtful.append(correcting)
+        self._free_lane(send)
+        return not is_refused
+
+    def _keep(self, record: Record) -> bool:
+        if self._is_closed:
+            self._lose(record.family, "unsent", record.records, "the recorder is closed")
+            return False
+        return self._add(record)
+
+    def _add(self, record: Record) -> bool:
+        entry_id = self._sums.add(record)
+        if entry_id is None:
+            self._lose(record.family, "no room", record.records)
+            return False
+        if self._spool is not None and not self._spool.note_kept(entry_id, self._sums[entry_id]):
+            self._failures.count(record.family, "bookkeeping", "the spool file does not take it", record.records)
+        return True
+
+    def _lose(self, family: Family, reason: Reason, records: int, detail: str = "") -> None:
+        self._failures.count(family, reason, detail or reason, records)
+
+    def _take_lane(self) -> tuple[int, int]:
+        # The lane that was freed last: so a recorder has as many lanes as it ever had calls at once, and no more.
+        if not self._free:
+            self._numbers.append(0)
+            self._free.append(len(self._numbers) - 1)
+        lane = self._free.pop()
+        self._numbers[lane] += 1
+        return lane, self._numbers[lane]
+
+    def _free_lane(self, send: Send) -> None:
+        if send.recorder_id == self.recorder_id:
+            self._free.append(send.lane)
+        if self._spool is not None:
+            self._spool.note_settled(send)
+
+    def _has_left(self) -> bool:
+        return bool(self._doubtful or self._sums or self._repeated)
+
+    def _kept(self) -> int:
+        return sum(send.records for send in self._doubtful) + self._sums.records + self._repeated_records
+
+    def _tell_if_empty(self) -> None:
+        if not self._has_left():
+            self._is_empty.notify_all()
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+
+def _kind(error: str) -> str:
+    """The kind of an error: redis-py's class, or the first word of Redis in capitals. The rest may hold names of keys."""
+    words = (word.strip("-:") for word in error.split())
+    return next((word for word in words if word.isupper() or word.endswith("Error")), "error")

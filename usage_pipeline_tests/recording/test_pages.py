@@ -1,0 +1,57 @@
+"""docs/write-counters.md: its commands, its numbers and its answers are those of the script."""
+
+import re
+import shlex
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import redis
+from usage_recorder.commands import Moment, api_key
+from usage_recorder.delivery.sends import new_send
+from usage_recorder.script import RECORD
+
+from usage_pipeline.local.servers.redis import redis_executable
+from usage_pipeline_tests.rigs.places import DOCS
+from usage_pipeline_tests.torture.servers import RedisServer
+
+PAGE = (DOCS / "write-counters.md").read_text(encoding="utf-8")
+
+
+def test_the_command_of_redis_cli_counts_once(tmp_path: Path) -> None:
+    cli = redis_executable().with_name("redis-cli")
+    [command] = re.findall(r"^redis-cli (.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    words = shlex.split(command.replace("\\\n", " "))
+    (tmp_path / "record.lua").write_text(RECORD, encoding="utf-8")
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    try:
+        answers = [
+            subprocess.run(
+                [cli, "-p", str(server.port), *words], cwd=tmp_path, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for _ in range(2)
+        ]
+        assert answers == ["", "1"]
+        with server.client() as client:
+            assert client.get("usage:merchant-1:2026-03-01:orders") == b"5"
+            assert client.ttl("usage:merchant-1:2026-03-01:orders") > 0
+    finally:
+        server.stop()
+
+
+def test_the_commands_of_a_record_are_those_of_the_page(redis_client: redis.Redis) -> None:
+    [block] = re.findall(r"^```\n(HINCRBY.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    record = api_key(
+        Moment(1_772_366_400_250, date(2026, 3, 1)),
+        "ID",
+        success=True,
+        requests=1,
+        failed=None,
+        file_size=0,
+        files_uploaded=0,
+    )
+    ours = [" ".join(map(str, command)) for command in record.commands().with_odometer()]
+    assert [" ".join(line.split()) for line in block.replace("DAY", "2026-03-01").splitlines()] == ours
+    [part] = new_send(record.commands(), "r", 0, 1, began_ms=0, is_cluster=False).parts
+    assert [redis_client.eval(RECORD, *part.words) for _ in range(2)] == [[], 1]

@@ -1,0 +1,189 @@
+"""The spool file: what a killed recorder had on its way is sent by the next, once, and a file that does not fit is refused."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from usage_recorder.delivery.spool import Spool, SpoolError
+from usage_recorder.recorder import Recorder
+
+from usage_pipeline.local.servers.ports import free_port
+from usage_pipeline_tests.recording.test_exactly_once import die
+from usage_pipeline_tests.torture.faulty_link import FaultyLink
+from usage_pipeline_tests.torture.servers import RedisServer
+
+# Records, and tells its parent after each call; the parent kills it in the middle of one.
+RECORDS_UNTIL_KILLED = """
+import sys
+from usage_recorder import Recorder
+recorder = Recorder.connect(sys.argv[1], timeout_seconds=float(sys.argv[3]), spool=sys.argv[2])
+number = 0
+while True:
+    number += 1
+    sys.stdout.write(f"{number}\\n")
+    sys.stdout.flush()
+    assert recorder.record_merchant("shop-1", "orders")
+    assert recorder.record_event("key-1", user_id="u", provider="s3", event_type="upload")
+"""
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    running = RedisServer(tmp_path_factory.mktemp("redis"), ("appendonly no",))
+    running.start()
+    yield running
+    running.stop()
+
+
+def nowhere() -> str:
+    return f"redis://127.0.0.1:{free_port()}/0"
+
+
+def counted(client: redis.Redis) -> int:
+    return sum(int(client.get(key) or 0) for key in client.scan_iter("usage:shop-1:*"))
+
+
+@pytest.mark.parametrize("fault", ["none", "lose answers", "delay requests", "cut after the request"])
+def test_a_recorder_that_is_killed_again_and_again_loses_and_doubles_nothing(
+    server: RedisServer, tmp_path: Path, fault: str
+) -> None:
+    begun = finished = 0
+    with server.client() as client, FaultyLink(server.port) as link:
+        for turn in range(4):
+            command = [sys.executable, "-c", RECORDS_UNTIL_KILLED, link.url, str(tmp_path / "spool"), "0.05"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+                assert process.stdout
+                for line in process.stdout:
+                    if int(line) == 10 + turn:
+                        link.fault = fault  # type: ignore[assignment]
+                    if int(line) == 20 + 2 * turn:
+                        break
+                process.kill()
+                rest = process.stdout.read().split()
+            link.fault = "none"
+            last = int(rest[-1]) if rest else int(line)
+            begun += last
+            finished += last - 1
+        last_one = Recorder.connect(link.url, timeout_seconds=5, spool=tmp_path / "spool")
+        assert last_one.flush(60)
+        link.end_connections()
+        assert last_one.failures == {}
+        last_one.close()
+        # Of the last call of each process nobody knows whether it came to its spool file.
+        assert finished <= counted(client) <= begun
+        items = client.lrange("event_queue", 0, -1)
+        assert len(set(items)) == len(items)
+        assert finished <= len(items) <= begun
+        odometer = next(client.scan_iter("usage_pipeline:recorded:merchant:*"))
+        assert int(client.hget(odometer, "records")) == counted(client)
+    assert len((tmp_path / "spool").read_bytes().splitlines()) == 1
+
+
+def test_what_only_waited_is_sent_by_the_next_recorder_too(server: RedisServer, tmp_path: Path) -> None:
+    for _ in range(2):
+        killed = Recorder.connect(nowhere(), spool=tmp_path / "spool")
+        for _ in range(10):
+            assert killed.record_merchant("shop-1", "orders")
+        die(killed)
+    with server.client() as client:
+        following = Recorder.connect(server.url, timeout_seconds=5, spool=tmp_path / "spool")
+        assert following.flush(30)
+        assert counted(client) == 20
+        following.close()
+        assert following.failures == {}
+
+
+def test_what_is_left_at_the_end_is_kept_in_the_file_and_not_lost(server: RedisServer, tmp_path: Path) -> None:
+    closed = Recorder.connect(nowhere(), spool=tmp_path / "spool")
+    assert closed.record_merchant("shop-1", "orders")
+    assert closed.record_merchant("shop-1", "orders")
+    closed.close(timeout_seconds=0.2)
+    assert closed.failures == {}
+    with server.client() as client, FaultyLink(server.port):
+        following = Recorder.connect(server.url, timeout_seconds=5, spool=tmp_path / "spool")
+        assert following.flush(30)
+        assert counted(client) == 2
+        following.close()
+
+
+def test_two_recorders_never_share_a_file(tmp_path: Path) -> None:
+    first = Recorder.connect(nowhere(), spool=tmp_path / "spool")
+    with pytest.raises(SpoolError, match="another one uses it"):
+        Recorder.connect(nowhere(), spool=tmp_path / "spool")
+    first.close(timeout_seconds=0)
+    Recorder.connect(nowhere(), spool=tmp_path / "spool").close(timeout_seconds=0)
+
+
+def test_a_line_that_was_written_in_part_is_left_out_and_others_are_refused(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "spool"
+    killed = Recorder.connect(nowhere(), spool=path)
+    assert killed.record_merchant("shop-1", "orders")
+    die(killed)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.splitlines()[-1][:40])
+    following = Recorder.connect(server.url, timeout_seconds=5, spool=path)
+    assert following.flush(30)
+    following.close()
+    with server.client() as client:
+        assert counted(client) == 1
+    path.write_bytes(whole + b"something else\n" + whole.splitlines()[-1] + b"\n")
+    with pytest.raises(SpoolError, match="line 3 is not one of a recorder"):
+        Recorder.connect(server.url, spool=path)
+    assert b"something else" in path.read_bytes(), "it is there to be looked at"
+
+
+@pytest.mark.parametrize(
+    ("first_line", "complaint"),
+    [
+        (b'{"usage_recorder_spool":2,"is_cluster":false}\n', "expected format 1 for a single Redis, came format 2"),
+        (b'{"usage_recorder_spool":1,"is_cluster":true}\n', "came format 1 for a Redis Cluster"),
+        (b"a letter to a friend\n", "expected a file of a recorder"),
+        (b"[]\n", "expected a file of a recorder"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_and_left_as_it_is(tmp_path: Path, first_line: bytes, complaint: str) -> None:
+    path = tmp_path / "spool"
+    path.write_bytes(first_line)
+    with pytest.raises(SpoolError, match=complaint):
+        Recorder.connect(nowhere(), spool=path)
+    assert path.read_bytes() == first_line
+    with pytest.raises(SpoolError):
+        Recorder.connect(nowhere(), spool=tmp_path / "no such folder" / "spool")
+
+
+def test_a_file_is_emptied_when_all_is_settled_and_written_anew_when_it_grows(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "spool"
+    monkeypatch.setattr("usage_recorder.delivery.spool._SLACK_BYTES", 4_000)
+    recorder = Recorder.connect(server.url, timeout_seconds=5, spool=path)
+    header = path.stat().st_size
+    assert recorder.record_merchant("shop-1", "orders")
+    assert path.stat().st_size == header
+    with server.client() as client:
+        client.config_set("maxmemory", 1)
+        for _ in range(500):
+            assert recorder.record_merchant("shop-1", "orders")
+        assert path.stat().st_size < 10_000
+        client.config_set("maxmemory", 0)
+        assert recorder.flush(30)
+        assert counted(client) == 501
+    assert path.stat().st_size == header
+    recorder.close()
+
+
+def test_a_file_that_is_full_is_told_and_records_go_on(server: RedisServer, tmp_path: Path) -> None:
+    recorder = Recorder.connect(server.url, timeout_seconds=5, spool=tmp_path / "spool")
+    spool = recorder._outbox._spool
+    assert isinstance(spool, Spool)
+    spool._most_bytes = 10
+    assert recorder.record_merchant("shop-1", "orders")
+    assert recorder.failures == {("merchant", "bookkeeping"): 1}
+    with server.client() as client:
+        assert counted(client) == 1
+    recorder.close()
