@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 import redis
-from usage_recorder.commands import Moment, api_key
+from usage_recorder.commands import Moment, api_key, event, merchant, provider, token
 from usage_recorder.delivery.sends import new_send
 from usage_recorder.script import RECORD
 
@@ -40,18 +40,29 @@ def test_the_command_of_redis_cli_counts_once(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_the_commands_of_a_record_are_those_of_the_page(redis_client: redis.Redis) -> None:
+def test_the_commands_of_each_record_are_those_of_the_page(redis_client: redis.Redis) -> None:
     [block] = re.findall(r"^```\n(HINCRBY.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    record = api_key(
-        Moment(1_772_366_400_250, date(2026, 3, 1)),
-        "ID",
-        success=True,
-        requests=1,
-        failed=None,
-        file_size=0,
-        files_uploaded=0,
-    )
-    ours = [" ".join(map(str, command)) for command in record.commands().with_odometer()]
-    assert [" ".join(line.split()) for line in block.replace("DAY", "2026-03-01").splitlines()] == ours
-    [part] = new_send(record.commands(), "r", 0, 1, began_ms=0, is_cluster=False).parts
-    assert [redis_client.eval(RECORD, *part.words) for _ in range(2)] == [[], 1]
+    at = Moment(1_772_366_400_250, date(2026, 3, 1))
+    records = [
+        api_key(at, "ID", success=True, requests=1, failed=None, file_size=0, files_uploaded=0),
+        provider(at, "ID", "s3", user_id="user-1", uploads=1, file_size=2048),
+        token(at, "ID", "api-0:8080", count=1),
+        merchant(at, "ID", "orders", value=5),
+        event(
+            at,
+            "123e4567-e89b-12d3-a456-426614174000",
+            "ID",
+            now_ms=at.ms,
+            user_id="user-1",
+            provider="s3",
+            event_type="upload",
+            file_size=2048,
+            success=True,
+        ),
+    ]
+    paragraphs = block.replace("DAY", "2026-03-01").strip().split("\n\n")
+    ours = [[" ".join(map(str, command)) for command in record.commands().with_odometer()] for record in records]
+    assert [[" ".join(line.split()) for line in one.splitlines()] for one in paragraphs] == ours
+    for number, record in enumerate(records, 1):
+        [part] = new_send(record.commands(), "r", 0, number, began_ms=0, is_cluster=False).parts
+        assert [redis_client.eval(RECORD, *part.words) for _ in range(2)] == [[], 1]
