@@ -43,6 +43,8 @@ _JSON_COLUMNS = ("metadata", "request_tags")
 _NUMBER_COLUMNS = ("spend", "total_tokens", "prompt_tokens", "completion_tokens", "request_duration_ms")
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 _STATUS_CODE = re.compile(r"[1-5][0-9]{2}")
+# Python's time.time() as a text.
+_STAMPED_HIT = re.compile(r"(.+)_cache_hit[0-9]{9,}(?:\.[0-9]+)?")
 
 
 class _Record(msgspec.Struct, gc=False):
@@ -135,7 +137,7 @@ def event_of(item: Json) -> bytes:
     usage = object_of(metadata.usage_object) or object_of(_inside(record, "response", "usage"))
     tags, left_out = _tags(record, metadata, is_hit)
     event: dict[str, Any] = {
-        "event_id": _event_id(record, at, is_failed),
+        "event_id": _event_id(record, started, ended, is_failed),
         "source": SOURCE,
         "event_time": at.isoformat(),
         "user_id": _text(record.end_user, metadata.user_api_key_end_user_id)
@@ -225,12 +227,19 @@ def _decoded(name: str, text: str) -> object:
         raise Malformed(f"{name}: expected JSON, came {values.described(error)}") from None
 
 
-def _event_id(record: _Record, at: datetime, is_failed: bool) -> str:
-    """LiteLLM tries again under the same id, so a failure is told apart by its time as well."""
+def _event_id(record: _Record, started: datetime | None, ended: datetime | None, is_failed: bool) -> str:
+    """LiteLLM tries again under the same id, so a failure is told apart by its time as well.
+
+    A hit in its cache has the id of the answer, with the moment at which it was logged: another one in the callback than in the
+    table. In its place comes when the request began and ended, which are the same in both.
+    """
     known = _text(record.id, record.request_id, record.litellm_call_id)
     if not known:
         raise Malformed("id: expected a text, came none")
-    return fitted(f"{known}/failure/{_milliseconds(at)}") if is_failed else known
+    times = [_milliseconds(at) for at in (started, ended) if at is not None]
+    if hit := _STAMPED_HIT.fullmatch(known):
+        return fitted("/".join((hit[1], "cache_hit", *map(str, times))))
+    return fitted(f"{known}/failure/{times[0]}") if is_failed else known
 
 
 def _milliseconds(at: datetime) -> int:

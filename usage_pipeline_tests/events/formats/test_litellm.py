@@ -129,7 +129,12 @@ def test_a_hit_in_litellms_cache_costs_nothing_and_is_a_request_of_its_own() -> 
     hit = event(payload("cache_hit"))
     assert hit["cost_usd"] == 0
     assert hit["tags"]["cache_hit"] == "true"
-    assert hit["event_id"] == payload("cache_hit")["id"] != event(payload("cache_filled"))["event_id"]
+    logged, filled = payload("cache_hit"), payload("cache_filled")
+    answer, _, moment = logged["id"].partition("_cache_hit")
+    assert moment
+    assert filled["id"] == answer == event(filled)["event_id"]
+    times = [int(logged[name] * 1000) for name in ("startTime", "endTime")]
+    assert hit["event_id"] == "/".join((answer, "cache_hit", *map(str, times)))
     assert event(payload("cache_hit", response_cost=0.5))["cost_usd"] == 0
 
 
