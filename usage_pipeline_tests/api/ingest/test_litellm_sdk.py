@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.api.ingest.service_process import ServiceProcess
-from usage_pipeline_tests.rigs.service import LITELLM_PATH, new_token
+from usage_pipeline_tests.rigs.service import LITELLM_PATH, new_token, serving
 from usage_pipeline_tests.rigs.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -186,3 +187,28 @@ def test_every_request_of_litellm_counts_once_with_its_tokens_and_its_cost(
     assert reported == sum(Decimal(str(payload["response_cost"])) for payload in payloads) > 0
     [hit] = [row for row in rows if (row["tags"] or {}).get("cache_hit")]
     assert hit["cost_usd"] == 0
+
+
+def test_the_program_of_the_page_is_stored(
+    litellm: list[str], settings: Settings, postgres: psycopg.Connection, tmp_path: Path
+) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "litellm.md").read_text("utf-8"), re.DOTALL)
+    # The model answers by itself, as LiteLLM has it for tests.
+    program = program.replace('model="gpt-4o",', 'model="gpt-4o", mock_response="A book.",')
+    with serving(settings) as service:
+        run = subprocess.run(
+            [*litellm, "-c", program],
+            capture_output=True,
+            timeout=300,
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                "NO_PROXY": "127.0.0.1",
+                "USAGE_PIPELINE_URL": f"http://127.0.0.1:{service.port}{LITELLM_PATH}",
+                "USAGE_PIPELINE_AUTHORIZATION": f"Bearer {new_token(postgres)}",
+            },
+        )
+    assert run.returncode == 0, run.stderr.decode()[-3_000:]
+    rows = postgres.execute("select team, service, user_id, model, tags ->> 'project' from analytics.usage_events")
+    assert rows.fetchall() == [("search", "chat", "user-1", "gpt-4o", "apollo")]

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,20 @@ def test_the_instrumentation_counts_the_same_without_new_code(
         ("search", "assistant", "openai", "otlp")
     }
     assert {row["prompt"] for row in rows} == {None}
+
+
+def test_what_is_wrong_for_good_is_told_and_not_tried_again(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "usage.py").write_text(SENDER, encoding="utf-8")
+    with serving(settings) as service:
+        done = subprocess.run(
+            [sys.executable, "-c", "import usage; usage.failed(OSError(), model='m', user='u', team='t', service='s')"],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=60,
+            env={"USAGE_URL": f"http://127.0.0.1:{service.port}", "USAGE_TOKEN": "upt_wrong"},
+        )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.decode()
+    assert said.startswith("usage: 1 events are lost: {")
+    assert "expected a valid token" in said
+    assert "tried again" not in said
