@@ -6,6 +6,7 @@ from uuid import UUID, uuid5
 
 from usage_pipeline.values import Malformed, identifier_text
 
+NOT_SAID = "unknown"  # what a member is whose sender does not know it
 MAX_VALUES = 100
 
 
@@ -26,7 +27,8 @@ class Bounds:
         found = cls(*(tuple(dict.fromkeys(each)) for each in (teams, services, users)))
         for name, kept in (("--team", found.teams), ("--service", found.services), ("--user", found.users)):
             for value in kept:
-                identifier_text(name, value)
+                if identifier_text(name, value) == NOT_SAID:
+                    raise Malformed(f"{name}: expected a name, came {NOT_SAID}, which is what is not said")
         if (count := len(found.teams) + len(found.services) + len(found.users)) > MAX_VALUES:
             raise Malformed(f"--team, --service, --user: expected at most {MAX_VALUES} values together, came {count}")
         return found

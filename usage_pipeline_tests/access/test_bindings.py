@@ -44,6 +44,7 @@ def test_a_token_is_bound_and_listed_with_what_it_is_bound_to(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--team", "unknown"], "--team: expected a name, came unknown"),
         (["--team", "x" * 201], "--team: expected 1 to 200 characters, came 201"),
         (
             [part for n in range(MAX_VALUES + 1) for part in ("--user", f"u{n}")],

@@ -6,7 +6,7 @@ from typing import overload
 import msgspec
 
 from usage_pipeline import values
-from usage_pipeline.bindings import Binding
+from usage_pipeline.bindings import NOT_SAID, Binding
 from usage_pipeline.events.ingest.documents import LONG_ITEM_BYTES, Items, Json
 from usage_pipeline.events.ingest.flat_objects import flat_object
 from usage_pipeline.events.ingest.model import Item
@@ -15,9 +15,10 @@ from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
 # As it comes, and as formats of others are mapped that cannot know it.
 _UNSAID = (b"null", b'""')
-_UNKNOWN = "unknown"
-_UNKNOWN_JSON = b'"unknown"'
+_UNKNOWN_JSON = b'"%b"' % NOT_SAID.encode()
+_MOST_BYTES = len('""') + len(NOT_SAID) * len(r"\u0075")
 _NONE = msgspec.Raw(b"null")
+_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -44,7 +45,7 @@ class BoundSender:
         """The same item with the members that it does not say; what cannot be read stays as it is."""
         if not self._may_be_unsaid(item) or (said := self._said(item)) is None:
             return item
-        missing = {name: kept[0] for name, kept in self._members.items() if _is_unsaid(said.get(name), kept)}
+        missing = {name: kept[0] for name, kept in self._members.items() if _is_unsaid(said.get(name))}
         if not missing:
             return item
         pieces: list[bytes | memoryview] = []
@@ -60,7 +61,7 @@ class BoundSender:
             found = self._outline(item)
         except UNREADABLE_JSON:
             return False
-        return any(_is_unsaid(memoryview(getattr(found, name)), kept) for name, kept in self._members.items())
+        return any(_is_unsaid(memoryview(getattr(found, name))) for name in self._members)
 
     def _said(self, item: Json) -> Mapping[str, memoryview] | None:
         """The members of an item as they are written; None where it cannot be one."""
@@ -106,5 +107,13 @@ class _Filled(Sequence[Json]):
         return self._sender.filled(self._items[index])
 
 
-def _is_unsaid(text: memoryview | None, kept: Sequence[str]) -> bool:
-    return text is None or text in _UNSAID or (text == _UNKNOWN_JSON and _UNKNOWN not in kept)
+def _is_unsaid(text: memoryview | None) -> bool:
+    if text is None or text in _UNSAID or text == _UNKNOWN_JSON:
+        return True
+    if text.nbytes > _MOST_BYTES or b"\\" not in bytes(text):
+        return False
+    try:
+        # Each character may be written as an escape.
+        return bool(_decode(text) == NOT_SAID)
+    except UNREADABLE_JSON:
+        return False

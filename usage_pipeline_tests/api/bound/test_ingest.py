@@ -44,6 +44,16 @@ def test_what_is_not_said_is_the_first_value_and_what_is_anothers_is_refused_by_
     assert rows(postgres, member) == [("mine",)] * 4 + [("ours",)]
 
 
+def test_what_is_not_said_may_be_written_with_escapes(senders: Senders, postgres: psycopg.Connection) -> None:
+    one = json.dumps(event(team="unknown")).replace('"unknown"', '"\\u0075n\\u006bnown"')
+    broken = json.dumps(event(team="unknown")).replace('"unknown"', '"\\ud800"')
+    answer = senders.new("a").client.post(
+        EVENTS_PATH, content=f"[{one},{broken}]", headers={"Content-Type": "application/json"}
+    )
+    assert [rejected["index"] for rejected in answer.json()["rejected"]] == [1]
+    assert rows(postgres, "team") == [("a",)]
+
+
 def test_each_kind_of_value_is_required(senders: Senders, postgres: psycopg.Connection) -> None:
     sender = senders.new("a", services=["s"], users=["u"])
     mine = {"team": "a", "service": "s", "user_id": "u"}
