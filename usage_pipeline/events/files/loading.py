@@ -231,6 +231,8 @@ def _of_table(table: Table, source: Source, loaded: Loaded) -> Iterator[tuple[in
 def _tried(made: Callable[[], bytes]) -> Made:
     try:
         return made()
+    except Malformed as malformed:
+        return malformed
     except UNWRITABLE as error:
         return Malformed(f"expected cells that JSON can hold, came {described(error)}")
 
