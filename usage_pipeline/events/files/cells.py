@@ -24,6 +24,7 @@ _ID_AS_FLOAT = re.compile(r"(-?[0-9]{1,400})\.0")
 _NO_ID = re.compile(r"-?inf|-?[0-9](?:\.[0-9]+)?e\+[0-9]{2,3}")
 # From here on, a float may stand for another id than the one that was written.
 _FIRST_INEXACT = 2**53
+_THOUSANDS = re.compile(r"-?[0-9]{1,3}\.[0-9]{3}")
 _NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 # With fewer digits it is one that JSON has.
 _SURELY_AN_INTEGER = 19
@@ -41,16 +42,20 @@ def unknown_columns(columns: Sequence[str], model: type[msgspec.Struct]) -> list
     return [name for name in columns if not is_index(name) and _member_of(name) not in model.__struct_fields__]
 
 
-def item_of(columns: Sequence[str]) -> Callable[[Mapping[str, Any]], bytes]:
+def item_of(columns: Sequence[str], has_decimal_comma: bool = False) -> Callable[[Mapping[str, Any]], bytes]:
     """A function that makes the JSON of an item of a row with these columns.
 
     What cannot be the value of its member stays as it is: the rules of events say what is wrong with it. Raises Malformed for
-    an id that became a number and lost digits.
+    an id that became a number and lost digits, and with `has_decimal_comma` for a count such as 1.000.
     """
     plain = [(name, _converter(name)) for name in columns if not is_index(name) and "." not in name]
     parts = [(name, _member_of(name), name.partition(".")[2]) for name in columns if not is_index(name) and "." in name]
 
+    counts = [name for name in columns if name in _NUMBERS or _member_of(name) == "usage"] if has_decimal_comma else []
+
     def made(row: Mapping[str, Any]) -> bytes:
+        for name in counts:
+            _expect_one_meaning(name, row.get(name))
         item: dict[str, Any] = {}
         for name, convert in plain:
             value = row.get(name)
@@ -83,6 +88,14 @@ def _converter(name: str) -> Convert:
     if name in _OBJECTS:
         return _object
     return partial(_id, name) if name in _IDS else _text
+
+
+def _expect_one_meaning(name: str, value: Any) -> None:
+    if isinstance(value, str) and _THOUSANDS.fullmatch(value.strip()):
+        raise Malformed(
+            f"{name}: expected a count without a dot in a file with `;` between its cells, came {value.strip()}, "
+            "which is a thousand times as much in some countries"
+        )
 
 
 def _number(value: Any) -> Any:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import BinaryIO
 
 from usage_pipeline.events.files.packed import BrokenFile
-from usage_pipeline.events.files.rows import MOST_COLUMNS, Row, Table, WrongCells
+from usage_pipeline.events.files.rows import MOST_COLUMNS, Row, Table, WrongCells, is_index
 from usage_pipeline.values import shown
 
 _DELIMITERS = (",", ";", "\t")
@@ -40,7 +40,10 @@ def csv_table(plain: BinaryIO, limit_bytes: int) -> Table:
         raise BrokenFile(f"expected names of columns in the first line, came one with a fault: {error}") from None
     if len(columns) > MOST_COLUMNS:
         raise BrokenFile(f"expected at most {MOST_COLUMNS} columns, came {len(columns)}")
-    return Table(columns, _rows(lines, delimiter, columns, limit_bytes))
+    named = [name for name in columns if not is_index(name)]
+    if len(set(named)) < len(named):
+        raise BrokenFile("expected columns of different names, came two of one name. Nothing was stored")
+    return Table(columns, _rows(lines, delimiter, columns, limit_bytes), has_decimal_comma=delimiter == ";")
 
 
 def _cells(line: str, delimiter: str) -> list[str]:

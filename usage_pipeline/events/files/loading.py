@@ -219,7 +219,7 @@ def _of_table(table: Table, source: Source, loaded: Loaded) -> Iterator[tuple[in
     if row_format == "events":
         _expect_known(table, source)
     maker = Maker(row_format)
-    make = maker.of_table(table.columns)
+    make = maker.of_table(table.columns, table.has_decimal_comma)
     try:
         for position, row in table.rows:
             for made in (row,) if isinstance(row, Malformed) else make(row):

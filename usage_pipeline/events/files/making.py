@@ -80,11 +80,13 @@ class Maker:
         self._seen: dict[int, int] = {}
         self._now = datetime.now(UTC)
 
-    def of_table(self, columns: Sequence[str]) -> Callable[[Mapping[str, Any]], Iterator[Made]]:
+    def of_table(
+        self, columns: Sequence[str], has_decimal_comma: bool = False
+    ) -> Callable[[Mapping[str, Any]], Iterator[Made]]:
         """How rows with these columns are made events."""
         if self._format != "events":
             return self._of_row
-        item = item_of(columns)
+        item = item_of(columns, has_decimal_comma)
         return lambda row: iter((self._tried(lambda: self._with_id(item(row))),))
 
     def of_json(self, item: bytes) -> Iterator[Made]:

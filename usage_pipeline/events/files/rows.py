@@ -24,10 +24,14 @@ class WrongCells(Malformed):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The columns of a file and its rows, which are read when they are asked for."""
+    """The columns of a file and its rows, which are read when they are asked for.
+
+    `has_decimal_comma`: it may be from a country where 1.000 is a thousand.
+    """
 
     columns: list[str]
     rows: Iterator[Row]
+    has_decimal_comma: bool = False
 
 
 def is_index(column: str) -> bool:
