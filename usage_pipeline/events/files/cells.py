@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -10,13 +11,20 @@ import msgspec
 from usage_pipeline.events.files.rows import is_index
 from usage_pipeline.events.formats.absent import NOTHING, present
 from usage_pipeline.events.ingest.model import MessageArchive, UsageEvent
-from usage_pipeline.values import UNREADABLE_JSON
+from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
 _NUMBERS = ("total_tokens", "input_tokens", "output_tokens", "latency_ms", "status_code")
 # Members that hold others. Their parts may have columns of their own, such as `tags.project`.
 _OBJECTS = ("usage", "provider_usage", "extra", "tags")
 # Texts that are stored as they are, whatever they say.
 _VERBATIM = ("prompt", "prompt_full", "response_full")
+# Ids, whose columns may have become numbers: as pandas and CSV write these.
+_IDS = ("event_id", "user_id", "team", "service", "api_key_id", "source")
+_ID_AS_FLOAT = re.compile(r"(-?[0-9]{1,400})\.0")
+_NO_ID = re.compile(r"-?inf|-?[0-9](?:\.[0-9]+)?e\+[0-9]{2,3}")
+# From here on, a float may stand for another id than the one that was written.
+_FIRST_INEXACT = 2**53
+_THOUSANDS = re.compile(r"-?[0-9]{1,3}\.[0-9]{3}")
 _NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 # With fewer digits it is one that JSON has.
 _SURELY_AN_INTEGER = 19
@@ -34,15 +42,20 @@ def unknown_columns(columns: Sequence[str], model: type[msgspec.Struct]) -> list
     return [name for name in columns if not is_index(name) and _member_of(name) not in model.__struct_fields__]
 
 
-def item_of(columns: Sequence[str]) -> Callable[[Mapping[str, Any]], bytes]:
+def item_of(columns: Sequence[str], has_decimal_comma: bool = False) -> Callable[[Mapping[str, Any]], bytes]:
     """A function that makes the JSON of an item of a row with these columns.
 
-    What cannot be the value of its member stays as it is: the rules of events say what is wrong with it.
+    What cannot be the value of its member stays as it is: the rules of events say what is wrong with it. Raises Malformed for
+    an id that became a number and lost digits, and with `has_decimal_comma` for a count such as 1.000.
     """
     plain = [(name, _converter(name)) for name in columns if not is_index(name) and "." not in name]
     parts = [(name, _member_of(name), name.partition(".")[2]) for name in columns if not is_index(name) and "." in name]
 
+    counts = [name for name in columns if name in _NUMBERS or _member_of(name) == "usage"] if has_decimal_comma else []
+
     def made(row: Mapping[str, Any]) -> bytes:
+        for name in counts:
+            _expect_one_meaning(name, row.get(name))
         item: dict[str, Any] = {}
         for name, convert in plain:
             value = row.get(name)
@@ -74,7 +87,15 @@ def _converter(name: str) -> Convert:
         return _tags
     if name in _OBJECTS:
         return _object
-    return _text
+    return partial(_id, name) if name in _IDS else _text
+
+
+def _expect_one_meaning(name: str, value: Any) -> None:
+    if isinstance(value, str) and _THOUSANDS.fullmatch(value.strip()):
+        raise Malformed(
+            f"{name}: expected a count without a dot in a file with `;` between its cells, came {value.strip()}, "
+            "which is a thousand times as much in some countries"
+        )
 
 
 def _number(value: Any) -> Any:
@@ -90,6 +111,23 @@ def _number(value: Any) -> Any:
     sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
     whole = re.match(r"0*(?=[0-9])", digits)
     return msgspec.Raw(f"{sign}{digits[whole.end() if whole else 0 :]}".encode())
+
+
+def _id(name: str, value: Any) -> Any:
+    """An id as it was before its column became one of floats, which a single gap in it does. Raises Malformed."""
+    if isinstance(value, float):
+        if value.is_integer() and abs(value) < _FIRST_INEXACT:
+            return str(int(value))
+    elif not isinstance(value, str):
+        return _text(value)
+    elif value[-2:] == ".0" and (found := _ID_AS_FLOAT.fullmatch(value)):
+        if abs(int(found[1])) < _FIRST_INEXACT:
+            return found[1]
+    elif not _NO_ID.fullmatch(value):
+        return value
+    raise Malformed(
+        f"{name}: expected an id as it was given, came a number that may have lost digits: {str(value)[:50]}"
+    )
 
 
 def _text(value: Any) -> Any:

@@ -219,7 +219,7 @@ def _of_table(table: Table, source: Source, loaded: Loaded) -> Iterator[tuple[in
     if row_format == "events":
         _expect_known(table, source)
     maker = Maker(row_format)
-    make = maker.of_table(table.columns)
+    make = maker.of_table(table.columns, table.has_decimal_comma)
     try:
         for position, row in table.rows:
             for made in (row,) if isinstance(row, Malformed) else make(row):
@@ -231,6 +231,8 @@ def _of_table(table: Table, source: Source, loaded: Loaded) -> Iterator[tuple[in
 def _tried(made: Callable[[], bytes]) -> Made:
     try:
         return made()
+    except Malformed as malformed:
+        return malformed
     except UNWRITABLE as error:
         return Malformed(f"expected cells that JSON can hold, came {described(error)}")
 

@@ -1,13 +1,13 @@
 """Makes usage events of the rows of a file, by its format. Pure; no I/O.
 
-A row without an id gets one that is made of what it says, and of how many equal rows are before it in its file. So equal rows
-of one file all count, and none of a file that is loaded again does.
+A row without an id gets one that is made of what is stored of it, and of how many equal rows are before it in its file. So
+equal rows of one file all count, and none of a file that is loaded again does, also in another spelling.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Final
@@ -20,7 +20,7 @@ from usage_pipeline.events.files.names import Format
 from usage_pipeline.events.files.packed import BrokenFile
 from usage_pipeline.events.formats import langfuse, litellm, openai_usage
 from usage_pipeline.events.formats.absent import present
-from usage_pipeline.events.ingest.model import MAX_EVENT_BYTES
+from usage_pipeline.events.ingest.model import MAX_EVENT_BYTES, EventWindow, parse_event
 from usage_pipeline.texts import counted
 from usage_pipeline.values import UNREADABLE_JSON, Malformed, described
 
@@ -31,7 +31,11 @@ _SHOWN_KINDS = 5
 _encode = msgspec.json.Encoder().encode
 _members_of = msgspec.json.Decoder(dict[str, Any]).decode
 _raws_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_ID = b'"event_id"'
+_ID_FIRST = b'{"event_id"'
+_ANY_ID = str(_ROWS)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Whether an event is too old changes, and its id does not.
+_ALWAYS = EventWindow(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC), "")
 
 # What JSON cannot hold: half a surrogate pair, numbers of hundreds of digits, values in each other too deeply.
 UNWRITABLE = (TypeError, ValueError, RecursionError, OverflowError)
@@ -76,17 +80,19 @@ class Maker:
         self._seen: dict[int, int] = {}
         self._now = datetime.now(UTC)
 
-    def of_table(self, columns: Sequence[str]) -> Callable[[Mapping[str, Any]], Iterator[Made]]:
+    def of_table(
+        self, columns: Sequence[str], has_decimal_comma: bool = False
+    ) -> Callable[[Mapping[str, Any]], Iterator[Made]]:
         """How rows with these columns are made events."""
         if self._format != "events":
             return self._of_row
-        item = item_of(columns)
+        item = item_of(columns, has_decimal_comma)
         return lambda row: iter((self._tried(lambda: self._with_id(item(row))),))
 
     def of_json(self, item: bytes) -> Iterator[Made]:
         """The events of a row that is JSON."""
         if self._format == "events":
-            yield item if _ID in item else self._with_id(item)
+            yield self._with_id(item)
             return
         if len(item) > MAX_EVENT_BYTES:
             yield Malformed(f"expected a row of at most {MAX_EVENT_BYTES} bytes, came {len(item)}")
@@ -141,7 +147,7 @@ class Maker:
 
     def _with_id(self, item: bytes) -> bytes:
         """The event with an id, if it has none. What is no JSON object stays as it is: the rules of events refuse it."""
-        if _ID in item:
+        if item.startswith(_ID_FIRST):
             return item
         try:
             members = _raws_of(item)
@@ -149,8 +155,15 @@ class Maker:
             return item
         if "event_id" in members:
             return item
-        said = _encode(dict(sorted(members.items())))
-        return _encode({"event_id": self._id(said), **members})
+        named = _encode({"event_id": _ANY_ID, **members})
+        try:
+            stored = parse_event(named, _ALWAYS)
+        except Malformed:
+            # It is rejected. Its dead letter may be put right, and then counts once.
+            said = _encode(dict(sorted(members.items())))
+        else:
+            said = b"%b\0%d" % (bytes(stored.wide_payload()), _microseconds(stored.event_time))
+        return named.replace(_ANY_ID.encode(), self._id(said).encode(), 1)
 
     def _id(self, said: bytes) -> str:
         digest = blake2b(said, digest_size=16).digest()
@@ -160,3 +173,8 @@ class Maker:
             raise BrokenFile(f"expected at most {MOST_WITHOUT_ID} rows without an id, came more. Load it in parts")
         self._seen[key] = before + 1
         return str(uuid5(_ROWS, f"{self._format}\0{digest.hex()}\0{before}"))
+
+
+def _microseconds(at: datetime | None) -> int:
+    # Events have a time; only archives have none.
+    return 0 if at is None else (at - _EPOCH) // timedelta(microseconds=1)

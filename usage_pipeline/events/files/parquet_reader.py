@@ -17,6 +17,7 @@ _MOST_COLUMNS = 1_000
 _ROWS_PER_BATCH = 1_000
 _BYTES_PER_BATCH = 16 * 2**20
 _BUFFER_BYTES = 1 << 20
+_INFINITE = (float("inf"), float("-inf"))
 # Of what the footer says, which nobody else bounds.
 _MOST_FOOTER_BYTES = 16 * 2**20
 _MOST_FOOTER_ENTRIES = 1_000_000
@@ -131,6 +132,9 @@ def _values(pa: Any, column: Any) -> list[Any]:
     values: list[Any] = column.to_pylist(maps_as_pydicts="lossy") if pa.types.is_nested(kind) else column.to_pylist()
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return [None if value is None else value.decode(errors="replace") for value in values]
+    if pa.types.is_floating(kind):
+        # JSON would have null, as if there was nothing.
+        return [str(value) if value in _INFINITE else value for value in values]
     return values
 
 

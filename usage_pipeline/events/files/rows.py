@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from usage_pipeline.values import Malformed, shown
+from usage_pipeline.values import Malformed
 
 MOST_COLUMNS = 1_000
 # The index of a data frame, which has no name: `to_csv`, `to_csv` of what was read so, and `to_parquet`.
@@ -15,20 +15,23 @@ Row = tuple[int, Mapping[str, Any] | Malformed]
 
 
 class WrongCells(Malformed):
-    """A row with more or fewer cells than there are columns."""
+    """A row with more or fewer cells than there are columns, or with other rows in its cells."""
 
-    def __init__(self, expected: int, cells: list[str]) -> None:
-        came = shown(",".join(cells).encode())
-        super().__init__(f"expected {expected} cells, came {len(cells)}: {came}")
+    def __init__(self, reason: str, cells: list[str]) -> None:
+        super().__init__(reason)
         self.cells = cells
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The columns of a file and its rows, which are read when they are asked for."""
+    """The columns of a file and its rows, which are read when they are asked for.
+
+    `has_decimal_comma`: it may be from a country where 1.000 is a thousand.
+    """
 
     columns: list[str]
     rows: Iterator[Row]
+    has_decimal_comma: bool = False
 
 
 def is_index(column: str) -> bool:

@@ -165,6 +165,24 @@ def test_a_row_without_an_end_is_bounded(loaded: Load, settings: Settings, monke
     assert "expected at most 1000 columns" in str(loaded("c.csv", b"a," * 1_000 + b"b\n").reason)
 
 
+def test_two_columns_of_one_name_are_refused(loaded: Load) -> None:
+    """The first would be lost: here 100 of 107 tokens."""
+    head, row = as_csv([event(total_tokens=100, input_tokens=..., output_tokens=...)]).decode().splitlines()
+    done = loaded("a.csv", f"{head}, total_tokens\n{row},7\n".encode())
+    assert (done.received, "two of one name. Nothing was stored" in str(done.reason)) == (0, True)
+    assert loaded("b.csv", f"{head},,\n{row},,\n".encode()).inserted == 1
+
+
+@pytest.mark.parametrize("name", ["input_tokens", "latency_ms", "usage.cache_read_tokens"])
+def test_a_thousand_or_one_is_refused_where_it_may_be_either(name: str, loaded: Load) -> None:
+    counts = ("1.000", " 20.000 ", "1.0", "1000", "1.0000")
+    rows = [event(**{"input_tokens": 2_000, name: count}, cost_usd="0.125") for count in counts]
+    done = loaded("a.csv", as_csv(rows, delimiter=";"))
+    assert (done.inserted, [place for place, _ in done.rejections]) == (3, [2, 3])
+    assert done.rejections[0][1].startswith(f"{name}: expected a count without a dot")
+    assert loaded("b.csv", as_csv(rows)).rejections == []
+
+
 ROWS = 100_000
 
 
