@@ -1,6 +1,7 @@
 """`usage-pipeline load events`: files of usage events, one after the other, and what became of each."""
 
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -112,8 +113,7 @@ def _copied_input(copy: BinaryIO) -> "FileKind":
     from usage_pipeline.events.files.packed import BrokenFile, unpacked
     from usage_pipeline.events.ingest.documents import begins_object, seems_lines
 
-    while part := sys.stdin.buffer.read(_READ_BYTES):
-        copy.write(part)
+    shutil.copyfileobj(sys.stdin.buffer, copy, _READ_BYTES)
     copy.seek(0)
     begin = copy.read(4)
     copy.seek(0)
