@@ -70,7 +70,7 @@ def write_input(postgres: psycopg.Connection, client: redis.Redis, landing: Path
     (landing / f"{hostile('broken')}.json").write_text("{")
     (landing / f"{hostile('unread')}.txt").write_text("no")
     (landing / "archives").mkdir()
-    (landing / "archives" / "a.jsonl").write_text(json.dumps(archive(events[0]["event_id"])))
+    (landing / "archives" / "a.jsonl").write_text(json.dumps(archive(events[0]["event_id"])) + "\n")
     (landing / hostile("folder")).mkdir()
     (landing / hostile("folder") / "a.txt").write_text("{}")
     postgres.execute(

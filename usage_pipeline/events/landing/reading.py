@@ -3,6 +3,7 @@
 The table ops.landed_files decides whether a file was read; moving it is only housekeeping.
 """
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -22,6 +23,9 @@ from usage_pipeline.storage.sql import load
 
 # If nobody wrote to a file for this long, the first look at it takes it as complete.
 SETTLE_SECONDS = 10.0
+# And a file whose last line has no end, as if its writer rested in the middle of it. Its beginning would count beside it.
+CUT_SECONDS = 600.0
+_LINE_ENDS = (b"\n", b"\r")
 
 
 class NoLandingError(Exception):
@@ -32,13 +36,14 @@ class NoLandingError(Exception):
 class FileReport:
     """The outcome of a file.
 
-    `stored` and `broken` are in ops.landed_files. `busy`: another process reads it. `changed`: somebody wrote to it while it
-    was read. `failed`: the file system could not read it, for a reason that may pass. `fault`: it was read, and stays where it
-    is, because it could not be moved. `passed` rows are no events by themselves, such as spans; `notes` say so.
+    `stored` and `broken` are in ops.landed_files. `unfinished`: its last line may be cut, so it waits. `busy`: another process
+    reads it. `changed`: somebody wrote to it while it was read. `failed`: the file system could not read it, for a reason that
+    may pass. `fault`: it was read, and stays where it is, because it could not be moved. `passed` rows are no events by
+    themselves, such as spans; `notes` say so.
     """
 
     address: str
-    outcome: Literal["stored", "broken", "busy", "changed", "gone", "failed"]
+    outcome: Literal["stored", "broken", "busy", "changed", "gone", "failed", "unfinished"]
     reason: str | None = None
     received: int = 0
     inserted: int = 0
@@ -104,7 +109,8 @@ def ingest_file(connection: psycopg.Connection, landing: Landing, address: str, 
 
     A file that cannot be read to its end is broken: the items before the fault are stored. Rejected items become dead letters.
     Raises psycopg.Error or OSError when a server or the file system fails; call it again then. Raises ValueError for an address
-    that `waiting` would never list. A file that cannot be moved is a `fault` of the report, and no error.
+    that `waiting` would never list. A file whose last line may be cut is left for later. One that cannot be moved is a `fault`
+    of the report, and no error.
     """
     if not is_read(address):
         raise ValueError(f"address: expected the name of a file in the landing folder, came {address!r}")
@@ -117,6 +123,13 @@ def ingest_file(connection: psycopg.Connection, landing: Landing, address: str, 
             return FileReport(address, "gone")
         if known := _known(connection, file):
             return _put_away(connection, landing, file, known)
+        if _may_be_cut(landing, file, time.time()):
+            return FileReport(
+                address,
+                "unfinished",
+                "expected a line break behind the last line, came none: its writer may be in the middle of it. It is read "
+                f"when nobody wrote to it for {CUT_SECONDS:.0f} seconds",
+            )
         report = _read(connection, landing, file, settings)
         if landing.look_at(address) != file:
             return FileReport(address, "changed")
@@ -137,6 +150,18 @@ def ingest_file(connection: psycopg.Connection, landing: Landing, address: str, 
             },
         )
         return _put_away(connection, landing, file, report)
+
+
+def _may_be_cut(landing: Landing, file: LandedFile, now_seconds: float) -> bool:
+    kind = kind_of(file.address)
+    if kind is None or kind.packing or kind.content not in ("lines", "csv") or not file.bytes:
+        return False
+    # A time far ahead is that of a wrong clock, and no reason to wait for it.
+    if file.changed_at is None or abs(now_seconds - file.changed_at) >= CUT_SECONDS:
+        return False
+    with landing.open(file.address) as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) not in _LINE_ENDS
 
 
 def _read(connection: psycopg.Connection, landing: Landing, file: LandedFile, settings: Settings) -> FileReport:

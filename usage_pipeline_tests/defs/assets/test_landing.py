@@ -99,7 +99,7 @@ def test_a_folder_that_is_not_there_has_no_files(
 def test_the_run_that_the_sensor_asks_for_reads_the_files(
     there: dg.Definitions, instance: dg.DagsterInstance, tmp_path: Path, postgres: psycopg.Connection
 ) -> None:
-    (tmp_path / "a.jsonl").write_bytes(json.dumps(event()).encode())
+    (tmp_path / "a.jsonl").write_bytes(json.dumps(event()).encode() + b"\n")
     (tmp_path / "b.json").write_bytes(b"nonsense")
     [request] = look(there, instance, look(there, instance).cursor).run_requests
     assert request.tags["usage_pipeline/landing"] == "1"

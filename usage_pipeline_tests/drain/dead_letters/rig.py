@@ -57,7 +57,7 @@ class World:
     def land(self, name: str, content: str | bytes) -> FileReport:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.write_bytes(content if isinstance(content, bytes) else f"{content}\n".encode())
         return ingest_file(self.postgres, Landing(str(self.folder)), name, settings=self.settings)
 
     def drain(self) -> None:

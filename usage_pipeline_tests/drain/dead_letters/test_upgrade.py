@@ -66,7 +66,7 @@ def test_places_of_json_lines_become_lines_and_a_file_that_was_half_read_adds_no
         migrate(empty_database_url)
         places = connection.execute("select position from ops.dead_letters order by dead_letter_id").fetchall()
         assert places == [(1,), (8,), (0,), (None,)]
-        (tmp_path / "u.jsonl").write_text("\n".join(bad))
+        (tmp_path / "u.jsonl").write_text("".join(f"{one}\n" for one in bad))
         settings = load_settings(database_url=empty_database_url, redis_url=redis_url)
         assert ingest_file(connection, Landing(str(tmp_path)), "u.jsonl", settings=settings).rejected == 3
         query = "select position from ops.dead_letters where source_key = 'u.jsonl' order by 1"

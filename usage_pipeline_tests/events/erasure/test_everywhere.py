@@ -117,7 +117,7 @@ def store_everywhere(postgres: psycopg.Connection, settings: Settings, client: r
             client.rpush("event_queue", write(request)[:-1])
             client.rpush(f"apikey:{number}:metrics", write(request))
             items = [event(user_id=WHO, event_time=at.isoformat(), prompt=SECRET, **one) for one in ({}, {"team": ""})]
-            (landing / f"{number}-{at.day}.jsonl").write_text("\n".join(map(write, items)))
+            (landing / f"{number}-{at.day}.jsonl").write_text("".join(f"{write(one)}\n" for one in items))
             (landing / f"{number}-{at.day}.json.gz").write_bytes(gzip.compress(f"[{write(items[0])}]".encode()))
         client.hset(
             "provider:k:s3:metrics", mapping={"user_id": WHO, "upload_count": 1, "last_used_at": stamp, "n": WHO}

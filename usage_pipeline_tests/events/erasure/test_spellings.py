@@ -67,7 +67,7 @@ def test_refused_and_conflicting_input_and_landed_files_are_found_in_every_spell
     conflict = event(event_id=good["event_id"], user_id=who, prompt=SECRET, latency_ms=1)
     written = [write(one) for one in (good, refused, conflict)]
     assert [json.loads(text)["user_id"] for text in written] == [who] * 3
-    (tmp_path / "day.jsonl").write_text("\n".join(written))
+    (tmp_path / "day.jsonl").write_text("".join(f"{one}\n" for one in written))
     (tmp_path / "day.json.gz").write_bytes(gzip.compress(f"[{written[0]}]".encode()))
     for address in ("day.jsonl", "day.json.gz"):
         ingest_file(postgres, Landing(str(tmp_path)), address, settings=there)
@@ -89,8 +89,8 @@ def test_an_id_that_came_as_a_number_is_the_same_id(
     there = settings.model_copy(update={"landing_url": str(tmp_path)})
     text = json.dumps(event(user_id="<id>", prompt=SECRET, latency_ms=-1)).replace('"<id>"', written)
     other = json.dumps(event(user_id="47110", prompt=SECRET, latency_ms=4711, input_tokens=-1))
-    (tmp_path / "theirs.jsonl").write_text(text)
-    (tmp_path / "other.jsonl").write_text(other)
+    (tmp_path / "theirs.jsonl").write_text(f"{text}\n")
+    (tmp_path / "other.jsonl").write_text(f"{other}\n")
     for address in ("theirs.jsonl", "other.jsonl"):
         ingest_file(postgres, Landing(str(tmp_path)), address, settings=there)
     done = erase(there, "4711")

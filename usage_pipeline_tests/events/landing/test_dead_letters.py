@@ -30,7 +30,7 @@ def replayed(runner: CliRunner) -> tuple[int, dict[str, object]]:
 def test_a_member_with_any_name_has_a_dead_letter_that_can_be_stored_and_shown(
     name: str, tmp_path: Path, postgres: psycopg.Connection, settings: Settings
 ) -> None:
-    (tmp_path / "e.jsonl").write_text(f"{json.dumps(event(**{name: 1}))}\n{json.dumps(event())}")
+    (tmp_path / "e.jsonl").write_text(f"{json.dumps(event(**{name: 1}))}\n{json.dumps(event())}\n")
     report = ingest_file(postgres, Landing(str(tmp_path)), "e.jsonl", settings=settings)
     assert (report.outcome, report.inserted, report.rejected) == ("stored", 1, 1)
     [(reason,)] = postgres.execute("select reason from ops.dead_letters").fetchall()
@@ -43,7 +43,7 @@ def test_an_archive_that_came_before_its_event_counts_once_after_it(
 ) -> None:
     late = event()
     (tmp_path / "archives").mkdir()
-    (tmp_path / "archives" / "a.jsonl").write_text(json.dumps(archive(late["event_id"])))
+    (tmp_path / "archives" / "a.jsonl").write_text(f"{json.dumps(archive(late['event_id']))}\n")
     landing = Landing(str(tmp_path))
     assert ingest_file(postgres, landing, "archives/a.jsonl", settings=settings).rejected == 1
     status, answer = replayed(replay)
@@ -52,7 +52,7 @@ def test_an_archive_that_came_before_its_event_counts_once_after_it(
     assert postgres.execute("select count(*) from ops.ingest_batches where source like 'dead-letter:%'").fetchall() == [
         (0,)
     ]
-    (tmp_path / "e.jsonl").write_text(json.dumps(late))
+    (tmp_path / "e.jsonl").write_text(f"{json.dumps(late)}\n")
     ingest_file(postgres, landing, "e.jsonl", settings=settings)
     assert replayed(replay) == (0, {"success": True, "replayed": 1, "refused": [], "in_part": []})
     assert replayed(replay) == (0, {"success": True, "replayed": 0, "refused": [], "in_part": []})
@@ -63,7 +63,7 @@ def test_a_refused_item_is_stored_under_its_own_id_once_its_usage_is_put_right(
     tmp_path: Path, postgres: psycopg.Connection, settings: Settings, replay: CliRunner
 ) -> None:
     refused = event(event_id="chatcmpl-213", usage={"cache_read_tokens": 101})
-    (tmp_path / "e.ndjson").write_text(json.dumps(refused))
+    (tmp_path / "e.ndjson").write_text(f"{json.dumps(refused)}\n")
     assert ingest_file(postgres, Landing(str(tmp_path)), "e.ndjson", settings=settings).rejected == 1
     [(number, reason)] = postgres.execute("select dead_letter_id, reason from ops.dead_letters").fetchall()
     assert reason.startswith("usage.cache_read_tokens: expected at most input_tokens = 100")
@@ -83,12 +83,12 @@ def test_an_item_that_conflicts_with_a_stored_one_stays_open(
     strict = settings.model_copy(update={"retention_days": 1})
     old = event(event_time=(event()["event_time"][:10]) + "T00:00:00Z")
     first = old | {"event_time": "2020-01-01T00:00:00Z"}
-    (tmp_path / "a.jsonl").write_text(json.dumps(first))
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(first)}\n")
     assert ingest_file(postgres, landing, "a.jsonl", settings=strict).rejected == 1
     postgres.execute(
         "update ops.dead_letters set raw = %s", (json.dumps(event(event_id=old["event_id"], model="x")).encode(),)
     )
-    (tmp_path / "b.jsonl").write_text(json.dumps(event(event_id=old["event_id"])))
+    (tmp_path / "b.jsonl").write_text(f"{json.dumps(event(event_id=old['event_id']))}\n")
     assert ingest_file(postgres, landing, "b.jsonl", settings=settings).inserted == 1
     status, answer = replayed(replay)
     assert (status, answer["replayed"]) == (1, 0)

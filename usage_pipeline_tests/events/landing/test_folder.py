@@ -27,6 +27,7 @@ from usage_pipeline.events.landing.reading import (
     settled,
 )
 from usage_pipeline.settings import Settings
+from usage_pipeline_tests.events.files.writing import as_csv
 from usage_pipeline_tests.rigs.events import NOW, archive, event
 
 
@@ -46,6 +47,11 @@ def lines(*members: Any) -> bytes:
 
 def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def changed(path: Path, seconds_ago: float) -> None:
+    at = time.time() - seconds_ago
+    os.utime(path, (at, at))
 
 
 def count_of(postgres: psycopg.Connection, table: str) -> int:
@@ -68,6 +74,7 @@ def test_each_format_is_read_and_put_away(
     name: str, content: bytes, tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection
 ) -> None:
     (tmp_path / name).write_bytes(content)
+    changed(tmp_path / name, 601)
     assert read(name) == FileReport(name, "stored", None, 2, 2, 0, 0, 0)
     assert names(tmp_path) == [f"done/{name}"]
     assert (tmp_path / "done" / name).read_bytes() == content
@@ -145,7 +152,7 @@ def test_rejected_items_become_dead_letters_with_their_place_in_the_file(
         ("a.jsonl.gz", gzip.compress(lines(*(event() for _ in range(100))))[:-9], 100, "expected a whole gzip file"),
         (
             "a.jsonl",
-            lines(event()) + b"x" * 25_000,
+            lines(event()) + b"x" * 25_000 + b"\n",
             1,
             r"line 2: expected at most 20480 bytes \(MAX_GZIP_SIZE x 20\), came more",
         ),
@@ -303,6 +310,47 @@ def test_only_settled_files_are_read_unasked(tmp_path: Path, settings: Settings,
         "gone",
     ]
     assert ingest_landed(there, ["x.jsonl"], budget_seconds=-1) == []
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.ndjson"])
+def test_a_line_that_may_be_cut_waits_for_its_end(
+    name: str, end: str, tmp_path: Path, read: Callable[[str], FileReport], postgres: psycopg.Connection
+) -> None:
+    """Its beginning would count beside the whole line: of 1002 tokens, 10 more."""
+    path = tmp_path / name
+    rows = [event(event_id=..., input_tokens=number, latency_ms=...) for number in (1001, 1002)]
+    whole = as_csv([{**row, "status_code": 200} for row in rows]) if name == "a.csv" else lines(*rows)
+    cut = whole.rstrip()[:-1]
+    path.write_bytes(cut)
+    changed(path, 60)
+    report = read(name)
+    assert report.outcome == "unfinished"
+    assert "expected a line break behind the last line" in str(report.reason)
+    assert count_of(postgres, "analytics.usage_events") + count_of(postgres, "ops.dead_letters") == 0
+    path.write_bytes(whole.rstrip() + end.encode())
+    changed(path, 60)
+    assert (read(name).outcome, count_of(postgres, "analytics.usage_events")) == ("stored", 2)
+
+
+@pytest.mark.parametrize("seconds_ago", [601, -86_400])
+def test_a_file_without_a_last_line_break_is_read_when_it_rests_for_long(
+    seconds_ago: float, tmp_path: Path, read: Callable[[str], FileReport]
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(event(), event()).rstrip())
+    changed(tmp_path / "a.jsonl", seconds_ago)
+    assert read("a.jsonl").inserted == 2
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz", "b.jsonl"])
+def test_what_has_another_end_does_not_wait(name: str, tmp_path: Path, read: Callable[[str], FileReport]) -> None:
+    content = {
+        "a.json": json.dumps([event()]).encode(),
+        "a.jsonl.gz": gzip.compress(lines(event()).rstrip()),
+        "b.jsonl": b"",
+    }
+    (tmp_path / name).write_bytes(content[name])
+    assert read(name).outcome == "stored"
 
 
 def test_a_file_that_the_file_system_refuses_costs_no_other(tmp_path: Path, settings: Settings) -> None:

@@ -29,7 +29,7 @@ def positions(postgres: psycopg.Connection) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("u.jsonl", f"\n{BAD}\n\r\n  \n{json.dumps(event())}\n{BAD}\n{BAD}", [2, 6, 7]),
+        ("u.jsonl", f"\n{BAD}\n\r\n  \n{json.dumps(event())}\n{BAD}\n{BAD}\n", [2, 6, 7]),
         ("u.jsonl.gz", f"{BAD}\n\n{BAD}\n", [1, 3]),
         ("u.json", f"[{BAD},\n\n{json.dumps(event())}, {BAD}]", [0, 2]),
         ("u.json", f'{{"events": [{BAD}, {BAD}]}}', [0, 1]),
@@ -52,7 +52,7 @@ def test_a_byte_order_mark_at_the_beginning_is_not_part_of_the_first_item(
     name: str, tmp_path: Path, postgres: psycopg.Connection, settings: Settings
 ) -> None:
     items = [json.dumps(event()), BAD]
-    text = f"[{','.join(items)}]" if name == "u.json" else "\n".join(items)
+    text = f"[{','.join(items)}]" if name == "u.json" else "".join(f"{one}\n" for one in items)
     written = text.encode("utf-8-sig")
     (tmp_path / name).write_bytes(gzip.compress(written) if name.endswith(".gz") else written)
     report = ingest_file(postgres, Landing(str(tmp_path)), name, settings=settings)
@@ -63,7 +63,7 @@ def test_a_byte_order_mark_at_the_beginning_is_not_part_of_the_first_item(
 def test_a_file_that_is_read_again_after_a_crash_adds_none_and_keeps_what_was_decided(
     tmp_path: Path, postgres: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "u.jsonl").write_text("\n".join([BAD] * 5))
+    (tmp_path / "u.jsonl").write_text(f"{BAD}\n" * 5)
     monkeypatch.setattr(module, "ITEMS_PER_BATCH", 2)
     landing = Landing(str(tmp_path))
     first = module.ingest
@@ -92,7 +92,7 @@ def test_readers_at_once_add_each_line_once(
     tmp_path: Path, postgres: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock only saves work: without it, the same lines are one dead letter each."""
-    (tmp_path / "u.jsonl").write_text("\n".join([BAD, json.dumps(event()), BAD] * 200))
+    (tmp_path / "u.jsonl").write_text(f"{BAD}\n{json.dumps(event())}\n{BAD}\n" * 200)
     monkeypatch.setattr(module, "ITEMS_PER_BATCH", 10)
     monkeypatch.setattr(reading, "_lock", lambda *_: nullcontext(True))
 
@@ -115,7 +115,7 @@ def test_the_list_names_the_line(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
     monkeypatch.setenv("COLUMNS", "200")
-    (tmp_path / "u.jsonl").write_text(f"\n{BAD}\n{BAD}")
+    (tmp_path / "u.jsonl").write_text(f"\n{BAD}\n{BAD}\n")
     (tmp_path / "u.json").write_text(f"[{BAD}]")
     for name in ("u.jsonl", "u.json"):
         ingest_file(postgres, Landing(str(tmp_path)), name, settings=settings)
