@@ -1,7 +1,7 @@
 """Erasure in the landing folder: deletes files in `done/` that name the user. Everything in them is stored in tables."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,11 +115,16 @@ def _in_table(landing: Landing, address: str, kind: FileKind, is_in: Callable[[b
         if is_in(_encode(table.columns)):
             return True
         return any(
-            any(map(who.means, row.cells)) or is_in(_encode(row.cells))
+            any(map(who.means, row.cells)) or is_in(_encode(row.cells)) or _in_lines(row.cells, who)
             if isinstance(row, WrongCells)
             else _in_row(row, is_in)
             for _, row in table.rows
         )
+
+
+def _in_lines(cells: Sequence[str], who: Spellings) -> bool:
+    """Whether the rows that a quote swallowed have it."""
+    return any("\n" in cell and who.is_in(cell.encode()) for cell in cells)
 
 
 def _in_row(row: Any, is_in: Callable[[bytes], bool]) -> bool:

@@ -153,3 +153,16 @@ def test_a_pipe_is_told_and_nobody_waits_for_it(
     assert sorted(erasure.problems) == [
         f"{name}: expected a file, came something else. Look at it yourself" for name in sorted(pipes)
     ]
+
+
+def test_rows_that_a_quote_swallowed_are_looked_into(
+    tmp_path: Path, settings: Settings, postgres: psycopg.Connection
+) -> None:
+    there = settings.model_copy(update={"landing_url": str(tmp_path)})
+    head, *rows = WRITERS[".csv"]([event(user_id=who) for who in ("omar", "zora", "omar")]).decode().splitlines()
+    text = "\n".join([f"{head},prompt", f'{rows[0]},"hi', f"{rows[1]},hi", f'{rows[2]},5"', ""])
+    (tmp_path / "a.csv").write_text(text)
+    assert ingest_file(postgres, Landing(str(tmp_path)), "a.csv", settings=there).rejected == 1
+    erase(there, "zora")
+    assert names(tmp_path) == []
+    assert b"zora" not in b"".join(raw for (raw,) in postgres.execute("select raw from ops.dead_letters"))
