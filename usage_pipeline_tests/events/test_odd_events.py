@@ -144,7 +144,7 @@ def test_through_the_landing_folder(
     name: str, cases: list[Case], keeping: Settings, postgres: psycopg.Connection, tmp_path: Path
 ) -> None:
     lines = "\n".join(json.dumps(case.sent) for case in cases).encode()
-    (tmp_path / name).write_bytes(lines if name == "odd.ndjson" else document(cases))
+    (tmp_path / name).write_bytes(lines + b"\n" if name == "odd.ndjson" else document(cases))
     report = ingest_file(postgres, Landing(str(tmp_path)), name, settings=keeping)
     assert report.outcome == "stored"
     refused = dict(postgres.execute("select position, reason from ops.dead_letters").fetchall())

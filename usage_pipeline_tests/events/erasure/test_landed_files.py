@@ -117,7 +117,7 @@ def test_what_cannot_be_looked_into_is_told(tmp_path: Path, settings: Settings, 
     there = settings.model_copy(update={"landing_url": str(tmp_path)})
     landing = Landing(str(tmp_path))
     (tmp_path / "cut.parquet").write_bytes(WRITERS[".parquet"]([row(WHO)])[:-9])
-    (tmp_path / "cut.csv").write_bytes(WRITERS[".csv"]([row("omar"), row("ana")]) + b"\xff")
+    (tmp_path / "cut.csv").write_bytes(WRITERS[".csv"]([row("omar"), row("ana")]) + b"\xff\n")
     for file in landing.waiting():
         assert ingest_file(postgres, landing, file.address, settings=there).outcome == "broken"
     problems = sorted(erase(there, "ana").problems)

@@ -152,7 +152,7 @@ def test_rejected_items_become_dead_letters_with_their_place_in_the_file(
         ("a.jsonl.gz", gzip.compress(lines(*(event() for _ in range(100))))[:-9], 100, "expected a whole gzip file"),
         (
             "a.jsonl",
-            lines(event()) + b"x" * 25_000,
+            lines(event()) + b"x" * 25_000 + b"\n",
             1,
             r"line 2: expected at most 20480 bytes \(MAX_GZIP_SIZE x 20\), came more",
         ),
