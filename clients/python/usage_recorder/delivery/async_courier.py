@@ -81,10 +81,12 @@ class AsyncCourier(AnyCourier):
 
     async def _run(self, hurry: asyncio.Event) -> None:
         pace = Pace()
-        while portion := self.outbox.portion(pace.sends):
+        while self.outbox.has_left():
+            portion = self.outbox.portion(pace.sends)
             answers = None
             try:
-                answers = await self._send(portion)
+                # Without a portion, what is left waits for its spool file.
+                answers = await self._send(portion) if portion else None
             except Exception:
                 _log.exception("recorder: a portion was not sent; it is tried again")
             finally:

@@ -116,7 +116,8 @@ class Courier(AnyCourier):
                         self._thread = None
                         BUSY.discard(self)
                         return
-                continue
+                # It came just now, or waits for its spool file.
+                took_all = False
             if self._hurry.wait(pace.note(took_all)):
                 self._hurry.clear()
                 pace.hurry()

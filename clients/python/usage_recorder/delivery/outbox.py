@@ -93,7 +93,9 @@ class Outbox:
             if self._is_away or self._is_closed or len(self._doubtful) >= MOST_DOUBTFUL:
                 return self._keep(record)
             lane = self._take_lane()
-        return self._new_send(record, lane)
+        send = self._new_send(record, lane)
+        self._is_noted(send)
+        return send
 
     def take(self, send: Send, answers: Sequence[Answer]) -> bool:
         """What the answers to a send mean: True if the record is written or kept, False if Redis refused it for good."""
@@ -118,14 +120,13 @@ class Outbox:
                     self._free_lane(send)
                 else:
                     sends.append(send)
-            fresh: list[tuple[int, Record, tuple[int, int]]] = []
             # While Redis is away, what was never sent stays where it can still be summed.
-            while self._sums and len(sends) + len(fresh) < most and not (sends and self._is_away):
-                fresh.append((*self._sums.pop(), self._take_lane()))
-            self._repeated = len(sends) + len(fresh)
-            self._repeated_records = sum(one.records for one in sends) + sum(one.records for _, one, _ in fresh)
+            if not (sends and self._is_away):
+                sends += self._fresh(most - len(sends))
+            self._repeated = len(sends)
+            self._repeated_records = sum(one.records for one in sends)
             self._tell_if_empty()
-        return [*sends, *(self._new_send(record, lane, entry_id) for entry_id, record, lane in fresh)]
+        return sends
 
     def end_portion(self, sends: Iterable[Send], answers: Iterable[Sequence[Answer]] | None) -> bool:
         """Takes the answers to a portion, None if nothing is known of any. Returns whether Redis took all of it."""
@@ -162,34 +163,66 @@ class Outbox:
                 return
             self._is_closed = True
             if self._spool is not None:
-                if self._has_left():
-                    _log.warning("recorder: %d records wait in the spool file for the next recorder", self._kept())
-                self._spool.close()
+                self._leave_to_file(self._spool)
                 return
             for send in self._doubtful:
                 self._lose(send.family, "unsent", send.records)
             self._doubtful.clear()
-            while self._sums:
-                _, record = self._sums.pop()
+            for entry_id, record in list(self._sums.entries()):
                 self._lose(record.family, "unsent", record.records)
+                self._sums.remove(entry_id)
 
-    def _new_send(self, record: Record, lane: tuple[int, int], entry_id: int | None = None) -> Send:
-        send = new_send(
+    def _fresh(self, most: int) -> list[Send]:
+        """Sends of what was never sent, the oldest first.
+
+        What the spool file has as waiting is not sent before the file has it as sent: it would be sent once more by the next
+        recorder. Where the file takes nothing now, that waits, and the rest goes on.
+        """
+        sends: dict[int, Send] = {}
+        takes_nothing = False
+        for entry_id, record in self._sums.entries():
+            if len(sends) >= most:
+                break
+            is_in_file = self._spool is not None and self._spool.has_kept(entry_id)
+            if is_in_file and takes_nothing:
+                continue
+            send = self._new_send(record, self._take_lane())
+            if self._is_noted(send, entry_id) or not is_in_file:
+                sends[entry_id] = send
+            else:
+                takes_nothing = True
+                self._free.append(send.lane)
+        for entry_id in sends:
+            self._sums.remove(entry_id)
+        return list(sends.values())
+
+    def _leave_to_file(self, spool: Spool) -> None:
+        missing = spool.write_last(self._doubtful, self._sums.entries())
+        for family, records in missing.items():
+            self._lose(family, "unsent", records, "the spool file did not take it")
+        if (left := self._kept() - sum(missing.values())) > 0:
+            _log.warning("recorder: %d records wait in the spool file for the next recorder", left)
+        spool.close()
+
+    def _new_send(self, record: Record, lane: tuple[int, int]) -> Send:
+        return new_send(
             record.commands(), self.recorder_id, *lane, began_ms=self._now_ms(), is_cluster=self._is_cluster
         )
-        self._note_send(send, entry_id)
-        return send
 
-    def _note_send(self, send: Send, entry_id: int | None = None) -> None:
-        if self._spool is not None and not self._spool.note_send(send, entry_id):
+    def _is_noted(self, send: Send, entry_id: int | None = None) -> bool:
+        if self._spool is None or self._spool.note_send(send, entry_id):
+            return True
+        if entry_id is None or not self._spool.has_kept(entry_id):
             self._failures.count(send.family, "bookkeeping", "the spool file does not take it", send.records)
+        return False
 
     def _doubt(self, send: Send, why: BaseException) -> bool:
         if self._is_closed:
             # With a spool file, the next recorder takes it from there.
-            if self._spool is None:
+            is_left = self._spool is not None and self._spool.has_send(send)
+            if not is_left:
                 self._lose(send.family, "unsent", send.records)
-            return self._spool is not None
+            return is_left
         if not self._is_away and not (isinstance(why, Exception) and is_of_a_slot(why)):
             self._is_away = True
             _log.warning("recorder: Redis does not take records (%s); they are kept", kind_of(why))
@@ -207,7 +240,7 @@ class Outbox:
             correcting = correcting_send(
                 send, self.recorder_id, *self._take_lane(), began_ms=self._now_ms(), is_cluster=self._is_cluster
             )
-            self._note_send(correcting)
+            self._is_noted(correcting)
             self._doubtful.append(correcting)
         self._free_lane(send)
         return not is_refused
