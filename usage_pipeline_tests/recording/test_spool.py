@@ -227,3 +227,12 @@ def test_a_disk_that_is_full_when_redis_is_back_doubles_and_loses_nothing(
         assert {int(client.hget(key, "total_requests") or 0) for key in client.scan_iter("apikey:*:metrics")} == {1}
         assert len(list(client.scan_iter("apikey:*:metrics"))) == 41
     assert following.failures == {}
+
+
+def test_a_refused_file_is_free_again_when_it_was_moved_away(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    path.write_bytes(b"a letter to a friend\n")
+    with pytest.raises(SpoolError, match="expected a file of a recorder"):
+        Recorder.connect(nowhere(), spool=path)
+    path.rename(tmp_path / "away")
+    Recorder.connect(nowhere(), spool=path).close(timeout_seconds=0)

@@ -46,12 +46,18 @@ class Spool:
         self._is_full = False
         # Whether a line is missing since the file was last written anew or emptied.
         self._has_gaps = False
+        self._file: int | None = None
+        self._lock_file: int | None = None
         try:
-            self._lock_file: int | None = _locked(self.path)
-            self._file: int | None = None
+            self._lock_file = _locked(self.path)
             self._found = self._read()
         except OSError as error:
+            self.close()
             raise SpoolError(f"spool file {self.path}: {error.strerror or error}") from None
+        except BaseException:
+            # The file may be moved away, and tried again in this process.
+            self.close()
+            raise
 
     def take_over(self) -> tuple[list[Send], list[Record]]:
         """What the recorder before left: sends without an answer, and records that were not sent."""
@@ -67,6 +73,7 @@ class Spool:
         try:
             self._write_anew()
         except OSError as error:
+            self.close()
             raise SpoolError(f"spool file {self.path}: {error.strerror or error}") from None
 
     def note_send(self, send: Send, entry_id: int | None) -> bool:
