@@ -34,8 +34,8 @@ UTC = ZoneInfo("UTC")
 class Options(TypedDict, total=False):
     """Options of both recorders: USAGE_TIMEZONE (default UTC), a clock in epoch seconds, RETENTION_DAYS (default 180).
 
-    `on_failure` is called with each failure (what, reason), and must not raise. `most_kept` and `most_kept_bytes` bound what
-    waits while Redis does not take records. `spool` is the path of a file that has it too, in case this process is killed.
+    `on_failure` is called with each failure (what, reason); what it raises is logged. `most_kept` and `most_kept_bytes` bound
+    what waits while Redis does not take records. `spool` is the path of a file that has it too, in case this process is killed.
     """
 
     timezone: ZoneInfo

@@ -73,7 +73,7 @@ class Courier(AnyCourier):
     def ensure(self) -> None:
         """Starts the thread if there is none."""
         with self._lock:
-            if self._thread is not None or self._should_stop:
+            if self._should_stop or (self._thread is not None and self._thread.is_alive()):
                 return
             BUSY.add(self)
             thread = threading.Thread(target=self._run, name="usage-recorder", daemon=True)
@@ -109,7 +109,11 @@ class Courier(AnyCourier):
     def _run(self) -> None:
         pace = Pace()
         while not self._should_stop:
-            took_all = deliver(self.outbox, self._send, pace.sends)
+            try:
+                took_all = deliver(self.outbox, self._send, pace.sends)
+            except Exception:
+                _log.exception("recorder: a portion was not sent; it is tried again")
+                took_all = False
             if took_all is None:
                 with self._lock:
                     if not self.outbox.has_left():
