@@ -76,12 +76,14 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
     @property
     def dropped(self) -> Mapping[Family, int]:
         """Records dropped so far, per family; all five families are present."""
-        return self._failures.dropped
+        with self._outbox.call():
+            return self._failures.dropped
 
     @property
     def failures(self) -> Mapping[tuple[str, Reason], int]:
         """All failures so far per (what, reason), those of the reads included. RecordFailures explains the names."""
-        return self._failures.by_reason
+        with self._outbox.call():
+            return self._failures.by_reason
 
     @property
     def kept(self) -> int:

@@ -39,8 +39,8 @@ class RecordFailures:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Also in a forked child, where another thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        """Also in a forked child, where another thread of the parent may have held the lock. A signal handler may read."""
+        self._lock = threading.RLock()
         self._counts: Counter[tuple[str, Reason]] = Counter()
         self._logged_at: dict[tuple[str, Reason], float] = {}
         self._observer_logged_at = -LOG_INTERVAL_SECONDS

@@ -60,6 +60,7 @@ class Courier(AnyCourier):
     def __init__(self, outbox: Outbox, send: Callable[[Sequence[Send]], Sequence[Sequence[Answer]]]) -> None:
         super().__init__(outbox)
         self._send = send
+        outbox.wake = self.ensure
         self.forget_parent()
 
     def forget_parent(self) -> None:
