@@ -80,6 +80,77 @@ def test_the_one_who_is_told_of_a_failure_may_ask_the_recorder() -> None:
     recorder.close(timeout_seconds=0)
 
 
+def test_an_on_failure_that_raises_reaches_no_request_and_stops_no_delivery(server: RedisServer) -> None:
+    def fails(what: str, reason: str) -> None:
+        raise RuntimeError("a library of metrics")
+
+    recorder = Recorder.connect(server.url, timeout_seconds=5, on_failure=fails)
+    with server.client() as client:
+        client.set("apikey:refused:metrics", "no hash")
+        assert not recorder.record_api_key("")
+        client.config_set("maxmemory", 1)
+        for name in ("first", "refused", "last"):
+            assert recorder.record_api_key(name)
+        client.config_set("maxmemory", 0)
+        assert recorder.flush(30)
+        assert [client.hget(f"apikey:{name}:metrics", "total_requests") for name in ("first", "last")] == [b"1", b"1"]
+    recorder.close()
+    assert recorder.failures == {("api_key", "wrong argument"): 1, ("api_key", "refused"): 1}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_an_error_ended_is_started_again(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder.connect(server.url, timeout_seconds=5)
+    with server.client() as client:
+        client.config_set("maxmemory", 1)
+        with monkeypatch.context() as patched:
+            failed = threading.Event()
+
+            def fails(*words: object) -> None:
+                failed.set()
+                raise RuntimeError("not foreseen")
+
+            patched.setattr(Outbox, "portion", fails)
+            assert recorder.record_merchant("shop-1", "orders")
+            assert failed.wait(30)
+        client.config_set("maxmemory", 0)
+        assert recorder.flush(30)
+        with monkeypatch.context() as patched:
+            # An error that no thread survives.
+            patched.setattr("usage_recorder.delivery.courier.deliver", lambda *words: sys.exit())
+            client.config_set("maxmemory", 1)
+            assert recorder.record_merchant("shop-1", "orders")
+            wait_until(lambda: (thread := recorder._courier._thread) is None or not thread.is_alive(), "it has ended")
+        client.config_set("maxmemory", 0)
+        assert recorder.flush(30)
+        [counter] = client.scan_iter("usage:shop-1:*")
+        assert client.get(counter) == b"2"
+    recorder.close()
+
+
+async def test_a_task_that_an_error_ended_is_started_again(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = AsyncRecorder.connect(server.url, timeout_seconds=5)
+    with server.client() as client:
+        client.config_set("maxmemory", 1)
+        with monkeypatch.context() as patched:
+            failed = asyncio.Event()
+
+            def fails(*words: object) -> None:
+                failed.set()
+                raise RuntimeError("not foreseen")
+
+            patched.setattr(Outbox, "portion", fails)
+            assert await recorder.record_merchant("shop-1", "orders")
+            await asyncio.wait_for(failed.wait(), 30)
+        client.config_set("maxmemory", 0)
+        assert await recorder.flush(30)
+        [counter] = client.scan_iter("usage:shop-1:*")
+        assert client.get(counter) == b"1"
+    await recorder.close()
+
+
 def test_counts_that_wait_are_not_summed_over_what_redis_can_add(server: RedisServer) -> None:
     recorder = Recorder.connect(server.url, timeout_seconds=20)
     with server.client() as client:

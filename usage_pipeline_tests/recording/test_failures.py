@@ -17,6 +17,7 @@ import redis
 import redis.asyncio
 from usage_recorder import keys as recorder_keys
 from usage_recorder.async_recorder import AsyncRecorder
+from usage_recorder.delivery.wire import exchange
 from usage_recorder.outage import FAILURES_OF_AN_OUTAGE, PROBE_SECONDS, SECONDS_OF_AN_OUTAGE, Outage
 from usage_recorder.quota import UNKNOWN
 from usage_recorder.recorder import Recorder
@@ -348,6 +349,32 @@ def test_a_failed_announcement_is_no_dropped_record(redis_client: redis.Redis) -
     assert recorder.record_api_key("key-1") is True
     assert recorder.dropped["api_key"] == 0
     assert recorder.failures == {("api_key", "bookkeeping"): 1}
+
+
+def test_a_refused_write_whose_answer_was_lost_is_refused_in_its_repetition_too(
+    redis_client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis_client.set("apikey:key-1:metrics", "no hash")
+    recorder = Recorder.connect(redis_url, timeout_seconds=5)
+
+    def lost(client: Any, sends: Any) -> None:
+        exchange(client, sends)
+        raise redis.TimeoutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("usage_recorder.recorder.exchange", lost)
+        assert recorder.record_api_key("key-1"), "nobody knows yet"
+    assert recorder.flush(30)
+    assert recorder.failures == {("api_key", "refused"): 1}
+    # The next number of the lane has nothing of it, and a repetition of that neither.
+    redis_client.delete("apikey:key-1:metrics")
+    with monkeypatch.context() as patched:
+        patched.setattr("usage_recorder.recorder.exchange", lost)
+        assert recorder.record_api_key("key-1")
+    assert recorder.flush(30)
+    recorder.close()
+    assert recorder.failures == {("api_key", "refused"): 1}
+    assert redis_client.hget("apikey:key-1:metrics", "total_requests") == b"1"
 
 
 def test_what_a_redis_without_memory_refuses_is_kept_whole_until_it_has_memory(own_redis: OwnRedis) -> None:

@@ -187,3 +187,52 @@ def test_a_file_that_is_full_is_told_and_records_go_on(server: RedisServer, tmp_
     with server.client() as client:
         assert counted(client) == 1
     recorder.close()
+
+
+# A limit of the size of files stands for a disk that is full.
+OUTLIVES_A_FULL_DISK = """
+import os, resource, sys
+import redis
+from usage_recorder import Recorder
+url, path, is_mended_first = sys.argv[1], sys.argv[2], sys.argv[3] == "True"
+server = redis.Redis.from_url(url)
+recorder = Recorder.connect(url, timeout_seconds=5, spool=path)
+server.config_set("maxmemory", 1)
+for number in range(40):
+    assert recorder.record_api_key(f"key-{number}")
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(path) + 10, limits[1]))
+server.config_set("maxmemory", 0)
+recorder.flush(1)
+assert recorder.record_api_key("new"), "what the file never had goes on"
+if is_mended_first:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert recorder.flush(30)
+recorder.close(0.5)
+"""
+
+
+@pytest.mark.parametrize("is_mended_first", [True, False])
+def test_a_disk_that_is_full_when_redis_is_back_doubles_and_loses_nothing(
+    server: RedisServer, tmp_path: Path, is_mended_first: bool
+) -> None:
+    path = tmp_path / "spool"
+    command = [sys.executable, "-c", OUTLIVES_A_FULL_DISK, server.url, str(path), str(is_mended_first)]
+    subprocess.run(command, check=True, timeout=60)
+    assert (len(path.read_bytes().splitlines()) == 1) == is_mended_first
+    following = Recorder.connect(server.url, timeout_seconds=5, spool=path)
+    assert following.flush(30)
+    following.close()
+    with server.client() as client:
+        assert {int(client.hget(key, "total_requests") or 0) for key in client.scan_iter("apikey:*:metrics")} == {1}
+        assert len(list(client.scan_iter("apikey:*:metrics"))) == 41
+    assert following.failures == {}
+
+
+def test_a_refused_file_is_free_again_when_it_was_moved_away(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    path.write_bytes(b"a letter to a friend\n")
+    with pytest.raises(SpoolError, match="expected a file of a recorder"):
+        Recorder.connect(nowhere(), spool=path)
+    path.rename(tmp_path / "away")
+    Recorder.connect(nowhere(), spool=path).close(timeout_seconds=0)

@@ -34,8 +34,8 @@ UTC = ZoneInfo("UTC")
 class Options(TypedDict, total=False):
     """Options of both recorders: USAGE_TIMEZONE (default UTC), a clock in epoch seconds, RETENTION_DAYS (default 180).
 
-    `on_failure` is called with each failure (what, reason), and must not raise. `most_kept` and `most_kept_bytes` bound what
-    waits while Redis does not take records. `spool` is the path of a file that has it too, in case this process is killed.
+    `on_failure` is called with each failure (what, reason); what it raises is logged. `most_kept` and `most_kept_bytes` bound
+    what waits while Redis does not take records. `spool` is the path of a file that has it too, in case this process is killed.
     """
 
     timezone: ZoneInfo
@@ -76,12 +76,14 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
     @property
     def dropped(self) -> Mapping[Family, int]:
         """Records dropped so far, per family; all five families are present."""
-        return self._failures.dropped
+        with self._outbox.call():
+            return self._failures.dropped
 
     @property
     def failures(self) -> Mapping[tuple[str, Reason], int]:
         """All failures so far per (what, reason), those of the reads included. RecordFailures explains the names."""
-        return self._failures.by_reason
+        with self._outbox.call():
+            return self._failures.by_reason
 
     @property
     def kept(self) -> int:

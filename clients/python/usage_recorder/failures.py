@@ -39,10 +39,11 @@ class RecordFailures:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Also in a forked child, where another thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        """Also in a forked child, where another thread of the parent may have held the lock. A signal handler may read."""
+        self._lock = threading.RLock()
         self._counts: Counter[tuple[str, Reason]] = Counter()
         self._logged_at: dict[tuple[str, Reason], float] = {}
+        self._observer_logged_at = -LOG_INTERVAL_SECONDS
 
     @property
     def by_reason(self) -> dict[tuple[str, Reason], int]:
@@ -59,9 +60,8 @@ class RecordFailures:
 
     def count(self, what: str, reason: Reason, detail: str, times: int = 1) -> None:
         """Counts failures. `detail` is logged, at most once in 5 s per (what, reason), so it must not contain data."""
-        if self._observe is not None:
-            for _ in range(times):
-                self._observe(what, reason)
+        for _ in range(times):
+            self._tell(what, reason)
         now = time.monotonic()
         with self._lock:
             self._counts[what, reason] += times
@@ -70,6 +70,17 @@ class RecordFailures:
                 return
             self._logged_at[what, reason] = now
         _log.warning("recorder: %s: %s (%s); %d so far", what, reason, detail, total)
+
+    def _tell(self, what: str, reason: Reason) -> None:
+        try:
+            if self._observe is not None:
+                self._observe(what, reason)
+        except Exception:
+            # It is called in the middle of the bookkeeping of sends, and in requests: neither may end with it.
+            now = time.monotonic()
+            if now - self._observer_logged_at >= LOG_INTERVAL_SECONDS:
+                self._observer_logged_at = now
+                _log.exception("recorder: on_failure raised an error; the recorder goes on")
 
 
 def redis_reason(error: Exception) -> Reason:

@@ -16,11 +16,11 @@ from redis.retry import Retry
 
 from usage_recorder import commands as record_commands
 from usage_recorder.calls import Build, Options, Recording
-from usage_recorder.commands import Command, Family
+from usage_recorder.commands import Command, Family, WrongArgumentError
 from usage_recorder.delivery.courier import Courier
 from usage_recorder.delivery.sends import Send
 from usage_recorder.delivery.wire import REDIS_ERRORS, exchange
-from usage_recorder.quota import QuotaDecision
+from usage_recorder.quota import UNKNOWN, QuotaDecision
 from usage_recorder.slot_owners import KeyCommand, send_to_owners
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ EXPECTED_A_URL = (
 
 class Recorder(Recording[bool, Optional[str]]):
     """Records usage in Redis. Threads may share it.
+
+    A signal handler or `on_failure` may record in the middle of another call; that takes it in at its end. There, reads know
+    nothing, `flush` returns False, and `close` does nothing.
 
     Make it with `Recorder.connect`, or give it a client of your own, also of a Redis Cluster. Such a client may retry. What a
     `spool` file has from before is sent from now on. Make it after a fork: a child sends nothing of what the parent kept.
@@ -69,8 +72,11 @@ class Recorder(Recording[bool, Optional[str]]):
         It counts what `record_api_key` recorded today, and what `record_event` recorded in the last 60 s. If Redis does not
         answer, the request is allowed, and `is_known` is False.
         """
-        commands = self._built("quota", lambda: record_commands.quota_question(self._moment(), api_key_id))
-        return self._decision(commands and self._read("quota", commands))
+        with self._outbox.call() as is_outermost:
+            if not is_outermost:
+                return UNKNOWN
+            commands = self._built("quota", lambda: record_commands.quota_question(self._moment(), api_key_id))
+            return self._decision(commands and self._read("quota", commands))
 
     def pending(self, api_key_id: str) -> dict[str, int] | None:
         """The five counts of §1.1 that are not drained yet, by field. Zeros if there are none, None if Redis failed.
@@ -78,23 +84,39 @@ class Recorder(Recording[bool, Optional[str]]):
         Add them to the stored totals to get all usage. For some milliseconds a batch is in neither: from its claim until its
         commit.
         """
-        commands = self._built("pending", lambda: record_commands.pending_question(api_key_id))
-        return self._pending_counts(commands and self._read("pending", commands))
+        with self._outbox.call() as is_outermost:
+            if not is_outermost:
+                return None
+            commands = self._built("pending", lambda: record_commands.pending_question(api_key_id))
+            return self._pending_counts(commands and self._read("pending", commands))
 
     def flush(self, timeout_seconds: float = FLUSH_SECONDS) -> bool:
         """Tries at once to send what is kept. Returns whether nothing is left, within the time."""
-        return self._courier.flush(timeout_seconds)
+        with self._outbox.call() as is_outermost:
+            return is_outermost and self._courier.flush(timeout_seconds)
 
     def close(self, timeout_seconds: float = FLUSH_SECONDS) -> None:
         """Flushes, and closes the connections. Raises nothing. What is left is lost and counted, unless a spool file has it."""
         ends_at = time.monotonic() + timeout_seconds
-        self._courier.flush(timeout_seconds)
-        self._courier.stop(max(ends_at - time.monotonic(), 0))
-        self._outbox.close()
-        with suppress(*REDIS_ERRORS):
-            self._client.close()
+        with self._outbox.call() as is_outermost:
+            if not is_outermost:
+                return
+            self._courier.flush(timeout_seconds)
+            self._courier.stop(max(ends_at - time.monotonic(), 0))
+            self._outbox.close()
+            with suppress(*REDIS_ERRORS):
+                self._client.close()
 
     def _record(self, family: Family, at_ms: int | None, build: Build) -> bool:
+        with self._outbox.call() as is_outermost:
+            if is_outermost:
+                return self._send_or_keep(family, at_ms, build)
+            try:
+                return self._outbox.later(family, build(self._moment(at_ms)))
+            except WrongArgumentError as error:
+                return self._outbox.later(family, str(error))
+
+    def _send_or_keep(self, family: Family, at_ms: int | None, build: Build) -> bool:
         record = self._built(family, lambda: build(self._moment(at_ms)))
         if record is None:
             return False

@@ -1,8 +1,9 @@
 """The Lua script that writes a record in one step, and once, however often it is sent. docs/write-counters.md explains it.
 
-KEYS[1] is the hash of the recorder's numbers, the others are the keys of the commands. ARGV is a lane, the number of the send,
-and the commands, each as the count of its words, its name, the place of its key in KEYS, and its other arguments. Answers 1 if
-the number was seen before, otherwise a list of (place of the command, its error), which is empty if all went well.
+KEYS[1] is the hash of the recorder's numbers, the others are the keys of the commands. ARGV is a lane, the number of the
+send, and the commands, each as the count of its words, its name, the place of its key in KEYS, and its other arguments.
+Answers 1 if the number was seen before and nothing was refused, otherwise a list of (place of the command, its error), which
+is empty if all went well.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _LATER_MS = 8 * 86_400_000
 # The number is noted first. If Redis refuses that (no memory, a replica), nothing is written yet, and the send can be repeated;
 # once a script has written, Redis lets it finish.
 #
+# What was refused is noted after the number that it belongs to: a repetition has the same answer. The next number of the lane
+# makes it void. It is a field of its own, so that older recorders still read the number.
+#
 # TOKEN adds to the JSON counter of a token (contracts §1.3). cjson keeps 14 digits and would write a large count as 1e+15. So
 # the script formats the number itself; cjson writes the texts. A stored value may not be the JSON of a token, or may be of
 # another token whose id and instance give the same key. Then the script leaves it as it is, for the drain. Other writers may
@@ -32,8 +36,17 @@ _LATER_MS = 8 * 86_400_000
 RECORD = f"""\
 local function is_error(reply) return type(reply) == 'table' and reply.err end
 
-local last = redis.call('HGET', KEYS[1], ARGV[1])
-if last and tonumber(last) >= tonumber(ARGV[2]) then return 1 end
+local last, refused_field = redis.call('HGET', KEYS[1], ARGV[1]), ARGV[1] .. ' refused'
+if last and tonumber(last) >= tonumber(ARGV[2]) then
+  local number, refused = (redis.call('HGET', KEYS[1], refused_field) or ''):match('^(%d+)(.*)$')
+  if number ~= ARGV[2] then return 1 end
+  local again = {{}}
+  for place, kind in refused:gmatch(' (%d+) (%S+)') do
+    again[#again + 1] = tonumber(place)
+    again[#again + 1] = kind
+  end
+  return again
+end
 local noted = redis.pcall('HSET', KEYS[1], ARGV[1], ARGV[2])
 if is_error(noted) then return redis.error_reply(noted.err) end
 redis.call('EXPIRE', KEYS[1], {NUMBERS_TTL_SECONDS})
@@ -124,6 +137,11 @@ while at <= #ARGV do
     errors[#errors + 1] = reply.err
   end
   at = last_word + 1
+end
+if #errors > 0 then
+  local refused = ARGV[2]
+  for i = 1, #errors, 2 do refused = refused .. ' ' .. errors[i] .. ' ' .. (errors[i + 1]:match('%S+') or 'ERR') end
+  redis.pcall('HSET', KEYS[1], refused_field, refused)
 end
 return errors
 """

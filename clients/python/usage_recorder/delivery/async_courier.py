@@ -81,19 +81,31 @@ class AsyncCourier(AnyCourier):
 
     async def _run(self, hurry: asyncio.Event) -> None:
         pace = Pace()
-        while portion := self.outbox.portion(pace.sends):
-            answers = None
+        while self.outbox.has_left():
             try:
-                answers = await self._send(portion)
+                took_all = await self._deliver(pace.sends)
             except Exception:
                 _log.exception("recorder: a portion was not sent; it is tried again")
-            finally:
-                # Also when this task is cancelled: nobody knows then what Redis did.
-                took_all = self.outbox.end_portion(portion, answers)
+                took_all = False
             if (pause := pace.note(took_all)) and await _is_set_within(hurry, pause):
                 hurry.clear()
                 pace.hurry()
         BUSY.discard(self)
+
+    async def _deliver(self, most: int) -> bool:
+        portion = self.outbox.portion(most)
+        if not portion:
+            # What is left waits for its spool file.
+            return False
+        answers = None
+        try:
+            answers = await self._send(portion)
+        except Exception:
+            _log.exception("recorder: a portion was not sent; it is tried again")
+        finally:
+            # Also when this task is cancelled: nobody knows then what Redis did.
+            took_all = self.outbox.end_portion(portion, answers)
+        return took_all
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

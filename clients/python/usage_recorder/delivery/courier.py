@@ -60,6 +60,7 @@ class Courier(AnyCourier):
     def __init__(self, outbox: Outbox, send: Callable[[Sequence[Send]], Sequence[Sequence[Answer]]]) -> None:
         super().__init__(outbox)
         self._send = send
+        outbox.wake = self.ensure
         self.forget_parent()
 
     def forget_parent(self) -> None:
@@ -73,7 +74,7 @@ class Courier(AnyCourier):
     def ensure(self) -> None:
         """Starts the thread if there is none."""
         with self._lock:
-            if self._thread is not None or self._should_stop:
+            if self._should_stop or (self._thread is not None and self._thread.is_alive()):
                 return
             BUSY.add(self)
             thread = threading.Thread(target=self._run, name="usage-recorder", daemon=True)
@@ -109,14 +110,19 @@ class Courier(AnyCourier):
     def _run(self) -> None:
         pace = Pace()
         while not self._should_stop:
-            took_all = deliver(self.outbox, self._send, pace.sends)
+            try:
+                took_all = deliver(self.outbox, self._send, pace.sends)
+            except Exception:
+                _log.exception("recorder: a portion was not sent; it is tried again")
+                took_all = False
             if took_all is None:
                 with self._lock:
                     if not self.outbox.has_left():
                         self._thread = None
                         BUSY.discard(self)
                         return
-                continue
+                # It came just now, or waits for its spool file.
+                took_all = False
             if self._hurry.wait(pace.note(took_all)):
                 self._hurry.clear()
                 pace.hurry()

@@ -6,8 +6,9 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from usage_recorder.commands import Family, Record
 from usage_recorder.delivery.sends import Answer, Send, correcting_send, is_of_a_slot, kind_of, new_send
@@ -22,6 +23,9 @@ MOST_KEPT_BYTES = 64 * 1024 * 1024
 OLDEST_REPEATED_MS = (NUMBERS_TTL_SECONDS - 86_400) * 1000
 # Sends without an answer are not summed, and each has a lane. With so many, others wait until there are fewer.
 MOST_DOUBTFUL = 10_000
+# What signal handlers may record during one call.
+MOST_LATE = 10_000
+_MOST_ROUNDS = 3
 _INTERRUPTED = InterruptedError("the answer was not waited for")
 _log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ class Outbox:
         self._clock = clock
         self._limits = most_kept, most_kept_bytes
         self._spool: Spool | None = None
+        self.wake: Callable[[], None] = _nobody
         self._begin_anew()
         if spool is not None:
             sends, records = spool.take_over()
@@ -55,7 +60,10 @@ class Outbox:
 
     def _begin_anew(self) -> None:
         # Also in a forked child: a lock may be held there by a thread that does not exist. A signal handler and `on_failure`
-        # may call the recorder while this thread holds it.
+        # may read while this thread holds it; what they record waits in `_late`.
+        self._inside: dict[int, bool] = {}
+        self._late: deque[Record | tuple[str, str]] = deque()
+        self._late_lost: Counter[Family] = Counter()
         self._lock = threading.RLock()
         self._is_empty = threading.Condition(self._lock)
         self.recorder_id = secrets.token_hex(12)
@@ -76,39 +84,79 @@ class Outbox:
             self._spool.leave_to_parent()
             self._spool = None
 
+    @contextmanager
+    def call(self) -> Iterator[bool]:
+        """Around each call. False inside of another call of this thread: then lock nothing, and ask no server.
+
+        A signal handler, or `on_failure`, runs in the middle of a call. What that call holds, such as the pool of redis-py, is
+        free only after the handler.
+        """
+        me = threading.get_ident()
+        if me in self._inside:
+            yield False
+            return
+        try:
+            self._inside[me] = False
+            yield True
+        finally:
+            # An `on_failure` may record for each failure, also here: then the courier has the rest.
+            for _ in range(_MOST_ROUNDS):
+                if not self._inside.pop(me, False):
+                    break
+                self._inside[me] = False
+                with self._lock:
+                    self._take_late()
+                self.wake()
+            self._inside.pop(me, None)
+
+    def later(self, family: Family, record: Record | str) -> bool:
+        """Inside of another call: keeps a record, or what is wrong with it, for the end of that. Whether it may be kept."""
+        self._inside[threading.get_ident()] = True
+        if isinstance(record, str):
+            self._late.append((family, record))
+            return False
+        if len(self._late) >= MOST_LATE:
+            self._late_lost[family] += record.records
+            return False
+        self._late.append(record)
+        return not self._is_closed
+
     @property
     def kept(self) -> int:
         """Records that wait to be sent, or to be sent again."""
-        with self._lock:
+        with self._held():
             return self._kept()
 
     @property
     def has_work(self) -> bool:
         """Whether a courier is needed. Without the lock: each record asks."""
-        return bool(self._doubtful or self._sums)
+        return bool(self._doubtful or self._sums or self._late)
 
     def begin(self, record: Record) -> Send | bool:
         """The send of a record, to be sent now. While Redis is away: whether the record is kept."""
-        with self._lock:
+        with self._held():
             if self._is_away or self._is_closed or len(self._doubtful) >= MOST_DOUBTFUL:
                 return self._keep(record)
             lane = self._take_lane()
-        return self._new_send(record, lane)
+        send = self._new_send(record, lane)
+        self._is_noted(send)
+        return send
 
     def take(self, send: Send, answers: Sequence[Answer]) -> bool:
         """What the answers to a send mean: True if the record is written or kept, False if Redis refused it for good."""
         why = send.take(answers)
-        with self._lock:
+        with self._held():
             return self._settle(send) if why is None else self._doubt(send, why)
 
     def doubt(self, send: Send, why: BaseException) -> bool:
         """Keeps a send of which nobody knows whether it was done, to be repeated. False if the outbox is closed."""
-        with self._lock:
+        with self._held():
             return self._doubt(send, why)
 
     def portion(self, most: int) -> list[Send]:
         """Up to so many sends, to be sent now: doubtful ones first, then what was never sent. End it with `end_portion`."""
-        with self._lock:
+        with self._held():
+            self._take_late()
             sends: list[Send] = []
             oldest_ms = self._now_ms() - OLDEST_REPEATED_MS
             while self._doubtful and len(sends) < most:
@@ -118,19 +166,18 @@ class Outbox:
                     self._free_lane(send)
                 else:
                     sends.append(send)
-            fresh: list[tuple[int, Record, tuple[int, int]]] = []
             # While Redis is away, what was never sent stays where it can still be summed.
-            while self._sums and len(sends) + len(fresh) < most and not (sends and self._is_away):
-                fresh.append((*self._sums.pop(), self._take_lane()))
-            self._repeated = len(sends) + len(fresh)
-            self._repeated_records = sum(one.records for one in sends) + sum(one.records for _, one, _ in fresh)
+            if not (sends and self._is_away):
+                sends += self._fresh(most - len(sends))
+            self._repeated = len(sends)
+            self._repeated_records = sum(one.records for one in sends)
             self._tell_if_empty()
-        return [*sends, *(self._new_send(record, lane, entry_id) for entry_id, record, lane in fresh)]
+        return sends
 
     def end_portion(self, sends: Iterable[Send], answers: Iterable[Sequence[Answer]] | None) -> bool:
         """Takes the answers to a portion, None if nothing is known of any. Returns whether Redis took all of it."""
         took_all = is_back = answers is not None
-        with self._lock:
+        with self._held():
             self._repeated = self._repeated_records = 0
             for send, some in zip(sends, answers) if answers is not None else ((send, ()) for send in sends):
                 why = _INTERRUPTED if answers is None else send.take(some)
@@ -147,49 +194,100 @@ class Outbox:
         return took_all
 
     def has_left(self) -> bool:
-        with self._lock:
+        with self._held():
             return self._has_left()
 
     def wait_until_empty(self, timeout_seconds: float) -> bool:
         """Whether nothing is left within the time."""
-        with self._lock:
+        with self._held():
             return self._is_empty.wait_for(lambda: not self._has_left(), timeout_seconds)
 
     def close(self) -> None:
         """No more is taken. What is left is lost and counted, unless a spool file has it."""
-        with self._lock:
+        with self._held():
             if self._is_closed:
                 return
+            self._take_late()
             self._is_closed = True
             if self._spool is not None:
-                if self._has_left():
-                    _log.warning("recorder: %d records wait in the spool file for the next recorder", self._kept())
-                self._spool.close()
+                self._leave_to_file(self._spool)
                 return
             for send in self._doubtful:
                 self._lose(send.family, "unsent", send.records)
             self._doubtful.clear()
-            while self._sums:
-                _, record = self._sums.pop()
+            for entry_id, record in list(self._sums.entries()):
                 self._lose(record.family, "unsent", record.records)
+                self._sums.remove(entry_id)
 
-    def _new_send(self, record: Record, lane: tuple[int, int], entry_id: int | None = None) -> Send:
-        send = new_send(
+    def _fresh(self, most: int) -> list[Send]:
+        """Sends of what was never sent, the oldest first.
+
+        What the spool file has as waiting is not sent before the file has it as sent: it would be sent once more by the next
+        recorder. Where the file takes nothing now, that waits, and the rest goes on.
+        """
+        sends: dict[int, Send] = {}
+        takes_nothing = False
+        for entry_id, record in self._sums.entries():
+            if len(sends) >= most:
+                break
+            is_in_file = self._spool is not None and self._spool.has_kept(entry_id)
+            if is_in_file and takes_nothing:
+                continue
+            send = self._new_send(record, self._take_lane())
+            if self._is_noted(send, entry_id) or not is_in_file:
+                sends[entry_id] = send
+            else:
+                takes_nothing = True
+                self._free.append(send.lane)
+        for entry_id in sends:
+            self._sums.remove(entry_id)
+        return list(sends.values())
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        with self.call(), self._lock:
+            yield
+
+    def _take_late(self) -> None:
+        for _ in range(len(self._late)):
+            late = self._late.popleft()
+            if isinstance(late, Record):
+                self._keep(late)
+            else:
+                what, detail = late
+                self._failures.count(what, "wrong argument", detail)
+        for family, records in list(self._late_lost.items()):
+            self._late_lost[family] -= records
+            if records:
+                self._lose(family, "no room", records)
+
+    def _leave_to_file(self, spool: Spool) -> None:
+        missing = spool.write_last(self._doubtful, self._sums.entries())
+        for family, records in missing.items():
+            self._lose(family, "unsent", records, "the spool file did not take it")
+        if (left := self._kept() - sum(missing.values())) > 0:
+            _log.warning("recorder: %d records wait in the spool file for the next recorder", left)
+        spool.close()
+
+    def _new_send(self, record: Record, lane: tuple[int, int]) -> Send:
+        return new_send(
             record.commands(), self.recorder_id, *lane, began_ms=self._now_ms(), is_cluster=self._is_cluster
         )
-        self._note_send(send, entry_id)
-        return send
 
-    def _note_send(self, send: Send, entry_id: int | None = None) -> None:
-        if self._spool is not None and not self._spool.note_send(send, entry_id):
+    def _is_noted(self, send: Send, entry_id: int | None = None) -> bool:
+        if self._spool is None or self._spool.note_send(send, entry_id):
+            return True
+        if entry_id is None or not self._spool.has_kept(entry_id):
             self._failures.count(send.family, "bookkeeping", "the spool file does not take it", send.records)
+        return False
 
     def _doubt(self, send: Send, why: BaseException) -> bool:
         if self._is_closed:
             # With a spool file, the next recorder takes it from there.
-            if self._spool is None:
+            is_left = self._spool is not None and self._spool.has_send(send)
+            if not is_left:
                 self._lose(send.family, "unsent", send.records)
-            return self._spool is not None
+            return is_left
         if not self._is_away and not (isinstance(why, Exception) and is_of_a_slot(why)):
             self._is_away = True
             _log.warning("recorder: Redis does not take records (%s); they are kept", kind_of(why))
@@ -207,7 +305,7 @@ class Outbox:
             correcting = correcting_send(
                 send, self.recorder_id, *self._take_lane(), began_ms=self._now_ms(), is_cluster=self._is_cluster
             )
-            self._note_send(correcting)
+            self._is_noted(correcting)
             self._doubtful.append(correcting)
         self._free_lane(send)
         return not is_refused
@@ -246,10 +344,12 @@ class Outbox:
             self._spool.note_settled(send)
 
     def _has_left(self) -> bool:
-        return bool(self._doubtful or self._sums or self._repeated)
+        return bool(self._doubtful or self._sums or self._repeated or self._late)
 
     def _kept(self) -> int:
-        return sum(send.records for send in self._doubtful) + self._sums.records + self._repeated_records
+        return (
+            sum(send.records for send in self._doubtful) + self._sums.records + self._repeated_records + len(self._late)
+        )
 
     def _tell_if_empty(self) -> None:
         if not self._has_left():
@@ -257,6 +357,10 @@ class Outbox:
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+
+def _nobody() -> None:
+    """Who is called when a record came late: nobody yet."""
 
 
 def _kind(error: str) -> str:

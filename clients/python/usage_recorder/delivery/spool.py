@@ -10,12 +10,14 @@ import json
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from usage_recorder.commands import Moment, Record
+from usage_recorder.commands import Family, Moment, Record
 from usage_recorder.delivery.sends import Part, Send
 
 FORMAT = 1
@@ -42,12 +44,20 @@ class Spool:
         self._live_bytes = 0
         self._bytes = 0
         self._is_full = False
+        # Whether a line is missing since the file was last written anew or emptied.
+        self._has_gaps = False
+        self._file: int | None = None
+        self._lock_file: int | None = None
         try:
-            self._lock_file: int | None = _locked(self.path)
-            self._file: int | None = None
+            self._lock_file = _locked(self.path)
             self._found = self._read()
         except OSError as error:
+            self.close()
             raise SpoolError(f"spool file {self.path}: {error.strerror or error}") from None
+        except BaseException:
+            # The file may be moved away, and tried again in this process.
+            self.close()
+            raise
 
     def take_over(self) -> tuple[list[Send], list[Record]]:
         """What the recorder before left: sends without an answer, and records that were not sent."""
@@ -63,15 +73,16 @@ class Spool:
         try:
             self._write_anew()
         except OSError as error:
+            self.close()
             raise SpoolError(f"spool file {self.path}: {error.strerror or error}") from None
 
     def note_send(self, send: Send, entry_id: int | None) -> bool:
         """Before a send goes out. `entry_id`: the kept record that it is made of. Whether the file has it."""
         line = _send_line(send, entry_id)
         with self._lock:
-            if not self._append(line):
+            if not self._append(line, is_bounded=entry_id is None):
                 return False
-            self._add_send(send, _send_line(send, None) if entry_id else line)
+            self._add_send(send, line if entry_id is None else _send_line(send, None))
             if entry_id is not None:
                 self._live_bytes -= len(self._kept.pop(entry_id, b""))
             return True
@@ -85,6 +96,15 @@ class Spool:
             self._add_kept(entry_id, line)
             return True
 
+    def has_send(self, send: Send) -> bool:
+        with self._lock:
+            return send.name in self._sends
+
+    def has_kept(self, entry_id: int) -> bool:
+        """Whether the file has the entry, maybe with less than it is now, as one that waits."""
+        with self._lock:
+            return entry_id in self._kept
+
     def note_settled(self, send: Send) -> None:
         """Redis has confirmed or refused the send, or it was given up."""
         with self._lock:
@@ -93,9 +113,36 @@ class Spool:
                 return
             self._live_bytes -= len(line)
             if self._sends or self._kept:
-                self._append(_line({"d": send.name}))
+                self._append(_line({"d": send.name}), is_bounded=False)
             else:
                 self._empty()
+
+    def write_last(self, sends: Iterable[Send], kept: Iterable[tuple[int, Record]]) -> Counter[Family]:
+        """Before the end: makes the file have just these. Returns the records that it could not take."""
+        with self._lock:
+            missing: Counter[Family] = Counter()
+            if not self._has_gaps or self._lock_file is None:
+                return missing
+            # Another thread may still wait for the answers to a send: the file goes on having it.
+            before = self._sends.copy(), self._kept.copy()
+            for send in sends:
+                if send.name not in self._sends:
+                    missing[send.family] += send.records
+                    self._add_send(send, _send_line(send, None))
+            for entry_id, record in kept:
+                line, known = _kept_line(entry_id, record), self._kept.get(entry_id)
+                if line != known:
+                    missing[record.family] += record.records - (json.loads(known)["r"][-1] if known else 0)
+                    self._add_kept(entry_id, line)
+            try:
+                if self._sends or self._kept:
+                    self._write_anew()
+                else:
+                    self._empty()
+            except OSError:
+                self._sends, self._kept = before
+                return missing
+            return Counter()
 
     def close(self) -> None:
         """Another recorder may have the file from now on."""
@@ -118,22 +165,27 @@ class Spool:
         self._live_bytes += len(line) - len(self._kept.get(entry_id, b""))
         self._kept[entry_id] = line
 
-    def _append(self, line: bytes) -> bool:
-        if self._file is None:
+    def _append(self, line: bytes, *, is_bounded: bool = True) -> bool:
+        """`is_bounded`: whether there is more to keep than before. Other lines may exceed the bound: they make room."""
+        if self._lock_file is None:
             return False
         try:
-            if self._bytes + len(line) > 2 * self._live_bytes + _SLACK_BYTES:
-                self._write_anew()
-            if self._bytes + len(line) > self._most_bytes:
+            file = self._file
+            if file is None or self._bytes + len(line) > 2 * self._live_bytes + _SLACK_BYTES:
+                file = self._write_anew()
+            if is_bounded and self._bytes + len(line) > self._most_bytes:
                 raise OSError(0, f"it has its {self._most_bytes:,} bytes")
-            if os.write(self._file, line) != len(line):
+            if os.write(file, line) != len(line):
                 raise OSError(0, "a line was written in part")
         except OSError as error:
             if not self._is_full:
                 self._is_full = True
                 _log.error(
-                    "recorder: spool file %s: %s; records are in memory alone", self.path, error.strerror or error
+                    "recorder: spool file %s: %s; new records are in memory alone, and those that it has wait",
+                    self.path,
+                    error.strerror or error,
                 )
+            self._has_gaps = True
             self._cut()
             return False
         self._is_full = False
@@ -141,7 +193,7 @@ class Spool:
         return True
 
     def _cut(self) -> None:
-        """Takes away a line that was written in part: the next would be joined to it."""
+        """Takes away a line that was written in part: the next would be joined to it. Otherwise the file is written anew."""
         try:
             if self._file is not None:
                 os.ftruncate(self._file, self._bytes)
@@ -154,6 +206,7 @@ class Spool:
             if self._file is not None:
                 os.ftruncate(self._file, len(self._header))
                 self._bytes = len(self._header)
+                self._has_gaps = False
         except OSError as error:
             _log.error("recorder: spool file %s: %s", self.path, error.strerror or error)
 
@@ -161,7 +214,7 @@ class Spool:
     def _header(self) -> bytes:
         return _line({"usage_recorder_spool": FORMAT, "is_cluster": self._is_cluster})
 
-    def _write_anew(self) -> None:
+    def _write_anew(self) -> int:
         """In another file that takes the place of this: a crash leaves the one or the other."""
         other = self.path.with_name(f"{self.path.name}.new")
         flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
@@ -175,10 +228,14 @@ class Spool:
             os.replace(other, self.path)
         except BaseException:
             os.close(file)
+            with suppress(OSError):
+                other.unlink()
             raise
         if self._file is not None:
             os.close(self._file)
         self._file, self._bytes = file, written
+        self._has_gaps = False
+        return file
 
     def _read(self) -> tuple[list[Send], list[Record]]:
         if not self.path.exists() or not self.path.stat().st_size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from usage_recorder.commands import Record
 
@@ -45,17 +46,16 @@ class Sums:
         self.records += record.records
         return self._last_id
 
-    def pop(self) -> tuple[int, Record]:
-        """The oldest entry; there must be one."""
-        entry_id, record = self._entries.popitem(last=False)
+    def remove(self, entry_id: int) -> None:
+        record = self._entries.pop(entry_id)
         if self._ids.get(record.place) == entry_id:
             del self._ids[record.place]
         self._bytes -= _size(record)
         self.records -= record.records
-        return entry_id, record
 
-    def entries(self) -> list[tuple[int, Record]]:
-        return list(self._entries.items())
+    def entries(self) -> Iterator[tuple[int, Record]]:
+        """The oldest first. Change nothing meanwhile."""
+        return iter(self._entries.items())
 
 
 def _size(record: Record) -> int:
