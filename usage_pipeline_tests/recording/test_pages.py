@@ -21,15 +21,14 @@ PAGE = (DOCS / "write-counters.md").read_text(encoding="utf-8")
 def test_the_command_of_redis_cli_counts_once(tmp_path: Path) -> None:
     cli = redis_executable().with_name("redis-cli")
     [command] = re.findall(r"^redis-cli (.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    words = shlex.split(command.replace("\\\n", " "))
     (tmp_path / "record.lua").write_text(RECORD, encoding="utf-8")
     server = RedisServer(tmp_path / "redis")
     server.start()
+    url = f"redis://127.0.0.1:{server.port}"
+    words = shlex.split(command.replace("\\\n", " ").replace("$REDIS_URL", url))
     try:
         answers = [
-            subprocess.run(
-                [cli, "-p", str(server.port), *words], cwd=tmp_path, capture_output=True, text=True, check=True
-            ).stdout.strip()
+            subprocess.run([cli, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
             for _ in range(2)
         ]
         assert answers == ["", "1"]

@@ -389,3 +389,10 @@ def test_the_limit_per_minute_slides(call: Call, redis_client: redis.Redis, cloc
     call("record_event", "key-1", **EVENT)
     assert redis_client.zcard("apikey:key-1:timeline") == 2
     assert call("check_quota", "key-1") == QuotaDecision(True, None, 1, True)
+
+
+@pytest.mark.parametrize("kind", [Recorder, AsyncRecorder])
+def test_a_time_zone_that_is_none_is_refused_at_once(kind: type[Recorder] | type[AsyncRecorder]) -> None:
+    wrong: Any = "Europe/Vienna"
+    with pytest.raises(ValueError, match=r"timezone: expected a time zone such as .*, came str"):
+        kind.connect("redis://127.0.0.1:9", timezone=wrong)

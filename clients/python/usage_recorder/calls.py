@@ -7,6 +7,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from datetime import tzinfo
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 from uuid import UUID, uuid4
@@ -58,6 +59,10 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
 
     def __init__(self, is_cluster: bool, **options: Unpack[Options]) -> None:
         self._timezone = options.get("timezone", UTC)
+        if not isinstance(self._timezone, tzinfo):
+            # Later it would end in the caller's requests.
+            came = type(self._timezone).__name__
+            raise ValueError(f'timezone: expected a time zone such as ZoneInfo("Europe/Vienna"), came {came}')
         self._clock = options.get("clock", time.time)
         self._retention_days = options.get("retention_days", 180)
         self._failures = RecordFailures(options.get("on_failure"))
