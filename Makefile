@@ -70,6 +70,7 @@ bench: setup  ## measure everything (about an hour)
 	$(RUN)python -m benchmarks.merchants
 	$(RUN)python -m benchmarks.recorder
 	$(RUN)python -m benchmarks.ingest
+	$(RUN)python -m benchmarks.formats
 	$(RUN)python -m benchmarks.files
 	$(RUN)python -m benchmarks.api
 	$(RUN)python -m benchmarks.worst_load
