@@ -62,44 +62,20 @@ class Scan:
 
     def each_member(self, place: int, reader: MemberReader) -> int:
         """The same with one reader for all, which gets the name as it is written, of a very long one the beginning."""
-        self._look()
-        document = self._document
-        if document[place : place + 1] != b"{":
-            return self.value(place)
-        place = self.after_space(place + 1)
-        if document[place : place + 1] == b"}":
-            return place + 1
-        while True:
-            end = self._text(place)
-            name = bytes(document[place + 1 : min(end - 1, place + 1 + MOST_NAME_BYTES)])
-            place = self.after_space(end)
-            if document[place : place + 1] != b":":
-                raise self.unreadable(place)
-            place = self.after_space(reader(name, self.after_space(place + 1)))
-            sign = document[place : place + 1]
-            if sign == b"}":
-                return place + 1
-            if sign != b",":
-                raise self.unreadable(place)
-            place = self.after_space(place + 1)
+
+        def member(at: int) -> int:
+            end = self._text(at)
+            name = bytes(self._document[at + 1 : min(end - 1, at + 1 + MOST_NAME_BYTES)])
+            colon = self.after_space(end)
+            if self._document[colon : colon + 1] != b":":
+                raise self.unreadable(colon)
+            return reader(name, self.after_space(colon + 1))
+
+        return self._each(place, b"{", b"}", member)
 
     def items(self, place: int, reader: Reader) -> int:
         """The items of an array, each by the reader. Another value is passed over."""
-        self._look()
-        document = self._document
-        if document[place : place + 1] != b"[":
-            return self.value(place)
-        place = self.after_space(place + 1)
-        if document[place : place + 1] == b"]":
-            return place + 1
-        while True:
-            place = self.after_space(reader(place))
-            sign = document[place : place + 1]
-            if sign == b"]":
-                return place + 1
-            if sign != b",":
-                raise self.unreadable(place)
-            place = self.after_space(place + 1)
+        return self._each(place, b"[", b"]", reader)
 
     def value(self, place: int) -> int:
         """Any value, passed over."""
@@ -124,6 +100,24 @@ class Scan:
             place = _SPACE.match(self._document, place, step).end()  # type: ignore[union-attr]  # it matches nothing, too
             if place < step or step == len(self._document):
                 return place
+
+    def _each(self, place: int, opening: bytes, closing: bytes, reader: Reader) -> int:
+        """What is between two signs, with commas between: each by the reader."""
+        self._look()
+        document = self._document
+        if document[place : place + 1] != opening:
+            return self.value(place)
+        place = self.after_space(place + 1)
+        if document[place : place + 1] == closing:
+            return place + 1
+        while True:
+            place = self.after_space(reader(place))
+            sign = document[place : place + 1]
+            if sign == closing:
+                return place + 1
+            if sign != b",":
+                raise self.unreadable(place)
+            place = self.after_space(place + 1)
 
     def unreadable(self, place: int) -> UnreadableDocument:
         return UnreadableDocument(f"body: expected JSON, came something else at byte {place}")
