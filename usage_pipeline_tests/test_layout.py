@@ -33,6 +33,7 @@ LAYERS = (
             "drain",
             "enrichment",
             "events",
+            "explore",
             "history",
             "issues",
             "merchants",

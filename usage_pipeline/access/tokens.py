@@ -20,7 +20,8 @@ from usage_pipeline.bindings import Binding, Bounds
 from usage_pipeline.storage.sql import load
 from usage_pipeline.values import Malformed, identifier_text
 
-SCOPES = ("ingest", "read", "correct")
+# `users` and `prompts` are beside `read`: user ids and tags of explored usage and requests, and prompts of requests.
+SCOPES = ("ingest", "read", "correct", "users", "prompts")
 MAX_EXPIRES_IN_DAYS = 36_500
 # What Redis's scripts count exactly.
 MAX_QUOTA = 2**53 - 1

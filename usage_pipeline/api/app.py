@@ -24,6 +24,7 @@ from usage_pipeline.api.answers.heads import Heads
 from usage_pipeline.api.auth import Admission, Gate
 from usage_pipeline.api.dashboard import routes as dashboard
 from usage_pipeline.api.documentation import routes as documentation
+from usage_pipeline.api.explore import routes as explore
 from usage_pipeline.api.external import routes as external
 from usage_pipeline.api.external.posts import PostDesk
 from usage_pipeline.api.ingest import corrections, formats, otlp
@@ -33,6 +34,7 @@ from usage_pipeline.api.metrics import routes as metrics_route
 from usage_pipeline.api.metrics.counts import Metrics, MetricsMiddleware
 from usage_pipeline.api.metrics.exposition import Exposition
 from usage_pipeline.api.metrics.pipeline import PipelineMetrics
+from usage_pipeline.api.places import Places
 from usage_pipeline.api.rankings import routes as rankings
 from usage_pipeline.api.rankings.reads import RankingReads
 from usage_pipeline.api.service import routes as service
@@ -101,7 +103,10 @@ def create_app(settings: Settings) -> FastAPI:
         uses = TokenUses(recorder, process_name())
         app.state.gate = Gate(tokens, quota, uses)
         app.state.rankings = rankings_read = RankingReads(cache, storing, metrics)
-        app.state.reads = usage.Reads(settings, storing, Downloads(storing, settings.db_pool_size), recorder, cache)
+        downloads = Downloads(storing, settings.db_pool_size)
+        # Half of the connections: the others are for what is answered at once.
+        questions = Places(max(1, settings.db_pool_size // 2), "questions", "ask again later")
+        app.state.reads = usage.Reads(settings, storing, downloads, recorder, cache, questions)
         app.state.checks = service.Checks(settings)
         app.state.openapi_document = documentation.OpenapiDocument(app)
         app.state.exposition = Exposition(metrics, PipelineMetrics(settings))
@@ -143,7 +148,19 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=("Authorization", "Content-Type", "Content-Encoding"),
             expose_headers=_EXPOSED_HEADERS,
         )
-    for module in (dashboard, documentation, ingest, formats, otlp, corrections, usage, stats, rankings, metrics_route):
+    for module in (
+        dashboard,
+        documentation,
+        ingest,
+        formats,
+        otlp,
+        corrections,
+        usage,
+        explore,
+        stats,
+        rankings,
+        metrics_route,
+    ):
         app.include_router(module.router)
     if settings.enable_external_posts_route:
         app.include_router(external.router)

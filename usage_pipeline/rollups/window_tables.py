@@ -33,11 +33,20 @@ _COST = (
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A column of a day's table, and the expression of an event that it holds: never null."""
+
+    column: str
+    of_event: str
+
+
+@dataclass(frozen=True, slots=True)
 class WindowTable:
     """The table of a grain, or a table of parts from which days, weeks and months are merged.
 
     `column` holds the window of a row, and `key` identifies the row within its window. `values` are the other columns. In the
-    unique index the columns of `digested` are one, since together they may be too long for an index.
+    unique index the columns of `digested` are one, since together they may be too long for an index. `member`: what days are
+    apart by, besides the group.
     """
 
     name: str
@@ -45,6 +54,7 @@ class WindowTable:
     key: tuple[str, ...] = _GROUP
     values: tuple[str, ...] = (*_COUNTS, *_LATENCIES, "distinct_users", *_COST)
     digested: tuple[str, ...] = _GROUP
+    member: Member | None = None
 
     @property
     def table(self) -> str:
@@ -55,13 +65,22 @@ class WindowTable:
         """What dropped events add to windows of this table. Tables that are merged from parts have none."""
         return f"{self.table}_kept"
 
-    def replacement(self, query: str) -> compose.Composed:
-        """A query of `sql/` that replaces a window. Its `source` has the rows to store, and it ends with `{store_source}`."""
-        return composed(query, **self._names(), store_source=composed("rollups/store_source", **self._columns()))
+    @property
+    def query(self) -> str:
+        """The query of `sql/` that makes a window. Its `source` has the rows to store, and it ends with `{store_source}`."""
+        return f"rollups/replace_{self.name if self.member is None else 'usage_member_daily'}"
 
-    def keeping(self, query: str) -> compose.Composed:
-        """The same query, but its `source` becomes what is kept of the window, and the window stays as it is."""
-        return composed(query, **self._names(), store_source=composed("rollups/dropped/keep_source", **self._columns()))
+    def replacement(self, query: str | None = None) -> compose.Composed:
+        """Replaces a window by its own query, or by this one."""
+        return composed(
+            query or self.query, **self._names(), store_source=composed("rollups/store_source", **self._columns())
+        )
+
+    def keeping(self) -> compose.Composed:
+        """Its own query, but `source` becomes what is kept of the window, and the window stays as it is."""
+        return composed(
+            self.query, **self._names(), store_source=composed("rollups/dropped/keep_source", **self._columns())
+        )
 
     def keeping_stored(self) -> compose.Composed:
         """A query that keeps what is stored of a window."""
@@ -70,7 +89,6 @@ class WindowTable:
     def _columns(self) -> dict[str, compose.Composable]:
         return {
             **self._names(),
-            "kept": relation(self.kept_table),
             "key": column_list(self.key),
             "source_key": column_list(self.key, of="source"),
             "stored_key": column_list(self.key, of="t"),
@@ -82,12 +100,19 @@ class WindowTable:
         }
 
     def _key_of_index(self) -> compose.Composed:
-        digest = compose.SQL("analytics.group_key({})").format(column_list(self.digested))
+        digest = [compose.SQL("analytics.group_key({})").format(column_list(self.digested))] if self.digested else []
         others = (name for name in self.key if name not in self.digested)
-        return compose.SQL(", ").join([digest, *map(compose.Identifier, others)])
+        return compose.SQL(", ").join([*digest, *map(compose.Identifier, others)])
 
-    def _names(self) -> dict[str, compose.Identifier]:
-        return {"table": relation(self.table), "window": compose.Identifier(self.column)}
+    def _names(self) -> dict[str, compose.Composable]:
+        names: dict[str, compose.Composable] = {
+            "table": relation(self.table),
+            "kept": relation(self.kept_table),
+            "window": compose.Identifier(self.column),
+        }
+        if self.member is not None:
+            names |= {"member": compose.Identifier(self.member.column), "of_event": compose.SQL(self.member.of_event)}
+        return names
 
     def compose(self, query: str) -> compose.Composed:
         """A query of `sql/` that serves the tables of all grains, for this table."""
@@ -101,8 +126,14 @@ WINDOW_TABLES: Mapping[Grain, WindowTable] = {
     "month": WindowTable("usage_monthly", "month_start"),
 }
 # A day also stores these parts, which a roll-up replaces together with it. Weeks and months are merged from the first two.
-DAY_PARTS = (
-    WindowTable("usage_user_daily", "usage_date", key=(*_GROUP, "user_id"), values=(*_COUNTS, *_COST)),
+_EVENT_DAY_PARTS = (
+    WindowTable(
+        "usage_user_daily",
+        "usage_date",
+        key=(*_GROUP, "user_id"),
+        values=(*_COUNTS, *_COST),
+        member=Member("user_id", "event.user_id"),
+    ),
     WindowTable("usage_latency_daily", "usage_date", values=("latencies_ms", "requests")),
     WindowTable(
         "usage_tag_daily",
@@ -111,8 +142,34 @@ DAY_PARTS = (
         values=(*_COUNTS, *_COST),
         digested=("value", "team", "provider", "model"),
     ),
+    WindowTable(
+        "usage_api_key_daily",
+        "usage_date",
+        key=(*_GROUP, "api_key_id"),
+        values=(*_COUNTS, *_COST),
+        member=Member("api_key_id", "coalesce(event.api_key_id, '')"),
+    ),
+    WindowTable("usage_error_daily", "usage_date", key=(*_GROUP, "error_type", "status_code"), values=("errors",)),
 )
+# These are made from the users and latencies above, and from nothing else: the same by fewer dimensions.
+_SUMMED_DAY_PARTS = (
+    WindowTable(
+        "usage_user_team_daily",
+        "usage_date",
+        key=("team", "user_id"),
+        values=("requests", "errors", *TOKENS, *_COST),
+        digested=(),
+    ),
+    WindowTable(
+        "usage_latency_dimension_daily",
+        "usage_date",
+        key=("dimension", "value"),
+        values=("latencies_ms", "requests"),
+        digested=(),
+    ),
+)
+DAY_PARTS = (*_EVENT_DAY_PARTS, *_SUMMED_DAY_PARTS)
 # Of each tag so many values stay apart in a day.
 MOST_TAG_VALUES = 1_000
 # The tables that are made from events, each with what is kept of those that were dropped.
-EVENT_PARTS: Mapping[Grain, tuple[WindowTable, ...]] = {"hour": (WINDOW_TABLES["hour"],), "day": DAY_PARTS}
+EVENT_PARTS: Mapping[Grain, tuple[WindowTable, ...]] = {"hour": (WINDOW_TABLES["hour"],), "day": _EVENT_DAY_PARTS}

@@ -239,11 +239,11 @@ def _replace(
     """The changed rows of the parts of a day, then the rows and changed rows of the window's own table."""
     table = WINDOW_TABLES[window.grain]
     if window.grain == "hour":
-        return 0, _counts(connection, table.replacement("rollups/replace_usage_hourly"), parameters)
+        return 0, _counts(connection, table.replacement(), parameters)
     changed_parts = 0
     if window.grain == "day":
         for part in DAY_PARTS:
-            changed_parts += _counts(connection, part.replacement(f"rollups/replace_{part.name}"), parameters)[1]
+            changed_parts += _counts(connection, part.replacement(), parameters)[1]
     return changed_parts, _counts(connection, table.replacement("rollups/replace_merged_windows"), parameters)
 
 

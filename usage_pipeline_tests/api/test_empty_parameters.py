@@ -12,7 +12,8 @@ PARAMETERS = [
     (path, parameter["name"])
     for path, methods in PATHS.items()
     for parameter in methods.get("get", {}).get("parameters", ())
-    if parameter["in"] == "query"
+    # Requests of no key can be asked for: an empty text stands for none.
+    if parameter["in"] == "query" and parameter["name"] != "filter.api_key"
 ]
 
 

@@ -16,6 +16,14 @@ users as (
 tags as (
     delete from analytics.usage_tag_daily_kept
     where usage_date in (select usage_date from whole where grain = 'day')
+),
+api_keys as (
+    delete from analytics.usage_api_key_daily_kept
+    where usage_date in (select usage_date from whole where grain = 'day')
+),
+errors as (
+    delete from analytics.usage_error_daily_kept
+    where usage_date in (select usage_date from whole where grain = 'day')
 )
 delete from analytics.usage_latency_daily_kept
 where usage_date in (select usage_date from whole where grain = 'day');

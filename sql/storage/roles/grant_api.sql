@@ -9,8 +9,15 @@ grant select on
     usage.provider_daily,
     usage.token_daily,
     usage.merchant_usage,
+    analytics.usage_api_key_daily,
     analytics.usage_daily,
+    analytics.usage_error_daily,
+    analytics.usage_hourly,
+    analytics.usage_latency_daily,
+    analytics.usage_latency_dimension_daily,
+    analytics.usage_tag_daily,
     analytics.usage_user_daily,
+    analytics.usage_user_team_daily,
     ops.calendar,
     ops.heartbeats,
     ops.made_dates,
@@ -33,6 +40,8 @@ grant insert on
     ops.touched_windows
 to usage_api;
 grant select (event_time) on analytics.usage_events to usage_api;
+-- As of when an answer is: what was stored since, and is not rolled up.
+grant select (grain, window_start, touched_at) on ops.touched_windows to usage_api;
 grant select (event_id, payload_hash) on analytics.superseded_events to usage_api;
 -- The same post again changes the row that is there.
 grant select, insert, update on app.external_posts to usage_api;

@@ -6,7 +6,7 @@ file for the whole.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -17,8 +17,8 @@ from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.usage.encodings import CsvEncoding, Encoding, ParquetEncoding
 from usage_pipeline.api.usage.queries import Format
-from usage_pipeline.api.usage.reading import MAX_EXPORT_ROWS, Arguments, Export, TooManyRows
-from usage_pipeline.api.usage.resources import Listing
+from usage_pipeline.api.usage.reading import MAX_EXPORT_ROWS, Export, Rows, TooManyRows
+from usage_pipeline.api.usage.resources import Column
 
 MEDIA_TYPES: dict[Format, str] = {
     "json": "application/json",
@@ -44,11 +44,11 @@ class Downloads:
         )
 
     async def of(
-        self, listing: Listing, arguments: Arguments, format: Format, file_name: str, *, caller: AccessToken
+        self, columns: Sequence[Column], rows: Rows, format: Format, file_name: str, *, caller: AccessToken
     ) -> StreamingResponse:
-        """All rows that this token may see, as an answer to it. Raises Problem: 422 for more than MAX_EXPORT_ROWS, 503."""
-        encoding: Encoding = (CsvEncoding if format == "csv" else ParquetEncoding)(listing.columns)
-        export = Export(self._storing.pool, listing, arguments, caller.binding)
+        """All these rows, which this token may see, as an answer. Raises Problem: 422 for more than MAX_EXPORT_ROWS, 503."""
+        encoding: Encoding = (CsvEncoding if format == "csv" else ParquetEncoding)(columns)
+        export = Export(self._storing.pool, rows)
         pieces = self._pieces(export, encoding, caller.token_id)
         first = await anext(pieces)
         return _Download(first, pieces, MEDIA_TYPES[format], file_name)

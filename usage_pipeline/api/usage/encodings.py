@@ -26,6 +26,7 @@ _TYPES = {
     "units": pa.string(),
     "time": pa.timestamp("us", tz="UTC"),
     "day": pa.date32(),
+    "number": pa.float64(),
 }
 
 

@@ -15,6 +15,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "units": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
     "time": {"type": "string", "format": "date-time"},
     "day": {"type": "string", "format": "date"},
+    "number": {"type": "number", "minimum": 0},
 }
 _ID = {"type": "string", "minLength": 1, "maxLength": 200}
 _DAYS = (
@@ -42,17 +43,17 @@ def listing_operation(resource: Resource, listing: Listing) -> dict[str, Any]:
     """Parameters of a listing."""
     parameters = [
         *(day_parameters() if listing.has_days else ()),
-        *(_parameter(name, text, _ID, _FILTER_EXAMPLES[name]) for name, text in resource.filters.items()),
-        _parameter(
+        *(parameter(name, text, _ID, _FILTER_EXAMPLES[name]) for name, text in resource.filters.items()),
+        parameter(
             "limit",
             "Rows of a page of JSON",
             {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
             DEFAULT_LIMIT,
         ),
-        _parameter(
+        parameter(
             "after", "Cursor for the next page. Do not make one: follow `next` of the page before", {"type": "string"}
         ),
-        _parameter(
+        parameter(
             "format",
             f"csv and parquet are files of all rows, at most {MAX_EXPORT_ROWS:,}. They do not take limit and after",
             {"type": "string", "enum": list(FORMATS), "default": "json"},
@@ -98,7 +99,7 @@ def balance_answer(listing: Listing, balance: Balance) -> dict[int | str, dict[s
     """The balance of one id: stored, pending, total."""
     counts = [column for column in listing.columns if column.name in balance.counts]
     [id_column] = [column for column in listing.columns if column.name == balance.id_column]
-    fields = _object({column.shown_name: _schema(column) for column in counts})
+    fields = _object(described_columns(counts))
     example = _example(counts)
     pending = {"anyOf": [fields, {"type": "null"}], "description": "Not drained yet; null when Redis does not answer"}
     total = {"anyOf": [fields, {"type": "null"}], "description": "Their sum; null when pending is"}
@@ -126,21 +127,22 @@ def balance_answer(listing: Listing, balance: Balance) -> dict[int | str, dict[s
 
 def day_parameters() -> list[dict[str, Any]]:
     """The parameters `from` and `to`."""
-    return [_parameter(name, text, {"type": "string", "format": "date"}, example) for name, text, example in _DAYS]
+    return [parameter(name, text, {"type": "string", "format": "date"}, example) for name, text, example in _DAYS]
 
 
 def id_parameter(text: str, example: str, name: str = "id") -> dict[str, Any]:
     """A required id in the query."""
-    return _parameter(name, text, _ID, example) | {"required": True}
+    return parameter(name, text, _ID, example) | {"required": True}
 
 
-def _parameter(name: str, text: str, schema: Mapping[str, Any], example: object = None) -> dict[str, Any]:
+def parameter(name: str, text: str, schema: Mapping[str, Any], example: object = None) -> dict[str, Any]:
+    """A parameter of the query that may be left out."""
     described = {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
     return described if example is None else {**described, "example": example}
 
 
 def _array(listing: Listing) -> dict[str, Any]:
-    return {"type": "array", "items": _object({column.shown_name: _schema(column) for column in listing.columns})}
+    return {"type": "array", "items": _object(described_columns(listing.columns))}
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +152,11 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
         "required": list(properties),
         "additionalProperties": False,
     }
+
+
+def described_columns(columns: Iterable[Column]) -> dict[str, Any]:
+    """The schema of each column, by its name."""
+    return {column.shown_name: _schema(column) for column in columns}
 
 
 def _schema(column: Column) -> dict[str, Any]:

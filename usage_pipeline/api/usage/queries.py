@@ -45,7 +45,7 @@ def parameters_of(request: Request, known: Collection[str]) -> dict[str, str]:
     for name, value in request.query_params.multi_items():
         if name not in known:
             expected = f"one of {', '.join(sorted(known))}" if known else "none"
-            raise wrong("parameter", expected, _shown(name))
+            raise wrong("parameter", expected, shown(name))
         if name in found:
             raise wrong(name, "it once", "it twice or more")
         found[name] = value
@@ -58,7 +58,7 @@ def format_of(parameters: dict[str, str]) -> Format:
     for known in FORMATS:
         if given == known:
             return known
-    raise wrong("format", f"one of {', '.join(FORMATS)}", _shown(given))
+    raise wrong("format", f"one of {', '.join(FORMATS)}", shown(given))
 
 
 def limit_of(parameters: dict[str, str]) -> int:
@@ -68,11 +68,11 @@ def limit_of(parameters: dict[str, str]) -> int:
         return DEFAULT_LIMIT
     if given.isascii() and given.isdigit() and len(given) <= len(str(MAX_LIMIT)) and 1 <= int(given) <= MAX_LIMIT:
         return int(given)
-    raise wrong("limit", f"1 to {MAX_LIMIT}", _shown(given))
+    raise wrong("limit", f"1 to {MAX_LIMIT}", shown(given))
 
 
-def days_of(parameters: dict[str, str], today: date) -> DayRange:
-    """`from` and `to`: at most MAX_DAYS days; by default the DEFAULT_DAYS days that end with `to`, and `to` is today."""
+def days_of(parameters: dict[str, str], today: date, *, most: int = MAX_DAYS) -> DayRange:
+    """`from` and `to`: at most `most` days; by default the DEFAULT_DAYS days that end with `to`, and `to` is today."""
     last = _day("to", parameters["to"]) if "to" in parameters else today
     if "from" in parameters:
         first = _day("from", parameters["from"])
@@ -80,8 +80,8 @@ def days_of(parameters: dict[str, str], today: date) -> DayRange:
         first = max(_FIRST_DAY, last - timedelta(days=DEFAULT_DAYS - 1))
     if first > last:
         raise wrong("from", f"a day not after to ({last})", str(first))
-    if (count := (last - first).days + 1) > MAX_DAYS:
-        raise wrong("from and to", f"at most {MAX_DAYS} days, both ends included", str(count))
+    if (count := (last - first).days + 1) > most:
+        raise wrong("from and to", f"at most {most} days, both ends included", str(count))
     return DayRange(first, last)
 
 
@@ -119,7 +119,7 @@ def position_of(parameters: dict[str, str], listing: Listing) -> dict[str, str |
             raise ValueError("the cursor of another listing")
         values = [_key_value(column, text) for column, text in zip(listing.key_columns, key, strict=True)]
     except (ValueError, binascii.Error, msgspec.DecodeError, Malformed, Problem):
-        raise wrong("after", "the cursor that a page of this route gave", _shown(given)) from None
+        raise wrong("after", "the cursor that a page of this route gave", shown(given)) from None
     return dict(zip(names, values, strict=True))
 
 
@@ -140,10 +140,11 @@ def _day(name: str, given: str) -> date:
             day = date.min
         if _FIRST_DAY <= day <= _LAST_DAY:
             return day
-    raise wrong(name, f"a date YYYY-MM-DD of the years {_FIRST_DAY:%Y} to {_LAST_DAY:%Y}", _shown(given))
+    raise wrong(name, f"a date YYYY-MM-DD of the years {_FIRST_DAY:%Y} to {_LAST_DAY:%Y}", shown(given))
 
 
-def _shown(given: str) -> str:
+def shown(given: str) -> str:
+    """What came, cut where it is long."""
     return (
         repr(given) if len(given) <= _SHOWN_CHARACTERS else f"{given[:_SHOWN_CHARACTERS]!r}… ({len(given)} characters)"
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -38,17 +39,30 @@ def page(
     return rows[:limit], len(rows) > limit
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A query and its arguments, of which `most` is how many rows it gives at most; `settings` come before it."""
+
+    query: compose.Composed
+    arguments: Arguments
+    settings: str = ""
+
+
+def rows_of(listing: Listing, arguments: Arguments, binding: Binding | None) -> Rows:
+    """The rows of a listing for a binding, or for all."""
+    return Rows(*bound_query(listing, arguments, binding))
+
+
 class Export:
-    """All rows of a listing, as they are at one moment. It holds a connection of the pool until `close`. Each call blocks.
+    """All rows of a query, as they are at one moment. It holds a connection of the pool until `close`. Each call blocks.
 
     Different threads may call. `close` waits for another call that is still at work.
     """
 
-    def __init__(
-        self, pool: ConnectionPool, listing: Listing, arguments: Arguments, binding: Binding | None = None
-    ) -> None:
+    def __init__(self, pool: ConnectionPool, rows: Rows) -> None:
         self._pool = pool
-        self._query, self._arguments = bound_query(listing, {**arguments, "most": MAX_EXPORT_ROWS + 1}, binding)
+        self._query, self._settings = rows.query, rows.settings
+        self._arguments = {**rows.arguments, "most": MAX_EXPORT_ROWS + 1}
         self._held = ExitStack()
         self._cursor: psycopg.ServerCursor[Row] | None = None
         self._lock = Lock()
@@ -62,6 +76,8 @@ class Export:
             self._held.enter_context(connection.transaction(force_rollback=True))
             connection.execute("set transaction isolation level repeatable read, read only")
             connection.execute(f"set local idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
+            if self._settings:
+                connection.execute(self._settings)
             counting = compose.SQL("select count(*) from ({}) as counted").format(self._query)
             [(count,)] = connection.execute(counting, self._arguments, prepare=False).fetchall()
             if count > MAX_EXPORT_ROWS:

@@ -19,6 +19,7 @@ from usage_recorder.commands import API_KEY_COUNTS
 from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
+from usage_pipeline.api.places import Places
 from usage_pipeline.api.problems import Problem, unavailable
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.usage import openapi as read_openapi
@@ -26,7 +27,7 @@ from usage_pipeline.api.usage import queries
 from usage_pipeline.api.usage.downloads import Downloads
 from usage_pipeline.api.usage.pending_tokens import TooManyAnnounced, pending_token_uses
 from usage_pipeline.api.usage.queries import DayRange
-from usage_pipeline.api.usage.reading import Row, bound_query, page
+from usage_pipeline.api.usage.reading import Row, bound_query, page, rows_of
 from usage_pipeline.api.usage.resources import (
     API_KEYS,
     RESOURCES,
@@ -53,13 +54,14 @@ Pending = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """The parts of the app that the routes need."""
+    """The parts of the app that the routes need. `questions` are places for what reads many rows."""
 
     settings: Settings
     storing: Storing
     downloads: Downloads
     recorder: AsyncRecorder
     cache: QuickRedis
+    questions: Places
 
 
 @router.get(
@@ -106,7 +108,8 @@ def _listing_route(resource: Resource, listing: Listing) -> Callable[..., Awaita
                 raise queries.wrong(of_pages[0], f"it with format=json only, since {chosen} has all rows", "both")
             arguments |= queries.position_of({}, listing)
             name = f"{listing.query.replace('_', '-')}{_days_in_name(day_range)}.{chosen}"
-            return await reads.downloads.of(listing, arguments, chosen, name, caller=caller)
+            rows = rows_of(listing, arguments, caller.binding)
+            return await reads.downloads.of(listing.columns, rows, chosen, name, caller=caller)
         limit = queries.limit_of(parameters)
         arguments |= queries.position_of(parameters, listing)
 

@@ -24,7 +24,8 @@ EVENTS_KEY = dg.AssetKey(["analytics", "usage_events"])
 _DESCRIPTIONS: Mapping[Grain, str] = {
     "hour": "A run makes each hour again from its events",
     "day": "A run makes each day again from its events, together with `analytics.usage_user_daily`, "
-    "`analytics.usage_latency_daily` and `analytics.usage_tag_daily`",
+    "`usage_user_team_daily`, `usage_api_key_daily`, `usage_latency_daily`, `usage_latency_dimension_daily`, "
+    "`usage_error_daily` and `usage_tag_daily`",
     "week": "A run makes each week again from the daily tables. Sums, distinct users and percentiles are exact, also after the "
     "events were archived",
     "month": "A run makes each month again from the daily tables. Sums, distinct users and percentiles are exact, also after "

@@ -210,9 +210,13 @@ class _Work:
             self._note("analytics.usage_user_daily", merged)
             [(renamed,)] = self._connection.execute(load("events/erasure/rename_tag_values"), self._names).fetchall()
             self._note("analytics.usage_tag_daily", renamed)
+            forget = "delete from analytics.usage_user_team_daily where user_id in (%(user_id)s, %(pseudonym)s)"
+            self._connection.execute(forget, self._names)
             for (table,) in self._connection.execute(load("events/erasure/select_user_tables")).fetchall():
                 if table not in {rule.table for rule in CHUNKED}:
                     self._change_rows(_Rule(table, ""))
+            summed = self._connection.execute(load("events/erasure/sum_user_teams"), self._names)
+            self._note("analytics.usage_user_team_daily", summed.rowcount)
         with self._connection.transaction():
             self._change_rows(_Rule("usage.provider_usage", ""))
 

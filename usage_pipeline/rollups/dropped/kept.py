@@ -72,7 +72,7 @@ def keep_before_drop(connection: psycopg.Connection, table: str, start: datetime
             "most_values": MOST_TAG_VALUES,
         }
         for part in EVENT_PARTS[edge.grain]:
-            connection.execute(part.keeping(f"rollups/replace_{part.name}"), share)
+            connection.execute(part.keeping(), share)
         _note_kept(connection, edge.grain, edge.first, edge.end, edge.usage_date)
     connection.execute(load("rollups/dropped/delete_kept_windows"), {"start": start, "end": end})
 

@@ -11,7 +11,7 @@ import psycopg
 from usage_pipeline.bindings import Bounds
 from usage_pipeline_tests.rigs.service import ARCHIVES_PATH, CORRECTIONS_PATH, EVENTS_PATH, Service, new_token
 
-SCOPES = ("ingest", "read", "correct")
+SCOPES = ("ingest", "read", "correct", "users", "prompts")
 COUNTS = ("inserted", "duplicates", "conflicts")
 
 

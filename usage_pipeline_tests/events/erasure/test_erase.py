@@ -192,6 +192,7 @@ def test_the_user_is_nowhere_any_more_and_the_counts_are_as_before(
         "file:raw.provider_deltas": 1,
         "usage.provider_usage": 2,
         "analytics.usage_user_daily": 1,
+        "analytics.usage_user_team_daily": 1,
         "ops.event_conflicts": 2,
         "ops.dead_letters": 4,
     }

@@ -1,4 +1,4 @@
--- Makes one day of analytics.usage_user_daily from its events and what is kept of dropped ones; rows that are right already stay untouched.
+-- Makes one day of {table}, by {member}, from its events and what is kept of dropped ones; rows that are right already stay untouched.
 -- Tokens are summed up per price before they are multiplied: as exact as an event at a time, and a third of the time. Units that
 -- few events have are summed up by a filter: a sum that never begins takes no memory, and there is one for each user and model.
 with summed as (
@@ -7,7 +7,7 @@ with summed as (
         event.service,
         event.provider,
         event.model,
-        event.user_id,
+        {of_event} as {member},
         event.model_price_id,
         event.costs_nothing,
         event.reported_cost_usd is not null as is_reported,
@@ -27,7 +27,7 @@ with summed as (
         sum(event.units_usd) filter (where event.other_units is not null) as units_usd,
         sum(event.reported_cost_usd) filter (where event.reported_cost_usd is not null) as reported_cost_usd
     from analytics.priced_events(%(first)s, %(until)s, %(price_version)s) as event
-    group by event.team, event.service, event.provider, event.model, event.user_id, event.model_price_id, event.costs_nothing, is_reported
+    group by event.team, event.service, event.provider, event.model, {of_event}, event.model_price_id, event.costs_nothing, is_reported
 ),
 listed as (
     select
@@ -35,7 +35,7 @@ listed as (
         summed.service,
         summed.provider,
         summed.model,
-        summed.user_id,
+        summed.{member},
         summed.is_reported,
         summed.requests,
         summed.errors,
@@ -77,7 +77,7 @@ live as (
         service,
         provider,
         model,
-        user_id,
+        {member},
         sum(requests)::bigint as requests,
         sum(errors)::bigint as errors,
         analytics.capped(sum(input_tokens)) as input_tokens,
@@ -98,7 +98,7 @@ live as (
         coalesce(sum(requests) filter (where list_cost_usd is null and not is_reported), 0)::bigint as unpriced_requests,
         coalesce(sum(requests) filter (where list_cost_usd is null), 0)::bigint as unlisted_requests
     from listed
-    group by team, service, provider, model, user_id
+    group by team, service, provider, model, {member}
 ),
 -- At once for all: a sum for each user and model would take as long as all the others together.
 units as (
@@ -107,7 +107,7 @@ units as (
         service,
         provider,
         model,
-        user_id,
+        {member},
         jsonb_object_agg(name, count) as other_units
     from (
         select
@@ -115,7 +115,7 @@ units as (
             event.service,
             event.provider,
             event.model,
-            event.user_id,
+            {of_event} as {member},
             unit.key as name,
             trim_scale(sum(unit.value::numeric)) as count
         from analytics.usage_events as event
@@ -124,9 +124,9 @@ units as (
           and event.event_time < %(until)s
           and event.other_units is not null
           and unit.value is not null
-        group by event.team, event.service, event.provider, event.model, event.user_id, unit.key
+        group by event.team, event.service, event.provider, event.model, {of_event}, unit.key
     ) as counted
-    group by team, service, provider, model, user_id
+    group by team, service, provider, model, {member}
 ),
 kept as (
     select
@@ -134,7 +134,7 @@ kept as (
         service,
         provider,
         model,
-        user_id,
+        {member},
         sum(requests)::bigint as requests,
         sum(errors)::bigint as errors,
         sum(input_tokens) as input_tokens,
@@ -155,9 +155,9 @@ kept as (
         sum(reported_requests)::bigint as reported_requests,
         sum(unpriced_requests)::bigint as unpriced_requests,
         sum(unlisted_requests)::bigint as unlisted_requests
-    from analytics.usage_user_daily_kept
+    from {kept}
     where usage_date = %(window)s
-    group by team, service, provider, model, user_id
+    group by team, service, provider, model, {member}
 ),
 source as (
     select
@@ -165,7 +165,7 @@ source as (
         service,
         provider,
         model,
-        user_id,
+        {member},
         coalesce(live.requests, 0) + coalesce(kept.requests, 0) as requests,
         coalesce(live.errors, 0) + coalesce(kept.errors, 0) as errors,
         analytics.capped(coalesce(live.input_tokens, 0) + coalesce(kept.input_tokens, 0)) as input_tokens,
@@ -187,7 +187,7 @@ source as (
         coalesce(live.unpriced_requests, 0) + coalesce(kept.unpriced_requests, 0) as unpriced_requests,
         coalesce(live.unlisted_requests, 0) + coalesce(kept.unlisted_requests, 0) as unlisted_requests
     from live
-    full join kept using (team, service, provider, model, user_id)
-    left join units using (team, service, provider, model, user_id)
+    full join kept using (team, service, provider, model, {member})
+    left join units using (team, service, provider, model, {member})
 ),
 {store_source}

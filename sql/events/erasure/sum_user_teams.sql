@@ -1,0 +1,51 @@
+-- Sums up the days of a pseudonym by team again, after the users of the days got it.
+insert into analytics.usage_user_team_daily (
+    usage_date,
+    team,
+    user_id,
+    requests,
+    errors,
+    input_tokens,
+    output_tokens,
+    total_tokens,
+    cache_read_tokens,
+    cache_write_tokens,
+    output_reasoning_tokens,
+    input_audio_tokens,
+    output_audio_tokens,
+    input_image_tokens,
+    output_image_tokens,
+    unattributed_tokens,
+    cost_usd,
+    list_cost_usd,
+    reported_cost_usd,
+    reported_requests,
+    unpriced_requests,
+    unlisted_requests
+)
+select
+    usage_date,
+    team,
+    user_id,
+    sum(requests)::bigint,
+    sum(errors)::bigint,
+    analytics.capped(sum(input_tokens)),
+    analytics.capped(sum(output_tokens)),
+    analytics.capped(sum(total_tokens)),
+    analytics.capped(sum(cache_read_tokens)),
+    analytics.capped(sum(cache_write_tokens)),
+    analytics.capped(sum(output_reasoning_tokens)),
+    analytics.capped(sum(input_audio_tokens)),
+    analytics.capped(sum(output_audio_tokens)),
+    analytics.capped(sum(input_image_tokens)),
+    analytics.capped(sum(output_image_tokens)),
+    analytics.capped(sum(unattributed_tokens)),
+    trim_scale(sum(cost_usd)),
+    trim_scale(sum(list_cost_usd)),
+    trim_scale(sum(reported_cost_usd)),
+    sum(reported_requests)::bigint,
+    sum(unpriced_requests)::bigint,
+    sum(unlisted_requests)::bigint
+from analytics.usage_user_daily
+where user_id = %(pseudonym)s
+group by usage_date, team, user_id;

@@ -1,0 +1,1 @@
+full join ({other}) as compared using ({keys})

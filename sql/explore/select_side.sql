@@ -1,0 +1,9 @@
+with sums as (
+    select {made_keys}{sums}
+    from {source}
+    where {time} >= {first}
+      and {time} < {until}{kept_to}
+    group by {keys}
+){users}{latencies}
+select {keys}, true as is_there{metrics}
+from sums{joined}

@@ -1,0 +1,12 @@
+"""Roll-ups by API key, error type and user for exploring usage; the statements are in the SQL file of that name."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0031"
+down_revision = "0030"
+
+
+def upgrade() -> None:
+    op.get_bind().exec_driver_sql(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))

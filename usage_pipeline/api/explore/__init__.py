@@ -1,0 +1,1 @@
+"""Questions about usage (contracts §11): exploring, the dimensions and metrics there are, single requests."""

@@ -1,0 +1,131 @@
+"""The OpenAPI document of exploring: parameters and answers, from the terms that serve them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from usage_pipeline.api.explore.answers import dimension_column, metric_column
+from usage_pipeline.api.usage.downloads import MEDIA_TYPES
+from usage_pipeline.api.usage.openapi import day_parameters, described_columns, parameter
+from usage_pipeline.api.usage.queries import FORMATS
+from usage_pipeline.api.usage.reading import MAX_EXPORT_ROWS
+from usage_pipeline.explore.questions import COMPARISONS
+from usage_pipeline.explore.sources import GRAINS
+from usage_pipeline.explore.terms import DEFAULT_METRICS, DIMENSIONS, METRICS
+
+_NAMES = ", ".join(dimension.name for dimension in DIMENSIONS)
+_DATE = {"type": "string", "format": "date"}
+_TIME = {"type": "string", "format": "date-time"}
+Answers = dict[int | str, dict[str, Any]]
+
+
+def explore_operation() -> dict[str, Any]:
+    """Parameters of a question."""
+    text = {"type": "string"}
+    return {
+        "parameters": [
+            *day_parameters(),
+            parameter("grain", "Windows", {"type": "string", "enum": list(GRAINS), "default": "day"}, "day"),
+            parameter("group_by", f"Some of {_NAMES}, tag:NAME, with commas between", text, "team,model"),
+            parameter(
+                "metrics",
+                f"Some of {', '.join(metric.name for metric in METRICS)}. By default {', '.join(DEFAULT_METRICS)}",
+                text,
+                "requests,cost_usd",
+            ),
+            *filter_parameters(),
+            parameter("order", "A metric, a grouping or period; with - before it the largest first", text, "-cost_usd"),
+            parameter("compare", "The days before, or the same ones of the month before", _one_of(COMPARISONS)),
+            *page_parameters(10_000, 1_000),
+            parameter(
+                "format",
+                f"csv and parquet are files of all rows, at most {MAX_EXPORT_ROWS:,}. They do not take limit and after",
+                {"type": "string", "enum": list(FORMATS), "default": "json"},
+                "json",
+            ),
+        ]
+    }
+
+
+def filter_parameters() -> list[dict[str, Any]]:
+    """A filter for each dimension."""
+    values = {"type": "array", "items": {"type": "string", "maxLength": 200}}
+    return [
+        parameter(f"filter.{dimension.name}", f"{dimension.title}: any of these values", values)
+        for dimension in DIMENSIONS
+    ] + [parameter("filter.tag:NAME", "A tag: any of these values", values)]
+
+
+def page_parameters(most: int, default: int) -> list[dict[str, Any]]:
+    """`limit` and `after`."""
+    limit = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+    after = "Cursor for the next page. Do not make one: follow `next` of the page before"
+    return [
+        parameter("limit", "Items of a page of JSON", limit, default),
+        parameter("after", after, {"type": "string"}),
+    ]
+
+
+def explore_answer() -> Answers:
+    """A page of items, or a file."""
+    metrics = described_columns([metric_column(metric) for metric in METRICS])
+    groups = described_columns([dimension_column(dimension) for dimension in DIMENSIONS])
+    period = {"type": "string", "description": "First day, or first moment of the hour; none for grain=total"}
+    previous = {
+        "type": ["object", "null"],
+        "properties": metrics,
+        "description": "With compare: the metrics of the other days; null where they have no such group",
+    }
+    item = {"type": "object", "properties": {"period": period, **groups, **metrics, "previous": previous}}
+    schema = {
+        "type": "object",
+        "properties": {
+            "asOf": {**_TIME, "description": "All that was stored before is in the answer"},
+            "timezone": {"type": "string"},
+            "from": _DATE,
+            "to": _DATE,
+            "grain": _one_of(GRAINS),
+            "previous": {"type": "object", "properties": {"from": _DATE, "to": _DATE}},
+            "rows": {"type": "integer", "description": "Items of all pages"},
+            "items": {"type": "array", "items": item},
+            "next": {"type": ["string", "null"], "description": "Path of the next page; null on the last"},
+        },
+        "required": ["asOf", "timezone", "from", "to", "grain", "rows", "items", "next"],
+    }
+    file = {"schema": {"type": "string", "format": "binary"}}
+    others = {MEDIA_TYPES[name].partition(";")[0]: file for name in FORMATS if name != "json"}
+    link = {"Link": {"description": 'The next page, rel="next"', "schema": {"type": "string"}}}
+    content = {"application/json": {"schema": schema}, **others}
+    return {200: {"description": "A page, or a file", "headers": link, "content": content}}
+
+
+def dimensions_answer() -> Answers:
+    """What can be explored."""
+    names = {"type": "array", "items": {"type": "string"}}
+    described = {"type": "array", "items": {"type": "object"}}
+    combination = {
+        "type": "object",
+        "properties": {"dimensions": names, "grains": names, "metrics": names},
+    }
+    day = {"type": ["string", "null"], "format": "date"}
+    schema = {
+        "type": "object",
+        "properties": {
+            "dimensions": described,
+            "metrics": described,
+            "combinations": {"type": "array", "items": combination},
+            "firstDay": day,
+            "lastDay": day,
+            "today": _DATE,
+            "timezone": {"type": "string"},
+            "asOf": _TIME,
+        },
+    }
+    return {200: {"description": "Dimensions, metrics, and what goes together", "content": _json(schema)}}
+
+
+def _json(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
+    return {"type": "string", "enum": list(names)}

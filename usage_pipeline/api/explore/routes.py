@@ -1,0 +1,170 @@
+"""Explore (contracts §11): usage by any grouping that a roll-up has, with comparisons, as JSON or as a file."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from typing import Annotated, Any
+
+import psycopg
+from fastapi import APIRouter, Depends, Request
+from psycopg import sql as compose
+from starlette.responses import Response
+
+from usage_pipeline.access.tokens import AccessToken
+from usage_pipeline.api import problems
+from usage_pipeline.api.auth import requires
+from usage_pipeline.api.explore import openapi
+from usage_pipeline.api.explore.answers import columns_of, item_of
+from usage_pipeline.api.explore.parameters import USERS_SCOPE, Asked, asked_of, within
+from usage_pipeline.api.problems import Problem
+from usage_pipeline.api.usage.queries import parameters_of
+from usage_pipeline.api.usage.reading import Rows
+from usage_pipeline.api.usage.routes import Reads, json_response
+from usage_pipeline.explore.limits import TooMuchToRead, expect_readable
+from usage_pipeline.explore.reading import PLANNING, Answer, data_time_of, read
+from usage_pipeline.explore.sources import combinations
+from usage_pipeline.explore.statements import statement
+from usage_pipeline.explore.terms import DIMENSIONS, METRICS, TAG_PREFIX, dimension_of
+from usage_pipeline.rollups.daily import current_day
+from usage_pipeline.storage.sql import composed, load, relation
+
+_STATUSES = problems.responses(401, 403, 422, 429, 500, 503)
+router = APIRouter(prefix="/api/usage", tags=["explore"])
+BoundCaller = Annotated[AccessToken, Depends(requires("read", takes_bound=True))]
+
+
+@router.get(
+    "/explore",
+    summary="Usage by any grouping",
+    responses={**_STATUSES, **openapi.explore_answer()},
+    openapi_extra=openapi.explore_operation(),
+)
+async def explore(request: Request, caller: BoundCaller) -> Response:
+    """Usage in windows of `grain`, apart by `group_by`. Percentiles and distinct users are exact. A window or group without
+    usage has no item. Each page is read anew: usage that arrives meanwhile may move rows.
+
+    What no roll-up has is refused with the grouping that works; `/api/usage/explore/dimensions` lists what does.
+    """
+    reads: Reads = request.app.state.reads
+    zone = reads.settings.timezone
+    asked = asked_of(request, caller, current_day(zone))
+    question = asked.question
+    with reads.questions.one(caller.token_id):
+        if asked.format != "json":
+            made = statement(question, zone, is_file=True)
+            await reads.storing.in_thread(partial(_expect_readable, reads, asked))
+            rows = Rows(made.query, {**made.arguments, "skipped": 0}, PLANNING)
+            name = f"usage-{question.days.first}-{question.days.last}.{asked.format}"
+            return await reads.downloads.of(columns_of(question), rows, asked.format, name, caller=caller)
+
+        def answer() -> Response:
+            with reads.storing.pool.connection() as connection:
+                _expect_readable_by(connection, asked)
+                found = read(connection, question, zone, asked.most, asked.skipped)
+            return _page(request, asked, found, reads, caller)
+
+        return await reads.storing.in_thread(answer)
+
+
+@router.get(
+    "/explore/dimensions",
+    summary="What can be explored",
+    responses={**_STATUSES, **openapi.dimensions_answer()},
+)
+async def dimensions(request: Request, caller: BoundCaller) -> Response:
+    """What usage can be grouped by and what can be measured, as this token may, and which of these go together.
+
+    A question is answered if one of the combinations has all its dimensions (`tag:*` is one tag), its grain and its metrics.
+    """
+    parameters_of(request, ())
+    reads: Reads = request.app.state.reads
+    return await reads.storing.in_thread(partial(_dimensions, reads, caller))
+
+
+def shown_data_time(as_of: datetime, caller: AccessToken) -> datetime:
+    """To the hour for a bound token: the moment may be that of somebody else's event."""
+    return as_of if caller.binding is None else as_of.replace(minute=0, second=0, microsecond=0)
+
+
+def _page(request: Request, asked: Asked, found: Answer, reads: Reads, caller: AccessToken) -> Response:
+    question = asked.question
+    following = None
+    if asked.skipped + len(found.rows) < found.all_rows:
+        following = f"{request.url.path}?{asked.path_query}"
+    days = question.compared_days
+    document = {
+        "asOf": shown_data_time(found.as_of, caller),
+        "timezone": reads.settings.timezone.key,
+        "from": question.days.first,
+        "to": question.days.last,
+        "grain": question.grain,
+        **({"previous": {"from": days.first, "to": days.last}} if days else {}),
+        "rows": found.all_rows,
+        "items": [item_of(question, row) for row in found.rows],
+        "next": following,
+    }
+    return json_response(document, {"Link": f'<{following}>; rel="next"'} if following else None)
+
+
+def _expect_readable(reads: Reads, asked: Asked) -> None:
+    with reads.storing.pool.connection() as connection:
+        _expect_readable_by(connection, asked)
+
+
+def _expect_readable_by(connection: psycopg.Connection, asked: Asked) -> None:
+    try:
+        expect_readable(connection, asked.question)
+    except TooMuchToRead as error:
+        raise Problem(422, "too-much-to-read", str(error)) from None
+
+
+def _dimensions(reads: Reads, caller: AccessToken) -> Response:
+    zone = reads.settings.timezone
+    bounds = within(caller.binding)
+    is_by_user = any(dimension.name == "user" for dimension, _ in bounds)
+    query = composed(
+        "explore/select_days",
+        source=relation(f"analytics.{'usage_user_daily' if is_by_user else 'usage_daily'}"),
+        within=compose.SQL("").join(
+            compose.SQL(" and {} = any({})").format(
+                compose.Identifier(dimension.columns[0]), compose.Placeholder(dimension.name)
+            )
+            for dimension, _ in bounds
+        ),
+    )
+    arguments = {dimension.name: list(values) for dimension, values in bounds}
+    sees_all = USERS_SCOPE in caller.scopes
+    with reads.storing.pool.connection() as connection:
+        [(first, last)] = connection.execute(query, arguments).fetchall()
+        tags = [tag for (tag,) in connection.execute(load("explore/select_tags"))] if sees_all else []
+        as_of = data_time_of(connection, current_day(zone), zone)
+    known = [*DIMENSIONS, *filter(None, (dimension_of(f"{TAG_PREFIX}{tag}") for tag in tags))]
+    document: Mapping[str, Any] = {
+        "dimensions": [
+            {
+                "name": dimension.name,
+                "member": dimension.member,
+                "title": dimension.title,
+                "isAllowed": sees_all or not dimension.is_private or (dimension.name == "user" and is_by_user),
+                "canBeNone": dimension.can_be_none,
+            }
+            for dimension in known
+        ],
+        "metrics": [
+            {
+                "name": metric.name,
+                "member": metric.member,
+                "title": metric.title,
+                "unit": metric.unit,
+                "description": metric.description,
+            }
+            for metric in METRICS
+        ],
+        "combinations": combinations(),
+        "firstDay": first,
+        "lastDay": last,
+        "today": current_day(zone),
+        "timezone": zone.key,
+        "asOf": shown_data_time(as_of, caller),
+    }
+    return json_response(document)

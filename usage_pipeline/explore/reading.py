@@ -1,0 +1,56 @@
+"""Answers a question from PostgreSQL: rows of one moment, and as of when they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psycopg
+
+from usage_pipeline.explore.questions import Days, Question
+from usage_pipeline.explore.statements import moments, statement
+from usage_pipeline.storage.sql import load
+
+# A question over many rows hashes them in memory, and is over before it would have been compiled. The planner takes millions of
+# latencies for thousands, and would sort them on disk.
+PLANNING = (
+    "set local work_mem = '64MB'; set local jit = off; "
+    "set local enable_sort = off; set local enable_nestloop = off; set local enable_mergejoin = off"
+)
+# The columns before those of the groups: the number of rows of all pages, and the period.
+COLUMNS_BEFORE_GROUPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A page of rows (`statements.Statement` says their columns), how many there are, and the data time."""
+
+    rows: Sequence[tuple[Any, ...]]
+    all_rows: int
+    as_of: datetime
+
+
+def read(connection: psycopg.Connection, question: Question, zone: ZoneInfo, most: int, skipped: int = 0) -> Answer:
+    """At most `most` rows after the first `skipped`, as of one moment. Raises CannotBeAnswered or psycopg.Error."""
+    made = statement(question, zone)
+    with connection.transaction():
+        connection.execute("set transaction isolation level repeatable read, read only")
+        connection.execute(PLANNING)
+        grain = "hour" if question.grain == "hour" else "day"
+        as_of = _data_time(connection, grain, *moments(question.days, zone))
+        arguments = {**made.arguments, "most": most, "skipped": skipped}
+        rows = connection.execute(made.query, arguments, prepare=False).fetchall()
+    return Answer(rows, rows[0][0] if rows else 0, as_of)
+
+
+def data_time_of(connection: psycopg.Connection, day: date, zone: ZoneInfo) -> datetime:
+    """As of when the roll-up of a day is: all that was stored before is in it."""
+    return _data_time(connection, "day", *moments(Days(day, day), zone))
+
+
+def _data_time(connection: psycopg.Connection, grain: str, start: datetime, end: datetime) -> datetime:
+    asked = {"grain": grain, "start": start, "end": end}
+    [(as_of,)] = connection.execute(load("explore/select_data_time"), asked).fetchall()
+    found: datetime = as_of
+    return found

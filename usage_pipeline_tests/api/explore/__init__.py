@@ -1,0 +1,1 @@
+"""Exploring over HTTP, against DuckDB over the events as they were sent."""
