@@ -24,6 +24,7 @@ from usage_pipeline.api.answers.heads import Heads
 from usage_pipeline.api.auth import Admission, Gate
 from usage_pipeline.api.dashboard import routes as dashboard
 from usage_pipeline.api.documentation import routes as documentation
+from usage_pipeline.api.explore import requests as single_requests
 from usage_pipeline.api.explore import routes as explore
 from usage_pipeline.api.external import routes as external
 from usage_pipeline.api.external.posts import PostDesk
@@ -157,6 +158,7 @@ def create_app(settings: Settings) -> FastAPI:
         corrections,
         usage,
         explore,
+        single_requests,
         stats,
         rankings,
         metrics_route,

@@ -1,10 +1,11 @@
 -- What `GET /api/usage/explore` asks beside the roll-ups that are there: usage by API key, errors by type, users without
 -- their models, and latencies by one dimension.
 
--- Another function cannot have its name, and whoever calls it finds it by name: it has three columns more.
+-- Another function cannot have its name, and whoever calls it finds it by name: it has four columns more.
 drop function analytics.priced_events;
 create function analytics.priced_events(first timestamptz, until timestamptz, version text)
 returns table (
+    event_id uuid,
     event_time timestamptz,
     team text,
     service text,
@@ -38,6 +39,7 @@ returns table (
 language sql stable parallel safe
 as $$
     select
+        priced.event_id,
         priced.event_time,
         priced.team,
         priced.service,
@@ -367,3 +369,50 @@ where rolled.grain = 'day'
     where event_time >= rolled.window_start
       and event_time < rolled.window_start + interval '1 day'
   );
+
+-- The HTTP service shows single requests, and reads neither prices nor prompts itself.
+create function ops.request_costs(first timestamptz, until timestamptz, ids uuid[])
+returns table (event_id uuid, list_cost_usd numeric)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select priced.event_id, trim_scale(priced.list_cost_usd)
+    from analytics.priced_events(
+        first,
+        until,
+        coalesce(
+            (
+                select price_version
+                from analytics.day_prices
+                where day_start <= first
+                  and day_end > first
+            ),
+            (select price_version from analytics.day_prices order by usage_date desc limit 1)
+        )
+    ) as priced
+    where priced.event_id = any(ids)
+$$;
+revoke execute on function ops.request_costs from public;
+comment on function ops.request_costs is 'What requests of one day cost by the list, in the prices of their day, or of the newest one that has any; null: no price is known';
+
+create function ops.request_prompts(caller text, first timestamptz, until timestamptz, ids uuid[])
+returns table (event_id uuid, prompt text)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select event.event_id, left(event.prompt, 10000)
+    from analytics.usage_events as event
+    where event.event_time >= first
+      and event.event_time < until
+      and event.event_id = any(ids)
+      and exists (
+        select 1
+        from usage.api_access_tokens as token
+        where token.token_id = caller
+          and 'prompts' = any(token.scopes)
+          and token.revoked_at is null
+          and (token.expires_at is null or token.expires_at > now())
+    )
+$$;
+revoke execute on function ops.request_prompts from public;
+comment on function ops.request_prompts is 'Prompts of requests, their first 10,000 characters, for a valid token that has the scope prompts; for others none';

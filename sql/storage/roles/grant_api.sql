@@ -1,5 +1,5 @@
--- What the HTTP service may do: read what it serves, and add what it is sent. It reads no prompt and no raw bytes, and deletes
--- nothing. What a new route needs belongs here.
+-- What the HTTP service may do: read what it serves, and add what it is sent. It reads no raw bytes, prompts only for a token that
+-- may see them, and deletes nothing. What a new route needs belongs here.
 grant usage on schema app, raw, usage, analytics, stats, ops to usage_api;
 grant select on
     usage.api_access_tokens,
@@ -39,7 +39,37 @@ grant insert on
     analytics.message_archives,
     ops.touched_windows
 to usage_api;
-grant select (event_time) on analytics.usage_events to usage_api;
+-- Single requests, without their prompts and what else was sent.
+grant select (
+    event_id,
+    external_id,
+    source,
+    event_time,
+    user_id,
+    team,
+    service,
+    provider,
+    model,
+    api_key_id,
+    service_tier,
+    input_tokens,
+    output_tokens,
+    total_tokens,
+    cache_read_tokens,
+    cache_write_tokens,
+    output_reasoning_tokens,
+    input_audio_tokens,
+    output_audio_tokens,
+    input_image_tokens,
+    output_image_tokens,
+    latency_ms,
+    status_code,
+    error_type,
+    cost_usd,
+    tags
+) on analytics.usage_events to usage_api;
+grant execute on function ops.request_costs to usage_api;
+grant execute on function ops.request_prompts to usage_api;
 -- As of when an answer is: what was stored since, and is not rolled up.
 grant select (grain, window_start, touched_at) on ops.touched_windows to usage_api;
 grant select (event_id, payload_hash) on analytics.superseded_events to usage_api;

@@ -123,6 +123,29 @@ def dimensions_answer() -> Answers:
     return {200: {"description": "Dimensions, metrics, and what goes together", "content": _json(schema)}}
 
 
+def requests_operation(most: int, default: int) -> dict[str, Any]:
+    """Parameters of a search for single requests."""
+    outcome = parameter("filter.outcome", "Only errors, or only requests without one", _one_of(("ok", "error")))
+    return {"parameters": [*day_parameters(), *filter_parameters(), outcome, *page_parameters(most, default)]}
+
+
+def requests_answer() -> Answers:
+    """A page of single requests."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "timezone": {"type": "string"},
+            "from": _DATE,
+            "to": _DATE,
+            "items": {"type": "array", "items": {"type": "object"}},
+            "next": {"type": ["string", "null"], "description": "Path of the next page; null on the last"},
+        },
+        "required": ["timezone", "from", "to", "items", "next"],
+    }
+    link = {"Link": {"description": 'The next page, rel="next"', "schema": {"type": "string"}}}
+    return {200: {"description": "A page", "headers": link, "content": _json(schema)}}
+
+
 def _json(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 

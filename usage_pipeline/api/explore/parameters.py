@@ -39,7 +39,7 @@ DEFAULT_ROWS = 1_000
 MAX_VALUES = 100
 MAX_GROUPS = 6
 _MAX_SKIPPED = 100_000_000
-_FILTER = "filter."
+FILTER = "filter."
 _PLAIN = frozenset({"from", "to", "grain", "group_by", "metrics", "order", "limit", "after", "compare", "format"})
 _OF_BOUNDS = {"team": "team", "service": "service", "user_id": "user"}
 Choice = TypeVar("Choice", bound=str)
@@ -83,7 +83,7 @@ def asked_of(request: Request, caller: AccessToken, today: date) -> Asked:
     fixed = {**single, "from": str(days.first), "to": str(days.last)}
     given = tuple(
         [(name, value) for name, value in fixed.items() if name != "after"]
-        + [(f"{_FILTER}{name}", value) for name, values in filters.items() for value in values]
+        + [(f"{FILTER}{name}", value) for name, values in filters.items() for value in values]
     )
     format = queries.format_of(single)
     if format != "json" and (of_pages := [name for name in ("limit", "after") if name in single]):
@@ -96,8 +96,8 @@ def split_parameters(request: Request, plain: Collection[str]) -> tuple[dict[str
     single: dict[str, str] = {}
     filters: defaultdict[str, list[str]] = defaultdict(list)
     for name, value in request.query_params.multi_items():
-        if name.startswith(_FILTER):
-            filters[name.removeprefix(_FILTER)].append(value)
+        if name.startswith(FILTER):
+            filters[name.removeprefix(FILTER)].append(value)
             continue
         if name not in plain:
             raise queries.wrong("parameter", f"one of {', '.join(sorted(plain))} or filter.NAME", queries.shown(name))
@@ -119,10 +119,10 @@ def filters_of(filters: Values) -> tuple[tuple[Dimension, tuple[str, ...]], ...]
     for name, values in filters.items():
         dimension = _dimension("filter", name)
         if len(values) > MAX_VALUES:
-            raise queries.wrong(f"{_FILTER}{name}", f"at most {MAX_VALUES} values", str(len(values)))
+            raise queries.wrong(f"{FILTER}{name}", f"at most {MAX_VALUES} values", str(len(values)))
         for value in values:
             if value or not dimension.can_be_none:
-                _expect_text(f"{_FILTER}{name}", value)
+                _expect_text(f"{FILTER}{name}", value)
         found.append((dimension, tuple(dict.fromkeys(values))))
     return tuple(found)
 

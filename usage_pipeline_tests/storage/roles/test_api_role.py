@@ -9,6 +9,7 @@ import pytest
 
 from usage_pipeline.access.tokens import create_token
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.storage.chunks.partitions import ensure_chunks
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline_tests.rigs.events import archive, event
 from usage_pipeline_tests.rigs.service import ARCHIVES_PATH, CORRECTIONS_PATH, EVENTS_PATH, serving
@@ -131,6 +132,24 @@ def test_it_corrects_nothing_without_a_trace(session: psycopg.Connection, owner:
         assert not may
 
 
+def test_it_reads_prompts_for_a_token_that_may_see_them_only(
+    session: psycopg.Connection, owner: psycopg.Connection
+) -> None:
+    ensure_chunks(owner, "analytics.usage_events", [datetime.now(UTC)], 24)
+    owner.execute(
+        "insert into analytics.usage_events (event_id, event_time, user_id, team, service, provider, model, prompt)"
+        " values (gen_random_uuid(), now(), 'u', 't', 's', 'p', 'm', 'secret')"
+    )
+    ids = "array(select event_id from analytics.usage_events)"
+    asking = f"select * from ops.request_prompts(%s, '-infinity', 'infinity', {ids})"
+    for scopes in (["read", "users"], ["read", "prompts"]):
+        made = create_token(owner, "test", scopes)
+        found = session.execute(asking, (made.token_id,)).fetchall()
+        assert ("secret" in {prompt for _, prompt in found}) is ("prompts" in scopes)
+        owner.execute("update usage.api_access_tokens set revoked_at = now() where token_id = %s", (made.token_id,))
+        assert session.execute(asking, (made.token_id,)).fetchall() == []
+
+
 def test_it_reads_no_prompt_and_nothing_that_it_does_not_serve(session: psycopg.Connection) -> None:
     for table in (
         "analytics.message_archives",
@@ -144,7 +163,7 @@ def test_it_reads_no_prompt_and_nothing_that_it_does_not_serve(session: psycopg.
         "reporting.usage_by_user",
     ):
         refuses(session, f"select * from {table}")
-    for column in ("prompt", "user_id", "extra"):
+    for column in ("prompt", "extra", "*"):
         refuses(session, f"select {column} from analytics.usage_events")
     for column in ("raw", "source_key", "reason"):
         refuses(session, f"select {column} from ops.dead_letters")

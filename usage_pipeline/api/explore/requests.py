@@ -1,0 +1,154 @@
+"""Single requests behind a question (contracts §11), a bounded page at a time. Users, tags and prompts need a scope each."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from typing import Annotated, Any, get_args
+from urllib.parse import urlencode
+from uuid import UUID
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from usage_pipeline.access.tokens import AccessToken
+from usage_pipeline.api import problems
+from usage_pipeline.api.auth import requires
+from usage_pipeline.api.explore import openapi
+from usage_pipeline.api.explore.answers import plain
+from usage_pipeline.api.explore.parameters import (
+    FILTER,
+    USERS_SCOPE,
+    Values,
+    days_of,
+    expect_allowed,
+    filters_of,
+    limit_of,
+    split_parameters,
+    within,
+)
+from usage_pipeline.api.usage import queries
+from usage_pipeline.api.usage.routes import Reads, json_response
+from usage_pipeline.explore.requests import Outcome, Place, Search, search
+from usage_pipeline.rollups.daily import current_day
+
+PROMPTS_SCOPE = "prompts"
+MAX_REQUESTS = 1_000
+DEFAULT_REQUESTS = 100
+_OUTCOME = "outcome"
+_PLAIN = frozenset({"from", "to", "limit", "after"})
+router = APIRouter(prefix="/api/usage", tags=["explore"])
+
+
+@router.get(
+    "/requests",
+    summary="Single requests",
+    responses={**problems.responses(401, 403, 422, 429, 500, 503), **openapi.requests_answer()},
+    openapi_extra=openapi.requests_operation(MAX_REQUESTS, DEFAULT_REQUESTS),
+)
+async def requests(
+    request: Request, caller: Annotated[AccessToken, Depends(requires("read", takes_bound=True))]
+) -> Response:
+    """The requests of some days as they are stored now, newest first. A page ends after two seconds of looking: it may have
+    fewer than `limit` items, and go on. `user` and `tags` are there for a token with the scope `users`, `prompt` (its first
+    10,000 characters) for one with `prompts`.
+    """
+    reads: Reads = request.app.state.reads
+    zone = reads.settings.timezone
+    single, filters = split_parameters(request, _PLAIN)
+    days = days_of(single, current_day(zone))
+    kept = filters_of({name: values for name, values in filters.items() if name != _OUTCOME})
+    expect_allowed(caller, [dimension for dimension, _ in kept])
+    asked = Search(days, kept, within(caller.binding), _outcome_of(filters), _after(single))
+    most = limit_of(single, MAX_REQUESTS, DEFAULT_REQUESTS)
+    prompts_for = caller.token_id if PROMPTS_SCOPE in caller.scopes else None
+
+    def answer() -> Response:
+        with reads.storing.pool.connection() as connection:
+            found = search(connection, asked, zone, most, prompts_for=prompts_for)
+        following = None
+        if found.next is not None:
+            fixed = {**single, "from": str(days.first), "to": str(days.last), "after": _cursor(found.next)}
+            named = [(f"{FILTER}{name}", value) for name, values in filters.items() for value in values]
+            following = f"{request.url.path}?{urlencode([*fixed.items(), *named])}"
+        document = {
+            "timezone": zone.key,
+            "from": days.first,
+            "to": days.last,
+            "items": [_item(row, caller) for row in found.items],
+            "next": following,
+        }
+        return json_response(document, {"Link": f'<{following}>; rel="next"'} if following else None)
+
+    with reads.questions.one(caller.token_id):
+        return await reads.storing.in_thread(partial(answer))
+
+
+def _item(row: Mapping[str, Any], caller: AccessToken) -> dict[str, Any]:
+    listed, reported = row["list_cost_usd"], row["cost_usd"]
+    item = {
+        "eventId": row["event_id"],
+        "externalId": row["external_id"],
+        "source": row["source"],
+        "eventTime": row["event_time"],
+        "team": row["team"],
+        "service": row["service"],
+        "provider": row["provider"],
+        "model": row["model"],
+        "apiKey": row["api_key_id"],
+        "serviceTier": row["service_tier"],
+        "inputTokens": row["input_tokens"],
+        "outputTokens": row["output_tokens"],
+        "totalTokens": row["total_tokens"],
+        "cacheReadTokens": row["cache_read_tokens"],
+        "cacheWriteTokens": row["cache_write_tokens"],
+        "reasoningTokens": row["output_reasoning_tokens"],
+        "inputAudioTokens": row["input_audio_tokens"],
+        "outputAudioTokens": row["output_audio_tokens"],
+        "inputImageTokens": row["input_image_tokens"],
+        "outputImageTokens": row["output_image_tokens"],
+        "latencyMs": row["latency_ms"],
+        "statusCode": row["status_code"],
+        "errorType": row["error_type"],
+        "costUsd": plain(listed if reported is None else reported),
+        "listCostUsd": plain(listed),
+        "reportedCostUsd": plain(reported),
+    }
+    if USERS_SCOPE in caller.scopes:
+        item |= {"user": row["user_id"], "tags": row["tags"]}
+    elif caller.binding is not None and caller.binding.bounds.users:
+        item["user"] = row["user_id"]
+    if "prompt" in row:
+        item["prompt"] = row["prompt"]
+    return item
+
+
+def _outcome_of(filters: Values) -> Outcome | None:
+    given = filters.get(_OUTCOME)
+    if given is None:
+        return None
+    for known in get_args(Outcome):
+        if given == [known]:
+            return known  # type: ignore[no-any-return]
+    raise queries.wrong(f"{FILTER}{_OUTCOME}", f"one of {', '.join(get_args(Outcome))}", queries.shown(",".join(given)))
+
+
+def _cursor(place: Place) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode((place.event_time, place.event_id))).decode().rstrip("=")
+
+
+def _after(parameters: Mapping[str, str]) -> Place | None:
+    if (cursor := parameters.get("after")) is None:
+        return None
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        moment, event_id = msgspec.json.decode(
+            base64.b64decode(padded, altchars=b"-_", validate=True), type=tuple[datetime, UUID]
+        )
+        if moment.tzinfo is None:
+            raise ValueError("a moment without a time zone")
+    except (ValueError, binascii.Error, msgspec.DecodeError):
+        raise queries.wrong("after", "the cursor that a page of this route gave", queries.shown(cursor)) from None
+    return Place(moment, event_id)
