@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from usage_recorder.commands import Family, Record
-from usage_recorder.delivery.sends import Answer, Send, correcting_send, is_of_a_slot, kind_of, new_send
+from usage_recorder.delivery.sends import (
+    Answer,
+    NumberTakenError,
+    Send,
+    correcting_send,
+    is_of_a_slot,
+    kind_of,
+    new_send,
+    renumbered,
+)
 from usage_recorder.delivery.spool import Spool
 from usage_recorder.delivery.sums import Sums
 from usage_recorder.failures import Reason, RecordFailures
@@ -66,15 +75,18 @@ class Outbox:
         self._late_lost: Counter[Family] = Counter()
         self._lock = threading.RLock()
         self._is_empty = threading.Condition(self._lock)
-        self.recorder_id = secrets.token_hex(12)
-        self._numbers: list[int] = []
-        self._free: list[int] = []
+        self._take_new_id()
         self._doubtful: deque[Send] = deque()
         self._repeated = 0
         self._repeated_records = 0
         self._sums = Sums(*self._limits)
         self._is_away = False
         self._is_closed = False
+
+    def _take_new_id(self) -> None:
+        self.recorder_id = secrets.token_hex(12)
+        self._numbers: list[int] = []
+        self._free: list[int] = []
 
     def forget_parent(self) -> None:
         """In a forked child: what the parent has on its way is the parent's, and so are its numbers and its spool file."""
@@ -137,8 +149,8 @@ class Outbox:
         with self._held():
             if self._is_away or self._is_closed or len(self._doubtful) >= MOST_DOUBTFUL:
                 return self._keep(record)
-            lane = self._take_lane()
-        send = self._new_send(record, lane)
+            numbered = self._take_lane()
+        send = self._new_send(record, numbered)
         self._is_noted(send)
         return send
 
@@ -186,7 +198,7 @@ class Outbox:
                 else:
                     self._doubt(send, why)
                     took_all = False
-                    is_back = is_back and is_of_a_slot(why)
+                    is_back = is_back and (is_of_a_slot(why) or isinstance(why, NumberTakenError))
             if is_back and self._is_away:
                 self._is_away = False
                 _log.warning("recorder: Redis takes records again; %d more wait and are sent now", self._kept())
@@ -238,7 +250,7 @@ class Outbox:
                 sends[entry_id] = send
             else:
                 takes_nothing = True
-                self._free.append(send.lane)
+                self._put_back_lane(send)
         for entry_id in sends:
             self._sums.remove(entry_id)
         return list(sends.values())
@@ -269,10 +281,8 @@ class Outbox:
             _log.warning("recorder: %d records wait in the spool file for the next recorder", left)
         spool.close()
 
-    def _new_send(self, record: Record, lane: tuple[int, int]) -> Send:
-        return new_send(
-            record.commands(), self.recorder_id, *lane, began_ms=self._now_ms(), is_cluster=self._is_cluster
-        )
+    def _new_send(self, record: Record, numbered: tuple[str, int, int]) -> Send:
+        return new_send(record.commands(), *numbered, began_ms=self._now_ms(), is_cluster=self._is_cluster)
 
     def _is_noted(self, send: Send, entry_id: int | None = None) -> bool:
         if self._spool is None or self._spool.note_send(send, entry_id):
@@ -288,11 +298,30 @@ class Outbox:
             if not is_left:
                 self._lose(send.family, "unsent", send.records)
             return is_left
+        if isinstance(why, NumberTakenError):
+            self._number_anew(send)
+            return True
         if not self._is_away and not (isinstance(why, Exception) and is_of_a_slot(why)):
             self._is_away = True
             _log.warning("recorder: Redis does not take records (%s); they are kept", kind_of(why))
         self._doubtful.append(send)
         return True
+
+    def _number_anew(self, send: Send) -> None:
+        if send.recorder_id == self.recorder_id:
+            self._take_new_id()
+            _log.warning(
+                "recorder: a copy of this process (such as a restored snapshot) records under the same id, so this one takes a "
+                "new one. Records that waited when the copy was made may count twice"
+            )
+        anew = renumbered(send, *self._take_lane(), began_ms=self._now_ms())
+        is_in_file = self._spool is not None and self._spool.has_send(send)
+        if self._spool is None or self._spool.note_send(anew, instead_of=send) or not is_in_file:
+            self._doubtful.append(anew)
+        else:
+            # The next recorder would send both. So this one is asked again, until the file takes a line.
+            self._put_back_lane(anew)
+            self._doubtful.append(send)
 
     def _settle(self, send: Send) -> bool:
         is_refused, problem = send.is_refused(), next(iter(send.failed.values()), "")
@@ -301,10 +330,11 @@ class Outbox:
         elif send.failed:
             detail = f"the counter is written, its announcement or odometer is not: {_kind(problem)}"
             self._failures.count(send.family, "bookkeeping", detail)
+        if send.was_passed:
+            detail = "its line in the spool file was old: it is counted, unless a copy of the earlier process took its number"
+            self._failures.count(send.family, "bookkeeping", detail, send.records)
         if send.correction():
-            correcting = correcting_send(
-                send, self.recorder_id, *self._take_lane(), began_ms=self._now_ms(), is_cluster=self._is_cluster
-            )
+            correcting = correcting_send(send, *self._take_lane(), began_ms=self._now_ms(), is_cluster=self._is_cluster)
             self._is_noted(correcting)
             self._doubtful.append(correcting)
         self._free_lane(send)
@@ -328,20 +358,23 @@ class Outbox:
     def _lose(self, family: Family, reason: Reason, records: int, detail: str = "") -> None:
         self._failures.count(family, reason, detail or reason, records)
 
-    def _take_lane(self) -> tuple[int, int]:
+    def _take_lane(self) -> tuple[str, int, int]:
         # The lane that was freed last: so a recorder has as many lanes as it ever had calls at once, and no more.
         if not self._free:
             self._numbers.append(0)
             self._free.append(len(self._numbers) - 1)
         lane = self._free.pop()
         self._numbers[lane] += 1
-        return lane, self._numbers[lane]
+        return self.recorder_id, lane, self._numbers[lane]
 
-    def _free_lane(self, send: Send) -> None:
+    def _put_back_lane(self, send: Send) -> None:
         if send.recorder_id == self.recorder_id:
             self._free.append(send.lane)
-        if self._spool is not None:
-            self._spool.note_settled(send)
+
+    def _free_lane(self, send: Send) -> None:
+        # A send that stays in the file is sent again by the next recorder. It has to find its number, and no later one.
+        if self._spool is None or self._spool.note_settled(send):
+            self._put_back_lane(send)
 
     def _has_left(self) -> bool:
         return bool(self._doubtful or self._sums or self._repeated or self._late)

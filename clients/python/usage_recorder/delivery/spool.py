@@ -67,7 +67,7 @@ class Spool:
         """Begins the file anew, with these."""
         self._found = [], []
         for send in sends:
-            self._add_send(send, _send_line(send, None))
+            self._add_send(send, _send_line(send))
         for entry_id, record in kept:
             self._add_kept(entry_id, _kept_line(entry_id, record))
         try:
@@ -76,15 +76,18 @@ class Spool:
             self.close()
             raise SpoolError(f"spool file {self.path}: {error.strerror or error}") from None
 
-    def note_send(self, send: Send, entry_id: int | None) -> bool:
-        """Before a send goes out. `entry_id`: the kept record that it is made of. Whether the file has it."""
-        line = _send_line(send, entry_id)
+    def note_send(self, send: Send, entry_id: int | None = None, instead_of: Send | None = None) -> bool:
+        """Before a send goes out. `entry_id`, `instead_of`: the kept record, or the send, that it is made of. Whether the file
+        has it."""
+        line = _send_line(send, entry_id, instead_of)
         with self._lock:
-            if not self._append(line, is_bounded=entry_id is None):
+            if not self._append(line, is_bounded=entry_id is None and instead_of is None):
                 return False
-            self._add_send(send, line if entry_id is None else _send_line(send, None))
+            self._add_send(send, line if entry_id is None and instead_of is None else _send_line(send))
             if entry_id is not None:
                 self._live_bytes -= len(self._kept.pop(entry_id, b""))
+            if instead_of is not None:
+                self._live_bytes -= len(self._sends.pop(instead_of.name, b""))
             return True
 
     def note_kept(self, entry_id: int, record: Record) -> bool:
@@ -105,17 +108,16 @@ class Spool:
         with self._lock:
             return entry_id in self._kept
 
-    def note_settled(self, send: Send) -> None:
-        """Redis has confirmed or refused the send, or it was given up."""
+    def note_settled(self, send: Send) -> bool:
+        """Redis has confirmed or refused the send, or it was given up. Whether the file has no such send, or knows that."""
         with self._lock:
             line = self._sends.pop(send.name, None)
             if line is None:
-                return
+                return True
             self._live_bytes -= len(line)
             if self._sends or self._kept:
-                self._append(_line({"d": send.name}), is_bounded=False)
-            else:
-                self._empty()
+                return self._append(_line({"d": send.name}), is_bounded=False)
+            return self._empty()
 
     def write_last(self, sends: Iterable[Send], kept: Iterable[tuple[int, Record]]) -> Counter[Family]:
         """Before the end: makes the file have just these. Returns the records that it could not take."""
@@ -128,7 +130,7 @@ class Spool:
             for send in sends:
                 if send.name not in self._sends:
                     missing[send.family] += send.records
-                    self._add_send(send, _send_line(send, None))
+                    self._add_send(send, _send_line(send))
             for entry_id, record in kept:
                 line, known = _kept_line(entry_id, record), self._kept.get(entry_id)
                 if line != known:
@@ -201,14 +203,17 @@ class Spool:
             os.close(self._file)  # type: ignore[arg-type]  # it is open
             self._file = None
 
-    def _empty(self) -> None:
+    def _empty(self) -> bool:
         try:
-            if self._file is not None:
-                os.ftruncate(self._file, len(self._header))
-                self._bytes = len(self._header)
-                self._has_gaps = False
+            if self._file is None:
+                return False
+            os.ftruncate(self._file, len(self._header))
         except OSError as error:
             _log.error("recorder: spool file %s: %s", self.path, error.strerror or error)
+            return False
+        self._bytes = len(self._header)
+        self._has_gaps = False
+        return True
 
     @property
     def _header(self) -> bytes:
@@ -256,6 +261,7 @@ class Spool:
                     send = _send(said["s"])
                     sends[send.name] = send
                     kept.pop(said.get("from"), None)
+                    sends.pop(tuple(said.get("instead_of", ())), None)
                 elif "d" in said:
                     sends.pop((said["d"][0], said["d"][1], said["d"][2]), None)
                 else:
@@ -303,7 +309,7 @@ def _line(said: object) -> bytes:
     return json.dumps(said, separators=(",", ":")).encode() + b"\n"
 
 
-def _send_line(send: Send, entry_id: int | None) -> bytes:
+def _send_line(send: Send, entry_id: int | None = None, instead_of: Send | None = None) -> bytes:
     said: dict[str, Any] = {
         "s": [
             send.recorder_id,
@@ -320,6 +326,8 @@ def _send_line(send: Send, entry_id: int | None) -> bytes:
     }
     if entry_id is not None:
         said["from"] = entry_id
+    if instead_of is not None:
+        said["instead_of"] = instead_of.name
     return _line(said)
 
 
@@ -342,6 +350,7 @@ def _send(said: list[Any]) -> Send:
         [Part(route, tuple(words), tuple(places)) for route, words, places in parts],
         odometer,
         tuple((place, name, amount) for place, name, amount in counted),
+        is_inherited=True,
     )
 
 
