@@ -18,6 +18,7 @@ from usage_recorder.delivery.sends import (
     correcting_send,
     is_of_a_slot,
     kind_of,
+    leaves_doubt,
     new_send,
     renumbered,
 )
@@ -30,6 +31,8 @@ MOST_KEPT = 100_000
 MOST_KEPT_BYTES = 64 * 1024 * 1024
 # Redis forgets the numbers of a recorder after NUMBERS_TTL_SECONDS. A send that is older than this is not repeated.
 OLDEST_REPEATED_MS = (NUMBERS_TTL_SECONDS - 86_400) * 1000
+# So often a send that nobody doubts tells the spool file that it is young.
+_REJUVENATED_MS = 3_600_000
 # Sends without an answer are not summed, and each has a lane. With so many, others wait until there are fewer.
 MOST_DOUBTFUL = 10_000
 # What signal handlers may record during one call.
@@ -37,6 +40,14 @@ MOST_LATE = 10_000
 _MOST_ROUNDS = 3
 _INTERRUPTED = InterruptedError("the answer was not waited for")
 _log = logging.getLogger(__name__)
+
+
+def elapsed_seconds() -> float:
+    """A clock that never leaps, and goes on while the machine sleeps where the system has such a clock."""
+    return time.clock_gettime(_CLOCK_OF_THE_MACHINE) if _CLOCK_OF_THE_MACHINE is not None else time.monotonic()
+
+
+_CLOCK_OF_THE_MACHINE: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class Outbox:
@@ -48,6 +59,7 @@ class Outbox:
         *,
         is_cluster: bool,
         clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = elapsed_seconds,
         most_kept: int = MOST_KEPT,
         most_kept_bytes: int = MOST_KEPT_BYTES,
         spool: Spool | None = None,
@@ -55,13 +67,17 @@ class Outbox:
         self._failures = failures
         self._is_cluster = is_cluster
         self._clock = clock
+        self._elapsed = elapsed
         self._limits = most_kept, most_kept_bytes
         self._spool: Spool | None = None
         self.wake: Callable[[], None] = _nobody
         self._begin_anew()
         if spool is not None:
             sends, records = spool.take_over()
-            self._doubtful.extend(sends)
+            for send in sends:
+                age_ms = max(self._now_ms() - send.began_ms, 0)
+                send.in_doubt_since = self._elapsed() - age_ms / 1000
+                self._doubtful.append(send)
             for record in records:
                 self._add(record)
             self._spool = spool
@@ -170,10 +186,10 @@ class Outbox:
         with self._held():
             self._take_late()
             sends: list[Send] = []
-            oldest_ms = self._now_ms() - OLDEST_REPEATED_MS
+            oldest = self._elapsed() - OLDEST_REPEATED_MS / 1000
             while self._doubtful and len(sends) < most:
                 send = self._doubtful.popleft()
-                if send.began_ms < oldest_ms:
+                if send.in_doubt_since is not None and send.in_doubt_since < oldest:
                     self._lose(send.family, "too old", send.records)
                     self._free_lane(send)
                 else:
@@ -301,11 +317,23 @@ class Outbox:
         if isinstance(why, NumberTakenError):
             self._number_anew(send)
             return True
+        if send.in_doubt_since is None:
+            self._note_doubt(send, why)
         if not self._is_away and not (isinstance(why, Exception) and is_of_a_slot(why)):
             self._is_away = True
             _log.warning("recorder: Redis does not take records (%s); they are kept", kind_of(why))
         self._doubtful.append(send)
         return True
+
+    def _note_doubt(self, send: Send, why: BaseException) -> None:
+        if leaves_doubt(why):
+            send.in_doubt_since = self._elapsed()
+        elif (
+            self._spool is not None and self._now_ms() - send.began_ms > _REJUVENATED_MS and self._spool.has_send(send)
+        ):
+            # The next process takes everything in the file for doubtful since then.
+            send.began_ms = self._now_ms()
+            self._spool.note_send(send)
 
     def _number_anew(self, send: Send) -> None:
         if send.recorder_id == self.recorder_id:

@@ -45,6 +45,10 @@ class NumberTakenError(Exception):
     """A copy of this process used the number of a send, so nothing of the send is done."""
 
 
+class NothingSentError(redis.ConnectionError):
+    """There was no connection, and none that was lost: Redis got nothing of a send."""
+
+
 class Part(NamedTuple):
     """What is done in one step: everything, or on a Redis Cluster what concerns one slot.
 
@@ -74,6 +78,8 @@ class Send:
     failed: dict[int, str] = field(default_factory=dict)
     # It was read from the spool file of an earlier process, which may have lost the lines that followed.
     is_inherited: bool = False
+    # Since when Redis may have done it without an answer, by the clock of `elapsed_seconds`.
+    in_doubt_since: float | None = None
     was_passed: bool = False
 
     @property
@@ -145,7 +151,7 @@ def renumbered(send: Send, recorder_id: str, lane: int, number: int, *, began_ms
         words = (part.words[0], route, *part.words[2:keys_end], lane, word, *part.words[keys_end + 2 :])
         parts.append(part._replace(route=route, words=words))
     anew = replace(send, recorder_id=recorder_id, lane=lane, number=number, began_ms=began_ms, parts=parts)
-    anew.is_inherited = False
+    anew.is_inherited, anew.in_doubt_since = False, None
     return anew
 
 
@@ -159,6 +165,11 @@ def correcting_send(wrong: Send, recorder_id: str, lane: int, number: int, *, be
 def is_mended_by_time(error: Exception) -> bool:
     """Whether the same send may be done later: there was no answer, or one that says "not now"."""
     return isinstance(error, (*UNREACHABLE, *_MENDED_BY_TIME)) or bool(_MENDED_BY_TIME_TEXT.search(str(error)))
+
+
+def leaves_doubt(error: BaseException) -> bool:
+    """Whether Redis may have done a send that ended so. An answer that says "not now" is none: then nothing is written."""
+    return not isinstance(error, (redis.ResponseError, *_MENDED_BY_TIME, NothingSentError, NumberTakenError))
 
 
 def is_of_a_slot(error: Exception) -> bool:

@@ -160,8 +160,8 @@ class Spool:
         self.close()
 
     def _add_send(self, send: Send, line: bytes) -> None:
+        self._live_bytes += len(line) - len(self._sends.get(send.name, b""))
         self._sends[send.name] = line
-        self._live_bytes += len(line)
 
     def _add_kept(self, entry_id: int, line: bytes) -> None:
         self._live_bytes += len(line) - len(self._kept.get(entry_id, b""))
