@@ -93,8 +93,7 @@ class Outbox:
         self._is_empty = threading.Condition(self._lock)
         self._take_new_id()
         self._doubtful: deque[Send] = deque()
-        self._repeated = 0
-        self._repeated_records = 0
+        self._under_way: list[Send] = []
         self._sums = Sums(*self._limits)
         self._is_away = False
         self._is_closed = False
@@ -185,6 +184,8 @@ class Outbox:
         """Up to so many sends, to be sent now: doubtful ones first, then what was never sent. End it with `end_portion`."""
         with self._held():
             self._take_late()
+            if self._spool is not None:
+                self._spool.look()
             sends: list[Send] = []
             oldest = self._elapsed() - OLDEST_REPEATED_MS / 1000
             while self._doubtful and len(sends) < most:
@@ -197,8 +198,7 @@ class Outbox:
             # While Redis is away, what was never sent stays where it can still be summed.
             if not (sends and self._is_away):
                 sends += self._fresh(most - len(sends))
-            self._repeated = len(sends)
-            self._repeated_records = sum(one.records for one in sends)
+            self._under_way = sends.copy()
             self._tell_if_empty()
         return sends
 
@@ -206,7 +206,7 @@ class Outbox:
         """Takes the answers to a portion, None if nothing is known of any. Returns whether Redis took all of it."""
         took_all = is_back = answers is not None
         with self._held():
-            self._repeated = self._repeated_records = 0
+            self._under_way = []
             for send, some in zip(sends, answers) if answers is not None else ((send, ()) for send in sends):
                 why = _INTERRUPTED if answers is None else send.take(some)
                 if why is None:
@@ -290,8 +290,12 @@ class Outbox:
                 self._lose(family, "no room", records)
 
     def _leave_to_file(self, spool: Spool) -> None:
-        missing = spool.write_last(self._doubtful, self._sums.entries())
-        for family, records in missing.items():
+        missing = spool.write_last([*self._under_way, *self._doubtful], self._sums.entries())
+        for send in self._under_way:
+            if not spool.has_send(send):
+                # Its answer comes, or it is lost then.
+                missing[send.family] -= send.records
+        for family, records in (+missing).items():
             self._lose(family, "unsent", records, "the spool file did not take it")
         if (left := self._kept() - sum(missing.values())) > 0:
             _log.warning("recorder: %d records wait in the spool file for the next recorder", left)
@@ -405,12 +409,11 @@ class Outbox:
             self._put_back_lane(send)
 
     def _has_left(self) -> bool:
-        return bool(self._doubtful or self._sums or self._repeated or self._late)
+        return bool(self._doubtful or self._sums or self._under_way or self._late)
 
     def _kept(self) -> int:
-        return (
-            sum(send.records for send in self._doubtful) + self._sums.records + self._repeated_records + len(self._late)
-        )
+        unanswered = sum(send.records for send in (*self._doubtful, *self._under_way))
+        return unanswered + self._sums.records + len(self._late)
 
     def _tell_if_empty(self) -> None:
         if not self._has_left():
