@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -408,6 +409,52 @@ if not {is_away}:
     with server.client() as client:
         counters = [client.get(key) for key in client.scan_iter("usage:shop-1:*")]
         assert counters == ([] if is_away else [b"5"])
+
+
+# Handlers run from the last to the first that was registered: this one comes after that of the recorder.
+RECORDS_AFTER_THE_EXIT = """
+import atexit, sys
+def last_words():
+    for _ in range(3):
+        recorder.record_merchant("shop-1", "orders")
+    if is_async:
+        asyncio.run(record_async())
+atexit.register(last_words)
+import asyncio, redis
+from usage_recorder import AsyncRecorder, Recorder
+url, was_busy, is_away, is_async = sys.argv[1], *(word == "True" for word in sys.argv[2:])
+async def record_async():
+    for _ in range(3):
+        await asynchronous.record_merchant("shop-1", "orders")
+recorder = Recorder.connect(url, timeout_seconds=0.5)
+asynchronous = AsyncRecorder.connect(url, timeout_seconds=0.5)
+client = redis.Redis.from_url(url)
+client.config_set("maxmemory", int(was_busy))
+recorder.record_merchant("shop-1", "orders")
+client.config_set("maxmemory", 0)
+if is_away:
+    atexit.register(client.config_set, "maxmemory", 1) if not was_busy else client.config_set("maxmemory", 1)
+"""
+
+
+@pytest.mark.parametrize("was_busy", [False, True])
+@pytest.mark.parametrize("is_away", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_is_recorded_after_the_last_flush_is_sent_or_told(
+    server: RedisServer, *, was_busy: bool, is_away: bool, is_async: bool
+) -> None:
+    command = [sys.executable, "-c", RECORDS_AFTER_THE_EXIT, server.url, str(was_busy), str(is_away), str(is_async)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"merchant: unsent .*; (\d+) so far", done.stderr)
+    with server.client() as client:
+        counted = sum(int(client.get(key) or 0) for key in client.scan_iter("usage:shop-1:*"))
+    recorded = 4 + 3 * is_async
+    if is_away:
+        assert told, done.stderr
+        assert counted == (0 if was_busy else 1)
+    else:
+        assert (counted, told) == (recorded, []), done.stderr
 
 
 def test_a_forked_child_has_its_own_numbers_and_none_of_what_its_parent_kept(server: RedisServer) -> None:

@@ -159,6 +159,10 @@ class Outbox:
         """Whether a courier is needed. Without the lock: each record asks."""
         return bool(self._doubtful or self._sums or self._late)
 
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
     def begin(self, record: Record) -> Send | bool:
         """The send of a record, to be sent now. While Redis is away: whether the record is kept."""
         with self._held():
