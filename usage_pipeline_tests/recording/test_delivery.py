@@ -431,9 +431,10 @@ asynchronous = AsyncRecorder.connect(url, timeout_seconds=0.5)
 client = redis.Redis.from_url(url)
 client.config_set("maxmemory", int(was_busy))
 recorder.record_merchant("shop-1", "orders")
-client.config_set("maxmemory", 0)
-if is_away:
-    atexit.register(client.config_set, "maxmemory", 1) if not was_busy else client.config_set("maxmemory", 1)
+if not is_away:
+    client.config_set("maxmemory", 0)
+elif not was_busy:
+    atexit.register(client.config_set, "maxmemory", 1)
 """
 
 
@@ -455,6 +456,38 @@ def test_what_is_recorded_after_the_last_flush_is_sent_or_told(
         assert counted == (0 if was_busy else 1)
     else:
         assert (counted, told) == (recorded, []), done.stderr
+
+
+# In a file, since a spawned child imports it.
+RECORDS_IN_A_CHILD = """
+import multiprocessing, sys
+import redis
+from usage_recorder import Recorder
+def work(url, is_away):
+    recorder, server = Recorder.connect(url, timeout_seconds=0.5), redis.Redis.from_url(url)
+    server.config_set("maxmemory", 1)
+    assert recorder.record_merchant("shop-1", "orders")
+    server.config_set("maxmemory", int(is_away))
+if __name__ == "__main__":
+    child = multiprocessing.get_context(sys.argv[2]).Process(target=work, args=(sys.argv[1], sys.argv[3] == "True"))
+    child.start()
+    child.join()
+    sys.exit(child.exitcode)
+"""
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_of_multiprocessing_sends_what_waits_or_says_what_is_lost(
+    server: RedisServer, tmp_path: Path, method: str, *, is_away: bool
+) -> None:
+    (tmp_path / "program.py").write_text(RECORDS_IN_A_CHILD)
+    command = [sys.executable, str(tmp_path / "program.py"), server.url, method, str(is_away)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert ("merchant: unsent" in done.stderr) is is_away, done.stderr
+    with server.client() as client:
+        assert [client.get(key) for key in client.scan_iter("usage:shop-1:*")] == ([] if is_away else [b"1"])
 
 
 def test_a_forked_child_has_its_own_numbers_and_none_of_what_its_parent_kept(server: RedisServer) -> None:

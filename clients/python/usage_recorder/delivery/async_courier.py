@@ -10,7 +10,7 @@ from contextlib import closing
 
 import redis
 
-from usage_recorder.delivery.courier import BUSY, AnyCourier, Pace, deliver_all, seconds_after_the_exit
+from usage_recorder.delivery.courier import BUSY, AnyCourier, Pace, deliver_all, remember, seconds_after_the_exit
 from usage_recorder.delivery.outbox import Outbox
 from usage_recorder.delivery.sends import Answer, Send
 from usage_recorder.delivery.wire import exchange
@@ -46,7 +46,7 @@ class AsyncCourier(AnyCourier):
             return
         if self._should_stop:
             return
-        BUSY.add(self)
+        remember(self)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -92,7 +94,7 @@ class Courier(AnyCourier):
         with self._lock:
             if self._should_stop or (self._thread is not None and self._thread.is_alive()):
                 return
-            BUSY.add(self)
+            remember(self)
             thread = threading.Thread(target=self._run, name="usage-recorder", daemon=True)
             try:
                 thread.start()
@@ -168,6 +170,25 @@ def deliver_all(outbox: Outbox, send: Callable[[Sequence[Send]], Sequence[Sequen
 
 
 BUSY: set[AnyCourier] = set()
+
+
+# The child of multiprocessing whose finalizers flush.
+_flushing_child = 0
+
+
+def remember(courier: AnyCourier) -> None:
+    """Flushes it at the end of the process. A forked child of multiprocessing runs no exit handlers, but finalizers."""
+    global _flushing_child
+    BUSY.add(courier)
+    if (
+        _flushing_child != os.getpid()
+        and (process := sys.modules.get("multiprocessing.process")) is not None
+        and process.parent_process() is not None
+    ):
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _flush_all, exitpriority=0)
+        _flushing_child = os.getpid()
 
 
 # When the end of the process has flushed all: until when it would have waited.
