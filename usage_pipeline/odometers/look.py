@@ -1,6 +1,7 @@
 """Looks at the odometers in Redis and notes them in PostgreSQL, which remembers them when Redis comes back with an old file."""
 
 import logging
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 
@@ -39,7 +40,7 @@ def look_at(
         readings = _read(reader, places)
         known = _known(postgres, days, families)
         after = {
-            place: seen(known.get(place, Odometer()), readings[place], recorder_keys.odometer_life)
+            place: seen(known.get(place, Odometer()), readings[place], _new_life)
             for place in places
             if place in known or readings[place] is not None
         }
@@ -47,6 +48,11 @@ def look_at(
         changed = {place: one for place, one in marked.items() if one != known.get(place)}
         _note(postgres, known, changed)
     return marked
+
+
+def _new_life(base: int) -> str:
+    """A new name for the life of an odometer that counts `base` when it begins."""
+    return f"{base}-{secrets.token_hex(6)}"
 
 
 def _read(reader: PinnedConnection | ClusterReader, places: Sequence[Place]) -> dict[Place, Reading | str | None]:

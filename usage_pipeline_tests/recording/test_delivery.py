@@ -2,19 +2,26 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 
 import pytest
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from usage_recorder.async_recorder import AsyncRecorder
 from usage_recorder.commands import Moment, Record
 from usage_recorder.delivery.outbox import OLDEST_REPEATED_MS, Outbox
-from usage_recorder.delivery.sends import Send
+from usage_recorder.delivery.sends import NothingSentError, Send
+from usage_recorder.delivery.spool import Spool
 from usage_recorder.failures import RecordFailures
 from usage_recorder.recorder import Recorder
 
@@ -164,20 +171,114 @@ def test_counts_that_wait_are_not_summed_over_what_redis_can_add(server: RedisSe
     assert recorder.failures == {("api_key", "refused"): 1}, "only the last is too much"
 
 
+AGED = Record("merchant", "usage:m:2026-03-01:orders", Moment(1_000_000_000, date(2026, 3, 1)), {"metric_value": 1})
+
+
+class Clocks:
+    """The clock on the wall, which may leap, and the time that has passed."""
+
+    def __init__(self, spool: Spool | None = None) -> None:
+        self.wall_seconds, self.passed_seconds = 1_000_000.0, 50.0
+        self.failures = RecordFailures()
+        self.outbox = self.made(spool)
+
+    def made(self, spool: Spool | None = None) -> Outbox:
+        return Outbox(
+            self.failures,
+            is_cluster=False,
+            clock=lambda: self.wall_seconds,
+            elapsed=lambda: self.passed_seconds,
+            spool=spool,
+        )
+
+
 def test_a_send_that_redis_may_have_forgotten_is_lost_and_told_instead_of_repeated() -> None:
-    now = [1_000_000.0]
-    failures = RecordFailures()
-    outbox = Outbox(failures, is_cluster=False, clock=lambda: now[0])
-    at = Moment(1_000_000_000, date(2026, 3, 1))
-    send = outbox.begin(Record("merchant", "usage:m:2026-03-01:orders", at, {"metric_value": 1}))
+    clocks = Clocks()
+    outbox = clocks.outbox
+    send = outbox.begin(AGED)
     assert isinstance(send, Send)
     assert outbox.take(send, [redis.TimeoutError()])
-    now[0] += OLDEST_REPEATED_MS / 1000 - 1
+    clocks.passed_seconds += OLDEST_REPEATED_MS / 1000 - 1
     assert outbox.end_portion(outbox.portion(10), None) is False
-    now[0] += 2
+    clocks.passed_seconds += 2
     assert outbox.portion(10) == []
-    assert failures.by_reason == {("merchant", "too old"): 1}
+    assert clocks.failures.by_reason == {("merchant", "too old"): 1}
     assert not outbox.has_left()
+
+
+@pytest.mark.parametrize("days", [-4_000, 30, 4_000])
+def test_a_leap_of_the_clock_on_the_wall_makes_no_send_too_old(days: int) -> None:
+    clocks = Clocks()
+    send = clocks.outbox.begin(AGED)
+    assert isinstance(send, Send)
+    assert clocks.outbox.take(send, [redis.TimeoutError()])
+    clocks.wall_seconds += days * 86_400
+    assert clocks.outbox.portion(10) == [send]
+    assert clocks.failures.by_reason == {}
+
+
+@pytest.mark.parametrize(
+    ("days", "is_sent"), [(-30, True), (5.9, True), (6.1, False)], ids=["a clock that went back", "young", "old"]
+)
+def test_the_age_of_what_an_earlier_process_left_is_told_by_the_wall(
+    tmp_path: Path, days: float, is_sent: bool
+) -> None:
+    spool = Spool(tmp_path / "spool", is_cluster=False)
+    clocks = Clocks(spool)
+    send = clocks.outbox.begin(AGED)
+    assert isinstance(send, Send)
+    assert clocks.outbox.take(send, [redis.TimeoutError()])
+    spool.close()
+    clocks.wall_seconds += days * 86_400
+    following = clocks.made(Spool(tmp_path / "spool", is_cluster=False))
+    assert [one.name for one in following.portion(10)] == [send.name] * is_sent
+    assert clocks.failures.by_reason == ({} if is_sent else {("merchant", "too old"): 1})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        NothingSentError("Connection refused"),
+        redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        redis.exceptions.BusyLoadingError("Redis is loading the dataset in memory"),
+        redis.ResponseError("NOREPLICAS Not enough good replicas to write."),
+    ],
+)
+def test_what_redis_never_got_or_did_not_do_is_sent_whatever_its_age(tmp_path: Path, answer: Exception) -> None:
+    spool = Spool(tmp_path / "spool", is_cluster=False)
+    clocks = Clocks(spool)
+    send = clocks.outbox.begin(AGED)
+    assert isinstance(send, Send)
+    assert clocks.outbox.take(send, [answer])
+    for _ in range(30):
+        clocks.wall_seconds += 86_400
+        clocks.passed_seconds += 86_400
+        assert clocks.outbox.portion(10) == [send]
+        assert clocks.outbox.end_portion([send], [[answer]]) is False
+    spool.close()
+    following = clocks.made(Spool(tmp_path / "spool", is_cluster=False))
+    assert [one.name for one in following.portion(10)] == [send.name], "the next process knows that too"
+    assert clocks.failures.by_reason == {}
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://127.0.0.1:{port}/0", "unix:///no/such/socket", "redis://no-such-host.invalid/0"]
+)
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_a_connection_that_was_never_made_leaves_no_doubt(url: str, retries: int) -> None:
+    """A client that repeats requests by itself leaves one: its last try says nothing of the others."""
+    url = url.format(port=free_port())
+    one = Recorder(redis.Redis.from_url(url, retry=Retry(NoBackoff(), retries)))
+    other = AsyncRecorder(redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), retries)))
+    for recorder, recorded in (
+        (one, one.record_merchant("shop-1", "orders")),
+        (other, await other.record_merchant("shop-1", "orders")),
+    ):
+        assert recorded
+        wait_until(lambda: bool(recorder._outbox._doubtful), "it waits for its next try")  # noqa: B023
+        assert [send.in_doubt_since is None for send in recorder._outbox._doubtful] == [not retries]
+    one.close(timeout_seconds=0)
+    await other.close(timeout_seconds=0)
 
 
 def test_an_error_that_nobody_documents_is_not_raised_into_the_request(
@@ -308,6 +409,85 @@ if not {is_away}:
     with server.client() as client:
         counters = [client.get(key) for key in client.scan_iter("usage:shop-1:*")]
         assert counters == ([] if is_away else [b"5"])
+
+
+# Handlers run from the last to the first that was registered: this one comes after that of the recorder.
+RECORDS_AFTER_THE_EXIT = """
+import atexit, sys
+def last_words():
+    for _ in range(3):
+        recorder.record_merchant("shop-1", "orders")
+    if is_async:
+        asyncio.run(record_async())
+atexit.register(last_words)
+import asyncio, redis
+from usage_recorder import AsyncRecorder, Recorder
+url, was_busy, is_away, is_async = sys.argv[1], *(word == "True" for word in sys.argv[2:])
+async def record_async():
+    for _ in range(3):
+        await asynchronous.record_merchant("shop-1", "orders")
+recorder = Recorder.connect(url, timeout_seconds=0.5)
+asynchronous = AsyncRecorder.connect(url, timeout_seconds=0.5)
+client = redis.Redis.from_url(url)
+client.config_set("maxmemory", int(was_busy))
+recorder.record_merchant("shop-1", "orders")
+if not is_away:
+    client.config_set("maxmemory", 0)
+elif not was_busy:
+    atexit.register(client.config_set, "maxmemory", 1)
+"""
+
+
+@pytest.mark.parametrize("was_busy", [False, True])
+@pytest.mark.parametrize("is_away", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_is_recorded_after_the_last_flush_is_sent_or_told(
+    server: RedisServer, *, was_busy: bool, is_away: bool, is_async: bool
+) -> None:
+    command = [sys.executable, "-c", RECORDS_AFTER_THE_EXIT, server.url, str(was_busy), str(is_away), str(is_async)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"merchant: unsent .*; (\d+) so far", done.stderr)
+    with server.client() as client:
+        counted = sum(int(client.get(key) or 0) for key in client.scan_iter("usage:shop-1:*"))
+    recorded = 4 + 3 * is_async
+    if is_away:
+        assert told, done.stderr
+        assert counted == (0 if was_busy else 1)
+    else:
+        assert (counted, told) == (recorded, []), done.stderr
+
+
+# In a file, since a spawned child imports it.
+RECORDS_IN_A_CHILD = """
+import multiprocessing, sys
+import redis
+from usage_recorder import Recorder
+def work(url, is_away):
+    recorder, server = Recorder.connect(url, timeout_seconds=0.5), redis.Redis.from_url(url)
+    server.config_set("maxmemory", 1)
+    assert recorder.record_merchant("shop-1", "orders")
+    server.config_set("maxmemory", int(is_away))
+if __name__ == "__main__":
+    child = multiprocessing.get_context(sys.argv[2]).Process(target=work, args=(sys.argv[1], sys.argv[3] == "True"))
+    child.start()
+    child.join()
+    sys.exit(child.exitcode)
+"""
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_of_multiprocessing_sends_what_waits_or_says_what_is_lost(
+    server: RedisServer, tmp_path: Path, method: str, *, is_away: bool
+) -> None:
+    (tmp_path / "program.py").write_text(RECORDS_IN_A_CHILD)
+    command = [sys.executable, str(tmp_path / "program.py"), server.url, method, str(is_away)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert ("merchant: unsent" in done.stderr) is is_away, done.stderr
+    with server.client() as client:
+        assert [client.get(key) for key in client.scan_iter("usage:shop-1:*")] == ([] if is_away else [b"1"])
 
 
 def test_a_forked_child_has_its_own_numbers_and_none_of_what_its_parent_kept(server: RedisServer) -> None:

@@ -2,10 +2,13 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from copy import deepcopy
+from datetime import UTC, date, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,9 +20,17 @@ from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from usage_recorder.calls import Recording
+from usage_recorder.commands import Moment, Record
 from usage_recorder.delivery.courier import BUSY
+from usage_recorder.delivery.outbox import Outbox
+from usage_recorder.delivery.sends import Send
+from usage_recorder.delivery.spool import Spool
+from usage_recorder.failures import RecordFailures
 from usage_recorder.recorder import Recorder
+from usage_recorder.script import RECORD
 
 from usage_pipeline_tests.rigs.waiting import wait_until
 from usage_pipeline_tests.torture.faults.failover import Pair
@@ -99,9 +110,8 @@ def die(recorder: Recorder) -> None:
     if (thread := recorder._courier._thread) is not None:
         thread.join(30)
     BUSY.discard(recorder._courier)
-    spool = recorder._outbox._spool
-    assert spool is not None
-    spool.close()
+    if (spool := recorder._outbox._spool) is not None:
+        spool.close()
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +249,140 @@ def test_after_a_fail_over_counters_and_numbers_are_of_one_history(tmp_path: Pat
             pair.rejoin()
         recorder.close()
         assert recorder.failures == {}
+
+
+def copied(recorder: Recorder, url: str) -> Recorder:
+    """What a restored snapshot of the machine has beside the recorder itself: its id, its lanes and its numbers."""
+    copy = Recorder.connect(url, timeout_seconds=TIMEOUT_SECONDS)
+    ours, theirs = recorder._outbox, copy._outbox
+    theirs.recorder_id = ours.recorder_id
+    theirs._numbers, theirs._free = ours._numbers.copy(), ours._free.copy()
+    theirs._doubtful.extend(deepcopy(ours._doubtful))
+    return copy
+
+
+def test_a_copy_of_a_process_takes_other_numbers_and_all_that_both_record_counts(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded: Counts = Counter()
+    with server.client() as client, FaultyLink(server.port) as link:
+        client.flushall()
+        first = Recorder.connect(link.url, timeout_seconds=TIMEOUT_SECONDS)
+        recorders = [first]
+        for turn in range(60):
+            if turn in (10, 30):
+                assert first.flush(30)
+                recorders.append(copied(first, link.url))
+            link.fault = "cut after the request" if turn % 7 == 6 else "none"
+            for recorder in recorders:
+                outcome, counts = record(recorder, FAMILIES[turn % 5], "ab"[turn % 2], 1 + turn % 3)
+                assert outcome
+                recorded.update(counts)
+        link.fault = "none"
+        for recorder in recorders:
+            assert recorder.flush(30)
+            recorder.close()
+            assert recorder.failures == {}
+        assert taken_from(client) == recorded
+        assert len(list(client.scan_iter("usage_pipeline:recorder:*"))) == 3
+    assert [one.message for one in caplog.records if "a copy of this process" in one.message] != []
+
+
+def test_what_is_in_doubt_when_a_process_is_copied_counts_once(server: RedisServer) -> None:
+    with server.client() as client, FaultyLink(server.port) as link:
+        client.flushall()
+        first = Recorder.connect(link.url, timeout_seconds=TIMEOUT_SECONDS)
+        link.fault = "lose answers"
+        assert first.record_merchant("shop-1", "orders")
+        die(first)
+        copies = [copied(first, server.url) for _ in range(2)]
+        for recorder in copies:
+            assert recorder.record_merchant("shop-1", "orders")
+            assert recorder.flush(30)
+            recorder.close()
+        link.end_connections()
+        [counter] = client.scan_iter("usage:shop-1:*")
+        assert int(client.get(counter)) == 3
+
+
+# The C function, since os.fork() tells the recorder. Nobody tells a process that it was copied.
+RECORDS_IN_A_COPY = """
+import ctypes, os, sys
+from usage_recorder import Recorder
+recorder = Recorder.connect(sys.argv[1], timeout_seconds=5)
+for _ in range(5):
+    assert recorder.record_merchant("shop-1", "orders")
+child = ctypes.PyDLL(None).fork()
+for _ in range(20):
+    assert recorder.record_merchant("shop-1", "orders")
+assert recorder.flush(30)
+assert recorder.failures == {}
+if not child:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+recorder.close()
+"""
+
+
+def test_a_process_that_was_copied_while_it_ran_and_its_copy_lose_nothing(server: RedisServer) -> None:
+    with server.client() as client:
+        client.flushall()
+        command = [sys.executable, "-c", RECORDS_IN_A_COPY, server.url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        [counter] = client.scan_iter("usage:shop-1:*")
+        assert int(client.get(counter)) == 5 + 2 * 20
+    assert done.stderr.count("a copy of this process") == 1
+
+
+def test_a_client_that_repeats_requests_by_itself_is_not_taken_for_a_copy(server: RedisServer) -> None:
+    with server.client() as client, FaultyLink(server.port) as link:
+        client.flushall()
+        own = redis.Redis.from_url(link.url, socket_timeout=TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 3))
+        recorder = Recorder(own)
+        link.fault = "cut after the request"
+        assert recorder.record_merchant("shop-1", "orders")
+        link.fault = "none"
+        assert recorder.record_merchant("shop-1", "orders")
+        assert recorder.flush(30)
+        recorder.close()
+        [counter] = client.scan_iter("usage:shop-1:*")
+        assert int(client.get(counter)) == 2
+        assert len(list(client.scan_iter("usage_pipeline:recorder:*"))) == 1
+
+
+def test_a_copy_on_a_cluster_and_with_a_spool_file_is_sent_again_by_the_next_recorder(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """The process is killed after it learned that its number is another's, and before it sent the record again."""
+    with server.client() as client:
+        client.flushall()
+        for is_cluster in (False, True):
+            client.flushall()
+            path, at = tmp_path / f"spool-{is_cluster}", Moment(1_735_689_600_000, date(2025, 1, 1))
+            one = Record("merchant", "usage:shop-1:2025-01-01:orders", at, {"metric_value": 1})
+
+            def sent(send: Send) -> list[Any]:
+                return [client.eval(RECORD, *part.words) for part in send.parts]
+
+            first, spool = Outbox(RecordFailures(), is_cluster=is_cluster), Spool(path, is_cluster=is_cluster)
+            second = Outbox(RecordFailures(), is_cluster=is_cluster, spool=spool)
+            second.recorder_id = first.recorder_id
+            ours, theirs = first.begin(one), second.begin(one)
+            assert isinstance(ours, Send)
+            assert isinstance(theirs, Send)
+            assert first.take(ours, sent(ours))
+            assert second.take(theirs, sent(theirs))
+            assert second.kept == 1
+            spool.close()
+            failures = RecordFailures()
+            third = Outbox(failures, is_cluster=is_cluster, spool=Spool(path, is_cluster=is_cluster))
+            for _ in range(2):
+                [again] = third.portion(10)
+                third.end_portion([again], [sent(again)])
+                if not third.has_left():
+                    break
+            assert int(client.get(one.key) or 0) == 2
+            assert not third.has_left()
+            third.close()
+            assert failures.by_reason == {}

@@ -6,13 +6,14 @@ import subprocess
 from datetime import date
 from pathlib import Path
 
+import psycopg
 import redis
 from usage_recorder.commands import Moment, api_key, event, merchant, provider, token
 from usage_recorder.delivery.sends import new_send
 from usage_recorder.script import RECORD
 
 from usage_pipeline.local.servers.redis import redis_executable
-from usage_pipeline_tests.rigs.places import DOCS
+from usage_pipeline_tests.rigs.places import DOCS, PROJECT
 from usage_pipeline_tests.torture.servers import RedisServer
 
 PAGE = (DOCS / "write-counters.md").read_text(encoding="utf-8")
@@ -65,3 +66,10 @@ def test_the_commands_of_each_record_are_those_of_the_page(redis_client: redis.R
     for number, record in enumerate(records, 1):
         [part] = new_send(record.commands(), "r", 0, number, began_ms=0, is_cluster=False).parts
         assert [redis_client.eval(RECORD, *part.words) for _ in range(2)] == [[], 1]
+
+
+def test_the_readme_names_tables_and_views_that_are_there(postgres: psycopg.Connection) -> None:
+    readme = (PROJECT / "clients" / "python" / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:usage|raw|reporting)\.\w+)`", readme))
+    assert len(named) == 10
+    assert {name for name in named if postgres.execute("select to_regclass(%s)", [name]).fetchone() == (None,)} == set()

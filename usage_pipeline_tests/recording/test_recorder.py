@@ -239,11 +239,13 @@ def test_both_recorders_do_the_same_in_one_script_after_its_number(call: Call, r
     recorded = "usage_pipeline:recorded:api_key:2026-03-01"
     [numbers] = redis_client.scan_iter("usage_pipeline:recorder:*")
     [name] = redis_client.hmget(recorded, recorder_keys.ODOMETER_LIFE)
+    [number] = redis_client.hmget(numbers, "0")
+    assert re.fullmatch(rb"2\.\d{12}", number)
     assert commands == [
         ("lua", command)
         for command in (
             f"HGET {numbers.decode()} 0",
-            f"HSET {numbers.decode()} 0 2",
+            f"HSET {numbers.decode()} 0 {number.decode()}",
             f"EXPIRE {numbers.decode()} {WEEK}",
             "HINCRBY apikey:key-1:metrics total_requests 1",
             "HINCRBY apikey:key-1:metrics successful_requests 1",

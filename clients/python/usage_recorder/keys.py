@@ -5,7 +5,6 @@ The drain imports them from here, so that both always mean the same keys.
 
 from __future__ import annotations
 
-import secrets
 from datetime import date
 from functools import lru_cache
 
@@ -50,11 +49,6 @@ def recorded(family: str, day: date) -> str:
     Its field ODOMETER_LIFE has a random name of its life, by which a restored one is known again.
     """
     return f"{NAMESPACE}recorded:{family}:{day.isoformat()}"
-
-
-def odometer_life(base: int) -> str:
-    """A new name for the life of an odometer that counts `base` when it begins."""
-    return f"{base}-{secrets.token_hex(6)}"
 
 
 def quota(api_key_id: str) -> str:

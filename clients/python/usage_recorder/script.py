@@ -3,7 +3,9 @@
 KEYS[1] is the hash of the recorder's numbers, the others are the keys of the commands. ARGV is a lane, the number of the
 send, and the commands, each as the count of its words, its name, the place of its key in KEYS, and its other arguments.
 Answers 1 if the number was seen before and nothing was refused, otherwise a list of (place of the command, its error), which
-is empty if all went well.
+is empty if all went well. A number may have a fraction, by which its send is known. Then the answer is OF_ANOTHER if the same
+number is done with another fraction, and PASSED if a later number of the lane is: nothing of this send is done then, unless a
+later one of the same writer passed it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ LARGEST_TOKEN_COUNT = 2**53 - 1
 NUMBERS_TTL_SECONDS = 7 * 86_400
 """How long Redis remembers the last numbers of a recorder after its last record."""
 
+OF_ANOTHER = 2
+PASSED = 3
+
 # A stored `last_used_at` is kept if it is later by less than this: a record may be sent again days later. One that is further
 # ahead is wrong, and would make the drain refuse the key.
 _LATER_MS = 8 * 86_400_000
@@ -26,6 +31,9 @@ _LATER_MS = 8 * 86_400_000
 # What was refused is noted after the number that it belongs to: a repetition has the same answer. The next number of the lane
 # makes it void. It is a field of its own, so that older recorders still read the number.
 #
+# Two processes have the same lanes and numbers if one is a copy of the other, such as a restored snapshot of its machine. Then
+# the fraction tells their sends apart. Older recorders compare the whole as one number, which says the same to them.
+#
 # TOKEN adds to the JSON counter of a token (contracts §1.3). cjson keeps 14 digits and would write a large count as 1e+15. So
 # the script formats the number itself; cjson writes the texts. A stored value may not be the JSON of a token, or may be of
 # another token whose id and instance give the same key. Then the script leaves it as it is, for the drain. Other writers may
@@ -35,10 +43,14 @@ _LATER_MS = 8 * 86_400_000
 # this send, since no other has its number.
 RECORD = f"""\
 local function is_error(reply) return type(reply) == 'table' and reply.err end
+local function whole(number) return tonumber(number:match('^%d+')) end
 
 local last, refused_field = redis.call('HGET', KEYS[1], ARGV[1]), ARGV[1] .. ' refused'
-if last and tonumber(last) >= tonumber(ARGV[2]) then
-  local number, refused = (redis.call('HGET', KEYS[1], refused_field) or ''):match('^(%d+)(.*)$')
+if last and whole(last) >= whole(ARGV[2]) then
+  if last ~= ARGV[2] and ARGV[2]:find('.', 1, true) then
+    return whole(last) == whole(ARGV[2]) and {OF_ANOTHER} or {PASSED}
+  end
+  local number, refused = (redis.call('HGET', KEYS[1], refused_field) or ''):match('^(%S+)(.*)$')
   if number ~= ARGV[2] then return 1 end
   local again = {{}}
   for place, kind in refused:gmatch(' (%d+) (%S+)') do

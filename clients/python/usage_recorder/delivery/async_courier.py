@@ -10,7 +10,7 @@ from contextlib import closing
 
 import redis
 
-from usage_recorder.delivery.courier import BUSY, AnyCourier, Pace, deliver_all
+from usage_recorder.delivery.courier import BUSY, AnyCourier, Pace, deliver_all, remember, seconds_after_the_exit
 from usage_recorder.delivery.outbox import Outbox
 from usage_recorder.delivery.sends import Answer, Send
 from usage_recorder.delivery.wire import exchange
@@ -41,9 +41,12 @@ class AsyncCourier(AnyCourier):
 
     def ensure(self) -> None:
         """Starts the task if there is none on this loop. Where no loop runs, the exit or the next call sees to it."""
+        if (seconds := seconds_after_the_exit()) is not None:
+            self.flush_at_exit(seconds)
+            return
         if self._should_stop:
             return
-        BUSY.add(self)
+        remember(self)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -71,13 +74,11 @@ class AsyncCourier(AnyCourier):
             await asyncio.wait({self._task}, timeout=1)
         BUSY.discard(self)
 
-    def flush_at_exit(self, timeout_seconds: float) -> None:
+    def _send_at_exit(self, ends_at: float) -> None:
         self._should_stop = True
         if self._sync_client is not None:
             with closing(self._sync_client()) as client:
-                deliver_all(self.outbox, lambda sends: exchange(client, sends), timeout_seconds)
-        self.outbox.close()
-        BUSY.discard(self)
+                deliver_all(self.outbox, lambda sends: exchange(client, sends), ends_at)
 
     async def _run(self, hurry: asyncio.Event) -> None:
         pace = Pace()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -45,13 +47,26 @@ class AnyCourier(ABC):
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
+        self._is_at_exit = False
 
     @abstractmethod
     def forget_parent(self) -> None: ...
 
-    @abstractmethod
     def flush_at_exit(self, timeout_seconds: float) -> None:
-        """Sends what it can within the time, and closes the outbox, which counts the rest."""
+        """Sends what it can within the time. If something is left, closes the outbox, which counts it."""
+        if self._is_at_exit or self.outbox.is_closed:
+            return
+        self._is_at_exit = True
+        try:
+            self._send_at_exit(time.monotonic() + timeout_seconds)
+        finally:
+            self._is_at_exit = False
+        if self.outbox.has_left():
+            self.outbox.close()
+        BUSY.discard(self)
+
+    @abstractmethod
+    def _send_at_exit(self, ends_at: float) -> None: ...
 
 
 class Courier(AnyCourier):
@@ -73,10 +88,13 @@ class Courier(AnyCourier):
 
     def ensure(self) -> None:
         """Starts the thread if there is none."""
+        if (seconds := seconds_after_the_exit()) is not None:
+            self.flush_at_exit(seconds)
+            return
         with self._lock:
             if self._should_stop or (self._thread is not None and self._thread.is_alive()):
                 return
-            BUSY.add(self)
+            remember(self)
             thread = threading.Thread(target=self._run, name="usage-recorder", daemon=True)
             try:
                 thread.start()
@@ -101,11 +119,12 @@ class Courier(AnyCourier):
             thread.join(timeout_seconds)
         BUSY.discard(self)
 
-    def flush_at_exit(self, timeout_seconds: float) -> None:
-        ends_at = time.monotonic() + timeout_seconds
-        self.flush(timeout_seconds)
+    def _send_at_exit(self, ends_at: float) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            self.flush(ends_at - time.monotonic())
         self.stop(max(ends_at - time.monotonic(), 0))
-        self.outbox.close()
+        # New threads may not start any more.
+        deliver_all(self.outbox, self._send, ends_at)
 
     def _run(self) -> None:
         pace = Pace()
@@ -143,11 +162,9 @@ def deliver(outbox: Outbox, send: Callable[[Sequence[Send]], Sequence[Sequence[A
     return took_all
 
 
-def deliver_all(
-    outbox: Outbox, send: Callable[[Sequence[Send]], Sequence[Sequence[Answer]]], timeout_seconds: float
-) -> None:
+def deliver_all(outbox: Outbox, send: Callable[[Sequence[Send]], Sequence[Sequence[Answer]]], ends_at: float) -> None:
     """Sends what is left from this thread, as long as there is time."""
-    pace, ends_at = Pace(), time.monotonic() + timeout_seconds
+    pace = Pace()
     while time.monotonic() < ends_at and (took_all := deliver(outbox, send, pace.sends)) is not None:
         time.sleep(max(min(pace.note(took_all), ends_at - time.monotonic()), 0))
 
@@ -155,10 +172,40 @@ def deliver_all(
 BUSY: set[AnyCourier] = set()
 
 
+# The child of multiprocessing whose finalizers flush.
+_flushing_child = 0
+
+
+def remember(courier: AnyCourier) -> None:
+    """Flushes it at the end of the process. A forked child of multiprocessing runs no exit handlers, but finalizers."""
+    global _flushing_child
+    BUSY.add(courier)
+    if (
+        _flushing_child != os.getpid()
+        and (process := sys.modules.get("multiprocessing.process")) is not None
+        and process.parent_process() is not None
+    ):
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _flush_all, exitpriority=0)
+        _flushing_child = os.getpid()
+
+
+# When the end of the process has flushed all: until when it would have waited.
+_ended_until: float | None = None
+
+
+def seconds_after_the_exit() -> float | None:
+    """The rest of EXIT_SECONDS for what is recorded after all were flushed, by another exit handler. None before."""
+    return None if _ended_until is None else max(_ended_until - time.monotonic(), 0)
+
+
 def _flush_all() -> None:
+    global _ended_until
     ends_at = time.monotonic() + EXIT_SECONDS
     for courier in list(BUSY):
         courier.flush_at_exit(max(ends_at - time.monotonic(), 0))
+    _ended_until = ends_at
 
 
 atexit.register(_flush_all)

@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from usage_recorder.commands import Family, Record
-from usage_recorder.delivery.sends import Answer, Send, correcting_send, is_of_a_slot, kind_of, new_send
+from usage_recorder.delivery.sends import (
+    Answer,
+    NumberTakenError,
+    Send,
+    correcting_send,
+    is_of_a_slot,
+    kind_of,
+    leaves_doubt,
+    new_send,
+    renumbered,
+)
 from usage_recorder.delivery.spool import Spool
 from usage_recorder.delivery.sums import Sums
 from usage_recorder.failures import Reason, RecordFailures
@@ -21,6 +31,8 @@ MOST_KEPT = 100_000
 MOST_KEPT_BYTES = 64 * 1024 * 1024
 # Redis forgets the numbers of a recorder after NUMBERS_TTL_SECONDS. A send that is older than this is not repeated.
 OLDEST_REPEATED_MS = (NUMBERS_TTL_SECONDS - 86_400) * 1000
+# So often a send that nobody doubts tells the spool file that it is young.
+_REJUVENATED_MS = 3_600_000
 # Sends without an answer are not summed, and each has a lane. With so many, others wait until there are fewer.
 MOST_DOUBTFUL = 10_000
 # What signal handlers may record during one call.
@@ -28,6 +40,14 @@ MOST_LATE = 10_000
 _MOST_ROUNDS = 3
 _INTERRUPTED = InterruptedError("the answer was not waited for")
 _log = logging.getLogger(__name__)
+
+
+def elapsed_seconds() -> float:
+    """A clock that never leaps, and goes on while the machine sleeps where the system has such a clock."""
+    return time.clock_gettime(_CLOCK_OF_THE_MACHINE) if _CLOCK_OF_THE_MACHINE is not None else time.monotonic()
+
+
+_CLOCK_OF_THE_MACHINE: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class Outbox:
@@ -39,6 +59,7 @@ class Outbox:
         *,
         is_cluster: bool,
         clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = elapsed_seconds,
         most_kept: int = MOST_KEPT,
         most_kept_bytes: int = MOST_KEPT_BYTES,
         spool: Spool | None = None,
@@ -46,13 +67,17 @@ class Outbox:
         self._failures = failures
         self._is_cluster = is_cluster
         self._clock = clock
+        self._elapsed = elapsed
         self._limits = most_kept, most_kept_bytes
         self._spool: Spool | None = None
         self.wake: Callable[[], None] = _nobody
         self._begin_anew()
         if spool is not None:
             sends, records = spool.take_over()
-            self._doubtful.extend(sends)
+            for send in sends:
+                age_ms = max(self._now_ms() - send.began_ms, 0)
+                send.in_doubt_since = self._elapsed() - age_ms / 1000
+                self._doubtful.append(send)
             for record in records:
                 self._add(record)
             self._spool = spool
@@ -66,15 +91,17 @@ class Outbox:
         self._late_lost: Counter[Family] = Counter()
         self._lock = threading.RLock()
         self._is_empty = threading.Condition(self._lock)
-        self.recorder_id = secrets.token_hex(12)
-        self._numbers: list[int] = []
-        self._free: list[int] = []
+        self._take_new_id()
         self._doubtful: deque[Send] = deque()
-        self._repeated = 0
-        self._repeated_records = 0
+        self._under_way: list[Send] = []
         self._sums = Sums(*self._limits)
         self._is_away = False
         self._is_closed = False
+
+    def _take_new_id(self) -> None:
+        self.recorder_id = secrets.token_hex(12)
+        self._numbers: list[int] = []
+        self._free: list[int] = []
 
     def forget_parent(self) -> None:
         """In a forked child: what the parent has on its way is the parent's, and so are its numbers and its spool file."""
@@ -132,13 +159,17 @@ class Outbox:
         """Whether a courier is needed. Without the lock: each record asks."""
         return bool(self._doubtful or self._sums or self._late)
 
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
     def begin(self, record: Record) -> Send | bool:
         """The send of a record, to be sent now. While Redis is away: whether the record is kept."""
         with self._held():
             if self._is_away or self._is_closed or len(self._doubtful) >= MOST_DOUBTFUL:
                 return self._keep(record)
-            lane = self._take_lane()
-        send = self._new_send(record, lane)
+            numbered = self._take_lane()
+        send = self._new_send(record, numbered)
         self._is_noted(send)
         return send
 
@@ -157,11 +188,13 @@ class Outbox:
         """Up to so many sends, to be sent now: doubtful ones first, then what was never sent. End it with `end_portion`."""
         with self._held():
             self._take_late()
+            if self._spool is not None:
+                self._spool.look()
             sends: list[Send] = []
-            oldest_ms = self._now_ms() - OLDEST_REPEATED_MS
+            oldest = self._elapsed() - OLDEST_REPEATED_MS / 1000
             while self._doubtful and len(sends) < most:
                 send = self._doubtful.popleft()
-                if send.began_ms < oldest_ms:
+                if send.in_doubt_since is not None and send.in_doubt_since < oldest:
                     self._lose(send.family, "too old", send.records)
                     self._free_lane(send)
                 else:
@@ -169,8 +202,7 @@ class Outbox:
             # While Redis is away, what was never sent stays where it can still be summed.
             if not (sends and self._is_away):
                 sends += self._fresh(most - len(sends))
-            self._repeated = len(sends)
-            self._repeated_records = sum(one.records for one in sends)
+            self._under_way = sends.copy()
             self._tell_if_empty()
         return sends
 
@@ -178,7 +210,7 @@ class Outbox:
         """Takes the answers to a portion, None if nothing is known of any. Returns whether Redis took all of it."""
         took_all = is_back = answers is not None
         with self._held():
-            self._repeated = self._repeated_records = 0
+            self._under_way = []
             for send, some in zip(sends, answers) if answers is not None else ((send, ()) for send in sends):
                 why = _INTERRUPTED if answers is None else send.take(some)
                 if why is None:
@@ -186,7 +218,7 @@ class Outbox:
                 else:
                     self._doubt(send, why)
                     took_all = False
-                    is_back = is_back and is_of_a_slot(why)
+                    is_back = is_back and (is_of_a_slot(why) or isinstance(why, NumberTakenError))
             if is_back and self._is_away:
                 self._is_away = False
                 _log.warning("recorder: Redis takes records again; %d more wait and are sent now", self._kept())
@@ -238,7 +270,7 @@ class Outbox:
                 sends[entry_id] = send
             else:
                 takes_nothing = True
-                self._free.append(send.lane)
+                self._put_back_lane(send)
         for entry_id in sends:
             self._sums.remove(entry_id)
         return list(sends.values())
@@ -262,17 +294,19 @@ class Outbox:
                 self._lose(family, "no room", records)
 
     def _leave_to_file(self, spool: Spool) -> None:
-        missing = spool.write_last(self._doubtful, self._sums.entries())
-        for family, records in missing.items():
+        missing = spool.write_last([*self._under_way, *self._doubtful], self._sums.entries())
+        for send in self._under_way:
+            if not spool.has_send(send):
+                # Its answer comes, or it is lost then.
+                missing[send.family] -= send.records
+        for family, records in (+missing).items():
             self._lose(family, "unsent", records, "the spool file did not take it")
         if (left := self._kept() - sum(missing.values())) > 0:
             _log.warning("recorder: %d records wait in the spool file for the next recorder", left)
         spool.close()
 
-    def _new_send(self, record: Record, lane: tuple[int, int]) -> Send:
-        return new_send(
-            record.commands(), self.recorder_id, *lane, began_ms=self._now_ms(), is_cluster=self._is_cluster
-        )
+    def _new_send(self, record: Record, numbered: tuple[str, int, int]) -> Send:
+        return new_send(record.commands(), *numbered, began_ms=self._now_ms(), is_cluster=self._is_cluster)
 
     def _is_noted(self, send: Send, entry_id: int | None = None) -> bool:
         if self._spool is None or self._spool.note_send(send, entry_id):
@@ -288,11 +322,42 @@ class Outbox:
             if not is_left:
                 self._lose(send.family, "unsent", send.records)
             return is_left
+        if isinstance(why, NumberTakenError):
+            self._number_anew(send)
+            return True
+        if send.in_doubt_since is None:
+            self._note_doubt(send, why)
         if not self._is_away and not (isinstance(why, Exception) and is_of_a_slot(why)):
             self._is_away = True
             _log.warning("recorder: Redis does not take records (%s); they are kept", kind_of(why))
         self._doubtful.append(send)
         return True
+
+    def _note_doubt(self, send: Send, why: BaseException) -> None:
+        if leaves_doubt(why):
+            send.in_doubt_since = self._elapsed()
+        elif (
+            self._spool is not None and self._now_ms() - send.began_ms > _REJUVENATED_MS and self._spool.has_send(send)
+        ):
+            # The next process takes everything in the file for doubtful since then.
+            send.began_ms = self._now_ms()
+            self._spool.note_send(send)
+
+    def _number_anew(self, send: Send) -> None:
+        if send.recorder_id == self.recorder_id:
+            self._take_new_id()
+            _log.warning(
+                "recorder: a copy of this process (such as a restored snapshot) records under the same id, so this one takes a "
+                "new one. Records that waited when the copy was made may count twice"
+            )
+        anew = renumbered(send, *self._take_lane(), began_ms=self._now_ms())
+        is_in_file = self._spool is not None and self._spool.has_send(send)
+        if self._spool is None or self._spool.note_send(anew, instead_of=send) or not is_in_file:
+            self._doubtful.append(anew)
+        else:
+            # The next recorder would send both. So this one is asked again, until the file takes a line.
+            self._put_back_lane(anew)
+            self._doubtful.append(send)
 
     def _settle(self, send: Send) -> bool:
         is_refused, problem = send.is_refused(), next(iter(send.failed.values()), "")
@@ -301,10 +366,11 @@ class Outbox:
         elif send.failed:
             detail = f"the counter is written, its announcement or odometer is not: {_kind(problem)}"
             self._failures.count(send.family, "bookkeeping", detail)
+        if send.was_passed:
+            detail = "its line in the spool file was old: it is counted, unless a copy of the earlier process took its number"
+            self._failures.count(send.family, "bookkeeping", detail, send.records)
         if send.correction():
-            correcting = correcting_send(
-                send, self.recorder_id, *self._take_lane(), began_ms=self._now_ms(), is_cluster=self._is_cluster
-            )
+            correcting = correcting_send(send, *self._take_lane(), began_ms=self._now_ms(), is_cluster=self._is_cluster)
             self._is_noted(correcting)
             self._doubtful.append(correcting)
         self._free_lane(send)
@@ -328,28 +394,30 @@ class Outbox:
     def _lose(self, family: Family, reason: Reason, records: int, detail: str = "") -> None:
         self._failures.count(family, reason, detail or reason, records)
 
-    def _take_lane(self) -> tuple[int, int]:
+    def _take_lane(self) -> tuple[str, int, int]:
         # The lane that was freed last: so a recorder has as many lanes as it ever had calls at once, and no more.
         if not self._free:
             self._numbers.append(0)
             self._free.append(len(self._numbers) - 1)
         lane = self._free.pop()
         self._numbers[lane] += 1
-        return lane, self._numbers[lane]
+        return self.recorder_id, lane, self._numbers[lane]
 
-    def _free_lane(self, send: Send) -> None:
+    def _put_back_lane(self, send: Send) -> None:
         if send.recorder_id == self.recorder_id:
             self._free.append(send.lane)
-        if self._spool is not None:
-            self._spool.note_settled(send)
+
+    def _free_lane(self, send: Send) -> None:
+        # A send that stays in the file is sent again by the next recorder. It has to find its number, and no later one.
+        if self._spool is None or self._spool.note_settled(send):
+            self._put_back_lane(send)
 
     def _has_left(self) -> bool:
-        return bool(self._doubtful or self._sums or self._repeated or self._late)
+        return bool(self._doubtful or self._sums or self._under_way or self._late)
 
     def _kept(self) -> int:
-        return (
-            sum(send.records for send in self._doubtful) + self._sums.records + self._repeated_records + len(self._late)
-        )
+        unanswered = sum(send.records for send in (*self._doubtful, *self._under_way))
+        return unanswered + self._sums.records + len(self._late)
 
     def _tell_if_empty(self) -> None:
         if not self._has_left():

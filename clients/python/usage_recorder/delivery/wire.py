@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, Union
 
@@ -9,7 +10,7 @@ import redis
 import redis.asyncio
 from redis.exceptions import NoScriptError, RedisClusterException
 
-from usage_recorder.delivery.sends import Answer, Part, Send, Word
+from usage_recorder.delivery.sends import Answer, NothingSentError, Part, Send, Word
 from usage_recorder.script import RECORD, RECORD_SHA
 from usage_recorder.slot_owners import KeyCommand, send_to_owners, send_to_owners_async
 
@@ -17,6 +18,8 @@ from usage_recorder.slot_owners import KeyCommand, send_to_owners, send_to_owner
 REDIS_ERRORS = (redis.RedisError, RedisClusterException, OSError)
 AnyRedis = Union[redis.Redis, redis.RedisCluster]
 AnyAsyncRedis = Union[redis.asyncio.Redis, redis.asyncio.RedisCluster]
+# Only what makes a connection raises these. redis-py has an error of its own in their place.
+_NEVER_CONNECTED = (ConnectionRefusedError, FileNotFoundError, socket.gaierror)
 _Script = Sequence[Word]
 # The script itself is sent only to a server that does not have it.
 _BY_NAME: _Script = ("EVALSHA", RECORD_SHA)
@@ -52,7 +55,7 @@ def _ask(client: AnyRedis, script: _Script, parts: Sequence[Part]) -> list[Answe
             pipeline.execute_command(*script, *part.words)
         return list(pipeline.execute(raise_on_error=False))
     except REDIS_ERRORS as error:
-        return [error] * len(parts)
+        return [_said_plainly(client, error)] * len(parts)
 
 
 async def _ask_async(client: AnyAsyncRedis, script: _Script, parts: Sequence[Part]) -> list[Answer]:
@@ -68,7 +71,18 @@ async def _ask_async(client: AnyAsyncRedis, script: _Script, parts: Sequence[Par
             pipeline.execute_command(*script, *part.words)
         return list(await pipeline.execute(raise_on_error=False))
     except REDIS_ERRORS as error:
-        return [error] * len(parts)
+        return [_said_plainly(client, error)] * len(parts)
+
+
+def _said_plainly(client: AnyRedis | AnyAsyncRedis, error: Exception) -> Exception:
+    """NothingSentError where that is sure: there was one try, and it made no connection."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, _NEVER_CONNECTED):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None or isinstance(client, (redis.RedisCluster, redis.asyncio.RedisCluster)):
+        return error
+    retry = client.connection_pool.connection_kwargs.get("retry")
+    return NothingSentError(str(error)) if retry is not None and not retry.get_retries() else error
 
 
 def _unknown(answers: Iterable[Answer]) -> list[int]:
