@@ -24,6 +24,7 @@ from usage_pipeline.api.answers.heads import Heads
 from usage_pipeline.api.auth import Admission, Gate
 from usage_pipeline.api.dashboard import routes as dashboard
 from usage_pipeline.api.documentation import routes as documentation
+from usage_pipeline.api.explore import changes
 from usage_pipeline.api.explore import requests as single_requests
 from usage_pipeline.api.explore import routes as explore
 from usage_pipeline.api.external import routes as external
@@ -159,6 +160,7 @@ def create_app(settings: Settings) -> FastAPI:
         usage,
         explore,
         single_requests,
+        changes,
         stats,
         rankings,
         metrics_route,

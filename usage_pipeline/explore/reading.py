@@ -37,11 +37,15 @@ def read(connection: psycopg.Connection, question: Question, zone: ZoneInfo, mos
     with connection.transaction():
         connection.execute("set transaction isolation level repeatable read, read only")
         connection.execute(PLANNING)
-        grain = "hour" if question.grain == "hour" else "day"
-        as_of = _data_time(connection, grain, *moments(question.days, zone))
+        as_of = data_time(connection, question, zone)
         arguments = {**made.arguments, "most": most, "skipped": skipped}
         rows = connection.execute(made.query, arguments, prepare=False).fetchall()
     return Answer(rows, rows[0][0] if rows else 0, as_of)
+
+
+def data_time(connection: psycopg.Connection, question: Question, zone: ZoneInfo) -> datetime:
+    """As of when an answer is: all that was stored before is in it."""
+    return _data_time(connection, "hour" if question.grain == "hour" else "day", *moments(question.days, zone))
 
 
 def data_time_of(connection: psycopg.Connection, day: date, zone: ZoneInfo) -> datetime:

@@ -146,6 +146,37 @@ def requests_answer() -> Answers:
     return {200: {"description": "A page", "headers": link, "content": _json(schema)}}
 
 
+def changes_operation(groups: tuple[str, ...]) -> dict[str, Any]:
+    """Parameters of a change."""
+    by = parameter("by", "What the change is shown for", {**_one_of(groups), "default": groups[0]}, groups[0])
+    compare = {**_one_of(COMPARISONS), "default": COMPARISONS[0]}
+    compared = parameter("compare", "The days before, or the same ones of the month before", compare)
+    return {"parameters": [*day_parameters(), by, *filter_parameters(), compared]}
+
+
+def changes_answer() -> Answers:
+    """Changes of groups, and of all together."""
+    money = {"type": "string", "description": "US dollars, a decimal number"}
+    names = ("volumeUsd", "mixUsd", "tokensPerRequestUsd", "cacheUsd", "priceUsd")
+    parts = {"type": "object", "properties": dict.fromkeys(names, money), "required": list(names)}
+    change = {"previousCostUsd": money, "costUsd": money, "changeUsd": money, "parts": parts}
+    range_of_days = {"type": "object", "properties": {"from": _DATE, "to": _DATE}}
+    schema = {
+        "type": "object",
+        "properties": {
+            "asOf": _TIME,
+            "timezone": {"type": "string"},
+            "from": _DATE,
+            "to": _DATE,
+            "previous": range_of_days,
+            "items": {"type": "array", "items": {"type": "object", "properties": change}},
+            "total": {"type": "object", "properties": change},
+        },
+        "required": ["asOf", "timezone", "from", "to", "previous", "items", "total"],
+    }
+    return {200: {"description": "Changes, the largest first", "content": _json(schema)}}
+
+
 def _json(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 

@@ -66,7 +66,7 @@ def asked_of(request: Request, caller: AccessToken, today: date) -> Asked:
     """What this token asks. Raises Problem: 422 for what is wrong or cannot be answered, 403 for what it may not see."""
     single, filters = split_parameters(request, _PLAIN)
     days = days_of(single, today)
-    grain = _choice(single, "grain", GRAINS, "day")
+    grain = choice(single, "grain", GRAINS, "day")
     group_by = tuple(_dimension("group_by", name) for name in _listed(single, "group_by", MAX_GROUPS))
     kept = filters_of(filters)
     expect_allowed(caller, [*group_by, *(dimension for dimension, _ in kept)])
@@ -76,7 +76,7 @@ def asked_of(request: Request, caller: AccessToken, today: date) -> Asked:
         group_by,
         _metrics(single, [*group_by, *(dimension for dimension, _ in kept)]),
         kept,
-        compare=None if "compare" not in single else _choice(single, "compare", COMPARISONS, COMPARISONS[0]),
+        compare=None if "compare" not in single else choice(single, "compare", COMPARISONS, COMPARISONS[0]),
     )
     expect_answerable(question, caller.binding)
     question = replace(question, within=within(caller.binding), order=_order(single, question))
@@ -220,7 +220,8 @@ def _listed(parameters: Mapping[str, str], name: str, most: int) -> list[str]:
     return names
 
 
-def _choice(parameters: Mapping[str, str], name: str, known: tuple[Choice, ...], default: Choice) -> Choice:
+def choice(parameters: Mapping[str, str], name: str, known: tuple[Choice, ...], default: Choice) -> Choice:
+    """The value of a parameter that has few. Raises Problem (422)."""
     given = parameters.get(name, default)
     for choice in known:
         if given == choice:

@@ -21,6 +21,7 @@ from usage_pipeline.api.usage.queries import parameters_of
 from usage_pipeline.api.usage.reading import Rows
 from usage_pipeline.api.usage.routes import Reads, json_response
 from usage_pipeline.explore.limits import TooMuchToRead, expect_readable
+from usage_pipeline.explore.questions import Question
 from usage_pipeline.explore.reading import PLANNING, Answer, data_time_of, read
 from usage_pipeline.explore.sources import combinations
 from usage_pipeline.explore.statements import statement
@@ -52,14 +53,14 @@ async def explore(request: Request, caller: BoundCaller) -> Response:
     with reads.questions.one(caller.token_id):
         if asked.format != "json":
             made = statement(question, zone, is_file=True)
-            await reads.storing.in_thread(partial(_expect_readable, reads, asked))
+            await reads.storing.in_thread(partial(_expect_readable, reads, question))
             rows = Rows(made.query, {**made.arguments, "skipped": 0}, PLANNING)
             name = f"usage-{question.days.first}-{question.days.last}.{asked.format}"
             return await reads.downloads.of(columns_of(question), rows, asked.format, name, caller=caller)
 
         def answer() -> Response:
             with reads.storing.pool.connection() as connection:
-                _expect_readable_by(connection, asked)
+                expect_readable_by(connection, question)
                 found = read(connection, question, zone, asked.most, asked.skipped)
             return _page(request, asked, found, reads, caller)
 
@@ -106,16 +107,17 @@ def _page(request: Request, asked: Asked, found: Answer, reads: Reads, caller: A
     return json_response(document, {"Link": f'<{following}>; rel="next"'} if following else None)
 
 
-def _expect_readable(reads: Reads, asked: Asked) -> None:
-    with reads.storing.pool.connection() as connection:
-        _expect_readable_by(connection, asked)
-
-
-def _expect_readable_by(connection: psycopg.Connection, asked: Asked) -> None:
+def expect_readable_by(connection: psycopg.Connection, question: Question) -> None:
+    """Raises Problem (422) for a question that would read too much."""
     try:
-        expect_readable(connection, asked.question)
+        expect_readable(connection, question)
     except TooMuchToRead as error:
         raise Problem(422, "too-much-to-read", str(error)) from None
+
+
+def _expect_readable(reads: Reads, question: Question) -> None:
+    with reads.storing.pool.connection() as connection:
+        expect_readable_by(connection, question)
 
 
 def _dimensions(reads: Reads, caller: AccessToken) -> Response:

@@ -1,0 +1,12 @@
+"""Why costs changed, in five parts that add up; the statements are in the SQL file of that name."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0033"
+down_revision = "0031"
+
+
+def upgrade() -> None:
+    op.get_bind().exec_driver_sql(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))

@@ -1,0 +1,97 @@
+"""Why did it change (contracts §11): the change of a cost between two periods, in five parts that add up."""
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from usage_pipeline.access.tokens import AccessToken
+from usage_pipeline.api import problems
+from usage_pipeline.api.auth import requires
+from usage_pipeline.api.explore import openapi
+from usage_pipeline.api.explore.answers import plain
+from usage_pipeline.api.explore.parameters import (
+    choice,
+    days_of,
+    expect_allowed,
+    expect_answerable,
+    filters_of,
+    split_parameters,
+    within,
+)
+from usage_pipeline.api.explore.routes import expect_readable_by, shown_data_time
+from usage_pipeline.api.usage.routes import Reads, json_response
+from usage_pipeline.explore.changes import GROUPS, Change, changes, changes_question
+from usage_pipeline.explore.questions import COMPARISONS, Question
+from usage_pipeline.explore.reading import data_time
+from usage_pipeline.explore.terms import dimension_of
+from usage_pipeline.rollups.daily import current_day
+
+_PLAIN = frozenset({"from", "to", "by", "compare"})
+router = APIRouter(prefix="/api/usage", tags=["explore"])
+
+
+@router.get(
+    "/changes",
+    summary="Why the cost changed",
+    responses={**problems.responses(401, 403, 422, 429, 500, 503), **openapi.changes_answer()},
+    openapi_extra=openapi.changes_operation(GROUPS),
+)
+async def why_the_cost_changed(
+    request: Request, caller: Annotated[AccessToken, Depends(requires("read", takes_bound=True))]
+) -> Response:
+    """What each group cost more or less than in the days compared with, and why: the number of its requests, the mix of models,
+    tokens a request, the share from the cache, and prices (list prices, tiers, what senders were charged). Parts add up.
+    """
+    reads: Reads = request.app.state.reads
+    zone = reads.settings.timezone
+    single, filters = split_parameters(request, _PLAIN)
+    group = dimension_of(choice(single, "by", GROUPS, GROUPS[0]))
+    kept = filters_of(filters)
+    expect_allowed(caller, [dimension for dimension, _ in kept])
+    days = days_of(single, current_day(zone))
+    compare = choice(single, "compare", COMPARISONS, COMPARISONS[0])
+    question = changes_question(Question(days, "total", (), (), kept, within(caller.binding), compare=compare), group)
+    expect_answerable(question, caller.binding)
+
+    def answer() -> Response:
+        with reads.storing.pool.connection() as connection:
+            expect_readable_by(connection, question)
+            with connection.transaction():
+                connection.execute("set transaction isolation level repeatable read, read only")
+                as_of = data_time(connection, question, zone)
+                items = changes(connection, question, zone, group)
+                total = changes(connection, question, zone, None)
+        before = question.compared_days
+        assert before is not None  # noqa: S101  # it is compared
+        member = group.member if group else ""
+        nothing = Change(None, *[Decimal(0)] * 8)
+        document = {
+            "asOf": shown_data_time(as_of, caller),
+            "timezone": zone.key,
+            "from": days.first,
+            "to": days.last,
+            "previous": {"from": before.first, "to": before.last},
+            "items": [{member: one.group, **_shown(one)} for one in items],
+            "total": _shown(total[0] if total else nothing),
+        }
+        return json_response(document)
+
+    with reads.questions.one(caller.token_id):
+        return await reads.storing.in_thread(answer)
+
+
+def _shown(change: Change) -> dict[str, Any]:
+    return {
+        "previousCostUsd": plain(change.previous_cost_usd),
+        "costUsd": plain(change.cost_usd),
+        "changeUsd": plain(change.change_usd),
+        "parts": {
+            "volumeUsd": plain(change.volume_usd),
+            "mixUsd": plain(change.mix_usd),
+            "tokensPerRequestUsd": plain(change.tokens_per_request_usd),
+            "cacheUsd": plain(change.cache_usd),
+            "priceUsd": plain(change.price_usd),
+        },
+    }
