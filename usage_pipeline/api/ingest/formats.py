@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api.ingest import bodies, openapi_formats
+from usage_pipeline.api.ingest.portions import Portions
 from usage_pipeline.api.ingest.routes import (
     STATUSES,
     Body,
@@ -18,7 +19,6 @@ from usage_pipeline.api.ingest.routes import (
     answer,
     done_with_body,
     split_items,
-    stored_items,
 )
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import Storing
@@ -87,13 +87,12 @@ async def _stored(
     storing: Storing = request.app.state.storing
 
     def store(body: Body) -> IngestReport:
-        # Portions that are stored before one fails stay, and are duplicates when the request comes again.
-        return joined(
-            [
-                stored_items(items, EVENTS, settings=settings, storing=storing, caller=caller)
-                for items in read(body, settings).portions(settings.max_bulk_size)
-            ]
-        )
+        items = read(body, settings)
+        are_several = len(items) > settings.max_bulk_size
+        portions = Portions(storing, settings, caller, caller.name, are_several)
+        reports = [portions.store(EVENTS, some) for some in items.portions(settings.max_bulk_size)]
+        portions.finish()
+        return joined([report for report in reports if report is not None])
 
     return answer(request, EVENTS, await done_with_body(request, caller, store, media_types, expected))
 

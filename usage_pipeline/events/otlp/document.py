@@ -66,6 +66,11 @@ class TraceRequest:
         """All spans, whatever they are."""
         return len(self._places)
 
+    @property
+    def calls(self) -> int:
+        """How many of them are calls of a model that can be events."""
+        return len(self._calls)
+
     def batches(self, most: int) -> "Iterator[Batch]":
         """The calls of models, so many at a time."""
         for first in range(0, len(self._calls), most):
