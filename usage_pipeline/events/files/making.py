@@ -4,6 +4,7 @@ A row without an id gets one that is made of what is stored of it, and of how ma
 equal rows of one file all count, and none of a file that is loaded again does, also in another spelling.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ _encode = msgspec.json.Encoder().encode
 _members_of = msgspec.json.Decoder(dict[str, Any]).decode
 _raws_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _ID_FIRST = b'{"event_id"'
+_NO_IDS = (b"null", b'""')
+_NO_ID_FIRST = re.compile(rb'\{"event_id"\s*:\s*(?:null|"")\s*[,}]')
 _ANY_ID = str(_ROWS)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Whether an event is too old changes, and its id does not.
@@ -146,14 +149,17 @@ class Maker:
             return Malformed(f"expected cells that JSON can hold, came {described(error)}")
 
     def _with_id(self, item: bytes) -> bytes:
-        """The event with an id, if it has none. What is no JSON object stays as it is: the rules of events refuse it."""
-        if item.startswith(_ID_FIRST):
+        """The event with an id, if it has none: null or an empty text is none, as in CSV.
+
+        What is no JSON object stays as it is: the rules of events refuse it.
+        """
+        if item.startswith(_ID_FIRST) and not _NO_ID_FIRST.match(item):
             return item
         try:
             members = _raws_of(item)
         except UNREADABLE_JSON:
             return item
-        if "event_id" in members:
+        if (given := members.pop("event_id", None)) is not None and bytes(given) not in _NO_IDS:
             return item
         named = _encode({"event_id": _ANY_ID, **members})
         try:
