@@ -21,16 +21,18 @@ from usage_pipeline.api.storing import Storing
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport
 from usage_pipeline.events.ingest.documents import Timely
 from usage_pipeline.events.ingest.json_scan import UnreadableDocument
+from usage_pipeline.events.ingest.members import without_remedy
 from usage_pipeline.events.otlp.document import Batch, Refusals, TraceRequest
 from usage_pipeline.events.otlp.mapping import SOURCE, Rules
 from usage_pipeline.events.otlp.parts import TooManyParts
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import shortened
 
 router = APIRouter(tags=["ingest"], route_class=OtlpRoute)
 Caller = Annotated[AccessToken, Depends(requires("ingest", takes_bound=True))]
 _ARCHIVE_BYTES = 4 * 2**20
 _MESSAGE_CHARACTERS = 2_000
-_LOGGED_CHARACTERS = 300
+_LOGGED_CHARACTERS = 1_000
 _log = logging.getLogger(__name__)
 
 
@@ -84,10 +86,10 @@ class _Outcome:
             )
         if self.unkept.number:
             hints.append(f"{self.unkept.number} prompts or answers are not kept: {'; '.join(self.unkept.reasons)}")
-        message = ". ".join(hints)[:_MESSAGE_CHARACTERS]
+        message = shortened(". ".join(hints), _MESSAGE_CHARACTERS)
         if message:
             # Most exporters do not look at it.
-            _log.warning("OTLP: %d spans rejected. %s", self.refusals.number, message[:_LOGGED_CHARACTERS])
+            _log.warning("OTLP: %d spans rejected. %s", self.refusals.number, shortened(message, _LOGGED_CHARACTERS))
         return success(self.is_json, self.refusals.number, message)
 
 
@@ -117,8 +119,9 @@ def _store(batch: Batch, outcome: _Outcome, portions: Portions, *, body: Body) -
         return
     outcome.reports.append((EVENTS.name, report))
     for rejection in report.rejected:
-        name = "" if outcome.refusals.is_full else batch.name(rejection.index)
-        outcome.refusals.add(f"span {name}: {rejection.reason}")
+        reason = without_remedy(rejection.reason)
+        name = batch.name(rejection.index) if outcome.refusals.is_new(reason) else ""
+        outcome.refusals.add(reason, name)
     if not portions.settings.otlp_keep_content:
         return
     rejected = {rejection.index for rejection in report.rejected}
