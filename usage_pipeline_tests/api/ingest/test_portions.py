@@ -68,7 +68,10 @@ def in_portions_of(size: int, settings: Settings, **others: Any) -> Iterator[Ser
         yield service
 
 
-@pytest.mark.parametrize("bounds", [None, Bounds.of(["search"], [], [])], ids=["unbound", "bound"])
+BOUND_OR_NOT = pytest.mark.parametrize("bounds", [None, Bounds.of(["search"], [], [])], ids=["unbound", "bound"])
+
+
+@BOUND_OR_NOT
 def test_each_try_of_a_litellm_batch_gets_further(
     settings: Settings, postgres: psycopg.Connection, slow_commits: None, bounds: Bounds | None
 ) -> None:
@@ -82,13 +85,14 @@ def test_each_try_of_a_litellm_batch_gets_further(
     assert rows == 2 * PORTIONS
 
 
+@BOUND_OR_NOT
 @pytest.mark.parametrize("keeps_content", [False, True])
 def test_each_try_of_an_otlp_request_gets_further(
-    settings: Settings, postgres: psycopg.Connection, slow_commits: None, keeps_content: bool
+    settings: Settings, postgres: psycopg.Connection, slow_commits: None, keeps_content: bool, bounds: Bounds | None
 ) -> None:
     request = request_of(*[{**CHAT, **CONTENT}] * (2 * PORTIONS // (1 + keeps_content)))
     with in_portions_of(2, settings, otlp_keep_content=keeps_content) as service:
-        client = service.with_token(new_token(postgres))
+        client = service.with_token(new_token(postgres, bounds=bounds))
         assert tries(lambda: sent(client, request)) > 1
     [(rows,)] = postgres.execute("select count(*) from analytics.usage_events").fetchall()
     [(archives,)] = postgres.execute("select count(*) from analytics.message_archives").fetchall()
