@@ -1,5 +1,6 @@
 """Ingest of what other programs send as it is (contracts §9): LiteLLM's callback, and CloudEvents."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,6 +11,7 @@ from starlette.responses import Response
 
 from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api.ingest import bodies, openapi_formats
+from usage_pipeline.api.ingest.portions import Portions
 from usage_pipeline.api.ingest.routes import (
     STATUSES,
     Body,
@@ -18,7 +20,6 @@ from usage_pipeline.api.ingest.routes import (
     answer,
     done_with_body,
     split_items,
-    stored_items,
 )
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import Storing
@@ -27,6 +28,7 @@ from usage_pipeline.events.formats.mapped import Mapped
 from usage_pipeline.events.ingest.batches import EVENTS, IngestReport, joined
 from usage_pipeline.events.ingest.documents import Json, begins_object, lines_of, objects_of, seems_lines
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import counted, visible
 
 # The items of a body, as usage events.
 Read = Callable[[Body, Settings], Mapped[Json]]
@@ -41,6 +43,9 @@ _DATA_TYPES = (*bodies.JSON, "")
 _HEADER = re.compile(r"ce-([a-z0-9]+)")
 _VERSION_HEADER = "ce-specversion"
 _MODES = f"{STRUCTURED}, {BATCHED}, or {bodies.JSON[0]} with the headers ce-specversion, ce-id, ce-source and ce-type"
+# Each has at most 500 characters.
+_LOGGED_REASONS = 3
+_log = logging.getLogger(__name__)
 router = APIRouter(prefix="/api/v1/ingest", tags=["ingest"])
 
 
@@ -87,15 +92,27 @@ async def _stored(
     storing: Storing = request.app.state.storing
 
     def store(body: Body) -> IngestReport:
-        # Portions that are stored before one fails stay, and are duplicates when the request comes again.
-        return joined(
-            [
-                stored_items(items, EVENTS, settings=settings, storing=storing, caller=caller)
-                for items in read(body, settings).portions(settings.max_bulk_size)
-            ]
-        )
+        items = read(body, settings)
+        are_several = len(items) > settings.max_bulk_size
+        portions = Portions(storing, settings, caller, caller.name, are_several)
+        reports = [portions.store(EVENTS, some) for some in items.portions(settings.max_bulk_size)]
+        portions.finish()
+        return joined([report for report in reports if report is not None])
 
-    return answer(request, EVENTS, await done_with_body(request, caller, store, media_types, expected))
+    report = await done_with_body(request, caller, store, media_types, expected)
+    if report is not None and report.rejected:
+        # LiteLLM and most brokers of events do not read the answer.
+        _log.warning("%s, token %s: %s", request.url.path, visible(caller.name), _said(report))
+    return answer(request, EVENTS, report)
+
+
+def _said(report: IngestReport) -> str:
+    """How many items were rejected, and the first of each reason."""
+    first: dict[str, int] = {}
+    for rejection in report.rejected:
+        first.setdefault(rejection.reason, rejection.index)
+    shown = "; ".join(f"item {index}: {reason}" for reason, index in list(first.items())[:_LOGGED_REASONS])
+    return f"{len(report.rejected)} of {counted(report.received, 'item')} rejected. {shown}"
 
 
 def _litellm_events(body: Body, settings: Settings) -> Mapped[Json]:

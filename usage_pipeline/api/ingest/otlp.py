@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-import psycopg
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -14,23 +13,26 @@ from usage_pipeline.api.auth import requires
 from usage_pipeline.api.ingest import openapi
 from usage_pipeline.api.ingest.bodies import JSON
 from usage_pipeline.api.ingest.otlp_answers import MEDIA_TYPES, OtlpRoute, success
+from usage_pipeline.api.ingest.portions import Portions
 from usage_pipeline.api.ingest.routes import Body, done_with_body
 from usage_pipeline.api.metrics.counts import Metrics
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import Storing
-from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport, ingest
+from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, IngestReport
 from usage_pipeline.events.ingest.documents import Timely
 from usage_pipeline.events.ingest.json_scan import UnreadableDocument
+from usage_pipeline.events.ingest.members import without_remedy
 from usage_pipeline.events.otlp.document import Batch, Refusals, TraceRequest
 from usage_pipeline.events.otlp.mapping import SOURCE, Rules
 from usage_pipeline.events.otlp.parts import TooManyParts
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import shortened
 
 router = APIRouter(tags=["ingest"], route_class=OtlpRoute)
 Caller = Annotated[AccessToken, Depends(requires("ingest", takes_bound=True))]
 _ARCHIVE_BYTES = 4 * 2**20
 _MESSAGE_CHARACTERS = 2_000
-_LOGGED_CHARACTERS = 300
+_LOGGED_CHARACTERS = 1_000
 _log = logging.getLogger(__name__)
 
 
@@ -84,10 +86,10 @@ class _Outcome:
             )
         if self.unkept.number:
             hints.append(f"{self.unkept.number} prompts or answers are not kept: {'; '.join(self.unkept.reasons)}")
-        message = ". ".join(hints)[:_MESSAGE_CHARACTERS]
+        message = shortened(". ".join(hints), _MESSAGE_CHARACTERS)
         if message:
             # Most exporters do not look at it.
-            _log.warning("OTLP: %d spans rejected. %s", self.refusals.number, message[:_LOGGED_CHARACTERS])
+            _log.warning("OTLP: %d spans rejected. %s", self.refusals.number, shortened(message, _LOGGED_CHARACTERS))
         return success(self.is_json, self.refusals.number, message)
 
 
@@ -98,9 +100,12 @@ def _stored(body: Body, *, settings: Settings, storing: Storing, caller: AccessT
     try:
         traces = TraceRequest(body.whole(), is_json=is_json, rules=rules, deadline=body.deadline)
         outcome = _Outcome(is_json, traces.refusals.number, traces.refusals, traces.unknown, [], traces.unkept)
+        # The archives of a batch are portions of their own.
+        are_several = traces.calls > settings.max_bulk_size or settings.otlp_keep_content
+        portions = Portions(storing, settings, caller, SOURCE, are_several)
         for batch in traces.batches(settings.max_bulk_size):
-            with storing.pool.connection() as connection:
-                _store(connection, batch, outcome, settings=settings, caller=caller, body=body)
+            _store(batch, outcome, portions, body=body)
+        portions.finish()
     except UnreadableDocument as error:
         raise Problem(400, "invalid-document", str(error)) from None
     except TooManyParts as error:
@@ -108,29 +113,21 @@ def _stored(body: Body, *, settings: Settings, storing: Storing, caller: AccessT
     return outcome
 
 
-def _store(
-    connection: psycopg.Connection,
-    batch: Batch,
-    outcome: _Outcome,
-    *,
-    settings: Settings,
-    caller: AccessToken,
-    body: Body,
-) -> None:
-    source = f"http:{caller.token_id}"
-    events = Timely(batch, body.deadline)
-    store = partial(ingest, connection, source=source, sender=SOURCE, settings=settings, binding=caller.binding)
-    report = store(EVENTS, events)
+def _store(batch: Batch, outcome: _Outcome, portions: Portions, *, body: Body) -> None:
+    report = portions.store(EVENTS, Timely(batch, body.deadline))
+    if report is None:
+        return
     outcome.reports.append((EVENTS.name, report))
     for rejection in report.rejected:
-        name = "" if outcome.refusals.is_full else batch.name(rejection.index)
-        outcome.refusals.add(f"span {name}: {rejection.reason}")
-    if not settings.otlp_keep_content:
+        reason = without_remedy(rejection.reason)
+        name = batch.name(rejection.index) if outcome.refusals.is_new(reason) else ""
+        outcome.refusals.add(reason, name)
+    if not portions.settings.otlp_keep_content:
         return
     rejected = {rejection.index for rejection in report.rejected}
     for archives in batch.archives(_ARCHIVE_BYTES, without=rejected):
-        items = Timely(archives, body.deadline)
-        report = store(ARCHIVES, items)
+        if (report := portions.store(ARCHIVES, Timely(archives, body.deadline))) is None:
+            continue
         outcome.reports.append((ARCHIVES.name, report))
         for rejection in report.rejected:
             outcome.unkept.add(rejection.reason)

@@ -79,13 +79,13 @@ def _metadata(reports: list[FileReport]) -> dict[str, Any]:
         name: dg.MetadataValue.int(sum(getattr(report, name) for report in reports))
         for name in ("inserted", "duplicates", "conflicts", "rejected")
     }
-    return {**counts, **items, **_passed(reports), "files": dg.MetadataValue.table(rows, schema)}
+    return {**counts, **items, **_notes(reports), "files": dg.MetadataValue.table(rows, schema)}
 
 
-def _passed(reports: list[FileReport]) -> dict[str, Any]:
-    """Rows of other formats that are no events by themselves, such as spans."""
-    notes = [dg.TableRecord({"file": report.address, "rows": note}) for report in reports for note in report.notes]
-    return {"rows_passed_over": dg.MetadataValue.table(notes[:_SHOWN_FILES])} if notes else {}
+def _notes(reports: list[FileReport]) -> dict[str, Any]:
+    """Rows of other formats that are no events by themselves, such as spans, and pages after which there are more."""
+    notes = [dg.TableRecord({"file": report.address, "note": note}) for report in reports for note in report.notes]
+    return {"notes": dg.MetadataValue.table(notes[:_SHOWN_FILES])} if notes else {}
 
 
 def _unread(look: Look) -> dict[str, Any]:

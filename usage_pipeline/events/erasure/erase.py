@@ -32,7 +32,7 @@ from usage_pipeline.events.erasure.refused_input import (
 from usage_pipeline.events.erasure.spellings import Spellings, members_of
 from usage_pipeline.events.ingest.members import identity
 from usage_pipeline.events.ingest.model import LANDING
-from usage_pipeline.events.landing.folder import DONE, Landing
+from usage_pipeline.events.landing.folder import BROKEN, DONE, Landing
 from usage_pipeline.redis_keys import token_cache
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import delete_file, delete_leftovers, verified
@@ -133,6 +133,7 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         work.erase_corrections()
         work.erase_discards()
         work.forget_hashes()
+        work.erase_landed_reasons()
         work.erase_landed(settings.landing_url)
         [(counts,)] = connection.execute(
             "select counts from ops.erasures where erasure_id = %s", (work.erasure_id,)
@@ -328,11 +329,24 @@ class _Work:
         self._connection.execute(load("events/erasure/forget_conflict_hashes"))
         self._connection.execute(load("events/erasure/forget_reason_hashes"))
 
+    def erase_landed_reasons(self) -> None:
+        """Erases in the reasons why landed files are broken or were not read."""
+        for (reason,) in self._connection.execute(load("events/erasure/select_landed_reasons")).fetchall():
+            erased = erased_text(reason, self._who, self.pseudonym)
+            if erased != reason:
+                with self._connection.transaction():
+                    arguments = {"reason": reason, "erased": erased}
+                    query = load("events/erasure/erase_landed_reasons")
+                    [(files, faults)] = self._connection.execute(query, arguments).fetchall()
+                    self._note("ops.landed_files", files)
+                    self._note("ops.landing_faults", faults)
+
     def erase_landed(self, landing_url: str | None) -> None:
-        """Deletes files of the landing folder that were read and name the user."""
+        """Deletes files of the landing folder that were read and name the user, and erases in reasons beside broken ones."""
         if landing_url is not None:
-            erased = erase_landed(Landing(landing_url), self._who)
+            erased = erase_landed(Landing(landing_url), self._who, self.pseudonym)
             self._note(f"landed:{DONE}", erased.deleted)
+            self._note(f"landed:{BROKEN}", erased.reasons)
             self.problems.extend(erased.problems)
 
     def told(self, counts: dict[str, int]) -> Erasure:

@@ -1,4 +1,7 @@
-"""Erasure in the landing folder: deletes files in `done/` that name the user. Everything in them is stored in tables."""
+"""Erasure in the landing folder: deletes files in `done/` that name the user. Everything in them is stored in tables.
+
+In the reasons beside files of `broken/`, the pseudonym takes the place of the id.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,13 +10,14 @@ from typing import Any
 
 import msgspec
 
+from usage_pipeline.events.erasure.refused_input import erased_text
 from usage_pipeline.events.erasure.spellings import Spellings
 from usage_pipeline.events.files.csv_rows import csv_table
 from usage_pipeline.events.files.names import FileKind, kind_once_of
 from usage_pipeline.events.files.packed import BrokenFile, unpacked
 from usage_pipeline.events.files.parquet_table import parquet_table
 from usage_pipeline.events.files.rows import WrongCells
-from usage_pipeline.events.landing.folder import BROKEN, DONE, Landing
+from usage_pipeline.events.landing.folder import BROKEN, DONE, REASON, Landing, NotMoved
 from usage_pipeline.events.landing.local_files import NotAFileError
 
 _READ_BYTES = 1 << 20
@@ -27,13 +31,16 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 @dataclass(slots=True)
 class LandedErasure:
-    """Files that were deleted, and files that name the user but must not be deleted yet, each with what to do."""
+    """Files that were deleted, reasons that were changed, and files that name the user but must not be deleted yet, each with
+    what to do.
+    """
 
     deleted: int = 0
+    reasons: int = 0
     problems: list[str] = field(default_factory=list)
 
 
-def erase_landed(landing: Landing, who: Spellings) -> LandedErasure:
+def erase_landed(landing: Landing, who: Spellings, pseudonym: str) -> LandedErasure:
     """Deletes the files of `done/` that hold the id as a JSON string, or as the number of a user. Raises OSError."""
     erasure = LandedErasure()
     look = landing.look()
@@ -58,10 +65,17 @@ def erase_landed(landing: Landing, who: Spellings) -> LandedErasure:
             landing.files.rm_file(landing.path(address))
             erasure.deleted += 1
     for address in landing.addresses(BROKEN) if BROKEN not in links else ():
-        if holds(address, who.is_in):
-            erasure.problems.append(
-                f"{address}: it names the user and was not read to its end. Correct it or delete it"
-            )
+        if not holds(address, who.is_in):
+            continue
+        if address.endswith(REASON):
+            try:
+                landing.rewrite_reason(address, lambda text: erased_text(text, who, pseudonym))
+            except NotMoved as error:
+                erasure.problems.append(f"{address}: it names the user and cannot be changed: {error}. Delete it")
+            else:
+                erasure.reasons += 1
+            continue
+        erasure.problems.append(f"{address}: it names the user and was not read to its end. Correct it or delete it")
     for file in look.files:
         if holds(file.address, who.is_quoted_in):
             erasure.problems.append(

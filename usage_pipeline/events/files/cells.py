@@ -87,7 +87,7 @@ def _converter(name: str) -> Convert:
         return _tags
     if name in _OBJECTS:
         return _object
-    return partial(_id, name) if name in _IDS else _text
+    return partial(id_of, name) if name in _IDS else _text
 
 
 def _expect_one_meaning(name: str, value: Any) -> None:
@@ -113,7 +113,7 @@ def _number(value: Any) -> Any:
     return msgspec.Raw(f"{sign}{digits[whole.end() if whole else 0 :]}".encode())
 
 
-def _id(name: str, value: Any) -> Any:
+def id_of(name: str, value: Any) -> Any:
     """An id as it was before its column became one of floats, which a single gap in it does. Raises Malformed."""
     if isinstance(value, float):
         if value.is_integer() and abs(value) < _FIRST_INEXACT:

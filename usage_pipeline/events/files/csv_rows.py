@@ -20,8 +20,8 @@ def csv_table(plain: BinaryIO, limit_bytes: int) -> Table:
     """The columns of a file, and its rows, each with the number of the line where it begins.
 
     The delimiter is the one of `,` `;` and tab that makes the most columns of the header. Empty rows are passed over. A row
-    with more or fewer cells than the header is Malformed, and so is one with other rows inside of a quote: a quote that is not
-    meant as one would swallow them. Raises BrokenFile, also while rows are read.
+    with more or fewer cells than the header is Malformed, and so is one that is not UTF-8, and one with other rows inside of a
+    quote: a quote that is not meant as one would swallow them. Raises BrokenFile, also while rows are read.
     """
     lines = _Lines(plain, limit_bytes)
     header = next(lines, "")
@@ -29,6 +29,8 @@ def csv_table(plain: BinaryIO, limit_bytes: int) -> Table:
     if header.lower().startswith(_SEP):
         delimiter = header[len(_SEP) :].strip("\r\n")[:1] or None
         header = next(lines, "")
+    if lines.odd_byte is not None:
+        raise BrokenFile(f"line {lines.number}: {lines.odd_byte}")
     if header.count('"') % 2:
         raise BrokenFile("expected names of columns in the first line, came an open quote")
     if not header.strip():
@@ -70,7 +72,9 @@ def _rows(lines: "_Lines", delimiter: str, columns: list[str], limit_bytes: int)
                 f"line {first}: expected CSV, came a row with a fault: {error} (line {lines.number}). "
                 f"Nothing from line {first} on was read. A quote in a cell is doubled, and the cell in quotes"
             ) from None
-        if lines.inner_row is not None:
+        if lines.odd_byte is not None:
+            yield first, WrongCells(lines.odd_byte, [_printable(cell) for cell in cells])
+        elif lines.inner_row is not None:
             reason = (
                 f"expected a row, came several inside of a quote: lines {first} to {lines.number}, of which none was stored "
                 f"(line {lines.inner_row} seems a row). A quote in a cell is doubled, and the cell in quotes"
@@ -84,6 +88,10 @@ def _rows(lines: "_Lines", delimiter: str, columns: list[str], limit_bytes: int)
             yield first, WrongCells(_wrong_count(count, cells), cells)
         lines.next_row()
         first = lines.number + 1
+
+
+def _printable(cell: str) -> str:
+    return cell.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _wrong_count(expected: int, cells: list[str]) -> str:
@@ -108,7 +116,8 @@ def _seems_row(line: str, delimiter: str, count: int) -> bool:
 class _Lines(Iterator[str]):
     """Lines as text. The lines of one row may together have `limit_bytes`: a quote that is never closed ends there.
 
-    `inner_row`: the number of the first line that is inside of a row and seems one by itself.
+    `inner_row`: the number of the first line that is inside of a row and seems one by itself. `odd_byte`: of a row that is not
+    UTF-8, what was expected and what came.
     """
 
     def __init__(self, plain: BinaryIO, limit_bytes: int) -> None:
@@ -116,13 +125,14 @@ class _Lines(Iterator[str]):
         self._limit_bytes = limit_bytes
         self.number = 0
         self.inner_row: int | None = None
+        self.odd_byte: str | None = None
         self.seems_row: Callable[[str], bool] = lambda _: False
         self._row_bytes = 0
 
     def next_row(self) -> None:
         """The next line begins a row."""
         self._row_bytes = 0
-        self.inner_row = None
+        self.inner_row = self.odd_byte = None
 
     def __next__(self) -> str:
         line = self._plain.readline(self._limit_bytes + 1)
@@ -135,13 +145,14 @@ class _Lines(Iterator[str]):
             raise BrokenFile(
                 f"line {self.number}: expected rows of at most {self._limit_bytes} bytes (MAX_GZIP_SIZE x 20), came more"
             )
+        encoding = "utf-8-sig" if self.number == 1 else "utf-8"
         try:
-            text = line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+            text = line.decode(encoding)
         except UnicodeDecodeError as error:
             # Not what is in the line, which may be of a person: the reason is kept.
-            raise BrokenFile(
-                f'line {self.number}: expected UTF-8 (in Excel: "CSV UTF-8"), came byte 0x{line[error.start]:02x}'
-            ) from None
+            came = f'expected UTF-8 (in Excel: "CSV UTF-8"), came byte 0x{line[error.start]:02x}'
+            self.odd_byte = self.odd_byte or (f"{came} in line {self.number}" if is_inside else came)
+            text = line.decode(encoding, errors="surrogateescape")
         if is_inside and self.inner_row is None and self.seems_row(text):
             self.inner_row = self.number
         return text

@@ -1,7 +1,7 @@
 """The items of JSON files as a stream: JSON lines one by one, a JSON document as a whole."""
 
 import codecs
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 import msgspec
@@ -9,20 +9,25 @@ import msgspec
 from usage_pipeline.events.files.formats import formats_by_members
 from usage_pipeline.events.files.names import FileKind
 from usage_pipeline.events.files.packed import UNCHECKED_BYTES, BrokenFile, unpacked
+from usage_pipeline.events.files.pages import said_of_error, said_of_more
 from usage_pipeline.events.ingest.documents import begins_object, items_in
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
 _READ_BYTES = 1 << 20
 # Pages of an API have their items in this member: OpenAI's usage, Langfuse's observations, LiteLLM's logs.
 _PAGE = "data"
-
-
+# Beside its items, a page has counts and places.
+_MOST_BESIDE_BYTES = 2**16
+Tell = Callable[[str], None]
 _members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def json_items(stream: BinaryIO, kind: FileKind, member: str, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
+def json_items(
+    stream: BinaryIO, kind: FileKind, member: str, limit_bytes: int, tell: Tell = lambda _: None
+) -> Iterator[tuple[int, bytes]]:
     """The items of a file of JSON, each with its position. A document, or a line, may have `limit_bytes` unpacked.
 
+    `tell` hears what is to be said of the whole file.
     Lines of a packed file may together be longer: see `unpacked`. Raises BrokenFile after the items before the fault, and
     OSError when the file system fails.
     """
@@ -31,7 +36,7 @@ def json_items(stream: BinaryIO, kind: FileKind, member: str, limit_bytes: int) 
         yield from json_lines(unpacked(stream, kind.packing, unchecked), limit_bytes)
     else:
         # It has a bound of its own.
-        yield from json_document(unpacked(stream, kind.packing, 2 * limit_bytes), member, limit_bytes)
+        yield from json_document(unpacked(stream, kind.packing, 2 * limit_bytes), member, limit_bytes, tell)
 
 
 def json_lines(plain: BinaryIO, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
@@ -50,18 +55,22 @@ def json_lines(plain: BinaryIO, limit_bytes: int) -> Iterator[tuple[int, bytes]]
             yield number, item
 
 
-def json_document(plain: BinaryIO, member: str, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
+def json_document(plain: BinaryIO, member: str, limit_bytes: int, tell: Tell) -> Iterator[tuple[int, bytes]]:
     """The items of an array, of `{"<member>": [...]}` or of a page `{"data": [...]}`, or a single one; each with its index.
 
-    Raises BrokenFile for a document of more than `limit_bytes`, and for other JSON.
+    Raises BrokenFile for a document of more than `limit_bytes`, for an error that an API answered, and for other JSON.
     """
     document = _whole(plain, limit_bytes)
     members = _members_in(document, member)
     if (page := bytes(members.get(_PAGE, b""))).startswith(b"["):
         document = page
+        if more := said_of_more(_small(members)):
+            tell(more)
     elif formats_by_members(members):
         yield 0, document
         return
+    elif member not in members and (error := said_of_error(_small(members))):
+        raise BrokenFile(f"expected items, came an error that was answered in their place: {error}")
     try:
         yield from enumerate(items_in(document, member))
     except Malformed as malformed:
@@ -76,6 +85,10 @@ def _members_in(document: bytes, member: str) -> Mapping[str, msgspec.Raw]:
         return _members_of(document)
     except UNREADABLE_JSON:
         return {}
+
+
+def _small(members: Mapping[str, msgspec.Raw]) -> Mapping[str, msgspec.Raw]:
+    return {name: raw for name, raw in members.items() if memoryview(raw).nbytes <= _MOST_BESIDE_BYTES}
 
 
 def _whole(plain: BinaryIO, limit_bytes: int) -> bytes:

@@ -41,8 +41,8 @@ _COUNTS = ("received", "inserted", "duplicates", "conflicts")
 class Loaded:
     """The outcome of a file: received = inserted + duplicates + conflicts + rejected. `reason`: it was not read to its end.
 
-    `passed` rows are no events by themselves, such as spans; `notes` say so. `rejections` are the first ones, by position,
-    which is that of a `place`: a line, a row, an item.
+    `passed` rows are no events by themselves, such as spans; `notes` say so, and that there are more pages. `rejections` are
+    the first ones, by position, which is that of a `place`: a line, a row, an item.
     """
 
     row_format: Format | None = None
@@ -161,7 +161,8 @@ def _items(stream: BinaryIO, source: Source, loaded: Loaded, limit_bytes: int) -
     elif content == "csv":
         yield from _of_table(csv_table(unpacked(stream, packing), limit_bytes), source, loaded)
     else:
-        yield from _of_json(json_items(stream, source.kind, source.holds.name, limit_bytes), source, loaded)
+        rows = json_items(stream, source.kind, source.holds.name, limit_bytes, loaded.notes.append)
+        yield from _of_json(rows, source, loaded)
 
 
 def _of_json(rows: Iterator[tuple[int, bytes]], source: Source, loaded: Loaded) -> Iterator[tuple[int, _Item]]:
@@ -186,7 +187,8 @@ def _of_json(rows: Iterator[tuple[int, bytes]], source: Source, loaded: Loaded) 
             for made in maker.of_json(item):
                 yield position, _Item(made, item if isinstance(made, Malformed) else made)
     finally:
-        loaded.passed, loaded.notes = maker.passed.count, maker.passed.said
+        loaded.passed = maker.passed.count
+        loaded.notes += maker.passed.said
 
 
 def _raising(broken: BrokenFile) -> Iterator[tuple[int, bytes]]:
@@ -225,7 +227,8 @@ def _of_table(table: Table, source: Source, loaded: Loaded) -> Iterator[tuple[in
             for made in (row,) if isinstance(row, Malformed) else make(row):
                 yield position, _kept(row, made)
     finally:
-        loaded.passed, loaded.notes = maker.passed.count, maker.passed.said
+        loaded.passed = maker.passed.count
+        loaded.notes += maker.passed.said
 
 
 def _tried(made: Callable[[], bytes]) -> Made:

@@ -4,6 +4,7 @@ A row without an id gets one that is made of what is stored of it, and of how ma
 equal rows of one file all count, and none of a file that is loaded again does, also in another spelling.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 
-from usage_pipeline.events.files.cells import item_of
+from usage_pipeline.events.files.cells import id_of, item_of
 from usage_pipeline.events.files.names import Format
 from usage_pipeline.events.files.packed import BrokenFile
 from usage_pipeline.events.formats import langfuse, litellm, openai_usage
@@ -32,11 +33,18 @@ _encode = msgspec.json.Encoder().encode
 _members_of = msgspec.json.Decoder(dict[str, Any]).decode
 _raws_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _ID_FIRST = b'{"event_id"'
+_NO_IDS = (b"null", b'""')
+_NO_ID_FIRST = re.compile(rb'\{"event_id"\s*:\s*(?:null|"")\s*[,}]')
 _ANY_ID = str(_ROWS)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Whether an event is too old changes, and its id does not.
 _ALWAYS = EventWindow(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC), "")
 
+# Ids that people choose, so that they may be numbers: pandas makes floats of a column of them that has a gap.
+_IDS_OF: dict[Format, tuple[str, ...]] = {
+    "litellm-spend-logs": ("request_id", "end_user", "user", "team_id", "organization_id"),
+    "langfuse": ("id", "userId", "user_id"),
+}
 # What JSON cannot hold: half a surrogate pair, numbers of hundreds of digits, values in each other too deeply.
 UNWRITABLE = (TypeError, ValueError, RecursionError, OverflowError)
 
@@ -85,7 +93,7 @@ class Maker:
     ) -> Callable[[Mapping[str, Any]], Iterator[Made]]:
         """How rows with these columns are made events."""
         if self._format != "events":
-            return self._of_row
+            return partial(self._of_row, is_of_table=True)
         item = item_of(columns, has_decimal_comma)
         return lambda row: iter((self._tried(lambda: self._with_id(item(row))),))
 
@@ -108,8 +116,16 @@ class Maker:
             return
         yield from self._of_row(row)
 
-    def _of_row(self, row: Mapping[str, Any]) -> Iterator[Made]:
+    def _of_row(self, row: Mapping[str, Any], is_of_table: bool = False) -> Iterator[Made]:
         cells = present(row)
+        try:
+            for name in _IDS_OF.get(self._format, ()):
+                # A text of JSON is as it was given. A number is of a column that became one, in any kind of file.
+                if name in cells and (is_of_table or isinstance(cells[name], float)):
+                    cells[name] = id_of(name, cells[name])
+        except Malformed as malformed:
+            yield malformed
+            return
         if self._format == "litellm-spend-logs":
             yield self._tried(lambda: litellm.event_of(litellm.spend_log_item(cells)))
         elif self._format == "langfuse":
@@ -146,14 +162,17 @@ class Maker:
             return Malformed(f"expected cells that JSON can hold, came {described(error)}")
 
     def _with_id(self, item: bytes) -> bytes:
-        """The event with an id, if it has none. What is no JSON object stays as it is: the rules of events refuse it."""
-        if item.startswith(_ID_FIRST):
+        """The event with an id, if it has none: null or an empty text is none, as in CSV.
+
+        What is no JSON object stays as it is: the rules of events refuse it.
+        """
+        if item.startswith(_ID_FIRST) and not _NO_ID_FIRST.match(item):
             return item
         try:
             members = _raws_of(item)
         except UNREADABLE_JSON:
             return item
-        if "event_id" in members:
+        if (given := members.pop("event_id", None)) is not None and bytes(given) not in _NO_IDS:
             return item
         named = _encode({"event_id": _ANY_ID, **members})
         try:

@@ -56,6 +56,7 @@ class Kind:
     stage: str
     insert: str
     select_unstored: str
+    count_stored: str
     parse: Parse
     most_item_bytes: int
     # The first columns of its rows, which say whose they are.
@@ -75,6 +76,7 @@ EVENTS = Kind(
     "events/ingest/stage_usage_event",
     "events/ingest/insert_usage_events",
     "events/ingest/select_unstored_events",
+    "events/ingest/count_stored_events",
     parse_event,
     MAX_EVENT_BYTES,
     ("user_id", "team", "service"),
@@ -88,6 +90,7 @@ ARCHIVES = Kind(
     "events/ingest/stage_message_archive",
     "events/ingest/insert_message_archives",
     "events/ingest/select_unstored_archives",
+    "events/ingest/count_stored_archives",
     parse_archive,
     MAX_ARCHIVE_BYTES,
     ("user_id", "service"),
@@ -399,20 +402,28 @@ def _expect_own_ids(cursor: psycopg.Cursor, batch: _Batch, binding: Binding, sto
         raise _TakenByOthers([position for (position,) in found])
 
 
+def note_reports(connection: psycopg.Connection, kind: Kind, source: str, reports: Sequence[IngestReport]) -> None:
+    """Writes the ledger rows of batches that were stored before, in one transaction. Raises psycopg.Error."""
+    with connection.transaction(), connection.cursor() as cursor:
+        rows = [_ledger_row(kind, source, report) for report in reports]
+        cursor.executemany(load("events/ingest/insert_ingest_batch"), rows)
+
+
+def _ledger_row(kind: Kind, source: str, report: IngestReport) -> dict[str, object]:
+    return {
+        "batch_id": report.batch_id,
+        "kind": kind.name,
+        "source": source,
+        "received": report.received,
+        "inserted": report.inserted,
+        "duplicates": report.duplicates,
+        "conflicts": report.conflicts,
+        "rejected": len(report.rejected),
+    }
+
+
 def _insert_report(cursor: psycopg.Cursor, batch: _Batch, report: IngestReport) -> None:
-    cursor.execute(
-        load("events/ingest/insert_ingest_batch"),
-        {
-            "batch_id": batch.batch_id,
-            "kind": batch.kind.name,
-            "source": batch.source,
-            "received": report.received,
-            "inserted": report.inserted,
-            "duplicates": report.duplicates,
-            "conflicts": report.conflicts,
-            "rejected": len(report.rejected),
-        },
-    )
+    cursor.execute(load("events/ingest/insert_ingest_batch"), _ledger_row(batch.kind, batch.source, report))
     if batch.letters is not None and report.rejected:
         cursor.executemany(
             load("events/ingest/insert_item_dead_letter"), _letters(batch, batch.letters, report.rejected)

@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import msgspec
 
 from usage_pipeline import values
-from usage_pipeline.events.units.counts import Count, columns_of, normalised, sent_counts
+from usage_pipeline.events.units.counts import REMEDY, Count, columns_of, normalised, sent_counts
 from usage_pipeline.events.units.providers import has_thoughts_beside, provider_usage_of
 from usage_pipeline.values import Malformed
 
@@ -28,7 +28,7 @@ _PLAIN_COST = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,40})?")
 _UUID_CHARACTERS = (36, 32)
 _EXTERNAL: Final = uuid5(NAMESPACE_URL, "urn:usage-pipeline:event").bytes
 # What a reason adds to a total that is not the sum of its parts.
-_SUM_BY_ITSELF = "Leave total_tokens out to have it summed up"
+_SUM_BY_ITSELF = ". Leave total_tokens out to have it summed up"
 _ROOTS = ("input_tokens", "output_tokens")
 
 
@@ -56,6 +56,11 @@ def identity(event_id: str, source: str | None, sender: str) -> Identity:
     # What `uuid5` makes, in half the time: nearly all ids of other programs are such.
     digest = sha1(_EXTERNAL + f"{source}\0{text}".encode(), usedforsecurity=False).digest()
     return Identity(UUID(bytes=digest[:16], version=5), source, text)
+
+
+def without_remedy(reason: str) -> str:
+    """The reason of a refusal without what senders of events can do: whoever sends another format has no such members."""
+    return reason.removesuffix(REMEDY).removesuffix(_SUM_BY_ITSELF)
 
 
 def optional_text(name: str, text: str | None) -> str | None:
@@ -181,11 +186,11 @@ def _total_tokens(entered: int | None, left: int | None, total: int | None) -> t
     if len(given) == 2:
         if total < parts:
             reason = f"total_tokens: expected at least input_tokens + output_tokens = {parts}, came {total}"
-            raise Malformed(f"{reason}. {_SUM_BY_ITSELF}")
+            raise Malformed(f"{reason}{_SUM_BY_ITSELF}")
         return total, total - parts or None
     if 0 < total < parts:
         name = "output_tokens" if entered is None else "input_tokens"
-        raise Malformed(f"total_tokens: expected at least {name} = {parts}, came {total}. {_SUM_BY_ITSELF}")
+        raise Malformed(f"total_tokens: expected at least {name} = {parts}, came {total}{_SUM_BY_ITSELF}")
     return total or parts, None
 
 

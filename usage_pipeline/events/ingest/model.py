@@ -32,6 +32,7 @@ from usage_pipeline.events.units.counts import as_json, count_of
 from usage_pipeline.events.units.registry import NAMED_UNITS
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.copy_text import NULL, copy_line, escaped
+from usage_pipeline.texts import shortened
 from usage_pipeline.values import UNREADABLE_JSON, Malformed
 
 # The clock of a client may be ahead by this much (contracts: time window).
@@ -76,6 +77,21 @@ _NO_GIVER = "\t".join([_NONE] * 2)
 _WIDE_OF_PLAIN = f"\t{_NO_MORE}\t{_NO_GIVER}".encode()
 # Characters that COPY text must escape, or that text in PostgreSQL cannot hold. Tabs are missing here: they are counted.
 _NOT_PLAIN = re.compile(r"[\\\n\r\0]").search
+
+# What msgspec says of a member that has another type, and what its types are in words.
+_WRONG_TYPE = re.compile(
+    r"(?:Expected `(?P<type>[^`]+)`, got `[^`]+`|Invalid RFC3339 encoded datetime) - at `\$\.(?P<name>\w+)`"
+)
+_TIME = "datetime"
+_EXPECTED = {
+    _TIME: "an ISO-8601 time with its offset, for example 2026-11-20T09:15:00Z",
+    "int | float | null": "a whole number",
+    "str": "a text",
+    "str | null": "a text",
+    "object | null": "an object",
+}
+_SHOWN_CHARACTERS = 60
+_SHOWN_BYTES = 4 * _SHOWN_CHARACTERS + 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,7 +419,7 @@ def _parse_any_event(
     try:
         event = _decode_event(item)
     except UNREADABLE_JSON as error:
-        raise Malformed(_unreadable("a usage event", error)) from None
+        raise Malformed(_of_wrong_type(error, item, written_event) or _unreadable("a usage event", error)) from None
     known = identity(event.event_id, event.source, sender)
     at = _event_time(event.event_time, window)
     texts = (
@@ -469,7 +485,9 @@ def parse_archive(item: _Json, window: EventWindow, sender: str = LANDING) -> It
     try:
         archive = _decode_archive(item)
     except UNREADABLE_JSON as error:
-        raise Malformed(_unreadable("a message archive", error)) from None
+        raise Malformed(
+            _of_wrong_type(error, item, written_archive) or _unreadable("a message archive", error)
+        ) from None
     if not archive.prompt_full and not archive.response_full:
         raise Malformed("prompt_full, response_full: expected at least one of them, came none")
     payload = copy_line(
@@ -490,7 +508,9 @@ def _parse_large_archive(item: _Json, sender: str) -> Item:
     try:
         archive = _decode_archive(small)
     except UNREADABLE_JSON as error:
-        raise Malformed(_unreadable("a message archive", error)) from None
+        raise Malformed(
+            _of_wrong_type(error, small, written_archive) or _unreadable("a message archive", error)
+        ) from None
     payload = bytearray(
         copy_line(
             (values.identifier_text("user_id", archive.user_id), values.identifier_text("service", archive.service))
@@ -528,6 +548,20 @@ def _copied(line: bytearray, what: str, name: str, text: _Json, most: int) -> bo
 def _hash(payload: bytes | bytearray) -> str:
     """A hash of everything except id and time: a retry may have its own time."""
     return blake2b(payload, digest_size=16).hexdigest()
+
+
+def _of_wrong_type(error: Exception, item: _Json, written: Callable[[_Json], Any]) -> str | None:
+    """What a member should be and what it is; None for another fault. The decoder names types that only programmers know."""
+    found = _WRONG_TYPE.fullmatch(str(error))
+    expected = None if found is None else _EXPECTED.get(found["type"] or _TIME)
+    if found is None or expected is None:
+        return None
+    try:
+        came = getattr(written(item), found["name"])
+    except UNREADABLE_JSON:
+        return None
+    text = bytes(memoryview(came)[:_SHOWN_BYTES]).decode(errors="replace")
+    return f"{found['name']}: expected {expected}, came {shortened(text, _SHOWN_CHARACTERS)}"
 
 
 def _unreadable(what: str, error: Exception) -> str:

@@ -6,7 +6,7 @@ file that was read moves to `done/`. A file that cannot be read moves to `broken
 
 import posixpath
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, cast
@@ -23,6 +23,10 @@ from usage_pipeline.storage.postgres import first_line
 from usage_pipeline.texts import counted
 
 ARCHIVES_FOLDER, DONE, BROKEN = "archives", "done", "broken"
+# What the name of a reason has behind that of its broken file.
+REASON = ".reason.txt"
+# Of a reason; ours have some hundred.
+_MOST_REASON_BYTES = 2**16
 # A look lists at most this many subfolders, so many levels deep, and names at most this many files that are not read.
 MOST_FOLDERS = 5_000
 MOST_LEVELS = 16
@@ -241,11 +245,19 @@ class Landing:
 
     def explain(self, file: LandedFile, reason: str) -> None:
         """Puts the reason beside a broken file. Raises NotMoved."""
-        beside = self.path(posixpath.join(BROKEN, f"{file.address}.reason.txt"))
+        self._write(posixpath.join(BROKEN, f"{file.address}{REASON}"), reason)
+
+    def rewrite_reason(self, address: str, changed: Callable[[str], str]) -> None:
+        """Changes the text of a reason, which has an address below `broken/`. Raises NotMoved, OSError."""
+        with self.open(address) as stream:
+            text = stream.read(_MOST_REASON_BYTES).decode(errors="replace")
+        self._write(address, changed(text.removesuffix("\n")))
+
+    def _write(self, address: str, text: str) -> None:
         try:
-            self._refuse_links(posixpath.join(BROKEN, f"{file.address}.reason.txt"))
-            self.files.makedirs(posixpath.dirname(beside), exist_ok=True)
-            self.files.pipe_file(beside, f"{reason}\n".encode())
+            self._refuse_links(address)
+            self.files.makedirs(posixpath.dirname(self.path(address)), exist_ok=True)
+            self.files.pipe_file(self.path(address), f"{text}\n".encode())
         except NotMoved:
             raise
         except Exception as error:

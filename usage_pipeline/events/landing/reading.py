@@ -39,7 +39,7 @@ class FileReport:
     `stored` and `broken` are in ops.landed_files. `unfinished`: its last line may be cut, so it waits. `busy`: another process
     reads it. `changed`: somebody wrote to it while it was read. `failed`: the file system could not read it, for a reason that
     may pass. `fault`: it was read, and stays where it is, because it could not be moved. `passed` rows are no events by
-    themselves, such as spans; `notes` say so.
+    themselves, such as spans; `notes` say so, and that there are more pages.
     """
 
     address: str

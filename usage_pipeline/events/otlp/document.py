@@ -2,6 +2,7 @@
 
 from array import array
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -21,20 +22,33 @@ _KEPT_REASONS = 5
 
 @dataclass(slots=True)
 class Refusals:
-    """Spans that are refused: how many, and the first reasons."""
+    """Spans that are refused: how many, and the first of each of the first reasons."""
 
     number: int = 0
-    reasons: list[str] = field(default_factory=list)
+    _first: dict[str, str] = field(default_factory=dict)
+    _numbers: Counter[str] = field(default_factory=Counter)
+
+    def is_new(self, reason: str) -> bool:
+        """Whether it is kept of which span this reason is."""
+        return reason not in self._first and len(self._first) < _KEPT_REASONS
+
+    def add(self, reason: str, span: str = "") -> None:
+        """Without a span where nobody knows which one it is."""
+        self.number += 1
+        if self.is_new(reason):
+            self._first[reason] = f"span {span}" if span else ""
+        if reason in self._first:
+            self._numbers[reason] += 1
 
     @property
-    def is_full(self) -> bool:
-        """Whether one more reason would not be kept."""
-        return len(self.reasons) >= _KEPT_REASONS
-
-    def add(self, reason: str, number: int = 1) -> None:
-        self.number += number
-        if not self.is_full:
-            self.reasons.append(reason)
+    def reasons(self) -> list[str]:
+        """With the span, and of how many others they are the reason."""
+        found = []
+        for reason, span in self._first.items():
+            others = self._numbers[reason] - 1
+            where = f"{span}{f' and {others:,} more' if others else ''}: " if span else ""
+            found.append(f"{where}{reason}")
+        return found
 
 
 class TraceRequest:
@@ -66,6 +80,11 @@ class TraceRequest:
         """All spans, whatever they are."""
         return len(self._places)
 
+    @property
+    def calls(self) -> int:
+        """How many of them are calls of a model that can be events."""
+        return len(self._calls)
+
     def batches(self, most: int) -> "Iterator[Batch]":
         """The calls of models, so many at a time."""
         for first in range(0, len(self._calls), most):
@@ -87,7 +106,7 @@ class TraceRequest:
         try:
             content = self._span(number, self._rules.of_content).attributes
         except Malformed as malformed:
-            self.unkept.add(f"span {span.name}: {malformed}")
+            self.unkept.add(str(malformed), span.name)
             return None
         return archive_of(span, self._resource_of(number), self._rules, content)
 
@@ -106,7 +125,7 @@ class TraceRequest:
                     continue
                 event = event_of(span, self._resource_of(number), self._rules)
             except Malformed as malformed:
-                self.refusals.add(f"span {number} of the request: {malformed}")
+                self.refusals.add(str(malformed), f"{number} of the request")
                 continue
             left -= len(event)
             if left >= 0:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Set
 from decimal import Decimal
 from difflib import get_close_matches
 from itertools import combinations
+from typing import Final
 
 import msgspec
 
@@ -36,15 +37,11 @@ _SHOWN_NAMES = 3
 _encode = msgspec.json.Encoder(order="sorted", decimal_format="number").encode
 # What a reason adds to parts that are more than their whole: the usual cause, by the direction of the whole.
 _USUAL_CAUSES = {
-    "input": (
-        ". Anthropic's own input_tokens leaves cached tokens out, which belong to input_tokens here: add them, or send the "
-        "provider's own object as provider_usage"
-    ),
-    "output": (
-        ". Google's own candidates leave thoughts out, which belong to output_tokens here: add them, or send the provider's "
-        "own object as provider_usage"
-    ),
+    "input": ". Anthropic's own input_tokens leaves cached tokens out, which belong to input_tokens here",
+    "output": ". Google's own candidates leave thoughts out, which belong to output_tokens here",
 }
+# And what somebody can do about it who sends events.
+REMEDY: Final = ": add them, or send the provider's own object as provider_usage"
 
 
 def sent_counts(usage: Mapping[str, object], member: str = "usage") -> dict[str, Count]:
@@ -180,7 +177,8 @@ def _expect_parts_within(counts: Mapping[str, Count], found: Mapping[str, Count 
 
 def _cause(whole: str) -> str:
     unit = UNITS[whole].dimensions
-    return _USUAL_CAUSES.get(unit.get("direction", ""), "") if unit.get("family") == "tokens" else ""
+    cause = _USUAL_CAUSES.get(unit.get("direction", "")) if unit.get("family") == "tokens" else None
+    return f"{cause}{REMEDY}" if cause else ""
 
 
 def _at_least(whole: str, parts: Mapping[str, Count], found: Mapping[str, Count | None]) -> Count:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 from decimal import Decimal
 from typing import Any
 
@@ -92,6 +93,21 @@ def test_a_payload_that_breaks_a_rule_is_rejected_by_its_index_and_costs_no_othe
     assert "cache_read_tokens: expected at most input_tokens = 10" in reasons[3]
     assert "event_time: expected a time from" in reasons[4]
     assert len(stored(postgres)) == 2
+
+
+def test_the_log_of_the_service_says_why_items_are_rejected(
+    ingest_client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LiteLLM throws the answer away."""
+    over = {"prompt_tokens": 10}
+    batch = [payload("success"), *(payload("cached_tokens", id=f"over-{one}", **over) for one in range(5)), {}]
+    with caplog.at_level(logging.WARNING):
+        assert len(ingest_client.post(LITELLM_PATH, json=batch).json()["rejected"]) == 6
+    [line] = [record.getMessage() for record in caplog.records if "rejected" in record.getMessage()]
+    assert line.startswith(
+        f"{LITELLM_PATH}, token test: 6 of 7 items rejected. item 1: usage.cache_read_tokens: expected"
+    )
+    assert line.endswith("; item 6: startTime: expected a time, came none")
 
 
 def test_the_same_id_with_other_content_is_a_conflict_that_is_kept_as_an_event(

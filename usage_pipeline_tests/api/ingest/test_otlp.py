@@ -1,6 +1,7 @@
 """OTLP over HTTP: the real SDK and its exporters against the real service, and what others may send."""
 
 import gzip
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -221,6 +222,23 @@ def test_a_span_that_breaks_a_rule_is_told_and_the_others_are_stored(
     assert "input_tokens" in message
     assert "event_time" in message
     assert len(stored(postgres)) == 1
+
+
+def test_a_reason_is_told_whole_once_and_without_advice_to_senders_of_events(
+    ingest_client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    over, less = {**CHAT, "gen_ai.usage.cache_read.input_tokens": 901}, {**CHAT, "gen_ai.usage.total_tokens": 3}
+    request = request_of(over, over, over, less)
+    spans = request.resource_spans[0].scope_spans[0].spans
+    first, last = (f"{span.trace_id.hex()}/{span.span_id.hex()}" for span in (spans[0], spans[3]))
+    expected = (
+        f"span {first} and 2 more: usage.cache_read_tokens: expected at most input_tokens = 900, of which it is a part, came "
+        "901. Anthropic's own input_tokens leaves cached tokens out, which belong to input_tokens here; "
+        f"span {last}: total_tokens: expected at least input_tokens + output_tokens = 1020, came 3"
+    )
+    with caplog.at_level(logging.WARNING):
+        assert partial_success(sent(ingest_client, request), is_json=False) == (4, expected)
+    assert f"OTLP: 4 spans rejected. {expected}" in [record.getMessage() for record in caplog.records]
 
 
 @ENCODINGS

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from usage_pipeline.events.erasure.erase import erase
-from usage_pipeline.events.landing.folder import Landing
+from usage_pipeline.events.landing.faults import note_fault
+from usage_pipeline.events.landing.folder import LandedFile, Landing
 from usage_pipeline.events.landing.reading import ingest_file
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.events.files.writing import PACKINGS, WRITERS, packed
@@ -117,7 +118,7 @@ def test_what_cannot_be_looked_into_is_told(tmp_path: Path, settings: Settings, 
     there = settings.model_copy(update={"landing_url": str(tmp_path)})
     landing = Landing(str(tmp_path))
     (tmp_path / "cut.parquet").write_bytes(WRITERS[".parquet"]([row(WHO)])[:-9])
-    (tmp_path / "cut.csv").write_bytes(WRITERS[".csv"]([row("omar"), row("ana")]) + b"\xff\n")
+    (tmp_path / "cut.csv").write_bytes(WRITERS[".csv"]([row("omar"), row("ana")]) + b'"\n')
     for file in landing.waiting():
         assert ingest_file(postgres, landing, file.address, settings=there).outcome == "broken"
     problems = sorted(erase(there, "ana").problems)
@@ -125,6 +126,33 @@ def test_what_cannot_be_looked_into_is_told(tmp_path: Path, settings: Settings, 
         "broken/cut.csv: it names the user"[:33],
         "broken/cut.parquet: nobody knows whom"[:33],
     ]
+
+
+def test_the_reasons_of_landed_files_are_looked_into(
+    tmp_path: Path, settings: Settings, postgres: psycopg.Connection
+) -> None:
+    """An API names its user in an error, and what came may be anybody's. The table keeps it when the file is long gone."""
+    there = settings.model_copy(update={"landing_url": str(tmp_path)})
+    landing = Landing(str(tmp_path))
+    for who in (WHO, "omar"):
+        (tmp_path / f"{'theirs' if who == WHO else who}.json").write_text(json.dumps({"error": f"no such user: {who}"}))
+    for file in landing.waiting():
+        assert ingest_file(postgres, landing, file.address, settings=there).outcome == "broken"
+    note_fault(postgres, LandedFile("gone.json", 1, "1"), "read", f"{WHO} may not read")
+    (tmp_path / "broken" / "theirs.json").unlink()
+
+    erasure = erase(there, WHO)
+    assert erasure.problems == []
+    assert erasure.counts == {"ops.landed_files": 1, "ops.landing_faults": 1, "landed:broken": 1}
+    reasons = dict(postgres.execute("select address, reason from ops.landed_files").fetchall())
+    assert reasons["theirs.json"].endswith(f"answered in their place: no such user: {erasure.pseudonym}")
+    assert reasons["omar.json"].endswith("no such user: omar")
+    assert postgres.execute("select reason from ops.landing_faults").fetchall() == [
+        (f"{erasure.pseudonym} may not read",)
+    ]
+    for name in ("theirs", "omar"):
+        assert (tmp_path / "broken" / f"{name}.json.reason.txt").read_text() == f"{reasons[f'{name}.json']}\n"
+    assert erase(there, WHO).counts == {}
 
 
 def test_nothing_is_deleted_behind_a_link(tmp_path: Path, settings: Settings, postgres: psycopg.Connection) -> None:

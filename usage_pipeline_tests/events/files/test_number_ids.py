@@ -1,5 +1,6 @@
 """Ids that became numbers on their way: read as they were where that is sure, and refused where digits were lost."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,40 @@ def test_an_infinite_count_is_refused(tmp_path: Path, postgres: psycopg.Connecti
     done = load(postgres, settings, tmp_path / "a.parquet")
     assert (done.inserted, done.rejected) == (1, 1)
     assert "output_tokens" in done.rejections[0][1]
+
+
+def spend_log(number: float | int | None) -> dict[str, Any]:
+    at = event()["event_time"]
+    who = dict.fromkeys(("request_id", "user", "team_id", "organization_id"), number)
+    counts = {"spend": 0.1, "prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    return {"startTime": at, "endTime": at, "call_type": "acompletion", "model": "4.0", **who, **counts}
+
+
+def observation(number: float | int | None) -> dict[str, Any]:
+    at = event()["event_time"]
+    return {"id": number, "userId": number, "traceId": "t", "type": "GENERATION", "startTime": at, "model": "4.0"}
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
+@pytest.mark.parametrize(("row", "others"), [(spend_log, "team, tags->>'organization'"), (observation, "'1', '1'")])
+def test_ids_in_exports_of_others_are_the_same_ids(
+    row: Callable[[float | int | None], dict[str, Any]],
+    others: str,
+    ending: str,
+    tmp_path: Path,
+    postgres: psycopg.Connection,
+    settings: Settings,
+) -> None:
+    path = tmp_path / f"a{ending}"
+    # The one without ids makes all of them floats, and is refused itself.
+    frame = pd.DataFrame([row(5287174), row(None), row(5287175), row(2.0**53)])
+    content = {".csv": frame.to_csv(index=False), ".jsonl": frame.to_json(orient="records", lines=True)}
+    path.write_bytes(content[ending].encode() if ending in content else as_parquet(frame))
+    done = load(postgres, settings, path)
+    assert (done.reason, done.inserted, done.rejected) == (None, 2, 2)
+    assert "may have lost digits" in done.rejections[1][1]
+    rows = postgres.execute(
+        f"select external_id, user_id, model, {others} from analytics.usage_events order by 1"
+    ).fetchall()
+    for found, number in zip(rows, ("5287174", "5287175"), strict=True):
+        assert found == (number, number, "4.0", *((number, number) if row is spend_log else ("1", "1")))

@@ -1,10 +1,11 @@
 """Tables of events as pandas, spreadsheets and databases write them, against what pandas itself says of them."""
 
+import csv
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ import pytest
 
 from usage_pipeline.events.files import csv_rows
 from usage_pipeline.events.files.loading import Loaded
+from usage_pipeline.events.landing.folder import Landing
+from usage_pipeline.events.landing.reading import ingest_file
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.events.files.test_kinds import load
 from usage_pipeline_tests.events.files.writing import as_csv, as_lines, as_parquet
@@ -130,7 +133,7 @@ def test_a_column_of_no_member_is_refused_before_anything_is_stored(name: str, l
     [
         (b"a,b\n1,2\n", "one of the formats events, litellm-spend-logs, openai-usage, langfuse, came those of none"),
         (b"event_time,request_id,startTime,spend\n", "came those of events and litellm-spend-logs"),
-        (as_csv([event(service="caf\xe9")]).decode().encode("latin-1"), "line 2: expected UTF-8"),
+        (as_csv([{**event(), "extra.caf\xe9": 1}]).decode().encode("latin-1"), "line 1: expected UTF-8"),
         (as_csv([event()]).decode().encode("utf-16"), "line 1: expected UTF-8"),
         (b'event_id,"event_time\n' + b"x" * 100, "an open quote"),
         (b"event_id,event_time\nx,y,z\n", ""),
@@ -146,6 +149,24 @@ def test_a_csv_file_that_cannot_be_read_says_why(content: bytes, reason: str, lo
     assert "ana" not in str(done.reason), "the reason is kept, and an erasure does not look into it"
     if content.endswith(b"x,y,z\n"):
         assert done.rejections == [(2, "expected 2 cells, came 3: 'x,y,z'")]
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_a_row_that_is_not_utf_8_is_rejected_with_its_line_and_costs_no_other(
+    quoting: Literal[0, 1], tmp_path: Path, postgres: psycopg.Connection, settings: Settings
+) -> None:
+    rows = [event(), event(service="caf\xe9"), event(), event(prompt="two\nlines \xe9"), event(service="Zo\u00eb")]
+    content = as_csv(rows, quoting=quoting).decode()
+    odd = content.encode().replace("\xe9".encode(), b"\xe9")
+    (tmp_path / "a.csv").write_bytes(odd)
+    landing = Landing(str(tmp_path))
+    report = ingest_file(postgres, landing, "a.csv", settings=settings)
+    assert (report.outcome, report.inserted, report.rejected) == ("stored", 3, 2)
+    letters = postgres.execute("select position, reason, raw from ops.dead_letters order by position").fetchall()
+    came = 'expected UTF-8 (in Excel: "CSV UTF-8"), came byte 0xe9'
+    assert [letter[:2] for letter in letters] == [(3, came), (5, f"{came} in line 6")]
+    assert rb"caf\\xe9" in bytes(letters[0][2])
+    assert load(postgres, settings, tmp_path / "done" / "a.csv").duplicates == 3
 
 
 def test_the_format_is_found_behind_lines_with_faults(loaded: Load) -> None:

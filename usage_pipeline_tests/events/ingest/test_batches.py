@@ -63,7 +63,7 @@ def test_rejected_items_cost_no_other_and_are_reported_by_index(stored: Any, pos
     assert counts(report) == (3, 0, 0, 2)
     assert [(rejection.index, rejection.reason.partition(":")[0]) for rejection in report.rejected] == [
         (1, "team"),
-        (3, "expected a usage event as a JSON object, came one with a fault"),
+        (3, "event_time"),
     ]
     assert count_of(postgres, "analytics.usage_events") == 3
 
