@@ -209,7 +209,7 @@ def test_freshness_names_each_view_of_a_table(postgres: psycopg.Connection) -> N
     lists = postgres.execute("select views from reporting.data_freshness where views is not null").fetchall()
     named = {view for (views_of_table,) in lists for view in views_of_table.split(", ")}
     # These are computed from issues and from the ledgers themselves.
-    computed = {"current_day", "data_freshness", "late_corrections", "time_to_resolve_by_week"}
+    computed = {"cost_changes", "current_day", "data_freshness", "late_corrections", "time_to_resolve_by_week"}
     assert named == set(views(postgres)) - computed
 
 

@@ -24,9 +24,9 @@ declare
     -- What the requests of now would cost as those of before did.
     cost_of_equal numeric;
     -- The cost of a request by `prices`: as before; as now with the cached shares of before; as now.
-    listed_before numeric;
-    listed_uncached numeric;
-    listed_after numeric;
+    listed_before numeric := 0;
+    listed_uncached numeric := 0;
+    listed_after numeric := 0;
     like_before numeric[];
 begin
     mix_usd := 0;
@@ -51,9 +51,11 @@ begin
         like_before[5] := after[3] * before[5] / before[3];
         like_before[6] := after[3] * before[6] / before[3];
     end if;
-    listed_before := analytics.listed(before, prices) / requests_before;
-    listed_uncached := analytics.listed(like_before, prices) / requests_after;
-    listed_after := analytics.listed(after, prices) / requests_after;
+    for place in 1 .. coalesce(array_length(prices, 1), 0) loop
+        listed_before := listed_before + before[place + 2] * prices[place] / requests_before;
+        listed_uncached := listed_uncached + like_before[place + 2] * prices[place] / requests_after;
+        listed_after := listed_after + after[place + 2] * prices[place] / requests_after;
+    end loop;
     if listed_before > 0 then
         tokens_per_request_usd := round(cost_of_equal * (listed_uncached / listed_before - 1), 9);
         cache_usd := round(cost_of_equal * (listed_after - listed_uncached) / listed_before, 9);
@@ -73,13 +75,6 @@ begin
 end
 $$;
 
-create function analytics.listed(counts numeric[], prices numeric[]) returns numeric
-language sql immutable parallel safe
-return (
-    select sum(counts[place + 2] * prices[place])
-    from generate_subscripts(prices, 1) as place
-);
-comment on function analytics.listed is 'What counts as of analytics.cost_change cost by the list, in millionths of US dollars; null without prices';
 comment on function analytics.cost_change is 'Why the cost of a model in a group changed: more or fewer requests of the group, another mix of models, more or fewer tokens a request, another share from the cache, and all else (prices, tiers, what senders were charged). The parts add up to the change';
 
 -- With the rights of the owner: whoever reads costs need not read all prices.
@@ -115,6 +110,7 @@ return (
     order by input_tokens_from, daily_from
     limit 1
 );
+revoke execute on function analytics.list_prices from public;
 comment on function analytics.list_prices is 'US dollars per million tokens of a model on a day, in the usual tier and for short prompts, by the prices of that day or of the last one before; null: no price is known';
 
 create view reporting.cost_changes as

@@ -70,6 +70,7 @@ grant select (
 ) on analytics.usage_events to usage_api;
 grant execute on function ops.request_costs to usage_api;
 grant execute on function ops.request_prompts to usage_api;
+grant execute on function analytics.list_prices to usage_api;
 -- As of when an answer is: what was stored since, and is not rolled up.
 grant select (grain, window_start, touched_at) on ops.touched_windows to usage_api;
 grant select (event_id, payload_hash) on analytics.superseded_events to usage_api;

@@ -46,6 +46,7 @@ OWN = event(**MINE, event_time=AT.isoformat())
 FOREIGN = {name: event(**MINE | {name: MARK}, event_time=AT.isoformat(), model=f"model-{MARK}") for name in MINE}
 TEXT_ID, SPAN = f"chatcmpl-{MARK}", request_of(CHAT, resource={"service.name": "mine", "team": "mine"})
 HEADERS = {"Content-Type": "application/json"}
+EXPLORED = {f"/api/usage/{name}" for name in ("explore", "explore/dimensions", "requests", "changes")}
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def questions(path: str, theirs: dict[str, Any]) -> Iterator[str]:
         yield f"{concrete}?format={format}"
     yield f"{concrete}?limit=1"
     yield f"{concrete}?model={theirs['model']}"
-    if path.startswith("/api/usage/explore"):
+    if path in EXPLORED:
         for dimension in ("team", "service", "user", "provider", "model", "api_key", "error_type", "tag:project"):
             for name in (MARK, "nobody"):
                 yield f"{concrete}?filter.{dimension}={name}"
@@ -258,6 +259,7 @@ def test_the_walk_finds_what_a_token_sees_that_is_not_bound(servers: Any, databa
             *("/api/usage/providers", "/api/usage/merchants", "/api/usage/tokens", f"/api/usage/api-keys/{MARK}"),
             *("/api/issues/popular", "/api/rankings/models", "/api/stats/daily"),
             *("/api/usage/explore?group_by=team", "/api/usage/explore?group_by=user&grain=total"),
+            *("/api/usage/requests", "/api/usage/changes"),
         )
         same = [path for path in paths if told(beside.client.get(path)) == told(alone.client.get(path))]
         assert same == []

@@ -118,7 +118,7 @@ def test_none_of_our_functions_can_be_called(analyst: psycopg.Connection) -> Non
         assert refused(analyst, f"select {name}({nulls})"), f"{function} can be called"
 
 
-def test_what_runs_with_the_owners_rights_is_five_functions_and_triggers_and_not_for_everyone(
+def test_what_runs_with_the_owners_rights_is_eight_functions_and_triggers_and_not_for_everyone(
     postgres: psycopg.Connection,
 ) -> None:
     definers = [name for name, is_definer in postgres.execute(FUNCTIONS, (SCHEMAS,)) if is_definer]
@@ -133,11 +133,14 @@ def test_what_runs_with_the_owners_rights_is_five_functions_and_triggers_and_not
         assert (grantees, path) == (["postgres"], ["search_path=pg_catalog, pg_temp"]), name
     assert sorted(set(definers) - {name for name, _, _ in triggers}) == [
         "analytics.changed_hours()",
+        "analytics.list_prices(text,text,date)",
         "ops.correct_bound_event(uuid,analytics.usage_events,bytea,text,text,timestamp with time zone,text,"
         "uuid,text[],text[],text[])",
         "ops.correct_event(uuid,analytics.usage_events,bytea,text,text,timestamp with time zone,text)",
         "ops.create_partition(text,timestamp with time zone,timestamp with time zone)",
         "ops.is_foreign(uuid,bytea,uuid,text[],text[],text[])",
+        "ops.request_costs(timestamp with time zone,timestamp with time zone,uuid[])",
+        "ops.request_prompts(text,timestamp with time zone,timestamp with time zone,uuid[])",
     ]
     [(owner_only, path)] = postgres.execute(
         "select array(select grantee::regrole::text from aclexplode(proacl) order by 1), proconfig"
