@@ -211,11 +211,9 @@ def walked(one: World, theirs: dict[str, Any]) -> list[tuple[Any, ...]]:
                 answer.status_code in (404, 422) or "next" in answer.text
             ), (question, answer.text)
             if path not in OPEN | FILES:
-                is_by_team = (
-                    path.startswith(("/api/usage/models", "/api/usage/explore")) or path == "/api/usage/summary"
-                )
+                is_by_team = path.startswith("/api/usage/models") or path in EXPLORED | {"/api/usage/summary"}
                 # Of exploring, what cannot be told apart by what a token is bound to.
-                expected = (200, 422, *([403] if "explore" in path else [])) if is_by_team else (403,)
+                expected = (200, 422, *([403] if path in EXPLORED else [])) if is_by_team else (403,)
                 assert answer.status_code in expected, (question, answer.text)
             found.append(told(answer))
     return found
