@@ -27,15 +27,14 @@ _OUTCOMES = {
     "ok": "not analytics.is_error(status_code, error_type)",
 }
 _MOMENT = timedelta(microseconds=1)
-_BEFORE_ALL = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """After which request a page begins."""
+    """Where a page begins: at this moment, of which so many requests were shown. Ids stay out of it: a client can read it."""
 
-    event_time: datetime
-    event_id: UUID
+    newest: datetime
+    shown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +62,39 @@ def search(
     """At most `most` requests, with list_cost_usd, and `prompt` for the token with this id. Raises psycopg.Error."""
     ends = time.monotonic() + SEARCH_SECONDS
     items: list[dict[str, Any]] = []
-    day = asked.days.last
-    if asked.after is not None:
-        # Where a search ended between two days, it goes on with the earlier one.
-        last = asked.after.event_time - (_MOMENT if asked.after.event_id == _BEFORE_ALL else timedelta(0))
-        day = min(day, last.astimezone(zone).date())
+    place = asked.after or Place(day_window(asked.days.last, zone).end)
+    day = min(asked.days.last, place.newest.astimezone(zone).date())
     while day >= asked.days.first:
         window = day_window(day, zone)
-        items += _of_day(connection, asked, window, most - len(items), prompts_for)
+        items += _of_day(connection, asked, window, place, most - len(items), prompts_for)
         if len(items) == most:
-            return Found(items, Place(items[-1]["event_time"], items[-1]["event_id"]))
+            return Found(items, _after(items, place))
+        place = Place(window.first - _MOMENT)
         if day > asked.days.first and time.monotonic() > ends:
-            return Found(items, Place(window.first, _BEFORE_ALL))
+            return Found(items, place)
         day -= timedelta(days=1)
     return Found(items, None)
 
 
+def _after(items: Sequence[Mapping[str, Any]], begun: Place) -> Place:
+    last = items[-1]["event_time"]
+    shown = sum(item["event_time"] == last for item in items)
+    return Place(last, shown + (begun.shown if begun.newest == last else 0))
+
+
 def _of_day(
-    connection: psycopg.Connection, asked: Search, window: Window, most: int, prompts_for: str | None
+    connection: psycopg.Connection,
+    asked: Search,
+    window: Window,
+    place: Place,
+    most: int,
+    prompts_for: str | None,
 ) -> list[dict[str, Any]]:
     arguments: dict[str, Any] = {
         "first": window.first,
         "until": window.end,
-        "after_time": asked.after and asked.after.event_time,
-        "after_id": asked.after and asked.after.event_id,
+        "newest": place.newest,
+        "shown": place.shown,
         "most": most,
     }
     query = composed("explore/select_requests", kept_to=_kept_to(asked, arguments))

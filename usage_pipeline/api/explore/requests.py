@@ -7,7 +7,6 @@ from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, get_args
 from urllib.parse import urlencode
-from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
@@ -37,6 +36,7 @@ from usage_pipeline.rollups.daily import current_day
 PROMPTS_SCOPE = "prompts"
 MAX_REQUESTS = 1_000
 DEFAULT_REQUESTS = 100
+_MAX_OF_A_MOMENT = 100_000_000
 _OUTCOME = "outcome"
 _PLAIN = frozenset({"from", "to", "limit", "after"})
 router = APIRouter(prefix="/api/usage", tags=["explore"])
@@ -88,8 +88,9 @@ async def requests(
 
 def _item(row: Mapping[str, Any], caller: AccessToken) -> dict[str, Any]:
     listed, reported = row["list_cost_usd"], row["cost_usd"]
-    item = {
-        "eventId": row["event_id"],
+    # Under a binding an id may be another than was sent, since the sent one is somebody else's: nobody shall see that.
+    item = {} if caller.binding else {"eventId": row["event_id"]}
+    item |= {
         "externalId": row["external_id"],
         "source": row["source"],
         "eventTime": row["event_time"],
@@ -136,7 +137,7 @@ def _outcome_of(filters: Values) -> Outcome | None:
 
 
 def _cursor(place: Place) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode((place.event_time, place.event_id))).decode().rstrip("=")
+    return base64.urlsafe_b64encode(msgspec.json.encode((place.newest, place.shown))).decode().rstrip("=")
 
 
 def _after(parameters: Mapping[str, str]) -> Place | None:
@@ -144,11 +145,11 @@ def _after(parameters: Mapping[str, str]) -> Place | None:
         return None
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        moment, event_id = msgspec.json.decode(
-            base64.b64decode(padded, altchars=b"-_", validate=True), type=tuple[datetime, UUID]
+        moment, shown = msgspec.json.decode(
+            base64.b64decode(padded, altchars=b"-_", validate=True), type=tuple[datetime, int]
         )
-        if moment.tzinfo is None:
-            raise ValueError("a moment without a time zone")
+        if moment.tzinfo is None or not 0 <= shown <= _MAX_OF_A_MOMENT:
+            raise ValueError("no cursor of ours")
     except (ValueError, binascii.Error, msgspec.DecodeError):
         raise queries.wrong("after", "the cursor that a page of this route gave", queries.shown(cursor)) from None
-    return Place(moment, event_id)
+    return Place(moment, shown)
