@@ -1,0 +1,96 @@
+// Asks the service, with the session's cookie or with a token that only this tab keeps. Addresses are relative: a proxy may
+// serve the page under a prefix.
+
+const TOKEN = "usage_pipeline.token";
+
+/** An answer that is none: the status (0: no answer), and the problem document's own words. */
+export class Refusal extends Error {
+  constructor(
+    readonly status: number,
+    readonly kind: string,
+    detail: string,
+    readonly retryAfter: number | null = null,
+  ) {
+    super(detail);
+  }
+}
+
+const kept = new Map<string, Promise<unknown>>();
+let quota = "";
+
+export const keptToken = (): string | null => sessionStorage.getItem(TOKEN);
+export const keepToken = (token: string): void => sessionStorage.setItem(TOKEN, token);
+export const forgetToken = (): void => sessionStorage.removeItem(TOKEN);
+/** The next questions are asked anew. */
+export const forgetAnswers = (): void => kept.clear();
+export const quotaLeft = (): string => quota;
+
+/** The JSON of an answer. The same question is asked once until the answers are forgotten. */
+export function ask<Answer>(path: string): Promise<Answer> {
+  const before = kept.get(path);
+  if (before) return before as Promise<Answer>;
+  const answer = send(path).then((response) => response.json());
+  kept.set(path, answer);
+  answer.catch(() => kept.delete(path));
+  return answer;
+}
+
+/** An answer with a good status. Raises Refusal. */
+export async function send(path: string, options: RequestInit = {}): Promise<Response> {
+  const token = keptToken();
+  const headers = new Headers({
+    Accept: "application/json, */*;q=0.1",
+    ...(options.headers as Record<string, string>),
+  });
+  if (token) headers.set("Authorization", `Bearer ${token}`);
+  const response = await fetch(path, { ...options, headers }).catch(() => {
+    throw new Refusal(0, "no-answer", "");
+  });
+  noteQuota(response.headers);
+  if (!response.ok) throw await refusalOf(response);
+  return response;
+}
+
+/** Where the next page is, seen from this page: the service does not know a proxy's prefix. */
+export const pathOfNext = (next: string): string => next.replace(/^\//, "");
+
+async function refusalOf(response: Response): Promise<Refusal> {
+  const problem = await response.json().catch(() => ({}));
+  const kind = String(problem.type ?? "").replace(/^.*[:/]/, "");
+  const wait = Number(response.headers.get("Retry-After")) || null;
+  return new Refusal(response.status, kind, String(problem.detail ?? response.statusText), wait);
+}
+
+function noteQuota(headers: Headers): void {
+  const [left, limit] = ["RateLimit-Remaining", "RateLimit-Limit"].map((name) => headers.get(name));
+  if (left && limit)
+    quota = `${Number(left).toLocaleString("en")} of ${Number(limit).toLocaleString("en")} requests left today`;
+}
+
+/** What happened and what to do, as a sentence. */
+export function told(error: unknown): string {
+  if (!(error instanceof Refusal)) return `The page has a fault: ${String(error)}. Load it again.`;
+  const wait = error.retryAfter ? ` Try again in ${waitText(error.retryAfter)}.` : "";
+  const detail = error.message.replace(/\.$/, "");
+  switch (error.status) {
+    case 0:
+      return "The service does not answer. Check that it runs, then refresh.";
+    case 401:
+      return "This token is unknown, expired or revoked. Sign in with another one.";
+    case 403:
+      return `You may not see this: ${detail}.`;
+    case 422:
+      return `${detail.charAt(0).toUpperCase()}${detail.slice(1)}.`;
+    case 429:
+      return `Your quota for today is used up.${wait}`;
+    case 503:
+      return `The service runs, but cannot answer now: ${detail}.${wait}`;
+    default:
+      return `The service answered ${error.status}: ${detail}. Refresh; if it stays, ask who runs the service.`;
+  }
+}
+
+function waitText(seconds: number): string {
+  if (seconds < 90) return `${seconds} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} minutes` : `${Math.round(seconds / 3600)} hours`;
+}

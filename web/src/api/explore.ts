@@ -1,0 +1,99 @@
+// Questions to /api/usage/explore, and what may be asked (its dimensions document).
+
+import type { Filter } from "../state";
+import type { Combination, Dimensions, Grain, Metric, Row } from "./shapes";
+
+export interface Query {
+  from: string;
+  to: string;
+  grain: Grain;
+  groupBy: string[];
+  metrics: string[];
+  filters: Filter[];
+  order?: string;
+  limit?: number;
+  compare?: string;
+}
+
+export function explorePath(query: Query, format?: "csv" | "parquet"): string {
+  const parts = new URLSearchParams({ from: query.from, to: query.to, grain: query.grain });
+  if (query.groupBy.length) parts.set("group_by", query.groupBy.join(","));
+  parts.set("metrics", query.metrics.join(","));
+  appendFilters(parts, query.filters);
+  if (query.order) parts.set("order", query.order);
+  if (query.compare && query.compare !== "none") parts.set("compare", query.compare);
+  if (query.limit && !format) parts.set("limit", String(query.limit));
+  if (format) parts.set("format", format);
+  return `api/usage/explore?${parts}`;
+}
+
+export function appendFilters(parts: URLSearchParams, filters: Filter[]): void {
+  for (const { name, value } of filters) parts.append(`filter.${name}`, value);
+}
+
+/** The name of a dimension's member in an answer: `api_key` is `apiKey`, a tag keeps its own name. */
+export const memberOf = (dimension: string): string =>
+  dimension.startsWith("tag:") ? dimension : dimension.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
+
+/** The groupings of a row as filters; one without a value cannot be filtered for. */
+export const filtersOfRow = (row: Row, groupBy: string[]): Filter[] =>
+  groupBy
+    .map((name) => ({ name, value: row[memberOf(name)] }))
+    .filter((filter): filter is Filter => typeof filter.value === "string");
+
+/** What may be asked together. */
+export class Catalogue {
+  private readonly metrics: Map<string, Metric>;
+
+  constructor(readonly document: Dimensions) {
+    this.metrics = new Map(document.metrics.map((metric) => [metric.name, metric]));
+  }
+
+  metric(name: string): Metric {
+    const found = this.metrics.get(name);
+    if (!found) throw new Error(`expected a metric of the service, came ${name}`);
+    return found;
+  }
+
+  has(name: string): boolean {
+    return this.metrics.has(name);
+  }
+
+  titleOf(dimension: string): string {
+    return this.document.dimensions.find((one) => one.name === dimension)?.title ?? dimension;
+  }
+
+  allows(dimensions: string[], grain: Grain, metrics: string[]): boolean {
+    return this.holding(dimensions, grain).some((one) => metrics.every((name) => one.metrics.includes(name)));
+  }
+
+  /** The metrics among these that can be asked for, in groups that can be asked for together: as few as there need be. */
+  batches(dimensions: string[], grain: Grain, metrics: string[]): string[][] {
+    const holding = this.holding(dimensions, grain);
+    const batches: string[][] = [];
+    let left = metrics;
+    for (;;) {
+      const parts = holding.map((one) => left.filter((name) => one.metrics.includes(name)));
+      const largest = parts.reduce((best, part) => (part.length > best.length ? part : best), [] as string[]);
+      if (!largest.length) return batches;
+      batches.push(largest);
+      left = left.filter((name) => !largest.includes(name));
+    }
+  }
+
+  /** The grain itself where it can be asked for, or the next longer one; undefined: none can. */
+  grainFor(dimensions: string[], metrics: string[], wanted: Grain): Grain | undefined {
+    const grains: Grain[] = ["hour", "day", "week", "month"];
+    return grains.slice(grains.indexOf(wanted)).find((grain) => this.allows(dimensions, grain, metrics));
+  }
+
+  private holding(dimensions: string[], grain: Grain): Combination[] {
+    return this.document.combinations.filter(
+      (one) => one.grains.includes(grain) && dimensions.every((name) => one.dimensions.includes(name)),
+    );
+  }
+}
+
+/** Whether the parts of a sum may be added up: shares, percentiles, averages and distinct users may not. */
+export const isSummable = (metric: Metric): boolean =>
+  ["usd", "requests", "tokens"].includes(metric.unit) && !metric.name.includes("_per_");

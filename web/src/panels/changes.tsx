@@ -1,0 +1,156 @@
+// "Why did it change?": the cost of two periods, and the five parts that their difference is made of.
+
+import { useAnswer } from "../api/answers";
+import { appendFilters, memberOf } from "../api/explore";
+import type { Change, Changes as Found, Money } from "../api/shapes";
+import { rangeText } from "../days";
+import { difference, formatted, moneyDigits, numberOf, plain } from "../numbers";
+import { choose } from "../state";
+import { useWorkspace } from "../workspace";
+import { Scroll } from "./scroll";
+import { Trouble } from "./trouble";
+
+const PARTS = [
+  { member: "volumeUsd", title: "Volume", hint: "more or fewer requests" },
+  { member: "mixUsd", title: "Models", hint: "dearer or cheaper models than before" },
+  { member: "tokensPerRequestUsd", title: "Tokens per request", hint: "longer or shorter prompts and answers" },
+  { member: "cacheUsd", title: "Cache", hint: "more or less input read from a cache" },
+  { member: "priceUsd", title: "Price", hint: "other prices for the same tokens" },
+];
+const SPLITS = ["team", "service", "provider"];
+
+export function Changes() {
+  const { view, catalogue, change } = useWorkspace();
+  const parts = new URLSearchParams({ from: view.from, to: view.to, by: view.changesBy });
+  parts.set("compare", view.compare === "month_before" ? "month_before" : "previous");
+  appendFilters(parts, view.filters);
+  const found = useAnswer<Found>(`api/usage/changes?${parts}`);
+  return (
+    <section class="card" aria-labelledby="changes-title" aria-busy={found.isLoading}>
+      <header>
+        <h2 id="changes-title">Why did it change?</h2>
+        <p class="note">{found.value?.previous && `Against ${rangeText(found.value.previous)}.`}</p>
+        <div class="actions">
+          <label>
+            By{" "}
+            <select value={view.changesBy} onChange={(event) => change({ changesBy: event.currentTarget.value })}>
+              {SPLITS.map((name) => (
+                <option key={name} value={name}>
+                  {catalogue.titleOf(name)}
+                </option>
+              ))}
+            </select>
+          </label>
+        </div>
+      </header>
+      {found.error ? <Trouble error={found.error} /> : null}
+      {found.value && <Shown found={found.value} />}
+    </section>
+  );
+}
+
+function Shown({ found }: { found: Found }) {
+  const { total } = found;
+  const change = numberOf(total.changeUsd);
+  if (change === null) return <p class="empty">Nothing to compare: no cost is known in one of the two periods.</p>;
+  const share = difference(numberOf(total.costUsd), numberOf(total.previousCostUsd), "usd");
+  const verb = change > 0 ? "rose" : change < 0 ? "fell" : "stayed the same";
+  return (
+    <>
+      <p class="lead">
+        Cost {verb}
+        {change !== 0 && ` by ${money(Math.abs(change))}`}
+        {share && ` (${share.text})`}, from {money(total.previousCostUsd)} to {money(total.costUsd)}.
+      </p>
+      <div class="changes">
+        <Bars parts={total.parts} />
+        {found.items.length > 0 && <Split items={found.items} />}
+      </div>
+    </>
+  );
+}
+
+const money = (value: Money | number): string => formatted(numberOf(value), "usd");
+
+function Bars({ parts }: { parts: Record<string, Money> }) {
+  const values = PARTS.map(({ member }) => numberOf(parts[member]) ?? 0);
+  const most = Math.max(...values.map(Math.abs), Number.MIN_VALUE);
+  const digits = moneyDigits(values);
+  return (
+    <dl class="bars">
+      {PARTS.map(({ member, title, hint }, place) => {
+        const value = values[place] ?? 0;
+        const width = (50 * Math.abs(value)) / most;
+        return (
+          <div key={member}>
+            <dt>
+              {title} <span class="soft">{hint}</span>
+            </dt>
+            <dd>
+              <span class="track" aria-hidden="true">
+                <span
+                  class={value < 0 ? "less" : "more-cost"}
+                  style={{ width: `${width}%`, left: `${value < 0 ? 50 - width : 50}%` }}
+                />
+              </span>
+              <span class="number">{signed(value, digits)}</span>
+            </dd>
+          </div>
+        );
+      })}
+    </dl>
+  );
+}
+
+const signed = (value: number | null, digits: number): string =>
+  value === null ? "–" : `${value > 0 ? "+" : value < 0 ? "−" : ""}${formatted(Math.abs(value), "usd", digits)}`;
+
+function Split({ items }: { items: Change[] }) {
+  const { view, catalogue, change } = useWorkspace();
+  const digits = moneyDigits(items.map((one) => numberOf(one.changeUsd)));
+  const member = memberOf(view.changesBy);
+  return (
+    <Scroll label="Changes of each">
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">{catalogue.titleOf(view.changesBy)}</th>
+            <th scope="col" class="number">
+              Change
+            </th>
+            {PARTS.map(({ title, hint }) => (
+              <th key={title} scope="col" class="number" title={hint}>
+                {title}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {items.map((one) => {
+            const name = plain(one[member] as string | null);
+            return (
+              <tr key={name}>
+                <th scope="row">
+                  <button
+                    type="button"
+                    class="value"
+                    title={`Show only ${name}`}
+                    onClick={() => change(choose(view, [{ name: view.changesBy, value: name }]))}
+                  >
+                    {name}
+                  </button>
+                </th>
+                <td class="number">{signed(numberOf(one.changeUsd), digits)}</td>
+                {PARTS.map((part) => (
+                  <td key={part.member} class="number soft">
+                    {signed(numberOf(one.parts[part.member]), digits)}
+                  </td>
+                ))}
+              </tr>
+            );
+          })}
+        </tbody>
+      </table>
+    </Scroll>
+  );
+}

@@ -1,0 +1,12 @@
+// A place that scrolls sideways on a narrow screen, also by the keyboard.
+
+import type { ComponentChildren } from "preact";
+
+export function Scroll({ label, children }: { label: string; children: ComponentChildren }) {
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by the keyboard
+    <section class="scroll" tabIndex={0} aria-label={label}>
+      {children}
+    </section>
+  );
+}
