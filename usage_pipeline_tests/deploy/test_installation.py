@@ -27,7 +27,21 @@ def test_without_embedded_servers_everything_loads_and_dev_says_what_is_missing(
 
 
 # What deploy/Dockerfile copies before it installs the package.
-COPIED = ("pyproject.toml", "README.md", "LICENSE", "sql", "usage_pipeline", "clients/python")
+COPIED = ("pyproject.toml", "README.md", "LICENSE", "sql", "usage_pipeline", "clients/python", "web")
+BUILT = "usage_pipeline/api/dashboard/built"
+
+
+def copy_what_the_image_is_made_of(folder: Path) -> None:
+    for name in COPIED:
+        if (PROJECT / name).is_dir():
+            shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+        else:
+            shutil.copyfile(PROJECT / name, folder / name)
+
+
+def build_wheel(folder: Path) -> subprocess.CompletedProcess[str]:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", "built"]
+    return subprocess.run(build, cwd=folder, check=False, capture_output=True, text=True, timeout=120)
 
 
 def test_the_wheel_has_every_module_query_and_page_from_what_the_image_is_made_of(tmp_path: Path) -> None:
@@ -36,19 +50,24 @@ def test_the_wheel_has_every_module_query_and_page_from_what_the_image_is_made_o
     for name in COPIED:
         assert f"!{name}" in lets_through
         assert any(line.startswith("COPY ") and name in line.split() for line in docker.splitlines())
-        if (PROJECT / name).is_dir():
-            shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(PROJECT / name, tmp_path / name)
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", "built"]
-    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    copy_what_the_image_is_made_of(tmp_path)
+    done = build_wheel(tmp_path)
+    assert done.returncode == 0, done.stderr
     [wheel] = (tmp_path / "built").iterdir()
     packed = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "usage_pipeline").rglob("*.*")}
     queries = {f"usage_pipeline/{path.relative_to(tmp_path)}" for path in (tmp_path / "sql").rglob("*.*")}
-    assert "usage_pipeline/api/dashboard/dashboard.js" in modules
+    assert {f"{BUILT}/page.js", f"{BUILT}/index.html"} <= modules
     assert "usage_pipeline/sql/rollups/store_source.sql" in queries
     assert modules | queries <= packed
+
+
+def test_no_wheel_is_built_without_the_page_and_the_error_says_how_to_build_it(tmp_path: Path) -> None:
+    copy_what_the_image_is_made_of(tmp_path)
+    shutil.rmtree(tmp_path / BUILT)
+    done = build_wheel(tmp_path)
+    assert done.returncode != 0
+    assert "run `make setup` or `python web/build.py`" in done.stderr
 
 
 def test_embedded_servers_and_launchers_are_not_among_the_base_dependencies() -> None:

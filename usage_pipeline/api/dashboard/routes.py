@@ -17,7 +17,8 @@ _NOT_BUILT = """<!doctype html>
 <head><meta charset="utf-8"><title>usage_pipeline</title></head>
 <body>
   <h1>The page is not built</h1>
-  <p>Run <code>make setup</code> in the folder of the project, or <code>python web/build.py</code>, and start the service again.</p>
+  <p>Run <code>make setup</code> in the folder of the project (or only <code>python web/build.py</code>).
+  Then start the service again.</p>
   <p>Everything else works: see the <a href="docs">API documentation</a>.</p>
 </body>
 </html>

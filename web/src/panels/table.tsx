@@ -17,12 +17,10 @@ const COLUMNS = [
   "cost_usd",
   "requests",
   "total_tokens",
-  "errors",
   "error_rate",
   "latency_p95_ms",
   "distinct_users",
   "cost_per_request_usd",
-  "unpriced_requests",
 ];
 const PAGE = 25;
 
