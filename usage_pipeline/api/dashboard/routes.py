@@ -46,10 +46,11 @@ def dashboard(request: Request) -> Response:
     """The page, which is at `/`: the same address answers programs with something else."""
     headers = page_headers()
     policy = f"{headers['Content-Security-Policy']}; {_NO_MARKUP_FROM_TEXT}"
-    return _page().answer(request, {**headers, "Content-Security-Policy": policy, "Vary": "Accept"})
+    return page().answer(request, {**headers, "Content-Security-Policy": policy, "Vary": "Accept"})
 
 
 @cache
-def _page() -> File:
-    page = BUILT / _PAGE
-    return FILES.page(page.read_text(encoding="utf-8") if page.exists() else _NOT_BUILT)
+def page() -> File:
+    """The page with the addresses of its files, or how to build it."""
+    built = BUILT / _PAGE
+    return FILES.page(built.read_text(encoding="utf-8") if built.exists() else _NOT_BUILT)
