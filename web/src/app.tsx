@@ -97,7 +97,7 @@ interface BoardProps {
 function Board({ document: known, session, out, refresh, round }: BoardProps) {
   const { view, change } = useAddress(known.today);
   const catalogue = useMemo(() => new Catalogue(known), [known]);
-  const tabs = useTabs(view, round, true);
+  const tabs = useTabs(view, known.today, round);
   const hasCookie = session !== "token" && session.signedInBy !== "token";
   const asOf = known.asOf ? `As of ${clockText(known.asOf, known.timezone, known.today)}, ${known.timezone}` : "";
   return (

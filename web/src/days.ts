@@ -68,7 +68,10 @@ const written = (options: Intl.DateTimeFormatOptions, timeZone = "UTC") =>
 
 /** A period in a word or two, for an axis. */
 export function shortPeriod(period: string, grain: Grain, timeZone: string): string {
-  if (grain === "hour") return written({ hour: "2-digit", minute: "2-digit" }, timeZone).format(new Date(period));
+  if (grain === "hour") {
+    const hour = written({ hour: "2-digit", minute: "2-digit" }, timeZone).format(new Date(period));
+    return hour === "00:00" ? written({ day: "numeric", month: "short" }, timeZone).format(new Date(period)) : hour;
+  }
   return written(grain === "month" ? { month: "short", year: "numeric" } : { day: "numeric", month: "short" }).format(
     parsed(period),
   );

@@ -4,15 +4,20 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 TIMEOUT_SECONDS = 120
+_RUN_AXE = """
+const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+axe.run(document, { runOnly: tags, resultTypes: ["violations"] }).then(arguments[0]);
+"""
 _ARGUMENTS = (
     "--headless=new",
     # Chromium's own sandbox does not work as root, as which it runs in containers; it only visits our pages here.
@@ -51,6 +56,32 @@ class Browser:
         metrics = {"width": pixels, "height": 800, "deviceScaleFactor": 1, "mobile": True}
         self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
+    def set_theme(self, theme: str) -> None:
+        """`light` or `dark`, as the system of a person says it."""
+        features = [{"name": "prefers-color-scheme", "value": theme}]
+        self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def save_downloads_in(self, folder: Path) -> None:
+        self._driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+
+    def go_back(self) -> None:
+        self._driver.back()
+
+    def go_forward(self) -> None:
+        self._driver.forward()
+
+    def reload(self) -> None:
+        self._driver.refresh()
+
+    def address(self) -> str:
+        return str(self._driver.current_url)
+
+    def faults_by_axe(self, script: Path) -> list[str]:
+        """What axe-core finds against WCAG 2.2 A and AA and its own best practices, each with the element."""
+        self._driver.execute_script(script.read_text(encoding="utf-8"))
+        found = self._driver.execute_async_script(_RUN_AXE)
+        return [f"{fault['id']}: {node['html']}" for fault in found["violations"] for node in fault["nodes"]]
+
     def complaints(self) -> list[str]:
         """What the console has said since this was asked last: scripts and loads that failed, and what a policy forbids."""
         return [
@@ -77,6 +108,34 @@ class Browser:
             return True
 
         self._wait(clicked, f"{text!r} that can be clicked")
+
+    def choose(self, label: str, option: str) -> None:
+        """An option of the list that has this label."""
+
+        def chosen() -> bool:
+            found = self._driver.find_element(By.XPATH, f"//label[normalize-space(.//text())='{label}']//select")
+            Select(found).select_by_visible_text(option)
+            return True
+
+        self._wait(chosen, f"{option!r} in the list {label!r}")
+
+    def click_at(self, selector: str) -> None:
+        """The first element that a CSS selector finds, once it can be clicked."""
+
+        def clicked() -> bool:
+            self._driver.find_element(By.CSS_SELECTOR, selector).click()
+            return True
+
+        self._wait(clicked, f"{selector} that can be clicked")
+
+    def press(self, *keys: str) -> None:
+        """Keys, one after the other, where the focus is."""
+        for key in keys:
+            self._driver.switch_to.active_element.send_keys(key)
+
+    def wait_until(self, script: str) -> None:
+        """Until a script in the page returns something that is true."""
+        self._wait(lambda: bool(self.run(script)), script)
 
     def type_after(self, heading: str, text: str) -> None:
         """Into the first field after a heading."""

@@ -23,7 +23,7 @@ export function MainChart() {
   const groups = useAnswer<Explored>(
     view.groupBy.length ? explorePath({ ...query, grain: "total", order: `-${metric.name}`, limit: SHADES }) : null,
   );
-  const top = groups.value?.items ?? [];
+  const top = (groups.value?.items ?? []).filter((row) => numberOf(row[metric.member]) !== null);
   const ofTop = { ...query, filters: [...view.filters, ...filtersOf(top, view)], limit: MOST_ROWS };
   const series = useAnswer<Explored>(view.groupBy.length && groups.value ? explorePath(ofTop) : null);
   const whole = catalogue.allows(dimensionsOf(view, []), grain, [metric.name]);

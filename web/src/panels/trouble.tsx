@@ -8,10 +8,16 @@ export function Trouble({ error }: { error: unknown }) {
     <div class="notice" role="alert">
       <p>{told(error)}</p>
       {cannotBeAsked && (
-        <button type="button" onClick={() => history.back()}>
+        <button type="button" onClick={goBack}>
           Go back
         </button>
       )}
     </div>
   );
+}
+
+// Who followed a link has nothing to go back to but the page as it begins.
+function goBack(): void {
+  if (history.length > 1) history.back();
+  else location.assign(location.pathname);
 }
