@@ -1,7 +1,8 @@
 // Questions to /api/usage/explore, and what may be asked (its dimensions document).
 
+import { plain } from "../numbers";
 import type { Filter } from "../state";
-import type { Combination, Dimensions, Grain, Metric, Row } from "./shapes";
+import type { Combination, Dimension, Dimensions, Grain, Metric, Row } from "./shapes";
 
 export interface Query {
   from: string;
@@ -31,15 +32,8 @@ export function appendFilters(parts: URLSearchParams, filters: Filter[]): void {
   for (const { name, value } of filters) parts.append(`filter.${name}`, value);
 }
 
-/** The name of a dimension's member in an answer: `api_key` is `apiKey`, a tag keeps its own name. */
-export const memberOf = (dimension: string): string =>
-  dimension.startsWith("tag:") ? dimension : dimension.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
-
-/** The groupings of a row as filters; one without a value cannot be filtered for. */
-export const filtersOfRow = (row: Row, groupBy: string[]): Filter[] =>
-  groupBy
-    .map((name) => ({ name, value: row[memberOf(name)] }))
-    .filter((filter): filter is Filter => typeof filter.value === "string");
+const ANY_TAG = "tag:*";
+const familyOf = (dimension: string): string => (dimension.startsWith("tag:") ? ANY_TAG : dimension);
 
 /** What may be asked together. */
 export class Catalogue {
@@ -60,7 +54,33 @@ export class Catalogue {
   }
 
   titleOf(dimension: string): string {
-    return this.document.dimensions.find((one) => one.name === dimension)?.title ?? dimension;
+    return this.dimension(dimension)?.title ?? dimension;
+  }
+
+  /** The value of a row's grouping; null where it has none. */
+  valueOf(row: Row, dimension: string): string | null {
+    const value = row[this.dimension(dimension)?.member ?? dimension];
+    return typeof value === "string" ? value : null;
+  }
+
+  /** The groupings of a row as one text, which also tells groups apart. */
+  groupOf(row: Row, groupBy: string[]): string {
+    return groupBy.map((name) => plain(this.valueOf(row, name))).join(" / ");
+  }
+
+  /** The grouping of a row as a filter; undefined where its value cannot be filtered for. */
+  filterOf(row: Row, dimension: string): Filter | undefined {
+    const value = this.valueOf(row, dimension);
+    if (value === null && !this.dimension(dimension)?.canBeNone) return undefined;
+    return { name: dimension, value: value ?? "" };
+  }
+
+  filtersOf(row: Row, groupBy: string[]): Filter[] {
+    return groupBy.map((name) => this.filterOf(row, name)).filter((filter) => filter !== undefined);
+  }
+
+  private dimension(name: string): Dimension | undefined {
+    return this.document.dimensions.find((one) => one.name === name);
   }
 
   allows(dimensions: string[], grain: Grain, metrics: string[]): boolean {
@@ -88,8 +108,9 @@ export class Catalogue {
   }
 
   private holding(dimensions: string[], grain: Grain): Combination[] {
+    if (dimensions.filter((name) => familyOf(name) === ANY_TAG).length > 1) return [];
     return this.document.combinations.filter(
-      (one) => one.grains.includes(grain) && dimensions.every((name) => one.dimensions.includes(name)),
+      (one) => one.grains.includes(grain) && dimensions.every((name) => one.dimensions.includes(familyOf(name))),
     );
   }
 }

@@ -7,8 +7,12 @@ export type Value = string | number | null;
 
 export interface Dimension {
   name: string;
+  /** Its name in a row. */
+  member: string;
   title: string;
   isAllowed: boolean;
+  /** Whether there is usage without a value, which an empty filter finds. */
+  canBeNone: boolean;
 }
 
 export interface Metric {
@@ -20,6 +24,7 @@ export interface Metric {
 }
 
 export interface Combination {
+  /** By name; `tag:*` is one tag, whichever. */
   dimensions: string[];
   grains: Grain[];
   metrics: string[];

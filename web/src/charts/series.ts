@@ -1,9 +1,8 @@
 // Series of a chart from the rows of an answer.
 
-import { memberOf } from "../api/explore";
 import type { Grain, Range, Row, Unit } from "../api/shapes";
 import { longPeriod, periodsOf, shortPeriod } from "../days";
-import { numberOf, plain } from "../numbers";
+import { numberOf } from "../numbers";
 import { OTHERS, type Shade, shadeOf } from "./colours";
 
 export interface Series {
@@ -52,28 +51,22 @@ export function valuesOf(axis: Axis, rows: Row[], read: (row: Row) => number | n
   });
 }
 
-/** The groupings of a row as one text, which also tells groups apart. */
-export const groupOf = (row: Row, groupBy: string[]): string =>
-  groupBy.map((name) => plain(row[memberOf(name)] as string | null)).join(" / ");
-
 /** A series for each of these groups, in their order. */
 export function groupedSeries(
   axis: Axis,
   rows: Row[],
   groups: string[],
-  groupBy: string[],
+  groupOf: (row: Row) => string,
   member: string,
   gap: number | null,
-) {
+): Series[] {
   const byGroup = new Map<string, Row[]>(groups.map((group) => [group, []]));
-  for (const row of rows) byGroup.get(groupOf(row, groupBy))?.push(row);
-  return groups.map(
-    (name, place): Series => ({
-      name,
-      shade: shadeOf(place),
-      values: valuesOf(axis, byGroup.get(name) ?? [], (row) => numberOf(row[member]), gap),
-    }),
-  );
+  for (const row of rows) byGroup.get(groupOf(row))?.push(row);
+  return groups.map((name, place) => ({
+    name,
+    shade: shadeOf(place),
+    values: valuesOf(axis, byGroup.get(name) ?? [], (row) => numberOf(row[member]), gap),
+  }));
 }
 
 /** What the series leave over of the totals; undefined: nothing. */

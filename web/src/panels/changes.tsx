@@ -1,7 +1,7 @@
 // "Why did it change?": the cost of two periods, and the five parts that their difference is made of.
 
 import { useAnswer } from "../api/answers";
-import { appendFilters, memberOf } from "../api/explore";
+import { appendFilters } from "../api/explore";
 import type { Change, Changes as Found, Money } from "../api/shapes";
 import { rangeText } from "../days";
 import { difference, formatted, moneyDigits, numberOf, plain } from "../numbers";
@@ -108,7 +108,6 @@ const signed = (value: number | null, digits: number): string =>
 function Split({ items }: { items: Change[] }) {
   const { view, catalogue, change } = useWorkspace();
   const digits = moneyDigits(items.map((one) => numberOf(one.changeUsd)));
-  const member = memberOf(view.changesBy);
   return (
     <Scroll label="Changes of each">
       <table>
@@ -127,7 +126,7 @@ function Split({ items }: { items: Change[] }) {
         </thead>
         <tbody>
           {items.map((one) => {
-            const name = plain(one[member] as string | null);
+            const name = plain(one[view.changesBy] as string | null);
             return (
               <tr key={name}>
                 <th scope="row">

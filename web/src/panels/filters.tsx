@@ -2,8 +2,9 @@
 
 import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { useAnswer } from "../api/answers";
-import { explorePath, memberOf } from "../api/explore";
+import { explorePath } from "../api/explore";
 import type { Explored } from "../api/shapes";
+import { plain } from "../numbers";
 import { type Filter, withFilter, withoutFilter } from "../state";
 import { useWorkspace } from "../workspace";
 
@@ -21,7 +22,7 @@ export function FilterBar() {
           class="chip"
           onClick={() => change(withoutFilter(view, name, value))}
         >
-          <span class="soft">{catalogue.titleOf(name)}</span> {value} <span aria-hidden="true">×</span>
+          <span class="soft">{catalogue.titleOf(name)}</span> {plain(value)} <span aria-hidden="true">×</span>
           <span class="unseen">, remove this filter</span>
         </button>
       ))}
@@ -103,6 +104,6 @@ function useValues(name: string): string[] {
   const query = { ...view, filters, grain: "total" as const, groupBy: [name], metrics: ["requests"], compare: "none" };
   const path = explorePath({ ...query, order: "-requests", limit: MOST_VALUES });
   const found = useAnswer<Explored>(catalogue.allows(dimensions, "total", ["requests"]) ? path : null);
-  const values = found.value?.items.map((row) => row[memberOf(name)]) ?? [];
-  return values.filter((value) => typeof value === "string");
+  const values = found.value?.items.map((row) => catalogue.valueOf(row, name)) ?? [];
+  return values.filter((value) => value !== null);
 }

@@ -2,13 +2,13 @@
 
 import { useMemo } from "preact/hooks";
 import { useAnswer } from "../api/answers";
-import { explorePath, filtersOfRow, isSummable, memberOf, type Query } from "../api/explore";
+import { type Catalogue, explorePath, isSummable, type Query } from "../api/explore";
 import type { Explored, Metric, Row } from "../api/shapes";
 import { SHADES } from "../charts/colours";
 import { Figure } from "../charts/figure";
-import { axisOf, type Drawing, groupedSeries, groupOf, remainder, type Series, valuesOf } from "../charts/series";
+import { axisOf, type Drawing, groupedSeries, remainder, type Series, valuesOf } from "../charts/series";
 import { numberOf } from "../numbers";
-import { choose, type Filter, grainOf, type View } from "../state";
+import { choose, type Filter, grainOf, type View, withFilters } from "../state";
 import { dimensionsOf, useWorkspace } from "../workspace";
 import { Downloads } from "./downloads";
 import { NoUsage } from "./empty";
@@ -24,7 +24,7 @@ export function MainChart() {
     view.groupBy.length ? explorePath({ ...query, grain: "total", order: `-${metric.name}`, limit: SHADES }) : null,
   );
   const top = (groups.value?.items ?? []).filter((row) => numberOf(row[metric.member]) !== null);
-  const ofTop = { ...query, filters: [...view.filters, ...filtersOf(top, view)], limit: MOST_ROWS };
+  const ofTop = { ...query, filters: [...view.filters, ...filtersOf(top, view, catalogue)], limit: MOST_ROWS };
   const series = useAnswer<Explored>(view.groupBy.length && groups.value ? explorePath(ofTop) : null);
   const whole = catalogue.allows(dimensionsOf(view, []), grain, [metric.name]);
   const totals = useAnswer<Explored>(
@@ -34,14 +34,14 @@ export function MainChart() {
   const isReady = (!view.groupBy.length || series.value) && (totals.value || !whole);
   const drawing = useMemo(() => {
     if (!isReady) return undefined;
-    const drawn = drawingOf(view, grain, metric, catalogue.document.timezone, {
+    const drawn = drawingOf(view, grain, metric, catalogue, {
       top,
       rows: series.value?.items ?? [],
       totals: totals.value?.items ?? [],
       count: groups.value?.rows ?? 0,
     });
     top.forEach((row, place) => {
-      const [one, filters] = [drawn.series[place], filtersOfRow(row, view.groupBy)];
+      const [one, filters] = [drawn.series[place], catalogue.filtersOf(row, view.groupBy)];
       if (one && filters.length) one.choose = () => change(choose(view, filters));
     });
     return drawn;
@@ -66,14 +66,17 @@ export function MainChart() {
   );
 }
 
-// So that a question about twenty thousand users comes back with those of the chart. A group without a value cannot be
-// filtered for; then everything is asked for, as far as an answer goes.
-function filtersOf(top: Row[], view: View): Filter[] {
+// So that a question about twenty thousand users comes back with those of the chart. Where a group cannot be filtered for,
+// everything is asked for, as far as an answer goes.
+function filtersOf(top: Row[], view: View, catalogue: Catalogue): Filter[] {
   return view.groupBy.flatMap((name) => {
-    const values = [...new Set(top.map((row) => row[memberOf(name)]))];
+    const filters = top.map((row) => catalogue.filterOf(row, name));
     const isFiltered = view.filters.some((filter) => filter.name === name);
-    if (isFiltered || values.some((value) => value === null)) return [];
-    return values.map((value) => ({ name, value: String(value) }));
+    if (isFiltered || filters.includes(undefined)) return [];
+    return withFilters(
+      [],
+      filters.filter((filter) => filter !== undefined),
+    );
   });
 }
 
@@ -85,13 +88,14 @@ interface Found {
   count: number;
 }
 
-function drawingOf(view: View, grain: Query["grain"], metric: Metric, timezone: string, found: Found): Drawing {
-  const axis = axisOf(view, grain, timezone, [...found.rows, ...found.totals]);
+function drawingOf(view: View, grain: Query["grain"], metric: Metric, catalogue: Catalogue, found: Found): Drawing {
+  const axis = axisOf(view, grain, catalogue.document.timezone, [...found.rows, ...found.totals]);
   const isSum = isSummable(metric);
   const gap = isSum ? 0 : null;
   const totals = valuesOf(axis, found.totals, (row) => numberOf(row[metric.member]), gap);
-  const groups = found.top.map((row) => groupOf(row, view.groupBy));
-  let series: Series[] = groupedSeries(axis, found.rows, groups, view.groupBy, metric.member, gap);
+  const groupOf = (row: Row) => catalogue.groupOf(row, view.groupBy);
+  const groups = found.top.map(groupOf);
+  let series: Series[] = groupedSeries(axis, found.rows, groups, groupOf, metric.member, gap);
   if (!view.groupBy.length) series = [{ name: metric.title, shade: "shade-1", values: totals }];
   else if (isSum) {
     const others = remainder(series, totals, `${Math.max(1, found.count - groups.length)} others`);

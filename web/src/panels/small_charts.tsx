@@ -6,7 +6,7 @@ import { explorePath } from "../api/explore";
 import type { Explored, Grain, Row } from "../api/shapes";
 import { SHADES, shadeOf } from "../charts/colours";
 import { Figure } from "../charts/figure";
-import { axisOf, type Drawing, groupedSeries, groupOf, remainder, type Series, valuesOf } from "../charts/series";
+import { axisOf, type Drawing, groupedSeries, remainder, type Series, valuesOf } from "../charts/series";
 import { numberOf } from "../numbers";
 import { choose, grainOf } from "../state";
 import { dimensionsOf, useWorkspace } from "../workspace";
@@ -85,19 +85,17 @@ const KINDS = [
 ];
 
 function ErrorsByType() {
-  const { view, change } = useWorkspace();
+  const { view, catalogue, change } = useWorkspace();
   const found = useSeries(["errors"], ["error_type"]);
   const { axis, rows } = found;
   const drawing = useMemo((): Drawing | undefined => {
     if (!axis) return undefined;
+    const typeOf = (row: Row) => catalogue.groupOf(row, ["error_type"]);
     const sums = new Map<string, number>();
-    for (const row of rows)
-      sums.set(groupOf(row, ["error_type"]), (sums.get(groupOf(row, ["error_type"])) ?? 0) + member(row, "errors"));
+    for (const row of rows) sums.set(typeOf(row), (sums.get(typeOf(row)) ?? 0) + member(row, "errors"));
     const types = [...sums].sort((one, other) => other[1] - one[1]).map(([type]) => type);
-    const series = groupedSeries(axis, rows, types.slice(0, SHADES), ["error_type"], "errors", 0);
-    for (const one of series) {
-      if (one.name !== "none") one.choose = () => change(choose(view, [{ name: "error_type", value: one.name }]));
-    }
+    const series = groupedSeries(axis, rows, types.slice(0, SHADES), typeOf, "errors", 0);
+    for (const one of series) one.choose = () => change(choose(view, [{ name: "error_type", value: one.name }]));
     const totals = axis.keys.map((key) =>
       rows.reduce((sum, row) => sum + (row.period === key ? member(row, "errors") : 0), 0),
     );

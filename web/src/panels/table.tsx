@@ -1,10 +1,10 @@
 // The query as a table: sorted by the service, with totals, and more on demand.
 
 import { type Answer, usePages } from "../api/answers";
-import { explorePath, filtersOfRow, memberOf, type Query } from "../api/explore";
+import { explorePath, type Query } from "../api/explore";
 import type { Explored, Metric, Row } from "../api/shapes";
 import { formatted, moneyDigits, numberOf, plain } from "../numbers";
-import { choose, withFilters } from "../state";
+import { choose, type Filter } from "../state";
 import { dimensionsOf, useWorkspace } from "../workspace";
 import { Downloads } from "./downloads";
 import { NoUsage } from "./empty";
@@ -138,20 +138,14 @@ function Heading({ name, title, hint, order, sort, isNumber }: HeadingProps) {
 }
 
 function Body({ rows, metrics, totals }: { rows: Row[]; metrics: Metric[]; totals: Totals | undefined }) {
-  const { view } = useWorkspace();
+  const { view, catalogue } = useWorkspace();
   const digits = new Map(metrics.map((one) => [one.name, moneyDigits(rows.map((row) => numberOf(row[one.member])))]));
   const most = Math.max(...rows.map((row) => numberOf(row[metrics[0]?.member ?? ""]) ?? 0));
   return (
     <>
       <tbody>
         {rows.map((row) => (
-          <Line
-            key={view.groupBy.map((name) => row[memberOf(name)]).join("\n")}
-            row={row}
-            metrics={metrics}
-            digits={digits}
-            most={most}
-          />
+          <Line key={catalogue.groupOf(row, view.groupBy)} row={row} metrics={metrics} digits={digits} most={most} />
         ))}
       </tbody>
       {totals && (
@@ -177,24 +171,23 @@ interface LineProps {
 }
 
 function Line({ row, metrics, digits, most }: LineProps) {
-  const { view, change } = useWorkspace();
+  const { view, catalogue, change } = useWorkspace();
   const share = most > 0 ? Math.max(0, (numberOf(row[metrics[0]?.member ?? ""]) ?? 0) / most) : 0;
   const open = () => {
-    const added = filtersOfRow(row, view.groupBy).filter((filter) => filter.name !== "error_type");
-    const errorType = view.groupBy.includes("error_type") ? String(row.errorType ?? "") : "";
-    change({ filters: withFilters(view.filters, added), requests: errorType ? "error" : "all", errorType });
+    const chosen = choose({ ...view, groupBy: [] }, catalogue.filtersOf(row, view.groupBy));
+    change({ requests: "all", errorType: "", ...chosen });
   };
   const openUnlessOnButton = (event: MouseEvent) => {
     if (!(event.target as Element).closest("button")) open();
   };
-  const name = view.groupBy.map((one) => plain(row[memberOf(one)] as string | null)).join(", ");
+  const name = catalogue.groupOf(row, view.groupBy);
   return (
     <tr class="opens" onClick={openUnlessOnButton}>
       {view.groupBy.map((one, place) => (
         <GroupCell
           key={one}
-          name={one}
-          value={row[memberOf(one)] as string | null}
+          value={plain(catalogue.valueOf(row, one))}
+          filter={catalogue.filterOf(row, one)}
           share={place === 0 ? share : undefined}
         />
       ))}
@@ -208,21 +201,23 @@ function Line({ row, metrics, digits, most }: LineProps) {
   );
 }
 
-function GroupCell({ name, value, share }: { name: string; value: string | null; share: number | undefined }) {
+interface GroupCellProps {
+  value: string;
+  /** None: it cannot be filtered for. */
+  filter: Filter | undefined;
+  share: number | undefined;
+}
+
+function GroupCell({ value, filter, share }: GroupCellProps) {
   const { view, change } = useWorkspace();
   return (
     <th scope="row">
-      {value === null ? (
-        <span class="soft">none</span>
-      ) : (
-        <button
-          type="button"
-          class="value"
-          title={`Show only ${value}`}
-          onClick={() => change(choose(view, [{ name, value }]))}
-        >
+      {filter ? (
+        <button type="button" class="value" title={`Show only ${value}`} onClick={() => change(choose(view, [filter]))}>
           {value}
         </button>
+      ) : (
+        <span class="soft">{value}</span>
       )}
       {share !== undefined && (
         <span class="meter" aria-hidden="true">
