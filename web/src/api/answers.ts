@@ -20,15 +20,15 @@ interface Held<T> {
   error: unknown;
 }
 
-/** The answer at this path; null: there is nothing to ask. */
-export function useAnswer<T>(path: string | null): Answer<T> {
+/** The answer at this path; null: there is nothing to ask. What is urgent is asked before all that waits. */
+export function useAnswer<T>(path: string | null, isUrgent = false): Answer<T> {
   const round = useContext(Round);
   const key = `${round} ${path}`;
   const [held, hold] = useState<Held<T>>({ key: "", value: undefined, error: undefined });
   useEffect(() => {
     if (path === null) return;
     let isWanted = true;
-    ask<T>(path).then(
+    ask<T>(path, isUrgent).then(
       (value) => isWanted && hold({ key, value, error: undefined }),
       (error) => isWanted && hold({ key, value: undefined, error }),
     );

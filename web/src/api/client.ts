@@ -26,10 +26,10 @@ export const forgetAnswers = (): void => kept.clear();
 export const quotaLeft = (): string => quota;
 
 /** The JSON of an answer. The same question is asked once until the answers are forgotten. */
-export function ask<Answer>(path: string): Promise<Answer> {
+export function ask<Answer>(path: string, isUrgent = false): Promise<Answer> {
   const before = kept.get(path);
   if (before) return before as Promise<Answer>;
-  const answer = send(path).then((response) => response.json());
+  const answer = inTurn(async () => (await sendUntilThereIsRoom(path)).json(), isUrgent);
   kept.set(path, answer);
   answer.catch(() => kept.delete(path));
   return answer;
@@ -49,6 +49,44 @@ export async function send(path: string, options: RequestInit = {}): Promise<Res
   noteQuota(response.headers);
   if (!response.ok) throw await refusalOf(response);
   return response;
+}
+
+// A token gets half of the free places of a process; others may use it, too. So the page asks two things at a time, and again
+// when the service says that it has no room.
+const AT_ONCE = 2;
+const MOST_TRIES = 5;
+const waiting: (() => Promise<void>)[] = [];
+let running = 0;
+
+function inTurn<Answer>(question: () => Promise<Answer>, isUrgent: boolean): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const run = () => question().then(resolve, reject);
+    if (isUrgent) waiting.unshift(run);
+    else waiting.push(run);
+    startNext();
+  });
+}
+
+function startNext(): void {
+  const next = running < AT_ONCE && waiting.shift();
+  if (!next) return;
+  running += 1;
+  void next().finally(() => {
+    running -= 1;
+    startNext();
+  });
+}
+
+async function sendUntilThereIsRoom(path: string): Promise<Response> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await send(path);
+    } catch (error) {
+      const isFull = error instanceof Refusal && error.status === 503 && error.retryAfter !== null;
+      if (!isFull || tries === MOST_TRIES) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * (error.retryAfter ?? 1)));
+    }
+  }
 }
 
 /** Where the next page is, seen from this page: the service does not know a proxy's prefix. */

@@ -22,13 +22,15 @@ export function MainChart() {
   const query: Query = { ...view, grain, metrics: [metric.name], compare: "none", order: "" };
   const groups = useAnswer<Explored>(
     view.groupBy.length ? explorePath({ ...query, grain: "total", order: `-${metric.name}`, limit: SHADES }) : null,
+    true,
   );
   const top = (groups.value?.items ?? []).filter((row) => numberOf(row[metric.member]) !== null);
   const ofTop = { ...query, filters: [...view.filters, ...filtersOf(top, view, catalogue)], limit: MOST_ROWS };
-  const series = useAnswer<Explored>(view.groupBy.length && groups.value ? explorePath(ofTop) : null);
+  const series = useAnswer<Explored>(view.groupBy.length && groups.value ? explorePath(ofTop) : null, true);
   const whole = catalogue.allows(dimensionsOf(view, []), grain, [metric.name]);
   const totals = useAnswer<Explored>(
     whole ? explorePath({ ...query, groupBy: [], compare: view.compare, limit: MOST_ROWS }) : null,
+    true,
   );
 
   const isReady = (!view.groupBy.length || series.value) && (totals.value || !whole);
