@@ -1,6 +1,6 @@
 // The page as a whole: who is signed in, what may be asked, and the tab of the address.
 
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useContext, useEffect, useMemo, useState } from "preact/hooks";
 import { Round, useAnswer } from "./api/answers";
 import { forgetAnswers, quotaLeft, Refusal, told } from "./api/client";
 import { Catalogue } from "./api/explore";
@@ -239,13 +239,21 @@ function HealthLine() {
   );
 }
 
-// A service that is not well answers 503, with the same document.
+// Asked once for each round of numbers, although the line is drawn anew when somebody signs in.
+let asked: { round: number; health: Promise<Health> } | undefined;
+
 function useHealth(): Health | undefined {
+  const round = useContext(Round);
   const [health, setHealth] = useState<Health | undefined>();
   useEffect(() => {
-    fetch("healthz")
-      .then((response) => response.json())
-      .then(setHealth, () => setHealth({ database: "down", redis: "down", scheduler: "off" }));
-  }, []);
+    if (asked?.round !== round) asked = { round, health: askHealth() };
+    void asked.health.then(setHealth);
+  }, [round]);
   return health;
 }
+
+// A service that is not well answers 503, with the same document.
+const askHealth = (): Promise<Health> =>
+  fetch("healthz")
+    .then((response) => response.json())
+    .catch(() => ({ database: "down", redis: "down", scheduler: "off" }));

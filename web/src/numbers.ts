@@ -43,29 +43,25 @@ export function formatted(value: number | null, unit: Unit, digits?: number): st
   }
 }
 
-/** Short, for axes and large sums: $1.2K, 3.4M. */
+/** Short, for axes and large sums: $1.2K, 3.4M, 12.5 s. */
 export function compact(value: number, unit: Unit): string {
   if (unit === "share") return written(value, { style: "percent", maximumFractionDigits: 1 });
-  if (unit === "ms")
-    return value >= 10_000
-      ? `${written(value / 1000, { maximumFractionDigits: 0 })} s`
-      : `${written(value, { maximumFractionDigits: 0 })} ms`;
-  const options: Intl.NumberFormatOptions = { notation: "compact", maximumFractionDigits: Math.abs(value) < 1 ? 4 : 1 };
-  return written(
-    value,
-    unit === "usd" ? { ...options, style: "currency", currency: "USD", minimumFractionDigits: 0 } : options,
-  );
+  if (unit === "ms" && value < 1e4) return `${written(value, { maximumFractionDigits: 0 })} ms`;
+  if (unit === "ms") return `${written(value / 1000, { maximumFractionDigits: 1 })} s`;
+  const digits = Math.abs(value) < 1 ? 4 : 1;
+  const options: Intl.NumberFormatOptions = {
+    notation: "compact",
+    minimumFractionDigits: 0,
+    maximumFractionDigits: digits,
+  };
+  return written(value, unit === "usd" ? { ...options, style: "currency", currency: "USD" } : options);
 }
 
 /** As a tile shows it: exact as long as it fits. */
-export const figure = (value: number | null, unit: Unit): string =>
-  value !== null && Math.abs(value) >= (unit === "usd" ? 1e6 : 1e8) && unit !== "share"
-    ? written(value, {
-        notation: "compact",
-        maximumFractionDigits: 2,
-        ...(unit === "usd" && { style: "currency", currency: "USD" }),
-      })
-    : formatted(value, unit);
+export function figure(value: number | null, unit: Unit): string {
+  const most = { usd: 1e6, ms: 1e4, share: Number.POSITIVE_INFINITY, requests: 1e8, tokens: 1e8, users: 1e8 }[unit];
+  return value !== null && Math.abs(value) >= most ? compact(value, unit) : formatted(value, unit);
+}
 
 export interface Difference {
   direction: "up" | "down" | "same";

@@ -197,8 +197,9 @@ function dataset(series: Series, drawing: Drawing): ChartDataset<"bar" | "line",
     return {
       type: "line",
       data,
-      // Beside the bars, not on top of them.
+      // A stack of its own, before the bars.
       stack: series.name,
+      order: -1,
       borderColor: colour,
       backgroundColor: colour,
       borderWidth: series.isBefore ? 1.5 : 2,

@@ -26,7 +26,7 @@ export function Changes() {
   appendFilters(parts, view.filters);
   const found = useAnswer<Found>(`api/usage/changes?${parts}`);
   return (
-    <section class="card" aria-labelledby="changes-title" aria-busy={found.isLoading}>
+    <section class={`card ${found.value ? "" : "waits"}`} aria-labelledby="changes-title" aria-busy={found.isLoading}>
       <header>
         <h2 id="changes-title">Why did it change?</h2>
         <p class="note">{found.value?.previous && `Against ${rangeText(found.value.previous)}.`}</p>

@@ -35,7 +35,7 @@ export function GroupTable({ totals }: { totals: Answer<Totals> }) {
   const count = found.value?.rows ?? 0;
   const sort = (name: string) => change({ order: order === `-${name}` ? name : `-${name}` });
   return (
-    <section class="card" aria-labelledby="table-title" aria-busy={found.isLoading}>
+    <section class={`card ${found.value ? "" : "waits"}`} aria-labelledby="table-title" aria-busy={found.isLoading}>
       <header>
         <h2 id="table-title">By {view.groupBy.map((name) => catalogue.titleOf(name).toLowerCase()).join(" and ")}</h2>
         <p class="note">A value adds a filter. A row shows its requests.</p>
@@ -106,7 +106,9 @@ export function GroupTable({ totals }: { totals: Answer<Totals> }) {
 /** The metrics that can be had together for these groupings: the view's own first, then what the rows are sorted by. */
 function useColumns(): Metric[] {
   const { view, catalogue } = useWorkspace();
-  const wanted = [...new Set([view.metric, view.order.replace("-", ""), ...COLUMNS])].filter((name) =>
+  // Of one user there is one.
+  const usual = COLUMNS.filter((name) => name !== "distinct_users" || !view.groupBy.includes("user"));
+  const wanted = [...new Set([view.metric, view.order.replace("-", ""), ...usual])].filter((name) =>
     catalogue.has(name),
   );
   const dimensions = dimensionsOf(view, view.groupBy);

@@ -2,7 +2,7 @@
 
 import type { Answer } from "../api/answers";
 import type { Unit } from "../api/shapes";
-import { counted, difference, figure, formatted, numberOf } from "../numbers";
+import { compact, counted, difference, figure, formatted, numberOf } from "../numbers";
 import { useWorkspace } from "../workspace";
 import type { Totals } from "./totals";
 import { Trouble } from "./trouble";
@@ -19,16 +19,18 @@ const TILES: Tile[] = [
   {
     title: "Tokens",
     metric: "total_tokens",
-    aside: (read) => `${figure(read("inputTokens"), "tokens")} in, ${figure(read("outputTokens"), "tokens")} out`,
+    aside: (read) => `${short(read("inputTokens"), "tokens")} in, ${short(read("outputTokens"), "tokens")} out`,
   },
   { title: "Error rate", metric: "error_rate", aside: () => "of all requests" },
   {
     title: "Latency p95",
     metric: "latency_p95_ms",
-    aside: (read) => `p50 ${formatted(read("latencyP50Ms"), "ms")}, p99 ${formatted(read("latencyP99Ms"), "ms")}`,
+    aside: (read) => `p50 ${short(read("latencyP50Ms"), "ms")}, p99 ${short(read("latencyP99Ms"), "ms")}`,
   },
   { title: "Users", metric: "distinct_users", aside: () => "distinct over the range" },
 ];
+
+const short = (value: number | null, unit: Unit): string => (value === null ? "–" : compact(value, unit));
 
 const without = (unpriced: number | null): string =>
   unpriced ? `not in it: ${counted(unpriced, "request")} without a price` : "of all requests";
@@ -66,7 +68,7 @@ function One({ tile, totals }: { tile: Tile; totals: Totals | undefined }) {
 
 export function ChangeText({ now, before, unit }: { now: number | null; before: number | null; unit: Unit }) {
   const change = difference(now, before, unit);
-  if (!change) return <span class="change">{now !== null && !before ? "new" : "–"}</span>;
+  if (!change) return <span class="change">{now && !before ? "new" : "–"}</span>;
   const arrow = { up: "▲", down: "▼", same: "" }[change.direction];
   return (
     <span class={`change ${change.direction}`} title={`before: ${formatted(before, unit)}`}>
