@@ -1,12 +1,13 @@
 // The page as a whole: who is signed in, what may be asked, and the tab of the address.
 
-import { useContext, useEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import { Round, useAnswer } from "./api/answers";
 import { forgetAnswers, quotaLeft, Refusal, told } from "./api/client";
 import { Catalogue } from "./api/explore";
 import { currentSession, signOut, takeInvite } from "./api/session";
-import type { Dimensions, Health, Session } from "./api/shapes";
+import type { Dimensions, Session } from "./api/shapes";
 import { clockText, rangeText } from "./days";
+import { Frame } from "./frame";
 import { Trouble } from "./panels/trouble";
 import { SignIn } from "./sign_in";
 import { readView, type View, writeView } from "./state";
@@ -111,7 +112,7 @@ function Board({ document: known, session, out, refresh, round }: BoardProps) {
         refresh={refresh}
       >
         <div class="headline">
-          <h1>{rangeText(view)}</h1>
+          <h1>{hasDays(view.tab) ? rangeText(view) : TABS.find((tab) => tab.name === view.tab)?.title}</h1>
           <p class="note">
             <span>{asOf}</span> <span>{quotaLeft()}</span>
           </p>
@@ -122,6 +123,9 @@ function Board({ document: known, session, out, refresh, round }: BoardProps) {
     </WorkspaceProvider>
   );
 }
+
+// All others tell what there is now.
+const hasDays = (tab: string): boolean => ["usage", "issues"].includes(tab);
 
 /** The view of the address. Each change is a step that the browser's back button takes back. */
 function useAddress(today: string) {
@@ -163,97 +167,3 @@ function Bounds({ session }: { session: Session }) {
   const words = bounds.map(([name, values]) => `${name} ${values.join(" or ")}`).join(" and ");
   return <p class="note">You see only what belongs to {words}.</p>;
 }
-
-interface FrameProps {
-  tabs?: { name: string; title: string }[];
-  tab?: string;
-  open?: (tab: string) => void;
-  out?: () => void;
-  who?: string;
-  refresh?: () => void;
-  children?: preact.ComponentChildren;
-}
-
-function Frame({ tabs = [], tab, open, out, who, refresh, children }: FrameProps) {
-  return (
-    <>
-      <header class="top">
-        <span class="brand">
-          <span class="mark" aria-hidden="true">
-            <i />
-            <i />
-            <i />
-          </span>
-          usage_pipeline
-        </span>
-        {tabs.length > 1 && (
-          <nav aria-label="Kinds of usage">
-            {tabs.map(({ name, title }) => (
-              <button
-                key={name}
-                type="button"
-                class="tab"
-                aria-current={name === tab ? "page" : undefined}
-                onClick={() => open?.(name)}
-              >
-                {title}
-              </button>
-            ))}
-          </nav>
-        )}
-        <div class="actions">
-          <HealthLine />
-          <a href="docs" target="_blank" rel="noopener">
-            API documentation
-          </a>
-          {refresh && (
-            <button type="button" class="quiet" onClick={refresh}>
-              Refresh
-            </button>
-          )}
-          {out && (
-            <button type="button" class="quiet" onClick={out} title={who && `Signed in as ${who}`}>
-              Sign out
-            </button>
-          )}
-        </div>
-      </header>
-      <main>{children}</main>
-    </>
-  );
-}
-
-function HealthLine() {
-  const found = useHealth();
-  const down = found && (["database", "redis", "scheduler"] as const).filter((part) => found[part] === "down");
-  const state = !found ? "unknown" : down?.length ? "down" : "ok";
-  const words = {
-    unknown: "Checking the service …",
-    ok: "Database and Redis are up",
-    down: `Down: ${down?.join(", ")}`,
-  }[state];
-  return (
-    <p class="health" role="status" data-state={state}>
-      {words}
-    </p>
-  );
-}
-
-// Asked once for each round of numbers, although the line is drawn anew when somebody signs in.
-let asked: { round: number; health: Promise<Health> } | undefined;
-
-function useHealth(): Health | undefined {
-  const round = useContext(Round);
-  const [health, setHealth] = useState<Health | undefined>();
-  useEffect(() => {
-    if (asked?.round !== round) asked = { round, health: askHealth() };
-    void asked.health.then(setHealth);
-  }, [round]);
-  return health;
-}
-
-// A service that is not well answers 503, with the same document.
-const askHealth = (): Promise<Health> =>
-  fetch("healthz")
-    .then((response) => response.json())
-    .catch(() => ({ database: "down", redis: "down", scheduler: "off" }));

@@ -37,7 +37,7 @@ export function formatted(value: number | null, unit: Unit, digits?: number): st
     case "share":
       return written(value, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
     case "ms":
-      return `${written(value, { maximumFractionDigits: 0 })} ms`;
+      return `${written(value, { maximumFractionDigits: 0 })}\u00a0ms`;
     default:
       return written(value, { maximumFractionDigits: 0 });
   }
@@ -46,8 +46,8 @@ export function formatted(value: number | null, unit: Unit, digits?: number): st
 /** Short, for axes and large sums: $1.2K, 3.4M, 12.5 s. */
 export function compact(value: number, unit: Unit): string {
   if (unit === "share") return written(value, { style: "percent", maximumFractionDigits: 1 });
-  if (unit === "ms" && value < 1e4) return `${written(value, { maximumFractionDigits: 0 })} ms`;
-  if (unit === "ms") return `${written(value / 1000, { maximumFractionDigits: 1 })} s`;
+  if (unit === "ms" && value < 1e4) return `${written(value, { maximumFractionDigits: 0 })}\u00a0ms`;
+  if (unit === "ms") return `${written(value / 1000, { maximumFractionDigits: 1 })}\u00a0s`;
   const digits = Math.abs(value) < 1 ? 4 : 1;
   const options: Intl.NumberFormatOptions = {
     notation: "compact",
@@ -76,7 +76,7 @@ export function difference(now: number | null, before: number | null, unit: Unit
   const direction = rounded === 0 ? "same" : rounded > 0 ? "up" : "down";
   const size = written(Math.abs(rounded) * 100, { maximumFractionDigits: Math.abs(rounded) < 0.1 ? 1 : 0 });
   const sign = { up: "+", down: "−", same: "±" }[direction];
-  return { direction, text: `${sign}${size}${unit === "share" ? " points" : " %"}` };
+  return { direction, text: `${sign}${size}${unit === "share" ? "\u00a0points" : "\u00a0%"}` };
 }
 
 /** "1 request", "7 requests". */

@@ -44,6 +44,15 @@ export function Controls() {
   );
 }
 
+/** The days alone, for a tab that needs nothing else. */
+export const OnlyDays = () => (
+  <section class="controls" aria-label="What is shown">
+    <div class="fields">
+      <Days />
+    </div>
+  </section>
+);
+
 const COMPARISONS: Option[] = [
   { value: "none", title: "Nothing" },
   { value: "previous", title: "The period before" },

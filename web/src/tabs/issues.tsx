@@ -5,6 +5,7 @@ import { useAnswer } from "../api/answers";
 import type { IssueDay, PopularIssue } from "../api/shapes";
 import { Figure } from "../charts/figure";
 import { axisOf, type Drawing } from "../charts/series";
+import { OnlyDays } from "../panels/controls";
 import { Scroll } from "../panels/scroll";
 import { Trouble } from "../panels/trouble";
 import { useWorkspace } from "../workspace";
@@ -15,8 +16,9 @@ export function Issues() {
   const drawing = useMemo((): Drawing | undefined => {
     if (!days.value) return undefined;
     const axis = axisOf(view, "day", catalogue.document.timezone, []);
+    // A day that is not counted yet is a gap.
     const byDay = new Map(days.value.map((day) => [day.date, day]));
-    const values = (name: "createdCount" | "resolvedCount") => axis.keys.map((key) => byDay.get(key)?.[name] ?? 0);
+    const values = (name: "createdCount" | "resolvedCount") => axis.keys.map((key) => byDay.get(key)?.[name] ?? null);
     return {
       kind: "lines",
       unit: "requests",
@@ -30,6 +32,7 @@ export function Issues() {
   }, [days.value]);
   return (
     <>
+      <OnlyDays />
       <Figure
         title="Issues created and resolved"
         drawing={drawing}
