@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { Round, useAnswer } from "./api/answers";
-import { forgetAnswers, quotaLeft, Refusal, told } from "./api/client";
+import { forgetAnswers, forgetToken, quotaLeft, Refusal, told } from "./api/client";
 import { Catalogue } from "./api/explore";
 import { currentSession, signOut, takeInvite } from "./api/session";
 import type { Dimensions, Session } from "./api/shapes";
@@ -35,7 +35,7 @@ export function App() {
   }, []);
   const leave = (reason: string) => {
     setTrouble(reason);
-    signOut().catch(() => undefined);
+    forgetToken();
     setSession(null);
   };
   if (session === undefined) return <Frame />;
@@ -73,24 +73,33 @@ function Loaded({ session, leave, refresh, round }: LoadedProps) {
   const dimensions = useAnswer<Dimensions>("api/usage/explore/dimensions");
   const refusal = dimensions.error instanceof Refusal ? dimensions.error : undefined;
   useEffect(() => {
-    if (refusal && [401, 403].includes(refusal.status)) leave(told(refusal));
+    if (refusal?.status === 401 && session !== "token") leave("Your session is over. Sign in again.");
+    else if (refusal && [401, 403].includes(refusal.status)) leave(told(refusal));
   }, [refusal]);
-  const out = () => leave("");
+  // Who is signed in by a proxy signs out there.
+  const isByProxy = session !== "token" && session.signedInBy === "proxy";
+  const out = isByProxy
+    ? undefined
+    : () =>
+        void signOut().then(
+          () => leave(""),
+          (error) => leave(`You are still signed in. ${told(error)}`),
+        );
   if (dimensions.error && !dimensions.value) {
     return (
-      <Frame out={out} refresh={refresh}>
+      <Frame {...(out && { out })} refresh={refresh}>
         <Trouble error={dimensions.error} />
       </Frame>
     );
   }
-  if (!dimensions.value) return <Frame out={out} />;
+  if (!dimensions.value) return <Frame {...(out && { out })} />;
   return <Board document={dimensions.value} session={session} out={out} refresh={refresh} round={round} />;
 }
 
 interface BoardProps {
   document: Dimensions;
   session: SignedIn;
-  out: () => void;
+  out: (() => void) | undefined;
   refresh: () => void;
   round: number;
 }
@@ -107,7 +116,7 @@ function Board({ document: known, session, out, refresh, round }: BoardProps) {
         tabs={TABS.filter((tab) => tabs.has(tab.name))}
         tab={view.tab}
         open={(tab) => change({ tab })}
-        out={out}
+        {...(out && { out })}
         who={session === "token" ? "" : session.name}
         refresh={refresh}
       >

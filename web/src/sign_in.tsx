@@ -46,7 +46,7 @@ export function SignIn({ invite, trouble, done }: SignInProps) {
         You need an invite link, or a token with the scope <code>read</code>. Who runs the service makes them:
       </p>
       <pre>
-        <code>usage-pipeline tokens create me --scope read --expires 30d</code>
+        <code>{"usage-pipeline invite ana\nusage-pipeline tokens create ana --scope read --expires 30d"}</code>
       </pre>
       <form onSubmit={submit} autocomplete="off">
         <label for="token">Token</label>
