@@ -68,7 +68,10 @@ export function Requests() {
         </p>
       )}
       {found.error ? <Trouble error={found.error} /> : null}
-      {isOpen && found.value && !found.items.length && (
+      {isOpen && found.value && !found.items.length && found.more && (
+        <p class="empty">None among the newest. The service looks for two seconds at a time.</p>
+      )}
+      {isOpen && found.value && !found.items.length && !found.more && (
         <p class="empty">
           No single request fits. They are kept for a shorter time than their sums: choose later days, or fewer filters.
         </p>
@@ -78,7 +81,7 @@ export function Requests() {
       )}
       {isOpen && found.more && (
         <button type="button" class="more" onClick={found.more}>
-          Show {PAGE} more
+          {found.items.length ? `Show ${PAGE} more` : "Look further back"}
         </button>
       )}
       {found.moreError ? <Trouble error={found.moreError} /> : null}
@@ -132,8 +135,8 @@ function List({ items, show, timezone }: ListProps) {
           </tr>
         </thead>
         <tbody>
-          {items.map((one) => (
-            <tr key={String(one.eventId)}>
+          {items.map((one, place) => (
+            <tr key={String(one.eventId ?? place)}>
               <th scope="row">{momentText(String(one.eventTime), timezone)}</th>
               <td>{text(one, "team")}</td>
               <td>{text(one, "service")}</td>
