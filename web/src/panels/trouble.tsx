@@ -3,7 +3,7 @@
 import { Refusal, told } from "../api/client";
 
 export function Trouble({ error }: { error: unknown }) {
-  const cannotBeAsked = error instanceof Refusal && error.status === 422;
+  const cannotBeAsked = error instanceof Refusal && [403, 422].includes(error.status);
   return (
     <div class="notice" role="alert">
       <p>{told(error)}</p>
