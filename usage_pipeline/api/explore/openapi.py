@@ -15,6 +15,7 @@ from usage_pipeline.explore.terms import DEFAULT_METRICS, DIMENSIONS, METRICS
 _NAMES = ", ".join(dimension.name for dimension in DIMENSIONS)
 _DATE = {"type": "string", "format": "date"}
 _TIME = {"type": "string", "format": "date-time"}
+_MOMENT = "2026-11-20T12:10:00Z"
 Answers = dict[int | str, dict[str, Any]]
 
 
@@ -34,7 +35,7 @@ def explore_operation() -> dict[str, Any]:
             ),
             *filter_parameters(),
             parameter("order", "A metric, a grouping or period; with - before it the largest first", text, "-cost_usd"),
-            parameter("compare", "The days before, or the same ones of the month before", _one_of(COMPARISONS)),
+            compare_parameter(),
             *page_parameters(10_000, 1_000),
             parameter(
                 "format",
@@ -48,11 +49,21 @@ def explore_operation() -> dict[str, Any]:
 
 def filter_parameters() -> list[dict[str, Any]]:
     """A filter for each dimension."""
-    values = {"type": "array", "items": {"type": "string", "maxLength": 200}}
+
+    def one_of_values(name: str, title: str) -> dict[str, Any]:
+        values = {"type": "array", "items": {"type": "string", "maxLength": 200}, "examples": [[f"{title}-1"]]}
+        return parameter(name, f"{title}: any of these values", values)
+
     return [
-        parameter(f"filter.{dimension.name}", f"{dimension.title}: any of these values", values)
-        for dimension in DIMENSIONS
-    ] + [parameter("filter.tag:NAME", "A tag: any of these values", values)]
+        *(one_of_values(f"filter.{dimension.name}", dimension.title) for dimension in DIMENSIONS),
+        one_of_values("filter.tag:NAME", "Tag"),
+    ]
+
+
+def compare_parameter() -> dict[str, Any]:
+    """`compare`."""
+    text = "The days before, or the same ones of the month before"
+    return parameter("compare", text, _one_of(COMPARISONS), COMPARISONS[0])
 
 
 def page_parameters(most: int, default: int) -> list[dict[str, Any]]:
@@ -60,7 +71,7 @@ def page_parameters(most: int, default: int) -> list[dict[str, Any]]:
     limit = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
     after = "Cursor for the next page. Do not make one: follow `next` of the page before"
     return [
-        parameter("limit", "Items of a page of JSON", limit, default),
+        parameter("limit", "Items of a page", limit, default),
         parameter("after", after, {"type": "string"}),
     ]
 
@@ -94,7 +105,14 @@ def explore_answer() -> Answers:
     file = {"schema": {"type": "string", "format": "binary"}}
     others = {MEDIA_TYPES[name].partition(";")[0]: file for name in FORMATS if name != "json"}
     link = {"Link": {"description": 'The next page, rel="next"', "schema": {"type": "string"}}}
-    content = {"application/json": {"schema": schema}, **others}
+    day, zone = {"from": "2026-11-01", "to": "2026-11-20"}, {"timezone": "UTC", "grain": "day"}
+    measured = {"requests": 1_200, "costUsd": "3.51"}
+    before = {"requests": 1_100, "costUsd": "3.12"}
+    item = {"period": "2026-11-01", "team": "search", "model": "gpt-4o", **measured, "previous": before}
+    days_before = {"from": "2026-10-12", "to": "2026-10-31"}
+    page: dict[str, Any] = {"rows": 40, "items": [item], "next": "/api/usage/explore?…&after=…"}
+    example = {"asOf": _MOMENT, **zone, **day, "previous": days_before, **page}
+    content = {**_json(schema, example), **others}
     return {200: {"description": "A page, or a file", "headers": link, "content": content}}
 
 
@@ -120,12 +138,24 @@ def dimensions_answer() -> Answers:
             "asOf": _TIME,
         },
     }
-    return {200: {"description": "Dimensions, metrics, and what goes together", "content": _json(schema)}}
+    example = {
+        "dimensions": [{"name": "team", "member": "team", "title": "Team", "isAllowed": True, "canBeNone": False}],
+        "metrics": [
+            {"name": "cost_usd", "member": "costUsd", "title": "Cost", "unit": "usd", "description": "What it cost"}
+        ],
+        "combinations": [{"dimensions": ["team"], "grains": ["day"], "metrics": ["cost_usd"]}],
+        "firstDay": "2026-05-01",
+        "lastDay": "2026-11-20",
+        "today": "2026-11-20",
+        "timezone": "UTC",
+        "asOf": _MOMENT,
+    }
+    return {200: {"description": "Dimensions, metrics, and what goes together", "content": _json(schema, example)}}
 
 
 def requests_operation(most: int, default: int) -> dict[str, Any]:
     """Parameters of a search for single requests."""
-    outcome = parameter("filter.outcome", "Only errors, or only requests without one", _one_of(("ok", "error")))
+    outcome = parameter("filter.outcome", "Only errors, or only those without", _one_of(("ok", "error")), "error")
     return {"parameters": [*day_parameters(), *filter_parameters(), outcome, *page_parameters(most, default)]}
 
 
@@ -143,15 +173,21 @@ def requests_answer() -> Answers:
         "required": ["timezone", "from", "to", "items", "next"],
     }
     link = {"Link": {"description": 'The next page, rel="next"', "schema": {"type": "string"}}}
-    return {200: {"description": "A page", "headers": link, "content": _json(schema)}}
+    item = {"eventTime": _MOMENT, "team": "search", "model": "gpt-4o", "totalTokens": 812, "costUsd": "0.0031"}
+    example = {
+        "timezone": "UTC",
+        "from": "2026-11-01",
+        "to": "2026-11-20",
+        "items": [item],
+        "next": "/api/usage/requests?…&after=…",
+    }
+    return {200: {"description": "A page", "headers": link, "content": _json(schema, example)}}
 
 
 def changes_operation(groups: tuple[str, ...]) -> dict[str, Any]:
     """Parameters of a change."""
     by = parameter("by", "What the change is shown for", {**_one_of(groups), "default": groups[0]}, groups[0])
-    compare = {**_one_of(COMPARISONS), "default": COMPARISONS[0]}
-    compared = parameter("compare", "The days before, or the same ones of the month before", compare)
-    return {"parameters": [*day_parameters(), by, *filter_parameters(), compared]}
+    return {"parameters": [*day_parameters(), by, *filter_parameters(), compare_parameter()]}
 
 
 def changes_answer() -> Answers:
@@ -174,11 +210,22 @@ def changes_answer() -> Answers:
         },
         "required": ["asOf", "timezone", "from", "to", "previous", "items", "total"],
     }
-    return {200: {"description": "Changes, the largest first", "content": _json(schema)}}
+    shown = dict(zip(names, ("0.90", "-0.20", "0.10", "-0.30", "0"), strict=True))
+    example_change = {"previousCostUsd": "3.00", "costUsd": "3.50", "changeUsd": "0.50", "parts": shown}
+    example = {
+        "asOf": _MOMENT,
+        "timezone": "UTC",
+        "from": "2026-11-01",
+        "to": "2026-11-20",
+        "previous": {"from": "2026-10-12", "to": "2026-10-31"},
+        "items": [{"team": "search", **example_change}],
+        "total": example_change,
+    }
+    return {200: {"description": "Changes, the largest first", "content": _json(schema, example)}}
 
 
-def _json(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
+def _json(schema: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema, "example": example}}
 
 
 def _one_of(names: tuple[str, ...]) -> dict[str, Any]:

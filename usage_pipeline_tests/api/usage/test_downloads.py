@@ -21,7 +21,7 @@ from psycopg_pool import ConnectionPool
 from usage_pipeline.api.usage import downloads
 from usage_pipeline.api.usage import reading as usage_reading
 from usage_pipeline.api.usage.encodings import CsvEncoding, ParquetEncoding
-from usage_pipeline.api.usage.reading import Export
+from usage_pipeline.api.usage.reading import Export, rows_of
 from usage_pipeline.api.usage.resources import API_KEYS, MODELS, RESOURCES
 from usage_pipeline_tests.rigs.clock import days_ago, today
 from usage_pipeline_tests.rigs.service import Shared, expect_problem, new_token
@@ -137,12 +137,13 @@ def test_more_rows_than_a_file_takes_are_told_before_the_first_byte(
 
 
 def test_rows_are_read_in_chunks_of_one_moment(shared: Shared, database: Callable[[], ConnectionPool]) -> None:
-    with closing(Export(pool := database(), API_KEYS.totals, {"api_key_id": None, "after_api_key_id": None})) as export:
+    rows = rows_of(API_KEYS.totals, {"api_key_id": None, "after_api_key_id": None}, None)
+    with closing(Export(pool := database(), rows)) as export:
         export.open()
         sizes = [len(export.chunk())]
         shared.postgres.execute("insert into usage.api_keys (api_key_id) values ('zzz-later')")
-        while rows := export.chunk():
-            sizes.append(len(rows))
+        while chunk := export.chunk():
+            sizes.append(len(chunk))
     shared.postgres.execute("delete from usage.api_keys where api_key_id = 'zzz-later'")
     assert max(sizes) == usage_reading.ROWS_PER_CHUNK
     assert sum(sizes) == MANY + len(HOSTILE)
