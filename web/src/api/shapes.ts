@@ -99,8 +99,10 @@ export interface Budget {
   limit: Value;
   used: Value;
   left: Value;
+  /** Null: too little of the period has passed. */
   forecast: Value;
   share: Value;
+  unpricedRequests: number;
   periodStart: string;
   periodEnd: string;
   alertShares: number[];

@@ -3,7 +3,7 @@
 import { useAnswer } from "../api/answers";
 import type { Budget, Page, Unit, Value } from "../api/shapes";
 import { rangeText } from "../days";
-import { formatted, numberOf } from "../numbers";
+import { counted, formatted, numberOf } from "../numbers";
 import { Trouble } from "../panels/trouble";
 
 export function Budgets() {
@@ -33,13 +33,10 @@ export function Budgets() {
 }
 
 function One({ budget }: { budget: Budget }) {
-  const [limit, used, forecast] = [budget.limit, budget.used, budget.forecast].map((value) => numberOf(value) ?? 0) as [
-    number,
-    number,
-    number,
-  ];
+  const [limit, used] = [numberOf(budget.limit) ?? 0, numberOf(budget.used) ?? 0];
+  const forecast = numberOf(budget.forecast);
   // The bar has room for the forecast, and for what is over the limit.
-  const whole = Math.max(limit, used, forecast) || 1;
+  const whole = Math.max(limit, used, forecast ?? 0) || 1;
   const part = (value: number) => `${(100 * value) / whole}%`;
   const write = (value: Value) => formatted(numberOf(value), budget.unit as Unit);
   const scope =
@@ -48,7 +45,7 @@ function One({ budget }: { budget: Budget }) {
       .join(", ") || "everything";
   const share = limit > 0 ? formatted(used / limit, "share") : "–";
   const isOver = used > limit;
-  const verdict = isOver ? "over the limit" : forecast > limit ? "will be over the limit" : "within the limit";
+  const verdict = isOver ? "over the limit" : (forecast ?? 0) > limit ? "will be over the limit" : "within the limit";
   return (
     <li>
       <h3>
@@ -61,11 +58,12 @@ function One({ budget }: { budget: Budget }) {
       <div class="gauge" aria-hidden="true">
         <span class={`used ${isOver ? "over" : ""}`} style={{ width: part(used) }} />
         <span class="limit" style={{ left: part(limit) }} />
-        <span class="forecast" style={{ left: part(forecast) }} />
+        {forecast !== null && <span class="forecast" style={{ left: part(forecast) }} />}
       </div>
       <p>
         <strong>{write(budget.used)}</strong> of {write(budget.limit)} ({share}), {write(budget.left)} left. Forecast:{" "}
         {write(budget.forecast)}, <span class={verdict === "within the limit" ? "" : "bad"}>{verdict}</span>.
+        {budget.unpricedRequests > 0 && ` Not in it: ${counted(budget.unpricedRequests, "request")} without a price.`}
       </p>
     </li>
   );
