@@ -114,6 +114,7 @@ def take_dashboard(browser: Chrome, api_url: str, read_token: str) -> None:
     field.send_keys(read_token)
     field.submit()
     wait_for(browser, "Why did it change?")
+    wait_for(browser, "Merchants")
     WebDriverWait(browser, TIMEOUT_SECONDS).until(
         lambda shown: not shown.find_elements(By.CSS_SELECTOR, "[aria-busy='true']")
     )
