@@ -114,13 +114,13 @@ def explore_answer() -> Answers:
     others = {MEDIA_TYPES[name].partition(";")[0]: file for name in FORMATS if name != "json"}
     link = {"Link": {"description": 'The next page, rel="next"', "schema": {"type": "string"}}}
     head = {"asOf": _MOMENT, "timezone": "UTC", "from": "2026-11-01", "to": "2026-11-20", "grain": "day"}
-    measured = {"requests": 1_200, "costUsd": "3.51"}
+    measured: dict[str, Any] = {"requests": 1_200, "costUsd": "3.51"}
     before = {"requests": 1_100, "costUsd": "3.12"}
-    item = {"period": "2026-11-01", "team": "search", "model": "gpt-4o", **measured, "previous": before}
+    row: dict[str, Any] = {"period": "2026-11-01", "team": "search", "model": "gpt-4o", **measured, "previous": before}
     days_before = {"from": "2026-10-12", "to": "2026-10-31"}
-    page: dict[str, Any] = {"rows": 40, "items": [item], "next": "/api/usage/explore?…&after=…"}
+    page: dict[str, Any] = {"rows": 40, "items": [row], "next": "/api/usage/explore?…&after=…"}
     example: dict[str, Any] = {**head, "previous": days_before, **page}
-    content = {**_json(schema, example), **others}
+    content: dict[str, Any] = {**_json(schema, example), **others}
     return {200: {"description": "A page, or a file", "headers": link, "content": content}}
 
 
