@@ -61,6 +61,14 @@ class _SignIn(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decode = msgspec.json.Decoder(_SignIn).decode
+_EXAMPLE = {
+    "name": "ada",
+    "scopes": ["read", "users"],
+    "bounds": {"team": ["search"], "service": [], "user": []},
+    "expiresAt": "2026-12-20T12:00:00.120000Z",
+    "signedInBy": "cookie",
+}
+_ANSWER: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": _EXAMPLE}}}}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -86,7 +94,7 @@ _BODY: dict[str, Any] = {
     "",
     summary="Sign in",
     response_model=Session,
-    responses=problems.responses(400, 401, 403, 408, 410, 413, 415, 422, 429, 500, 503),
+    responses={**_ANSWER, **problems.responses(400, 401, 403, 408, 410, 413, 415, 422, 429, 500, 503)},
     openapi_extra=_BODY,
 )
 async def sign_in(request: Request) -> Response:
@@ -110,7 +118,7 @@ async def sign_in(request: Request) -> Response:
     "",
     summary="Who is signed in",
     response_model=Session,
-    responses=problems.responses(401, 403, 422, 429, 500, 503),
+    responses={**_ANSWER, **problems.responses(401, 403, 422, 429, 500, 503)},
 )
 async def signed_in(request: Request, caller: Reader) -> Response:
     """Who asks, by a cookie, by a proxy, or by a token in the request."""
