@@ -29,7 +29,7 @@ _GROUPS = {
         "dead-letters discard",
         "dead-letters export",
     ),
-    "The HTTP service": ("api", "tokens create", "tokens list", "tokens revoke"),
+    "The HTTP service": ("api", "invite", "tokens create", "tokens list", "tokens revoke"),
     "Prices": ("prices import", "prices list", "prices show", "prices export", "recost"),
     "Usage events": (
         "load events",
@@ -75,6 +75,7 @@ _NOTES = {
     "dead-letters export": "It ends with the command that closes what it wrote. See [dead "
     "letters](dead-letters.md#export-put-right-send-again).",
     "api": "See [http.md](http.md).",
+    "invite": "The link is the only line on standard output. See [signing in](http.md#signing-in).",
     "tokens create": "The token is the only line on standard output, so `TOKEN=$(usage-pipeline tokens create …)` works. "
     "A note with its id is on standard error. See [tokens and quotas](http.md#tokens-and-quotas).",
     "prices import": "The columns of the file, and what they mean, are in [cost.md](cost.md#own-prices).",

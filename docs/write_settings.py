@@ -67,9 +67,8 @@ _GROUPS = {
     "The Dagster UI": (
         "dagster_ui_allowed_hosts",
         "dagster_ui_password_hash",
-        "trusted_user_header",
-        "trusted_proxies",
     ),
+    "Sign-in by a proxy": ("trusted_user_header", "trusted_proxies"),
     "External posts": (
         "external_api_base_url",
         "external_api_timeout",

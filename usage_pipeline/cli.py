@@ -8,6 +8,8 @@ import sys
 
 import typer
 
+from usage_pipeline.commands.access.invite import invite
+from usage_pipeline.commands.access.tokens import tokens_app
 from usage_pipeline.commands.alerts import alerts
 from usage_pipeline.commands.api import api, ui_password
 from usage_pipeline.commands.corrections.conflicts import conflicts_app
@@ -23,7 +25,6 @@ from usage_pipeline.commands.pricing.prices import prices_app
 from usage_pipeline.commands.pricing.recost import recost
 from usage_pipeline.commands.rollups import rezone, stats
 from usage_pipeline.commands.storage import archive_app, erase_user, migrate
-from usage_pipeline.commands.tokens import tokens_app
 from usage_pipeline.log_lines import log_to_stderr
 from usage_pipeline.settings import SettingsError, load_settings
 from usage_pipeline.texts import visible
@@ -45,6 +46,7 @@ for command in (
     aggregate,
     status,
     api,
+    invite,
     recost,
     rezone,
     stats,

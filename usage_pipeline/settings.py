@@ -181,8 +181,8 @@ class Settings(BaseSettings):
     )
     audit_log: str | None = Field(
         default=None,
-        description="File to which the HTTP service appends a JSON line for each request that it refuses (401, 403, 429, 503), "
-        "and the guard before the Dagster UI one for each of its refusals. "
+        description="File to which the HTTP service appends a JSON line for each request that it refuses (401, 403, 410, "
+        "429, 503), and the guard before the Dagster UI one for each of its refusals. "
         "At 64 MB it is renamed to `….1`. When it is not set, the lines go to standard error.",
     )
     session_key: SecretStr | None = Field(
@@ -291,14 +291,15 @@ class Settings(BaseSettings):
     )
     trusted_user_header: HeaderName | None = Field(
         default=None,
-        description="Header in which a proxy names who signed in, such as `X-Forwarded-User`. "
-        "The Dagster UI then takes requests of `TRUSTED_PROXIES` that have it, and others only with the password.",
+        description="Header in which a proxy names who signed in, such as `X-Forwarded-User`. It counts from `TRUSTED_PROXIES` "
+        "only. The HTTP service then lets in whom `usage-pipeline invite NAME --header` named. The Dagster UI takes every "
+        "request that has it, and others only with the password.",
     )
     trusted_proxies: Networks = Field(
         default="",
         validate_default=True,
-        description="Addresses and networks of the proxies whose `TRUSTED_USER_HEADER` counts, separated by commas, such as "
-        "`10.0.0.5,10.1.0.0/16`.",
+        description="Addresses and networks of the proxies whose `TRUSTED_USER_HEADER` and `X-Forwarded-Proto` count, "
+        "separated by commas, such as `10.0.0.5,10.1.0.0/16`.",
     )
 
     alert_urls: AlertUrls | None = Field(
@@ -373,8 +374,8 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _trusted_header_has_proxies(cls, proxies: str, checked: ValidationInfo) -> str:
-        if bool(listed(proxies)) != (checked.data.get("trusted_user_header") is not None):
-            raise ValueError("expected TRUSTED_USER_HEADER and TRUSTED_PROXIES together, came one of them")
+        if checked.data.get("trusted_user_header") is not None and not listed(proxies):
+            raise ValueError("expected the addresses of the proxies beside TRUSTED_USER_HEADER, came none")
         return proxies
 
     @property

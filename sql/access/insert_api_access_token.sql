@@ -1,6 +1,6 @@
 -- A new token; none when its prefix is taken. One that is bound shares the binding of those with the same values, in any order.
 insert into usage.api_access_tokens (
-    token_id, token_prefix, token_hash, name, scopes, expires_at, quota, teams, services, users, binding_id
+    token_id, token_prefix, token_hash, name, scopes, expires_at, quota, sign_in, teams, services, users, binding_id
 )
 select
     %(token_id)s,
@@ -10,6 +10,7 @@ select
     %(scopes)s,
     %(expires_at)s,
     %(quota)s,
+    %(sign_in)s,
     teams,
     services,
     users,

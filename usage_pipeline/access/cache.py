@@ -51,7 +51,8 @@ class TokenCache:
         self._on_lookup = on_lookup
         self._writer = writer
         self._connect = connect
-        self._lookups = lookups
+        # What else is unknown waits in the same line: see sessions.py.
+        self.lookups = lookups
         self._revocations = Revocations(connect)
         self._clock = clock
         self._key: bytes | None = None
@@ -93,7 +94,7 @@ class TokenCache:
             return token
         self._on_lookup("miss")
         may_keep = copy is not AWAY
-        return await self._lookups.find(
+        return await self.lookups.find(
             token_prefix, lambda: run_in_threadpool(self._looked_up, token_prefix, may_keep=may_keep)
         )
 

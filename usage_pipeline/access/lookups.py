@@ -1,15 +1,14 @@
 """Limits what unknown tokens cost PostgreSQL: each is remembered for a second, and strangers wait in line for a connection.
 
-Anybody can send any number of texts that have the form of a token. The cache has none of them, so each is a question to
-PostgreSQL. A token is no stranger for some minutes after it was found. Nothing here says that a token is valid.
+Anybody can send any number of texts that have the form of a token, a cookie or an invitation. The cache has none of them, so
+each is a question to PostgreSQL. What was found is no stranger for some minutes. Nothing here says that a token is valid.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-
-from usage_pipeline.access.tokens import AccessToken
+from typing import TypeVar
 
 # A token that is made meanwhile is refused no longer than this.
 UNKNOWN_SECONDS = 1.0
@@ -18,7 +17,7 @@ WAIT_SECONDS = 5.0
 # Of known prefixes, and as many of unknown ones: about a megabyte each.
 MOST_REMEMBERED = 10_000
 MOST_WAITING = 1_000
-LookUp = Callable[[], Awaitable[AccessToken | None]]
+Found = TypeVar("Found")
 
 
 class TooManyStrangers(Exception):
@@ -35,19 +34,19 @@ class TokenLookups:
         self._unknown = _Remembered(UNKNOWN_SECONDS, timer)
         self._timer = timer
 
-    async def find(self, token_prefix: str, look_up: LookUp) -> AccessToken | None:
+    async def find(self, name: str, look_up: Callable[[], Awaitable[Found | None]]) -> Found | None:
         """What `look_up` finds, which asks PostgreSQL; None without asking for what was unknown just now.
 
-        Raises TooManyStrangers, and what `look_up` raises.
+        `name` is the prefix of a token, or says what else is looked for. Raises TooManyStrangers, and what `look_up` raises.
         """
-        if token_prefix in self._unknown:
+        if name in self._unknown:
             return None
-        if token_prefix in self._known:
-            return await self._found(token_prefix, look_up)
+        if name in self._known:
+            return await self._found(name, look_up)
         await self._wait_for_a_place()
         try:
             # Another one may have asked for the same token meanwhile.
-            return None if token_prefix in self._unknown else await self._found(token_prefix, look_up)
+            return None if name in self._unknown else await self._found(name, look_up)
         finally:
             self._places.release()
 
@@ -63,11 +62,11 @@ class TokenLookups:
         finally:
             self._waiting -= 1
 
-    async def _found(self, token_prefix: str, look_up: LookUp) -> AccessToken | None:
+    async def _found(self, name: str, look_up: Callable[[], Awaitable[Found | None]]) -> Found | None:
         asked_at = self._timer()
-        token = await look_up()
-        (self._unknown if token is None else self._known).add(token_prefix, asked_at)
-        return token
+        found = await look_up()
+        (self._unknown if found is None else self._known).add(name, asked_at)
+        return found
 
 
 class _Remembered:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from hashlib import sha256
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -80,6 +81,8 @@ class ListedToken:
     teams: list[str]
     services: list[str]
     users: list[str]
+    # `invite` or `proxy`: how a person signs in with it. None: whoever has it sends it.
+    sign_in: str | None
 
     @property
     def bounds(self) -> Bounds:
@@ -127,11 +130,14 @@ def create_token(
     expires_at: datetime | None = None,
     quota: int | None = None,
     bounds: Bounds | None = None,
+    sign_in: str | None = None,
 ) -> NewToken:
     """Makes and stores a token on an autocommit connection. `quota` is in requests per day; None: no limit.
 
     Without a number of days or a time it never ends. `bounds` are those of `Bounds.of`; tokens with the same ones share a
-    binding. Raises Malformed for a wrong name, scope, number of days or quota.
+    binding. `sign_in`: how a person signs in with it, see invitations.py.
+
+    Raises Malformed for a wrong name, scope, number of days or quota.
     """
     bounds = bounds or Bounds()
     identifier_text("NAME", name)
@@ -155,6 +161,7 @@ def create_token(
             "scopes": sorted(set(scopes)),
             "expires_at": expires_at,
             "quota": quota,
+            "sign_in": sign_in,
             "teams": list(bounds.teams),
             "services": list(bounds.services),
             "users": list(bounds.users),
@@ -193,8 +200,11 @@ def revoke_token(connection: psycopg.Connection, name: str) -> str:
 def find_token(connection: psycopg.Connection, token_prefix: str) -> AccessToken | None:
     """The stored token of this prefix, valid or not."""
     row = connection.execute(load("access/select_api_access_token"), {"token_prefix": token_prefix}).fetchone()
-    if row is None:
-        return None
+    return None if row is None else token_of_row(row)
+
+
+def token_of_row(row: Sequence[Any]) -> AccessToken:
+    """The token of a row as select_api_access_token.sql has it."""
     token_id, prefix, token_hash, name, scopes, expires_at, revoked_at, quota, *bound = row
     binding = _binding(*bound)
     return AccessToken(token_id, prefix, token_hash, name, tuple(scopes), expires_at, revoked_at, quota, binding)

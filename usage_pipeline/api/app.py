@@ -16,7 +16,9 @@ from usage_recorder.async_recorder import AsyncRecorder
 
 from usage_pipeline.access.audit import AuditLog
 from usage_pipeline.access.cache import TokenCache
+from usage_pipeline.access.proxies import TrustedProxies
 from usage_pipeline.access.quota import TokenQuota
+from usage_pipeline.access.sessions import Sessions
 from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api import problems
 from usage_pipeline.api.answers.headers import AnswerHeaders
@@ -40,6 +42,7 @@ from usage_pipeline.api.places import Places
 from usage_pipeline.api.rankings import routes as rankings
 from usage_pipeline.api.rankings.reads import RankingReads
 from usage_pipeline.api.service import routes as service
+from usage_pipeline.api.session import routes as session
 from usage_pipeline.api.stats import routes as stats
 from usage_pipeline.api.storing import Storing
 from usage_pipeline.api.usage import routes as usage
@@ -103,7 +106,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.room = Room(settings)
         quota = TokenQuota(cache, settings.timezone)
         uses = TokenUses(recorder, process_name())
-        app.state.gate = Gate(tokens, quota, uses)
+        app.state.sessions = sessions = Sessions(storing.pool.connection, tokens.lookups)
+        app.state.gate = Gate(tokens, sessions, quota, uses)
         app.state.rankings = rankings_read = RankingReads(cache, storing, metrics)
         downloads = Downloads(storing, settings.db_pool_size)
         # Half of the connections: the others are for what is answered at once.
@@ -136,6 +140,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.audit = AuditLog.of(settings)
+    app.state.proxies = TrustedProxies.of(settings)
     problems.install(app)
     app.add_middleware(Heads)
     app.add_middleware(Admission)
@@ -153,6 +158,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (
         dashboard,
         documentation,
+        session,
         ingest,
         formats,
         otlp,

@@ -6,13 +6,16 @@ from fastapi import Request
 
 from usage_pipeline.access.audit import AuditLog
 
-STATUSES = frozenset({401, 403, 429, 503})
+STATUSES = frozenset({401, 403, 410, 429, 503})
 _MOST_METHOD_CHARACTERS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """The token that a request came with. `is_proven`: it came with its secret. `refusal`: why it opens nothing."""
+    """The token that a request came with, or that its session stands for.
+
+    `is_proven`: it came with its secret. `refusal`: why it opens nothing.
+    """
 
     token_id: str | None
     is_proven: bool = False

@@ -1,7 +1,8 @@
-"""Bearer tokens, their scopes (contracts §3) and quotas. Each request that is let in is recorded in Redis (§1.6)."""
+"""Bearer tokens and sign-ins, their scopes (contracts §3) and quotas. What is let in is recorded in Redis (§1.6)."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -14,23 +15,30 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from usage_pipeline.access.cache import TokenCache
 from usage_pipeline.access.lookups import TooManyStrangers
 from usage_pipeline.access.quota import Share, TokenQuota
+from usage_pipeline.access.sessions import Sessions
 from usage_pipeline.access.tokens import AccessToken, prefix_of
 from usage_pipeline.access.uses import TokenUses
 from usage_pipeline.api.audit import Presented
 from usage_pipeline.api.problems import Problem, unavailable
+from usage_pipeline.api.session.browser import clear_cookie, cookie_of, user_of
 from usage_pipeline.bindings import Binding
 from usage_pipeline.storage.postgres import is_mended_by_time
 from usage_pipeline.texts import counted
 
-_REALM = 'Bearer realm="usage_pipeline"'
-_bearer = HTTPBearer(auto_error=False, description="A token of `usage-pipeline tokens create`")
+REALM = 'Bearer realm="usage_pipeline"'
+_READING = ("GET", "HEAD")
+_bearer = HTTPBearer(
+    auto_error=False,
+    description="A token of `usage-pipeline tokens create`. Who only reads may sign in instead: see `/api/session`",
+)
 
 
 class Gate:
-    """Checks tokens and quotas, and records uses."""
+    """Checks tokens, sign-ins and quotas, and records uses."""
 
-    def __init__(self, tokens: TokenCache, quota: TokenQuota, uses: TokenUses) -> None:
+    def __init__(self, tokens: TokenCache, sessions: Sessions, quota: TokenQuota, uses: TokenUses) -> None:
         self._tokens = tokens
+        self._sessions = sessions
         self._quota = quota
         self._uses = uses
 
@@ -43,9 +51,25 @@ class Gate:
         """
         prefix = prefix_of(text)
         token = await self._tokens.find(prefix) if prefix else None
-        request.state.presented = presented = _presented(token, text)
+        return await self._admitted(request, token, _presented(token, text), "token")
+
+    async def enter_by_session(self, request: Request, cookie: str) -> AccessToken | None:
+        """The same for the cookie of a session."""
+        token = await self._sessions.find(cookie)
+        return await self._admitted(request, token, _known(token, "unknown or ended session"), "cookie")
+
+    async def enter_by_proxy(self, request: Request, name: str) -> AccessToken | None:
+        """The same for whom a trusted proxy names."""
+        token = await self._sessions.find_person(name)
+        return await self._admitted(request, token, _known(token, "nobody who was invited, by a proxy"), "proxy")
+
+    async def _admitted(
+        self, request: Request, token: AccessToken | None, presented: Presented, signed_in_by: str
+    ) -> AccessToken | None:
+        request.state.presented = presented
         if token is None or presented.refusal:
             return None
+        request.state.signed_in_by = signed_in_by
         share = await self._quota.take_one(token)
         if share is not None:
             request.state.rate_limit = share.headers
@@ -58,30 +82,18 @@ class Gate:
 def requires(scope: str, *, takes_bound: bool = False) -> Callable[..., object]:
     """A dependency that returns the caller's token. It answers 401 without a valid token, and 403 without the scope.
 
+    Who only reads may be signed in instead, by a proxy or by the cookie of a session. What a browser sends by itself never
+    writes: 403.
+
     A bound token gets 403 too, whatever is asked for, unless the route `takes_bound` ones: then it keeps to `caller.binding`.
     """
 
     async def authenticated(
-        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+        request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
     ) -> AccessToken:
-        if credentials is None:
-            detail = "Authorization: expected Bearer and a token, came none"
-            raise Problem(401, "unauthorized", detail, {"WWW-Authenticate": _REALM})
-        gate: Gate = request.app.state.gate
-        try:
-            token = await gate.enter(request, credentials.credentials)
-        except TooManyStrangers:
-            raise unavailable("too many unknown tokens are being checked; send the request again") from None
-        except psycopg.Error as error:
-            if not is_mended_by_time(error):
-                raise
-            raise unavailable(
-                "the token cannot be checked: PostgreSQL does not answer; send the request again"
-            ) from None
-        if token is None:
-            detail = "Authorization: expected a valid token, came one that is unknown, expired or revoked"
-            raise Problem(401, "unauthorized", detail, {"WWW-Authenticate": f'{_REALM}, error="invalid_token"'})
-        _expect_scope(token, scope)
+        given = bearer_of(request)
+        token = await _caller(request) if given is None else await _bearer_of(request, given)
+        expect_scope(token, scope)
         if token.binding is not None and not takes_bound:
             raise _bound(token.binding)
         return token
@@ -89,14 +101,88 @@ def requires(scope: str, *, takes_bound: bool = False) -> Callable[..., object]:
     return authenticated
 
 
+def bearer_of(request: Request) -> str | None:
+    """What stands in Authorization behind Bearer, which may be nothing; None without Bearer.
+
+    Another scheme is for somebody before us: a proxy that asks for a password passes it on.
+    """
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else None
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """In this block somebody is looked up; when that is not possible, the answer is a 503."""
+    try:
+        yield
+    except TooManyStrangers:
+        raise unavailable("too many unknown tokens are being checked; send the request again") from None
+    except psycopg.Error as error:
+        if not is_mended_by_time(error):
+            raise
+        raise unavailable("the token cannot be checked: PostgreSQL does not answer; send the request again") from None
+
+
+def of_unknown_token() -> Problem:
+    """A 401 for what came behind Bearer."""
+    detail = "Authorization: expected a valid token, came one that is unknown, expired or revoked"
+    return Problem(401, "unauthorized", detail, {"WWW-Authenticate": f'{REALM}, error="invalid_token"'})
+
+
+def of_unknown_session(request: Request) -> Problem:
+    """A 401 for a cookie, which takes it away."""
+    detail = "expected a session that has not ended, came another cookie: sign in again"
+    return Problem(401, "unauthorized", detail, {"WWW-Authenticate": REALM, "Set-Cookie": clear_cookie(request)})
+
+
+async def _bearer_of(request: Request, text: str) -> AccessToken:
+    gate: Gate = request.app.state.gate
+    with checking():
+        token = await gate.enter(request, text)
+    if token is None:
+        raise of_unknown_token()
+    return token
+
+
+async def _caller(request: Request) -> AccessToken:
+    """Who is signed in: whom the proxy names, if that one was invited, else whose cookie it is."""
+    gate: Gate = request.app.state.gate
+    name, cookie = user_of(request), cookie_of(request)
+    if name is None and cookie is None:
+        detail = "Authorization: expected Bearer and a token, came none"
+        raise Problem(401, "unauthorized", detail, {"WWW-Authenticate": REALM})
+    if request.method not in _READING:
+        detail = "Authorization: expected Bearer and a token, since who is signed in only reads, came none"
+        raise Problem(403, "forbidden", detail, {"WWW-Authenticate": REALM})
+    with checking():
+        token = await gate.enter_by_proxy(request, name) if name is not None else None
+        if token is None and cookie is not None:
+            token = await gate.enter_by_session(request, cookie)
+    if token is not None:
+        return token
+    if cookie is not None:
+        raise of_unknown_session(request)
+    detail = "expected somebody who was invited (`usage-pipeline invite NAME --header`), came another from the proxy"
+    raise Problem(401, "unauthorized", detail, {"WWW-Authenticate": REALM})
+
+
+def _known(token: AccessToken | None, unknown: str) -> Presented:
+    """What is known of who needs no secret any more."""
+    return Presented(None, refusal=unknown) if token is None else _proven(token)
+
+
+def _proven(token: AccessToken) -> Presented:
+    if token.is_valid_at(datetime.now(UTC)):
+        return Presented(token.token_id, is_proven=True)
+    return Presented(token.token_id, is_proven=True, refusal="revoked token" if token.revoked_at else "expired token")
+
+
 def _presented(token: AccessToken | None, text: str) -> Presented:
     if token is None:
         return Presented(None, refusal="unknown token")
     if not token.is_hash_of(text):
         return Presented(token.token_id, refusal="not the secret of this token")
-    if token.is_valid_at(datetime.now(UTC)):
-        return Presented(token.token_id, is_proven=True)
-    return Presented(token.token_id, is_proven=True, refusal="revoked token" if token.revoked_at else "expired token")
+    return _proven(token)
 
 
 class Admission:
@@ -139,8 +225,9 @@ def _bound(binding: Binding) -> Problem:
     return Problem(403, "bound-token", detail)
 
 
-def _expect_scope(token: AccessToken, scope: str) -> None:
+def expect_scope(token: AccessToken, scope: str) -> None:
+    """Raises Problem (403) without the scope."""
     if scope not in token.scopes:
         detail = f"expected a token with the scope {scope}, came one with {', '.join(token.scopes) or 'none'}"
-        challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
+        challenge = f'{REALM}, error="insufficient_scope", scope="{scope}"'
         raise Problem(403, "forbidden", detail, {"WWW-Authenticate": challenge})

@@ -13,6 +13,7 @@ import uvicorn
 from dagster_webserver.cli import main as run_dagster_webserver
 
 from usage_pipeline.access.audit import AuditLog
+from usage_pipeline.access.proxies import TrustedProxies
 from usage_pipeline.api.connections.protocol import BACKLOG, bounded_connections
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 from usage_pipeline.ui.guard import MAX_QUERY_BYTES, Guard
@@ -49,9 +50,9 @@ def main() -> None:
 def _run_guarded(settings: Settings, run: Callable[..., None], app: Any, **options: Any) -> None:
     given = settings.dagster_ui_password_hash
     password = PasswordHash.parse(given.get_secret_value()) if given else None
-    login = Login(password, settings.trusted_user_header, settings.trusted_networks)
+    login = Login(password, TrustedProxies.of(settings))
     hosts = LOOPBACK_NAMES | set(settings.ui_hosts)
-    if hosts > LOOPBACK_NAMES and login.password is None and login.trusted_header is None:
+    if hosts > LOOPBACK_NAMES and login.password is None and login.proxies.user_header is None:
         log.warning(
             "Nobody is asked to sign in, and hosts beyond this machine are allowed: set DAGSTER_UI_PASSWORD_HASH or "
             "TRUSTED_USER_HEADER, unless something before this server asks"

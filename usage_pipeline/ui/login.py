@@ -6,12 +6,12 @@ import os
 import time
 from base64 import b64decode
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from starlette.datastructures import Headers
 
+from usage_pipeline.access.proxies import TrustedProxies
 from usage_pipeline.api.connections.counting import counted_as
 from usage_pipeline.ui.origin import Refusal
 from usage_pipeline.ui.password import PasswordHash
@@ -29,12 +29,11 @@ _ASK = ("WWW-Authenticate", 'Basic realm="Dagster", charset="UTF-8"')
 class Login:
     """Without a hash and without a header nobody is asked. With both, either is enough.
 
-    `trusted_header` counts only from an address in `trusted_proxies`. `clock` gives seconds.
+    A header counts only from one of the `proxies`. `clock` gives seconds.
     """
 
     password: PasswordHash | None = None
-    trusted_header: str | None = None
-    trusted_proxies: Collection[IPv4Network | IPv6Network] = ()
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
     clock: Callable[[], float] = time.monotonic
     # Checking a password takes a quarter of a second; what was right once is known by a keyed hash of this process.
     _key: bytes = field(default_factory=lambda: os.urandom(32))
@@ -46,15 +45,12 @@ class Login:
 
     async def refusal(self, headers: Headers, address: str) -> Refusal | None:
         """Why the request is refused, or None. `address` is that of the connection, as text."""
-        if self.password is None and self.trusted_header is None:
+        if self.password is None and self.proxies.user_header is None:
             return None
-        if self.trusted_header is not None and self._is_trusted(address):
-            names = headers.getlist(self.trusted_header)
-            # Twice: one of them is what the client itself sent.
-            if len(names) == 1 and names[0].strip():
-                return None
+        if self.proxies.user_of(headers, address) is not None:
+            return None
         if self.password is None:
-            return Refusal(403, f"expected a request by a proxy of TRUSTED_PROXIES with one {self.trusted_header}")
+            return Refusal(403, f"expected a request by a proxy of TRUSTED_PROXIES with one {self.proxies.user_header}")
         given = _password_of(headers)
         if given is None:
             return Refusal(401, "expected the password", (_ASK,))
@@ -90,15 +86,6 @@ class Login:
             return None
         self._wrong.append((self.clock(), who))
         return Refusal(401, "expected the password, came another", (_ASK,))
-
-    def _is_trusted(self, address: str) -> bool:
-        try:
-            found = ip_address(address)
-        except ValueError:
-            return False
-        if isinstance(found, IPv6Address) and found.ipv4_mapped:
-            found = found.ipv4_mapped
-        return any(found in network for network in self.trusted_proxies)
 
 
 def _later(seconds: float) -> Refusal:

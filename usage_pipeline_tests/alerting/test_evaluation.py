@@ -3,6 +3,7 @@
 import json
 import logging
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ import redis
 from psycopg.types.json import Jsonb
 from usage_recorder.recorder import Recorder
 
+from usage_pipeline.access.invitations import Person, invite, let_in_by_proxy
 from usage_pipeline.access.tokens import create_token, revoke_token
 from usage_pipeline.alerting.evaluation import RecordUnavailable, alert_now, alert_without_record, evaluate_pipeline
 from usage_pipeline.alerting.facts import FailingTicks, OrchestrationFacts
@@ -174,6 +176,10 @@ def test_a_token_that_ends_soon_is_told_once_and_is_over_when_it_is_replaced(
             "ended": now + day,
         }.items()
     }
+    # People are let in for as long as was said.
+    person = Person("person", expires_at=now + 13 * day)
+    invite(postgres, person)
+    let_in_by_proxy(postgres, replace(person, name="proxied"))
     postgres.execute("update usage.api_access_tokens set created_at = now() - interval '60 days' where name <> 'hours'")
     postgres.execute("update usage.api_access_tokens set created_at = now() - interval '5 days' where name = 'short'")
     postgres.execute("update usage.api_access_tokens set expires_at = now() where name = 'ended'")

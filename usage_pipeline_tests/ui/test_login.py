@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 from starlette.datastructures import Headers
 
+from usage_pipeline.access.proxies import TrustedProxies
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 from usage_pipeline.ui.login import MOST_WRONG, MOST_WRONG_OF_ADDRESS, Login
 from usage_pipeline.ui.password import PasswordHash, hash_password
@@ -146,7 +147,7 @@ def test_many_at_once_are_checked_one_by_one(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_header_of_a_proxy_counts_from_its_address_only() -> None:
-    login = Login(None, "X-Forwarded-User", [ip_network("10.0.0.5"), ip_network("10.1.0.0/16")])
+    login = Login(None, TrustedProxies([ip_network("10.0.0.5"), ip_network("10.1.0.0/16")], "X-Forwarded-User"))
     ada = {"x-forwarded-user": "ada"}
     assert [asked(login, ada, address) for address in ("10.0.0.5", "10.1.7.7", "::ffff:10.0.0.5")] == [0, 0, 0]
     assert [asked(login, ada, address) for address in ("10.0.0.6", "127.0.0.1", "unknown")] == [403, 403, 403]
@@ -154,7 +155,7 @@ def test_the_header_of_a_proxy_counts_from_its_address_only() -> None:
     assert asked(login, {"x-forwarded-user": " "}, "10.0.0.5") == 403
     twice = Headers(raw=[(b"x-forwarded-user", b"ada"), (b"x-forwarded-user", b"eve")])
     assert asyncio.run(login.refusal(twice, "10.0.0.5")) is not None
-    both = Login(CHEAP, "X-Forwarded-User", [ip_network("10.0.0.5")])
+    both = Login(CHEAP, TrustedProxies([ip_network("10.0.0.5")], "X-Forwarded-User"))
     assert asked(both, ada, "10.0.0.6") == 401
     assert asked(both, basic("open sesame"), "10.0.0.6") == 0
 
@@ -163,7 +164,7 @@ def test_the_header_of_a_proxy_counts_from_its_address_only() -> None:
     "given",
     [
         {"trusted_user_header": "X-User"},
-        {"trusted_proxies": "10.0.0.5"},
+        {"trusted_proxies": "somewhere"},
         {"trusted_user_header": "X-User", "trusted_proxies": "somewhere"},
         {"trusted_user_header": "X User:", "trusted_proxies": "10.0.0.5"},
         {"dagster_ui_allowed_hosts": "https://dagster.example.com"},

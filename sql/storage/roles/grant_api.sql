@@ -7,6 +7,7 @@ grant select on
     usage.api_key_daily,
     usage.provider_usage,
     usage.provider_daily,
+    usage.sessions,
     usage.token_daily,
     usage.merchant_usage,
     analytics.usage_api_key_daily,
@@ -86,3 +87,7 @@ grant execute on function ops.correct_event to usage_api;
 grant execute on function ops.correct_bound_event to usage_api;
 grant execute on function ops.is_foreign to usage_api;
 grant execute on function ops.create_partition to usage_api;
+-- The only ways to a session, and out of it. It makes no token, and reads no invitation.
+grant execute on function ops.accept_invitation to usage_api;
+grant execute on function ops.open_session to usage_api;
+grant execute on function ops.close_session to usage_api;

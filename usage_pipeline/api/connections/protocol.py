@@ -5,6 +5,7 @@ import socket
 import sys
 import termios
 from collections.abc import Callable
+from dataclasses import dataclass
 from fcntl import ioctl
 from functools import partial
 from http import HTTPStatus
@@ -36,6 +37,16 @@ BACKLOG = 128
 
 # An extension of a request's scope: what answered it calls `now` when all that is left is to throw away the rest of its body.
 RESTS = "usage_pipeline.rests"
+# Another one: a Peer. The server may have changed `client` and `scheme` by headers that anybody can send.
+PEER = "usage_pipeline.peer"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a connection: its address, None for a socket of this machine, and http or https."""
+
+    address: str | None
+    scheme: str
 
 
 def bounded_connections(settings: Settings) -> Callable[..., asyncio.Protocol]:
@@ -327,7 +338,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._in_hand = cycle
-        cycle.scope.setdefault("extensions", {})[RESTS] = {"now": partial(self._limits.rests, self)}
+        extensions: dict[str, Any] = cycle.scope.setdefault("extensions", {})
+        extensions[RESTS] = {"now": partial(self._limits.rests, self)}
+        extensions[PEER] = Peer(self.client[0] if self.client else None, self.scheme or "http")
         super()._start_asgi_task(cycle, app)
 
     def _disconnect(self) -> None:

@@ -35,7 +35,7 @@ router = APIRouter(prefix="/api/usage", tags=["explore"])
 @router.get(
     "/changes",
     summary="Why the cost changed",
-    responses={**problems.responses(401, 403, 414, 422, 429, 500, 503), **openapi.changes_answer()},
+    responses={**problems.responses(401, 403, 422, 429, 500, 503), **openapi.TOO_LONG, **openapi.changes_answer()},
     openapi_extra=openapi.changes_operation(GROUPS),
 )
 async def why_the_cost_changed(

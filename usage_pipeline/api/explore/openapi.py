@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from usage_pipeline.api import problems
 from usage_pipeline.api.explore.answers import dimension_column, metric_column
 from usage_pipeline.api.usage.downloads import MEDIA_TYPES
 from usage_pipeline.api.usage.openapi import day_parameters, described_columns, parameter
@@ -17,6 +18,13 @@ _DATE = {"type": "string", "format": "date"}
 _TIME = {"type": "string", "format": "date-time"}
 _MOMENT = "2026-11-20T12:10:00Z"
 Answers = dict[int | str, dict[str, Any]]
+# Of the connection, before the path is known: it has no instance.
+TOO_LONG: Answers = {
+    414: {
+        "description": "The address is too long: fewer values in filters",
+        "content": {problems.MEDIA_TYPE: {"schema": {"type": "object"}}},
+    }
+}
 
 
 def explore_operation() -> dict[str, Any]:
@@ -105,14 +113,14 @@ def explore_answer() -> Answers:
     file = {"schema": {"type": "string", "format": "binary"}}
     others = {MEDIA_TYPES[name].partition(";")[0]: file for name in FORMATS if name != "json"}
     link = {"Link": {"description": 'The next page, rel="next"', "schema": {"type": "string"}}}
-    day, zone = {"from": "2026-11-01", "to": "2026-11-20"}, {"timezone": "UTC", "grain": "day"}
-    measured = {"requests": 1_200, "costUsd": "3.51"}
+    head = {"asOf": _MOMENT, "timezone": "UTC", "from": "2026-11-01", "to": "2026-11-20", "grain": "day"}
+    measured: dict[str, Any] = {"requests": 1_200, "costUsd": "3.51"}
     before = {"requests": 1_100, "costUsd": "3.12"}
-    item = {"period": "2026-11-01", "team": "search", "model": "gpt-4o", **measured, "previous": before}
+    row: dict[str, Any] = {"period": "2026-11-01", "team": "search", "model": "gpt-4o", **measured, "previous": before}
     days_before = {"from": "2026-10-12", "to": "2026-10-31"}
-    page: dict[str, Any] = {"rows": 40, "items": [item], "next": "/api/usage/explore?…&after=…"}
-    example = {"asOf": _MOMENT, **zone, **day, "previous": days_before, **page}
-    content = {**_json(schema, example), **others}
+    page: dict[str, Any] = {"rows": 40, "items": [row], "next": "/api/usage/explore?…&after=…"}
+    example: dict[str, Any] = {**head, "previous": days_before, **page}
+    content: dict[str, Any] = {**_json(schema, example), **others}
     return {200: {"description": "A page, or a file", "headers": link, "content": content}}
 
 

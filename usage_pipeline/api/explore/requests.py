@@ -45,7 +45,7 @@ router = APIRouter(prefix="/api/usage", tags=["explore"])
 @router.get(
     "/requests",
     summary="Single requests",
-    responses={**problems.responses(401, 403, 414, 422, 429, 500, 503), **openapi.requests_answer()},
+    responses={**problems.responses(401, 403, 422, 429, 500, 503), **openapi.TOO_LONG, **openapi.requests_answer()},
     openapi_extra=openapi.requests_operation(MAX_REQUESTS, DEFAULT_REQUESTS),
 )
 async def requests(

@@ -29,7 +29,7 @@ from usage_pipeline.explore.terms import DIMENSIONS, METRICS, TAG_PREFIX, dimens
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.storage.sql import composed, load, relation
 
-_STATUSES = problems.responses(401, 403, 414, 422, 429, 500, 503)
+_STATUSES = problems.responses(401, 403, 422, 429, 500, 503)
 router = APIRouter(prefix="/api/usage", tags=["explore"])
 BoundCaller = Annotated[AccessToken, Depends(requires("read", takes_bound=True))]
 
@@ -37,7 +37,7 @@ BoundCaller = Annotated[AccessToken, Depends(requires("read", takes_bound=True))
 @router.get(
     "/explore",
     summary="Usage by any grouping",
-    responses={**_STATUSES, **openapi.explore_answer()},
+    responses={**_STATUSES, **openapi.TOO_LONG, **openapi.explore_answer()},
     openapi_extra=openapi.explore_operation(),
 )
 async def explore(request: Request, caller: BoundCaller) -> Response:

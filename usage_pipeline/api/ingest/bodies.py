@@ -14,6 +14,7 @@ from usage_pipeline.api.problems import Problem
 _MAX_GZIP_MEMBERS = 1_000
 _PIECE_BYTES = 64 * 1024
 _STEP_BYTES = 2**20
+_SETTING = " (MAX_GZIP_SIZE)"
 _GZIP_ONLY = 16 + zlib.MAX_WBITS
 JSON = ("application/json",)
 # One item a line. Nobody registered a name for it; these are the usual ones.
@@ -49,22 +50,22 @@ def is_compressed(request: Request) -> bool:
     raise Problem(415, "unsupported-content-encoding", detail, {"Accept-Encoding": "gzip"})
 
 
-def announced(request: Request, *, most: int) -> int:
+def announced(request: Request, *, most: int, limit: str = _SETTING) -> int:
     """The bytes that the body may have: what its head says, or `most` when it does not say. Raises Problem (413) for more."""
     length = request.headers.get("content-length", "")
     if not length.isdigit():
         return most
     if int(length) > most:
-        raise _too_large(most, f"Content-Length: {length}")
+        raise _too_large(most, f"Content-Length: {length}", limit)
     return int(length)
 
 
-async def received(request: Request, *, most: int, seconds: float) -> bytearray:
-    """The body as it was sent: at most `most` bytes, received within `seconds`.
+async def received(request: Request, *, most: int, seconds: float, limit: str = _SETTING) -> bytearray:
+    """The body as it was sent: at most `most` bytes, received within `seconds`. `limit` says whose number `most` is.
 
     Raises Problem (413, 408), and starlette.requests.ClientDisconnect when the sender goes away.
     """
-    announced(request, most=most)
+    announced(request, most=most, limit=limit)
     whole = bytearray()
     request.state.is_body_read = False
     try:
@@ -76,7 +77,7 @@ async def received(request: Request, *, most: int, seconds: float) -> bytearray:
                 whole += message.get("body", b"")
                 request.state.is_body_read = not message.get("more_body", False)
                 if len(whole) > most:
-                    raise _too_large(most, "more")
+                    raise _too_large(most, "more", limit)
     except TimeoutError:
         detail = f"expected the whole body within {seconds:g} s, came {len(whole)} bytes of it"
         raise Problem(408, "request-timeout", detail) from None
@@ -130,8 +131,8 @@ def _pieces(body: bytes | bytearray, most: int) -> Iterator[bytes]:
     raise _no_gzip(f"came one of more than {_MAX_GZIP_MEMBERS} members")
 
 
-def _too_large(most: int, came: str) -> Problem:
-    return Problem(413, "body-too-large", f"expected at most {most} bytes as sent (MAX_GZIP_SIZE), came {came}")
+def _too_large(most: int, came: str, limit: str) -> Problem:
+    return Problem(413, "body-too-large", f"expected at most {most} bytes as sent{limit}, came {came}")
 
 
 def _no_gzip(came: str) -> Problem:

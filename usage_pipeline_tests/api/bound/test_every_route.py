@@ -23,6 +23,8 @@ from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.api.bound.senders import SCOPES
+from usage_pipeline_tests.api.session.people import PATH as SESSION_PATH
+from usage_pipeline_tests.api.session.people import invited, signed_in
 from usage_pipeline_tests.api.test_read_security import FILES, OPEN
 from usage_pipeline_tests.events.formats.recorded import payload
 from usage_pipeline_tests.events.otlp.spans import CHAT, TRACES_PATH, as_json, request_of
@@ -52,13 +54,15 @@ EXPLORED = {f"/api/usage/{name}" for name in ("explore", "explore/dimensions", "
 @dataclass(frozen=True)
 class World:
     client: httpx.Client
+    # Whoever asks: by the token of `client`, or signed in.
+    reader: httpx.Client
     settings: Settings
     postgres: psycopg.Connection
     cache: redis.Redis
 
 
 @contextmanager
-def world(servers: Any, databases: Any, number: int, bounds: Bounds) -> Iterator[World]:
+def world(servers: Any, databases: Any, number: int, bounds: Bounds, *, is_signed_in: bool = False) -> Iterator[World]:
     name = databases.take()
     url, redis_url = servers.postgres.url(name), f"{servers.redis_url.rstrip('/').removesuffix('/0')}/{number}"
     nobody = {"external_api_base_url": "http://127.0.0.1:9", "external_api_max_retries": 1}
@@ -68,7 +72,10 @@ def world(servers: Any, databases: Any, number: int, bounds: Bounds) -> Iterator
         with serving(settings) as service:
             client = service.with_token(new_token(postgres, *SCOPES, bounds=bounds))
             assert client.post(EVENTS_PATH, json=[OWN]).json()["inserted"] == 1
-            yield World(client, settings, postgres, cache)
+            reader = client
+            if is_signed_in:
+                reader = signed_in(service, invited(postgres, scopes=("read", "users", "prompts"), bounds=bounds).code)
+            yield World(client, reader, settings, postgres, cache)
         cache.flushdb()
     databases.drop(name)
 
@@ -152,6 +159,11 @@ def bodies(theirs: dict[str, Any]) -> dict[str, list[tuple[Any, dict[str, str]]]
             (cloud_event(one), {"Content-Type": "application/cloudevents+json"}) for one in (taken, theirs, taken)
         ],
         TRACES_PATH: [(json.loads(as_json(SPAN)), HEADERS)] * 2,
+        SESSION_PATH: [
+            ({"token": MARK}, HEADERS),
+            ({"invite": MARK}, HEADERS),
+            ({"invite": "upi_" + "A" * 43}, HEADERS),
+        ],
     }
 
 
@@ -190,7 +202,7 @@ def told(answer: httpx.Response) -> tuple[Any, ...]:
     """All that a client can see of an answer, without the moments that the clock gives."""
     headers = sorted((name, value) for name, value in answer.headers.items() if name != "date")
     # An hour, as bound tokens get it: a moment would be that of somebody's event.
-    body = re.sub(rb'"timestamp":"[^"]+"|"asOf":"[^"]+:00:00Z"', b"", answer.content)
+    body = re.sub(rb'"(timestamp|expiresAt)":"[^"]+"|"asOf":"[^"]+:00:00Z"', b"", answer.content)
     # Spans that say no time happened when they came.
     today = f"{NOW:%Y-%m-%d}".encode()
     body = re.sub(rb'"eventTime":"' + today + rb'[^"]+"|"/api/usage/requests[^"]+after=[^"&]+', b"", body)
@@ -209,11 +221,11 @@ def walked(one: World, theirs: dict[str, Any]) -> list[tuple[Any, ...]]:
         if method == "POST":
             continue
         for question in questions(path, theirs):
-            answer = one.client.request(method, question)
+            answer = (one.client if method == "DELETE" else one.reader).request(method, question)
             assert MARK.encode() not in re.sub(rb'"instance":"[^"]*"|[?&/]of-others', b"", answer.content) or (
                 answer.status_code in (404, 422) or "next" in answer.text
             ), (question, answer.text)
-            if path not in OPEN | FILES:
+            if path not in OPEN | FILES | {SESSION_PATH}:
                 is_by_team = path.startswith("/api/usage/models") or path in EXPLORED | {"/api/usage/summary"}
                 # Of exploring, what cannot be told apart by what a token is bound to.
                 expected = (200, 422, *([403] if path in EXPLORED else [])) if is_by_team else (403,)
@@ -223,18 +235,24 @@ def walked(one: World, theirs: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("members", "bounds"),
+    ("members", "bounds", "is_signed_in"),
     [
-        (["team"], Bounds(teams=("mine",))),
-        (["service"], Bounds(services=("mine",))),
-        (["user_id"], Bounds(users=("mine",))),
-        (["team", "service", "user_id"], Bounds(teams=("mine", "ours"), services=("mine",), users=("mine",))),
+        (["team"], Bounds(teams=("mine",)), False),
+        (["service"], Bounds(services=("mine",)), False),
+        (["user_id"], Bounds(users=("mine",)), False),
+        (["team", "service", "user_id"], Bounds(teams=("mine", "ours"), services=("mine",), users=("mine",)), False),
+        (["team"], Bounds(teams=("mine",)), True),
     ],
-    ids=["team", "service", "user", "all"],
+    ids=["team", "service", "user", "all", "signed in"],
 )
-def test_no_route_tells_of_rows_of_others(servers: Any, databases: Any, members: list[str], bounds: Bounds) -> None:
+def test_no_route_tells_of_rows_of_others(
+    servers: Any, databases: Any, members: list[str], bounds: Bounds, is_signed_in: bool
+) -> None:
     with ExitStack() as stack:
-        alone, beside = (stack.enter_context(world(servers, databases, number, bounds)) for number in (1, 2))
+        alone, beside = (
+            stack.enter_context(world(servers, databases, number, bounds, is_signed_in=is_signed_in))
+            for number in (1, 2)
+        )
         foreign = [FOREIGN[member] for member in members]
         add_others(beside, foreign)
         for theirs in foreign:

@@ -118,7 +118,7 @@ def test_none_of_our_functions_can_be_called(analyst: psycopg.Connection) -> Non
         assert refused(analyst, f"select {name}({nulls})"), f"{function} can be called"
 
 
-def test_what_runs_with_the_owners_rights_is_eight_functions_and_triggers_and_not_for_everyone(
+def test_what_runs_with_the_owners_rights_is_these_functions_and_triggers_and_not_for_everyone(
     postgres: psycopg.Connection,
 ) -> None:
     definers = [name for name, is_definer in postgres.execute(FUNCTIONS, (SCHEMAS,)) if is_definer]
@@ -134,11 +134,14 @@ def test_what_runs_with_the_owners_rights_is_eight_functions_and_triggers_and_no
     assert sorted(set(definers) - {name for name, _, _ in triggers}) == [
         "analytics.changed_hours()",
         "analytics.list_prices(text,text,date)",
+        "ops.accept_invitation(text,text)",
+        "ops.close_session(text)",
         "ops.correct_bound_event(uuid,analytics.usage_events,bytea,text,text,timestamp with time zone,text,"
         "uuid,text[],text[],text[])",
         "ops.correct_event(uuid,analytics.usage_events,bytea,text,text,timestamp with time zone,text)",
         "ops.create_partition(text,timestamp with time zone,timestamp with time zone)",
         "ops.is_foreign(uuid,bytea,uuid,text[],text[],text[])",
+        "ops.open_session(text,text,text)",
         "ops.request_costs(timestamp with time zone,timestamp with time zone,uuid[])",
         "ops.request_prompts(text,timestamp with time zone,timestamp with time zone,uuid[])",
     ]
@@ -153,6 +156,9 @@ def test_what_runs_with_the_owners_rights_is_eight_functions_and_triggers_and_no
         "ops.correct_event": ["postgres", "usage_api"],
         "ops.correct_bound_event": ["postgres", "usage_api"],
         "ops.is_foreign": ["postgres", "usage_api"],
+        "ops.accept_invitation": ["postgres", "usage_api"],
+        "ops.open_session": ["postgres", "usage_api"],
+        "ops.close_session": ["postgres", "usage_api"],
     }.items():
         [(allowed, path)] = postgres.execute(
             "select array(select grantee::regrole::text from aclexplode(proacl) order by 1), proconfig"

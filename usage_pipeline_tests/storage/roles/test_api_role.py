@@ -1,13 +1,15 @@
 """The HTTP service as the role usage_api: every route works, and what is not its own is refused."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import psycopg
 import pytest
 
-from usage_pipeline.access.tokens import create_token
+from usage_pipeline.access.invitations import Person, invite, let_in_by_proxy
+from usage_pipeline.access.tokens import create_token, revoke_token
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.chunks.partitions import ensure_chunks
 from usage_pipeline.storage.migrations import migrate
@@ -148,6 +150,73 @@ def test_it_reads_prompts_for_a_token_that_may_see_them_only(
         assert ("secret" in {prompt for _, prompt in found}) is ("prompts" in scopes)
         owner.execute("update usage.api_access_tokens set revoked_at = now() where token_id = %s", (made.token_id,))
         assert session.execute(asking, (made.token_id,)).fetchall() == []
+
+
+def test_people_sign_in_and_out(prepared: PreparedServer, settings: Settings, owner: psycopg.Connection) -> None:
+    token = create_token(owner, "reader", ["read"]).token
+    with no_refusal_in_the_log(prepared), serving(settings) as service:
+        for given in ({"token": token}, {"invite": invite(owner, Person("ada")).code}):
+            with closing(httpx.Client(base_url=service.client.base_url, trust_env=False)) as browser:
+                assert browser.post("/api/session", json=given).status_code == 200
+                assert browser.get("/api/usage/api-keys").status_code == 200
+                assert browser.delete("/api/session").status_code == 204
+
+
+def test_it_signs_in_nobody_who_was_not_invited(session: psycopg.Connection, owner: psycopg.Connection) -> None:
+    invite(owner, Person("hostile"))
+    let_in_by_proxy(owner, Person("hostile-proxy"))
+    ended = create_token(owner, "hostile-ended", ["read"])
+    revoke_token(owner, ended.token_id)
+    for statement in (
+        "select * from usage.invitations",
+        "insert into usage.invitations (invitation_hash, token_id, expires_at) values (repeat('0', 64), 'x', now())",
+        "update usage.invitations set accepted_at = null",
+        "insert into usage.sessions (session_hash, token_id, expires_at) values (repeat('0', 64), 'x', now())",
+        "update usage.sessions set expires_at = 'infinity'",
+        "delete from usage.sessions",
+        "update usage.api_access_tokens set sign_in = null",
+    ):
+        refuses(session, statement)
+    assert session.execute("select ops.accept_invitation(repeat('0', 64), repeat('1', 64))").fetchone() == (None,)
+    # It knows all hashes of tokens. Those of people, and those that ended, open nothing.
+    opened = session.execute(
+        "select name, ops.open_session(token_id, token_hash, encode(sha256(name::bytea), 'hex'))"
+        " from usage.api_access_tokens where name like 'hostile%' order by name"
+    ).fetchall()
+    assert opened == [("hostile", False), ("hostile-ended", False), ("hostile-proxy", False)]
+    good = create_token(owner, "hostile-good", ["read"])
+    attempt = "select ops.open_session(%s, %s, repeat('2', 64))"
+    assert session.execute(attempt, (good.token_id, "0" * 64)).fetchone() == (False,)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        session.execute(
+            "select ops.open_session(token_id, token_hash, 'x') from usage.api_access_tokens where name = 'hostile-good'"
+        )
+    assert session.execute("select ops.close_session(repeat('3', 64))").fetchone() == (False,)
+    for name in ("public", "usage_drain", "usage_analyst"):
+        found = owner.execute(
+            "select proname, has_function_privilege(%s, oid, 'execute') from pg_proc"
+            " where proname in ('accept_invitation', 'open_session', 'close_session')",
+            (name,),
+        ).fetchall()
+        assert len(found) == 3
+        assert not any(may for _, may in found), name
+
+
+def test_a_session_that_it_opened_lasts_thirty_days_at_most_and_no_longer_than_its_token(
+    session: psycopg.Connection, owner: psycopg.Connection
+) -> None:
+    for name, days, most in (("never", None, 30), ("year", 365, 30), ("week", 7, 7)):
+        made = create_token(owner, name, ["read"], expires_in_days=days)
+        session.execute(
+            "select ops.open_session(token_id, token_hash, encode(sha256(name::bytea), 'hex'))"
+            " from usage.api_access_tokens where token_id = %s",
+            (made.token_id,),
+        )
+        [(ends,)] = owner.execute(
+            "select extract(epoch from expires_at - now()) / 86400 from usage.sessions where token_id = %s",
+            (made.token_id,),
+        ).fetchall()
+        assert most - 0.1 < ends <= most
 
 
 def test_it_reads_no_prompt_and_nothing_that_it_does_not_serve(session: psycopg.Connection) -> None:

@@ -93,12 +93,25 @@ def list_all(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"tokens": [asdict(token) for token in tokens]})
         return
-    columns = ["token", "prefix", "name", "scopes", "bound to", "expires", "revoked", "quota", "uses", "last used"]
+    columns = [
+        "token",
+        "prefix",
+        "name",
+        "sign-in",
+        "scopes",
+        "bound to",
+        "expires",
+        "revoked",
+        "quota",
+        "uses",
+        "last used",
+    ]
     rows = [
         (
             token.token_id,
             token.token_prefix,
             token.name,
+            token.sign_in,
             ", ".join(token.scopes),
             token.bounds.said,
             f"{token.expires_at:%Y-%m-%d %H:%M}" if token.expires_at else "never",

@@ -1,0 +1,1 @@
+"""Commands that decide who is let in: tokens for programs, invitations for people."""
