@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 ALL = "all"
 SCOPE_KINDS = ("team", "service", "user", "model", "api_key")
@@ -52,6 +54,8 @@ def standing(published: str | bytes | None, now: float) -> BudgetAnswer:
 
 
 def _answer(document: dict[str, Any]) -> tuple[Decimal, BudgetAnswer]:
+    from decimal import Decimal  # who records only need not wait for it
+
     used, limit = Decimal(document["used"]), Decimal(document["limit"])
     answer = BudgetAnswer(
         is_used_up=used >= limit,
