@@ -83,6 +83,7 @@ EDGES = {
     "reporting/storage_provider_usage_by_day": ["usage/provider_daily"],
     "reporting/time_to_resolve_by_week": ["app/issues", "reporting/current_day"],
     "reporting/usage_by_api_key": ["analytics/usage_api_key_daily"],
+    "reporting/usage_by_day": ["analytics/usage_daily"],
     "reporting/usage_by_hour": ["analytics/usage_hourly"],
     "reporting/usage_by_model": ["analytics/usage_daily", "analytics/usage_user_daily"],
     "reporting/usage_by_month": ["analytics/usage_monthly"],

@@ -121,6 +121,7 @@ def test_charge_back_counts_corrections_where_an_event_was_and_where_it_is(
 CHOSEN = [
     ("usage_by_user", "usage_date", "user_id", ["usage_user_daily"]),
     ("usage_by_user", "usage_date", "team", ["usage_user_daily"]),
+    ("usage_by_day", "usage_date", "service", ["usage_daily"]),
     ("usage_by_week", "week_start", "team", ["usage_weekly"]),
     ("usage_by_month", "month_start", "team", ["usage_monthly"]),
     ("usage_by_api_key", "usage_date", "api_key_id", ["usage_api_key_daily"]),

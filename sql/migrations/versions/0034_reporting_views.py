@@ -1,4 +1,4 @@
-"""Views for analysts of users, weeks, months, error types, API keys, tags and charge-back; the statements are in the SQL file.
+"""Views for analysts of users, days, weeks, months, error types, API keys, tags and charge-back; the rest is in the SQL file.
 
 Views that differ in their table and its keys alone come from one file each, `0034_usage_of.sql` and `0034_latency_by.sql`.
 """
@@ -15,6 +15,7 @@ down_revision = "0033"
 
 _GROUP = ("team", "service", "provider", "model")
 _USAGE = (
+    ("usage_by_day", "usage_daily", ("usage_date", *_GROUP), True),
     ("usage_by_week", "usage_weekly", ("week_start", *_GROUP), True),
     ("usage_by_month", "usage_monthly", ("month_start", *_GROUP), True),
     ("usage_by_api_key", "usage_api_key_daily", ("usage_date", "api_key_id", *_GROUP), False),

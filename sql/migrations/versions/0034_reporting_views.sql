@@ -36,6 +36,14 @@ comment on column reporting.usage_by_user.service is 'Service that called the mo
 comment on column reporting.usage_by_user.provider is 'Provider of the model';
 comment on column reporting.usage_by_user.model is 'Model, as the client named it';
 
+comment on view reporting.usage_by_day is 'Usage of models per day, team, service, provider and model; today as far as it is rolled up';
+comment on column reporting.usage_by_day.usage_date is 'Day';
+comment on column reporting.usage_by_day.service is 'Service that called the model';
+comment on column reporting.usage_by_day.latency_p50_ms is 'Median latency in milliseconds, of the requests that have one; one decimal';
+comment on column reporting.usage_by_day.latency_p95_ms is '95th percentile of the latency in milliseconds; one decimal';
+comment on column reporting.usage_by_day.latency_p99_ms is '99th percentile of the latency in milliseconds; one decimal';
+comment on column reporting.usage_by_day.distinct_users is 'Users of the day, each once';
+
 comment on view reporting.usage_by_week is 'Usage of models per week, team, service, provider and model; the running week up to yesterday';
 comment on column reporting.usage_by_week.week_start is 'Monday of the week';
 comment on column reporting.usage_by_week.service is 'Service that called the model';

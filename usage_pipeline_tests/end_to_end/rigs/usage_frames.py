@@ -71,6 +71,7 @@ TABLES = (
     Table("analytics.usage_hourly_live", "hour", "hour_start", has_percentiles=True, has_users=True),
     Table("analytics.usage_api_key_daily", "day", "usage_date", (*DIMENSIONS, "api_key_id")),
     Table("reporting.usage_by_hour", "hour", "hour_start", has_percentiles=True, is_rounded=True, has_users=True),
+    Table("reporting.usage_by_day", "day", "usage_date", has_percentiles=True, is_rounded=True, has_users=True),
     Table("reporting.usage_by_week", "week", "week_start", has_percentiles=True, is_rounded=True, has_users=True),
     Table("reporting.usage_by_month", "month", "month_start", has_percentiles=True, is_rounded=True, has_users=True),
     Table("reporting.usage_by_team", "day", "usage_date", ("team",), has_users=True),
