@@ -60,6 +60,7 @@ EDGES = {
     "reporting/charge_back": ["analytics/usage_monthly", "reporting/current_day"],
     "reporting/cost_by_model_and_month": ["analytics/usage_daily"],
     "reporting/cost_by_team_and_month": ["analytics/usage_daily"],
+    "reporting/cost_changes": ["analytics/usage_monthly"],
     "reporting/current_day": [],
     "reporting/current_rankings": ["reporting/rankings"],
     "reporting/data_freshness": ["reporting/current_day", "reporting/rankings", "stats/daily_issue_stats"],
