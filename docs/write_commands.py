@@ -30,6 +30,7 @@ _GROUPS = {
         "dead-letters export",
     ),
     "The HTTP service": ("api", "invite", "tokens create", "tokens list", "tokens revoke"),
+    "Budgets": ("budgets set", "budgets list", "budgets remove"),
     "Prices": ("prices import", "prices list", "prices show", "prices export", "recost"),
     "Usage events": (
         "load events",
@@ -78,6 +79,7 @@ _NOTES = {
     "invite": "The link is the only line on standard output. See [signing in](http.md#signing-in).",
     "tokens create": "The token is the only line on standard output, so `TOKEN=$(usage-pipeline tokens create …)` works. "
     "A note with its id is on standard error. See [tokens and quotas](http.md#tokens-and-quotas).",
+    "budgets set": "See [budgets.md](budgets.md).",
     "prices import": "The columns of the file, and what they mean, are in [cost.md](cost.md#own-prices).",
     "prices show": "See [prices of the package](cost.md#prices-of-the-package).",
     "recost": "See [versions](cost.md#versions).",

@@ -12,6 +12,7 @@ from usage_pipeline.commands.access.invite import invite
 from usage_pipeline.commands.access.tokens import tokens_app
 from usage_pipeline.commands.alerts import alerts
 from usage_pipeline.commands.api import api, ui_password
+from usage_pipeline.commands.budgets.app import budgets_app
 from usage_pipeline.commands.corrections.conflicts import conflicts_app
 from usage_pipeline.commands.corrections.counters import adjust
 from usage_pipeline.commands.corrections.events import events_app
@@ -64,6 +65,7 @@ app.add_typer(tokens_app, name="tokens")
 app.add_typer(archive_app, name="archive")
 app.add_typer(load_app, name="load")
 app.add_typer(prices_app, name="prices")
+app.add_typer(budgets_app, name="budgets")
 
 
 def main() -> None:

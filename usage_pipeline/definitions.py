@@ -16,7 +16,7 @@ from usage_pipeline.defs.assets.rankings import ranking_assets
 from usage_pipeline.defs.assets.reconciliation import reconciliation
 from usage_pipeline.defs.assets.redis_sources import redis_sources
 from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
-from usage_pipeline.defs.assets.windows import usage_events_source, window_assets
+from usage_pipeline.defs.assets.windows import day_part_sources, usage_events_source, window_assets
 from usage_pipeline.defs.checks.counters import counter_asset_checks
 from usage_pipeline.defs.checks.freshness import freshness_checks, with_freshness_policies
 from usage_pipeline.defs.checks.issues import follows_issues
@@ -29,6 +29,7 @@ from usage_pipeline.defs.schedules.all import schedules
 from usage_pipeline.defs.sensors.alerts import alert_sensors
 from usage_pipeline.defs.sensors.drains import sensors
 from usage_pipeline.defs.sensors.landed_files import landed_files_sensor
+from usage_pipeline.defs.views import reporting_views
 from usage_pipeline.settings import Settings, load_settings
 
 
@@ -52,6 +53,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             merchant_usage_asset(days),
             landed_files,
             usage_events_source(),
+            *day_part_sources(),
             *window_assets(window_partitions(settings)),
             storage_lifecycle,
             dagster_history,
@@ -61,6 +63,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             *ranking_assets(days, stats_partitions(settings)),
             reconciliation,
         ]
+        assets += reporting_views(assets)
     return dg.Definitions(
         assets=with_table_facts(with_freshness_policies(asset) for asset in assets),
         asset_checks=[

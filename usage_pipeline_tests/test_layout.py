@@ -29,6 +29,7 @@ LAYERS = (
         *(
             "access",
             "alerting",
+            "budgets",
             "checks",
             "drain",
             "enrichment",

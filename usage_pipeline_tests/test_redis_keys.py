@@ -67,6 +67,7 @@ def test_names_are_those_of_the_contracts() -> None:
     assert keys.token_cache("up_12345") == "api_token:up_12345"
     assert recorder_keys.recorded("api_key", day) == "usage_pipeline:recorded:api_key:2025-03-09"
     assert recorder_keys.quota("a") == "usage_pipeline:quota:a"
+    assert recorder_keys.budget("team=a:b") == "usage_pipeline:budget:team=a:b"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,8 @@ def test_names_are_those_of_the_contracts() -> None:
         keys.open_batches("api_key"),
         keys.scan_pause("api_key"),
         recorder_keys.quota_used("a", date(2025, 3, 9)),
+        recorder_keys.budget("all"),
+        keys.BUDGET_SCOPES,
         keys.unlinked(BATCH),
         keys.claim(BATCH, b"apikey:1:metrics").decode(),
         keys.BARRIER,

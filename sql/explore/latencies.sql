@@ -1,3 +1,4 @@
+-- Percentiles of latency of each group, from counts of each latency.
 ,
 histograms as materialized (
     select {made_keys}, latencies_ms, requests

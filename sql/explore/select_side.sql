@@ -1,3 +1,4 @@
+-- What is measured of each group in some days, one side of an answer.
 with sums as (
     select {made_keys}{sums}
     from {source}

@@ -1,3 +1,4 @@
+-- Distinct users of each group.
 ,
 users as (
     select {keys}, count(*) as distinct_users

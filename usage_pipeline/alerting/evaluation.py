@@ -19,6 +19,8 @@ from usage_pipeline.alerting.delivery import Courier
 from usage_pipeline.alerting.facts import BacklogAge, OrchestrationFacts, PipelineFacts, RedisLoad, Unanswered
 from usage_pipeline.alerting.memory import Memory
 from usage_pipeline.alerting.rules import cool_down, evaluate
+from usage_pipeline.alerting.spending import reading as spending
+from usage_pipeline.budgets.publishing import publish
 from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line, is_mended_by_time
@@ -159,6 +161,16 @@ def _facts(
     fallen = asked.answer("fallen_odometers", lambda: reading.read_fallen_odometers(postgres, now))
     unreadable = asked.answer("unreadable_odometers", lambda: reading.read_unreadable_odometers(postgres, now))
     facts = replace(facts, fallen_odometers=fallen, unreadable_odometers=unreadable)
+    budgets = asked.answer("budgets", lambda: spending.read_standings(postgres, settings, now))
+    if budgets is not None:
+        _unless_redis_is_away(lambda: publish(settings, budgets))
+        facts = replace(facts, budgets=budgets)
+    day = spending.due_day(memory.judged_day, now, settings)
+    if day is not None and asked.answer("team_days", lambda: spending.is_rolled_up(postgres, settings, day)):
+        days = asked.answer("team_days", lambda: spending.read_days(postgres, settings, day))
+        if days is not None:
+            facts = replace(facts, team_days=days)
+            memory = replace(memory, judged_day=day.isoformat())
     hours = usage_hours.due_hours(memory.judged_hour, now)
     if hours:
         judged = asked.answer("usage_hours", lambda: _judged_hours(settings, postgres, hours))

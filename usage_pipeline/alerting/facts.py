@@ -8,6 +8,8 @@ from datetime import date, datetime
 from decimal import Decimal
 
 from usage_pipeline.alerting.abnormal_usage import UsageHour
+from usage_pipeline.alerting.spending.days import TeamDay
+from usage_pipeline.budgets.standing import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,4 +194,6 @@ class PipelineFacts:
     expiring_tokens: tuple[ExpiringTokenKeys, ...] | None = None
     ending_tokens: tuple[EndingToken, ...] | None = None
     usage_hours: tuple[UsageHour, ...] | None = None
+    budgets: tuple[Standing, ...] | None = None
+    team_days: tuple[TeamDay, ...] | None = None
     unanswered: tuple[Unanswered, ...] | None = None

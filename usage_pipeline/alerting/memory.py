@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime
 from statistics import median
 from typing import Any
 
@@ -37,11 +37,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Since when each family waits, the samples of Redis, and the last hour of usage that was judged (ISO)."""
+    """Since when each family waits, the samples of Redis, and the last hour and day of usage that were judged (ISO)."""
 
     waiting_since: Mapping[str, float] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     judged_hour: str = ""
+    judged_day: str = ""
 
     def after_waiting(self, looks: Iterable[Waiting], now: float) -> "Memory":
         """The memory after a look at what waits. A waiting key has no time stamp. If something waits at two looks and no batch
@@ -86,6 +87,7 @@ class Memory:
             "waiting_since": dict(self.waiting_since),
             "samples": [[one.at, one.memory_bytes, one.keys] for one in self.samples],
             "judged_hour": self.judged_hour,
+            "judged_day": self.judged_day,
         }
 
     @classmethod
@@ -94,8 +96,12 @@ class Memory:
         judged_hour = document.get("judged_hour", "")
         if judged_hour and datetime.fromisoformat(judged_hour).tzinfo is None:
             raise ValueError(f"judged_hour: expected a time with an offset, came {judged_hour}")
+        judged_day = document.get("judged_day", "")
+        if judged_day:
+            date.fromisoformat(judged_day)
         return cls(
             {family: float(at) for family, at in document.get("waiting_since", {}).items()},
             tuple(Sample(float(at), int(memory), int(keys)) for at, memory, keys in document.get("samples", [])),
             judged_hour,
+            judged_day,
         )

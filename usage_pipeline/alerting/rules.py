@@ -1,5 +1,6 @@
 """The rules of contracts §7 as pure functions: facts in, alerts out. docs/alerts.md lists their thresholds."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,8 @@ from usage_pipeline.alerting.facts import (
     UnreadableOdometers,
 )
 from usage_pipeline.alerting.run_rules import failed_drains, failed_runs, failed_ticks, long_runs
+from usage_pipeline.alerting.spending.budgets import reached_budgets
+from usage_pipeline.alerting.spending.days import abnormal_days
 from usage_pipeline.settings import Settings
 from usage_pipeline.texts import counted
 
@@ -50,12 +53,17 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule: the part of the facts that it needs, its alerts, and how many cool-downs pass before one is sent again."""
+    """A rule: the part of the facts that it needs, its alerts, and how many cool-downs pass before one is sent again.
+
+    None is sent again within `least_pause`. `most` of its alerts are told at a time.
+    """
 
     name: str
     part: str
     alerts: Callable[[Any, Settings], Iterator[Alert]]
     repeat_factor: int = 1
+    least_pause: timedelta = timedelta(0)
+    most: int = _MOST_ALERTS_OF_A_RULE
 
 
 def evaluate(facts: PipelineFacts, settings: Settings) -> Judgement:
@@ -67,14 +75,15 @@ def evaluate(facts: PipelineFacts, settings: Settings) -> Judgement:
         if part is None:
             continue
         judged.add(rule.name)
-        alerts += islice(rule.alerts(part, settings), _MOST_ALERTS_OF_A_RULE)
+        alerts += islice(rule.alerts(part, settings), rule.most)
     return Judgement(tuple(alerts), frozenset(judged))
 
 
 def cool_down(rule: str, settings: Settings) -> timedelta:
     """How long an alert of that rule is not repeated."""
-    factor = next((known.repeat_factor for known in RULES if known.name == rule), 1)
-    return timedelta(minutes=settings.alert_cool_down_minutes * factor)
+    usual = timedelta(minutes=settings.alert_cool_down_minutes)
+    known = next((known for known in RULES if known.name == rule), None)
+    return usual if known is None else max(usual * known.repeat_factor, known.least_pause)
 
 
 def _old_backlogs(found: Sequence[BacklogAge], _: Settings) -> Iterator[Alert]:
@@ -315,4 +324,7 @@ RULES = (
     Rule("expiring-token-keys", "expiring_tokens", _expiring_tokens),
     # Once: not again before it ends.
     Rule("token-ends-soon", "ending_tokens", _ending_tokens, 24 * 14),
+    # Once a period, of which a month is the longest. All of them: one that is not told would pass for one that is over.
+    Rule("budget", "budgets", reached_budgets, least_pause=timedelta(days=32), most=sys.maxsize),
+    Rule("abnormal-day", "team_days", abnormal_days, 24, most=sys.maxsize),
 )

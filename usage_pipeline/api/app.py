@@ -24,6 +24,7 @@ from usage_pipeline.api import problems
 from usage_pipeline.api.answers.headers import AnswerHeaders
 from usage_pipeline.api.answers.heads import Heads
 from usage_pipeline.api.auth import Admission, Gate
+from usage_pipeline.api.budgets import routes as budgets
 from usage_pipeline.api.dashboard import routes as dashboard
 from usage_pipeline.api.documentation import routes as documentation
 from usage_pipeline.api.explore import changes
@@ -167,6 +168,7 @@ def create_app(settings: Settings) -> FastAPI:
         explore,
         single_requests,
         changes,
+        budgets,
         stats,
         rankings,
         metrics_route,

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import psycopg
-import redis
 from usage_recorder import keys as recorder_keys
 from usage_recorder.quota import LIMITS
-from usage_recorder.slot_owners import KeyCommand, send_to_owners
+from usage_recorder.slot_owners import KeyCommand
 
-from usage_pipeline.storage.redis_cluster import AnyRedis
+from usage_pipeline.storage.redis_cluster import AnyRedis, send_all
 from usage_pipeline.storage.sql import load
 
 PUBLISHED_IDS = f"{recorder_keys.NAMESPACE}quota_ids"
@@ -33,9 +32,9 @@ def publish_quotas(connection: psycopg.Connection, client: AnyRedis) -> int:
     for first in range(0, len(rows), _IDS_PER_SEND):
         some = rows[first : first + _IDS_PER_SEND]
         client.sadd(PUBLISHED_IDS, *(api_key_id for api_key_id, *_ in some))
-        _send(client, [_replacement(recorder_keys.quota(api_key_id), limits) for api_key_id, *limits in some])
+        send_all(client, [_replacement(recorder_keys.quota(api_key_id), limits) for api_key_id, *limits in some])
     if stale:
-        _send(client, [KeyCommand(name, ("UNLINK", name)) for name in map(recorder_keys.quota, stale)])
+        send_all(client, [KeyCommand(name, ("UNLINK", name)) for name in map(recorder_keys.quota, stale)])
         client.srem(PUBLISHED_IDS, *stale)
     return len(rows)
 
@@ -44,19 +43,6 @@ def _replacement(key: str, limits: Sequence[int | None]) -> KeyCommand:
     known = ((name, limit) for name, limit in zip(LIMITS, limits, strict=True) if limit is not None)
     fields: list[str | int] = [word for pair in known for word in pair]
     return KeyCommand(key, ("EVAL", _REPLACE, 1, key, *fields))
-
-
-def _send(client: AnyRedis, commands: Sequence[KeyCommand]) -> None:
-    if isinstance(client, redis.RedisCluster):
-        answers = send_to_owners(client, commands)
-    else:
-        pipeline = client.pipeline(transaction=False)
-        for _, command in commands:
-            pipeline.execute_command(*command)
-        answers = pipeline.execute(raise_on_error=False)
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
 
 
 def _text(member: bytes | str) -> str:

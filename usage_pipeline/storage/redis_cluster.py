@@ -1,6 +1,6 @@
 """A client for a whole Redis Cluster or its only server, and a reader of all primaries of a cluster."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
@@ -46,6 +46,20 @@ def server_or_cluster(settings: Settings) -> Iterator[AnyRedis]:
     with ExitStack() as stack:
         named = stack.enter_context(closing(client(settings)))
         yield stack.enter_context(closing(cluster_client(settings))) if is_cluster_node(named) else named
+
+
+def send_all(client: AnyRedis, commands: Sequence[KeyCommand]) -> None:
+    """Sends commands on single keys in one round trip to each server. Raises the first error, when all were sent."""
+    if isinstance(client, redis.RedisCluster):
+        answers = send_to_owners(client, commands)
+    else:
+        pipeline = client.pipeline(transaction=False)
+        for _, command in commands:
+            pipeline.execute_command(*command)
+        answers = pipeline.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
 
 
 def primaries(pooled: AnyRedis) -> list[redis.Redis]:

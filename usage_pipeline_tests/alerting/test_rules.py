@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -24,12 +25,16 @@ from usage_pipeline.alerting.facts import (
     UncertainBatches,
 )
 from usage_pipeline.alerting.rules import RULES, cool_down, evaluate
+from usage_pipeline.alerting.spending.days import TeamDay
+from usage_pipeline.budgets.budget import budget_of
+from usage_pipeline.budgets.standing import Standing
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.rigs.places import DOCS
 
 AT = datetime(2026, 11, 20, 13, tzinfo=UTC)
 TODAY, YESTERDAY = date(2026, 11, 20), date(2026, 11, 19)
 MB = 2**20
+UTC_ZONE = ZoneInfo("UTC")
 ENDING = EndingToken("upt_0123456789ab", "loader", AT, is_used=True)
 FAILED = FailedRun("r1", "daily_tables", "2026-11-19", AT, "division by zero")
 
@@ -67,6 +72,15 @@ def aggregated(yesterday: int | None, today: int, hours_into_day: float) -> Pipe
 
 def used(uses: int, history: tuple[int, ...] = (50, 60) * 168) -> PipelineFacts:
     return PipelineFacts(usage_hours=(UsageHour("token", "t1", AT, uses, history),))
+
+
+def spent(used: str, limit: str = "100", unpriced: int = 0, scope: str = "team=search") -> PipelineFacts:
+    budget = budget_of("b", scope, "month", limit, "usd", None)
+    return PipelineFacts(budgets=(Standing(budget, budget.window(AT, UTC_ZONE), Decimal(used), unpriced, AT),))
+
+
+def day_of_team(value: float) -> PipelineFacts:
+    return PipelineFacts(team_days=(TeamDay("search", YESTERDAY, "cost", value, (100.0, 120.0) * 14),))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +129,11 @@ def used(uses: int, history: tuple[int, ...] = (50, 60) * 168) -> PipelineFacts:
         (PipelineFacts(ending_tokens=(ENDING,)), "token-ends-soon:upt_0123456789ab"),
         (used(120), None),
         (used(1_000), "abnormal-usage:token:t1"),
+        (spent("49.99"), None),
+        (spent("50"), "budget:b:2026-11-01:50"),
+        (spent("0", limit="0.000001"), None),
+        (day_of_team(219.0), None),
+        (day_of_team(900.0), "abnormal-day:cost:search"),
     ],
 )
 def test_a_rule_raises_beyond_its_threshold_only(facts: PipelineFacts, expected: str | None) -> None:
@@ -142,6 +161,19 @@ def test_a_rule_raises_beyond_its_threshold_only(facts: PipelineFacts, expected:
         (PipelineFacts(expiring_tokens=(ExpiringTokenKeys(100, 4, 1.6, AT),)), ["100 token keys", "4 had", "2 s"]),
         (PipelineFacts(ending_tokens=(ENDING,)), ["upt_0123456789ab", "loader", "2026-11-20 13:00 UTC", "was used"]),
         (used(1_000), ["1,000 uses", "2026-11-20 13:00", "55", "60"]),
+        (
+            spent("64.5", unpriced=7),
+            [
+                "64.50 USD of 100.00 USD are used (team=search) in the month from 2026-11-01 to 2026-11-30, as of 2026-11",
+                "At the present rate it will be 99.",
+                "7 requests without a price are not in it",
+            ],
+        ),
+        (spent("60", scope="user=zo"), ["(a user)"]),
+        (
+            day_of_team(900.0),
+            ["2026-11-19: 900.00 USD", "In the 28 days before, the median was 110", "most 120.00 USD"],
+        ),
     ],
 )
 def test_an_alert_says_what_happened_with_numbers_and_what_to_do(facts: PipelineFacts, numbers: list[str]) -> None:

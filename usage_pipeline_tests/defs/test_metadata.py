@@ -15,6 +15,7 @@ from usage_pipeline.definitions import build_definitions
 from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
 from usage_pipeline.rollups.calendar import GRAINS, Grain
 from usage_pipeline.rollups.lineage import COLUMN_LINEAGE
+from usage_pipeline.rollups.window_tables import DAY_PARTS
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.rigs.events import event
 
@@ -28,6 +29,10 @@ PICTURED = {key.to_user_string() for key in KEYS if GRAPH.get(key).partitions_de
     source_key(family).to_user_string() for family in SOURCES
 }
 MOST_BYTES = 30_000
+DAY_PART_KEYS = {dg.AssetKey(part.table.split(".")) for part in DAY_PARTS}
+VIEWS = {key for key in KEYS if key.path[0] == "reporting"}
+# They come from tables of ours alone, which are no assets.
+UNTRACED = {dg.AssetKey(["reporting", name]) for name in ("current_day", "late_corrections")}
 
 
 @pytest.mark.parametrize("key", KEYS, ids=dg.AssetKey.to_user_string)
@@ -47,15 +52,16 @@ def test_an_asset_says_whose_it_is_where_it_is_stored_and_what_each_column_means
     table = node.metadata["dagster/table_name"]
     assert f"`{table}`" in node.description
     assert node.metadata["table_comment"]
-    assert ("dagster/column_lineage" in node.metadata) == (table in COLUMN_LINEAGE)
+    has_lineage = table in COLUMN_LINEAGE or key in VIEWS - UNTRACED
+    assert ("dagster/column_lineage" in node.metadata) == has_lineage
 
 
 def test_lineage_leads_to_columns_of_assets_that_are_upstream() -> None:
-    """Of all assets of statistics, rankings and roll-ups, and through no asset or column that is not there."""
+    """Of all assets of statistics, rankings, roll-ups and views, and through no asset or column that is not there."""
     found = {key for key in KEYS if "dagster/column_lineage" in GRAPH.get(key).metadata}
-    assert {key.to_user_string() for key in found} == PICTURED - {"usage/merchant_usage"} - {
-        source_key(family).to_user_string() for family in SOURCES
-    }
+    made = PICTURED - {"usage/merchant_usage"} - {source_key(family).to_user_string() for family in SOURCES}
+    assert {key.to_user_string() for key in found - VIEWS - DAY_PART_KEYS} == made
+    assert found >= (VIEWS - UNTRACED) | DAY_PART_KEYS
     for key in found:
         node = GRAPH.get(key)
         for sources in node.metadata["dagster/column_lineage"].deps_by_column.values():
@@ -63,6 +69,38 @@ def test_lineage_leads_to_columns_of_assets_that_are_upstream() -> None:
                 assert source.asset_key in node.parent_keys, (key, source)
                 columns = GRAPH.get(source.asset_key).metadata["dagster/column_schema"].columns
                 assert source.column_name in {column.name for column in columns}, (key, source)
+
+
+def breaks_with(table: str, column: str) -> set[str]:
+    """The columns of assets that come from this column, also through others: what the UI shows downstream of it."""
+    found: set[str] = set()
+    for key in KEYS:
+        of_asset = GRAPH.get(key).metadata.get("dagster/column_lineage")
+        for name, sources in of_asset.deps_by_column.items() if of_asset else ():
+            if any((source.asset_key.to_user_string(), source.column_name) == (table, column) for source in sources):
+                found |= {f"{key.to_user_string()}.{name}"} | breaks_with(key.to_user_string(), name)
+    return found
+
+
+def test_the_catalog_says_which_views_break_when_a_column_changes() -> None:
+    assert breaks_with("analytics/usage_error_daily", "status_code") == {"reporting/errors_by_type.status_code"}
+    reached = breaks_with("analytics/usage_events", "cost_usd")
+    assert {
+        "reporting/charge_back.cost_usd",
+        "reporting/usage_by_user.cost_usd",
+        "reporting/usage_by_hour.cost_usd",
+    } <= reached
+    assert breaks_with("usage/api_access_tokens", "name") == {"reporting/api_token_usage_by_day.token_name"}
+
+
+def test_every_view_of_the_database_is_in_the_catalog_and_says_that_it_is_one(postgres: psycopg.Connection) -> None:
+    views = postgres.execute("select viewname::text from pg_views where schemaname = 'reporting' order by 1").fetchall()
+    assert [key.path[1] for key in sorted(VIEWS)] == [name for (name,) in views]
+    for key in VIEWS:
+        node = GRAPH.get(key)
+        assert "view" in node.kinds
+        assert node.group_name == "reporting"
+        assert not node.is_materializable
 
 
 def write_input(postgres: psycopg.Connection, client: redis.Redis, landing: Path) -> None:
@@ -162,6 +200,7 @@ def pictures(metadata: dict[str, Any]) -> list[bytes]:
 def test_runs_tell_rows_shares_of_nulls_and_show_pictures(told: dict[str, dict[str, Any]]) -> None:
     sources = {source_key(family).to_user_string() for family in SOURCES}
     unstored = {"analytics/usage_events", "app/comments", "app/issues", "ops/dagster_history"}
+    unstored |= {key.to_user_string() for key in VIEWS | DAY_PART_KEYS}
     assert set(told) == {key.to_user_string() for key in KEYS} - unstored
     for name, metadata in told.items():
         if name in sources:

@@ -1,5 +1,6 @@
 """The Redis user that docs/redis-keys.md gives to servers that write counters: enough for the recorder, and no more."""
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import date
@@ -19,6 +20,7 @@ from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.rigs.places import DOCS
 from usage_pipeline_tests.torture.servers import RedisServer, valkey_executable
 
+BUDGET = {"name": "b", "unit": "usd", "used": "2", "limit": "1", "as_of": 1_700_000_000, "ends_at": 9_000_000_000}
 _PASSWORD = "not-the-pipelines"
 # Redis 6.2 comes with the package; it knows no rights that are for reading alone.
 _SERVERS = {"redis 6.2": redis_executable, "valkey": valkey_executable}
@@ -35,6 +37,7 @@ _OURS = (
     keys.ranking_filler("popular:issues"),
     keys.BARRIER,
     "usage_pipeline:quota_ids",
+    keys.BUDGET_SCOPES,
 )
 
 
@@ -81,7 +84,11 @@ def test_the_recorder_works_and_all_it_wrote_is_drained(
     assert (recorder.pending("key-1") or {})["total_requests"] == 2
     decision = recorder.check_quota("key-1")
     assert (decision.is_known, decision.remaining_today) == ((True, 3) if reads_quotas else (False, None))
-    expected_failures = {} if reads_quotas else {("quota", "refused"): 1}
+    with server.client() as client:
+        client.set(recorder_keys.budget("all"), json.dumps({"budgets": [BUDGET]}))
+    answer = recorder.check_budget("all")
+    assert (answer.is_known, answer.is_used_up) == (reads_quotas, reads_quotas)
+    expected_failures = {} if reads_quotas else {("quota", "refused"): 1, ("budget", "refused"): 1}
     assert dict(recorder.failures) == expected_failures
     recorder.close()
     drain_once(load_settings(database_url=database_url, redis_url=server.url))
@@ -118,6 +125,19 @@ def test_a_writer_can_read_quotas_of_api_keys_and_not_change_them(
                 writer.execute_command(*command)
         if reads_quotas:
             assert writer.hmget(name, "requests_per_day") == [b"5"]
+
+
+def test_a_writer_can_read_how_budgets_stand_and_not_change_it(
+    server: RedisServer, writer_url: str, reads_quotas: bool
+) -> None:
+    name = recorder_keys.budget("all")
+    with server.client() as admin, redis.Redis.from_url(writer_url) as writer:
+        admin.set(name, "ours")
+        for command in (("SET", name, "x"), ("EXPIRE", name, 0), ("INCRBY", name, 1)):
+            with pytest.raises(redis.ResponseError, match=r"(?i)noperm|permission|can't (run|access)"):
+                writer.execute_command(*command)
+        if reads_quotas:
+            assert writer.get(name) == b"ours"
 
 
 def test_a_writer_has_no_command_for_the_server_or_all_keys(server: RedisServer, writer_url: str) -> None:

@@ -9,7 +9,7 @@ import redis
 
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import load_settings
-from usage_pipeline_tests.reporting.reporting_rig import Fortnight, store_fortnight
+from usage_pipeline_tests.reporting.reporting_rig import TAG, Fortnight, store_fortnight
 
 
 @pytest.fixture(scope="package")
@@ -19,7 +19,9 @@ def stored(servers: LocalServers, databases: Any) -> Iterator[tuple[str, Fortnig
     with redis.Redis.from_url(servers.redis_url) as client:
         client.flushall()
     with psycopg.connect(url, autocommit=True) as connection:
-        fortnight = store_fortnight(connection, load_settings(database_url=url, redis_url=servers.redis_url))
+        fortnight = store_fortnight(
+            connection, load_settings(database_url=url, redis_url=servers.redis_url, rollup_tags=TAG)
+        )
     yield url, fortnight
     databases.drop(name)
 

@@ -1,8 +1,10 @@
 """A known fortnight of usage, stored through the real paths: recorder, drain, ingest, roll-ups; and the same as data frames."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pandas as pd
@@ -18,7 +20,8 @@ from usage_pipeline.rollups.issue_stats import replace_issue_stats
 from usage_pipeline.rollups.rankings import RANKINGS, replace_ranking
 from usage_pipeline.rollups.windows import replace_window
 from usage_pipeline.settings import Settings
-from usage_pipeline_tests.rigs.events import as_items, event
+from usage_pipeline_tests.end_to_end.rigs.usage_frames import frame_of
+from usage_pipeline_tests.rigs.events import as_items, event, list_cost
 
 # US dollars per million input and output tokens; the last model has no price anywhere.
 PRICES = {
@@ -31,6 +34,7 @@ DAYS = 15
 LATE_DAYS_AGO = 3
 LATE_EVENTS = 4
 ISSUE_DAYS = 50
+TAG = "project"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Fortnight:
 
     today: date
     events: pd.DataFrame
+    # The same events as the shared recomputation of usage wants them.
+    usage: pd.DataFrame
     requests: pd.DataFrame
     merchants: pd.DataFrame
     issues: pd.DataFrame
@@ -64,7 +70,8 @@ def store_fortnight(connection: psycopg.Connection, settings: Settings) -> Fortn
     frame["at"] = pd.to_datetime(frame.event_time, format="ISO8601")
     frame["day"] = frame["at"].dt.date
     frame["cost"] = [_cost(row) for row in frame.itertuples()]
-    return Fortnight(today, frame, requests, merchants, issues, comments)
+    usage = frame_of(in_time + late, settings.timezone, lambda one: list_cost(one, _list_price))
+    return Fortnight(today, frame, usage, requests, merchants, issues, comments)
 
 
 def roll_up(connection: psycopg.Connection, settings: Settings) -> None:
@@ -86,6 +93,8 @@ def _moment(chance: random.Random, now: datetime, days_ago: int) -> datetime:
 def _event(chance: random.Random, at: datetime) -> dict[str, Any]:
     provider, model = chance.choice(list(PRICES))
     has_failed = chance.random() < 0.2
+    # Of its own, so that the rest stays as it is.
+    more = random.Random(chance.random())
     return event(
         event_time=at.isoformat(),
         user_id=f"user-{chance.randrange(9)}",
@@ -96,8 +105,18 @@ def _event(chance: random.Random, at: datetime) -> dict[str, Any]:
         input_tokens=chance.randrange(1, 90_000),
         output_tokens=chance.randrange(0, 9_000),
         latency_ms=chance.randrange(1, 9_000) if chance.random() < 0.9 else ...,
-        status_code=500 if has_failed else 200,
+        status_code=more.choice((500, 429, 504)) if has_failed else 200,
+        error_type=more.choice(("rate_limit", "timeout", ...)) if has_failed else ...,
+        api_key_id=more.choice(("key-1", "key-2", ...)),
+        tags={"project": more.choice(("alpha", "beta"))} if more.random() < 0.7 else ...,
     )
+
+
+def _list_price(event: Mapping[str, Any], entered: int, left: int) -> Decimal | None:
+    price = PRICES[event["provider"], event["model"]]
+    if price is None:
+        return None
+    return (entered * Decimal(str(price[0])) + left * Decimal(str(price[1]))) / 1_000_000
 
 
 def _cost(row: Any) -> float | None:

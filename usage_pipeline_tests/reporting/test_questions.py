@@ -35,8 +35,8 @@ def monday(day: date) -> date:
     return day - timedelta(days=day.weekday())
 
 
-def test_there_are_eleven_and_each_is_a_question() -> None:
-    assert len(QUESTIONS) == 11
+def test_there_are_fifteen_and_each_is_a_question() -> None:
+    assert len(QUESTIONS) == 15
     assert all(text.startswith("-- ") and text.splitlines()[0].endswith("?") for text in QUESTIONS.values())
     assert {name.removeprefix("test_") for name in globals() if name.startswith("test_")} >= set(QUESTIONS)
 
@@ -101,6 +101,81 @@ def test_why_did_the_cost_rise(ask: Any, sent: Fortnight) -> None:
     changes = [row["change_usd"] for row in answers if row["change_usd"] is not None]
     assert changes == sorted(changes, reverse=True)
     assert [row["model"] for row in answers[len(changes) :]] == ["house-model-1"] * (len(answers) - len(changes))
+
+
+def cost_of(events: pd.DataFrame) -> float | None:
+    return None if events.cost.isna().all() else float(events.cost.sum())
+
+
+def is_near(found: Decimal | None, expected: float | None) -> bool:
+    return (found is None) == (expected is None) and (
+        found is None or float(found) == pytest.approx(expected, abs=0.0051)
+    )
+
+
+def test_who_are_the_dearest_users(ask: Any, sent: Fortnight) -> None:
+    answers = ask("who_are_the_dearest_users")
+    users = dict(list(sent.events.groupby("user_id")))
+    assert {row["user_id"] for row in answers} == set(users)
+    costs = [cost_of(users[row["user_id"]]) or 0 for row in answers]
+    assert costs == sorted(costs, reverse=True)
+    for row in answers:
+        mine = users[row["user_id"]]
+        assert row["requests"] == len(mine)
+        assert is_near(row["cost_usd"], cost_of(mine))
+        groups = {key: cost_of(part) or 0 for key, part in mine.groupby(["team", "service", "model"])}
+        dearest = (row["dearest_team"], row["dearest_service"], row["dearest_model"])
+        assert groups[dearest] == max(groups.values())
+        assert is_near(row["cost_of_these_usd"], groups[dearest])
+
+
+def test_which_errors_are_new(ask: Any, sent: Fortnight) -> None:
+    failed = sent.usage[sent.usage.errors > 0]
+    ago = np.array([(sent.today - day).days for day in failed.day])
+    key = ["provider", "error_type", "status_code"]
+    recent, before = (failed[span].groupby(key).size().to_dict() for span in (ago < 7, (ago >= 7) & (ago < 14)))
+    first = failed.groupby(key).day.min().to_dict()
+    answers = ask("which_errors_are_new")
+    assert len(answers) == min(12, len(recent)) > 4
+    assert [row["errors"] for row in answers] == sorted(recent.values(), reverse=True)[:12]
+    for row in answers:
+        kind = tuple(row[name] for name in key)
+        found = (row["errors"], row["errors_before"], row["first_seen_on"])
+        assert found == (recent[kind], before.get(kind, 0), first[kind])
+
+
+def test_what_do_we_charge_each_team(ask: Any, sent: Fortnight) -> None:
+    answers = ask("what_do_we_charge_each_team")
+    events = sent.events.assign(month=[day.replace(day=1) for day in sent.events.day])
+    groups = dict(list(events.groupby(["month", "team"])))
+    assert {(row["month_start"], row["team"]) for row in answers} == set(groups)
+    late_month = (sent.today - timedelta(days=LATE_DAYS_AGO)).replace(day=1)
+    for row in answers:
+        mine = groups[row["month_start"], row["team"]]
+        assert (row["requests"], row["unpriced_requests"]) == (len(mine), mine.cost.isna().sum())
+        assert is_near(row["cost_usd"], cost_of(mine))
+        assert (row["list_cost_usd"], row["reported_cost_usd"], row["corrections"]) == (row["cost_usd"], None, 0)
+        is_late = row["month_start"] == late_month
+        assert row["late_changes_of_month"] == is_late
+        assert is_near(row["late_change_of_month_usd"], float(events.tail(LATE_EVENTS).cost.sum()) if is_late else 0.0)
+
+
+def test_which_teams_spend_more(ask: Any, sent: Fortnight) -> None:
+    ago = np.array([(sent.today - day).days for day in sent.events.day])
+    answers = ask("which_teams_spend_more")
+    assert {row["team"] for row in answers} == set(sent.events.team)
+    for row in answers:
+        is_mine = (sent.events.team == row["team"]).to_numpy()
+        now, before = sent.events[is_mine & (ago < 7)], sent.events[is_mine & (ago >= 7) & (ago < 14)]
+        assert (row["requests"], row["requests_before"]) == (len(now), len(before))
+        assert is_near(row["cost_usd"], cost_of(now))
+        assert is_near(row["cost_before_usd"], cost_of(before))
+        each = before.cost.sum() / len(before)
+        assert is_near(row["by_more_requests_usd"], (len(now) - len(before)) * each)
+        parts = row["by_more_requests_usd"] + row["by_dearer_requests_usd"]
+        assert float(parts) == pytest.approx(float(row["change_usd"]), abs=0.011)
+    changes = [row["change_usd"] for row in answers]
+    assert changes == sorted(changes, reverse=True)
 
 
 def test_which_services_got_slower(ask: Any, sent: Fortnight) -> None:

@@ -411,8 +411,17 @@ def test_analysts_see_days_by_team_service_model_and_user(settings: Settings, po
         ("openai", "unheard-of", 1, 1, None),
     ]
     assert postgres.execute(
-        "select user_id, requests, errors, cost_usd::float8, unpriced_requests from reporting.usage_by_user order by 1"
+        "select user_id, sum(requests)::int, sum(errors)::int, sum(cost_usd)::float8, sum(unpriced_requests)::int"
+        " from reporting.usage_by_user group by 1 order by 1"
     ).fetchall() == [("user-1", 3, 0, 0.02, 1), ("user-2", 1, 1, 0.0006, 0)]
+    assert postgres.execute(
+        "select user_id, team, service, provider, model, requests from reporting.usage_by_user order by 1, 2, 5"
+    ).fetchall() == [
+        ("user-1", "other", "batch", "openai", "gpt-4o", 1),
+        ("user-1", "search", "chat", "openai", "gpt-4o", 1),
+        ("user-1", "search", "chat", "openai", "unheard-of", 1),
+        ("user-2", "search", "chat", "openai", "gpt-4o-mini", 1),
+    ]
 
 
 def test_the_live_view_has_the_columns_of_the_stored_hours(postgres: psycopg.Connection) -> None:

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from usage_recorder.async_recorder import AsyncRecorder
+    from usage_recorder.budget import BudgetAnswer
     from usage_recorder.quota import QuotaDecision
     from usage_recorder.recorder import Recorder
 
-__all__ = ["AsyncRecorder", "QuotaDecision", "Recorder"]
+__all__ = ["AsyncRecorder", "BudgetAnswer", "QuotaDecision", "Recorder"]
 
-_HOMES = {"AsyncRecorder": "async_recorder", "QuotaDecision": "quota", "Recorder": "recorder"}
+_HOMES = {
+    "AsyncRecorder": "async_recorder",
+    "BudgetAnswer": "budget",
+    "QuotaDecision": "quota",
+    "Recorder": "recorder",
+}
 
 
 def __getattr__(name: str) -> Any:

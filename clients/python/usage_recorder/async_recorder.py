@@ -12,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from usage_recorder import commands as record_commands
+from usage_recorder.budget import BudgetAnswer
 from usage_recorder.calls import Build, Options, Recording
 from usage_recorder.commands import Command, Family
 from usage_recorder.delivery.async_courier import AsyncCourier
@@ -54,6 +55,11 @@ class AsyncRecorder(Recording[Awaitable[bool], Awaitable[Optional[str]]]):
         """As `Recorder.check_quota`."""
         commands = self._built("quota", lambda: record_commands.quota_question(self._moment(), api_key_id))
         return self._decision(commands and await self._read("quota", commands))
+
+    async def check_budget(self, scope: str) -> BudgetAnswer:
+        """As `Recorder.check_budget`."""
+        commands = self._built("budget", lambda: record_commands.budget_question(scope))
+        return self._budget_answer(commands and await self._read("budget", commands))
 
     async def pending(self, api_key_id: str) -> dict[str, int] | None:
         """As `Recorder.pending`."""

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 from usage_recorder import commands as record_commands
+from usage_recorder.budget import UNKNOWN_BUDGET, BudgetAnswer, standing
 from usage_recorder.commands import API_KEY_COUNTS, Family, Moment, Record, WrongArgumentError
 from usage_recorder.delivery.courier import BUSY
 from usage_recorder.delivery.outbox import MOST_KEPT, MOST_KEPT_BYTES, Outbox
@@ -235,6 +236,15 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
         except (TypeError, ValueError):
             self._failures.count("quota", "refused", "Redis answered something else than numbers")
             return UNKNOWN
+
+    def _budget_answer(self, answers: list[Any] | None) -> BudgetAnswer:
+        if answers is None or self._has_no_answer("budget", answers):
+            return UNKNOWN_BUDGET
+        try:
+            return standing(answers[0], self._now_ms() / 1000)
+        except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):
+            self._failures.count("budget", "refused", "Redis answered something else than a budget")
+            return UNKNOWN_BUDGET
 
     def _pending_counts(self, answers: list[Any] | None) -> dict[str, int] | None:
         if answers is None or self._has_no_answer("pending", answers):

@@ -14,6 +14,7 @@ from typing import Literal, Union
 from zoneinfo import ZoneInfo
 
 from usage_recorder import keys
+from usage_recorder.budget import ALL, SCOPE_KINDS
 from usage_recorder.keys import MAX_COUNT, MAX_ID_CHARACTERS
 from usage_recorder.quota import LIMITS
 from usage_recorder.script import LARGEST_TOKEN_COUNT
@@ -201,6 +202,16 @@ def quota_question(now: Moment, api_key_id: str) -> list[Command]:
         ("GET", keys.quota_used(api_key_id, now.day)),
         ("ZCOUNT", keys.api_key_timeline(api_key_id), f"({now.ms - WINDOW_MS}", "+inf"),
     ]
+
+
+def budget_question(scope: str) -> list[Command]:
+    """The command of a budget check. A name that no budget can have is refused: it would pass for a scope without a budget."""
+    if scope != ALL:
+        kind, separator, value = str(scope).partition("=")
+        if not separator or kind not in SCOPE_KINDS:
+            raise WrongArgumentError(f"scope must be {ALL}, or a name after one of {', '.join(SCOPE_KINDS)} and a =")
+        identifier(kind, value)
+    return [("GET", keys.budget(scope))]
 
 
 def pending_question(api_key_id: str) -> list[Command]:

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class RecordFailures:
-    """Failures per (what, reason), from any thread. `what` is a family, or "quota" or "pending" for the two reads.
+    """Failures per (what, reason), from any thread. `what` is a family, or "quota", "budget" or "pending" for the reads.
 
     Reasons why a record is dropped:
     - "wrong argument": an argument could not be stored.

@@ -56,6 +56,11 @@ def quota(api_key_id: str) -> str:
     return f"{NAMESPACE}quota:{api_key_id}"
 
 
+def budget(scope: str) -> str:
+    """How the budgets of a scope such as `team=search` or `all` stand, as JSON. The pipeline publishes it (contracts §12)."""
+    return f"{NAMESPACE}budget:{scope}"
+
+
 def quota_used(api_key_id: str, day: date) -> str:
     """Requests that were recorded for that API key on that day. The drain does not touch this key."""
     return f"{NAMESPACE}quota_used:{day.isoformat()}:{api_key_id}"

@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from usage_recorder import commands as record_commands
+from usage_recorder.budget import UNKNOWN_BUDGET, BudgetAnswer
 from usage_recorder.calls import Build, Options, Recording
 from usage_recorder.commands import Command, Family, WrongArgumentError
 from usage_recorder.delivery.courier import Courier
@@ -77,6 +78,18 @@ class Recorder(Recording[bool, Optional[str]]):
                 return UNKNOWN
             commands = self._built("quota", lambda: record_commands.quota_question(self._moment(), api_key_id))
             return self._decision(commands and self._read("quota", commands))
+
+    def check_budget(self, scope: str) -> BudgetAnswer:
+        """How the budget of this scope stands (§12): `team=search`, `service=…`, `user=…`, `model=…`, `api_key=…` or `all`.
+
+        It asks only Redis, in one round trip, for what the pipeline last published. Whether to refuse a request of a scope that
+        `is_used_up` is the caller's choice. If Redis does not answer, nothing is used up, and `is_known` is False.
+        """
+        with self._outbox.call() as is_outermost:
+            if not is_outermost:
+                return UNKNOWN_BUDGET
+            commands = self._built("budget", lambda: record_commands.budget_question(scope))
+            return self._budget_answer(commands and self._read("budget", commands))
 
     def pending(self, api_key_id: str) -> dict[str, int] | None:
         """The five counts of §1.1 that are not drained yet, by field. Zeros if there are none, None if Redis failed.

@@ -19,6 +19,7 @@ grant select on
     analytics.usage_tag_daily,
     analytics.usage_user_daily,
     analytics.usage_user_team_daily,
+    ops.budgets,
     ops.calendar,
     ops.heartbeats,
     ops.made_dates,

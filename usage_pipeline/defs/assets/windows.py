@@ -15,9 +15,11 @@ from usage_pipeline.defs.partitions.metadata import about_partition
 from usage_pipeline.defs.partitions.runs import Metadata, PartitionEvents, one_by_one
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.rollups.calendar import GRAINS, Grain, Window, hour_window, window_on
-from usage_pipeline.rollups.window_tables import WINDOW_TABLES
+from usage_pipeline.rollups.lineage import COLUMN_LINEAGE
+from usage_pipeline.rollups.window_tables import DAY_PARTS, WINDOW_TABLES
 from usage_pipeline.rollups.windows import WindowReport, replace_window
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.catalog import stored_catalog
 from usage_pipeline.storage.postgres import connect
 
 EVENTS_KEY = dg.AssetKey(["analytics", "usage_events"])
@@ -51,6 +53,27 @@ def usage_events_source() -> dg.AssetSpec:
         "landed files store the events, and note the windows that must be made again.",
         metadata=table_metadata("analytics.usage_events"),
     )
+
+
+def day_part_sources() -> list[dg.AssetSpec]:
+    """The tables that the asset of days makes together with its own: not assets to be made, but views show them."""
+    return [
+        dg.AssetSpec(
+            dg.AssetKey(part.table.split(".")),
+            deps=[window_key("day"), *(dg.AssetKey(table.split(".")) for table in _read_by(part.table))],
+            group_name="analytics",
+            owners=OWNERS,
+            kinds={"postgres"},
+            description=f"{stored_catalog()[part.table].comment}. Table `{part.table}`. A run of `analytics/usage_daily` "
+            "makes it.",
+            metadata=table_metadata(part.table),
+        )
+        for part in DAY_PARTS
+    ]
+
+
+def _read_by(table: str) -> list[str]:
+    return sorted({source.rpartition(".")[0] for sources in COLUMN_LINEAGE[table].values() for source in sources})
 
 
 def window_assets(

@@ -17,6 +17,7 @@ import psycopg
 import redis
 from psycopg import sql as compose
 from psycopg.types.json import Jsonb
+from usage_recorder import keys as recorder_keys
 
 from usage_pipeline.events.erasure.landed_files import erase_landed
 from usage_pipeline.events.erasure.names import near_spellings, pseudonym_of
@@ -33,7 +34,7 @@ from usage_pipeline.events.erasure.spellings import Spellings, members_of
 from usage_pipeline.events.ingest.members import identity
 from usage_pipeline.events.ingest.model import LANDING
 from usage_pipeline.events.landing.folder import BROKEN, DONE, Landing
-from usage_pipeline.redis_keys import token_cache
+from usage_pipeline.redis_keys import BUDGET_SCOPES, token_cache
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.archives.files import delete_file, delete_leftovers, verified
 from usage_pipeline.storage.archives.manifest import Archive, archives
@@ -122,6 +123,7 @@ def erase(settings: Settings, user_id: str) -> Erasure:
         work = _Work(connection, store, user_id, settings, *_begin(connection, user_id, settings))
         work.erase_live_rows()
         work.erase_bindings(settings)
+        work.erase_budgets(settings)
         for rule in CHUNKED:
             work.erase_chunked(rule)
             if rule is EVENTS:
@@ -238,6 +240,19 @@ class _Work:
                         pooled.delete(token_cache(prefix))
             except (redis.RedisError, redis.exceptions.RedisClusterException, RedisUnavailable, OSError) as error:
                 log.warning("cached copies of tokens are not deleted, and end within minutes: %s", first_line(error))
+
+    def erase_budgets(self, settings: Settings) -> None:
+        """Deletes the user's budgets, and what gateways read of them. Without Redis the next evaluation of alerts does that."""
+        with self._connection.transaction():
+            [(gone,)] = self._connection.execute(load("events/erasure/delete_budgets"), self._names).fetchall()
+            self._note("ops.budgets", gone)
+        scope = f"user={self._user_id}"
+        try:
+            with server_or_cluster(settings) as pooled:
+                pooled.unlink(recorder_keys.budget(scope))
+                pooled.srem(BUDGET_SCOPES, scope)
+        except (redis.RedisError, redis.exceptions.RedisClusterException, RedisUnavailable, OSError) as error:
+            log.warning("published budgets of the user are not deleted yet: %s", first_line(error))
 
     def erase_chunked(self, rule: _Rule) -> None:
         """Erases in the rows of a table and in its files under one lock, so that no row moves between them meanwhile."""

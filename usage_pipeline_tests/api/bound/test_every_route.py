@@ -14,9 +14,12 @@ import psycopg
 import pytest
 import redis
 from usage_recorder import Recorder
+from usage_recorder.budget import SCOPE_KINDS
 
 from usage_pipeline.api.app import create_app
 from usage_pipeline.bindings import Bounds
+from usage_pipeline.budgets.budget import budget_of
+from usage_pipeline.budgets.store import set_budget
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.rankings import RANKINGS
@@ -72,6 +75,8 @@ def world(servers: Any, databases: Any, number: int, bounds: Bounds, *, is_signe
         with serving(settings) as service:
             client = service.with_token(new_token(postgres, *SCOPES, bounds=bounds))
             assert client.post(EVENTS_PATH, json=[OWN]).json()["inserted"] == 1
+            for kind in ("team", "service", "user"):
+                set_budget(postgres, budget_of(f"my-{kind}", f"{kind}=mine", "month", "5", "requests", None))
             reader = client
             if is_signed_in:
                 reader = signed_in(service, invited(postgres, scopes=("read", "users", "prompts"), bounds=bounds).code)
@@ -99,6 +104,8 @@ def add_others(one: World, foreign: list[dict[str, Any]]) -> None:
         sent(ARCHIVES_PATH, [archive(theirs["event_id"], prompt_full=MARK)])
     sent(LITELLM_PATH, [payload("success")])
     sent(TRACES_PATH, json.loads(as_json(request_of(CHAT, resource={"service.name": MARK, "team": MARK}))))
+    for name, scope in (*((f"b-{kind}", f"{kind}={MARK}") for kind in SCOPE_KINDS), ("b-all", "all")):
+        set_budget(one.postgres, budget_of(f"{MARK}-{name}", scope, "day", "1", "requests", None))
     recorder = Recorder.connect(one.settings.redis_dsn.get_secret_value())
     for number in (1, 2):
         recorder.record_api_key(MARK, file_size=3)
@@ -226,7 +233,10 @@ def walked(one: World, theirs: dict[str, Any]) -> list[tuple[Any, ...]]:
                 answer.status_code in (404, 422) or "next" in answer.text
             ), (question, answer.text)
             if path not in OPEN | FILES | {SESSION_PATH}:
-                is_by_team = path.startswith("/api/usage/models") or path in EXPLORED | {"/api/usage/summary"}
+                is_by_team = path.startswith("/api/usage/models") or path in EXPLORED | {
+                    "/api/usage/summary",
+                    "/api/budgets",
+                }
                 # Of exploring, what cannot be told apart by what a token is bound to.
                 expected = (200, 422, *([403] if path in EXPLORED else [])) if is_by_team else (403,)
                 assert answer.status_code in expected, (question, answer.text)
@@ -278,7 +288,7 @@ def test_the_walk_finds_what_a_token_sees_that_is_not_bound(servers: Any, databa
             *("/api/usage/providers", "/api/usage/merchants", "/api/usage/tokens", f"/api/usage/api-keys/{MARK}"),
             *("/api/issues/popular", "/api/rankings/models", "/api/stats/daily"),
             *("/api/usage/explore?group_by=team", "/api/usage/explore?group_by=user&grain=total"),
-            *("/api/usage/requests", "/api/usage/changes"),
+            *("/api/usage/requests", "/api/usage/changes", "/api/budgets"),
         )
         same = [path for path in paths if told(beside.client.get(path)) == told(alone.client.get(path))]
         assert same == []

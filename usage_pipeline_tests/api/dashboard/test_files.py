@@ -8,8 +8,6 @@ import pytest
 from usage_pipeline.api.dashboard import routes as dashboard
 from usage_pipeline_tests.rigs.service import Shared, expect_problem
 
-# Where a service has none, the page has no tab for them.
-MAY_BE_MISSING = {"api/budgets"}
 BROWSER = "text/html,application/xhtml+xml,*/*;q=0.8"
 
 
@@ -58,6 +56,6 @@ def test_a_page_that_is_not_built_says_how_to_build_it(
 def test_the_paths_that_the_page_asks_for_are_there(shared: Shared) -> None:
     page = shared.service.client.get("/", headers={"Accept": BROWSER})
     [script] = re.findall(r'src="(dashboard/[^"]+/page.js)"', page.text)
-    asked = set(re.findall(r"[\"`]((?:api/|healthz)[^\"`?$]*)", shared.client.get(f"/{script}").text)) - MAY_BE_MISSING
+    asked = set(re.findall(r"[\"`]((?:api/|healthz)[^\"`?$]*)", shared.client.get(f"/{script}").text))
     assert len(asked) >= 10
     assert {path: shared.client.get(f"/{path}").status_code for path in asked} == dict.fromkeys(asked, 200)

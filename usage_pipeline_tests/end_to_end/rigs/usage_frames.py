@@ -1,9 +1,10 @@
 """What the tables of usage events must hold, computed anew with pandas, from the events as sent and what each of them costs."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -45,6 +46,8 @@ class Table:
     column: str
     key: tuple[str, ...] = DIMENSIONS
     has_percentiles: bool = False
+    # Views show tenths of a millisecond.
+    is_rounded: bool = False
     has_users: bool = False
     has_units: bool = True
     has_costs: bool = True
@@ -66,11 +69,17 @@ TABLES = (
     Table("analytics.usage_user_daily", "day", "usage_date", (*DIMENSIONS, "user_id")),
     Table("analytics.usage_tag_daily", "day", "usage_date", ("tag", "value", "is_rest", "team", "provider", "model")),
     Table("analytics.usage_hourly_live", "hour", "hour_start", has_percentiles=True, has_users=True),
-    Table("reporting.usage_by_hour", "hour", "hour_start", has_percentiles=True, has_users=True),
+    Table("analytics.usage_api_key_daily", "day", "usage_date", (*DIMENSIONS, "api_key_id")),
+    Table("reporting.usage_by_hour", "hour", "hour_start", has_percentiles=True, is_rounded=True, has_users=True),
+    Table("reporting.usage_by_day", "day", "usage_date", has_percentiles=True, is_rounded=True, has_users=True),
+    Table("reporting.usage_by_week", "week", "week_start", has_percentiles=True, is_rounded=True, has_users=True),
+    Table("reporting.usage_by_month", "month", "month_start", has_percentiles=True, is_rounded=True, has_users=True),
     Table("reporting.usage_by_team", "day", "usage_date", ("team",), has_users=True),
     Table("reporting.usage_by_service", "day", "usage_date", ("service",), has_users=True),
     Table("reporting.usage_by_model", "day", "usage_date", ("provider", "model"), has_users=True),
-    Table("reporting.usage_by_user", "day", "usage_date", ("user_id",)),
+    Table("reporting.usage_by_user", "day", "usage_date", (*DIMENSIONS, "user_id")),
+    Table("reporting.usage_by_api_key", "day", "usage_date", (*DIMENSIONS, "api_key_id")),
+    Table("reporting.usage_by_tag", "day", "usage_date", ("tag", "value", "is_rest", "team", "provider", "model")),
     Table("reporting.cost_by_team_and_month", "month", "month_start", ("team", "provider", "model"), has_units=False),
     Table("reporting.cost_by_model_and_month", "month", "month_start", ("provider", "model"), has_units=False),
 )
@@ -117,6 +126,10 @@ def frame_of(events: Sequence[Mapping[str, Any]], time_zone: ZoneInfo, cost_of: 
     """A row for each event, with its windows and costs. Events are unique; `cost_of` is given what `counted` makes of them."""
     each = [counted(event) for event in events]
     frame = pd.DataFrame({name: [event.get(name) for event in each] for name in (*DIMENSIONS, "user_id", "latency_ms")})
+    # What nobody said is told apart from other values, and not from itself.
+    frame["api_key_id"] = [event.get("api_key_id") or "" for event in each]
+    frame["error_type"] = [event.get("error_type") or "" for event in each]
+    frame["status_code"] = [event.get("status_code") or 0 for event in each]
     local = [datetime.fromisoformat(event["event_time"]).astimezone(time_zone) for event in each]
     for name, window_of in WINDOW_OF.items():
         frame[name] = pd.Series([window_of(at) for at in local], dtype=object)
@@ -166,11 +179,15 @@ def expected_rows(frame: pd.DataFrame, table: Table) -> Rows:
     if table.has_percentiles:
         for name, share in PERCENTILES.items():
             sums[name] = grouped["latency_ms"].quantile(share)
+            if table.is_rounded:
+                sums[name] = [tenths(one) for one in sums[name]]
     if table.has_users:
         sums["distinct_users"] = grouped["user_id"].nunique()
     names = list(sums.columns)
     rows: Rows = {_key(row[0]): dict(zip(names, row[1:], strict=True)) for row in sums.itertuples(name=None)}
     for row in rows.values():
+        # No request of the group came with a latency.
+        row |= {name: None for name in PERCENTILES if name in row and math.isnan(row[name])}
         row |= dict.fromkeys(MONEY) | dict.fromkeys(WITHOUT, 0)
         row["other_units"] = {}
     more = zip(*(frame[name] for name in (*by, *MONEY, "other_units")), strict=True)
@@ -178,6 +195,11 @@ def expected_rows(frame: pd.DataFrame, table: Table) -> Rows:
         row = rows[_key(values[: len(by)])]
         _add(row, dict(zip((*MONEY, "other_units"), values[len(by) :], strict=True)))
     return {key: {name: row[name] for name in table.shown} for key, row in rows.items()}
+
+
+def tenths(number: float) -> float:
+    """Rounded half up, as PostgreSQL does, from the 15 digits that it takes a float for."""
+    return number if math.isnan(number) else float(Decimal(f"{number:.15g}").quantize(Decimal("0.1"), ROUND_HALF_UP))
 
 
 def _add(row: dict[str, Any], event: Mapping[str, Any]) -> None:

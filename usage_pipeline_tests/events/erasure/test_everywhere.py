@@ -17,6 +17,10 @@ from psycopg import sql
 from usage_pipeline.access.tokens import create_token
 from usage_pipeline.alerting.reading import read_dead_letters
 from usage_pipeline.bindings import Bounds
+from usage_pipeline.budgets.budget import budget_of
+from usage_pipeline.budgets.publishing import publish
+from usage_pipeline.budgets.standing import standings
+from usage_pipeline.budgets.store import budgets, set_budget
 from usage_pipeline.definitions import build_definitions
 from usage_pipeline.drain.dead_letters import Choice
 from usage_pipeline.drain.rounds import drain_once
@@ -153,9 +157,23 @@ def test_the_id_is_nowhere_in_any_spelling(
         tokens = [create_token(postgres, "bound", ["read"], bounds=each) for each in bounds]
         for token in tokens:
             redis_client.set(f"api_token:{token.token_prefix}", WHO)
+        names = ("of-user", WHO, "of-others")
+        scopes = (f"user={WHO}", f"user={WHO}", "team=search")
+        for name, scope in zip(names, scopes, strict=True):
+            set_budget(postgres, budget_of(name, scope, "day", "1", "requests", None))
+            row = (f"budget:{name}:2026-11-01:100", name)
+            postgres.execute(
+                "insert into ops.alerts (dedupe_key, rule, severity, title, text, remedy)"
+                " values (%s, 'budget', 'warning', %s, '', '')",
+                row,
+            )
+        publish(there, standings(postgres, budgets(postgres), there.timezone, NOW))
+        assert len(redis_client.keys("usage_pipeline:budget:*")) == 2
         before = {place.partition(":")[0] for place in traces_in_database(postgres)}
         assert before >= {
             "analytics.usage_user_daily.user_id",
+            "ops.alerts.title",
+            "ops.budgets.scope_value",
             "ops.corrections.before",
             "ops.dead_letters.raw",
             "ops.dead_letters.reason",
@@ -169,6 +187,9 @@ def test_the_id_is_nowhere_in_any_spelling(
         assert done.problems == []
         assert traces_in_database(postgres) == []
         assert redis_client.keys("api_token:*") == []
+        assert redis_client.keys("usage_pipeline:budget:*") == [b"usage_pipeline:budget:team=search"]
+        assert redis_client.smembers("usage_pipeline:budget_scopes") == {b"team=search"}
+        assert [budget.name for budget in budgets(postgres)] == ["of-others"]
         ended = "select users[cardinality(users)] = %s, revoked_at is not null from usage.api_access_tokens order by created_at"
         assert postgres.execute(ended, (done.pseudonym,)).fetchall() == [(True, True), (True, False)]
         assert traces_in_files(landing, files, home) == []

@@ -1,0 +1,11 @@
+-- All budgets, by name.
+select
+    name,
+    scope_kind,
+    scope_value,
+    period,
+    unit,
+    limit_amount,
+    alert_shares
+from ops.budgets
+order by name;

@@ -1,0 +1,39 @@
+"""The rule `budget`: each share of a limit is told once a period."""
+
+from collections.abc import Iterator, Sequence
+
+from usage_pipeline.alerting.alert import Alert
+from usage_pipeline.budgets.standing import Standing
+from usage_pipeline.settings import Settings
+
+
+def reached_budgets(found: Sequence[Standing], _: Settings) -> Iterator[Alert]:
+    """An alert for each share that is reached. The period is in the key, so that the next one has alerts of its own."""
+    for standing in found:
+        budget, window = standing.budget, standing.window
+        for share in standing.reached_shares:
+            yield Alert(
+                "budget",
+                f"budget:{budget.name}:{window.day}:{share}",
+                "failure" if share >= 100 else "warning",
+                f"Budget {budget.name} is used up" if share == 100 else f"Budget {budget.name}: {share} % are used",
+                _text(standing),
+                "`usage-pipeline budgets list` shows how all budgets stand, and `GET /api/usage/explore` who used it. Talk "
+                "to them, or raise the limit with `usage-pipeline budgets set` if it should be higher. Nobody is blocked "
+                "unless your gateway asks `check_budget` (docs/budgets.md).",
+            )
+
+
+def _text(standing: Standing) -> str:
+    budget, forecast = standing.budget, standing.forecast
+    # An alert is kept longer than a user may be: it never names one.
+    whose = "a user" if budget.scope.kind == "user" else str(budget.scope)
+    sentences = [
+        f"{budget.said(standing.used)} of {budget.said(budget.limit)} are used ({whose}) in the {budget.period} from "
+        f"{standing.window.day} to {standing.last_day}, as of {standing.as_of:%Y-%m-%d %H:%M %Z}"
+    ]
+    if forecast is not None:
+        sentences.append(f"At the present rate it will be {budget.said(forecast)} by its end")
+    if standing.unpriced_note:
+        sentences.append(standing.unpriced_note)
+    return ". ".join(sentences) + "."

@@ -1,0 +1,1 @@
+"""Budgets (contracts §12): how those stand that a token may see."""

@@ -1,0 +1,48 @@
+"""The OpenAPI document of budgets."""
+
+from typing import Any
+
+from usage_pipeline.budgets.budget import PERIODS, UNITS
+
+_DATE = {"type": "string", "format": "date"}
+_TIME = {"type": "string", "format": "date-time", "description": "All that was stored before is in it"}
+
+
+def budgets_answer() -> dict[int | str, dict[str, Any]]:
+    """All budgets that a token may see."""
+    amount = {"type": ["string", "integer"], "description": "US dollars as a decimal number, or a count"}
+    forecast = "What will be used by the end of the period at the rate so far; null before an hour of it has passed"
+    scope = "The one member whose usage counts, such as team; empty: all usage"
+    item = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "scope": {"type": "object", "additionalProperties": {"type": "string"}, "description": scope},
+            "period": {"type": "string", "enum": list(PERIODS)},
+            "periodStart": _DATE,
+            "periodEnd": {**_DATE, "description": "Its last day"},
+            "unit": {"type": "string", "enum": list(UNITS)},
+            "limit": amount,
+            "used": amount,
+            "left": amount,
+            "forecast": {"type": ["string", "integer", "null"], "description": forecast},
+            "share": {"type": "number", "description": "Used of the limit; 1 is all of it"},
+            "unpricedRequests": {
+                "type": "integer",
+                "description": "Of a budget in usd: requests without a price, which are not in it",
+            },
+            "alertShares": {"type": "array", "items": {"type": "integer"}, "description": "Percent of the limit"},
+            "asOf": _TIME,
+        },
+    }
+    item["required"] = list(item["properties"])
+    schema = {
+        "type": "object",
+        "properties": {
+            "asOf": _TIME,
+            "timezone": {"type": "string"},
+            "items": {"type": "array", "items": item},
+        },
+        "required": ["asOf", "timezone", "items"],
+    }
+    return {200: {"description": "Budgets, by name", "content": {"application/json": {"schema": schema}}}}

@@ -1,0 +1,1 @@
+"""`usage-pipeline budgets`: set, listed, removed."""

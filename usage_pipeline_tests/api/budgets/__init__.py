@@ -1,0 +1,1 @@
+"""`GET /api/budgets` over HTTP, as the service's own role of PostgreSQL."""

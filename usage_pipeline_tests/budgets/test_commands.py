@@ -1,0 +1,123 @@
+"""`usage-pipeline budgets` as a person or a script calls it."""
+
+import json
+import subprocess
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+import redis
+
+from usage_pipeline.rollups.calendar import day_window
+from usage_pipeline.rollups.windows import replace_window
+from usage_pipeline.settings import Settings
+from usage_pipeline_tests.rigs.commands import Run
+from usage_pipeline_tests.rigs.windows import event_at, store_events
+
+SEARCH = ("--scope", "team=search", "--period", "month", "--limit", "500", "--unit", "usd")
+
+
+def use_now(postgres: psycopg.Connection, settings: Settings, *models: str) -> None:
+    now = datetime.now(UTC)
+    store_events(postgres, settings, now, *(event_at(now, model=model) for model in models))
+    replace_window(postgres, day_window(now.date(), settings.timezone), settings=settings)
+
+
+def test_a_budget_is_set_listed_and_removed(
+    run: Run, settings: Settings, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    use_now(postgres, settings, "gpt-4o", "gpt-4o", "unheard-of")
+    made = run("budgets", "set", "search", *SEARCH, "--json")
+    assert made.returncode == 0, made.stderr
+    document = json.loads(made.stdout)
+    assert (document["success"], document["change"], document["budget"]["used"]) == (True, "made", "0.02")
+    assert redis_client.exists("usage_pipeline:budget:team=search"), "gateways hear of it at once"
+    [listed] = json.loads(run("budgets", "list", "--json").stdout)["budgets"]
+    today = datetime.now(UTC).date()
+    assert listed | {"forecast": "", "as_of": "", "period_end": ""} == {
+        "name": "search",
+        "scope": "team=search",
+        "period": "month",
+        "period_start": str(today.replace(day=1)),
+        "period_end": "",
+        "unit": "usd",
+        "limit": "500",
+        "used": "0.02",
+        "left": "499.98",
+        "share": 0.00004,
+        "forecast": "",
+        "unpriced_requests": 1,
+        "alert_shares": [50, 80, 100],
+        "as_of": "",
+    }
+    shown = run("budgets", "list").stdout
+    assert [one for one in ("search", "team=search", "500.00 USD", "0.02 USD", "0.0%") if one not in shown] == []
+    assert "search: 1 request without a price is not in it" in shown
+    assert run("budgets", "remove", "search").stdout == 'Budget "search" is removed.\n'
+    assert redis_client.keys("usage_pipeline:budget*") == []
+    again = run("budgets", "remove", "search")
+    assert (again.returncode, again.stdout) == (0, 'No budget has the name "search": nothing to remove.\n')
+    assert json.loads(run("budgets", "list", "--json").stdout) == {"budgets": []}
+    assert run("budgets", "list").stdout == "0 budgets.\n"
+
+
+def test_to_set_it_twice_changes_nothing_and_otherwise_changes_it(run: Run, postgres: psycopg.Connection) -> None:
+    query = "select limit_amount::text, alert_shares, created_at, updated_at from ops.budgets"
+    run("budgets", "set", "search", *SEARCH)
+    [first] = postgres.execute(query).fetchall()
+    again = run("budgets", "set", "search", *SEARCH, "--alert", "100,80,50,50")
+    assert again.stdout == 'Budget "search" is as it was. 0.00 USD of 500.00 USD are used.\n'
+    assert postgres.execute(query).fetchall() == [first]
+    changed = json.loads(run("budgets", "set", "search", *SEARCH, "--limit", "0.5", "--alert", "90%", "--json").stdout)
+    assert changed["change"] == "changed"
+    [other] = postgres.execute(query).fetchall()
+    assert other[:3] == ("0.5", [90], first[2])
+    assert other[3] > first[3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (("--scope", "search"), "--scope: expected one of team=NAME, service=NAME, user=NAME"),
+        (("--scope", "color=red"), "or all, came 'color=red'"),
+        (("--scope", "team="), "--scope team: expected 1 to 200 characters, came 0"),
+        (("--period", "year"), "--period: expected one of day, week, month, came 'year'"),
+        (("--unit", "eur"), "--unit: expected one of usd, tokens, requests, came 'eur'"),
+        (("--limit", "0"), "--limit: expected a number above 0"),
+        (("--limit", "-5"), "--limit: expected a number above 0"),
+        (("--limit", "many"), "--limit: expected a number above 0 and at most 1,000,000,000,000,000, came 'many'"),
+        (("--limit", "nan"), "--limit: expected a number above 0"),
+        (("--limit", "Infinity"), "--limit: expected a number above 0"),
+        (("--limit", "1e16"), "--limit: expected a number above 0"),
+        (("--limit", "1.5", "--unit", "tokens"), "--limit: expected at most 0 decimals of tokens, came '1.5'"),
+        (("--alert", "half"), "--alert: expected at most 10 whole percents from 1 to 1,000"),
+        (("--alert", "0"), "--alert: expected at most 10 whole percents"),
+        (("--alert", "50,,80"), "--alert: expected at most 10 whole percents"),
+        (("--alert", "1001"), "--alert: expected at most 10 whole percents"),
+        (("--alert", ",".join(map(str, range(1, 12)))), "--alert: expected at most 10 whole percents"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    run: Run, postgres: psycopg.Connection, changes: tuple[str, ...], said: str
+) -> None:
+    refused = run("budgets", "set", "search", *SEARCH, *changes)
+    assert refused.returncode == 2
+    [line] = refused.stderr.strip().splitlines()
+    assert said in line
+    assert postgres.execute("select count(*) from ops.budgets").fetchone() == (0,)
+
+
+def test_a_name_is_a_text_that_can_be_stored(run: Run) -> None:
+    refused = run("budgets", "set", "x" * 201, *SEARCH)
+    assert (refused.returncode, "NAME: expected 1 to 200 characters, came 201" in refused.stderr) == (2, True)
+    assert run("budgets", "set", "a:b [c] é", *SEARCH).returncode == 0
+    assert "a:b [c] é" in run("budgets", "list").stdout
+
+
+def test_without_redis_a_budget_is_set_and_a_note_says_when_gateways_know(
+    run: Run, postgres: psycopg.Connection
+) -> None:
+    done: subprocess.CompletedProcess[str] = run("budgets", "set", "search", *SEARCH, REDIS_URL="redis://127.0.0.1:9/0")
+    assert done.returncode == 0
+    assert done.stderr.strip().endswith("gateways hear of this from the sensor `alerts` when it is back.")
+    assert postgres.execute("select name from ops.budgets").fetchall() == [("search",)]
