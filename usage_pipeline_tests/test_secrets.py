@@ -217,6 +217,9 @@ def conninfo_fails(url: str) -> bool:
 _NEEDED = {
     ("", "", "first"): "2026-01-01",
     ("", "", "last"): "2026-01-01",
+    ("budgets", "set", "scope"): "all",
+    ("budgets", "set", "period"): "day",
+    ("budgets", "set", "unit"): "usd",
     ("counters", "adjust", "family"): "api_key",
     ("counters", "adjust", "field"): "total_requests",
     ("counters", "adjust", "day"): "2026-01-01",

@@ -105,7 +105,7 @@ def test_revoking_without_redis_is_done_and_says_what_is_left(run: Run, postgres
     [
         (
             ["create", "x", "--scope", "admin", "--never-expires"],
-            "--scope: expected one or more of ingest, read, correct, came admin",
+            "--scope: expected one or more of ingest, read, correct, users, prompts, came admin",
         ),
         (["create", "", "--scope", "read", "--never-expires"], "expected a value, came an empty text"),
         (

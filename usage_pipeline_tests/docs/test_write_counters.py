@@ -55,6 +55,8 @@ def test_a_client_of_the_page_counts_once_what_a_faulty_link_loses_and_delays(
         client.flushall()
         process = start(writer, link.url, writer.load, records, tasks, 4, CLOSE_SECONDS)
         try:
+            # On a busy machine it takes its time to begin.
+            wait_until(lambda: client.dbsize() > 0, "it writes")
             for number in range(len(FAULTS) - 1):
                 trouble(link, number, 0.4)
             before = stored(settings)

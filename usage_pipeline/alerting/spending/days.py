@@ -8,6 +8,7 @@ from typing import Literal
 
 from usage_pipeline.alerting.alert import Alert
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import counted
 
 Measure = Literal["cost", "error-rate", "latency"]
 HISTORY_DAYS = 28
@@ -88,7 +89,7 @@ def abnormal_days(found: Sequence[TeamDay], _: Settings) -> Iterator[Alert]:
             f"abnormal-day:{one.measure}:{one.team}",
             "warning",
             f"The {told.title} of team {one.team} was far above the usual on {one.day}",
-            f"{one.day}: {told.shown(one.value)}. In the {len(one.history)} days before, the median was {usual} and the most "
-            f"{told.shown(max(one.history))}.",
+            f"{one.day}: {told.shown(one.value)}. In the {counted(len(one.history), 'day')} before, the median was {usual} and "
+            f"the most {told.shown(max(one.history))}.",
             f"{told.remedy} Ask for this day, with `filter.team`.",
         )

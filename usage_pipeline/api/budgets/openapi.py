@@ -45,4 +45,22 @@ def budgets_answer() -> dict[int | str, dict[str, Any]]:
         },
         "required": ["asOf", "timezone", "items"],
     }
-    return {200: {"description": "Budgets, by name", "content": {"application/json": {"schema": schema}}}}
+    moment = "2026-11-20T12:10:00Z"
+    budget = {
+        "name": "search",
+        "scope": {"team": "search"},
+        "period": "month",
+        "periodStart": "2026-11-01",
+        "periodEnd": "2026-11-30",
+        "unit": "usd",
+        "limit": "500",
+        "used": "310.25",
+        "left": "189.75",
+        "forecast": "465.38",
+        "share": 0.6205,
+        "unpricedRequests": 0,
+        "alertShares": [50, 80, 100],
+        "asOf": moment,
+    }
+    content = {"schema": schema, "example": {"asOf": moment, "timezone": "UTC", "items": [budget]}}
+    return {200: {"description": "Budgets, by name", "content": {"application/json": content}}}

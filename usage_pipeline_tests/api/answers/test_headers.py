@@ -54,7 +54,8 @@ def test_every_answer_of_every_route_says_how_it_may_be_kept_shown_and_read(shar
                 answer = client.request(method, one, headers=headers)
                 expect_headers(answer)
                 seen.add(answer.status_code)
-                types.add(answer.headers["content-type"].partition(";")[0])
+                if answer.status_code != 204:
+                    types.add(answer.headers["content-type"].partition(";")[0])
     bulk = client.post(EVENTS_PATH, content=b"x", headers={"Content-Type": "text/plain", **right})
     expect_headers(bulk)
     assert bulk.status_code == 415

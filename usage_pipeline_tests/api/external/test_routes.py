@@ -243,7 +243,7 @@ def test_the_service_stops_while_a_post_is_fetched(api: ExternalApi, settings: S
     with serving(api.settings(settings, external_api_timeout=1_000, external_api_max_retries=1)) as service:
         asking = threading.Thread(target=ask, args=(service.port,))
         asking.start()
-        wait_until(lambda: api.in_hand == 1, "the post is being fetched", 20)
+        wait_until(lambda: api.in_hand == 1, "the post is being fetched")
     asking.join(30)
     assert not asking.is_alive()
 
