@@ -72,7 +72,7 @@ lint-deploy: | $(UV)  ## check deploy/ by the schemas of Kubernetes and by Check
 defs: setup  ## list the assets, checks, jobs, schedules and sensors that Dagster finds
 	@$(DG) list defs
 
-bench: setup  ## measure everything (about an hour)
+bench: setup  ## measure everything (about two hours)
 	$(RUN)python -m benchmarks.drain
 	$(RUN)python -m benchmarks.merchants
 	$(RUN)python -m benchmarks.recorder
@@ -82,6 +82,7 @@ bench: setup  ## measure everything (about an hour)
 	$(RUN)python -m benchmarks.api
 	$(RUN)python -m benchmarks.worst_load
 	$(RUN)python -m benchmarks.rollups
+	$(RUN)python -m benchmarks.explore
 	$(RUN)python -m benchmarks.merges
 	$(RUN)python -m benchmarks.orchestration
 
