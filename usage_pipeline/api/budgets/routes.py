@@ -12,11 +12,10 @@ from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
 from usage_pipeline.api.budgets import openapi
-from usage_pipeline.api.explore.answers import plain
 from usage_pipeline.api.explore.parameters import USERS_SCOPE, within
 from usage_pipeline.api.explore.routes import shown_data_time
 from usage_pipeline.api.usage.queries import parameters_of
-from usage_pipeline.api.usage.routes import Reads, json_response
+from usage_pipeline.api.usage.routes import Reads, json_response, plain
 from usage_pipeline.budgets.budget import Budget, Scope
 from usage_pipeline.budgets.standing import Standing, standings
 from usage_pipeline.budgets.store import budgets

@@ -1,10 +1,10 @@
 """Answers to questions: items of JSON, and the columns of files."""
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 from usage_pipeline.api.usage.resources import Column, Kind
+from usage_pipeline.api.usage.routes import plain
 from usage_pipeline.explore.questions import Question
 from usage_pipeline.explore.reading import COLUMNS_BEFORE_GROUPS
 from usage_pipeline.explore.terms import Dimension, Metric
@@ -70,8 +70,3 @@ def _compared(column: Column) -> Column:
 
 def _measured(question: Question, values: Sequence[Any]) -> dict[str, Any]:
     return {metric.member: plain(value) for metric, value in zip(question.metrics, values)}  # noqa: B905  # more follow
-
-
-def plain(value: Any) -> Any:
-    """Decimals as digits: 0.0000005, where str() would say 5E-7."""
-    return format(value, "f") if isinstance(value, Decimal) else value

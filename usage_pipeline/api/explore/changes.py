@@ -10,7 +10,6 @@ from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
 from usage_pipeline.api.explore import openapi
-from usage_pipeline.api.explore.answers import plain
 from usage_pipeline.api.explore.parameters import (
     choice,
     days_of,
@@ -21,7 +20,7 @@ from usage_pipeline.api.explore.parameters import (
     within,
 )
 from usage_pipeline.api.explore.routes import expect_readable_by, shown_data_time
-from usage_pipeline.api.usage.routes import Reads, json_response
+from usage_pipeline.api.usage.routes import Reads, json_response, plain
 from usage_pipeline.explore.changes import GROUPS, Change, changes, changes_question
 from usage_pipeline.explore.questions import COMPARISONS, Question
 from usage_pipeline.explore.reading import data_time

@@ -5,6 +5,7 @@ from typing import Any
 
 from usage_pipeline.api import problems
 from usage_pipeline.api.explore.answers import dimension_column, metric_column
+from usage_pipeline.api.explore.parameters import DEFAULT_ROWS, MAX_DAYS, MAX_ROWS
 from usage_pipeline.api.usage.downloads import MEDIA_TYPES
 from usage_pipeline.api.usage.openapi import day_parameters, described_columns, parameter
 from usage_pipeline.api.usage.queries import FORMATS
@@ -32,7 +33,7 @@ def explore_operation() -> dict[str, Any]:
     text = {"type": "string"}
     return {
         "parameters": [
-            *day_parameters(),
+            *day_parameters(MAX_DAYS),
             parameter("grain", "Windows", {"type": "string", "enum": list(GRAINS), "default": "day"}, "day"),
             parameter("group_by", f"Some of {_NAMES}, tag:NAME, with commas between", text, "team,model"),
             parameter(
@@ -44,7 +45,7 @@ def explore_operation() -> dict[str, Any]:
             *filter_parameters(),
             parameter("order", "A metric, a grouping or period; with - before it the largest first", text, "-cost_usd"),
             compare_parameter(),
-            *page_parameters(10_000, 1_000),
+            *page_parameters(MAX_ROWS, DEFAULT_ROWS),
             parameter(
                 "format",
                 f"csv and parquet are files of all rows, at most {MAX_EXPORT_ROWS:,}. They do not take limit and after",
@@ -164,7 +165,7 @@ def dimensions_answer() -> Answers:
 def requests_operation(most: int, default: int) -> dict[str, Any]:
     """Parameters of a search for single requests."""
     outcome = parameter("filter.outcome", "Only errors, or only those without", _one_of(("ok", "error")), "error")
-    return {"parameters": [*day_parameters(), *filter_parameters(), outcome, *page_parameters(most, default)]}
+    return {"parameters": [*day_parameters(MAX_DAYS), *filter_parameters(), outcome, *page_parameters(most, default)]}
 
 
 def requests_answer() -> Answers:
@@ -195,7 +196,7 @@ def requests_answer() -> Answers:
 def changes_operation(groups: tuple[str, ...]) -> dict[str, Any]:
     """Parameters of a change."""
     by = parameter("by", "What the change is shown for", {**_one_of(groups), "default": groups[0]}, groups[0])
-    return {"parameters": [*day_parameters(), by, *filter_parameters(), compare_parameter()]}
+    return {"parameters": [*day_parameters(MAX_DAYS), by, *filter_parameters(), compare_parameter()]}
 
 
 def changes_answer() -> Answers:

@@ -1,7 +1,5 @@
 """The question in a query string. What is wrong gets 422, what the token may not see 403."""
 
-import base64
-import binascii
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +27,6 @@ from usage_pipeline.explore.terms import (
     Metric,
     dimension_of,
 )
-from usage_pipeline.values import Malformed, identifier_text
 
 USERS_SCOPE = "users"
 MAX_DAYS = 1_100
@@ -88,7 +85,9 @@ def asked_of(request: Request, caller: AccessToken, today: date) -> Asked:
     format = queries.format_of(single)
     if format != "json" and (of_pages := [name for name in ("limit", "after") if name in single]):
         raise queries.wrong(of_pages[0], f"it with format=json only, since {format} has all rows", "both")
-    return Asked(question, format, limit_of(single, MAX_ROWS, DEFAULT_ROWS), _skipped(single, given), given)
+    return Asked(
+        question, format, queries.limit_of(single, most=MAX_ROWS, default=DEFAULT_ROWS), _skipped(single, given), given
+    )
 
 
 def split_parameters(request: Request, plain: Collection[str]) -> tuple[dict[str, str], Values]:
@@ -109,8 +108,7 @@ def split_parameters(request: Request, plain: Collection[str]) -> tuple[dict[str
 
 def days_of(parameters: dict[str, str], today: date) -> Days:
     """`from` and `to`, both included."""
-    found = queries.days_of(parameters, today, most=MAX_DAYS)
-    return Days(found.first, found.last)
+    return queries.days_of(parameters, today, most=MAX_DAYS)
 
 
 def filters_of(filters: Values) -> tuple[tuple[Dimension, tuple[str, ...]], ...]:
@@ -122,7 +120,7 @@ def filters_of(filters: Values) -> tuple[tuple[Dimension, tuple[str, ...]], ...]
             raise queries.wrong(f"{FILTER}{name}", f"at most {MAX_VALUES} values", str(len(values)))
         for value in values:
             if value or not dimension.can_be_none:
-                _expect_text(f"{FILTER}{name}", value)
+                queries.identifier_of(f"{FILTER}{name}", value)
         found.append((dimension, tuple(dict.fromkeys(values))))
     return tuple(found)
 
@@ -163,16 +161,6 @@ def within(binding: Binding | None) -> tuple[tuple[Dimension, tuple[str, ...]], 
     return tuple((_dimension("", _OF_BOUNDS[name]), values) for name, values in binding.bounds.members.items())
 
 
-def limit_of(parameters: Mapping[str, str], most: int, default: int) -> int:
-    """The value of `limit`."""
-    given = parameters.get("limit")
-    if given is None:
-        return default
-    if given.isascii() and given.isdigit() and len(given) <= len(str(most)) and 1 <= int(given) <= most:
-        return int(given)
-    raise queries.wrong("limit", f"1 to {most}", queries.shown(given))
-
-
 def _metrics(parameters: Mapping[str, str], dimensions: Iterable[Dimension]) -> tuple[Metric, ...]:
     if "metrics" not in parameters:
         names = ["errors"] if any(dimension.name == "error_type" for dimension in dimensions) else [*DEFAULT_METRICS]
@@ -203,7 +191,7 @@ def _dimension(parameter: str, name: str) -> Dimension:
         expected = f"one of {', '.join(one.name for one in DIMENSIONS)} or tag:NAME"
         raise queries.wrong(parameter, expected, queries.shown(name))
     if found.family == "tag":
-        _expect_text(parameter, name)
+        queries.identifier_of(parameter, name)
     return found
 
 
@@ -229,31 +217,21 @@ def choice(parameters: Mapping[str, str], name: str, known: tuple[Choice, ...], 
     raise queries.wrong(name, f"one of {', '.join(known)}", queries.shown(given))
 
 
-def _expect_text(name: str, given: str) -> None:
-    try:
-        identifier_text(name, given)
-    except Malformed as error:
-        raise Problem(422, "invalid-parameter", str(error)) from None
-
-
 def _skipped(parameters: Mapping[str, str], given: tuple[tuple[str, str], ...]) -> int:
     if (cursor := parameters.get("after")) is None:
         return 0
     try:
-        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        skipped, digest = msgspec.json.decode(
-            base64.b64decode(padded, altchars=b"-_", validate=True), type=tuple[int, str]
-        )
+        skipped, digest = queries.decoded_cursor(cursor, tuple[int, str])
         if digest != _digest(given) or not 0 <= skipped <= _MAX_SKIPPED:
             raise ValueError("the cursor of another question")
-    except (ValueError, binascii.Error, msgspec.DecodeError):
+    except ValueError:
         expected = "the cursor that a page of this question gave"
         raise queries.wrong("after", expected, queries.shown(cursor)) from None
     return skipped
 
 
 def _cursor(given: tuple[tuple[str, str], ...], skipped: int) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode((skipped, _digest(given)))).decode().rstrip("=")
+    return queries.encoded_cursor((skipped, _digest(given)))
 
 
 def _digest(given: tuple[tuple[str, str], ...]) -> str:

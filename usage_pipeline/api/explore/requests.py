@@ -1,14 +1,11 @@
 """Single requests behind a question (contracts §11), a bounded page at a time. Users, tags and prompts need a scope each."""
 
-import base64
-import binascii
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, get_args
 from urllib.parse import urlencode
 
-import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -16,7 +13,6 @@ from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
 from usage_pipeline.api.explore import openapi
-from usage_pipeline.api.explore.answers import plain
 from usage_pipeline.api.explore.parameters import (
     FILTER,
     USERS_SCOPE,
@@ -24,12 +20,11 @@ from usage_pipeline.api.explore.parameters import (
     days_of,
     expect_allowed,
     filters_of,
-    limit_of,
     split_parameters,
     within,
 )
 from usage_pipeline.api.usage import queries
-from usage_pipeline.api.usage.routes import Reads, json_response
+from usage_pipeline.api.usage.routes import Reads, json_response, plain
 from usage_pipeline.explore.requests import Outcome, Place, Search, search
 from usage_pipeline.rollups.daily import current_day
 
@@ -62,7 +57,7 @@ async def requests(
     kept = filters_of({name: values for name, values in filters.items() if name != _OUTCOME})
     expect_allowed(caller, [dimension for dimension, _ in kept])
     asked = Search(days, kept, within(caller.binding), _outcome_of(filters), _after(single))
-    most = limit_of(single, MAX_REQUESTS, DEFAULT_REQUESTS)
+    most = queries.limit_of(single, most=MAX_REQUESTS, default=DEFAULT_REQUESTS)
     prompts_for = caller.token_id if PROMPTS_SCOPE in caller.scopes else None
 
     def answer() -> Response:
@@ -70,7 +65,12 @@ async def requests(
             found = search(connection, asked, zone, most, prompts_for=prompts_for)
         following = None
         if found.next is not None:
-            fixed = {**single, "from": str(days.first), "to": str(days.last), "after": _cursor(found.next)}
+            fixed = {
+                **single,
+                "from": str(days.first),
+                "to": str(days.last),
+                "after": queries.encoded_cursor((found.next.newest, found.next.shown)),
+            }
             named = [(f"{FILTER}{name}", value) for name, values in filters.items() for value in values]
             following = f"{request.url.path}?{urlencode([*fixed.items(), *named])}"
         document = {
@@ -136,20 +136,13 @@ def _outcome_of(filters: Values) -> Outcome | None:
     raise queries.wrong(f"{FILTER}{_OUTCOME}", f"one of {', '.join(get_args(Outcome))}", queries.shown(",".join(given)))
 
 
-def _cursor(place: Place) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode((place.newest, place.shown))).decode().rstrip("=")
-
-
 def _after(parameters: Mapping[str, str]) -> Place | None:
     if (cursor := parameters.get("after")) is None:
         return None
     try:
-        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        moment, shown = msgspec.json.decode(
-            base64.b64decode(padded, altchars=b"-_", validate=True), type=tuple[datetime, int]
-        )
+        moment, shown = queries.decoded_cursor(cursor, tuple[datetime, int])
         if moment.tzinfo is None or not 0 <= shown <= _MAX_OF_A_MOMENT:
             raise ValueError("no cursor of ours")
-    except (ValueError, binascii.Error, msgspec.DecodeError):
+    except ValueError:
         raise queries.wrong("after", "the cursor that a page of this route gave", queries.shown(cursor)) from None
     return Place(moment, shown)

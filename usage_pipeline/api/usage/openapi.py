@@ -21,7 +21,7 @@ _ID = {"type": "string", "minLength": 1, "maxLength": 200}
 _DAYS = (
     (
         "from",
-        f"First day. By default the range is the {DEFAULT_DAYS} days that end with `to`. At most {MAX_DAYS} days",
+        f"First day. By default the range is the {DEFAULT_DAYS} days that end with `to`. At most {{most:,}} days",
         "2026-11-01",
     ),
     ("to", "Last day, included. By default today in USAGE_TIMEZONE", "2026-11-20"),
@@ -125,9 +125,10 @@ def balance_answer(listing: Listing, balance: Balance) -> dict[int | str, dict[s
     return {200: {"description": "What is stored, what waits in Redis, and their sum", "content": content}}
 
 
-def day_parameters() -> list[dict[str, Any]]:
-    """The parameters `from` and `to`."""
-    return [parameter(name, text, {"type": "string", "format": "date"}, example) for name, text, example in _DAYS]
+def day_parameters(most: int = MAX_DAYS) -> list[dict[str, Any]]:
+    """The parameters `from` and `to`, of a range of at most so many days."""
+    schema = {"type": "string", "format": "date"}
+    return [parameter(name, text.format(most=most), schema, example) for name, text, example in _DAYS]
 
 
 def id_parameter(text: str, example: str, name: str = "id") -> dict[str, Any]:

@@ -1,18 +1,17 @@
 """Query parameters of the read routes. Each is checked; a wrong one gets 422 with what was expected and what came."""
 
 import base64
-import binascii
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, timedelta
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 from fastapi import Request
 
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.usage.resources import Column, Listing
+from usage_pipeline.explore.questions import Days
 from usage_pipeline.values import Malformed, identifier_text
 
 Format = Literal["json", "csv", "parquet"]
@@ -25,18 +24,7 @@ _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(2999, 12, 31)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MAX_CURSOR_CHARACTERS = 4_000
 _SHOWN_CHARACTERS = 60
-
-
-@dataclass(frozen=True, slots=True)
-class DayRange:
-    """Days with both ends included."""
-
-    first: date
-    last: date
-
-    @property
-    def until(self) -> date:
-        return self.last + timedelta(days=1)
+Place = TypeVar("Place")
 
 
 def parameters_of(request: Request, known: Collection[str]) -> dict[str, str]:
@@ -61,17 +49,17 @@ def format_of(parameters: dict[str, str]) -> Format:
     raise wrong("format", f"one of {', '.join(FORMATS)}", shown(given))
 
 
-def limit_of(parameters: dict[str, str]) -> int:
+def limit_of(parameters: Mapping[str, str], *, most: int = MAX_LIMIT, default: int = DEFAULT_LIMIT) -> int:
     """The value of `limit`, the rows of a page."""
     given = parameters.get("limit")
     if given is None:
-        return DEFAULT_LIMIT
-    if given.isascii() and given.isdigit() and len(given) <= len(str(MAX_LIMIT)) and 1 <= int(given) <= MAX_LIMIT:
+        return default
+    if given.isascii() and given.isdigit() and len(given) <= len(str(most)) and 1 <= int(given) <= most:
         return int(given)
-    raise wrong("limit", f"1 to {MAX_LIMIT}", shown(given))
+    raise wrong("limit", f"1 to {most}", shown(given))
 
 
-def days_of(parameters: dict[str, str], today: date, *, most: int = MAX_DAYS) -> DayRange:
+def days_of(parameters: dict[str, str], today: date, *, most: int = MAX_DAYS) -> Days:
     """`from` and `to`: at most `most` days; by default the DEFAULT_DAYS days that end with `to`, and `to` is today."""
     last = _day("to", parameters["to"]) if "to" in parameters else today
     if "from" in parameters:
@@ -82,7 +70,7 @@ def days_of(parameters: dict[str, str], today: date, *, most: int = MAX_DAYS) ->
         raise wrong("from", f"a day not after to ({last})", str(first))
     if (count := (last - first).days + 1) > most:
         raise wrong("from and to", f"at most {most} days, both ends included", str(count))
-    return DayRange(first, last)
+    return Days(first, last)
 
 
 def text_of(parameters: dict[str, str], name: str) -> str | None:
@@ -101,7 +89,7 @@ def identifier_of(name: str, given: str) -> str:
 def cursor_after(listing: Listing, row: Sequence[Any]) -> str:
     """An opaque text for `after`: the key of the last row of a page. It is not secret, and is checked when it comes back."""
     key = [row[listing.place(name)] for name in listing.key]
-    return base64.urlsafe_b64encode(msgspec.json.encode([listing.query, *key])).decode().rstrip("=")
+    return encoded_cursor([listing.query, *key])
 
 
 def position_of(parameters: dict[str, str], listing: Listing) -> dict[str, str | date | None]:
@@ -111,16 +99,27 @@ def position_of(parameters: dict[str, str], listing: Listing) -> dict[str, str |
     if given is None:
         return dict.fromkeys(names)
     try:
-        if len(given) > _MAX_CURSOR_CHARACTERS:
-            raise ValueError("too long")
-        padded = given.encode("ascii") + b"=" * (-len(given) % 4)
-        query, *key = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=list[str])
+        query, *key = decoded_cursor(given, list[str])
         if query != listing.query or len(key) != len(names):
             raise ValueError("the cursor of another listing")
         values = [_key_value(column, text) for column, text in zip(listing.key_columns, key, strict=True)]
-    except (ValueError, binascii.Error, msgspec.DecodeError, Malformed, Problem):
+    except (ValueError, Malformed, Problem):
         raise wrong("after", "the cursor that a page of this route gave", shown(given)) from None
     return dict(zip(names, values, strict=True))
+
+
+def encoded_cursor(place: Any) -> str:
+    """Where a page ends, as an opaque text. It is not secret."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def decoded_cursor(given: str, kind: type[Place]) -> Place:
+    """The place of this kind that a cursor stands for. Raises ValueError."""
+    if len(given) > _MAX_CURSOR_CHARACTERS:
+        raise ValueError("too long")
+    padded = given.encode("ascii") + b"=" * (-len(given) % 4)
+    # The errors of base64 and of msgspec are ValueErrors.
+    return msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
 
 
 def wrong(name: str, expected: str, came: str) -> Problem:

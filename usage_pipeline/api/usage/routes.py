@@ -26,7 +26,6 @@ from usage_pipeline.api.usage import openapi as read_openapi
 from usage_pipeline.api.usage import queries
 from usage_pipeline.api.usage.downloads import Downloads
 from usage_pipeline.api.usage.pending_tokens import TooManyAnnounced, pending_token_uses
-from usage_pipeline.api.usage.queries import DayRange
 from usage_pipeline.api.usage.reading import Row, bound_query, page, rows_of
 from usage_pipeline.api.usage.resources import (
     API_KEYS,
@@ -39,6 +38,7 @@ from usage_pipeline.api.usage.resources import (
     Resource,
 )
 from usage_pipeline.bindings import Binding
+from usage_pipeline.explore.questions import Days
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.quick_redis import AWAY, QuickRedis, RedisBusy
@@ -264,7 +264,7 @@ def _page_response(
     listing: Listing,
     rows: list[Row],
     parameters: Mapping[str, str],
-    days: DayRange | None,
+    days: Days | None,
     *,
     has_more: bool,
 ) -> Response:
@@ -278,20 +278,20 @@ def _page_response(
     return json_response(body, {"Link": f'<{following}>; rel="next"'} if following else None)
 
 
-def _range(days: DayRange) -> dict[str, Any]:
+def _range(days: Days) -> dict[str, Any]:
     return {"first": days.first, "until": days.until}
 
 
-def _days_in_name(days: DayRange | None) -> str:
+def _days_in_name(days: Days | None) -> str:
     return f"-{days.first}-{days.last}" if days else ""
 
 
 def _named(listing: Listing, row: Row) -> dict[str, Any]:
-    return {column.shown_name: _plain(value) for column, value in zip(listing.columns, row, strict=True)}
+    return {column.shown_name: plain(value) for column, value in zip(listing.columns, row, strict=True)}
 
 
-def _plain(value: Any) -> Any:
-    # Decimals as digits: 0.0000005, where str() would say 5E-7.
+def plain(value: Any) -> Any:
+    """Decimals as digits: 0.0000005, where str() would say 5E-7."""
     return format(value, "f") if isinstance(value, Decimal) else value
 
 
