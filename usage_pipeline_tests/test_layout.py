@@ -35,6 +35,7 @@ LAYERS = (
             "enrichment",
             "events",
             "explore",
+            "exports",
             "history",
             "issues",
             "merchants",

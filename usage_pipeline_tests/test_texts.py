@@ -13,9 +13,9 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_pipeline.api.usage.encodings import CsvEncoding
-from usage_pipeline.api.usage.resources import Column
 from usage_pipeline.commands import output
+from usage_pipeline.exports.columns import Column
+from usage_pipeline.exports.encodings import CsvEncoding
 from usage_pipeline.log_lines import LineFormatter
 from usage_pipeline.texts import counted, csv_cell, storable, visible, without_mentions
 from usage_pipeline_tests.rigs.commands import Run

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from usage_pipeline.api import problems
-from usage_pipeline.api.explore.answers import dimension_column, metric_column
 from usage_pipeline.api.explore.parameters import DEFAULT_ROWS, MAX_DAYS, MAX_ROWS
 from usage_pipeline.api.usage.downloads import MEDIA_TYPES
 from usage_pipeline.api.usage.openapi import day_parameters, described_columns, parameter
 from usage_pipeline.api.usage.queries import FORMATS
 from usage_pipeline.api.usage.reading import MAX_EXPORT_ROWS
+from usage_pipeline.explore.columns import dimension_column, metric_column
 from usage_pipeline.explore.questions import COMPARISONS
 from usage_pipeline.explore.sources import GRAINS
 from usage_pipeline.explore.terms import DEFAULT_METRICS, DIMENSIONS, METRICS

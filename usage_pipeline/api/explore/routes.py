@@ -14,12 +14,13 @@ from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
 from usage_pipeline.api.explore import openapi
-from usage_pipeline.api.explore.answers import columns_of, item_of
+from usage_pipeline.api.explore.answers import item_of
 from usage_pipeline.api.explore.parameters import USERS_SCOPE, Asked, asked_of, within
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.usage.queries import parameters_of
 from usage_pipeline.api.usage.reading import Rows
 from usage_pipeline.api.usage.routes import Reads, json_response
+from usage_pipeline.explore.columns import columns_of
 from usage_pipeline.explore.limits import TooMuchToRead, expect_readable
 from usage_pipeline.explore.questions import Question
 from usage_pipeline.explore.reading import PLANNING, Answer, data_time_of, read

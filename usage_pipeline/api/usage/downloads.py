@@ -15,10 +15,10 @@ from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api.places import Places
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.storing import Storing
-from usage_pipeline.api.usage.encodings import CsvEncoding, Encoding, ParquetEncoding
 from usage_pipeline.api.usage.queries import Format
 from usage_pipeline.api.usage.reading import MAX_EXPORT_ROWS, Export, Rows, TooManyRows
-from usage_pipeline.api.usage.resources import Column
+from usage_pipeline.exports.columns import Column
+from usage_pipeline.exports.encodings import CsvEncoding, Encoding, ParquetEncoding
 
 MEDIA_TYPES: dict[Format, str] = {
     "json": "application/json",

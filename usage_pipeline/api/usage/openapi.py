@@ -6,7 +6,8 @@ from typing import Any
 from usage_pipeline.api.usage.downloads import MEDIA_TYPES
 from usage_pipeline.api.usage.queries import DEFAULT_DAYS, DEFAULT_LIMIT, FORMATS, MAX_DAYS, MAX_LIMIT, cursor_after
 from usage_pipeline.api.usage.reading import MAX_EXPORT_ROWS
-from usage_pipeline.api.usage.resources import Balance, Column, Listing, Resource
+from usage_pipeline.api.usage.resources import Balance, Listing, Resource
+from usage_pipeline.exports.columns import Column
 
 _TYPES: dict[str, dict[str, Any]] = {
     "text": {"type": "string"},

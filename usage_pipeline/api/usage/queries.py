@@ -10,8 +10,9 @@ import msgspec
 from fastapi import Request
 
 from usage_pipeline.api.problems import Problem
-from usage_pipeline.api.usage.resources import Column, Listing
+from usage_pipeline.api.usage.resources import Listing
 from usage_pipeline.explore.questions import Days
+from usage_pipeline.exports.columns import Column
 from usage_pipeline.values import Malformed, identifier_text
 
 Format = Literal["json", "csv", "parquet"]

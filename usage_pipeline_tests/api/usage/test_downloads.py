@@ -20,9 +20,9 @@ from psycopg_pool import ConnectionPool
 
 from usage_pipeline.api.usage import downloads
 from usage_pipeline.api.usage import reading as usage_reading
-from usage_pipeline.api.usage.encodings import CsvEncoding, ParquetEncoding
 from usage_pipeline.api.usage.reading import Export, rows_of
 from usage_pipeline.api.usage.resources import API_KEYS, MODELS, RESOURCES
+from usage_pipeline.exports.encodings import CsvEncoding, ParquetEncoding
 from usage_pipeline_tests.rigs.clock import days_ago, today
 from usage_pipeline_tests.rigs.service import Shared, expect_problem, new_token
 from usage_pipeline_tests.rigs.waiting import wait_until

@@ -1,4 +1,4 @@
-"""Encodes rows of a listing as CSV or Parquet, chunk by chunk, and gives the bytes of each chunk at once. No I/O."""
+"""Encodes rows as CSV or Parquet, chunk by chunk, and gives the bytes of each chunk at once. No I/O."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from usage_pipeline.api.usage.resources import Column
+from usage_pipeline.exports.columns import Column
 from usage_pipeline.texts import csv_cell
 from usage_pipeline.values import utc_text
 

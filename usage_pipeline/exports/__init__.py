@@ -1,0 +1,1 @@
+"""Tables as CSV and Parquet: their columns and encodings, which downloads and reports share. Queries are elsewhere."""
