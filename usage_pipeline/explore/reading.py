@@ -1,6 +1,7 @@
 """Answers a question from PostgreSQL: rows of one moment, and as of when they are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -9,7 +10,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 
 from usage_pipeline.explore.questions import Days, Question
-from usage_pipeline.explore.statements import moments, statement
+from usage_pipeline.explore.statements import Statement, moments, statement
 from usage_pipeline.storage.sql import load
 
 # A question over many rows hashes them in memory, and is over before it would have been compiled. The planner takes millions of
@@ -31,15 +32,32 @@ class Answer:
     as_of: datetime
 
 
-def read(connection: psycopg.Connection, question: Question, zone: ZoneInfo, most: int, skipped: int = 0) -> Answer:
-    """At most `most` rows after the first `skipped`, as of one moment. Raises CannotBeAnswered or psycopg.Error."""
-    made = statement(question, zone)
+@contextmanager
+def snapshot(connection: psycopg.Connection) -> Iterator[None]:
+    """Within it, questions are answered from rows of one moment."""
     with connection.transaction():
         connection.execute("set transaction isolation level repeatable read, read only")
         connection.execute(PLANNING)
-        as_of = data_time(connection, question, zone)
-        arguments = {**made.arguments, "most": most, "skipped": skipped}
-        rows = connection.execute(made.query, arguments, prepare=False).fetchall()
+        yield
+
+
+def read(connection: psycopg.Connection, question: Question, zone: ZoneInfo, most: int, skipped: int = 0) -> Answer:
+    """At most `most` rows after the first `skipped`, as of one moment. Raises CannotBeAnswered or psycopg.Error."""
+    made = statement(question, zone)
+    with snapshot(connection):
+        return _answer(connection, question, zone, made, {"most": most, "skipped": skipped})
+
+
+def read_within(connection: psycopg.Connection, question: Question, zone: ZoneInfo, most: int) -> Answer:
+    """The same within a `snapshot`."""
+    return _answer(connection, question, zone, statement(question, zone), {"most": most, "skipped": 0})
+
+
+def _answer(
+    connection: psycopg.Connection, question: Question, zone: ZoneInfo, made: Statement, page: Mapping[str, int]
+) -> Answer:
+    as_of = data_time(connection, question, zone)
+    rows = connection.execute(made.query, {**made.arguments, **page}, prepare=False).fetchall()
     return Answer(rows, rows[0][0] if rows else 0, as_of)
 
 
