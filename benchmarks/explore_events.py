@@ -35,7 +35,7 @@ select
     output_tokens,
     input_tokens + output_tokens,
     case when drawn %% 2 = 0 then input_tokens / 2 end,
-    exp(6.5 + 0.8 * sqrt(-2 * ln(random() + 1e-9)) * cos(2 * pi() * random()))::int,
+    exp(6.5 + 0.8 * sqrt(-2 * ln(1 - random())) * cos(2 * pi() * random()))::int,
     case when fails then 429 else 200 end,
     case when fails then (array['rate_limit', 'timeout', 'overloaded'])[1 + drawn %% 3] end
 from (

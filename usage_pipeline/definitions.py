@@ -7,14 +7,15 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.daily import daily_assets
 from usage_pipeline.defs.assets.external import external_posts
-from usage_pipeline.defs.assets.history import dagster_history
 from usage_pipeline.defs.assets.issues import issue_sources, issue_stats_asset
 from usage_pipeline.defs.assets.landing import landed_files
-from usage_pipeline.defs.assets.lifecycle import storage_lifecycle
 from usage_pipeline.defs.assets.merchants import merchant_usage_asset
+from usage_pipeline.defs.assets.ops.history import dagster_history
+from usage_pipeline.defs.assets.ops.lifecycle import storage_lifecycle
+from usage_pipeline.defs.assets.ops.reconciliation import reconciliation
 from usage_pipeline.defs.assets.rankings import ranking_assets
-from usage_pipeline.defs.assets.reconciliation import reconciliation
 from usage_pipeline.defs.assets.redis_sources import redis_sources
+from usage_pipeline.defs.assets.reports import report_assets
 from usage_pipeline.defs.assets.snapshots import snapshots_and_totals
 from usage_pipeline.defs.assets.windows import day_part_sources, usage_events_source, window_assets
 from usage_pipeline.defs.checks.counters import counter_asset_checks
@@ -24,7 +25,12 @@ from usage_pipeline.defs.checks.rankings import ranking_asset_checks
 from usage_pipeline.defs.checks.windows import window_asset_checks
 from usage_pipeline.defs.jobs import JOBS
 from usage_pipeline.defs.metadata import with_table_facts
-from usage_pipeline.defs.partitions.calendar import daily_partitions, stats_partitions, window_partitions
+from usage_pipeline.defs.partitions.calendar import (
+    daily_partitions,
+    report_partitions,
+    stats_partitions,
+    window_partitions,
+)
 from usage_pipeline.defs.schedules.all import schedules
 from usage_pipeline.defs.sensors.alerts import alert_sensors
 from usage_pipeline.defs.sensors.drains import sensors
@@ -62,6 +68,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             issue_stats_asset(stats_partitions(settings)),
             *ranking_assets(days, stats_partitions(settings)),
             reconciliation,
+            *report_assets(report_partitions(settings)),
         ]
         assets += reporting_views(assets)
     return dg.Definitions(

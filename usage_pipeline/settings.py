@@ -172,6 +172,12 @@ class Settings(BaseSettings):
         description="Folder or fsspec address where files of usage events arrive. "
         "When it is not set, no files are read.",
     )
+    reports_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="Folder or fsspec address for the files of weekly and monthly reports. When it is not set, they are only "
+        "pictures in the Dagster UI, and sent with `SEND_REPORTS`.",
+    )
     erasure_secret: SecretStr | None = Field(
         default=None,
         min_length=32,
@@ -313,6 +319,10 @@ class Settings(BaseSettings):
         le=30,
         description="Seconds for one message to one of `ALERT_URLS`. A message that fails is sent again later.",
     )
+    send_reports: bool = Field(
+        default=False,
+        description="Whether each weekly and monthly report also goes to `ALERT_URLS`, once.",
+    )
     alert_cool_down_minutes: int = Field(
         default=60,
         ge=1,
@@ -370,6 +380,13 @@ class Settings(BaseSettings):
                 f"expected a day after {moved}, around which the clocks of {zone} move by a part of an hour"
             )
         return start
+
+    @field_validator("send_reports")
+    @classmethod
+    def _reports_have_channels(cls, is_sent: bool, checked: ValidationInfo) -> bool:
+        if is_sent and checked.data.get("alert_urls") is None:
+            raise ValueError("expected the addresses of ALERT_URLS beside it, came none")
+        return is_sent
 
     @field_validator("trusted_proxies")
     @classmethod

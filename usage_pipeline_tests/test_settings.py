@@ -291,3 +291,11 @@ def test_hours_that_would_overlap_are_refused_with_the_day_on_which_the_clocks_m
 def test_zones_that_are_not_a_multiple_of_an_hour_from_utc_are_taken() -> None:
     for zone in ("Asia/Kathmandu", "America/St_Johns", "Pacific/Chatham"):
         assert load_settings(usage_timezone=zone).usage_timezone == zone
+
+
+def test_reports_are_sent_only_where_alerts_have_an_address() -> None:
+    with pytest.raises(
+        SettingsError, match=r"^SEND_REPORTS: expected the addresses of ALERT_URLS beside it, came none$"
+    ):
+        load_settings(send_reports=True)
+    assert load_settings(send_reports=True, alert_urls="json://127.0.0.1/").send_reports

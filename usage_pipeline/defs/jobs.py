@@ -4,14 +4,15 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.daily import daily_key
 from usage_pipeline.defs.assets.external import EXTERNAL_TAG, POSTS_KEY
-from usage_pipeline.defs.assets.history import HISTORY_KEY
 from usage_pipeline.defs.assets.issues import ISSUE_STATS_KEY
 from usage_pipeline.defs.assets.landing import LANDED_FILES
-from usage_pipeline.defs.assets.lifecycle import LIFECYCLE_KEY
 from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
+from usage_pipeline.defs.assets.ops.history import HISTORY_KEY
+from usage_pipeline.defs.assets.ops.lifecycle import LIFECYCLE_KEY
+from usage_pipeline.defs.assets.ops.reconciliation import RECONCILIATION_KEY
 from usage_pipeline.defs.assets.rankings import is_of_issues, ranking_key
-from usage_pipeline.defs.assets.reconciliation import RECONCILIATION_KEY
 from usage_pipeline.defs.assets.redis_sources import SOURCES, source_key
+from usage_pipeline.defs.assets.reports import REPORT_GRAINS, report_key
 from usage_pipeline.defs.assets.snapshots import DRAIN_TAG, output_keys
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
 from usage_pipeline.defs.checks.freshness import freshness_check_keys
@@ -100,6 +101,15 @@ ranking_jobs = {
     )
     for of_issues in (True, False)
 }
+# By grain, as those of windows.
+report_jobs = {
+    grain: dg.define_asset_job(
+        f"report_of_{grain}",
+        selection=_partitioned(report_key(grain)),
+        description=f"Makes reports of {grain}s that ended, and sends the newest one where SEND_REPORTS says so.",
+    )
+    for grain in REPORT_GRAINS
+}
 reconcile = dg.define_asset_job(
     "reconcile",
     selection=dg.AssetSelection.assets(RECONCILIATION_KEY),
@@ -132,6 +142,7 @@ JOBS = [
     *window_jobs.values(),
     issue_stats,
     *ranking_jobs.values(),
+    *report_jobs.values(),
     reconcile,
     counter_checks,
     freshness,

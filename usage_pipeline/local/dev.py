@@ -54,10 +54,10 @@ def run_dev(
     """Runs everything on this machine until SIGINT, SIGTERM or a closed terminal. Returns the exit status, 0 or 1.
 
     DATABASE_URL and REDIS_URL (or `settings_overrides`) name PostgreSQL and Redis, each on its own. A server that is not named
-    is embedded, with its data in `folder`. Archives and landed files are there, too, unless ARCHIVE_URL and LANDING_URL are
-    set. Dagster's storage is DAGSTER_POSTGRES_URL, or embedded. The UI gets `port` and the HTTP service `api_port`, or the next
-    free port. `module` holds the definitions. With `read_only`, nobody can launch, stop or switch anything in the UI, but
-    sensors and schedules run. Call it in the main thread.
+    is embedded, with its data in `folder`. Archives, landed files and reports are there, too, unless ARCHIVE_URL, LANDING_URL
+    and REPORTS_URL are set. Dagster's storage is DAGSTER_POSTGRES_URL, or embedded. The UI gets `port` and the HTTP service
+    `api_port`, or the next free port. `module` holds the definitions. With `read_only`, nobody can launch, stop or switch
+    anything in the UI, but sensors and schedules run. Call it in the main thread.
 
     Raises SettingsError, AccountError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError if it
     cannot start, after it has stopped what it had started.
@@ -185,6 +185,7 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
         folders = {
             "ARCHIVE_URL": settings.archive_url or str(folder / "archive"),
             "LANDING_URL": settings.landing_url or str(folder / "landing"),
+            "REPORTS_URL": settings.reports_url or str(folder / "reports"),
         }
         environment |= folders
         (folder / "landing").mkdir(exist_ok=True)

@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from usage_pipeline.texts import shortened
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PAPER, _INK, _SOFT_INK, _GRID = "#f7f8fa", "#1f2733", "#5b6776", "#dfe3e8"
+PAPER, INK, SOFT_INK, GRID = "#f7f8fa", "#1f2733", "#5b6776", "#dfe3e8"
 # Apart from each other for eyes that do not tell red from green, too.
 COLORS = ("#3468c0", "#e08a1e", "#b5382f", "#3f8f7f", "#7a5cab")
 _WIDTH_INCHES, _HEIGHT_INCHES, _DOTS_PER_INCH = 8.0, 3.0, 100
@@ -20,6 +22,7 @@ _WIDTH_INCHES, _HEIGHT_INCHES, _DOTS_PER_INCH = 8.0, 3.0, 100
 _TITLE_SIZE, _TITLE_LENGTH = 12.0, 68
 # With so few colours a picture takes a third of the bytes, and nobody sees it.
 _PALETTE = 16
+_NAME_LENGTH = 44
 
 
 def draw_bars(title: str, times: Sequence[datetime], values: Sequence[float], *, width: timedelta) -> bytes:
@@ -38,7 +41,7 @@ def draw_lines(title: str, times: Sequence[datetime], lines: Mapping[str, Sequen
     for color, (name, values) in zip(COLORS, lines.items(), strict=False):
         points = [float("nan") if value is None else value for value in values]
         axes.plot(list(times), points, color=color, linewidth=2.2, marker="o", markersize=3.5, label=name)  # type: ignore[arg-type]  # its stub knows no datetimes
-    axes.legend(loc="upper left", ncols=len(lines), frameon=False, labelcolor=_INK, fontsize=10)
+    axes.legend(loc="upper left", ncols=len(lines), frameon=False, labelcolor=INK, fontsize=10)
     axes.margins(y=0.25)
     return _png(figure, axes)
 
@@ -49,31 +52,31 @@ def draw_ranking(title: str, entries: Sequence[tuple[str, float]]) -> bytes:
     places = range(len(entries))
     scores = [score for _, score in entries]
     axes.barh(list(places), scores, color=["#9db8e3" if place else COLORS[0] for place in places], height=0.7)
-    axes.set_yticks(list(places), [_shortened(name) for name, _ in entries], color=_INK)
+    axes.set_yticks(list(places), [_no_formula(shortened(name, _NAME_LENGTH)) for name, _ in entries], color=INK)
     axes.invert_yaxis()
     for place, score in enumerate(scores):
-        axes.annotate(f"{score:,.0f}", (score, place), (4, 0), textcoords="offset points", va="center", color=_INK)
+        axes.annotate(f"{score:,.0f}", (score, place), (4, 0), textcoords="offset points", va="center", color=INK)
     axes.set_xlim(0, (max(scores, default=0) or 1) * 1.12)
     axes.grid(False)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
-    return _saved(figure)
+    return png_of(figure)
 
 
 def _empty(title: str, height: float = _HEIGHT_INCHES) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure  # loaded by the first picture
 
     # Not by pyplot: it keeps its figures in the process, and other threads may draw.
-    figure = Figure((_WIDTH_INCHES, height), _DOTS_PER_INCH, facecolor=_PAPER, layout="constrained")
-    axes = figure.add_subplot(facecolor=_PAPER)
+    figure = Figure((_WIDTH_INCHES, height), _DOTS_PER_INCH, facecolor=PAPER, layout="constrained")
+    axes = figure.add_subplot(facecolor=PAPER)
     size = min(_TITLE_SIZE, _TITLE_SIZE * _TITLE_LENGTH / len(title))
-    figure.suptitle(title, x=0.012, horizontalalignment="left", color=_INK, fontsize=size, fontweight="bold")
+    figure.suptitle(title, x=0.012, horizontalalignment="left", color=INK, fontsize=size, fontweight="bold")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]  # of the constrained layout
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.tick_params(colors=_SOFT_INK, length=0, labelsize=10)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.spines["bottom"].set_color(GRID)
+    axes.tick_params(colors=SOFT_INK, length=0, labelsize=10)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
 
@@ -88,10 +91,11 @@ def _png(figure: "Figure", axes: "Axes") -> bytes:
     axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_ylim(bottom=0)
-    return _saved(figure)
+    return png_of(figure)
 
 
-def _saved(figure: "Figure") -> bytes:
+def png_of(figure: "Figure", colors: int = _PALETTE) -> bytes:
+    """A figure as PNG, with so many colours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
@@ -100,11 +104,10 @@ def _saved(figure: "Figure") -> bytes:
     pixels = bytes(canvas.buffer_rgba())
     picture = Image.frombuffer("RGBA", canvas.get_width_height(), pixels).convert("RGB")
     written = BytesIO()
-    picture.quantize(_PALETTE, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    picture.quantize(colors, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
     return written.getvalue()
 
 
-def _shortened(name: str, most: int = 44) -> str:
-    # A name is no formula: matplotlib reads what stands between dollars as one.
-    name = name.replace("$", r"\$")
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _no_formula(name: str) -> str:
+    # matplotlib reads what stands between dollars as one.
+    return name.replace("$", r"\$")

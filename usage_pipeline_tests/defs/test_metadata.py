@@ -22,6 +22,7 @@ from usage_pipeline_tests.rigs.events import event
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 NOW = datetime.now(UTC)
 TODAY, YESTERDAY = NOW.date(), NOW.date() - timedelta(days=1)
+WEEK_START = YESTERDAY - timedelta(days=YESTERDAY.weekday())
 GRAPH = build_definitions({"settings": load_settings()}).resolve_asset_graph()
 KEYS = sorted(GRAPH.get_all_asset_keys())
 # Where looking beats reading: what has a course over time, and what waits.
@@ -29,6 +30,9 @@ PICTURED = {key.to_user_string() for key in KEYS if GRAPH.get(key).partitions_de
     source_key(family).to_user_string() for family in SOURCES
 }
 MOST_BYTES = 30_000
+# They are files, and the picture is a page.
+REPORTS = {"reports/weekly", "reports/monthly"}
+MOST_BYTES_OF_A_PAGE = 100_000
 DAY_PART_KEYS = {dg.AssetKey(part.table.split(".")) for part in DAY_PARTS}
 VIEWS = {key for key in KEYS if key.path[0] == "reporting"}
 # They come from tables of ours alone, which are no assets.
@@ -48,6 +52,9 @@ def test_an_asset_says_whose_it_is_where_it_is_stored_and_what_each_column_means
     assert [column.name for column in schema.columns if not column.description] == []
     if key.path[0] == "redis":
         assert f"`{node.metadata['redis_keys']}`" in node.description
+        return
+    if key.to_user_string() in REPORTS:
+        assert "REPORTS_URL" in node.description
         return
     table = node.metadata["dagster/table_name"]
     assert f"`{table}`" in node.description
@@ -140,7 +147,7 @@ def partition_of(grain: Grain) -> str:
     return {
         "hour": f"{YESTERDAY}-09:00",
         "day": f"{YESTERDAY}",
-        "week": f"{YESTERDAY - timedelta(days=YESTERDAY.weekday())}",
+        "week": f"{WEEK_START}",
         "month": f"{YESTERDAY.replace(day=1)}",
     }[grain]
 
@@ -171,6 +178,11 @@ def told(
     runs += [("landed", None), ("external_posts", None)]
     runs += [(f"usage_{name}", partition_of(grain)) for grain, name in zip(GRAINS, _GRAIN_JOBS, strict=True)]
     runs += [(name, f"{YESTERDAY}") for name in ("daily_tables", "merchant_usage", "issue_stats", "issue_ranking")]
+    last_week = WEEK_START - timedelta(days=7)
+    runs += [
+        ("report_of_week", f"{last_week}"),
+        ("report_of_month", f"{(last_week.replace(day=1) - timedelta(days=1)).replace(day=1)}"),
+    ]
     runs += [("usage_rankings", f"{YESTERDAY}"), ("storage_lifecycle", None), ("reconcile", None)]
     found: dict[str, dict[str, Any]] = {}
     for job, partition in runs:
@@ -188,7 +200,7 @@ def told(
 
 
 # Nothing is archived; the report has a row for each family.
-ROWS = {"ops/storage_lifecycle": 0, "ops/reconciliation": 5}
+ROWS = {"reports/weekly": 0, "reports/monthly": 0, "ops/storage_lifecycle": 0, "ops/reconciliation": 5}
 _GRAIN_JOBS = ("hourly", "daily", "weekly", "monthly")
 
 
@@ -212,11 +224,11 @@ def test_runs_tell_rows_shares_of_nulls_and_show_pictures(told: dict[str, dict[s
         else:
             rows = metadata.get("dagster/partition_row_count") or metadata["dagster/row_count"]
             assert rows.value == ROWS.get(name, 1), name
-        assert name in sources or "null_shares" in metadata, name
+        assert name in sources | REPORTS or "null_shares" in metadata, name
         assert ("plot" in metadata) == (name in PICTURED), name
         for picture in pictures(metadata) if name in PICTURED else []:
             assert picture.startswith(b"\x89PNG")
-            assert len(picture) < MOST_BYTES
+            assert len(picture) < (MOST_BYTES_OF_A_PAGE if name in REPORTS else MOST_BYTES)
     assert told["usage/api_key_daily"]["null_shares"].value == {"last_used_at": 0.0}
     assert told["snapshots/api_key_deltas"]["null_shares"].value == {"last_used_at": 0.0, "extra": 1.0}
     assert told["stats/popular_issues"]["null_shares"].value == "no column may be null"

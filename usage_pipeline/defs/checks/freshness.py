@@ -13,12 +13,12 @@ from cronsim import CronSim
 
 from usage_pipeline.defs.assets.daily import daily_key
 from usage_pipeline.defs.assets.external import POSTS_KEY
-from usage_pipeline.defs.assets.history import HISTORY_KEY
 from usage_pipeline.defs.assets.issues import ISSUE_STATS_KEY
-from usage_pipeline.defs.assets.lifecycle import LIFECYCLE_KEY
 from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
+from usage_pipeline.defs.assets.ops.history import HISTORY_KEY
+from usage_pipeline.defs.assets.ops.lifecycle import LIFECYCLE_KEY
+from usage_pipeline.defs.assets.ops.reconciliation import RECONCILIATION_KEY
 from usage_pipeline.defs.assets.rankings import is_of_issues, ranking_key
-from usage_pipeline.defs.assets.reconciliation import RECONCILIATION_KEY
 from usage_pipeline.defs.assets.snapshots import output_keys
 from usage_pipeline.defs.assets.windows import window_key, window_partition
 from usage_pipeline.defs.checks.results import faults_result

@@ -41,6 +41,15 @@ def window_partitions(settings: Settings) -> Mapping[Grain, dg.TimeWindowPartiti
     }
 
 
+def report_partitions(settings: Settings) -> Mapping[Grain, dg.TimeWindowPartitionsDefinition]:
+    """Weeks and months that ended."""
+    start, zone = settings.usage_start_date, settings.usage_timezone
+    return {
+        "week": dg.WeeklyPartitionsDefinition(start_date=week_of(start).isoformat(), day_offset=1, timezone=zone),
+        "month": dg.MonthlyPartitionsDefinition(start_date=month_of(start).isoformat(), timezone=zone),
+    }
+
+
 def run_days(tags: Mapping[str, str]) -> list[date]:
     """The day of a run's partition, or the first and the last day of its range. A run without partitions has none."""
     return [date.fromisoformat(tags[tag][:10]) for tag in _PARTITION_TAGS if tag in tags]

@@ -15,13 +15,14 @@ from usage_pipeline.defs.jobs import (
     storage_lifecycle,
 )
 from usage_pipeline.defs.schedules.checks import check_schedules
+from usage_pipeline.defs.schedules.reports import report_schedules
 from usage_pipeline.defs.schedules.stats import stats_schedules
 from usage_pipeline.defs.schedules.windows import default_status, window_schedules
 from usage_pipeline.settings import Settings
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """All schedules: counters, Redis sources, storage lifecycle, windows of events, statistics, rankings, checks."""
+    """All schedules: counters, Redis sources, storage lifecycle, windows of events, reports, statistics, rankings, checks."""
     cron, timezone = settings.aggregation_cron, settings.usage_timezone
     is_on = settings.enable_job_scheduler
 
@@ -81,7 +82,13 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         execution_timezone=timezone,
     )
     regular = [merchant_usage_hourly, daily_tables_hourly, observe, lifecycle, pruning, posts]
-    return [*regular, *window_schedules(settings), *stats_schedules(settings), *check_schedules(settings)]
+    return [
+        *regular,
+        *window_schedules(settings),
+        *report_schedules(settings),
+        *stats_schedules(settings),
+        *check_schedules(settings),
+    ]
 
 
 def _today_and_yesterday(

@@ -4,16 +4,26 @@ A sensor is needed because Dagster catches up with only the last missed tick of 
 """
 
 from collections import defaultdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from usage_pipeline.defs.assets.issues import ISSUE_STATS_KEY
 from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
 from usage_pipeline.defs.assets.rankings import is_of_issues, ranking_key
+from usage_pipeline.defs.assets.reports import REPORT_GRAINS, report_key
 from usage_pipeline.defs.assets.windows import window_key
 from usage_pipeline.defs.checks.freshness import Partitioned, missed, partitioned_assets
-from usage_pipeline.defs.jobs import daily_tables, issue_stats, merchant_usage, one_at_a_time, ranking_jobs, window_jobs
+from usage_pipeline.defs.jobs import (
+    daily_tables,
+    issue_stats,
+    merchant_usage,
+    one_at_a_time,
+    ranking_jobs,
+    report_jobs,
+    window_jobs,
+)
+from usage_pipeline.defs.partitions.calendar import report_partitions
 from usage_pipeline.defs.sensors.turns import asked, take_turn
 from usage_pipeline.rollups.calendar import GRAINS, Grain
 from usage_pipeline.rollups.due_windows import closed_windows
@@ -22,29 +32,43 @@ from usage_pipeline.settings import Settings
 
 # As long as counters live in Redis; whoever was away for longer backfills by hand.
 _LOOK_BACK: dict[Grain, int] = {"hour": 24, "day": 7, "week": 1, "month": 1}
+_UNTIL_REPORTS_ARE_MADE = timedelta(hours=8)
 _INTERVAL_SECONDS = 290
 _JOBS = {
     MERCHANT_USAGE_KEY: merchant_usage,
     ISSUE_STATS_KEY: issue_stats,
     **{window_key(grain): window_jobs[grain] for grain in GRAINS},
+    **{report_key(grain): report_jobs[grain] for grain in REPORT_GRAINS},
     **{ranking_key(one): ranking_jobs[is_of_issues(one)] for one in RANKINGS},
 }
 
 
 def missed_partitions_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     """Looks every five minutes. If a run did not help, it asks for the partition again later, ever more rarely."""
+    reports = report_partitions(settings)
     assets = [
-        one
-        for one in partitioned_assets(settings)
-        if one.key != MERCHANT_USAGE_KEY or settings.enable_usage_aggregation
+        *(
+            one
+            for one in partitioned_assets(settings)
+            if one.key != MERCHANT_USAGE_KEY or settings.enable_usage_aggregation
+        ),
+        # They have no check of freshness: until the first month ends, there is none to be made.
+        *(Partitioned(report_key(grain), grain, reports[grain], _UNTIL_REPORTS_ARE_MADE) for grain in REPORT_GRAINS),
     ]
 
     @dg.sensor(
         name="missed_partitions",
-        jobs=[daily_tables, merchant_usage, issue_stats, *window_jobs.values(), *ranking_jobs.values()],
+        jobs=[
+            daily_tables,
+            merchant_usage,
+            issue_stats,
+            *window_jobs.values(),
+            *report_jobs.values(),
+            *ranking_jobs.values(),
+        ],
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=status,
-        description="Makes past hours, days, weeks and months that no run has made since they ended.",
+        description="Makes past hours, days, weeks and months, and their reports, that no run has made since they ended.",
     )
     def missed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         now = datetime.now(UTC)

@@ -55,6 +55,8 @@ def test_all_schedules_are_in_the_configured_time_zone_and_follow_their_settings
         "usage_daily_hourly": "10 * * * *",
         "usage_weekly_daily": "20 0 * * *",
         "usage_monthly_daily": "25 0 * * *",
+        "report_of_week": "0 6 * * 1",
+        "report_of_month": "10 6 1 * *",
         "reconcile_hourly": "25 * * * *",
         "freshness_hourly": "35 * * * *",
         "counter_checks_hourly": "50 * * * *",
@@ -75,7 +77,7 @@ def test_every_scheduled_run_has_a_tag_that_only_one_run_at_a_time_may_have() ->
             if request.partition_key is not None:
                 assert of_run[TAG] == f"{schedule.job_name}/{request.partition_key}"
                 tags.append(of_run[TAG])
-    assert len(tags) == len(set(tags)) == 14
+    assert len(tags) == len(set(tags)) == 16
     config = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
     limits = {limit["key"]: limit for limit in config["concurrency"]["runs"]["tag_concurrency_limits"]}
     assert limits[TAG] == {"key": TAG, "value": {"applyLimitPerUniqueValue": True}, "limit": 1}

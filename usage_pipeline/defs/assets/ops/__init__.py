@@ -1,0 +1,1 @@
+"""`ops/*`: what keeps the pipeline small and checks it. It makes no usage."""
