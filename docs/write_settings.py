@@ -105,8 +105,8 @@ because it may be a secret.
   the processes that it starts. It prints a line by which another terminal gets them too. A command without them asks servers
   at the defaults below, and says so when none answers.
 - `dev` and `demo` keep everything below `.local` of the folder in which you start them: the data of PostgreSQL and
-  Redis, archives (`ARCHIVE_URL`), landed files (`LANDING_URL`), reports (`REPORTS_URL`), logs, and Dagster's home. No setting moves it; start
-  them in another folder. `demo` also takes `--folder`. To begin anew, stop them and delete `.local`.
+  Redis, archives (`ARCHIVE_URL`), landed files (`LANDING_URL`), reports (`REPORTS_URL`), logs, and Dagster's home. No setting
+  moves it; start them in another folder. `demo` also takes `--folder`. To begin anew, stop them and delete `.local`.
 - Ports are options of the commands, not settings: `dev --port 3000 --api-port 8000`, `api --port 8000`. If one is
   taken, `dev` takes the next free one and says so, and `api` ends with an error. PostgreSQL and Redis of `dev` take no
   port of your choice: PostgreSQL listens on a socket in `.local/postgres` only, Redis on a free port of 127.0.0.1. The

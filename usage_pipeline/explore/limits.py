@@ -5,7 +5,7 @@ from psycopg import sql as compose
 
 from usage_pipeline.explore.questions import Days, Question
 from usage_pipeline.explore.sources import Source
-from usage_pipeline.explore.terms import GROUP
+from usage_pipeline.rollups.window_tables import GROUP
 from usage_pipeline.storage.sql import composed, relation
 
 # About a second on two cores: rows of users or keys, and bytes of latencies as they are stored.

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from usage_pipeline.explore.terms import DIMENSIONS, GROUP, METRICS, SUMMED, Dimension, Metric, Part
+from usage_pipeline.explore.terms import DIMENSIONS, METRICS, SUMMED, Dimension, Metric, Part
+from usage_pipeline.rollups.window_tables import GROUP
 
 Grain = Literal["hour", "day", "week", "month", "total"]
 GRAINS: tuple[Grain, ...] = get_args(Grain)

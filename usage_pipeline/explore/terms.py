@@ -9,7 +9,6 @@ from usage_pipeline.rollups.window_tables import TOKENS
 Unit = Literal["requests", "tokens", "users", "usd", "ms", "share"]
 Part = Literal["sums", "users", "latencies"]
 TAG_PREFIX = "tag:"
-GROUP = ("team", "service", "provider", "model")
 MONEY = ("cost_usd", "list_cost_usd", "reported_cost_usd")
 
 

@@ -14,10 +14,11 @@ from usage_pipeline.explore.columns import columns_of
 from usage_pipeline.explore.questions import Question
 from usage_pipeline.explore.reading import COLUMNS_BEFORE_GROUPS, read_within, snapshot
 from usage_pipeline.explore.sources import Grain as AskedGrain
-from usage_pipeline.explore.terms import GROUP, METRIC_BY_NAME, dimension_of
+from usage_pipeline.explore.terms import METRIC_BY_NAME, dimension_of
 from usage_pipeline.exports.columns import Column
 from usage_pipeline.reports.report import Report
 from usage_pipeline.rollups.calendar import Grain, window_on
+from usage_pipeline.rollups.window_tables import GROUP
 
 # More groups of team, service, provider and model than anybody has.
 _MOST_ROWS = 1_000_000

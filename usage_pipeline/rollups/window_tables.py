@@ -8,7 +8,7 @@ from psycopg import sql as compose
 from usage_pipeline.rollups.calendar import Grain
 from usage_pipeline.storage.sql import column_list, composed, relation
 
-_GROUP = ("team", "service", "provider", "model")
+GROUP = ("team", "service", "provider", "model")
 # Of the units that are priced, these have columns; `other_units` has the rest by name.
 UNIT_COLUMNS = (
     "cache_read_tokens",
@@ -51,9 +51,9 @@ class WindowTable:
 
     name: str
     column: str
-    key: tuple[str, ...] = _GROUP
+    key: tuple[str, ...] = GROUP
     values: tuple[str, ...] = (*_COUNTS, *_LATENCIES, "distinct_users", *_COST)
-    digested: tuple[str, ...] = _GROUP
+    digested: tuple[str, ...] = GROUP
     member: Member | None = None
 
     @property
@@ -130,7 +130,7 @@ _EVENT_DAY_PARTS = (
     WindowTable(
         "usage_user_daily",
         "usage_date",
-        key=(*_GROUP, "user_id"),
+        key=(*GROUP, "user_id"),
         values=(*_COUNTS, *_COST),
         member=Member("user_id", "event.user_id"),
     ),
@@ -145,11 +145,11 @@ _EVENT_DAY_PARTS = (
     WindowTable(
         "usage_api_key_daily",
         "usage_date",
-        key=(*_GROUP, "api_key_id"),
+        key=(*GROUP, "api_key_id"),
         values=(*_COUNTS, *_COST),
         member=Member("api_key_id", "coalesce(event.api_key_id, '')"),
     ),
-    WindowTable("usage_error_daily", "usage_date", key=(*_GROUP, "error_type", "status_code"), values=("errors",)),
+    WindowTable("usage_error_daily", "usage_date", key=(*GROUP, "error_type", "status_code"), values=("errors",)),
 )
 # These are made from the users and latencies above, and from nothing else: the same by fewer dimensions.
 _SUMMED_DAY_PARTS = (
