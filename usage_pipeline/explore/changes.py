@@ -10,7 +10,6 @@ import psycopg
 from psycopg import sql as compose
 
 from usage_pipeline.explore.questions import Question
-from usage_pipeline.explore.reading import PLANNING
 from usage_pipeline.explore.statements import statement
 from usage_pipeline.explore.terms import METRIC_BY_NAME, Dimension, dimension_of
 from usage_pipeline.storage.sql import composed
@@ -60,7 +59,7 @@ def changes_question(question: Question, group: Dimension | None) -> Question:
 def changes(
     connection: psycopg.Connection, question: Question, zone: ZoneInfo, group: Dimension | None
 ) -> Sequence[Change]:
-    """The changes of each group, the largest first; of all together as the one without a group.
+    """Within a `reading.snapshot`: the changes of each group, the largest first; of all together as the one without a group.
 
     `question` has the days, what they are compared with, and filters. Raises CannotBeAnswered or psycopg.Error.
     """
@@ -83,9 +82,7 @@ def changes(
         counts_after=_counts(""),
     )
     arguments: dict[str, Any] = {**made.arguments, "most": _MOST_ROWS, "skipped": 0, "last_before": before.last}
-    with connection.transaction():
-        connection.execute(PLANNING)
-        rows = connection.execute(query, arguments, prepare=False).fetchall()
+    rows = connection.execute(query, arguments, prepare=False).fetchall()
     return [Change(row[0] if group else None, *row[1:]) for row in rows]
 
 

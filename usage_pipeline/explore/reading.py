@@ -32,19 +32,43 @@ class Answer:
     as_of: datetime
 
 
+class TookTooLong(Exception):
+    """PostgreSQL was stopped after the time that a question may take. The message is one line."""
+
+
 @contextmanager
-def snapshot(connection: psycopg.Connection) -> Iterator[None]:
-    """Within it, questions are answered from rows of one moment."""
-    with connection.transaction():
-        connection.execute("set transaction isolation level repeatable read, read only")
-        connection.execute(PLANNING)
-        yield
+def snapshot(connection: psycopg.Connection, seconds: int | None = None) -> Iterator[None]:
+    """Within it, questions are answered from rows of one moment. Raises TookTooLong when one takes so many seconds."""
+    try:
+        with connection.transaction():
+            connection.execute("set transaction isolation level repeatable read, read only")
+            connection.execute(PLANNING)
+            if seconds is not None:
+                connection.execute("select set_config('statement_timeout', %s, true)", (f"{seconds}s",))
+            yield
+    except psycopg.errors.QueryCanceled:
+        if seconds is None:
+            raise
+        raise TookTooLong(
+            f"expected a question that is answered within {seconds} s, came one that takes longer now: ask for fewer days, "
+            "groups or metrics"
+        ) from None
 
 
-def read(connection: psycopg.Connection, question: Question, zone: ZoneInfo, most: int, skipped: int = 0) -> Answer:
-    """At most `most` rows after the first `skipped`, as of one moment. Raises CannotBeAnswered or psycopg.Error."""
+def read(
+    connection: psycopg.Connection,
+    question: Question,
+    zone: ZoneInfo,
+    most: int,
+    skipped: int = 0,
+    seconds: int | None = None,
+) -> Answer:
+    """At most `most` rows after the first `skipped`, as of one moment.
+
+    Raises CannotBeAnswered, psycopg.Error, and TookTooLong after so many seconds.
+    """
     made = statement(question, zone)
-    with snapshot(connection):
+    with snapshot(connection, seconds):
         return _answer(connection, question, zone, made, {"most": most, "skipped": skipped})
 
 

@@ -19,11 +19,11 @@ from usage_pipeline.api.explore.parameters import (
     split_parameters,
     within,
 )
-from usage_pipeline.api.explore.routes import expect_readable_by, shown_data_time
+from usage_pipeline.api.explore.routes import QUESTION_SECONDS, answerable, shown_data_time
 from usage_pipeline.api.usage.routes import Reads, json_response, plain
 from usage_pipeline.explore.changes import GROUPS, Change, changes, changes_question
 from usage_pipeline.explore.questions import COMPARISONS, Question
-from usage_pipeline.explore.reading import data_time
+from usage_pipeline.explore.reading import data_time, snapshot
 from usage_pipeline.explore.terms import dimension_of
 from usage_pipeline.rollups.daily import current_day
 
@@ -55,13 +55,14 @@ async def why_the_cost_changed(
     expect_answerable(question, caller.binding)
 
     def answer() -> Response:
-        with reads.storing.pool.connection() as connection:
-            expect_readable_by(connection, question)
-            with connection.transaction():
-                connection.execute("set transaction isolation level repeatable read, read only")
-                as_of = data_time(connection, question, zone)
-                items = changes(connection, question, zone, group)
-                total = changes(connection, question, zone, None)
+        with (
+            reads.storing.pool.connection() as connection,
+            answerable(connection, question),
+            snapshot(connection, QUESTION_SECONDS),
+        ):
+            as_of = data_time(connection, question, zone)
+            items = changes(connection, question, zone, group)
+            total = changes(connection, question, zone, None)
         before = question.compared_days
         assert before is not None  # noqa: S101  # it is compared
         member = group.member if group else ""

@@ -1,6 +1,7 @@
 """Explore (contracts §11): usage by any grouping that a roll-up has, with comparisons, as JSON or as a file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ from usage_pipeline.api.usage.routes import Reads, json_response
 from usage_pipeline.explore.columns import columns_of
 from usage_pipeline.explore.limits import TooMuchToRead, expect_readable
 from usage_pipeline.explore.questions import Question
-from usage_pipeline.explore.reading import PLANNING, Answer, data_time_of, read
+from usage_pipeline.explore.reading import PLANNING, Answer, TookTooLong, data_time_of, read
 from usage_pipeline.explore.sources import combinations
 from usage_pipeline.explore.statements import statement
 from usage_pipeline.explore.terms import DIMENSIONS, METRICS, TAG_PREFIX, dimension_of
@@ -31,6 +32,8 @@ from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.storage.sql import composed, load, relation
 
 _STATUSES = problems.responses(401, 403, 422, 429, 500, 503)
+# A client that waits longer has gone, or asks again. A file is streamed for longer.
+QUESTION_SECONDS = 10
 router = APIRouter(prefix="/api/usage", tags=["explore"])
 BoundCaller = Annotated[AccessToken, Depends(requires("read", takes_bound=True))]
 
@@ -60,9 +63,8 @@ async def explore(request: Request, caller: BoundCaller) -> Response:
             return await reads.downloads.of(columns_of(question), rows, asked.format, name, caller=caller)
 
         def answer() -> Response:
-            with reads.storing.pool.connection() as connection:
-                expect_readable_by(connection, question)
-                found = read(connection, question, zone, asked.most, asked.skipped)
+            with reads.storing.pool.connection() as connection, answerable(connection, question):
+                found = read(connection, question, zone, asked.most, asked.skipped, QUESTION_SECONDS)
             return _page(request, asked, found, reads, caller)
 
         return await reads.storing.in_thread(answer)
@@ -108,17 +110,19 @@ def _page(request: Request, asked: Asked, found: Answer, reads: Reads, caller: A
     return json_response(document, {"Link": f'<{following}>; rel="next"'} if following else None)
 
 
-def expect_readable_by(connection: psycopg.Connection, question: Question) -> None:
-    """Raises Problem (422) for a question that would read too much."""
+@contextmanager
+def answerable(connection: psycopg.Connection, question: Question) -> Iterator[None]:
+    """Raises Problem (422) for a question that would read too much, before and while it is answered."""
     try:
         expect_readable(connection, question)
-    except TooMuchToRead as error:
+        yield
+    except (TooMuchToRead, TookTooLong) as error:
         raise Problem(422, "too-much-to-read", str(error)) from None
 
 
 def _expect_readable(reads: Reads, question: Question) -> None:
-    with reads.storing.pool.connection() as connection:
-        expect_readable_by(connection, question)
+    with reads.storing.pool.connection() as connection, answerable(connection, question):
+        pass
 
 
 def _dimensions(reads: Reads, caller: AccessToken) -> Response:

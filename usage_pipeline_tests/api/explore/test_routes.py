@@ -9,8 +9,10 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
+from usage_pipeline.api.explore import changes, routes
 from usage_pipeline.bindings import Bounds
 from usage_pipeline.explore import limits
+from usage_pipeline.rollups.window_tables import GROUP
 from usage_pipeline_tests.api.explore.conftest import FIRST, LAST, Explored
 from usage_pipeline_tests.rigs.service import expect_problem
 
@@ -93,11 +95,43 @@ def test_a_question_over_too_many_rows_is_refused_with_what_is_smaller(
     explored.postgres.execute("analyze")
     monkeypatch.setattr(limits, "MAX_ROWS_READ", 100)
     answer = person.get("/api/usage/explore", params={**DAYS, "group_by": "user"})
-    assert "ask for at most" in expect_problem(answer, 422, "too-much-to-read")
+    assert "ask for at most 2 days" in expect_problem(answer, 422, "too-much-to-read")
+    answer = person.get("/api/usage/explore", params={**DAYS, "group_by": ",".join(GROUP), "grain": "hour"})
+    assert "of analytics.usage_hourly" in expect_problem(answer, 422, "too-much-to-read")
+    monkeypatch.setattr(limits, "MAX_ROWS_READ", 1)
+    answer = person.get("/api/usage/explore", params={**DAYS, "group_by": "user"})
+    assert expect_problem(answer, 422, "too-much-to-read").endswith(": ask for another grouping")
     monkeypatch.undo()
-    monkeypatch.setattr(limits, "MAX_LATENCY_BYTES", 100)
+    monkeypatch.setattr(limits, "MAX_LATENCY_BYTES", 1)
     answer = person.get("/api/usage/explore", params={**DAYS, "metrics": "latency_p95_ms"})
-    assert "bytes of latencies" in expect_problem(answer, 422, "too-much-to-read")
+    said = expect_problem(answer, 422, "too-much-to-read")
+    assert "bytes of latencies" in said
+    assert "days" not in said, "no number of days would do"
+    assert "ask without percentiles" in said
+
+
+def test_a_bound_token_is_not_told_how_much_others_use(explored: Explored, monkeypatch: pytest.MonkeyPatch) -> None:
+    explored.postgres.execute("analyze")
+    bound = explored.client("read", "users", bounds=Bounds(teams=("team-1",)))
+    for limit, parameters in (
+        ("MAX_ROWS_READ", {"group_by": "user"}),
+        ("MAX_LATENCY_BYTES", {"metrics": "latency_p95_ms"}),
+    ):
+        monkeypatch.setattr(limits, limit, 1)
+        answer = bound.get("/api/usage/explore", params={**DAYS, **parameters})
+        said = expect_problem(answer, 422, "too-much-to-read")
+        assert "for fewer days" in said
+        assert not any(character.isdigit() for character in said)
+
+
+@pytest.mark.parametrize("path", ["/api/usage/explore", "/api/usage/changes"])
+def test_a_question_that_takes_too_long_is_refused_not_told_to_be_sent_again(
+    reader: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    for module in (routes, changes):
+        monkeypatch.setattr(module, "QUESTION_SECONDS", 0.001)
+    said = expect_problem(reader.get(path, params=DAYS), 422, "too-much-to-read")
+    assert "answered within 0.001 s" in said
 
 
 def test_pages_follow_each_other_and_are_the_whole(person: httpx.Client) -> None:
