@@ -51,9 +51,9 @@ class Browser:
         result: object = self._driver.execute_script(script)
         return result
 
-    def set_width(self, pixels: int) -> None:
+    def set_width(self, pixels: int, height: int = 800, *, is_telephone: bool = True) -> None:
         """That of the page. A window cannot be as narrow as a telephone."""
-        metrics = {"width": pixels, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        metrics = {"width": pixels, "height": height, "deviceScaleFactor": 1, "mobile": is_telephone}
         self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def set_theme(self, theme: str) -> None:
@@ -127,6 +127,23 @@ class Browser:
             return True
 
         self._wait(clicked, f"{selector} that can be clicked")
+
+    def click_in(self, heading: str | None, text: str) -> None:
+        """The first thing with exactly this text that can be clicked, in the section whose heading begins so."""
+        part = "" if heading is None else f"//section[.//h2[starts-with(normalize-space(.),'{heading}')]]"
+        path = f"{part}//*[self::a or self::button][normalize-space(text())='{text}' or normalize-space(.)='{text}']"
+
+        def clicked() -> bool:
+            self._driver.find_element(By.XPATH, path).click()
+            return True
+
+        self._wait(clicked, f"{text!r} that can be clicked under {heading!r}")
+
+    def picture(self, selector: str | None = None) -> bytes:
+        """A PNG of what is seen, or of the first element that a CSS selector finds."""
+        if selector is None:
+            return self._driver.get_screenshot_as_png()
+        return self._driver.find_element(By.CSS_SELECTOR, selector).screenshot_as_png
 
     def press(self, *keys: str) -> None:
         """Keys, one after the other, where the focus is."""
