@@ -192,8 +192,8 @@ class Browser:
 
 
 @contextmanager
-def open_browser(url: str) -> Iterator[Browser]:
-    """A browser whose pages are those of `url`."""
+def open_browser(url: str, *, has_scripts: bool = True) -> Iterator[Browser]:
+    """A browser whose pages are those of `url`, and run their scripts if it `has_scripts`."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not chromium or not driver:
@@ -202,6 +202,8 @@ def open_browser(url: str) -> Iterator[Browser]:
     options.binary_location = chromium
     for argument in _ARGUMENTS:
         options.add_argument(argument)
+    if not has_scripts:
+        options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with Chrome(options=options, service=ChromeService(driver)) as chrome:
         yield Browser(chrome, url)
