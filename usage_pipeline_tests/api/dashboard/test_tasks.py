@@ -35,6 +35,7 @@ from usage_pipeline_tests.api.dashboard.usage_rig import (
 from usage_pipeline_tests.end_to_end.rigs.browser import Browser, open_browser
 from usage_pipeline_tests.rigs.clock import today
 from usage_pipeline_tests.rigs.events import is_error, total_tokens
+from usage_pipeline_tests.rigs.places import PROJECT
 from usage_pipeline_tests.rigs.service import Shared, new_token
 from usage_pipeline_tests.rigs.waiting import wait_until
 
@@ -286,7 +287,7 @@ def take_picture(browser: Browser, name: str, folder: Path) -> None:
     heading = TASKS[name].pictured
     selector = None
     # What is below the window is not in the picture.
-    browser.set_width(1200, 900 if heading is None else 3_000, is_telephone=False)
+    browser.set_width(1360, 1_000 if heading is None else 3_000, is_telephone=False)
     settled(browser)
     if heading is not None:
         browser.run(
@@ -298,3 +299,10 @@ def take_picture(browser: Browser, name: str, folder: Path) -> None:
         browser.run("scrollTo(0, 0)")
     image = Image.open(io.BytesIO(browser.picture(selector))).convert("RGB")
     image.quantize(64).save(folder / f"task-{name}.png", optimize=True)
+
+
+def test_the_page_of_questions_has_each_with_its_picture() -> None:
+    page = (PROJECT / "docs" / "workspace.md").read_text(encoding="utf-8")
+    parts = {part.splitlines()[0]: part for part in page.split("\n## ")}
+    for name, task in TASKS.items():
+        assert f"(task-{name}.png)" in parts[task.question]
