@@ -16,14 +16,16 @@ from usage_pipeline.api.ingest.bodies import JSON, media_type, received
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.session.browser import clear_cookie, cookie_of, set_cookie, user_of
 from usage_pipeline.api.session.opening import accepted, expect_own_page, found, opened, unauthorized
-from usage_pipeline.api.usage.queries import parameters_of
+from usage_pipeline.api.usage.openapi import parameter
+from usage_pipeline.api.usage.queries import parameters_of, shown, wrong
 from usage_pipeline.api.usage.routes import json_response
 from usage_pipeline.settings import Settings
 
 _MOST_BYTES = 4 * 1024
 _WHAT = '{"token": "…"} or {"invite": "…"}'
 router = APIRouter(prefix="/api/session", tags=["session"])
-Reader = Annotated[AccessToken, Depends(requires("read", takes_bound=True))]
+_NOBODY, _ALLOWED = "nobody", "allowed"
+_reader = requires("read", takes_bound=True)
 
 
 class Bounds(BaseModel):
@@ -81,6 +83,21 @@ _BODY: dict[str, Any] = {
 }
 
 
+_QUESTION: dict[str, Any] = {
+    "parameters": [
+        parameter(
+            _NOBODY, "The answer is null if nobody is signed in", {"type": "string", "enum": [_ALLOWED]}, _ALLOWED
+        )
+    ],
+    "security": [{"HTTPBearer": []}],
+}
+
+
+async def _reader_or_nobody(request: Request) -> AccessToken | None:
+    shows_nothing = bearer_of(request) is None and cookie_of(request) is None and user_of(request) is None
+    return None if shows_nothing and request.query_params.get(_NOBODY) == _ALLOWED else await _reader(request)
+
+
 @router.post(
     "",
     summary="Sign in",
@@ -104,13 +121,17 @@ async def sign_in(request: Request) -> Response:
 @router.get(
     "",
     summary="Who is signed in",
-    response_model=Session,
+    response_model=Session | None,
     responses={**_ANSWER, **problems.responses(401, 403, 422, 429, 500, 503)},
+    openapi_extra=_QUESTION,
 )
-async def signed_in(request: Request, caller: Reader) -> Response:
-    """Who asks, by a cookie, by a proxy, or by a token in the request."""
-    parameters_of(request, ())
-    return json_response(_document(caller, request.state.signed_in_by))
+async def signed_in(request: Request, caller: Annotated[AccessToken | None, Depends(_reader_or_nobody)]) -> Response:
+    """Who asks, by a cookie, by a proxy, or by a token in the request. With `nobody=allowed` the answer is null if
+    there is none of them, rather than a 401. A cookie or a token that is not good is a 401 all the same.
+    """
+    if (given := parameters_of(request, (_NOBODY,)).get(_NOBODY, _ALLOWED)) != _ALLOWED:
+        raise wrong(_NOBODY, _ALLOWED, shown(given))
+    return json_response(None if caller is None else _document(caller, request.state.signed_in_by))
 
 
 @router.delete("", status_code=204, summary="Sign out", responses=problems.responses(401, 403, 409, 422, 429, 500, 503))

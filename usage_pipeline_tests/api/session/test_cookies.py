@@ -121,6 +121,20 @@ def test_every_read_route_takes_it_as_it_takes_the_token(service: Service, postg
     assert tried > 12
 
 
+def test_who_asks_so_hears_that_nobody_is_signed_in(service: Service, postgres: psycopg.Connection) -> None:
+    nobody = browser(service)
+    assert nobody.get(PATH).status_code == 401
+    answer = nobody.get(PATH, params={"nobody": "allowed"})
+    assert (answer.status_code, answer.json()) == (200, None)
+    assert nobody.get(PATH, params={"nobody": "x"}).status_code == 401
+    client = signed_in(service, invited(postgres).code)
+    assert client.get(PATH, params={"nobody": "allowed"}).json() == client.get(PATH).json()
+    assert client.get(PATH, params={"nobody": "x"}).status_code == 422
+    # Something was shown, and is not good.
+    for headers in ({"Cookie": "usage_session=ups_" + "A" * 43}, {"Authorization": "Bearer x"}):
+        assert nobody.get(PATH, params={"nobody": "allowed"}, headers=headers).status_code == 401
+
+
 def test_it_never_writes(service: Service, postgres: psycopg.Connection) -> None:
     app = create_app(load_settings())
     client = signed_in(service, invited(postgres).code)
