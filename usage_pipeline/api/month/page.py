@@ -11,6 +11,8 @@ from usage_pipeline.api.month.costs import Line, Month, Spent, decimals_of, mone
 from usage_pipeline.api.month.markup import Child, page, tag
 from usage_pipeline.texts import counted
 
+# The first that may be asked for: long before anything was sent.
+FIRST_YEAR = 2000
 # Relative to the page itself, so that a proxy may serve it under a prefix.
 PATH = "month"
 TOKEN, SIGN_OUT = "token", "sign-out"  # names of fields
@@ -110,9 +112,11 @@ def _notice(text: str) -> list[Element]:
 
 def _links(first: date, today: date) -> Element:
     before, after = (first - timedelta(days=1)).replace(day=1), (first + timedelta(days=32)).replace(day=1)
-    links: list[Child] = [tag("a", f"← {_name(before)}", href=f"{PATH}?month={before:%Y-%m}")]
+    links: list[Child] = []
+    if before.year >= FIRST_YEAR:
+        links += [tag("a", f"← {_name(before)}", href=f"{PATH}?month={before:%Y-%m}"), " "]
     if after <= today:
-        links += [" ", tag("a", f"{_name(after)} →", href=f"{PATH}?month={after:%Y-%m}")]
+        links += [tag("a", f"{_name(after)} →", href=f"{PATH}?month={after:%Y-%m}")]
     return tag("nav", *links, class_="months", aria_label="Other months")
 
 

@@ -18,7 +18,7 @@ from usage_pipeline.api.explore.parameters import expect_answerable, within
 from usage_pipeline.api.explore.routes import expect_readable_by, shown_data_time
 from usage_pipeline.api.ingest.bodies import media_type, received
 from usage_pipeline.api.month.costs import Month, costs_of, question_of
-from usage_pipeline.api.month.page import PATH, SIGN_OUT, TOKEN, month_page, sign_in_page, trouble_page
+from usage_pipeline.api.month.page import FIRST_YEAR, PATH, SIGN_OUT, TOKEN, month_page, sign_in_page, trouble_page
 from usage_pipeline.api.problems import Problem, RefusalResponse
 from usage_pipeline.api.session.browser import clear_cookie, cookie_of, set_cookie, user_of
 from usage_pipeline.api.session.opening import accepted, expect_own_form, found, opened
@@ -29,7 +29,6 @@ from usage_pipeline.storage.quick_redis import RedisBusy
 
 _MOST_BYTES = 4 * 1024
 _FORM = ("application/x-www-form-urlencoded",)
-_FIRST_YEAR = 2000
 # As it stands at the end of the link of an invitation, or alone.
 _INVITE = re.compile(r"(?:.*#invite=)?(upi_[\w-]+)")
 # What a header can hold: anything else is no token.
@@ -93,8 +92,8 @@ def _first_day(parameters: Mapping[str, str], today: date) -> date:
         return running
     match = re.fullmatch(r"([0-9]{4})-(0[1-9]|1[0-2])", given)
     first = date(max(1, int(match[1])), int(match[2]), 1) if match else None
-    if first is None or not first.year >= _FIRST_YEAR or first > running:
-        raise wrong("month", f"one from {_FIRST_YEAR}-01 to {running:%Y-%m}, as YYYY-MM", shown(given))
+    if first is None or not first.year >= FIRST_YEAR or first > running:
+        raise wrong("month", f"one from {FIRST_YEAR}-01 to {running:%Y-%m}, as YYYY-MM", shown(given))
     return first
 
 

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from usage_pipeline.access.invitations import Person, invite
+from usage_pipeline.api.month import costs
 from usage_pipeline.bindings import Bounds
 from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.api.dashboard.quarter import month_before, month_start
@@ -108,7 +109,9 @@ def test_the_month_by_team_is_what_was_sent(shared: Shared, client: httpx.Client
     expect_numbers(older, sent, last, *TEAMS, GONE)
     assert "is not over" not in older
     assert f"?month={today():%Y-%m}" in older, "the way back"
-    assert "No usage in these two months." in client.get("/month?month=2001-01").text
+    oldest = client.get("/month?month=2000-01").text
+    assert "No usage in these two months." in oldest
+    assert "1999" not in oldest
 
 
 def test_names_are_text_and_the_page_runs_and_reaches_nothing(
@@ -132,6 +135,16 @@ def test_names_are_text_and_the_page_runs_and_reaches_nothing(
     assert not re.search(r"(?:href|action|src)=\"(?:/|https?:)", page.text), "relative, for a proxy with a prefix"
 
 
+def test_of_very_many_teams_the_dearest_are_shown(
+    shared: Shared, client: httpx.Client, sent: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "MOST_TEAMS", 2)
+    entered(client, shared.token)
+    page = client.get("/month").text
+    assert list(lines(page)) == [*TEAMS[:2], "Total"]
+    assert "These are the 2 teams with the highest cost, of 4; the total is theirs." in page
+
+
 def test_a_bound_token_sees_its_own_team_and_its_data_time_is_a_whole_hour(
     shared: Shared, client: httpx.Client, sent: Events
 ) -> None:
@@ -153,6 +166,7 @@ def test_who_is_not_signed_in_gets_the_form_and_a_program_a_problem(shared: Shar
     unknown = entered(client, "upt_000000000000_" + "A" * 43)
     assert unknown.status_code == 401
     assert "unknown, expired or revoked" in unknown.text
+    assert "A" * 43 not in unknown.text, "what was typed is not said again"
     assert not client.cookies
     assert entered(client, new_token(shared.postgres, "ingest")).status_code == 403
     assert entered(client, "two words").status_code == 422
