@@ -19,7 +19,7 @@ from usage_pipeline.settings import load_settings
 from usage_pipeline_tests.api.dashboard.quarter import month_before, month_start
 from usage_pipeline_tests.api.dashboard.usage_rig import AXE, HOSTILE, cost_of, store
 from usage_pipeline_tests.api.session.people import by_proxy
-from usage_pipeline_tests.end_to_end.rigs.browser import Browser, open_browser
+from usage_pipeline_tests.end_to_end.rigs.browser import FAR_HOST, Browser, open_browser
 from usage_pipeline_tests.rigs.clock import today
 from usage_pipeline_tests.rigs.events import event
 from usage_pipeline_tests.rigs.service import Shared, expect_problem, new_token, serving
@@ -274,8 +274,8 @@ def test_a_month_has_the_days_of_the_time_zone(servers: Any, databases: Any) -> 
 
 @pytest.fixture(scope="module")
 def plain(shared: Shared, sent: Events) -> Iterator[Browser]:
-    """A browser in which JavaScript is off."""
-    with open_browser(f"http://127.0.0.1:{shared.service.port}", has_scripts=False) as browser:
+    """A browser in which JavaScript is off, and which reaches the service over http as one of another machine."""
+    with open_browser(f"http://{FAR_HOST}:{shared.service.port}", has_scripts=False) as browser:
         yield browser
 
 
