@@ -39,6 +39,7 @@ from usage_pipeline.api.metrics import routes as metrics_route
 from usage_pipeline.api.metrics.counts import Metrics, MetricsMiddleware
 from usage_pipeline.api.metrics.exposition import Exposition
 from usage_pipeline.api.metrics.pipeline import PipelineMetrics
+from usage_pipeline.api.month import routes as month
 from usage_pipeline.api.places import Places
 from usage_pipeline.api.rankings import routes as rankings
 from usage_pipeline.api.rankings.reads import RankingReads
@@ -158,6 +159,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
     for module in (
         dashboard,
+        month,
         documentation,
         session,
         ingest,

@@ -1,7 +1,7 @@
 """Bearer tokens and sign-ins, their scopes (contracts §3) and quotas. What is let in is recorded in Redis (§1.6)."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated
@@ -79,7 +79,7 @@ class Gate:
         return token
 
 
-def requires(scope: str, *, takes_bound: bool = False) -> Callable[..., object]:
+def requires(scope: str, *, takes_bound: bool = False) -> Callable[..., Awaitable[AccessToken]]:
     """A dependency that returns the caller's token. It answers 401 without a valid token, and 403 without the scope.
 
     Who only reads may be signed in instead, by a proxy or by the cookie of a session. What a browser sends by itself never
@@ -89,7 +89,7 @@ def requires(scope: str, *, takes_bound: bool = False) -> Callable[..., object]:
     """
 
     async def authenticated(
-        request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+        request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None
     ) -> AccessToken:
         given = bearer_of(request)
         token = await _caller(request) if given is None else await _bearer_of(request, given)

@@ -110,6 +110,17 @@ METRICS = (
         "Of inputTokens, those written to a cache",
     ),
     Metric(
+        *(
+            "cache_read_share",
+            "cacheReadShare",
+            "Cached share",
+            "share",
+            "Of inputTokens, the share from a cache, 0 to 1",
+        ),
+        needs=("cache_read_tokens", "input_tokens"),
+        expression="cache_read_tokens::float8 / nullif(input_tokens, 0)",
+    ),
+    Metric(
         *("reasoning_tokens", "reasoningTokens", "Reasoning tokens", "tokens"),
         *("Of outputTokens, thoughts that are not in the answers", ("output_reasoning_tokens",)),
         "output_reasoning_tokens",

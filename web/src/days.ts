@@ -14,7 +14,18 @@ export const isDay = (given: string | null): given is string =>
   given !== null && /^\d{4}-\d\d-\d\d$/.test(given) && !Number.isNaN(+parsed(given)) && text(parsed(given)) === given;
 
 const monthStart = (day: string): string => `${day.slice(0, 7)}-01`;
+const mondayOf = (day: string): string => addDays(day, -((parsed(day).getUTCDay() + 6) % 7));
+function quarterStart(day: string): string {
+  const month = Number(day.slice(5, 7));
+  return `${day.slice(0, 5)}${String(month - ((month - 1) % 3)).padStart(2, "0")}-01`;
+}
 const last = (days: number) => (today: string) => ({ from: addDays(today, 1 - days), to: today });
+/** From the start of the calendar's week, month or quarter until today, and the whole of the one before. */
+const current = (start: (day: string) => string) => (today: string) => ({ from: start(today), to: today });
+const before = (start: (day: string) => string) => (today: string) => {
+  const to = addDays(start(today), -1);
+  return { from: start(to), to };
+};
 
 /** The ranges that have a name. */
 export const PRESETS: { name: string; title: string; range: (today: string) => Range }[] = [
@@ -23,15 +34,12 @@ export const PRESETS: { name: string; title: string; range: (today: string) => R
   { name: "7", title: "Last 7 days", range: last(7) },
   { name: "30", title: "Last 30 days", range: last(30) },
   { name: "90", title: "Last 90 days", range: last(90) },
-  { name: "month", title: "This month", range: (today) => ({ from: monthStart(today), to: today }) },
-  {
-    name: "last-month",
-    title: "Last month",
-    range: (today) => {
-      const to = addDays(monthStart(today), -1);
-      return { from: monthStart(to), to };
-    },
-  },
+  { name: "week", title: "This week", range: current(mondayOf) },
+  { name: "last-week", title: "Last week", range: before(mondayOf) },
+  { name: "month", title: "This month", range: current(monthStart) },
+  { name: "last-month", title: "Last month", range: before(monthStart) },
+  { name: "quarter", title: "This quarter", range: current(quarterStart) },
+  { name: "last-quarter", title: "Last quarter", range: before(quarterStart) },
 ];
 
 /** Every period of a range, so that one without usage is a gap and not left out. Hours: from the first to the last known. */
@@ -51,7 +59,14 @@ function nextPeriod(day: string, grain: Grain): string {
   return addDays(day, grain === "week" ? 7 : 1);
 }
 
-const mondayOf = (day: string): string => addDays(day, -((parsed(day).getUTCDay() + 6) % 7));
+/** The days of a period within the range; undefined of an hour, which is shorter than a day. */
+export function daysOf(period: string, grain: Grain, range: Range): Range | undefined {
+  if (grain === "hour") return undefined;
+  const start = grain === "week" ? mondayOf(period) : period;
+  const end = addDays(nextPeriod(start, grain), -1);
+  const [isCutBefore, isCutAfter] = [start < range.from, end > range.to];
+  return { from: isCutBefore ? range.from : start, to: isCutAfter ? range.to : end };
+}
 
 function hoursOf(known: string[]): string[] {
   const byTime = new Map(known.map((period) => [Date.parse(period), period]));

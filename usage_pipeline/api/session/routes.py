@@ -8,31 +8,24 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from usage_pipeline.access.sessions import InvitationOver, Sessions
+from usage_pipeline.access.sessions import Sessions
 from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api import problems
-from usage_pipeline.api.audit import Presented
-from usage_pipeline.api.auth import (
-    REALM,
-    Gate,
-    bearer_of,
-    checking,
-    expect_scope,
-    of_unknown_session,
-    of_unknown_token,
-    requires,
-)
+from usage_pipeline.api.auth import Gate, bearer_of, checking, of_unknown_session, of_unknown_token, requires
 from usage_pipeline.api.ingest.bodies import JSON, media_type, received
 from usage_pipeline.api.problems import Problem
 from usage_pipeline.api.session.browser import clear_cookie, cookie_of, set_cookie, user_of
-from usage_pipeline.api.usage.queries import parameters_of
+from usage_pipeline.api.session.opening import accepted, expect_own_page, found, opened, unauthorized
+from usage_pipeline.api.usage.openapi import parameter
+from usage_pipeline.api.usage.queries import parameters_of, shown, wrong
 from usage_pipeline.api.usage.routes import json_response
 from usage_pipeline.settings import Settings
 
 _MOST_BYTES = 4 * 1024
 _WHAT = '{"token": "…"} or {"invite": "…"}'
 router = APIRouter(prefix="/api/session", tags=["session"])
-Reader = Annotated[AccessToken, Depends(requires("read", takes_bound=True))]
+_NOBODY, _ALLOWED = "nobody", "allowed"
+_reader = requires("read", takes_bound=True)
 
 
 class Bounds(BaseModel):
@@ -90,6 +83,21 @@ _BODY: dict[str, Any] = {
 }
 
 
+_QUESTION: dict[str, Any] = {
+    "parameters": [
+        parameter(
+            _NOBODY, "The answer is null if nobody is signed in", {"type": "string", "enum": [_ALLOWED]}, _ALLOWED
+        )
+    ],
+    "security": [{"HTTPBearer": []}],
+}
+
+
+async def _reader_or_nobody(request: Request) -> AccessToken | None:
+    shows_nothing = bearer_of(request) is None and cookie_of(request) is None and user_of(request) is None
+    return None if shows_nothing and request.query_params.get(_NOBODY) == _ALLOWED else await _reader(request)
+
+
 @router.post(
     "",
     summary="Sign in",
@@ -99,37 +107,37 @@ _BODY: dict[str, Any] = {
 )
 async def sign_in(request: Request) -> Response:
     """Sets the cookie of a session that stands for the token, or for what the invitation says: once, and within a day."""
-    _expect_own_page(request)
+    expect_own_page(request)
     parameters_of(request, ())
     given = await _given(request)
     if given.invite is not None:
-        cookie = await _accepted(request, given.invite)
+        cookie = await accepted(request, given.invite)
     else:
-        cookie = await _opened(request, given.token or "")
-    sessions: Sessions = request.app.state.sessions
-    with checking():
-        token = await sessions.find(cookie)
-    if token is None:
-        raise _over("it was ended at the same moment")
+        cookie = await opened(request, given.token or "")
+    token = await found(request, cookie)
     return json_response(_document(token, "cookie"), {"Set-Cookie": set_cookie(request, cookie, token.expires_at)})
 
 
 @router.get(
     "",
     summary="Who is signed in",
-    response_model=Session,
+    response_model=Session | None,
     responses={**_ANSWER, **problems.responses(401, 403, 422, 429, 500, 503)},
+    openapi_extra=_QUESTION,
 )
-async def signed_in(request: Request, caller: Reader) -> Response:
-    """Who asks, by a cookie, by a proxy, or by a token in the request."""
-    parameters_of(request, ())
-    return json_response(_document(caller, request.state.signed_in_by))
+async def signed_in(request: Request, caller: Annotated[AccessToken | None, Depends(_reader_or_nobody)]) -> Response:
+    """Who asks, by a cookie, by a proxy, or by a token in the request. With `nobody=allowed` the answer is null if
+    there is none of them, rather than a 401. A cookie or a token that is not good is a 401 all the same.
+    """
+    if (given := parameters_of(request, (_NOBODY,)).get(_NOBODY, _ALLOWED)) != _ALLOWED:
+        raise wrong(_NOBODY, _ALLOWED, shown(given))
+    return json_response(None if caller is None else _document(caller, request.state.signed_in_by))
 
 
 @router.delete("", status_code=204, summary="Sign out", responses=problems.responses(401, 403, 409, 422, 429, 500, 503))
 async def sign_out(request: Request) -> Response:
     """Ends the session of the cookie, and takes the cookie away. A token that is in the request, or signed in, stays valid."""
-    _expect_own_page(request)
+    expect_own_page(request)
     parameters_of(request, ())
     gate: Gate = request.app.state.gate
     given = bearer_of(request)
@@ -150,14 +158,7 @@ async def sign_out(request: Request) -> Response:
     if user_of(request) is not None:
         detail = "expected a session of this service, came what a proxy says: sign out there"
         raise Problem(409, "signed-in-by-proxy", detail)
-    raise _unauthorized("expected the cookie of a session, came none")
-
-
-def _expect_own_page(request: Request) -> None:
-    """Refuses what a page of elsewhere has its visitor's browser send. Browsers say so (Fetch Metadata); programs do not."""
-    if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-        detail = "expected a page of this service, came another (Sec-Fetch-Site)"
-        raise Problem(403, "forbidden", detail)
+    raise unauthorized("expected the cookie of a session, came none")
 
 
 async def _given(request: Request) -> _SignIn:
@@ -173,41 +174,6 @@ async def _given(request: Request) -> _SignIn:
     if (given.token is None) == (given.invite is None):
         raise Problem(422, "invalid-request", f"body: expected {_WHAT}, came another document")
     return given
-
-
-async def _accepted(request: Request, code: str) -> str:
-    sessions: Sessions = request.app.state.sessions
-    try:
-        with checking():
-            cookie = await sessions.accept(code)
-    except InvitationOver:
-        request.state.presented = Presented(None, refusal="invitation that is over")
-        raise _over("it was used, is older than a day, or was revoked") from None
-    if cookie is None:
-        request.state.presented = Presented(None, refusal="unknown invitation")
-        raise _unauthorized("invite: expected the code of an invitation, came one that is unknown")
-    return cookie
-
-
-async def _opened(request: Request, text: str) -> str:
-    gate: Gate = request.app.state.gate
-    sessions: Sessions = request.app.state.sessions
-    with checking():
-        token = await gate.enter(request, text)
-        if token is not None:
-            expect_scope(token, "read")
-        cookie = await sessions.open(token) if token is not None else None
-    if cookie is None:
-        raise _unauthorized("token: expected a valid token, came one that is unknown, expired or revoked")
-    return cookie
-
-
-def _unauthorized(detail: str) -> Problem:
-    return Problem(401, "unauthorized", detail, {"WWW-Authenticate": REALM})
-
-
-def _over(why: str) -> Problem:
-    return Problem(410, "gone", f"invite: expected an invitation that is still good, came one that is over: {why}")
 
 
 def _document(token: AccessToken, signed_in_by: str) -> dict[str, Any]:

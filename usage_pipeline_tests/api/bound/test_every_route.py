@@ -51,6 +51,8 @@ OWN = event(**MINE, event_time=AT.isoformat())
 FOREIGN = {name: event(**MINE | {name: MARK}, event_time=AT.isoformat(), model=f"model-{MARK}") for name in MINE}
 TEXT_ID, SPAN = f"chatcmpl-{MARK}", request_of(CHAT, resource={"service.name": "mine", "team": "mine"})
 HEADERS = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
+MONTH_PATH = "/month"
 EXPLORED = {f"/api/usage/{name}" for name in ("explore", "explore/dimensions", "requests", "changes")}
 
 
@@ -171,6 +173,11 @@ def bodies(theirs: dict[str, Any]) -> dict[str, list[tuple[Any, dict[str, str]]]
             ({"invite": MARK}, HEADERS),
             ({"invite": "upi_" + "A" * 43}, HEADERS),
         ],
+        MONTH_PATH: [
+            ("token=" + MARK, FORM),
+            ("token=upi_" + "A" * 43, FORM),
+            ("sign-out=1", FORM),
+        ],
     }
 
 
@@ -195,6 +202,8 @@ def questions(path: str, theirs: dict[str, Any]) -> Iterator[str]:
         yield f"{concrete}?format={format}"
     yield f"{concrete}?limit=1"
     yield f"{concrete}?model={theirs['model']}"
+    if path == MONTH_PATH:
+        yield f"{concrete}?month={AT:%Y-%m}"
     if path in EXPLORED:
         for dimension in ("team", "service", "user", "provider", "model", "api_key", "error_type", "tag:project"):
             for name in (MARK, "nobody"):
@@ -222,7 +231,8 @@ def walked(one: World, theirs: dict[str, Any]) -> list[tuple[Any, ...]]:
     routes = sorted(routes_of(create_app(one.settings)))
     for path in [path for path, method in routes if method == "POST"]:
         for content, headers in posts[path]:
-            found.append(told(one.client.post(path, json=content, headers=headers)))
+            body = {"content": content} if isinstance(content, str) else {"json": content}
+            found.append(told(one.client.post(path, **body, headers=headers)))
     roll_up(one)
     for path, method in routes:
         if method == "POST":
@@ -234,6 +244,7 @@ def walked(one: World, theirs: dict[str, Any]) -> list[tuple[Any, ...]]:
             ), (question, answer.text)
             if path not in OPEN | FILES | {SESSION_PATH}:
                 is_by_team = path.startswith("/api/usage/models") or path in EXPLORED | {
+                    MONTH_PATH,
                     "/api/usage/summary",
                     "/api/budgets",
                 }
@@ -288,7 +299,7 @@ def test_the_walk_finds_what_a_token_sees_that_is_not_bound(servers: Any, databa
             *("/api/usage/providers", "/api/usage/merchants", "/api/usage/tokens", f"/api/usage/api-keys/{MARK}"),
             *("/api/issues/popular", "/api/rankings/models", "/api/stats/daily"),
             *("/api/usage/explore?group_by=team", "/api/usage/explore?group_by=user&grain=total"),
-            *("/api/usage/requests", "/api/usage/changes", "/api/budgets"),
+            *("/api/usage/requests", "/api/usage/changes", "/api/budgets", MONTH_PATH),
         )
         same = [path for path in paths if told(beside.client.get(path)) == told(alone.client.get(path))]
         assert same == []

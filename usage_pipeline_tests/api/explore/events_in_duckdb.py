@@ -50,6 +50,7 @@ METRICS = {
     "errors": "count(*) filter (where is_error)",
     "error_rate": "count(*) filter (where is_error) / count(*)",
     **{name: f"coalesce(sum({name}), 0)" for name in COUNTS},
+    "cache_read_share": "coalesce(sum(cache_read_tokens), 0) / nullif(sum(input_tokens), 0)",
     "cost_usd": "sum(coalesce(reported, listed))",
     "list_cost_usd": "sum(listed)",
     "reported_cost_usd": "sum(reported)",

@@ -14,6 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 TIMEOUT_SECONDS = 120
+FAR_HOST = "far.test"
 _RUN_AXE = """
 const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
 axe.run(document, { runOnly: tags, resultTypes: ["violations"] }).then(arguments[0]);
@@ -30,6 +31,9 @@ _ARGUMENTS = (
     "--window-size=1500,1100",
     # Proxies of tests sign their certificates themselves.
     "--ignore-certificate-errors",
+    # This machine under a name that a browser does not trust as it trusts its own: over http it leaves out Fetch Metadata.
+    f"--host-resolver-rules=MAP {FAR_HOST} 127.0.0.1",
+    "--no-proxy-server",
 )
 
 
@@ -51,9 +55,9 @@ class Browser:
         result: object = self._driver.execute_script(script)
         return result
 
-    def set_width(self, pixels: int) -> None:
+    def set_width(self, pixels: int, height: int = 800, *, is_telephone: bool = True) -> None:
         """That of the page. A window cannot be as narrow as a telephone."""
-        metrics = {"width": pixels, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        metrics = {"width": pixels, "height": height, "deviceScaleFactor": 1, "mobile": is_telephone}
         self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def set_theme(self, theme: str) -> None:
@@ -128,6 +132,23 @@ class Browser:
 
         self._wait(clicked, f"{selector} that can be clicked")
 
+    def click_in(self, heading: str | None, text: str) -> None:
+        """The first thing with exactly this text that can be clicked, in the section whose heading begins so."""
+        part = "" if heading is None else f"//section[.//h2[starts-with(normalize-space(.),'{heading}')]]"
+        path = f"{part}//*[self::a or self::button][normalize-space(text())='{text}' or normalize-space(.)='{text}']"
+
+        def clicked() -> bool:
+            self._driver.find_element(By.XPATH, path).click()
+            return True
+
+        self._wait(clicked, f"{text!r} that can be clicked under {heading!r}")
+
+    def picture(self, selector: str | None = None) -> bytes:
+        """A PNG of what is seen, or of the first element that a CSS selector finds."""
+        if selector is None:
+            return self._driver.get_screenshot_as_png()
+        return self._driver.find_element(By.CSS_SELECTOR, selector).screenshot_as_png
+
     def press(self, *keys: str) -> None:
         """Keys, one after the other, where the focus is."""
         for key in keys:
@@ -175,8 +196,8 @@ class Browser:
 
 
 @contextmanager
-def open_browser(url: str) -> Iterator[Browser]:
-    """A browser whose pages are those of `url`."""
+def open_browser(url: str, *, has_scripts: bool = True) -> Iterator[Browser]:
+    """A browser whose pages are those of `url`, and run their scripts if it `has_scripts`."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not chromium or not driver:
@@ -185,6 +206,8 @@ def open_browser(url: str) -> Iterator[Browser]:
     options.binary_location = chromium
     for argument in _ARGUMENTS:
         options.add_argument(argument)
+    if not has_scripts:
+        options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with Chrome(options=options, service=ChromeService(driver)) as chrome:
         yield Browser(chrome, url)

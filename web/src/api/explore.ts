@@ -57,6 +57,13 @@ export class Catalogue {
     return this.dimension(dimension)?.title ?? dimension;
   }
 
+  /** Several groupings within a sentence: "team and API key". */
+  titlesOf(dimensions: string[]): string {
+    const lowered = (title: string) =>
+      /^[A-Z]{2}/.test(title) ? title : title.charAt(0).toLowerCase() + title.slice(1);
+    return dimensions.map((name) => lowered(this.titleOf(name))).join(" and ");
+  }
+
   /** The value of a row's grouping; null where it has none. */
   valueOf(row: Row, dimension: string): string | null {
     const value = row[this.dimension(dimension)?.member ?? dimension];

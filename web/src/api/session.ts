@@ -9,7 +9,8 @@ const PATH = "api/session";
 export async function currentSession(): Promise<Session | "token" | null> {
   if (keptToken()) return "token";
   try {
-    return await ask<Session>(PATH);
+    // Without the question the answer to nobody would be a 401, which a browser writes into its console as an error.
+    return await ask<Session | null>(`${PATH}?nobody=allowed`);
   } catch (error) {
     if (error instanceof Refusal && [401, 403, 404].includes(error.status)) return null;
     throw error;

@@ -2,11 +2,14 @@
 
 import type { ComponentChildren } from "preact";
 import { useId, useState } from "preact/hooks";
+import type { Range } from "../api/shapes";
+import { rangeText } from "../days";
 import { formatted, moneyDigits, numberOf } from "../numbers";
 import { Scroll } from "../panels/scroll";
 import { Trouble } from "../panels/trouble";
+import { useWorkspace } from "../workspace";
 import { Plot } from "./plot";
-import type { Drawing } from "./series";
+import { type Drawing, type Series, totalAt } from "./series";
 
 interface FigureProps {
   title: string;
@@ -75,14 +78,20 @@ function Legend({ drawing }: { drawing: Drawing }) {
 }
 
 function Numbers({ drawing, title }: { drawing: Drawing; title: string }) {
-  const digits = moneyDigits(drawing.series.flatMap((one) => one.values));
+  const total = { name: "Total", values: drawing.periods.map((_, place) => totalAt(drawing, place)) };
+  const columns: Pick<Series, "name" | "values">[] = [
+    ...drawing.series.filter((one) => !one.isBefore),
+    ...(drawing.hasTotal ? [total] : []),
+    ...drawing.series.filter((one) => one.isBefore),
+  ];
+  const digits = moneyDigits(columns.flatMap((one) => one.values));
   return (
     <Scroll label={`${title}, as a table`}>
       <table>
         <thead>
           <tr>
             <th scope="col">Period</th>
-            {drawing.series.map((one) => (
+            {columns.map((one) => (
               <th scope="col" class="number" key={one.name}>
                 {one.name}
               </th>
@@ -92,8 +101,10 @@ function Numbers({ drawing, title }: { drawing: Drawing; title: string }) {
         <tbody>
           {drawing.periods.map((period, place) => (
             <tr key={period}>
-              <th scope="row">{period}</th>
-              {drawing.series.map((one) => (
+              <th scope="row">
+                <Period name={period} days={drawing.days?.[place]} />
+              </th>
+              {columns.map((one) => (
                 <td class="number" key={one.name}>
                   {formatted(numberOf(one.values[place]), drawing.unit, digits)}
                 </td>
@@ -103,5 +114,21 @@ function Numbers({ drawing, title }: { drawing: Drawing; title: string }) {
         </tbody>
       </table>
     </Scroll>
+  );
+}
+
+/** A click shows these days alone. Those that are shown already are no button. */
+function Period({ name, days }: { name: string; days: Range | undefined }) {
+  const { view, change } = useWorkspace();
+  if (!days || (days.from === view.from && days.to === view.to)) return <>{name}</>;
+  return (
+    <button
+      type="button"
+      class="value"
+      title={`Show only ${rangeText(days)}`}
+      onClick={() => change({ ...days, grain: "" })}
+    >
+      {name}
+    </button>
   );
 }

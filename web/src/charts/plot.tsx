@@ -15,7 +15,7 @@ import {
 import { useEffect, useRef, useState } from "preact/hooks";
 import { compact, formatted, moneyDigits } from "../numbers";
 import { colourOf, useTheme } from "./colours";
-import type { Drawing, Series } from "./series";
+import { type Drawing, type Series, totalAt } from "./series";
 
 Chart.register(BarController, BarElement, CategoryScale, LinearScale, LineController, LineElement, PointElement);
 const MOST_LINES = 10;
@@ -138,7 +138,7 @@ function linesAt(drawing: Drawing, index: number) {
   return {
     lines: said.slice(0, MOST_LINES),
     more: said.length - MOST_LINES,
-    total: parts.reduce((sum, one) => sum + (one.values[index] ?? 0), 0),
+    total: totalAt(drawing, index),
     before: drawing.series.find((one) => one.isBefore),
   };
 }

@@ -1,7 +1,7 @@
 // Series of a chart from the rows of an answer.
 
 import type { Grain, Range, Row, Unit } from "../api/shapes";
-import { longPeriod, periodsOf, shortPeriod } from "../days";
+import { daysOf, longPeriod, periodsOf, shortPeriod } from "../days";
 import { numberOf } from "../numbers";
 import { OTHERS, type Shade, shadeOf } from "./colours";
 
@@ -22,6 +22,8 @@ export interface Drawing {
   labels: string[];
   /** In full. */
   periods: string[];
+  /** Those of each period, where it can be looked at by itself. */
+  days?: (Range | undefined)[];
   series: Series[];
   /** Whether the series are parts of a whole, whose sum is worth saying. */
   hasTotal: boolean;
@@ -31,6 +33,7 @@ export interface Axis {
   keys: string[];
   labels: string[];
   periods: string[];
+  days: (Range | undefined)[];
 }
 
 export function axisOf(range: Range, grain: Grain, timezone: string, rows: Row[]): Axis {
@@ -39,6 +42,7 @@ export function axisOf(range: Range, grain: Grain, timezone: string, rows: Row[]
     keys,
     labels: keys.map((key) => shortPeriod(key, grain, timezone)),
     periods: keys.map((key) => longPeriod(key, grain, timezone)),
+    days: keys.map((key) => daysOf(key, grain, range)),
   };
 }
 
@@ -50,6 +54,10 @@ export function valuesOf(axis: Axis, rows: Row[], read: (row: Row) => number | n
     return row ? read(row) : gap;
   });
 }
+
+/** The sum of all groups in one period. */
+export const totalAt = (drawing: Drawing, index: number): number =>
+  drawing.series.reduce((sum, one) => sum + (one.isBefore ? 0 : (one.values[index] ?? 0)), 0);
 
 /** A series for each of these groups, in their order. */
 export function groupedSeries(

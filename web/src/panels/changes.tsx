@@ -54,13 +54,15 @@ function Shown({ found }: { found: Found }) {
   const change = numberOf(total.changeUsd);
   if (change === null) return <p class="empty">Nothing to compare: no cost is known in one of the two periods.</p>;
   const share = difference(numberOf(total.costUsd), numberOf(total.previousCostUsd), "usd");
+  const [now, before] = [numberOf(total.costUsd), numberOf(total.previousCostUsd)];
+  const digits = moneyDigits([now, before]);
   const verb = change > 0 ? "rose" : change < 0 ? "fell" : "stayed the same";
   return (
     <>
       <p class="lead">
         Cost {verb}
-        {change !== 0 && ` by ${money(Math.abs(change))}`}
-        {share && ` (${share.text})`}, from {money(total.previousCostUsd)} to {money(total.costUsd)}.
+        {change !== 0 && ` by ${formatted(Math.abs(change), "usd", digits)}`}
+        {share && ` (${share.text})`}, from {formatted(before, "usd", digits)} to {formatted(now, "usd", digits)}.
       </p>
       <div class="changes">
         <Bars parts={total.parts} />
@@ -69,8 +71,6 @@ function Shown({ found }: { found: Found }) {
     </>
   );
 }
-
-const money = (value: Money | number): string => formatted(numberOf(value), "usd");
 
 function Bars({ parts }: { parts: Record<string, Money> }) {
   const values = PARTS.map(({ member }) => numberOf(parts[member]) ?? 0);

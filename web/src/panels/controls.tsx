@@ -1,6 +1,7 @@
 // What the page shows: days, grain, grouping, metric, comparison.
 
 import type { TargetedEvent } from "preact";
+import { useState } from "preact/hooks";
 import type { Grain } from "../api/shapes";
 import { PRESETS } from "../days";
 import { type Compare, usualGrain, type View } from "../state";
@@ -86,14 +87,18 @@ export function Choice({ label, value, options, choose }: ChoiceProps) {
 function Days() {
   const { view, catalogue, change } = useWorkspace();
   const { today } = catalogue.document;
+  // On some days two names have the same days: then it is the one that was chosen.
+  const [last, setLast] = useState("");
   const ranges = PRESETS.map((preset) => ({ ...preset, days: preset.range(today) }));
-  const current = ranges.find(({ days }) => days.from === view.from && days.to === view.to)?.name ?? "custom";
+  const fitting = ranges.filter(({ days }) => days.from === view.from && days.to === view.to).map(({ name }) => name);
+  const current = fitting.includes(last) ? last : (fitting[0] ?? "custom");
   const options = [
     ...ranges.map(({ name, title }) => ({ value: name, title })),
     { value: "custom", title: "These days", isDisabled: current !== "custom" },
   ];
   const choose = (name: string) => {
     const chosen = ranges.find((range) => range.name === name);
+    setLast(name);
     if (chosen) change({ ...chosen.days, grain: "" });
   };
   const setDay = (part: "from" | "to") => (event: TargetedEvent<HTMLInputElement>) => {

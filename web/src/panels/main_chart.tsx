@@ -49,7 +49,7 @@ export function MainChart() {
     return drawn;
   }, [isReady, series.value, totals.value, groups.value]);
 
-  const by = view.groupBy.map((name) => catalogue.titleOf(name).toLowerCase()).join(" and ");
+  const by = catalogue.titlesOf(view.groupBy);
   return (
     <Figure
       title={`${metric.title} by ${grain}${by && `, by ${by}`}`}
@@ -112,6 +112,7 @@ function drawingOf(view: View, grain: Query["grain"], metric: Metric, catalogue:
     unit: metric.unit,
     labels: axis.labels,
     periods: axis.periods,
+    days: axis.days,
     series,
     hasTotal: isSum && view.groupBy.length > 0,
   };

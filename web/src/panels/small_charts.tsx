@@ -140,7 +140,7 @@ function Latency() {
 
 function Grained({ grain }: { grain: Grain | undefined }) {
   const { view, catalogue } = useWorkspace();
-  const names = view.filters.map((filter) => catalogue.titleOf(filter.name).toLowerCase()).join(", ");
+  const names = catalogue.titlesOf([...new Set(view.filters.map((filter) => filter.name))]);
   if (!grain) return <>Not kept for these filters: {names}.</>;
   return grain === grainOf(view) ? null : (
     <>

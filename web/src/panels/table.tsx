@@ -37,7 +37,7 @@ export function GroupTable({ totals }: { totals: Answer<Totals> }) {
   return (
     <section class={`card ${found.value ? "" : "waits"}`} aria-labelledby="table-title" aria-busy={found.isLoading}>
       <header>
-        <h2 id="table-title">By {view.groupBy.map((name) => catalogue.titleOf(name).toLowerCase()).join(" and ")}</h2>
+        <h2 id="table-title">By {catalogue.titlesOf(view.groupBy)}</h2>
         <p class="note">A value adds a filter. A row shows its requests.</p>
         <div class="actions">
           <Downloads query={query} what="this table" />
@@ -165,6 +165,9 @@ function Body({ rows, metrics, totals }: { rows: Row[]; metrics: Metric[]; total
   );
 }
 
+/** A comparison has the groups of the other days too, with zeros: whoever is there now has a request, or an error. */
+const isOfOtherDays = (row: Row): boolean => numberOf(row.requests ?? row.errors) === 0;
+
 interface LineProps {
   row: Row;
   metrics: Metric[];
@@ -193,7 +196,7 @@ function Line({ row, metrics, digits, most }: LineProps) {
           share={place === 0 ? share : undefined}
         />
       ))}
-      <Cells row={row} before={row.previous ?? {}} metrics={metrics} digits={digits} />
+      <Cells row={isOfOtherDays(row) ? {} : row} before={row.previous ?? {}} metrics={metrics} digits={digits} />
       <td>
         <button type="button" class="quiet" onClick={open}>
           Requests<span class="unseen"> of {name}</span>
@@ -231,7 +234,7 @@ function GroupCell({ value, filter, share }: GroupCellProps) {
 }
 
 interface CellsProps {
-  row: Row;
+  row: Record<string, unknown>;
   before: Record<string, unknown>;
   metrics: Metric[];
   digits: Map<string, number>;

@@ -68,7 +68,7 @@ function One({ tile, totals }: { tile: Tile; totals: Totals | undefined }) {
 
 export function ChangeText({ now, before, unit }: { now: number | null; before: number | null; unit: Unit }) {
   const change = difference(now, before, unit);
-  if (!change) return <span class="change">{now && !before ? "new" : "–"}</span>;
+  if (!change) return <span class="change">{now && !before ? "new" : before && now === null ? "gone" : "–"}</span>;
   const arrow = { up: "▲", down: "▼", same: "" }[change.direction];
   return (
     <span class={`change ${change.direction}`} title={`before: ${formatted(before, unit)}`}>
