@@ -36,13 +36,14 @@ class Source:
         return (self.value,) if self.value else dimension.columns
 
 
-HOURS = Source("usage_hourly", "hour_start", frozenset(GROUP), parts=frozenset({"sums", "users", "latencies"}))
+_ALL_PARTS: frozenset[Part] = frozenset(get_args(Part))
+HOURS = Source("usage_hourly", "hour_start", frozenset(GROUP), parts=_ALL_PARTS)
 _DAY = "usage_date"
 _USERS_OF_TEAMS = Source("usage_user_team_daily", _DAY, frozenset({"team", "user"}))
 _USERS = Source("usage_user_daily", _DAY, frozenset({*GROUP, "user"}))
 # From the smallest to the largest.
 _DAYS = (
-    Source("usage_daily", _DAY, frozenset(GROUP)),
+    Source("usage_daily", _DAY, frozenset(GROUP), parts=_ALL_PARTS),
     Source("usage_error_daily", _DAY, frozenset({*GROUP, "error_type"}), frozenset({"errors"})),
     Source("usage_tag_daily", _DAY, frozenset({"team", "provider", "model", "tag"})),
     _USERS_OF_TEAMS,
@@ -95,8 +96,12 @@ def plan(grain: Grain, grouped: Collection[Dimension], other: Collection[Dimensi
         )
     if grain == "hour":
         return _hourly(families, {dimension.family for dimension in grouped}, parts)
+    sums = _first(_DAYS, families, needed, asked)
+    # A group that is a row of the roll-up has its users and percentiles in it.
+    if grain == "day" and sums.families == {dimension.family for dimension in grouped}:
+        parts = parts - sums.parts
     return Plan(
-        _first(_DAYS, families, needed, asked),
+        sums,
         _of_users(families) if "users" in parts else None,
         _of_latencies(families) if "latencies" in parts else None,
     )

@@ -109,7 +109,7 @@ def _side(question: Question, days: Days, zone: ZoneInfo, arguments: dict[str, A
     others: tuple[tuple[Part, Source | None], ...] = (("users", plan.users), ("latencies", plan.latencies))
     for part, source in others:
         if source is not None:
-            fragments[part] = composed(f"explore/{part}", **of(source), **_percentiles(question.metrics))
+            fragments[part] = composed(f"explore/{part}", **of(source), **_percentiles(question, source))
             joined.append(part)
     in_sums = parts - {*joined, "sums"}
     return composed(
@@ -138,14 +138,30 @@ def _metric(metric: Metric) -> compose.Composable:
     return compose.SQL("{} as {}").format(_text(metric.expression), compose.Identifier(metric.name))
 
 
-def _percentiles(metrics: tuple[Metric, ...]) -> dict[str, compose.Composable]:
-    """The shares that are looked for, in order, and the columns that they become."""
-    shares = sorted((metric.percentile, metric.name) for metric in metrics if metric.percentile is not None)
+def _percentiles(question: Question, source: Source) -> dict[str, compose.Composable]:
+    """The shares that are looked for, in order, and the columns that they become; how the rows of a group are merged."""
+    shares = sorted((metric.percentile, metric.name) for metric in question.metrics if metric.percentile is not None)
     columns = (
         compose.SQL("found.ms[{}] as {}").format(compose.Literal(place), compose.Identifier(name))
         for place, (_, name) in enumerate(shares, start=1)
     )
-    return {"shares": compose.Literal([share for share, _ in shares]), "percentiles": _after_keys(columns)}
+    near = (
+        compose.SQL(
+            "(ranked.requests_so_far > floor({0} * totals.last_rank) "
+            "and ranked.requests_so_far - ranked.requests <= ceil({0} * totals.last_rank))"
+        ).format(compose.Literal(share))
+        for share, _ in shares
+    )
+    # Where each row is a group, its latencies are sorted and there once.
+    is_merged = question.grain != "day" or {dimension.family for dimension in question.group_by} != source.families
+    summed, grouped = "sum(counts.requests::float8)", "\n    group by numbered.number, counts.latency_ms"
+    return {
+        "shares": compose.Literal([share for share, _ in shares]),
+        "percentiles": _after_keys(columns),
+        "is_near": compose.SQL(" or ").join(near),
+        "requests": compose.SQL(summed if is_merged else "counts.requests::float8"),
+        "merged": compose.SQL(grouped) if is_merged else _NOTHING,
+    }
 
 
 def _after_keys(columns: Iterable[compose.Composable]) -> compose.Composable:

@@ -77,9 +77,9 @@ def question_of(first: date, within: Within) -> Question:
     )
 
 
-def costs_of(connection: psycopg.Connection, question: Question, zone: ZoneInfo) -> Month:
-    """The answer. Raises psycopg.Error."""
-    answer = read(connection, question, zone, MOST_TEAMS)
+def costs_of(connection: psycopg.Connection, question: Question, zone: ZoneInfo, seconds: int) -> Month:
+    """The answer. Raises psycopg.Error, and TookTooLong after so many seconds."""
+    answer = read(connection, question, zone, MOST_TEAMS, seconds=seconds)
     lines = []
     for row in answer.rows:
         team, *values = row[COLUMNS_BEFORE_GROUPS:]

@@ -15,7 +15,7 @@ from usage_pipeline.api.answers.headers import plain_page_headers
 from usage_pipeline.api.answers.negotiation import prefers_html
 from usage_pipeline.api.auth import bearer_of, checking, requires
 from usage_pipeline.api.explore.parameters import expect_answerable, within
-from usage_pipeline.api.explore.routes import expect_readable_by, shown_data_time
+from usage_pipeline.api.explore.routes import QUESTION_SECONDS, answerable, shown_data_time
 from usage_pipeline.api.ingest.bodies import media_type, received
 from usage_pipeline.api.month.costs import Month, costs_of, question_of
 from usage_pipeline.api.month.page import FIRST_YEAR, PATH, SIGN_OUT, TOKEN, month_page, sign_in_page, trouble_page
@@ -69,9 +69,8 @@ async def _shown(request: Request, caller: AccessToken) -> bytes:
     expect_answerable(question, caller.binding)
 
     def answer() -> Month:
-        with reads.storing.pool.connection() as connection:
-            expect_readable_by(connection, question)
-            return costs_of(connection, question, zone)
+        with reads.storing.pool.connection() as connection, answerable(connection, question):
+            return costs_of(connection, question, zone, QUESTION_SECONDS)
 
     with reads.questions.one(caller.token_id):
         found = await reads.storing.in_thread(answer)
