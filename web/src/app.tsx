@@ -9,7 +9,7 @@ import type { Dimensions, Session } from "./api/shapes";
 import { clockText, rangeText } from "./days";
 import { Frame } from "./frame";
 import { Trouble } from "./panels/trouble";
-import { SignIn } from "./sign_in";
+import { Choice, SignIn } from "./sign_in";
 import { readView, type View, writeView } from "./state";
 import { Budgets } from "./tabs/budgets";
 import { ApiKeys, Merchants, Tokens } from "./tabs/counters";
@@ -19,20 +19,18 @@ import { Usage } from "./tabs/usage";
 import { WorkspaceProvider } from "./workspace";
 
 type SignedIn = Session | "token";
-const invite = takeInvite();
+const given = takeInvite();
 
 export function App() {
   const [session, setSession] = useState<SignedIn | null | undefined>(undefined);
   const [trouble, setTrouble] = useState("");
+  const [invite, setInvite] = useState(given);
   const look = () =>
     currentSession().then(setSession, (error) => {
       setTrouble(told(error));
       setSession(null);
     });
-  useEffect(() => {
-    if (invite) setSession(null);
-    else void look();
-  }, []);
+  useEffect(() => void look(), []);
   const leave = (reason: string) => {
     setTrouble(reason);
     forgetToken();
@@ -42,7 +40,14 @@ export function App() {
   if (session === null) {
     return (
       <Frame>
-        <SignIn invite={invite} trouble={trouble} done={look} />
+        <SignIn invite={invite} trouble={trouble} done={() => void look().then(() => setInvite(null))} />
+      </Frame>
+    );
+  }
+  if (invite) {
+    return (
+      <Frame>
+        <Choice session={session} stay={() => setInvite(null)} change={() => setSession(null)} />
       </Frame>
     );
   }
@@ -105,8 +110,8 @@ interface BoardProps {
 }
 
 function Board({ document: known, session, out, refresh, round }: BoardProps) {
-  const { view, change } = useAddress(known.today);
   const catalogue = useMemo(() => new Catalogue(known), [known]);
+  const { view, change } = useAddress(known.today, catalogue);
   const tabs = useTabs(view, known.today, round);
   const hasCookie = session !== "token" && session.signedInBy !== "token";
   const asOf = known.asOf ? `As of ${clockText(known.asOf, known.timezone, known.today)}, ${known.timezone}` : "";
@@ -137,11 +142,12 @@ function Board({ document: known, session, out, refresh, round }: BoardProps) {
 const hasDays = (tab: string): boolean => ["usage", "issues"].includes(tab);
 
 /** The view of the address. Each change is a step that the browser's back button takes back. */
-function useAddress(today: string) {
-  const [view, setView] = useState(() => readView(location.search, today));
+function useAddress(today: string, catalogue: Catalogue) {
+  const read = () => readView(location.search, today, (name) => catalogue.has(name));
+  const [view, setView] = useState(read);
   useEffect(() => {
     history.replaceState(null, "", writeView(view));
-    const follow = () => setView(readView(location.search, today));
+    const follow = () => setView(read());
     addEventListener("popstate", follow);
     return () => removeEventListener("popstate", follow);
   }, []);

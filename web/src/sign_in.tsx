@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { Refusal, told } from "./api/client";
 import { signIn } from "./api/session";
+import type { Session } from "./api/shapes";
 
 interface SignInProps {
   invite: string | null;
@@ -72,6 +73,31 @@ export function SignIn({ invite, trouble, done }: SignInProps) {
           {message}
         </p>
       )}
+    </section>
+  );
+}
+
+interface ChoiceProps {
+  session: Session | "token";
+  stay: () => void;
+  change: () => void;
+}
+
+/** Who is signed in and opens an invite link (again, or that of somebody else) says as whom to go on. */
+export function Choice({ session, stay, change }: ChoiceProps) {
+  const who = session === "token" ? "with a token" : `as ${session.name}`;
+  return (
+    <section class="card gate" aria-labelledby="gate-title">
+      <h1 id="gate-title">You are signed in {who}</h1>
+      <p>This link signs in by an invite, which is good once. You can stay as you are, and leave the invite unused.</p>
+      <div class="row">
+        <button type="button" onClick={stay}>
+          Stay
+        </button>
+        <button type="button" class="quiet" onClick={change}>
+          Use the invite
+        </button>
+      </div>
     </section>
   );
 }

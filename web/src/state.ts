@@ -31,20 +31,22 @@ export interface View extends Range {
 
 const GRAINS: readonly string[] = ["hour", "day", "week", "month"];
 const COMPARES: readonly string[] = ["none", "previous", "month_before"];
+const USUAL_METRIC = "cost_usd";
 const OUTCOMES: readonly string[] = ["all", "error", "ok"];
 
 const among = <T extends string>(known: readonly string[], given: string | null, otherwise: T): T =>
   given !== null && known.includes(given) ? (given as T) : otherwise;
 
-export function readView(search: string, today: string): View {
+export function readView(search: string, today: string, isMetric: (name: string) => boolean): View {
   const given = new URLSearchParams(search);
   const text = (name: string, otherwise: string) => given.get(name) ?? otherwise;
+  const metric = text("metric", USUAL_METRIC);
   return {
     tab: text("tab", "usage"),
     ...readRange(given.get("from"), given.get("to"), today),
     grain: among<Grain | "">(GRAINS, given.get("grain"), ""),
     groupBy: text("group_by", "team").split(",").filter(Boolean),
-    metric: text("metric", "cost_usd"),
+    metric: isMetric(metric) ? metric : USUAL_METRIC,
     compare: among<Compare>(COMPARES, given.get("compare"), "previous"),
     filters: [...given]
       .filter(([name]) => name.startsWith("filter."))
@@ -70,7 +72,7 @@ export function writeView(view: View): string {
   parts.set("to", view.to);
   add("grain", view.grain, "");
   add("group_by", view.groupBy.join(","), "team");
-  add("metric", view.metric, "cost_usd");
+  add("metric", view.metric, USUAL_METRIC);
   add("compare", view.compare, "previous");
   for (const { name, value } of view.filters) parts.append(`filter.${name}`, value);
   add("order", view.order, "");

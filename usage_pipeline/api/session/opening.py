@@ -9,6 +9,7 @@ from usage_pipeline.access.tokens import AccessToken
 from usage_pipeline.api.audit import Presented
 from usage_pipeline.api.auth import REALM, Gate, checking, expect_scope
 from usage_pipeline.api.problems import Problem
+from usage_pipeline.api.session.browser import cookie_of
 
 
 def expect_own_page(request: Request) -> None:
@@ -62,10 +63,16 @@ async def opened(request: Request, text: str) -> str:
 
 
 async def found(request: Request, cookie: str) -> AccessToken:
-    """The token of the session that was just opened. Raises Problem (410) if that one is over already."""
+    """The token of the session that was just opened; the one that this browser had before ends.
+
+    Raises Problem (410) if the new one is over already.
+    """
     sessions: Sessions = request.app.state.sessions
+    before = cookie_of(request)
     with checking():
         token = await sessions.find(cookie)
+        if token is not None and before is not None:
+            await sessions.close(before)
     if token is None:
         raise over("it was ended at the same moment")
     return token

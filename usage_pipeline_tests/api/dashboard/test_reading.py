@@ -127,3 +127,12 @@ def test_names_of_others_are_text_and_long_ones_do_not_widen_the_page(shared: Sh
         settled(browser)
         assert browser.run("return document.querySelectorAll('img').length") == 0
         assert browser.run("return document.documentElement.scrollWidth") == 360
+
+
+@pytest.mark.parametrize("metric", ["nonsense", "__proto__", ""])
+def test_a_metric_that_nobody_knows_is_the_usual_one(browser: Browser, metric: str) -> None:
+    browser.open(f"/?metric={metric}")
+    browser.wait_for("By team", "Cost by day")
+    settled(browser)
+    assert "metric=" not in browser.address()
+    assert complaints(browser) == []

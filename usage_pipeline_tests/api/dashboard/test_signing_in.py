@@ -47,3 +47,29 @@ def test_the_link_of_an_invitation_signs_in_once_and_leaves_no_trace_in_the_addr
     guest.open(f"/#invite={code}")
     guest.wait_for("This invite was used already, or is older than a day.")
     assert code not in guest.address()
+
+
+def test_who_is_signed_in_and_opens_a_link_is_asked_first_and_the_session_before_ends(
+    shared: Shared, browser: Browser
+) -> None:
+    code = invite(shared.postgres, Person("grace", bounds=Bounds(teams=(TEAMS[1],)))).code
+    open_sessions = "select count(*) from usage.sessions"
+    before = shared.postgres.execute(open_sessions).fetchone()
+    browser.visit("about:blank")
+    browser.open(f"/#invite={code}")
+    browser.wait_for("You are signed in as", "leave the invite unused")
+    browser.click("Stay")
+    browser.wait_for("By team", TEAMS[0])
+    assert "You see only" not in str(browser.run("return document.body.innerText"))
+    browser.visit("about:blank")
+    browser.open(f"/#invite={code}")
+    browser.click("Use the invite")
+    browser.wait_for(f"You see only what belongs to team {TEAMS[1]}.")
+    assert shared.postgres.execute(open_sessions).fetchone() == before
+    # The second click on the link in a mail.
+    browser.visit("about:blank")
+    browser.open(f"/#invite={code}")
+    browser.wait_for("You are signed in as grace")
+    browser.click("Stay")
+    browser.wait_for(f"You see only what belongs to team {TEAMS[1]}.")
+    assert complaints(browser) == []

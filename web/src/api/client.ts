@@ -16,6 +16,7 @@ export class Refusal extends Error {
 }
 
 const kept = new Map<string, Promise<unknown>>();
+let asking = new AbortController();
 let quota = "";
 
 export const keptToken = (): string | null => sessionStorage.getItem(TOKEN);
@@ -23,6 +24,13 @@ export const keepToken = (token: string): void => sessionStorage.setItem(TOKEN, 
 export const forgetToken = (): void => sessionStorage.removeItem(TOKEN);
 /** The next questions are asked anew. */
 export const forgetAnswers = (): void => kept.clear();
+/** Whoever signs out wants no answer any more: what is still asked would be refused. */
+export function stopAsking(): void {
+  waiting.length = 0;
+  asking.abort();
+  asking = new AbortController();
+  forgetAnswers();
+}
 export const quotaLeft = (): string => quota;
 
 /** The JSON of an answer. The same question is asked once until the answers are forgotten. */
@@ -80,7 +88,7 @@ function startNext(): void {
 async function sendUntilThereIsRoom(path: string): Promise<Response> {
   for (let tries = 1; ; tries += 1) {
     try {
-      return await send(path);
+      return await send(path, { signal: asking.signal });
     } catch (error) {
       const isFull = error instanceof Refusal && error.status === 503 && error.retryAfter !== null;
       if (!isFull || tries === MOST_TRIES) throw error;

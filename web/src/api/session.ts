@@ -1,6 +1,6 @@
 // Signing in and out: by a session's cookie where the service has sessions, otherwise by a token that only this tab keeps.
 
-import { ask, forgetAnswers, forgetToken, keepToken, keptToken, Refusal, send } from "./client";
+import { ask, forgetAnswers, forgetToken, keepToken, keptToken, Refusal, send, stopAsking } from "./client";
 import type { Session } from "./shapes";
 
 const PATH = "api/session";
@@ -32,7 +32,7 @@ export async function signIn(by: { token: string } | { invite: string }): Promis
 export async function signOut(): Promise<void> {
   const isOfTab = keptToken() !== null;
   forgetToken();
-  forgetAnswers();
+  stopAsking();
   if (!isOfTab) await send(PATH, { method: "DELETE" });
 }
 
