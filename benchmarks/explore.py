@@ -19,10 +19,12 @@ from usage_pipeline.explore.questions import Days, Order, Question
 from usage_pipeline.explore.reading import read
 from usage_pipeline.explore.sources import Grain
 from usage_pipeline.explore.terms import METRIC_BY_NAME, dimension_of
+from usage_pipeline.rollups.window_tables import GROUP
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 
 _COST = ("requests", "total_tokens", "cost_usd")
+_PERCENTILES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,19 @@ ASKED = (
     _Asked("top 50 users of 30 days", 30, "total", ("user",), _COST, 300),
     _Asked("top 50 users of a service, 7 days", 7, "total", ("user",), _COST, 2_000, (("service", "service-1"),)),
     _Asked("30 days by API key", 30, "total", ("api_key",), _COST, 2_000),
-    _Asked("30 days, p50, p95, p99", 30, "day", (), ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"), 2_000),
+    _Asked("30 days, p50, p95, p99", 30, "day", (), _PERCENTILES, 2_000),
     _Asked("30 days by team, p95", 30, "day", ("team",), ("latency_p95_ms",), 2_000),
     _Asked("30 days, distinct users", 30, "day", (), ("distinct_users",), 2_000),
     _Asked("180 days by month, distinct users", 180, "month", ("team",), ("distinct_users",), 2_000),
+    # About as much as may be asked (`explore/limits.py`).
+    _Asked("180 days by user", 180, "total", ("user",), _COST, 2_000),
+    _Asked("50 days by user and day", 50, "day", ("user",), _COST, 2_000),
+    _Asked("15 days by user and model", 15, "total", ("user", "model"), _COST, 2_000),
+    _Asked("80 days by day, API key and all", 80, "day", (*GROUP, "api_key"), _COST, 2_000),
+    _Asked("180 days by day, percentiles", 180, "day", (), _PERCENTILES, 2_000),
+    _Asked("180 days by team, percentiles", 180, "total", ("team",), _PERCENTILES, 2_000),
+    _Asked("30 days by model and team, percentiles", 30, "total", ("model", "team"), _PERCENTILES, 2_000),
+    _Asked("10 days by day, model and team, percentiles", 10, "day", ("model", "team"), _PERCENTILES, 2_000),
     _Asked("180 days by error type", 180, "day", ("error_type",), ("errors",), 2_000),
 )
 
