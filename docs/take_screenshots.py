@@ -5,7 +5,7 @@ READ_TOKEN=$(usage-pipeline tokens create pictures --scope read --expires 12h) \
 .venv/bin/python docs/take_screenshots.py [http://127.0.0.1:3000 [http://127.0.0.1:8000]]
 It launches a backfill of the last 60 days of usage/api_key_daily, which changes nothing that is right.
 
-With `tasks` alone it takes those of docs/workspace.md: a test does the tasks with a service of its own, and leaves them.
+With `tasks` alone it takes those of docs/workspace.md and docs/reports.md: tests leave them.
 """
 
 import os
@@ -27,7 +27,7 @@ _SHOWN_GROUPS = ("analytics", "redis", "snapshots", "usage")
 _GROUPS = "%2C".join(f"global%40global%3A{group}" for group in _SHOWN_GROUPS)
 _SELECTION = "%20or%20".join(f"group%3A%22{group}%22" for group in _SHOWN_GROUPS)
 _SHOW = "Show Markdown"
-_TASKS = "usage_pipeline_tests/api/dashboard/test_tasks.py"
+_TASKS = ("usage_pipeline_tests/api/dashboard/test_tasks.py", "usage_pipeline_tests/reports/test_making.py")
 _YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 
 
@@ -134,8 +134,8 @@ def wait_for(browser: Chrome, text: str) -> None:
 
 
 def take_tasks() -> int:
-    """The pictures of docs/workspace.md; the status of the test that takes them."""
-    command = [sys.executable, "-m", "pytest", "-q", _TASKS]
+    """The pictures of docs/workspace.md and docs/reports.md; the status of the tests that take them."""
+    command = [sys.executable, "-m", "pytest", "-q", *_TASKS]
     environment = {**os.environ, "PICTURES": str(FOLDER)}
     return subprocess.run(command, cwd=FOLDER.parent, env=environment, check=False).returncode  # noqa: S603
 

@@ -1,8 +1,12 @@
-"""The files of a report say what the events say; the folder has whole files; each channel is told once."""
+"""The files of a report say what the events say; the folder has whole files; each channel is told once.
+
+With PICTURES set to a folder, a page is left there: that of docs/reports.md.
+"""
 
 import base64
 import csv
 import io
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -133,6 +137,8 @@ def test_the_page_is_one_of_a4_also_when_nothing_was_used(rolled: Rolled, period
     with Image.open(io.BytesIO(picture)) as image:
         assert abs(image.height / image.width - 297 / 210) < 0.01
         assert len(image.convert("RGB").getcolors(1_000_000) or []) > 2
+    if period is OCTOBER and (folder := os.environ.get("PICTURES")):
+        Path(folder, "report.png").write_bytes(picture)
 
 
 def test_names_of_others_choosing_are_drawn_and_written_as_they_are(rolled: Rolled) -> None:
