@@ -1,7 +1,7 @@
 """A budget as a value: whose usage, in which period, how much of what. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Literal, TypeVar, get_args
@@ -50,7 +50,10 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """At most `limit` of the unit in each period. `alert_shares` are percent of the limit, in order."""
+    """At most `limit` of the unit in each period. `alert_shares` are percent of the limit, in order.
+
+    `changed_at` is when it was last set to something else; None: it is not stored yet.
+    """
 
     name: str
     scope: Scope
@@ -58,6 +61,14 @@ class Budget:
     unit: Unit
     limit: Decimal
     alert_shares: tuple[int, ...] = DEFAULT_SHARES
+    changed_at: datetime | None = field(default=None, compare=False)
+
+    @property
+    def identity(self) -> str:
+        """What makes it another budget when it changes. It names no user: then the time of the change stands for the scope."""
+        is_of_user = self.scope.kind == "user"
+        whose = f"user since {self.changed_at and self.changed_at.timestamp()}" if is_of_user else str(self.scope)
+        return f"{self.period}:{self.limit.normalize():f} {self.unit}:{whose}"
 
     def window(self, now: datetime, zone: ZoneInfo) -> Window:
         """The period that `now` is in."""
