@@ -20,7 +20,7 @@ from usage_pipeline.alerting.facts import BacklogAge, OrchestrationFacts, Pipeli
 from usage_pipeline.alerting.memory import Memory
 from usage_pipeline.alerting.rules import cool_down, evaluate
 from usage_pipeline.alerting.spending import reading as spending
-from usage_pipeline.budgets.publishing import publish
+from usage_pipeline.budgets.publishing import publish, why_not_published
 from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line, is_mended_by_time
@@ -239,5 +239,5 @@ def _unless_redis_is_away(question: Callable[[], Answer]) -> Answer | None:
     try:
         return question()
     except (redis.RedisError, RedisUnavailable, OSError) as error:
-        _log.warning("alerts: Redis does not answer: %s", first_line(error))
+        _log.warning("alerts: %s", why_not_published(error))
         return None

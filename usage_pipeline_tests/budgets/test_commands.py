@@ -54,7 +54,7 @@ def test_a_budget_is_set_listed_and_removed(
     assert [one for one in ("search", "team=search", "500.00 USD", "0.02 USD", "0.0%") if one not in shown] == []
     assert "search: 1 request without a price is not in it" in shown
     assert run("budgets", "remove", "search").stdout == 'Budget "search" is removed.\n'
-    assert redis_client.keys("usage_pipeline:budget*") == []
+    assert redis_client.keys("usage_pipeline:budget*") == [b"usage_pipeline:budget:as_of"]
     again = run("budgets", "remove", "search")
     assert (again.returncode, again.stdout) == (0, 'No budget has the name "search": nothing to remove.\n')
     assert json.loads(run("budgets", "list", "--json").stdout) == {"budgets": []}
@@ -119,5 +119,36 @@ def test_without_redis_a_budget_is_set_and_a_note_says_when_gateways_know(
 ) -> None:
     done: subprocess.CompletedProcess[str] = run("budgets", "set", "search", *SEARCH, REDIS_URL="redis://127.0.0.1:9/0")
     assert done.returncode == 0
-    assert done.stderr.strip().endswith("gateways hear of this from the sensor `alerts` when it is back.")
+    assert done.stderr.strip().endswith("then they hear of this from the sensor `alerts`.")
     assert postgres.execute("select name from ops.budgets").fetchall() == [("search",)]
+
+
+def test_what_redis_refuses_is_said_as_it_is(run: Run, redis_client: redis.Redis) -> None:
+    redis_client.config_set("maxmemory", 1)
+    try:
+        done: subprocess.CompletedProcess[str] = run("budgets", "set", "search", *SEARCH)
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    assert done.returncode == 0
+    assert "Redis refused: " in done.stderr
+    assert "maxmemory" in done.stderr
+    assert "does not answer" not in done.stderr
+
+
+@pytest.mark.parametrize("loss", ["lost", "another type"])
+def test_a_budget_that_is_removed_or_moved_goes_though_the_list_of_scopes_is_lost(
+    run: Run, redis_client: redis.Redis, loss: str
+) -> None:
+    def lose() -> None:
+        redis_client.delete("usage_pipeline:budget_scopes")
+        if loss == "another type":
+            redis_client.set("usage_pipeline:budget_scopes", "x")
+
+    run("budgets", "set", "search", *SEARCH)
+    lose()
+    assert "gateways" not in run("budgets", "set", "search", *SEARCH, "--scope", "team=ads").stderr
+    names = {b"usage_pipeline:budget:as_of", b"usage_pipeline:budget:team=ads"}
+    assert set(redis_client.keys("usage_pipeline:budget:*")) == names
+    lose()
+    assert "gateways" not in run("budgets", "remove", "search").stderr
+    assert redis_client.keys("usage_pipeline:budget*") == [b"usage_pipeline:budget:as_of"]

@@ -217,7 +217,7 @@ def test_an_evaluation_publishes_how_budgets_stand(
     assert published["used"] == "3"
     remove_budget(postgres, "search")
     evaluated(alerting)
-    assert redis_client.keys("usage_pipeline:budget*") == []
+    assert redis_client.keys("usage_pipeline:budget*") == [b"usage_pipeline:budget:as_of"]
 
 
 def test_without_redis_budgets_are_told_all_the_same(
