@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from usage_pipeline.alerting.evaluation import evaluate_pipeline
-from usage_pipeline.alerting.facts import OrchestrationFacts
+from usage_pipeline.alerting.facts import OrchestrationFacts, SlowRun
 from usage_pipeline.alerting.rules import cool_down
 from usage_pipeline.budgets.budget import budget_of
 from usage_pipeline.budgets.store import remove_budget, set_budget
@@ -180,7 +180,7 @@ def test_a_share_is_told_again_in_the_next_period_and_not_before(
     limit(postgres, 1, period="day")
     use(postgres, alerting, 1)
     evaluated(alerting)
-    assert len(hook.titles) == 3
+    assert hook.titles == ["Budget search is used up"]
     assert cool_down("budget", load_settings(alert_cool_down_minutes=1)) > timedelta(days=31)
     # As if yesterday had been used up: those alerts are over, since today has a period of its own.
     yesterday = datetime.now(UTC).date() - DAY
@@ -188,8 +188,55 @@ def test_a_share_is_told_again_in_the_next_period_and_not_before(
         "update ops.alerts set dedupe_key = regexp_replace(dedupe_key, '\\d{4}-\\d\\d-\\d\\d', %s)", (str(yesterday),)
     )
     evaluated(alerting)
-    assert len([title for title in hook.titles if title.startswith("Cleared: ")]) == 3
-    assert len(hook.titles) == 9
+    assert sorted(hook.titles) == ["Budget search is used up"] * 2 + ["Cleared: Budget search is used up"]
+
+
+def test_a_budget_that_jumps_over_several_shares_sends_one_message(
+    alerting: Settings, hook: Webhook, postgres: psycopg.Connection
+) -> None:
+    limit(postgres, 10, alert="50,80,100,120")
+    use(postgres, alerting, 9)
+    evaluated(alerting)
+    assert hook.titles == ["Budget search: 80 % are used"]
+    assert open_shares(postgres) == [50, 80]
+    use(postgres, alerting, 4)
+    evaluated(alerting)
+    assert hook.titles[1:] == ["Budget search: 120 % are used"]
+    assert open_shares(postgres) == [50, 80, 100, 120]
+    # Who was told nothing of a share hears nothing of its end.
+    remove_budget(postgres, "search")
+    evaluated(alerting)
+    cleared = ["Cleared: Budget search: 120 % are used", "Cleared: Budget search: 80 % are used"]
+    assert sorted(hook.titles[2:]) == cleared
+
+
+def test_the_share_below_is_told_when_the_one_that_was_told_is_not_reached_any_more(
+    alerting: Settings, hook: Webhook, postgres: psycopg.Connection
+) -> None:
+    """A correction took usage away: 9 of 10 are left."""
+    limit(postgres, 10)
+    use(postgres, alerting, 10)
+    evaluated(alerting)
+    assert hook.titles == ["Budget search is used up"]
+    postgres.execute("update analytics.usage_daily set requests = 9")
+    evaluated(alerting)
+    assert sorted(hook.titles[1:]) == ["Budget search: 80 % are used", "Cleared: Budget search is used up"]
+
+
+def test_many_budgets_hold_up_no_other_alert(alerting: Settings, hook: Webhook, postgres: psycopg.Connection) -> None:
+    use(postgres, alerting, 1)
+    for number in range(60):
+        limit(postgres, 1, name=f"b{number}")
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert len(hook.titles) == 20
+    slow = OrchestrationFacts(slow_runs=(SlowRun("r2", "windows", "all", 660.0),))
+    evaluate_pipeline(alerting, slow, {})
+    assert [title for title in hook.titles[20:] if "windows" in title] != []
+    while len(hook.titles) < 61:
+        before = len(hook.titles)
+        evaluate_pipeline(alerting, slow, {})
+        assert len(hook.titles) > before
+    assert sorted(hook.titles)[:60] == sorted(f"Budget b{number} is used up" for number in range(60))
 
 
 def test_more_budgets_than_other_rules_tell_are_all_told_and_none_passes_for_over(
