@@ -326,5 +326,6 @@ RULES = (
     Rule("token-ends-soon", "ending_tokens", _ending_tokens, 24 * 14),
     # Once a period, of which a month is the longest. All of them: one that is not told would pass for one that is over.
     Rule("budget", "budgets", reached_budgets, least_pause=timedelta(days=32), most=sys.maxsize),
-    Rule("abnormal-day", "team_days", abnormal_days, 24, most=sys.maxsize),
+    # Once for each day.
+    Rule("abnormal-day", "team_days", abnormal_days, least_pause=timedelta(days=32), most=sys.maxsize),
 )
