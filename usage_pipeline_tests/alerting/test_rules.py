@@ -131,7 +131,7 @@ def day_of_team(value: float) -> PipelineFacts:
         (used(1_000), "abnormal-usage:token:t1"),
         (spent("49.99"), None),
         (spent("50"), "budget:b:2026-11-01:month:100 usd:team=search:50"),
-        (spent("0", limit="0.000001"), None),
+        (spent("0", limit="0.01"), None),
         (day_of_team(219.0), None),
         (day_of_team(900.0), "abnormal-day:cost:search:2026-11-19"),
     ],

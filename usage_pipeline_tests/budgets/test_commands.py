@@ -89,10 +89,18 @@ def test_to_set_it_twice_changes_nothing_and_otherwise_changes_it(run: Run, post
         (("--limit", "nan"), "--limit: expected a number above 0"),
         (("--limit", "Infinity"), "--limit: expected a number above 0"),
         (("--limit", "1e16"), "--limit: expected a number above 0"),
+        (("--limit", "0.000000000001"), "--limit: expected at least 0.01 usd, came '0.000000000001'"),
+        (("--limit", "0.0099"), "--limit: expected at least 0.01 usd"),
+        (("--limit", "1e-400000000"), "--limit: expected at least 0.01 usd"),
+        (("--limit", "1e999999999999999999"), "--limit: expected a number above 0"),
+        (("--limit", "sNaN"), "--limit: expected a number above 0"),
         (("--limit", "1.5", "--unit", "tokens"), "--limit: expected at most 0 decimals of tokens, came '1.5'"),
         (("--alert", "half"), "--alert: expected at most 10 whole percents from 1 to 1,000"),
         (("--alert", "0"), "--alert: expected at most 10 whole percents"),
         (("--alert", "50,,80"), "--alert: expected at most 10 whole percents"),
+        (("--alert", "0000150000"), "--alert: expected at most 10 whole percents from 1 to 1,000"),
+        (("--alert", "00000"), "--alert: expected at most 10 whole percents"),
+        (("--alert", "9" * 5_000), "--alert: expected at most 10 whole percents"),
         (("--alert", "1001"), "--alert: expected at most 10 whole percents"),
         (("--alert", ",".join(map(str, range(1, 12)))), "--alert: expected at most 10 whole percents"),
     ],
@@ -112,6 +120,21 @@ def test_a_name_is_a_text_that_can_be_stored(run: Run) -> None:
     assert (refused.returncode, "NAME: expected 1 to 200 characters, came 201" in refused.stderr) == (2, True)
     assert run("budgets", "set", "a:b [c] é", *SEARCH).returncode == 0
     assert "a:b [c] é" in run("budgets", "list").stdout
+
+
+@pytest.mark.parametrize("name", ["\n", "a\nb", "a\tb", "a\x1b[31m", "a\u202eb", "a\u2028b", " ", " a", "a "])
+def test_a_name_is_one_line_that_can_be_read(run: Run, postgres: psycopg.Connection, name: str) -> None:
+    refused = run("budgets", "set", name, *SEARCH)
+    assert refused.returncode == 2
+    [line] = refused.stderr.strip().splitlines()
+    assert "NAME: expected characters that can be seen, in one line and without spaces around them, came " in line
+    assert postgres.execute("select count(*) from ops.budgets").fetchone() == (0,)
+    # One of an earlier version can be removed.
+    postgres.execute(
+        "insert into ops.budgets (name, period, unit, limit_amount, alert_shares) values (%s, 'day', 'usd', 1, '{100}')",
+        (name,),
+    )
+    assert json.loads(run("budgets", "remove", name, "--json").stdout)["removed"] is True
 
 
 def test_without_redis_a_budget_is_set_and_a_note_says_when_gateways_know(
