@@ -1,7 +1,6 @@
 """Writes to Redis how budgets stand, where gateways ask with the recorder's `check_budget`."""
 
 import json
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,14 +14,13 @@ from usage_pipeline.budgets.standing import Standing
 from usage_pipeline.redis_keys import BUDGET_SCOPES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import first_line
-from usage_pipeline.storage.redis_cluster import AnyRedis, send_all, server_or_cluster, translated_cluster_errors
+from usage_pipeline.storage.redis_cluster import published_names, send_all, server_or_cluster, translated_cluster_errors
 
 # After the end of its period an answer blocks nobody. It stays for a while, so that clocks need not agree.
 KEPT_AFTER = timedelta(hours=1)
 # It ends before any answer does that was published with it: no answer and a sign of life mean that there is no budget.
 _ALIVE = KEPT_AFTER
 _REDIS_SECONDS = 2.0
-_log = logging.getLogger(__name__)
 
 
 def publish(settings: Settings, standings: Iterable[Standing], gone: Iterable[str] = ()) -> int:
@@ -38,7 +36,7 @@ def publish(settings: Settings, standings: Iterable[Standing], gone: Iterable[st
     hasty = settings.with_redis_timeout(_REDIS_SECONDS)
     now = datetime.now(UTC)
     with translated_cluster_errors(), server_or_cluster(hasty) as client:
-        listed = _listed_scopes(client)
+        listed = published_names(client, BUDGET_SCOPES)
         stale = (listed | {scope.encode() for scope in gone}) - {scope.encode() for scope in by_scope}
         if by_scope:
             # Listed before they exist, and until they are gone: none is left behind.
@@ -61,20 +59,8 @@ def publish(settings: Settings, standings: Iterable[Standing], gone: Iterable[st
 def why_not_published(error: Exception) -> str:
     """Whether Redis was away or refused, and with which words."""
     if isinstance(error, redis.ResponseError):
-        return f"Redis refused: {first_line(error)}"
-    return f"Redis does not answer: {first_line(error)}"
-
-
-def _listed_scopes(client: AnyRedis) -> set[bytes]:
-    """What was published so far. A list that somebody replaced by a value of another type is given up."""
-    try:
-        return {scope.encode() if isinstance(scope, str) else scope for scope in client.smembers(BUDGET_SCOPES)}
-    except redis.ResponseError as error:
-        if not str(error).startswith("WRONGTYPE"):
-            raise
-        _log.warning("budgets: %s was no set, and is written anew", BUDGET_SCOPES)
-        client.unlink(BUDGET_SCOPES)
-        return set()
+        return f"Redis refused: {first_line(error).rstrip('.')}"
+    return f"Redis does not answer: {first_line(error).rstrip('.')}"
 
 
 def _replacement(scope: str, standings: Sequence[Standing], now: datetime) -> KeyCommand:
