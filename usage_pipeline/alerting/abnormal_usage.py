@@ -9,6 +9,8 @@ from datetime import datetime
 from math import sqrt
 from statistics import median
 
+from usage_pipeline.settings import Settings
+
 HISTORY_HOURS = 14 * 24
 # A key that is new, or came back, has no history to be outside of.
 LEAST_HOURS = 48
@@ -55,6 +57,11 @@ def judge(hour: UsageHour, *, least_score: float, least_uses: int) -> Verdict:
     busy = _percentile(hour.history, _BUSY_PERCENTILE)
     is_abnormal = hour.uses >= least_uses and score > least_score and hour.uses > _TIMES_BUSY_HOURS * busy
     return Verdict(score, middle, busy, is_abnormal)
+
+
+def is_abnormal(hour: UsageHour, settings: Settings) -> bool:
+    """By the settings of the alerts."""
+    return judge(hour, least_score=settings.alert_usage_score, least_uses=settings.alert_usage_floor).is_abnormal
 
 
 def robust_deviation(values: Sequence[float]) -> float:

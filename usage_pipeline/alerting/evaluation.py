@@ -13,7 +13,7 @@ import psycopg
 import redis
 
 from usage_pipeline.alerting import reading, record, usage_hours
-from usage_pipeline.alerting.abnormal_usage import UsageHour
+from usage_pipeline.alerting.abnormal_usage import UsageHour, is_abnormal
 from usage_pipeline.alerting.alert import Alert
 from usage_pipeline.alerting.delivery import Courier
 from usage_pipeline.alerting.facts import BacklogAge, OrchestrationFacts, PipelineFacts, RedisLoad, Unanswered
@@ -199,8 +199,18 @@ def _redis_facts(
 
 
 def _judged_hours(settings: Settings, postgres: psycopg.Connection, hours: Sequence[datetime]) -> tuple[UsageHour, ...]:
+    """The last hour; and of those that were missed, what is abnormal in them."""
     usage_hours.store_hours(postgres, hours, time_zone=settings.usage_timezone)
-    return tuple(usage_hours.read_hour(postgres, settings, hours[-1]))
+    missed = hours[-usage_hours.MOST_JUDGED_HOURS : -1]
+    return (
+        *(
+            one
+            for hour in missed
+            for one in usage_hours.read_hour(postgres, settings, hour)
+            if is_abnormal(one, settings)
+        ),
+        *usage_hours.read_hour(postgres, settings, hours[-1]),
+    )
 
 
 def _judged_days(
