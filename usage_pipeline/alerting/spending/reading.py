@@ -91,6 +91,9 @@ def _read_costs_and_shares(postgres: psycopg.Connection, settings: Settings, day
                 if day in by_day:
                     yield from _cost(team, by_day, firsts[team], day, busy)
                     yield from _of_many_requests(team, by_day, day, "error-rate", "error_rate")
+                else:
+                    # It is as usual: what was told of the day before is over.
+                    yield TeamDay(team, day, "cost", 0.0, ())
         return
     raise ValueError(f"days of teams: {too_much}")
 

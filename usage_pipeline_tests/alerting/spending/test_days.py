@@ -153,6 +153,20 @@ def test_each_day_of_an_incident_is_told_once_and_all_are_over_with_the_first_us
     assert sorted(hook.titles[2:]) == [f"Cleared: {title}" for title in told]
 
 
+def test_a_day_on_which_nobody_used_anything_is_as_usual(
+    settings: Settings, hook: Webhook, postgres: psycopg.Connection, yesterday: date
+) -> None:
+    alerting = told_at(hook, settings)
+    before = yesterday - timedelta(days=1)
+    write_days(postgres, before, "jumping", [*[100.0, 110.0] * 14, 900.0])
+    evaluate_as_of(alerting, before)
+    told = f"The cost of team jumping was far above the usual on {before}"
+    assert hook.titles == [told]
+    for _ in range(2):
+        evaluate_pipeline(alerting, OrchestrationFacts(), {})
+    assert hook.titles == [told, f"Cleared: {told}"]
+
+
 def evaluate_as_of(alerting: Settings, day: date) -> None:
     """As an evaluation in the first hour after that day."""
     now = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, hours=1)
