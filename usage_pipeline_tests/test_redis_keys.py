@@ -68,6 +68,7 @@ def test_names_are_those_of_the_contracts() -> None:
     assert recorder_keys.recorded("api_key", day) == "usage_pipeline:recorded:api_key:2025-03-09"
     assert recorder_keys.quota("a") == "usage_pipeline:quota:a"
     assert recorder_keys.budget("team=a:b") == "usage_pipeline:budget:team=a:b"
+    assert recorder_keys.budgets_as_of() == "usage_pipeline:budget:as_of"
 
 
 @pytest.mark.parametrize(

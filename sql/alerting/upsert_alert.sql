@@ -4,7 +4,7 @@ insert into ops.alerts as alerts (dedupe_key, rule, severity, title, text, remed
 values (
     %(dedupe_key)s, %(rule)s, %(severity)s, %(title)s, %(text)s, %(remedy)s,
     case
-        when not exists (
+        when %(is_told)s and not exists (
             select 1
             from ops.alerts as earlier
             where earlier.dedupe_key = %(dedupe_key)s
@@ -21,13 +21,15 @@ set
     last_at = clock_timestamp(),
     count = alerts.count + 1,
     pending = case
+        when not %(is_told)s then alerts.pending
         when alerts.delivered_at is null then coalesce(alerts.pending, excluded.pending)
         when alerts.delivered_at > clock_timestamp() - %(cool_down)s::interval then alerts.pending
         else 'raised'
     end,
     -- A repetition goes to all channels again, one that has not begun yet, that is, and that nobody is sending.
     delivered_to = case
-        when alerts.delivered_at <= clock_timestamp() - %(cool_down)s::interval
+        when %(is_told)s
+            and alerts.delivered_at <= clock_timestamp() - %(cool_down)s::interval
             and coalesce(alerts.claimed_until < clock_timestamp(), true)
             then '{}'
         else alerts.delivered_to

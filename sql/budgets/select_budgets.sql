@@ -6,6 +6,7 @@ select
     period,
     unit,
     limit_amount,
-    alert_shares
+    alert_shares,
+    updated_at
 from ops.budgets
 order by name;

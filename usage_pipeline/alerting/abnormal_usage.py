@@ -9,6 +9,8 @@ from datetime import datetime
 from math import sqrt
 from statistics import median
 
+from usage_pipeline.settings import Settings
+
 HISTORY_HOURS = 14 * 24
 # A key that is new, or came back, has no history to be outside of.
 LEAST_HOURS = 48
@@ -50,12 +52,23 @@ def judge(hour: UsageHour, *, least_score: float, least_uses: int) -> Verdict:
     if len(hour.history) < LEAST_HOURS:
         return Verdict(0.0, 0.0, 0, False)
     middle = float(median(hour.history))
-    mad = median(abs(uses - middle) for uses in hour.history)
-    deviation = max(_MAD_TO_DEVIATION * mad, _LEAST_SHARE_OF_MEDIAN * middle, sqrt(middle), _LEAST_DEVIATION)
+    deviation = max(robust_deviation(hour.history), sqrt(middle), _LEAST_DEVIATION)
     score = (hour.uses - middle) / deviation
     busy = _percentile(hour.history, _BUSY_PERCENTILE)
     is_abnormal = hour.uses >= least_uses and score > least_score and hour.uses > _TIMES_BUSY_HOURS * busy
     return Verdict(score, middle, busy, is_abnormal)
+
+
+def is_abnormal(hour: UsageHour, settings: Settings) -> bool:
+    """By the settings of the alerts."""
+    return judge(hour, least_score=settings.alert_usage_score, least_uses=settings.alert_usage_floor).is_abnormal
+
+
+def robust_deviation(values: Sequence[float]) -> float:
+    """The standard deviation by the MAD, at least a fifth of the median."""
+    middle = median(values)
+    mad = median(abs(value - middle) for value in values)
+    return max(_MAD_TO_DEVIATION * mad, _LEAST_SHARE_OF_MEDIAN * middle)
 
 
 def _percentile(values: Sequence[int], share: float) -> int:

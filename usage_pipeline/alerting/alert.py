@@ -10,7 +10,10 @@ Severity = Literal["warning", "failure"]
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One matter that a person must look at: what happened, with numbers, and what to do."""
+    """One matter that a person must look at: what happened, with numbers, and what to do.
+
+    With `is_told` false it is noted, but no message is sent: another alert says the same and more.
+    """
 
     rule: str
     dedupe_key: str
@@ -18,6 +21,7 @@ class Alert:
     title: str
     text: str
     remedy: str
+    is_told: bool = True
 
     def __post_init__(self) -> None:
         # One error text with a NUL must not keep all alerts from being noted.

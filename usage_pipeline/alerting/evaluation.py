@@ -6,21 +6,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
 import psycopg
 import redis
 
 from usage_pipeline.alerting import reading, record, usage_hours
-from usage_pipeline.alerting.abnormal_usage import UsageHour
+from usage_pipeline.alerting.abnormal_usage import UsageHour, is_abnormal
 from usage_pipeline.alerting.alert import Alert
 from usage_pipeline.alerting.delivery import Courier
 from usage_pipeline.alerting.facts import BacklogAge, OrchestrationFacts, PipelineFacts, RedisLoad, Unanswered
 from usage_pipeline.alerting.memory import Memory
 from usage_pipeline.alerting.rules import cool_down, evaluate
 from usage_pipeline.alerting.spending import reading as spending
-from usage_pipeline.budgets.publishing import publish
+from usage_pipeline.alerting.spending.days import TeamDay
+from usage_pipeline.budgets.publishing import publish, why_not_published
 from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line, is_mended_by_time
@@ -165,12 +166,10 @@ def _facts(
     if budgets is not None:
         _unless_redis_is_away(lambda: publish(settings, budgets))
         facts = replace(facts, budgets=budgets)
-    day = spending.due_day(memory.judged_day, now, settings)
-    if day is not None and asked.answer("team_days", lambda: spending.is_rolled_up(postgres, settings, day)):
-        days = asked.answer("team_days", lambda: spending.read_days(postgres, settings, day))
-        if days is not None:
-            facts = replace(facts, team_days=days)
-            memory = replace(memory, judged_day=day.isoformat())
+    found_days = asked.answer("team_days", lambda: _judged_days(settings, postgres, memory, now))
+    if found_days is not None:
+        days, memory = found_days
+        facts = replace(facts, team_days=days)
     hours = usage_hours.due_hours(memory.judged_hour, now)
     if hours:
         judged = asked.answer("usage_hours", lambda: _judged_hours(settings, postgres, hours))
@@ -200,8 +199,32 @@ def _redis_facts(
 
 
 def _judged_hours(settings: Settings, postgres: psycopg.Connection, hours: Sequence[datetime]) -> tuple[UsageHour, ...]:
+    """The last hour; and of those that were missed, what is abnormal in them."""
     usage_hours.store_hours(postgres, hours, time_zone=settings.usage_timezone)
-    return tuple(usage_hours.read_hour(postgres, settings, hours[-1]))
+    missed = hours[-usage_hours.MOST_JUDGED_HOURS : -1]
+    return (
+        *(
+            one
+            for hour in missed
+            for one in usage_hours.read_hour(postgres, settings, hour)
+            if is_abnormal(one, settings)
+        ),
+        *usage_hours.read_hour(postgres, settings, hours[-1]),
+    )
+
+
+def _judged_days(
+    settings: Settings, postgres: psycopg.Connection, memory: Memory, now: datetime
+) -> tuple[tuple[TeamDay, ...] | None, Memory]:
+    """The days that are due and rolled up; the others wait, and keep none waiting."""
+    due = spending.due_days(memory.judged_day, memory.waiting_days, now, settings)
+    ready = {day for day in due if spending.is_rolled_up(postgres, settings, day)}
+    if not ready:
+        return None, memory
+    newest = max(memory.judged_day, max(ready).isoformat())
+    days = spending.read_days(postgres, settings, ready, date.fromisoformat(newest))
+    waiting = tuple(day.isoformat() for day in due if day not in ready and day.isoformat() < newest)
+    return days, replace(memory, judged_day=newest, waiting_days=waiting)
 
 
 class _Questions:
@@ -239,5 +262,5 @@ def _unless_redis_is_away(question: Callable[[], Answer]) -> Answer | None:
     try:
         return question()
     except (redis.RedisError, RedisUnavailable, OSError) as error:
-        _log.warning("alerts: Redis does not answer: %s", first_line(error))
+        _log.warning("alerts: %s", why_not_published(error))
         return None

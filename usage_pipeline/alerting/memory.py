@@ -37,12 +37,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Since when each family waits, the samples of Redis, and the last hour and day of usage that were judged (ISO)."""
+    """Since when each family waits, the samples of Redis, and the last hour and day of usage that were judged (ISO).
+
+    `waiting_days` are earlier days that are not judged yet: they were not rolled up.
+    """
 
     waiting_since: Mapping[str, float] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     judged_hour: str = ""
     judged_day: str = ""
+    waiting_days: tuple[str, ...] = ()
 
     def after_waiting(self, looks: Iterable[Waiting], now: float) -> "Memory":
         """The memory after a look at what waits. A waiting key has no time stamp. If something waits at two looks and no batch
@@ -88,6 +92,7 @@ class Memory:
             "samples": [[one.at, one.memory_bytes, one.keys] for one in self.samples],
             "judged_hour": self.judged_hour,
             "judged_day": self.judged_day,
+            "waiting_days": [*self.waiting_days],
         }
 
     @classmethod
@@ -97,11 +102,13 @@ class Memory:
         if judged_hour and datetime.fromisoformat(judged_hour).tzinfo is None:
             raise ValueError(f"judged_hour: expected a time with an offset, came {judged_hour}")
         judged_day = document.get("judged_day", "")
-        if judged_day:
-            date.fromisoformat(judged_day)
+        waiting_days = tuple(document.get("waiting_days", ()))
+        for day in (*waiting_days, *([judged_day] if judged_day else [])):
+            date.fromisoformat(day)
         return cls(
             {family: float(at) for family, at in document.get("waiting_since", {}).items()},
             tuple(Sample(float(at), int(memory), int(keys)) for at, memory, keys in document.get("samples", [])),
             judged_hour,
             judged_day,
+            waiting_days,
         )

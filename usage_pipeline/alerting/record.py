@@ -25,6 +25,8 @@ HEARTBEAT = "scheduler"
 # Longer than sending takes: an evaluator that dies meanwhile holds a message up for so long. What it had sent by then is
 # sent again, rather than not at all.
 CLAIM_SECONDS = 300
+# So many messages of each rule go before further ones of any.
+_SHARE_OF_A_RULE = 3
 # Back-off between attempts: 30 s, 60 s, … at most so long.
 _FIRST_PAUSE_SECONDS = 30
 _LONGEST_PAUSE_SECONDS = 900
@@ -93,11 +95,12 @@ def note_sent_before(postgres: psycopg.Connection, alert: Alert, sent_at: dateti
 
 
 def claim_messages(postgres: psycopg.Connection, claimed_by: str, *, most: int) -> list[Message]:
-    """Messages that are due, oldest alert first. For CLAIM_SECONDS no other evaluator gets them."""
-    arguments = {"claimed_by": claimed_by, "most": most, "lease": timedelta(seconds=CLAIM_SECONDS)}
+    """Messages that are due, the most urgent first. For CLAIM_SECONDS no other evaluator gets them."""
+    lease = timedelta(seconds=CLAIM_SECONDS)
+    arguments = {"claimed_by": claimed_by, "most": most, "share": _SHARE_OF_A_RULE, "lease": lease}
     with postgres.cursor(row_factory=class_row(Message)) as cursor:
         found = cursor.execute(load("alerting/claim_alerts"), arguments).fetchall()
-    return sorted(found, key=lambda message: message.alert_id)
+    return sorted(found, key=lambda one: (one.pending == "cleared", one.severity != "failure", one.alert_id))
 
 
 def note_delivery(

@@ -285,8 +285,11 @@ def _abnormal_usage(found: Sequence[UsageHour], settings: Settings) -> Iterator[
         (judge(hour, least_score=settings.alert_usage_score, least_uses=settings.alert_usage_floor), hour)
         for hour in found
     ]
+    told = set[tuple[str, str]]()
+    # Of several hours, the one that is furthest from the usual.
     for verdict, hour in sorted(judged, key=lambda one: (-one[0].score, one[1].family, one[1].id)):
-        if verdict.is_abnormal:
+        if verdict.is_abnormal and (hour.family, hour.id) not in told:
+            told.add((hour.family, hour.id))
             kind = "API key" if hour.family == "api_key" else "API token"
             yield Alert(
                 "abnormal-usage",
@@ -326,5 +329,6 @@ RULES = (
     Rule("token-ends-soon", "ending_tokens", _ending_tokens, 24 * 14),
     # Once a period, of which a month is the longest. All of them: one that is not told would pass for one that is over.
     Rule("budget", "budgets", reached_budgets, least_pause=timedelta(days=32), most=sys.maxsize),
-    Rule("abnormal-day", "team_days", abnormal_days, 24, most=sys.maxsize),
+    # Once for each day.
+    Rule("abnormal-day", "team_days", abnormal_days, least_pause=timedelta(days=32), most=sys.maxsize),
 )

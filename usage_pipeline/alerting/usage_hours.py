@@ -16,6 +16,8 @@ _HOUR = timedelta(hours=1)
 _GRACE = timedelta(minutes=5)
 # After a pause of the scheduler so many hours are caught up at one evaluation.
 _MOST_HOURS_AT_ONCE = 24
+# And so many of them are judged, the newest.
+MOST_JUDGED_HOURS = 6
 # The busiest ones of an hour that are judged; each costs 336 rows of an index.
 _MOST_JUDGED = 5_000
 # Whose uses an hour is judged by, and which column of raw counts them.

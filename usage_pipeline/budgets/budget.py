@@ -1,7 +1,8 @@
 """A budget as a value: whose usage, in which period, how much of what. Pure."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Literal, TypeVar, get_args
@@ -22,6 +23,8 @@ MAX_SHARES = 10
 MAX_SHARE = 1_000
 MAX_LIMIT = 10**15
 Known = TypeVar("Known", bound=str)
+# Less would be shown as nothing.
+_LEAST_USD = Decimal("0.01")
 # As many digits as costs are stored with.
 _DECIMALS = 12
 
@@ -50,7 +53,10 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """At most `limit` of the unit in each period. `alert_shares` are percent of the limit, in order."""
+    """At most `limit` of the unit in each period. `alert_shares` are percent of the limit, in order.
+
+    `changed_at` is when it was last set to something else; None: it is not stored yet.
+    """
 
     name: str
     scope: Scope
@@ -58,6 +64,14 @@ class Budget:
     unit: Unit
     limit: Decimal
     alert_shares: tuple[int, ...] = DEFAULT_SHARES
+    changed_at: datetime | None = field(default=None, compare=False)
+
+    @property
+    def identity(self) -> str:
+        """What makes it another budget when it changes. It names no user: then the time of the change stands for the scope."""
+        is_of_user = self.scope.kind == "user"
+        whose = f"user since {self.changed_at and self.changed_at.timestamp()}" if is_of_user else str(self.scope)
+        return f"{self.period}:{self.limit.normalize():f} {self.unit}:{whose}"
 
     def window(self, now: datetime, zone: ZoneInfo) -> Window:
         """The period that `now` is in."""
@@ -71,12 +85,19 @@ class Budget:
 
 def budget_of(name: str, scope: str, period: str, limit: str, unit: str, alert: str | None) -> Budget:
     """That of the options of a command. Raises Malformed."""
-    identifier_text("NAME", name)
+    _expect_readable(identifier_text("NAME", name))
     found = Scope.of(scope)
     chosen_period = _choice("--period", period, PERIODS)
     chosen_unit = _choice("--unit", unit, UNITS)
     shares = DEFAULT_SHARES if alert is None else _shares(alert)
     return Budget(name, found, chosen_period, chosen_unit, _limit(limit, chosen_unit), shares)
+
+
+def _expect_readable(name: str) -> None:
+    """A name that cannot be seen, or breaks the line that it stands in, is a slip of whoever typed it."""
+    if not name.isprintable() or name != name.strip():
+        expected = "characters that can be seen, in one line and without spaces around them"
+        raise Malformed(f"NAME: expected {expected}, came {name!r}")
 
 
 def _first_day(period: Period, day: date) -> date:
@@ -98,6 +119,8 @@ def _limit(text: str, unit: Unit) -> Decimal:
         limit = Decimal(0)
     if not limit.is_finite() or not 0 < limit <= MAX_LIMIT:
         raise Malformed(f"{expected}, came {text!r}")
+    if unit == "usd" and limit < _LEAST_USD:
+        raise Malformed(f"--limit: expected at least {_LEAST_USD} usd, came {text!r}")
     most = _DECIMALS if unit == "usd" else 0
     if limit != round(limit, most):
         raise Malformed(f"--limit: expected at most {most} decimals of {unit}, came {text!r}")
@@ -106,7 +129,7 @@ def _limit(text: str, unit: Unit) -> Decimal:
 
 def _shares(text: str) -> tuple[int, ...]:
     words = [word.strip().removesuffix("%") for word in text.split(",")]
-    are_known = all(word.isascii() and word.isdigit() and 1 <= int(word[:5]) <= MAX_SHARE for word in words)
+    are_known = all(re.fullmatch("[0-9]{1,4}", word) and 1 <= int(word) <= MAX_SHARE for word in words)
     if not are_known or len(words) > MAX_SHARES:
         expected = f"at most {MAX_SHARES} whole percents from 1 to {MAX_SHARE:,} with commas between, such as 50,80,100"
         raise Malformed(f"--alert: expected {expected}, came {text!r}")

@@ -14,7 +14,7 @@ import psycopg
 
 from usage_pipeline.budgets.budget import Budget
 from usage_pipeline.explore.questions import Days, Question
-from usage_pipeline.explore.reading import COLUMNS_BEFORE_GROUPS, read
+from usage_pipeline.explore.reading import COLUMNS_BEFORE_GROUPS, data_time_of, read_within, snapshot
 from usage_pipeline.explore.terms import METRIC_BY_NAME, dimension_of
 from usage_pipeline.rollups.calendar import Window
 from usage_pipeline.texts import counted
@@ -32,7 +32,8 @@ _FORECAST_DECIMALS = {"usd": 6, "tokens": 0, "requests": 0}
 class Standing:
     """What is used of a budget in the period `window`, as of the data time of the roll-ups.
 
-    `unpriced_requests` have no price: of a budget in US dollars they are not in `used`.
+    `unpriced_requests` have no price: of a budget in US dollars they are not in `used`. `newest_as_of` is the data time of the
+    newest day alone (None: that of all): a late event may keep an earlier day waiting for its archived ones.
     """
 
     budget: Budget
@@ -40,6 +41,7 @@ class Standing:
     used: Decimal
     unpriced_requests: int
     as_of: datetime
+    newest_as_of: datetime | None = None
 
     @property
     def last_day(self) -> date:
@@ -74,7 +76,7 @@ class Standing:
     @property
     def forecast(self) -> Decimal | None:
         """What will be used by the end of the period at the rate so far. None before an hour of it has passed."""
-        elapsed = min(self.as_of, self.window.end) - self.window.first
+        elapsed = min(self.newest_as_of or self.as_of, self.window.end) - self.window.first
         if elapsed < _LEAST_ELAPSED:
             return None
         whole = self.window.end - self.window.first
@@ -96,13 +98,18 @@ def standings(
     found = {
         standing.budget.name: standing
         for (window, kind), some in groups.items()
-        for standing in _answered(connection, window, kind, some, zone)
+        for standing in _answered(connection, window, kind, some, zone, now)
     }
     return [found[budget.name] for budget in asked]
 
 
 def _answered(
-    connection: psycopg.Connection, window: Window, kind: str | None, budgets: list[Budget], zone: ZoneInfo
+    connection: psycopg.Connection,
+    window: Window,
+    kind: str | None,
+    budgets: list[Budget],
+    zone: ZoneInfo,
+    now: datetime,
 ) -> Iterator[Standing]:
     dimension = None if kind is None else dimension_of(kind)
     values = tuple(dict.fromkeys(budget.scope.value for budget in budgets if budget.scope.value is not None))
@@ -113,7 +120,9 @@ def _answered(
         metrics=tuple(METRIC_BY_NAME[name] for name in _METRICS),
         filters=() if dimension is None else ((dimension, values),),
     )
-    answer = read(connection, question, zone, most=max(1, len(values)))
+    with snapshot(connection):
+        answer = read_within(connection, question, zone, most=max(1, len(values)))
+        newest_as_of = data_time_of(connection, now.astimezone(zone).date(), zone)
     place = COLUMNS_BEFORE_GROUPS + len(question.group_by)
     # Without a group all of it is under None, as in the scope of everybody.
     rows = {
@@ -124,4 +133,4 @@ def _answered(
         row = rows.get(budget.scope.value, {})
         used = Decimal(row.get(_METRIC_OF_UNIT[budget.unit]) or 0)
         unpriced = row.get("unpriced_requests") or 0 if budget.unit == "usd" else 0
-        yield Standing(budget, window, used, unpriced, answer.as_of)
+        yield Standing(budget, window, used, unpriced, answer.as_of, newest_as_of)

@@ -33,6 +33,8 @@ def remove_budget(connection: psycopg.Connection, name: str) -> bool:
 def budgets(connection: psycopg.Connection) -> list[Budget]:
     """All of them, by name."""
     return [
-        Budget(name, Scope(kind, value), period, unit, limit, tuple(shares))
-        for name, kind, value, period, unit, limit, shares in connection.execute(load("budgets/select_budgets"))
+        Budget(name, Scope(kind, value), period, unit, limit, tuple(shares), changed_at)
+        for name, kind, value, period, unit, limit, shares, changed_at in connection.execute(
+            load("budgets/select_budgets")
+        )
     ]

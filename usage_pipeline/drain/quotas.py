@@ -7,7 +7,7 @@ from usage_recorder import keys as recorder_keys
 from usage_recorder.quota import LIMITS
 from usage_recorder.slot_owners import KeyCommand
 
-from usage_pipeline.storage.redis_cluster import AnyRedis, send_all
+from usage_pipeline.storage.redis_cluster import AnyRedis, published_names, send_all
 from usage_pipeline.storage.sql import load
 
 PUBLISHED_IDS = f"{recorder_keys.NAMESPACE}quota_ids"
@@ -28,13 +28,14 @@ def publish_quotas(connection: psycopg.Connection, client: AnyRedis) -> int:
     completes it.
     """
     rows = connection.execute(load("drain/select_api_key_quotas")).fetchall()
-    stale = {_text(published) for published in client.smembers(PUBLISHED_IDS)} - {row[0] for row in rows}
+    stale = published_names(client, PUBLISHED_IDS) - {row[0].encode() for row in rows}
     for first in range(0, len(rows), _IDS_PER_SEND):
         some = rows[first : first + _IDS_PER_SEND]
         client.sadd(PUBLISHED_IDS, *(api_key_id for api_key_id, *_ in some))
         send_all(client, [_replacement(recorder_keys.quota(api_key_id), limits) for api_key_id, *limits in some])
     if stale:
-        send_all(client, [KeyCommand(name, ("UNLINK", name)) for name in map(recorder_keys.quota, stale)])
+        names = [recorder_keys.quota("").encode() + api_key_id for api_key_id in stale]
+        send_all(client, [KeyCommand(name, ("UNLINK", name)) for name in names])
         client.srem(PUBLISHED_IDS, *stale)
     return len(rows)
 
@@ -43,7 +44,3 @@ def _replacement(key: str, limits: Sequence[int | None]) -> KeyCommand:
     known = ((name, limit) for name, limit in zip(LIMITS, limits, strict=True) if limit is not None)
     fields: list[str | int] = [word for pair in known for word in pair]
     return KeyCommand(key, ("EVAL", _REPLACE, 1, key, *fields))
-
-
-def _text(member: bytes | str) -> str:
-    return member.decode() if isinstance(member, bytes) else member

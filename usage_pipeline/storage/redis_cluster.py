@@ -1,5 +1,6 @@
 """A client for a whole Redis Cluster or its only server, and a reader of all primaries of a cluster."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from usage_recorder.slot_owners import KeyCommand, send_to_owners
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client, is_cluster_node
 
+_log = logging.getLogger(__name__)
 # What reads and writes single keys does not care which of both it has.
 AnyRedis = redis.Redis | redis.RedisCluster
 
@@ -60,6 +62,21 @@ def send_all(client: AnyRedis, commands: Sequence[KeyCommand]) -> None:
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
+
+
+def published_names(client: AnyRedis, key: str) -> set[bytes]:
+    """The members of a set in which we note what we published, as bytes, whatever they are.
+
+    A value of another type, which somebody else wrote, is deleted, since it would keep us from publishing for good.
+    """
+    try:
+        return {member.encode() if isinstance(member, str) else member for member in client.smembers(key)}
+    except redis.ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        _log.warning("%s was no set: it is deleted and written anew", key)
+        client.unlink(key)
+        return set()
 
 
 def primaries(pooled: AnyRedis) -> list[redis.Redis]:

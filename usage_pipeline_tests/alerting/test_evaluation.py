@@ -121,7 +121,8 @@ def test_a_redis_that_grows_out_of_its_usual_size_is_told(
     evaluate_pipeline(alerting, NOTHING, {})
     assert open_rules(postgres) == ["redis-surge"]
     [[text]] = postgres.execute("select text from ops.alerts").fetchall()
-    assert "50,020 keys, usually 10" in text
+    # With the sign of life about budgets.
+    assert "50,021 keys, usually 10" in text
 
 
 def test_recorded_usage_that_is_nowhere_is_told_until_it_is_found(
@@ -268,6 +269,32 @@ def test_a_token_used_far_more_than_ever_is_told_after_the_hour_and_over_with_th
     postgres.execute("delete from ops.usage_hours where hour_start = %s and family = 'token'", (hour,))
     evaluate_pipeline(alerting, NOTHING, {})
     assert open_rules(postgres) == []
+
+
+def test_an_hour_that_ended_while_alerts_were_off_is_judged(
+    alerting: Settings, hook: Webhook, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    newest = (datetime.now(UTC) - timedelta(minutes=5)).replace(minute=0, second=0, microsecond=0) - HOUR
+    leaked_at = newest - 2 * HOUR
+    write_hours(postgres, "token", "leaked", {leaked_at - number * HOUR: 40 + number % 3 for number in range(1, 100)})
+    for hour, uses in ((leaked_at, 5_000), (leaked_at + HOUR, 9_000), (newest, 41)):
+        redis_client.set(
+            f"token_usage:leaked:{uses}",
+            f'{{"usageCount": {uses}, "lastUsedAt": "{hour.isoformat()}", "instanceId": "{uses}"}}',
+        )
+    drain_once(alerting)
+    evaluate_pipeline(alerting, NOTHING, {})
+    assert hook.titles == []
+    [[details]] = postgres.execute("select details from ops.heartbeats where name = 'scheduler'").fetchall()
+    assert details["judged_hour"] == newest.isoformat()
+    for hour in (leaked_at - HOUR, newest - HOUR):
+        details["judged_hour"] = hour.isoformat()
+        postgres.execute("update ops.heartbeats set details = %s where name = 'scheduler'", (Jsonb(details),))
+        evaluate_pipeline(alerting, NOTHING, {})
+    told = "API token leaked is used far more than usual"
+    assert hook.titles == [told, f"Cleared: {told}"]
+    # The hour that is furthest from the usual.
+    assert "9,000 uses" in hook.received[0]["message"]
 
 
 def test_a_webhook_that_fails_is_tried_again_by_a_later_evaluation(

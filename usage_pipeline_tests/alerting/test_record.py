@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import psycopg
@@ -164,6 +165,51 @@ def test_evaluators_at_the_same_time_open_one_alert_and_send_one_message(
     sent += [title for _, title in send_all(postgres)]
     assert sorted(sent) == [one.title for one in alerts]
     assert postgres.execute("select count(*), sum(count) from ops.alerts").fetchone() == (6, 6 * evaluators)
+
+
+def test_what_is_urgent_goes_first_and_no_rule_holds_up_another(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    over = [alert(f"over-{number}", "failed-run") for number in range(30)]
+    record.note_judgement(postgres, judged(*over), settings)
+    send_all(postgres)
+    record.note_judgement(postgres, judged(), settings)
+    many = [replace(alert(f"{number:02}", "budget"), severity="warning") for number in range(40)]
+    used_up = [alert(f"up-{number}", "budget") for number in range(30)]
+    late = [replace(alert("slow", "long-run"), severity="warning"), alert("letters", "dead-letters")]
+    record.note_alerts(postgres, [*many, *used_up], settings)
+    record.note_alerts(postgres, late, settings)
+    rounds = []
+    while found := record.claim_messages(postgres, "tester", most=20):
+        for message in found:
+            record.note_delivery(postgres, message, "tester", ("1 (json)",), None)
+        rounds.append([(message.pending, message.severity, message.rule) for message in found])
+    assert sum(map(len, rounds)) == 102
+    first = rounds[0]
+    assert ("raised", "failure", "dead-letters") in first
+    assert ("raised", "warning", "long-run") in first
+    # In the order in which they are sent: what has begun, failures first, then what is over.
+    ranks = [(pending == "cleared", severity == "warning") for pending, severity, _ in first]
+    assert ranks == sorted(ranks)
+    assert {rule for pending, _, rule in first if pending == "cleared"} == {"failed-run"}
+    budgets = [severity for one in rounds for _, severity, rule in one if rule == "budget"]
+    assert budgets == ["failure"] * 30 + ["warning"] * 40
+
+
+def test_an_alert_that_is_not_told_is_open_and_is_told_when_it_is_to_be(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    quiet = replace(alert(), is_told=False)
+    for _ in range(2):
+        record.note_judgement(postgres, judged(quiet), settings)
+        assert send_all(postgres) == []
+    record.note_judgement(postgres, judged(alert()), settings)
+    assert send_all(postgres) == [("raised", "Title of a")]
+    age(postgres, 61)
+    record.note_judgement(postgres, judged(quiet), settings)
+    assert send_all(postgres) == []
+    record.note_judgement(postgres, judged(), settings)
+    assert send_all(postgres) == [("cleared", "Title of a")]
 
 
 def test_an_alert_sent_without_the_record_is_noted_as_sent_and_said_to_be_over(

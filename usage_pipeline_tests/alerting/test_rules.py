@@ -130,10 +130,10 @@ def day_of_team(value: float) -> PipelineFacts:
         (used(120), None),
         (used(1_000), "abnormal-usage:token:t1"),
         (spent("49.99"), None),
-        (spent("50"), "budget:b:2026-11-01:50"),
-        (spent("0", limit="0.000001"), None),
+        (spent("50"), "budget:b:2026-11-01:month:100 usd:team=search:50"),
+        (spent("0", limit="0.01"), None),
         (day_of_team(219.0), None),
-        (day_of_team(900.0), "abnormal-day:cost:search"),
+        (day_of_team(900.0), "abnormal-day:cost:search:2026-11-19"),
     ],
 )
 def test_a_rule_raises_beyond_its_threshold_only(facts: PipelineFacts, expected: str | None) -> None:

@@ -4,8 +4,9 @@ import asyncio
 import inspect
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, localcontext
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -18,8 +19,11 @@ from usage_recorder.budget import NO_BUDGET, UNKNOWN_BUDGET
 from usage_pipeline.budgets.budget import budget_of
 from usage_pipeline.budgets.publishing import KEPT_AFTER, publish
 from usage_pipeline.budgets.standing import Standing
+from usage_pipeline.redis_keys import BUDGET_SCOPES
+from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.settings import Settings
 
+SOUND = {"name": "b", "unit": "usd", "used": "1", "limit": "1", "as_of": 1, "ends_at": 9e9}
 # Redis ends keys by its own clock.
 NOW = datetime.now(UTC).replace(microsecond=0)
 Check = Callable[..., Any]
@@ -65,6 +69,7 @@ def standing(
 
 
 def test_a_budget_is_used_up_when_nothing_is_left(call: Check, settings: Settings) -> None:
+    publish(settings, [])
     assert call("check_budget", "team=search") == NO_BUDGET
     assert not NO_BUDGET.has_budget
     for used, left, is_used_up in (("0", "10", False), ("9.999999", "0.000001", False), ("10", "0", True)):
@@ -125,8 +130,75 @@ def test_of_two_periods_the_one_that_is_over_does_not_count(call: Check, setting
     publish(settings, [day, month])
     clock.now = day.window.end
     if month.window.end > day.window.end:
+        # Nobody knows what is used of the new day.
         answer = call("check_budget", "team=search")
-        assert (answer.name, answer.is_used_up) == ("month", False)
+        assert (answer.name, answer.is_used_up, answer.is_known) == ("month", False, False)
+        publish(settings, [day, standing("month", "10", period="month")])
+        answer = call("check_budget", "team=search")
+        assert (answer.name, answer.is_used_up, answer.is_known) == ("month", True, True)
+
+
+def may_pass_a_closed_gateway(answer: BudgetAnswer) -> bool:
+    """As docs/budgets.md says for a gateway that refuses also while nobody knows."""
+    return not (answer.is_used_up or not answer.is_known)
+
+
+def test_without_a_sign_of_life_nobody_knows_whether_a_scope_has_a_budget(
+    call: Check, settings: Settings, redis_client: redis.Redis
+) -> None:
+    assert call("check_budget", "team=search") == UNKNOWN_BUDGET, "nothing was ever published"
+    publish(settings, [standing("b", "10")])
+    assert not may_pass_a_closed_gateway(call("check_budget", "team=search"))
+    assert may_pass_a_closed_gateway(call("check_budget", "team=other"))
+    redis_client.flushall()
+    for scope in ("team=search", "team=other", "all"):
+        assert call("check_budget", scope) == UNKNOWN_BUDGET
+    publish(settings, [])
+    assert call("check_budget", "team=search") == NO_BUDGET
+    assert call("failures") == {}
+
+
+def test_the_sign_of_life_ends_before_any_answer_does(settings: Settings, redis_client: redis.Redis) -> None:
+    """Otherwise a pipeline that stands still would have no answer left, and pass for one without budgets."""
+    now = datetime.now(UTC)
+    over = [replace(standing("b", "10"), window=day_window(now.date() - timedelta(days=1), ZoneInfo("UTC")))]
+    publish(settings, [standing("b", "10"), *over])
+    sign = redis_client.pttl(recorder_keys.budgets_as_of())
+    assert 0 < sign <= KEPT_AFTER.total_seconds() * 1000
+    assert redis_client.pttl(_key()) >= sign
+    assert abs(float(redis_client.get(recorder_keys.budgets_as_of()) or 0) - now.timestamp()) < 60
+
+
+def test_what_could_not_be_published_leaves_no_sign_of_life(settings: Settings, redis_client: redis.Redis) -> None:
+    redis_client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.ResponseError):
+            publish(settings, [standing("b", "10")])
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    assert not redis_client.exists(recorder_keys.budgets_as_of())
+
+
+def test_a_reader_who_may_not_see_the_sign_of_life_has_the_answers_that_it_sees(
+    call: Check, settings: Settings, redis_client: redis.Redis
+) -> None:
+    publish(settings, [standing("b", "10")])
+    redis_client.delete(recorder_keys.budgets_as_of())
+    redis_client.hset(recorder_keys.budgets_as_of(), "a", "b")
+    assert call("check_budget", "team=search").is_used_up
+    assert call("failures") == {}
+    assert call("check_budget", "team=other") == UNKNOWN_BUDGET
+    assert call("failures") == {("budget", "refused"): 1}
+    publish(settings, [])
+    assert call("check_budget", "team=other") == NO_BUDGET
+
+
+@pytest.mark.parametrize("context", [Context(prec=2), Context(traps=[Inexact]), Context(traps=[])])
+def test_the_callers_own_decimal_context_decides_nothing(call: Check, settings: Settings, context: Context) -> None:
+    publish(settings, [standing("b", "1.234567", limit="9.876543")])
+    with localcontext(context):
+        answer = call("check_budget", "team=search")
+    assert (answer.is_known, answer.left) == (True, Decimal("8.641976"))
 
 
 def test_budgets_that_are_gone_are_not_published_any_more(settings: Settings, redis_client: redis.Redis) -> None:
@@ -134,11 +206,47 @@ def test_budgets_that_are_gone_are_not_published_any_more(settings: Settings, re
     for _ in range(2):
         assert publish(settings, some) == 3
         names = {"usage_pipeline:budget:team=search", "usage_pipeline:budget:all", "usage_pipeline:budget:user=zoë:1"}
-        assert {key.decode() for key in redis_client.scan_iter("usage_pipeline:budget:*")} == names
+        assert published(redis_client) == names
     publish(settings, some[1:2])
-    assert redis_client.keys("usage_pipeline:budget:*") == [b"usage_pipeline:budget:all"]
+    assert published(redis_client) == {"usage_pipeline:budget:all"}
     publish(settings, [])
-    assert redis_client.keys("usage_pipeline:budget*") == []
+    assert published(redis_client) == set()
+    assert not redis_client.exists(BUDGET_SCOPES)
+
+
+def published(client: redis.Redis) -> set[str]:
+    return {key.decode() for key in client.scan_iter("usage_pipeline:budget:*")} - {recorder_keys.budgets_as_of()}
+
+
+@pytest.mark.parametrize("kind", ["text", "hash"])
+def test_a_list_of_scopes_of_another_type_is_replaced(settings: Settings, redis_client: redis.Redis, kind: str) -> None:
+    if kind == "text":
+        redis_client.set(BUDGET_SCOPES, "x")
+    else:
+        redis_client.hset(BUDGET_SCOPES, "x", "y")
+    publish(settings, [standing("b", "1")])
+    assert redis_client.smembers(BUDGET_SCOPES) == {b"team=search"}
+    assert published(redis_client) == {_key()}
+
+
+def test_scopes_in_the_list_that_are_no_text_are_removed(settings: Settings, redis_client: redis.Redis) -> None:
+    redis_client.sadd(BUDGET_SCOPES, b"team=\xff")
+    redis_client.set(_key().encode()[:-6] + b"\xff", "x")
+    publish(settings, [standing("b", "1")])
+    assert redis_client.smembers(BUDGET_SCOPES) == {b"team=search"}
+    assert published(redis_client) == {_key()}
+
+
+def test_a_budget_that_is_gone_is_not_published_though_the_list_of_scopes_was_lost(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    publish(settings, [standing("b", "1")])
+    redis_client.delete(BUDGET_SCOPES)
+    publish(settings, [], gone={"team=search"})
+    assert published(redis_client) == set()
+    # One that is there is not gone.
+    publish(settings, [standing("b", "1")], gone={"team=search"})
+    assert published(redis_client) == {_key()}
 
 
 @pytest.mark.parametrize("scope", ["", "search", "color=red", "team=", "team=" + "x" * 201, "team=a\0b", 5, None])
@@ -158,6 +266,33 @@ def test_a_scope_that_cannot_be_is_counted_as_a_wrong_argument(call: Check, scop
         json.dumps({"budgets": [{"name": "b", "unit": "usd", "used": "x", "limit": "1", "as_of": 1, "ends_at": 9e9}]}),
         json.dumps({"budgets": [{"name": "b", "unit": "usd", "used": "1", "limit": "0", "as_of": 1, "ends_at": 9e9}]}),
         json.dumps({"budgets": [{"name": "b", "unit": "usd", "used": "1", "limit": "1", "as_of": 1, "ends_at": 9e99}]}),
+        # Python's parser recurses.
+        "[" * 100_000,
+        '{"budgets": ' + "[" * 100_000,
+        '{"budgets": [{"name": ' + '{"a":' * 100_000,
+        "9" * 10_000,
+        "\xff",
+        '{"budgets": null}',
+        '{"budgets": {"a": 1}}',
+        *(
+            json.dumps({"budgets": [{**SOUND, **odd}]})
+            for odd in (
+                {"used": "NaN"},
+                {"used": "sNaN"},
+                {"used": "Infinity"},
+                {"limit": "NaN"},
+                {"limit": "Infinity"},
+                {"limit": "-1"},
+                {"used": "9" * 5_000 + "x"},
+                {"used": None},
+                {"used": [1]},
+                {"as_of": float("nan")},
+                {"as_of": "1"},
+                {"ends_at": float("inf")},
+                {"ends_at": None},
+                {"ends_at": -(10**400)},
+            )
+        ),
     ],
 )
 def test_what_is_no_budget_never_raises(call: Check, redis_client: redis.Redis, published: str) -> None:

@@ -170,6 +170,28 @@ def test_a_forecast_is_as_of_what_the_roll_ups_have(postgres: psycopg.Connection
     assert (found.as_of, found.used, found.forecast) == (first + timedelta(hours=12), 1, 2)
 
 
+@pytest.mark.parametrize("period", ["week", "month"])
+def test_a_late_event_for_an_earlier_day_changes_no_forecast(
+    postgres: psycopg.Connection, settings: Settings, period: str
+) -> None:
+    """The day waits for its roll-up, for days if its events are archived. What is used goes on to grow meanwhile."""
+    settings = in_zone(postgres, settings, VIENNA)
+    store(postgres, settings, event_at(NOW - timedelta(days=2)), event_at(NOW - timedelta(hours=2)))
+    today, late = (day_window(NOW.date() - timedelta(days=ago), settings.timezone) for ago in (0, 2))
+    # As of noon of today (Vienna): 3.5 days of the week, 11.5 of the month.
+    noon = datetime(2025, 6, 12, 10, tzinfo=UTC)
+    marked = "insert into ops.touched_windows (grain, window_start, touched_at) values ('day', %s, %s)"
+    postgres.execute(marked, (today.start, noon))
+    one = budget(period=period, unit="requests")
+    before = standing(postgres, settings, one)
+    assert (before.used, before.as_of, before.forecast) == (2, noon, 4 if period == "week" else 5)
+    postgres.execute(marked, (late.start, noon - timedelta(days=1)))
+    after = standing(postgres, settings, one)
+    # All that was stored before this time is in it; the rate is that of the time which has passed.
+    assert (after.used, after.as_of) == (2, noon - timedelta(days=1))
+    assert after.forecast == before.forecast
+
+
 def test_many_budgets_are_a_few_questions(postgres: psycopg.Connection, settings: Settings) -> None:
     settings = in_zone(postgres, settings, "UTC")
     at = NOW - timedelta(hours=1)

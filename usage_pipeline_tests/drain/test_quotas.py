@@ -1,6 +1,7 @@
 """Publishing quotas from PostgreSQL to Redis, where the recorder checks them."""
 
 import psycopg
+import pytest
 import redis
 from usage_recorder import keys as recorder_keys
 from usage_recorder.quota import QuotaDecision
@@ -64,3 +65,24 @@ def test_a_published_quota_is_what_the_recorder_checks(postgres: psycopg.Connect
     assert recorder.check_quota("key-1") == QuotaDecision(True, 1, None, True)
     recorder.record_api_key("key-1")
     assert recorder.check_quota("key-1") == QuotaDecision(False, 0, None, True)
+
+
+@pytest.mark.parametrize("kind", ["text", "hash"])
+def test_a_list_of_ids_of_another_type_is_replaced(
+    postgres: psycopg.Connection, redis_client: redis.Redis, kind: str
+) -> None:
+    if kind == "text":
+        redis_client.set("usage_pipeline:quota_ids", "x")
+    else:
+        redis_client.hset("usage_pipeline:quota_ids", "x", "y")
+    postgres.execute("insert into usage.api_key_quotas (api_key_id, requests_per_day) values ('a', 5)")
+    assert publish_quotas(postgres, redis_client) == 1
+    assert redis_client.smembers("usage_pipeline:quota_ids") == {b"a"}
+    assert redis_client.hgetall("usage_pipeline:quota:a") == {b"requests_per_day": b"5"}
+
+
+def test_ids_in_the_list_that_are_no_text_are_removed(postgres: psycopg.Connection, redis_client: redis.Redis) -> None:
+    redis_client.sadd("usage_pipeline:quota_ids", b"\xff")
+    redis_client.hset(b"usage_pipeline:quota:\xff", "requests_per_day", "5")
+    assert publish_quotas(postgres, redis_client) == 0
+    assert redis_client.keys("usage_pipeline:quota*") == []

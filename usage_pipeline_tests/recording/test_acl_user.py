@@ -130,14 +130,14 @@ def test_a_writer_can_read_quotas_of_api_keys_and_not_change_them(
 def test_a_writer_can_read_how_budgets_stand_and_not_change_it(
     server: RedisServer, writer_url: str, reads_quotas: bool
 ) -> None:
-    name = recorder_keys.budget("all")
     with server.client() as admin, redis.Redis.from_url(writer_url) as writer:
-        admin.set(name, "ours")
-        for command in (("SET", name, "x"), ("EXPIRE", name, 0), ("INCRBY", name, 1)):
-            with pytest.raises(redis.ResponseError, match=r"(?i)noperm|permission|can't (run|access)"):
-                writer.execute_command(*command)
-        if reads_quotas:
-            assert writer.get(name) == b"ours"
+        for name in (recorder_keys.budget("all"), recorder_keys.budgets_as_of()):
+            admin.set(name, "ours")
+            for command in (("SET", name, "x"), ("EXPIRE", name, 0), ("INCRBY", name, 1)):
+                with pytest.raises(redis.ResponseError, match=r"(?i)noperm|permission|can't (run|access)"):
+                    writer.execute_command(*command)
+            if reads_quotas:
+                assert writer.get(name) == b"ours"
 
 
 def test_a_writer_has_no_command_for_the_server_or_all_keys(server: RedisServer, writer_url: str) -> None:

@@ -205,13 +205,16 @@ def quota_question(now: Moment, api_key_id: str) -> list[Command]:
 
 
 def budget_question(scope: str) -> list[Command]:
-    """The command of a budget check. A name that no budget can have is refused: it would pass for a scope without a budget."""
+    """The commands of a budget check: the answers of the scope, and whether the pipeline lives.
+
+    A name that no budget can have is refused: it would pass for a scope without a budget.
+    """
     if scope != ALL:
         kind, separator, value = str(scope).partition("=")
         if not separator or kind not in SCOPE_KINDS:
             raise WrongArgumentError(f"scope must be {ALL}, or a name after one of {', '.join(SCOPE_KINDS)} and a =")
         identifier(kind, value)
-    return [("GET", keys.budget(scope))]
+    return [("GET", keys.budget(scope)), ("GET", keys.budgets_as_of())]
 
 
 def pending_question(api_key_id: str) -> list[Command]:

@@ -61,6 +61,14 @@ def budget(scope: str) -> str:
     return f"{NAMESPACE}budget:{scope}"
 
 
+def budgets_as_of() -> str:
+    """The pipeline's sign of life about budgets: the epoch seconds of its last look, with a time to live (contracts §12).
+
+    No scope has this name, and whoever may read the answers may read it.
+    """
+    return budget("as_of")
+
+
 def quota_used(api_key_id: str, day: date) -> str:
     """Requests that were recorded for that API key on that day. The drain does not touch this key."""
     return f"{NAMESPACE}quota_used:{day.isoformat()}:{api_key_id}"

@@ -8,19 +8,26 @@ from usage_pipeline.settings import Settings
 
 
 def reached_budgets(found: Sequence[Standing], _: Settings) -> Iterator[Alert]:
-    """An alert for each share that is reached. The period is in the key, so that the next one has alerts of its own."""
+    """An alert for each share that is reached.
+
+    The period and what the budget allows are in the key: the next period, and a budget that was changed, have alerts of their
+    own. Who follows the advice and raises the limit hears when the new one is used up. Only the highest share is told: one
+    message says it all when several are reached at once.
+    """
     for standing in found:
         budget, window = standing.budget, standing.window
-        for share in standing.reached_shares:
+        reached = standing.reached_shares
+        for share in reached:
             yield Alert(
                 "budget",
-                f"budget:{budget.name}:{window.day}:{share}",
+                f"budget:{budget.name}:{window.day}:{budget.identity}:{share}",
                 "failure" if share >= 100 else "warning",
                 f"Budget {budget.name} is used up" if share == 100 else f"Budget {budget.name}: {share} % are used",
                 _text(standing),
                 "`usage-pipeline budgets list` shows how all budgets stand, and `GET /api/usage/explore` who used it. Talk "
                 "to them, or raise the limit with `usage-pipeline budgets set` if it should be higher. Nobody is blocked "
                 "unless your gateway asks `check_budget` (docs/budgets.md).",
+                is_told=share == reached[-1],
             )
 
 

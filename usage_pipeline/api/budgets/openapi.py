@@ -11,7 +11,10 @@ _TIME = {"type": "string", "format": "date-time", "description": "All that was s
 def budgets_answer() -> dict[int | str, dict[str, Any]]:
     """All budgets that a token may see."""
     amount = {"type": ["string", "integer"], "description": "US dollars as a decimal number, or a count"}
-    forecast = "What will be used by the end of the period at the rate so far; null before an hour of it has passed"
+    forecast = (
+        "What will be used by the end of the period at the rate so far; null before an hour of it has passed. In two digits "
+        "for a bound token"
+    )
     scope = "The one member whose usage counts, such as team; empty: all usage"
     item = {
         "type": "object",

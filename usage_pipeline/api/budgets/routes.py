@@ -1,6 +1,5 @@
 """`GET /api/budgets`: what is used of each budget, what is left, and what will be used at the present rate."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -46,10 +45,8 @@ async def list_budgets(
         with reads.storing.pool.connection() as connection:
             seen = [budget for budget in budgets(connection) if _may_see(caller, budget)]
             found = standings(connection, seen, zone, now)
-        # Forecasts too are by the time that is shown: of an exact one they would tell the moment.
-        shown = [replace(one, as_of=shown_data_time(one.as_of, caller)) for one in found]
-        as_of = min((one.as_of for one in shown), default=shown_data_time(now, caller))
-        return json_response({"asOf": as_of, "timezone": zone.key, "items": [_item(one) for one in shown]})
+        as_of = shown_data_time(min((one.as_of for one in found), default=now), caller)
+        return json_response({"asOf": as_of, "timezone": zone.key, "items": [_item(one, caller) for one in found]})
 
     with reads.questions.one(caller.token_id):
         return await reads.storing.in_thread(answer)
@@ -64,13 +61,13 @@ def _may_see(caller: AccessToken, budget: Budget) -> bool:
     return len(bounds) == 1 and scope.kind == bounds[0][0].name and scope.value in bounds[0][1]
 
 
-def _item(standing: Standing) -> dict[str, Any]:
+def _item(standing: Standing, caller: AccessToken) -> dict[str, Any]:
     budget = standing.budget
     amounts = {
         "limit": budget.limit,
         "used": standing.used,
         "left": standing.left,
-        "forecast": standing.forecast,
+        "forecast": _shown_forecast(standing, caller),
     }
     return {
         "name": budget.name,
@@ -83,8 +80,16 @@ def _item(standing: Standing) -> dict[str, Any]:
         "share": standing.share,
         "unpricedRequests": standing.unpriced_requests,
         "alertShares": budget.alert_shares,
-        "asOf": standing.as_of,
+        "asOf": shown_data_time(standing.as_of, caller),
     }
+
+
+def _shown_forecast(standing: Standing, caller: AccessToken) -> Decimal | None:
+    """In two digits for a bound token: an exact one tells the moment that `shown_data_time` hides. It is by the exact time."""
+    forecast = standing.forecast
+    if forecast is None or caller.binding is None:
+        return forecast
+    return max(Decimal(f"{forecast:.1e}"), standing.used)
 
 
 def _scope(scope: Scope) -> dict[str, str | None]:

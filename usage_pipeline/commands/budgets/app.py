@@ -50,8 +50,9 @@ def set_one(
     budget = budget_of(name, scope, period, limit, unit, alert)
     settings = load_settings()
     with closing(connect(settings)) as connection:
+        before = _scopes(connection)
         change = set_budget(connection, budget)
-        found = _stand(settings, connection)
+        found = _stand(settings, connection, before)
     standing = next((one for one in found if one.budget.name == name), None)
     if as_json:
         print_json({"success": True, "change": change, "budget": standing and _document(standing)})
@@ -105,29 +106,43 @@ def remove(name: Name, as_json: AsJson = False) -> None:
 
     settings = load_settings()
     with closing(connect(settings)) as connection:
+        before = _scopes(connection)
         is_removed = remove_budget(connection, name)
-        _stand(settings, connection)
+        _stand(settings, connection, before)
     if as_json:
         print_json({"success": True, "removed": is_removed})
     else:
         say(f'Budget "{name}" is removed.' if is_removed else f'No budget has the name "{name}": nothing to remove.')
 
 
-def _stand(settings: Settings, connection: "psycopg.Connection") -> "list[Standing]":
-    """How all budgets stand now, published to Redis. Without Redis a note says when gateways will know."""
+def _scopes(connection: "psycopg.Connection") -> set[str]:
+    from usage_pipeline.budgets.store import budgets
+
+    return {str(budget.scope) for budget in budgets(connection)}
+
+
+def _stand(settings: Settings, connection: "psycopg.Connection", before: set[str]) -> "list[Standing]":
+    """How all budgets stand now, published to Redis. Without Redis a note says when gateways will know.
+
+    `before` are the scopes that had a budget.
+    """
     import redis
 
-    from usage_pipeline.budgets.publishing import publish
+    from usage_pipeline.budgets.publishing import publish, why_not_published
     from usage_pipeline.budgets.standing import standings
     from usage_pipeline.budgets.store import budgets
     from usage_pipeline.storage.redis import RedisUnavailable
 
     found = standings(connection, budgets(connection), settings.timezone, datetime.now(UTC))
     try:
-        publish(settings, found)
+        publish(settings, found, gone=before)
     except (redis.RedisError, RedisUnavailable, OSError) as error:
         logging.getLogger(__name__).debug("budgets", exc_info=error)
-        say("Redis does not answer: gateways hear of this from the sensor `alerts` when it is back.", to_errors=True)
+        say(
+            f"{why_not_published(error)}. Until that is mended, gateways go by what they knew; then they hear of this from the "
+            "sensor `alerts`.",
+            to_errors=True,
+        )
     return found
 
 

@@ -141,6 +141,28 @@ def test_the_time_of_somebody_elses_event_is_not_told_to_a_bound_token(there: Bu
     assert all(item["asOf"].endswith(":00:00Z") for item in answer["items"])
 
 
+def test_a_bound_token_has_the_forecast_of_everybody_in_two_digits(there: Budgets) -> None:
+    """By the hour that is shown of the time, and all that is used, it would be up to twice as much."""
+    now = datetime.now(UTC)
+    set_budget(there.postgres, budget_of("hours", "team=a", "month", "5", "tokens", None))
+    columns = "ops.touched_windows (grain, window_start, touched_at)"
+    mark = f"insert into {columns} values ('day', date_trunc('day', now(), 'UTC'), %s)"
+    month = datetime(now.year, now.month, 1, tzinfo=UTC)
+    as_of = month + timedelta(hours=1, minutes=59)
+    try:
+        there.postgres.execute(mark, (as_of,))
+        found = there.items("read", bounds=Bounds(teams=("a",)))["hours"]
+        everybody = there.items("read")["hours"]
+    finally:
+        there.postgres.execute("delete from ops.touched_windows where touched_at = %s", (as_of,))
+        there.postgres.execute("delete from ops.budgets where name = 'hours'")
+    minutes = ((month + timedelta(days=32)).replace(day=1) - month) / timedelta(minutes=1)
+    expected = found["used"] * minutes / 119
+    assert everybody["forecast"] == round(expected)
+    assert found["forecast"] == float(f"{expected:.1e}")
+    assert found["asOf"] == f"{month:%Y-%m-%d}T01:00:00Z"
+
+
 def test_who_may_not_read_and_what_is_unknown_is_refused(there: Budgets) -> None:
     expect_problem(there.client("ingest").get("/api/budgets"), 403, "forbidden")
     expect_problem(there.client("read").get("/api/budgets?team=a"), 422, "invalid-parameter")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from usage_recorder import keys as recorder_keys
 from usage_recorder.async_recorder import AsyncRecorder
+from usage_recorder.budget import NO_BUDGET, UNKNOWN_BUDGET
 from usage_recorder.quota import QuotaDecision
 from usage_recorder.recorder import Recorder
 
 from usage_pipeline import redis_keys as names
+from usage_pipeline.budgets.budget import budget_of
+from usage_pipeline.budgets.publishing import publish
+from usage_pipeline.budgets.standing import Standing
 from usage_pipeline.drain.families import Family
 from usage_pipeline.drain.protocol import BarrierFellShort
 from usage_pipeline.drain.readings.ledger import read_sources
@@ -657,6 +662,31 @@ def test_the_recorder_writes_to_a_cluster(settings: Settings, cluster: Cluster, 
     drain_once(settings)
     assert [*cluster.client.scan_iter("usage_pipeline:quota:*")] == []
     assert cluster.client.exists("usage_pipeline:quota_ids") == 0
+
+
+async def test_budgets_are_published_to_a_cluster_and_checked_there(settings: Settings, cluster: Cluster) -> None:
+    now = datetime.now(UTC)
+    some = [
+        Standing(one, one.window(now, settings.timezone), Decimal(3), 0, now)
+        for one in (budget_of(scope, scope, "day", "3", "requests", None) for scope in ("all", "team={a}", "user=}b{"))
+    ]
+    with redis.RedisCluster.from_url(cluster.url, retry=Retry(NoBackoff(), 0), **UNRETRIED) as client:
+        recorder = Recorder(client)
+        assert recorder.check_budget("all") == UNKNOWN_BUDGET
+        publish(settings, some)
+        assert all(recorder.check_budget(one.budget.name).is_used_up for one in some)
+        assert recorder.check_budget("team=other") == NO_BUDGET
+        publish(settings, some[1:])
+        assert recorder.check_budget("all") == NO_BUDGET
+        assert recorder.failures == {}
+    async with redis.asyncio.RedisCluster.from_url(
+        cluster.url, retry=AsyncRetry(NoBackoff(), 0), **UNRETRIED
+    ) as client:
+        asking = AsyncRecorder(client)
+        assert (await asking.check_budget("team={a}")).is_used_up
+        assert await asking.check_budget("all") == NO_BUDGET
+        cluster.client.delete(recorder_keys.budgets_as_of())
+        assert await asking.check_budget("all") == UNKNOWN_BUDGET
 
 
 async def test_the_async_recorder_writes_to_a_cluster(

@@ -168,7 +168,7 @@ def test_the_id_is_nowhere_in_any_spelling(
                 row,
             )
         publish(there, standings(postgres, budgets(postgres), there.timezone, NOW))
-        assert len(redis_client.keys("usage_pipeline:budget:*")) == 2
+        assert len(redis_client.keys("usage_pipeline:budget:*=*")) == 2
         before = {place.partition(":")[0] for place in traces_in_database(postgres)}
         assert before >= {
             "analytics.usage_user_daily.user_id",
@@ -187,7 +187,7 @@ def test_the_id_is_nowhere_in_any_spelling(
         assert done.problems == []
         assert traces_in_database(postgres) == []
         assert redis_client.keys("api_token:*") == []
-        assert redis_client.keys("usage_pipeline:budget:*") == [b"usage_pipeline:budget:team=search"]
+        assert redis_client.keys("usage_pipeline:budget:*=*") == [b"usage_pipeline:budget:team=search"]
         assert redis_client.smembers("usage_pipeline:budget_scopes") == {b"team=search"}
         assert [budget.name for budget in budgets(postgres)] == ["of-others"]
         ended = "select users[cardinality(users)] = %s, revoked_at is not null from usage.api_access_tokens order by created_at"
