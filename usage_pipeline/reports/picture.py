@@ -146,6 +146,9 @@ def _parts(axes: "Axes", contents: Contents) -> None:
     if change is None:
         _write(axes, 0, 0.75, "There was no usage in either period.", color=SOFT_INK)
         return
+    if change.change_usd is None:
+        _write(axes, 0, 0.75, "No cost is known of either period.", color=SOFT_INK)
+        return
     before, after = amount(change.previous_cost_usd), amount(change.cost_usd)
     days = contents.report.days_before
     said = f"From {before} ({days.first} to {days.last}) to {after}. The parts add up to the difference."
@@ -153,7 +156,7 @@ def _parts(axes: "Axes", contents: Contents) -> None:
     parts = parts_of(change)
     most = max((abs(value) for _, value in parts), default=Decimal(0)) or Decimal(1)
     for number, (name, value) in enumerate(parts):
-        top = 0.62 - number * 0.13
+        top = 0.64 - number * 0.125
         _write(axes, 0, top, name)
         width = 0.3 * float(value / most)
         axes.barh(top - 0.04, width, left=0.6, height=0.08, color=COLORS[1] if value > 0 else COLORS[3])

@@ -52,14 +52,16 @@ def share_of(value: Decimal | None, total: Decimal) -> str:
 
 
 def parts_of(change: Change) -> Sequence[tuple[str, Decimal]]:
-    """Why a cost changed, by name, as the page calls the parts."""
-    return (
+    """Why a cost changed, by name, as the page calls the parts; none where no cost is known."""
+    parts = (
         ("Volume", change.volume_usd),
         ("Mix of models", change.mix_usd),
         ("Tokens per request", change.tokens_per_request_usd),
         ("Cache", change.cache_usd),
         ("Price", change.price_usd),
+        ("Cost became known or unknown", change.coverage_usd),
     )
+    return [(name, value) for name, value in parts if value is not None]
 
 
 def unpriced(requests: int | None) -> str:

@@ -17,12 +17,13 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
+from usage_pipeline.explore.changes import Change
 from usage_pipeline.reports.contents import NotRolledUp, Share, read_contents
 from usage_pipeline.reports.files import ReportsUnavailable, files_of
 from usage_pipeline.reports.making import Dispatch, make_report
 from usage_pipeline.reports.report import Report
 from usage_pipeline.reports.sending import NotSent
-from usage_pipeline.reports.words import message
+from usage_pipeline.reports.words import message, parts_of
 from usage_pipeline.rollups.calendar import month_window, week_window
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.reports.conftest import ZONE, Rolled
@@ -123,8 +124,19 @@ def test_the_sums_of_the_page_are_those_of_the_events(rolled: Rolled) -> None:
     change = contents.change
     assert change is not None
     assert change.change_usd == (cost_of(events) or 0) - (cost_of(before) or 0)
-    parts = (change.volume_usd, change.mix_usd, change.tokens_per_request_usd, change.cache_usd, change.price_usd)
-    assert sum(parts) == change.change_usd
+    parts = parts_of(change)
+    assert len(parts) == 6
+    assert sum(value for _, value in parts) == change.change_usd
+    assert change.unpriced_requests == contents.totals["unpriced_requests"]
+    assert change.previous_unpriced_requests == contents.totals_before["unpriced_requests"]
+
+
+def test_a_report_of_requests_without_any_known_cost_says_so(rolled: Rolled) -> None:
+    unknown = Change(None, *[None] * 9, 40, 30)
+    contents = replace(read_contents(rolled.postgres, OCTOBER, ZONE_INFO), change=unknown)
+    assert parts_of(unknown) == []
+    assert "Why the cost changed" not in message(contents)
+    assert files_of(contents)["usage-month-2025-10.png"]
 
 
 @pytest.mark.parametrize("period", [OCTOBER, WEEK, Report(month_window(date(2025, 8, 1), ZONE_INFO))])

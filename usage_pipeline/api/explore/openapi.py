@@ -201,10 +201,20 @@ def changes_operation(groups: tuple[str, ...]) -> dict[str, Any]:
 
 def changes_answer() -> Answers:
     """Changes of groups, and of all together."""
-    money = {"type": "string", "description": "US dollars, a decimal number"}
-    names = ("volumeUsd", "mixUsd", "tokensPerRequestUsd", "cacheUsd", "priceUsd")
+    money = {
+        "type": ["string", "null"],
+        "description": "US dollars, a decimal number; null where no cost of any request is known",
+    }
+    names = ("volumeUsd", "mixUsd", "tokensPerRequestUsd", "cacheUsd", "priceUsd", "coverageUsd")
     parts = {"type": "object", "properties": dict.fromkeys(names, money), "required": list(names)}
-    change = {"previousCostUsd": money, "costUsd": money, "changeUsd": money, "parts": parts}
+    change = {
+        "previousCostUsd": money,
+        "costUsd": money,
+        "changeUsd": money,
+        "parts": parts,
+        "previousUnpricedRequests": {"type": "integer", "description": "Requests that are not in previousCostUsd"},
+        "unpricedRequests": {"type": "integer", "description": "Requests that are not in costUsd"},
+    }
     range_of_days = {"type": "object", "properties": {"from": _DATE, "to": _DATE}}
     schema = {
         "type": "object",
@@ -219,8 +229,15 @@ def changes_answer() -> Answers:
         },
         "required": ["asOf", "timezone", "from", "to", "previous", "items", "total"],
     }
-    shown = dict(zip(names, ("0.90", "-0.20", "0.10", "-0.30", "0"), strict=True))
-    example_change = {"previousCostUsd": "3.00", "costUsd": "3.50", "changeUsd": "0.50", "parts": shown}
+    shown = dict(zip(names, ("0.9", "-0.2", "0.1", "-0.3", "0", "0"), strict=True))
+    example_change = {
+        "previousCostUsd": "3",
+        "costUsd": "3.5",
+        "changeUsd": "0.5",
+        "parts": shown,
+        "previousUnpricedRequests": 4,
+        "unpricedRequests": 4,
+    }
     example = {
         "asOf": _MOMENT,
         "timezone": "UTC",
