@@ -71,7 +71,7 @@ def filter_parameters() -> list[dict[str, Any]]:
 
 def compare_parameter() -> dict[str, Any]:
     """`compare`."""
-    text = "The days before, or the same ones of the month before"
+    text = "The days before, or the same dates of the month before; of whole months, whole months"
     return parameter("compare", text, _one_of(COMPARISONS), COMPARISONS[0])
 
 
