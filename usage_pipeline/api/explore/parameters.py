@@ -1,12 +1,11 @@
 """The question in a query string. What is wrong gets 422, what the token may not see 403."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from hashlib import sha256
 from typing import TypeVar
-from urllib.parse import urlencode
 
 import msgspec
 from fastapi import Request
@@ -54,9 +53,9 @@ class Asked:
     given: tuple[tuple[str, str], ...]
 
     @property
-    def path_query(self) -> str:
+    def following(self) -> Sequence[tuple[str, str]]:
         """The parameters of the next page."""
-        return urlencode([*self.given, ("after", _cursor(self.given, self.skipped + self.most))])
+        return [*self.given, ("after", _cursor(self.given, self.skipped + self.most))]
 
 
 def asked_of(request: Request, caller: AccessToken, today: date) -> Asked:

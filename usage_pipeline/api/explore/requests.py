@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, get_args
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
@@ -26,12 +25,12 @@ from usage_pipeline.api.explore.parameters import (
 from usage_pipeline.api.usage import queries
 from usage_pipeline.api.usage.routes import Reads, json_response, plain
 from usage_pipeline.explore.requests import Outcome, Place, Search, search
+from usage_pipeline.explore.statements import moments
 from usage_pipeline.rollups.daily import current_day
 
 PROMPTS_SCOPE = "prompts"
 MAX_REQUESTS = 1_000
 DEFAULT_REQUESTS = 100
-_MAX_OF_A_MOMENT = 100_000_000
 _OUTCOME = "outcome"
 _PLAIN = frozenset({"from", "to", "limit", "after"})
 router = APIRouter(prefix="/api/usage", tags=["explore"])
@@ -56,7 +55,10 @@ async def requests(
     days = days_of(single, current_day(zone))
     kept = filters_of({name: values for name, values in filters.items() if name != _OUTCOME})
     expect_allowed(caller, [dimension for dimension, _ in kept])
-    asked = Search(days, kept, within(caller.binding), _outcome_of(filters), _after(single))
+    # Who is not bound sees the ids: nothing is hidden from it.
+    digest_key = caller.binding.binding_id.bytes if caller.binding else b""
+    place = _after(single, *moments(days, zone))
+    asked = Search(days, kept, within(caller.binding), _outcome_of(filters), place, digest_key)
     most = queries.limit_of(single, most=MAX_REQUESTS, default=DEFAULT_REQUESTS)
     prompts_for = caller.token_id if PROMPTS_SCOPE in caller.scopes else None
 
@@ -69,10 +71,10 @@ async def requests(
                 **single,
                 "from": str(days.first),
                 "to": str(days.last),
-                "after": queries.encoded_cursor((found.next.newest, found.next.shown)),
+                "after": queries.encoded_cursor((found.next.newest, found.next.after)),
             }
             named = [(f"{FILTER}{name}", value) for name, values in filters.items() for value in values]
-            following = f"{request.url.path}?{urlencode([*fixed.items(), *named])}"
+            following = queries.following_path(request.url.path, [*fixed.items(), *named])
         document = {
             "timezone": zone.key,
             "from": days.first,
@@ -136,13 +138,14 @@ def _outcome_of(filters: Values) -> Outcome | None:
     raise queries.wrong(f"{FILTER}{_OUTCOME}", f"one of {', '.join(get_args(Outcome))}", queries.shown(",".join(given)))
 
 
-def _after(parameters: Mapping[str, str]) -> Place | None:
+def _after(parameters: Mapping[str, str], first: datetime, end: datetime) -> Place | None:
+    """The place of the cursor, which is within the days. Raises Problem (422)."""
     if (cursor := parameters.get("after")) is None:
         return None
     try:
-        moment, shown = queries.decoded_cursor(cursor, tuple[datetime, int])
-        if moment.tzinfo is None or not 0 <= shown <= _MAX_OF_A_MOMENT:
+        moment, digest = queries.decoded_cursor(cursor, tuple[datetime, bytes])
+        if moment.tzinfo is None or not first <= moment <= end:
             raise ValueError("no cursor of ours")
     except ValueError:
         raise queries.wrong("after", "the cursor that a page of this route gave", queries.shown(cursor)) from None
-    return Place(moment, shown)
+    return Place(moment, digest)

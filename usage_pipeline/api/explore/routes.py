@@ -17,7 +17,7 @@ from usage_pipeline.api.explore import openapi
 from usage_pipeline.api.explore.answers import item_of
 from usage_pipeline.api.explore.parameters import USERS_SCOPE, Asked, asked_of, within
 from usage_pipeline.api.problems import Problem
-from usage_pipeline.api.usage.queries import parameters_of
+from usage_pipeline.api.usage import queries
 from usage_pipeline.api.usage.reading import Rows
 from usage_pipeline.api.usage.routes import Reads, json_response
 from usage_pipeline.explore.columns import columns_of
@@ -78,7 +78,7 @@ async def dimensions(request: Request, caller: BoundCaller) -> Response:
 
     A question is answered if one of the combinations has all its dimensions (`tag:*` is one tag), its grain and its metrics.
     """
-    parameters_of(request, ())
+    queries.parameters_of(request, ())
     reads: Reads = request.app.state.reads
     return await reads.storing.in_thread(partial(_dimensions, reads, caller))
 
@@ -92,7 +92,7 @@ def _page(request: Request, asked: Asked, found: Answer, reads: Reads, caller: A
     question = asked.question
     following = None
     if asked.skipped + len(found.rows) < found.all_rows:
-        following = f"{request.url.path}?{asked.path_query}"
+        following = queries.following_path(request.url.path, asked.following)
     days = question.compared_days
     document = {
         "asOf": shown_data_time(found.as_of, caller),

@@ -2,9 +2,10 @@
 
 import base64
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, Literal, TypeVar, get_args
+from urllib.parse import urlencode
 
 import msgspec
 from fastapi import Request
@@ -121,6 +122,11 @@ def decoded_cursor(given: str, kind: type[Place]) -> Place:
     padded = given.encode("ascii") + b"=" * (-len(given) % 4)
     # The errors of base64 and of msgspec are ValueErrors.
     return msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
+
+
+def following_path(path: str, parameters: Iterable[tuple[str, str]]) -> str:
+    """The path of the next page. What need not be escaped is not, so that it is hardly longer than the path that was asked."""
+    return f"{path}?{urlencode([*parameters], safe=':/@,')}"
 
 
 def wrong(name: str, expected: str, came: str) -> Problem:
