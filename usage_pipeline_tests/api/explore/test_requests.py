@@ -4,7 +4,10 @@ import base64
 import json
 from datetime import timedelta
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+from uuid import UUID
 
 import httpx
 import psycopg
@@ -174,6 +177,17 @@ def test_requests_of_one_moment_that_come_between_two_pages_are_shown_at_most_on
         assert {f"before-{number}" for number in range(60)} <= set(ids)
     finally:
         explored.postgres.execute("delete from analytics.usage_events where team = 'busy'")
+
+
+def test_a_place_within_a_moment_tells_who_is_bound_nothing_of_ids(explored: Explored) -> None:
+    ids = [UUID(event["event_id"]).bytes for event in explored.events]
+    digests = {sha256(before + one).digest()[:16] for one in ids for before in (b"", b"\0")}
+    bound = explored.client("read", bounds=Bounds(teams=("team-1",)))
+    path = bound.get("/api/usage/requests", params={**DAYS, "limit": 1}).json()["next"]
+    cursor = dict(parse_qsl(urlsplit(path).query))["after"]
+    [_, place] = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    assert len(base64.b64decode(place)) == 16
+    assert base64.b64decode(place) not in digests
 
 
 @pytest.mark.parametrize(
