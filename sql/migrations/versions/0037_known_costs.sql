@@ -237,3 +237,6 @@ comment on column reporting.cost_changes.price_usd is 'All else: list prices, ti
 comment on column reporting.cost_changes.coverage_usd is 'Because the cost of more or fewer requests is known: their price became known, or their senders told it';
 comment on column reporting.cost_changes.previous_unpriced_requests is 'Requests of the month before that are not in previous_cost_usd';
 comment on column reporting.cost_changes.unpriced_requests is 'Requests of the month that are not in cost_usd';
+
+-- Which tags there are, and which a team has, is asked with each load of the page: by steps through this, not by reading all days.
+create index on analytics.usage_tag_daily (tag, team);

@@ -176,10 +176,15 @@ def requests_answer() -> Answers:
             "timezone": {"type": "string"},
             "from": _DATE,
             "to": _DATE,
+            "archivedDays": {
+                "type": "array",
+                "items": _DATE,
+                "description": "Days with usage whose requests are no longer all in the database: some or all are not found",
+            },
             "items": {"type": "array", "items": {"type": "object"}},
             "next": {"type": ["string", "null"], "description": "Path of the next page; null on the last"},
         },
-        "required": ["timezone", "from", "to", "items", "next"],
+        "required": ["timezone", "from", "to", "archivedDays", "items", "next"],
     }
     link = {"Link": {"description": 'The next page, rel="next"', "schema": {"type": "string"}}}
     item = {"eventTime": _MOMENT, "team": "search", "model": "gpt-4o", "totalTokens": 812, "costUsd": "0.0031"}
@@ -187,6 +192,7 @@ def requests_answer() -> Answers:
         "timezone": "UTC",
         "from": "2026-11-01",
         "to": "2026-11-20",
+        "archivedDays": [],
         "items": [item],
         "next": "/api/usage/requests?…&after=…",
     }

@@ -1,10 +1,12 @@
 """Single requests behind a question (contracts §11), a bounded page at a time. Users, tags and prompts need a scope each."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any, get_args
+from zoneinfo import ZoneInfo
 
+import psycopg
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -23,10 +25,14 @@ from usage_pipeline.api.explore.parameters import (
     within,
 )
 from usage_pipeline.api.usage import queries
+from usage_pipeline.api.usage.reading import bound_parts
 from usage_pipeline.api.usage.routes import Reads, json_response, plain
+from usage_pipeline.explore.questions import Days
 from usage_pipeline.explore.requests import Outcome, Place, Search, search
 from usage_pipeline.explore.statements import moments
+from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
+from usage_pipeline.storage.sql import composed
 
 PROMPTS_SCOPE = "prompts"
 MAX_REQUESTS = 1_000
@@ -65,6 +71,7 @@ async def requests(
     def answer() -> Response:
         with reads.storing.pool.connection() as connection:
             found = search(connection, asked, zone, most, prompts_for=prompts_for)
+            archived = _archived_days(connection, days, zone, caller)
         following = None
         if found.next is not None:
             fixed = {
@@ -79,6 +86,7 @@ async def requests(
             "timezone": zone.key,
             "from": days.first,
             "to": days.last,
+            "archivedDays": archived,
             "items": [_item(row, caller) for row in found.items],
             "next": following,
         }
@@ -86,6 +94,19 @@ async def requests(
 
     with reads.questions.one(caller.token_id):
         return await reads.storing.in_thread(partial(answer))
+
+
+def _archived_days(connection: psycopg.Connection, days: Days, zone: ZoneInfo, caller: AccessToken) -> Sequence[date]:
+    """The days whose events are no longer all there: that none is found of them does not say that there was none."""
+    parts, arguments = bound_parts(caller.binding)
+    windows = [day_window(days.first + timedelta(days=number), zone) for number in range(days.count)]
+    asked = {
+        "days": [window.day for window in windows],
+        "firsts": [window.first for window in windows],
+        "ends": [window.end for window in windows],
+    }
+    query = composed("explore/select_archived_days", **parts)
+    return [day for (day,) in connection.execute(query, {**arguments, **asked})]
 
 
 def _item(row: Mapping[str, Any], caller: AccessToken) -> dict[str, Any]:
