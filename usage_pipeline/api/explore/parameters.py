@@ -91,18 +91,14 @@ def asked_of(request: Request, caller: AccessToken, today: date) -> Asked:
 
 def split_parameters(request: Request, plain: Collection[str]) -> tuple[dict[str, str], Values]:
     """The parameters that are given once, and the values of each filter. Raises Problem (422) for an unknown one."""
-    single: dict[str, str] = {}
+    single: list[tuple[str, str]] = []
     filters: defaultdict[str, list[str]] = defaultdict(list)
     for name, value in request.query_params.multi_items():
         if name.startswith(FILTER):
             filters[name.removeprefix(FILTER)].append(value)
-            continue
-        if name not in plain:
-            raise queries.wrong("parameter", f"one of {', '.join(sorted(plain))} or filter.NAME", queries.shown(name))
-        if name in single:
-            raise queries.wrong(name, "it once", "it twice or more")
-        single[name] = value
-    return single, filters
+        else:
+            single.append((name, value))
+    return queries.each_once(single, plain, " or filter.NAME"), filters
 
 
 def days_of(parameters: dict[str, str], today: date) -> Days:

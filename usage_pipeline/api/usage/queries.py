@@ -31,11 +31,16 @@ Place = TypeVar("Place")
 
 def parameters_of(request: Request, known: Collection[str]) -> dict[str, str]:
     """The parameters of the query, each given once. Raises Problem (422) for an unknown or repeated parameter."""
+    return each_once(request.query_params.multi_items(), known)
+
+
+def each_once(given: Iterable[tuple[str, str]], known: Collection[str], others: str = "") -> dict[str, str]:
+    """These parameters by name. `others` says which there are beside the known ones. Raises Problem (422)."""
     found: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
+    for name, value in given:
         if name not in known:
             expected = f"one of {', '.join(sorted(known))}" if known else "none"
-            raise wrong("parameter", expected, shown(name))
+            raise wrong("parameter", f"{expected}{others}", shown(name))
         if name in found:
             raise wrong(name, "it once", "it twice or more")
         found[name] = value
