@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from usage_pipeline.plots.drawing import COLORS, GRID, INK, PAPER, SOFT_INK, png_of
-from usage_pipeline.reports.contents import Contents, Share
+from usage_pipeline.reports.contents import Contents, Share, added
 from usage_pipeline.reports.words import amount, count, difference, parts_of, share_of, unpriced
 from usage_pipeline.texts import shortened
 
@@ -121,7 +122,7 @@ def _shares(axes: "Axes", title: str, shares: Sequence[Share]) -> None:
     total = sum((one.cost_usd or Decimal(0) for one in used), Decimal(0))
     lines = [(shortened(one.name, 20), one.cost_usd, one.previous_cost_usd) for one in used[:_LISTED]]
     if rest := used[_LISTED:]:
-        sums = [sum((cost or Decimal(0) for cost in each), Decimal(0)) for each in zip(*map(_both, rest), strict=True)]
+        sums = [reduce(added, each) for each in zip(*map(_both, rest), strict=True)]
         lines.append((f"{len(rest)} others", sums[0], sums[1]))
     step = 1 / (_LISTED + 2)
     _write(axes, 0, 1, title, size=_NORMAL + 1, weight="bold")

@@ -35,8 +35,10 @@ def count(value: int | None) -> str:
 
 
 def difference(now: Any, before: Any) -> str:
-    """By how much a value changed, in per cent of the one before."""
-    if now is None or not before:
+    """By how much a value changed, in per cent of the one before; nothing where one of them is not known."""
+    if now is None or before is None:
+        return _NOTHING
+    if not before:
         return "new" if now else _NOTHING
     share = (Decimal(now) - Decimal(before)) / Decimal(before) * 100
     if abs(share) >= 1_000:
