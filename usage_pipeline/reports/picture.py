@@ -157,7 +157,7 @@ def _parts(axes: "Axes", contents: Contents) -> None:
     parts = parts_of(change)
     most = max((abs(value) for _, value in parts), default=Decimal(0)) or Decimal(1)
     for number, (name, value) in enumerate(parts):
-        top = 0.64 - number * 0.125
+        top = 0.66 - number * 0.115
         _write(axes, 0, top, name)
         width = 0.3 * float(value / most)
         axes.barh(top - 0.04, width, left=0.6, height=0.08, color=COLORS[1] if value > 0 else COLORS[3])
