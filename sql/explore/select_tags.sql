@@ -1,27 +1,23 @@
--- The tags that are rolled up, within what a bound token may see: one step through an index for each.
-with recursive tags as (
+-- The tags that are rolled up, within what a bound token may see: one step through an index for each tag of each team.
+with recursive used as (
     (
-        select tag
+        select team, tag
         from analytics.usage_tag_daily
-        order by tag
+        order by team, tag
         limit 1
     )
     union all
-    select (
-        select following.tag
-        from analytics.usage_tag_daily as following
-        where following.tag > tags.tag
-        order by following.tag
+    select following.team, following.tag
+    from used
+    cross join lateral (
+        select team, tag
+        from analytics.usage_tag_daily as daily
+        where (daily.team, daily.tag) > (used.team, used.tag)
+        order by team, tag
         limit 1
-    )
-    from tags
-    where tag is not null
+    ) as following
 )
-select tag
-from tags
-where exists (
-    select 1
-    from analytics.usage_tag_daily as used
-    where used.tag = tags.tag{within}
-)
+select distinct tag
+from used
+where true{within}
 order by tag

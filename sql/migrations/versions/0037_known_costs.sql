@@ -238,5 +238,6 @@ comment on column reporting.cost_changes.coverage_usd is 'Because the cost of mo
 comment on column reporting.cost_changes.previous_unpriced_requests is 'Requests of the month before that are not in previous_cost_usd';
 comment on column reporting.cost_changes.unpriced_requests is 'Requests of the month that are not in cost_usd';
 
--- Which tags there are, and which a team has, is asked with each load of the page: by steps through this, not by reading all days.
-create index on analytics.usage_tag_daily (tag, team);
+-- Which tags there are, and which a team has, is asked with each load of the page: by a step through this for each, not by reading all
+-- days. Tags do not come first, so that nobody who asks for days of a tag is tempted by it.
+create index on analytics.usage_tag_daily (team, tag);
