@@ -1,4 +1,4 @@
-"""Why a cost changed between two periods: five parts that add up to the change, as analytics.cost_change finds them."""
+"""Why a cost changed between two periods: six parts that add up to the change, as analytics.cost_change finds them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from usage_pipeline.explore.terms import METRIC_BY_NAME, Dimension, dimension_of
 from usage_pipeline.storage.sql import composed
 
 GROUPS = ("team", "service", "provider")
-# In the order of the counts of analytics.cost_change, after the requests with a cost and the cost.
+# In the order of the counts of analytics.cost_change, after the requests, those with a known cost, and the cost.
 _COUNTS = (
     "input_tokens",
     "output_tokens",
@@ -34,17 +34,29 @@ _MOST_ROWS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a group cost before and after, and why, in US dollars. `group` is None for all together."""
+    """What a group cost before and after, and why, in US dollars. `group` is None for all together.
+
+    A cost is None where there were requests, and no cost of any is known; the change and its parts where that is so of all
+    requests of both periods. Costs are without the unpriced requests.
+    """
 
     group: str | None
-    previous_cost_usd: Decimal
-    cost_usd: Decimal
-    change_usd: Decimal
-    volume_usd: Decimal
-    mix_usd: Decimal
-    tokens_per_request_usd: Decimal
-    cache_usd: Decimal
-    price_usd: Decimal
+    previous_cost_usd: Decimal | None
+    cost_usd: Decimal | None
+    change_usd: Decimal | None
+    volume_usd: Decimal | None
+    mix_usd: Decimal | None
+    tokens_per_request_usd: Decimal | None
+    cache_usd: Decimal | None
+    price_usd: Decimal | None
+    coverage_usd: Decimal | None
+    previous_unpriced_requests: int
+    unpriced_requests: int
+
+
+_ZERO = Decimal(0)
+NO_CHANGE = Change(None, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, 0, 0)
+"""Where there was no usage in either period."""
 
 
 def changes_question(question: Question, group: Dimension | None) -> Question:
@@ -93,5 +105,7 @@ def _counts(prefix: str) -> compose.Composable:
         return compose.Identifier(f"{prefix}{name}")
 
     priced = compose.SQL("coalesce({} - {}, 0)").format(column("requests"), column("unpriced_requests"))
-    others = [compose.SQL("coalesce({}, 0)").format(column(name)) for name in ("cost_usd", *_COUNTS)]
-    return compose.SQL(", ").join([priced, *others])
+    requests, *others = (
+        compose.SQL("coalesce({}, 0)").format(column(name)) for name in ("requests", "cost_usd", *_COUNTS)
+    )
+    return compose.SQL(", ").join([requests, priced, *others])

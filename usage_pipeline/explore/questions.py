@@ -73,11 +73,11 @@ class Question:
 
 
 def compared(days: Days, compare: Compare) -> Days:
-    """As many days just before, or the same days of the month before: of a whole month, that whole month."""
+    """As many days just before, or the same days of the month before: of whole months, whole months."""
     if compare == "previous":
         return Days(days.first - timedelta(days=days.count), days.first - timedelta(days=1))
     last = month_before(days.last)
-    if days.until.day == 1:
+    if days.first.day == 1 and days.until.day == 1:
         last = last.replace(day=_days_of_month(last))
     return Days(month_before(days.first), last)
 

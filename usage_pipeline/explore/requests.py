@@ -31,21 +31,28 @@ _MOMENT = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a page begins: at this moment, of which so many requests were shown. Ids stay out of it: a client can read it."""
+    """Where a page begins: at this moment, after the request of this digest.
+
+    Ids stay out of it: a client can read it, and under a binding an id may be another than was sent. So digests are keyed.
+    """
 
     newest: datetime
-    shown: int = 0
+    after: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Requests of these days with one of the values of each dimension, after a place."""
+    """Requests of these days with one of the values of each dimension, after a place.
+
+    `digest_key` is of the caller, who must not know it where ids are not shown.
+    """
 
     days: Days
     filters: Values
     within: Values
     outcome: Outcome | None
     after: Place | None
+    digest_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +75,12 @@ def search(
         window = day_window(day, zone)
         items += _of_day(connection, asked, window, place, most - len(items), prompts_for)
         if len(items) == most:
-            return Found(items, _after(items, place))
+            return Found(items, Place(items[-1]["event_time"], items[-1]["digest"]))
         place = Place(window.first - _MOMENT)
         if day > asked.days.first and time.monotonic() > ends:
             return Found(items, place)
         day -= timedelta(days=1)
     return Found(items, None)
-
-
-def _after(items: Sequence[Mapping[str, Any]], begun: Place) -> Place:
-    last = items[-1]["event_time"]
-    shown = sum(item["event_time"] == last for item in items)
-    return Place(last, shown + (begun.shown if begun.newest == last else 0))
 
 
 def _of_day(
@@ -94,7 +95,8 @@ def _of_day(
         "first": window.first,
         "until": window.end,
         "newest": place.newest,
-        "shown": place.shown,
+        "after": place.after,
+        "digest_key": asked.digest_key,
         "most": most,
     }
     query = composed("explore/select_requests", kept_to=_kept_to(asked, arguments))
@@ -125,14 +127,12 @@ def _kept_to(asked: Search, arguments: dict[str, Any]) -> compose.Composable:
         for number, (dimension, values) in enumerate(kept):
             name = f"{kind}_{number}"
             arguments[name] = list(values)
-            found.append(compose.SQL("{} = any({})").format(_column(dimension), compose.Placeholder(name)))
+            column: compose.Composable = compose.SQL(_COLUMNS.get(dimension.name, dimension.columns[0]))
+            if dimension.family == "tag":
+                arguments[f"{name}_tag"] = dimension.name.removeprefix(TAG_PREFIX)
+                column = compose.SQL("tags ->> {}::text").format(compose.Placeholder(f"{name}_tag"))
+            found.append(compose.SQL("{} = any({})").format(column, compose.Placeholder(name)))
             if dimension.name == "error_type":
                 # Its name is that of the status where nobody said a type; a request without an error has none.
                 found.append(compose.SQL(_OUTCOMES["error"]))
     return compose.SQL("").join(compose.SQL("\n  and {}").format(condition) for condition in found)
-
-
-def _column(dimension: Dimension) -> compose.Composable:
-    if dimension.family == "tag":
-        return compose.SQL("tags ->> {}").format(compose.Literal(dimension.name.removeprefix(TAG_PREFIX)))
-    return compose.SQL(_COLUMNS.get(dimension.name, dimension.columns[0]))

@@ -94,7 +94,7 @@ def _side(question: Question, days: Days, zone: ZoneInfo, arguments: dict[str, A
     }
 
     def of(source: Source) -> dict[str, compose.Composable]:
-        moved = _moved(source, question, days, zone)
+        moved = _moved(source, question, days, zone, arguments)
         made = _COMMA.join(_made_keys(source, question, moved))
         return {
             **common,
@@ -131,7 +131,8 @@ def _sums(metrics: tuple[Metric, ...], in_sums: set[Part]) -> Iterable[compose.C
         yield compose.SQL(form).format(compose.Identifier(name))
     for metric in metrics:
         if metric.part in in_sums:
-            yield compose.SQL("max({0}) as {0}").format(compose.Identifier(metric.name))
+            # Of hours that fall together where clocks change, nobody knows it.
+            yield compose.SQL("case when count(*) = 1 then max({0}) end as {0}").format(compose.Identifier(metric.name))
 
 
 def _metric(metric: Metric) -> compose.Composable:
@@ -185,22 +186,39 @@ def _made_keys(source: Source, question: Question, moved: compose.Composable) ->
             yield compose.SQL("{} as {}").format(_text(column), compose.Identifier(name))
 
 
-def _moved(source: Source, question: Question, days: Days, zone: ZoneInfo) -> compose.Composable:
-    """The window of a row, in the calendar of the days that were asked for."""
+def _moved(
+    source: Source, question: Question, days: Days, zone: ZoneInfo, arguments: dict[str, Any]
+) -> compose.Composable:
+    """The window of a row, in the calendar of the days that were asked for: each is one of them."""
     column: compose.Composable = compose.Identifier(source.time)
     if question.grain == "hour":
-        if days != question.days:
-            shift = moments(question.days, zone)[0] - moments(days, zone)[0]
-            column = compose.SQL("{} + {}").format(column, compose.Literal(shift))
-        return column
+        return column if days == question.days else _moved_hour(column, question, days, zone, arguments)
     if days != question.days:
-        if question.compare == "month_before":
-            # The last days of a longer month are those of the shorter one.
-            moved = compose.SQL("least(({} + interval '1 month')::date, {})")
-            column = moved.format(column, compose.Literal(question.days.last))
-        else:
-            column = compose.SQL("{} + {}").format(column, compose.Literal((question.days.first - days.first).days))
+        column = _moved_day(column, question, days, arguments)
     return _text(_PERIODS[question.grain]).format(moved=column)
+
+
+def _moved_day(
+    day: compose.Composable, question: Question, days: Days, arguments: dict[str, Any]
+) -> compose.Composable:
+    if question.compare == "month_before":
+        arguments |= {"first_day": question.days.first, "last_day": question.days.last}
+        # The last days of a longer month are those of the shorter one.
+        return compose.SQL("least(greatest(({} + interval '1 month')::date, %(first_day)s), %(last_day)s)").format(day)
+    arguments["moved_days"] = (question.days.first - days.first).days
+    return compose.SQL("{} + %(moved_days)s::int").format(day)
+
+
+def _moved_hour(
+    hour: compose.Composable, question: Question, days: Days, zone: ZoneInfo, arguments: dict[str, Any]
+) -> compose.Composable:
+    """The hour of the same name on the day that it is beside. Where clocks change there may be none, or two of it: PostgreSQL
+    takes the hour after, or the second.
+    """
+    arguments["zone"] = zone.key
+    shown = compose.SQL("({} at time zone %(zone)s)").format(hour)
+    day = _moved_day(compose.SQL("{}::date").format(shown), question, days, arguments)
+    return compose.SQL("date_trunc('hour', ({} + {}::time) at time zone %(zone)s, %(zone)s)").format(day, shown)
 
 
 def _bounds(question: Question, days: Days, zone: ZoneInfo) -> tuple[date | datetime, date | datetime]:

@@ -35,7 +35,7 @@ class NotRolledUp(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one team or model cost, in US dollars: None when no cost is known."""
+    """What one team or model cost, in US dollars: None when it made requests, and no cost of any is known."""
 
     name: str
     cost_usd: Decimal | None
@@ -113,8 +113,10 @@ def read_contents(connection: psycopg.Connection, report: Report, zone: ZoneInfo
         daily = read_within(connection, _daily_question(report), zone, _MOST_ROWS).rows
         change = next(iter(changes(connection, totals, zone, None)), None)
     rows = [_as_in_a_file(listed, row) for row in answer.rows]
-    cost = len(GROUP) + _LISTED.index("cost_usd")
-    costs = [cost, cost + len(_LISTED)]
+    sides = [
+        (first + _LISTED.index("requests"), first + _LISTED.index("cost_usd"))
+        for first in (len(GROUP), len(GROUP) + len(_LISTED))
+    ]
     return Contents(
         report=report,
         time_zone=zone.key,
@@ -125,8 +127,8 @@ def read_contents(connection: psycopg.Connection, report: Report, zone: ZoneInfo
         totals_before=_numbers(total, COLUMNS_BEFORE_GROUPS + len(_TOTALS) + 1),
         days=[report.days.first + timedelta(days=number) for number in range(report.days.count)],
         costs_by_day=_by_day(report, daily),
-        teams=_shares(rows, lambda row: str(row[0]), costs),
-        models=_shares(rows, lambda row: str(row[3]), costs),
+        teams=_shares(rows, lambda row: str(row[0]), sides),
+        models=_shares(rows, lambda row: str(row[3]), sides),
         change=change,
     )
 
@@ -178,17 +180,25 @@ def _by_day(report: Report, rows: Iterable[Sequence[Any]]) -> Mapping[str, Seque
 
 
 def _shares(
-    rows: Iterable[Sequence[Any]], name: Callable[[Sequence[Any]], str], costs: Sequence[int]
+    rows: Iterable[Sequence[Any]], name: Callable[[Sequence[Any]], str], sides: Sequence[tuple[int, int]]
 ) -> Sequence[Share]:
-    """Sums of the costs in two places by name, the dearest first."""
+    """Sums of the costs of both sides by name, the dearest first. `sides` are the places of requests and of their cost."""
     sums: dict[str, list[Decimal | None]] = {}
+    used: set[tuple[str, int]] = set()
     for row in rows:
         both = sums.setdefault(name(row), [None, None])
-        for place, column in enumerate(costs):
-            both[place] = _added(both[place], row[column])
-    shares = [Share(each, now, before) for each, (now, before) in sums.items()]
+        for side, (requests, cost) in enumerate(sides):
+            # A row that only the other side has costs nothing here, which says nothing of the rows that are there.
+            if row[requests]:
+                used.add((name(row), side))
+                both[side] = added(both[side], row[cost])
+    shares = [
+        Share(each, *(cost if (each, side) in used else Decimal(0) for side, cost in enumerate(both)))
+        for each, both in sums.items()
+    ]
     return sorted(shares, key=lambda one: (-(one.cost_usd or 0), -(one.previous_cost_usd or 0), one.name))
 
 
-def _added(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+def added(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    """The sum of what is known; None when neither is."""
     return other if one is None else one if other is None else one + other

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from usage_pipeline.plots.drawing import COLORS, GRID, INK, PAPER, SOFT_INK, png_of
-from usage_pipeline.reports.contents import Contents, Share
+from usage_pipeline.reports.contents import Contents, Share, added
 from usage_pipeline.reports.words import amount, count, difference, parts_of, share_of, unpriced
 from usage_pipeline.texts import shortened
 
@@ -121,7 +122,7 @@ def _shares(axes: "Axes", title: str, shares: Sequence[Share]) -> None:
     total = sum((one.cost_usd or Decimal(0) for one in used), Decimal(0))
     lines = [(shortened(one.name, 20), one.cost_usd, one.previous_cost_usd) for one in used[:_LISTED]]
     if rest := used[_LISTED:]:
-        sums = [sum((cost or Decimal(0) for cost in each), Decimal(0)) for each in zip(*map(_both, rest), strict=True)]
+        sums = [reduce(added, each) for each in zip(*map(_both, rest), strict=True)]
         lines.append((f"{len(rest)} others", sums[0], sums[1]))
     step = 1 / (_LISTED + 2)
     _write(axes, 0, 1, title, size=_NORMAL + 1, weight="bold")
@@ -146,6 +147,9 @@ def _parts(axes: "Axes", contents: Contents) -> None:
     if change is None:
         _write(axes, 0, 0.75, "There was no usage in either period.", color=SOFT_INK)
         return
+    if change.change_usd is None:
+        _write(axes, 0, 0.75, "No cost is known of either period.", color=SOFT_INK)
+        return
     before, after = amount(change.previous_cost_usd), amount(change.cost_usd)
     days = contents.report.days_before
     said = f"From {before} ({days.first} to {days.last}) to {after}. The parts add up to the difference."
@@ -153,7 +157,7 @@ def _parts(axes: "Axes", contents: Contents) -> None:
     parts = parts_of(change)
     most = max((abs(value) for _, value in parts), default=Decimal(0)) or Decimal(1)
     for number, (name, value) in enumerate(parts):
-        top = 0.62 - number * 0.13
+        top = 0.66 - number * 0.115
         _write(axes, 0, top, name)
         width = 0.3 * float(value / most)
         axes.barh(top - 0.04, width, left=0.6, height=0.08, color=COLORS[1] if value > 0 else COLORS[3])

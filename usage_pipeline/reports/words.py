@@ -35,8 +35,10 @@ def count(value: int | None) -> str:
 
 
 def difference(now: Any, before: Any) -> str:
-    """By how much a value changed, in per cent of the one before."""
-    if now is None or not before:
+    """By how much a value changed, in per cent of the one before; nothing where one of them is not known."""
+    if now is None or before is None:
+        return _NOTHING
+    if not before:
         return "new" if now else _NOTHING
     share = (Decimal(now) - Decimal(before)) / Decimal(before) * 100
     if abs(share) >= 1_000:
@@ -52,14 +54,16 @@ def share_of(value: Decimal | None, total: Decimal) -> str:
 
 
 def parts_of(change: Change) -> Sequence[tuple[str, Decimal]]:
-    """Why a cost changed, by name, as the page calls the parts."""
-    return (
+    """Why a cost changed, by name, as the page calls the parts; none where no cost is known."""
+    parts = (
         ("Volume", change.volume_usd),
         ("Mix of models", change.mix_usd),
         ("Tokens per request", change.tokens_per_request_usd),
         ("Cache", change.cache_usd),
         ("Price", change.price_usd),
+        ("Cost became known or unknown", change.coverage_usd),
     )
+    return [(name, value) for name, value in parts if value is not None]
 
 
 def unpriced(requests: int | None) -> str:

@@ -21,17 +21,20 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
+from usage_pipeline.explore.changes import Change
 from usage_pipeline.reports.contents import NotRolledUp, Share, read_contents
 from usage_pipeline.reports.files import ReportsUnavailable, files_of
 from usage_pipeline.reports.making import Dispatch, make_report
 from usage_pipeline.reports.report import Report
 from usage_pipeline.reports.sending import NotSent
-from usage_pipeline.reports.words import message
-from usage_pipeline.rollups.calendar import month_window, week_window
+from usage_pipeline.reports.words import amount, difference, message, parts_of
+from usage_pipeline.rollups.calendar import day_window, month_window, week_window
 from usage_pipeline.settings import Settings
-from usage_pipeline_tests.reports.conftest import ZONE, Rolled
+from usage_pipeline_tests.reports.conftest import NOW, ZONE, Rolled
 from usage_pipeline_tests.rigs.alerts import Webhook
 from usage_pipeline_tests.rigs.events import is_error, list_cost, total_tokens
+from usage_pipeline_tests.rigs.windows import event_at
+from usage_pipeline_tests.rollups.trace_rig import roll, store
 
 ZONE_INFO = ZoneInfo(ZONE)
 OCTOBER = Report(month_window(date(2025, 10, 1), ZONE_INFO))
@@ -113,7 +116,7 @@ def test_the_sums_of_the_page_are_those_of_the_events(rolled: Rolled) -> None:
     for shares, name in ((contents.teams, "team"), (contents.models, "model")):
         groups, groups_before = by(events, name), by(before, name)
         expected = {
-            Share(key[0], cost_of(groups.get(key, [])), cost_of(groups_before.get(key, [])))
+            Share(key[0], *(cost_of(side[key]) if key in side else Decimal(0) for side in (groups, groups_before)))
             for key in {*groups, *groups_before}
         }
         assert set(shares) == expected
@@ -127,8 +130,53 @@ def test_the_sums_of_the_page_are_those_of_the_events(rolled: Rolled) -> None:
     change = contents.change
     assert change is not None
     assert change.change_usd == (cost_of(events) or 0) - (cost_of(before) or 0)
-    parts = (change.volume_usd, change.mix_usd, change.tokens_per_request_usd, change.cache_usd, change.price_usd)
-    assert sum(parts) == change.change_usd
+    parts = parts_of(change)
+    assert len(parts) == 6
+    assert sum(value for _, value in parts) == change.change_usd
+    assert change.unpriced_requests == contents.totals["unpriced_requests"]
+    assert change.previous_unpriced_requests == contents.totals_before["unpriced_requests"]
+
+
+def test_a_report_of_requests_without_any_known_cost_says_so(rolled: Rolled) -> None:
+    unknown = Change(None, *[None] * 9, 40, 30)
+    contents = replace(read_contents(rolled.postgres, OCTOBER, ZONE_INFO), change=unknown)
+    assert parts_of(unknown) == []
+    assert "Why the cost changed" not in message(contents)
+    assert files_of(contents)["usage-month-2025-10.png"]
+
+
+def test_a_cost_that_is_not_known_is_none_that_is_zero_and_nothing_used_is_none_that_is_unknown(
+    rolled: Rolled,
+) -> None:
+    def used(month: int, team: str, model: str) -> dict[str, Any]:
+        return event_at(datetime(2025, month, 12, 9, tzinfo=UTC), team=team, model=model, provider="openai")
+
+    events = [
+        *(used(2, "known before", "gpt-4o"), used(3, "known before", "no-list-has-it")),
+        *(used(2, "known now", "no-list-has-it"), used(3, "known now", "gpt-4o")),
+        *(used(3, "new", "gpt-4o"), used(2, "gone", "gpt-4o")),
+        *(used(2, "never known", "no-list-has-it"), used(3, "never known", "no-list-has-it")),
+    ]
+    settings = rolled.settings.model_copy(update={"usage_start_date": date(2025, 1, 1)})
+    store(rolled.postgres, events, settings, NOW)
+    roll(rolled.postgres, [day_window(date(2025, month, 12), ZONE_INFO) for month in (2, 3)], settings, NOW)
+    rolled.postgres.execute("delete from ops.touched_windows")
+    contents = read_contents(rolled.postgres, Report(month_window(date(2025, 3, 1), ZONE_INFO)), ZONE_INFO)
+    shown = {
+        one.name: (amount(one.cost_usd), amount(one.previous_cost_usd), difference(one.cost_usd, one.previous_cost_usd))
+        for one in contents.teams
+    }
+    cost = cost_of(events[:1])
+    assert cost
+    one = amount(cost)
+    assert shown == {
+        "known before": ("–", one, "–"),
+        "known now": (one, "–", "–"),
+        "new": (one, "$0.00", "new"),
+        "gone": ("$0.00", one, "−100 %"),
+        "never known": ("–", "–", "–"),
+    }
+    assert difference(3, None) == "–"
 
 
 @pytest.mark.parametrize("period", [OCTOBER, WEEK, Report(month_window(date(2025, 8, 1), ZONE_INFO))])

@@ -73,6 +73,9 @@ grant select (
 grant execute on function ops.request_costs to usage_api;
 grant execute on function ops.request_prompts to usage_api;
 grant execute on function analytics.list_prices to usage_api;
+-- Which days single requests are no longer found of.
+grant select (table_name, chunk_start, chunk_end, restored_at, deleted_at) on ops.archives to usage_api;
+grant select (table_name, span_start, span_end, returned_at) on ops.dropped_spans to usage_api;
 -- As of when an answer is: what was stored since, and is not rolled up.
 grant select (grain, window_start, touched_at) on ops.touched_windows to usage_api;
 grant select (event_id, payload_hash) on analytics.superseded_events to usage_api;

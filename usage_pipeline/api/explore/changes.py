@@ -1,6 +1,5 @@
-"""Why did it change (contracts §11): the change of a cost between two periods, in five parts that add up."""
+"""Why did it change (contracts §11): the change of a cost between two periods, in six parts that add up."""
 
-from decimal import Decimal
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -21,7 +20,7 @@ from usage_pipeline.api.explore.parameters import (
 )
 from usage_pipeline.api.explore.routes import QUESTION_SECONDS, answerable, shown_data_time
 from usage_pipeline.api.usage.routes import Reads, json_response, plain
-from usage_pipeline.explore.changes import GROUPS, Change, changes, changes_question
+from usage_pipeline.explore.changes import GROUPS, NO_CHANGE, Change, changes, changes_question
 from usage_pipeline.explore.questions import COMPARISONS, Question
 from usage_pipeline.explore.reading import data_time, snapshot
 from usage_pipeline.explore.terms import dimension_of
@@ -41,7 +40,8 @@ async def why_the_cost_changed(
     request: Request, caller: Annotated[AccessToken, Depends(requires("read", takes_bound=True))]
 ) -> Response:
     """What each group cost more or less than in the days compared with, and why: the number of its requests, the mix of models,
-    tokens a request, the share from the cache, and prices (list prices, tiers, what senders were charged). Parts add up.
+    tokens a request, the share from the cache, prices (list prices, tiers, what senders were charged), and requests whose cost
+    became known or unknown. Parts add up. A cost is null where no cost of any request is known.
     """
     reads: Reads = request.app.state.reads
     zone = reads.settings.timezone
@@ -66,7 +66,6 @@ async def why_the_cost_changed(
         before = question.compared_days
         assert before is not None  # noqa: S101  # it is compared
         member = group.member if group else ""
-        nothing = Change(None, *[Decimal(0)] * 8)
         document = {
             "asOf": shown_data_time(as_of, caller),
             "timezone": zone.key,
@@ -74,7 +73,7 @@ async def why_the_cost_changed(
             "to": days.last,
             "previous": {"from": before.first, "to": before.last},
             "items": [{member: one.group, **_shown(one)} for one in items],
-            "total": _shown(total[0] if total else nothing),
+            "total": _shown(total[0] if total else NO_CHANGE),
         }
         return json_response(document)
 
@@ -93,5 +92,8 @@ def _shown(change: Change) -> dict[str, Any]:
             "tokensPerRequestUsd": plain(change.tokens_per_request_usd),
             "cacheUsd": plain(change.cache_usd),
             "priceUsd": plain(change.price_usd),
+            "coverageUsd": plain(change.coverage_usd),
         },
+        "previousUnpricedRequests": change.previous_unpriced_requests,
+        "unpricedRequests": change.unpriced_requests,
     }

@@ -71,7 +71,7 @@ def filter_parameters() -> list[dict[str, Any]]:
 
 def compare_parameter() -> dict[str, Any]:
     """`compare`."""
-    text = "The days before, or the same ones of the month before"
+    text = "The days before, or the same dates of the month before; of whole months, whole months"
     return parameter("compare", text, _one_of(COMPARISONS), COMPARISONS[0])
 
 
@@ -176,10 +176,15 @@ def requests_answer() -> Answers:
             "timezone": {"type": "string"},
             "from": _DATE,
             "to": _DATE,
+            "archivedDays": {
+                "type": "array",
+                "items": _DATE,
+                "description": "Days with usage whose requests are no longer all in the database: some or all are not found",
+            },
             "items": {"type": "array", "items": {"type": "object"}},
             "next": {"type": ["string", "null"], "description": "Path of the next page; null on the last"},
         },
-        "required": ["timezone", "from", "to", "items", "next"],
+        "required": ["timezone", "from", "to", "archivedDays", "items", "next"],
     }
     link = {"Link": {"description": 'The next page, rel="next"', "schema": {"type": "string"}}}
     item = {"eventTime": _MOMENT, "team": "search", "model": "gpt-4o", "totalTokens": 812, "costUsd": "0.0031"}
@@ -187,6 +192,7 @@ def requests_answer() -> Answers:
         "timezone": "UTC",
         "from": "2026-11-01",
         "to": "2026-11-20",
+        "archivedDays": [],
         "items": [item],
         "next": "/api/usage/requests?…&after=…",
     }
@@ -201,10 +207,20 @@ def changes_operation(groups: tuple[str, ...]) -> dict[str, Any]:
 
 def changes_answer() -> Answers:
     """Changes of groups, and of all together."""
-    money = {"type": "string", "description": "US dollars, a decimal number"}
-    names = ("volumeUsd", "mixUsd", "tokensPerRequestUsd", "cacheUsd", "priceUsd")
+    money = {
+        "type": ["string", "null"],
+        "description": "US dollars, a decimal number; null where no cost of any request is known",
+    }
+    names = ("volumeUsd", "mixUsd", "tokensPerRequestUsd", "cacheUsd", "priceUsd", "coverageUsd")
     parts = {"type": "object", "properties": dict.fromkeys(names, money), "required": list(names)}
-    change = {"previousCostUsd": money, "costUsd": money, "changeUsd": money, "parts": parts}
+    change = {
+        "previousCostUsd": money,
+        "costUsd": money,
+        "changeUsd": money,
+        "parts": parts,
+        "previousUnpricedRequests": {"type": "integer", "description": "Requests that are not in previousCostUsd"},
+        "unpricedRequests": {"type": "integer", "description": "Requests that are not in costUsd"},
+    }
     range_of_days = {"type": "object", "properties": {"from": _DATE, "to": _DATE}}
     schema = {
         "type": "object",
@@ -219,8 +235,15 @@ def changes_answer() -> Answers:
         },
         "required": ["asOf", "timezone", "from", "to", "previous", "items", "total"],
     }
-    shown = dict(zip(names, ("0.90", "-0.20", "0.10", "-0.30", "0"), strict=True))
-    example_change = {"previousCostUsd": "3.00", "costUsd": "3.50", "changeUsd": "0.50", "parts": shown}
+    shown = dict(zip(names, ("0.9", "-0.2", "0.1", "-0.3", "0", "0"), strict=True))
+    example_change = {
+        "previousCostUsd": "3",
+        "costUsd": "3.5",
+        "changeUsd": "0.5",
+        "parts": shown,
+        "previousUnpricedRequests": 4,
+        "unpricedRequests": 4,
+    }
     example = {
         "asOf": _MOMENT,
         "timezone": "UTC",

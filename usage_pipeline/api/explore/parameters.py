@@ -1,12 +1,11 @@
 """The question in a query string. What is wrong gets 422, what the token may not see 403."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from hashlib import sha256
 from typing import TypeVar
-from urllib.parse import urlencode
 
 import msgspec
 from fastapi import Request
@@ -54,9 +53,9 @@ class Asked:
     given: tuple[tuple[str, str], ...]
 
     @property
-    def path_query(self) -> str:
+    def following(self) -> Sequence[tuple[str, str]]:
         """The parameters of the next page."""
-        return urlencode([*self.given, ("after", _cursor(self.given, self.skipped + self.most))])
+        return [*self.given, ("after", _cursor(self.given, self.skipped + self.most))]
 
 
 def asked_of(request: Request, caller: AccessToken, today: date) -> Asked:
@@ -92,18 +91,14 @@ def asked_of(request: Request, caller: AccessToken, today: date) -> Asked:
 
 def split_parameters(request: Request, plain: Collection[str]) -> tuple[dict[str, str], Values]:
     """The parameters that are given once, and the values of each filter. Raises Problem (422) for an unknown one."""
-    single: dict[str, str] = {}
+    single: list[tuple[str, str]] = []
     filters: defaultdict[str, list[str]] = defaultdict(list)
     for name, value in request.query_params.multi_items():
         if name.startswith(FILTER):
             filters[name.removeprefix(FILTER)].append(value)
-            continue
-        if name not in plain:
-            raise queries.wrong("parameter", f"one of {', '.join(sorted(plain))} or filter.NAME", queries.shown(name))
-        if name in single:
-            raise queries.wrong(name, "it once", "it twice or more")
-        single[name] = value
-    return single, filters
+        else:
+            single.append((name, value))
+    return queries.each_once(single, plain, " or filter.NAME"), filters
 
 
 def days_of(parameters: dict[str, str], today: date) -> Days:

@@ -1,11 +1,12 @@
 """Single requests behind a question (contracts §11), a bounded page at a time. Users, tags and prompts need a scope each."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any, get_args
-from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
+import psycopg
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -24,14 +25,18 @@ from usage_pipeline.api.explore.parameters import (
     within,
 )
 from usage_pipeline.api.usage import queries
+from usage_pipeline.api.usage.reading import bound_parts
 from usage_pipeline.api.usage.routes import Reads, json_response, plain
+from usage_pipeline.explore.questions import Days
 from usage_pipeline.explore.requests import Outcome, Place, Search, search
+from usage_pipeline.explore.statements import moments
+from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
+from usage_pipeline.storage.sql import composed
 
 PROMPTS_SCOPE = "prompts"
 MAX_REQUESTS = 1_000
 DEFAULT_REQUESTS = 100
-_MAX_OF_A_MOMENT = 100_000_000
 _OUTCOME = "outcome"
 _PLAIN = frozenset({"from", "to", "limit", "after"})
 router = APIRouter(prefix="/api/usage", tags=["explore"])
@@ -56,27 +61,32 @@ async def requests(
     days = days_of(single, current_day(zone))
     kept = filters_of({name: values for name, values in filters.items() if name != _OUTCOME})
     expect_allowed(caller, [dimension for dimension, _ in kept])
-    asked = Search(days, kept, within(caller.binding), _outcome_of(filters), _after(single))
+    # Who is not bound sees the ids: nothing is hidden from it.
+    digest_key = caller.binding.binding_id.bytes if caller.binding else b""
+    place = _after(single, *moments(days, zone))
+    asked = Search(days, kept, within(caller.binding), _outcome_of(filters), place, digest_key)
     most = queries.limit_of(single, most=MAX_REQUESTS, default=DEFAULT_REQUESTS)
     prompts_for = caller.token_id if PROMPTS_SCOPE in caller.scopes else None
 
     def answer() -> Response:
         with reads.storing.pool.connection() as connection:
             found = search(connection, asked, zone, most, prompts_for=prompts_for)
+            archived = _archived_days(connection, days, zone, caller)
         following = None
         if found.next is not None:
             fixed = {
                 **single,
                 "from": str(days.first),
                 "to": str(days.last),
-                "after": queries.encoded_cursor((found.next.newest, found.next.shown)),
+                "after": queries.encoded_cursor((found.next.newest, found.next.after)),
             }
             named = [(f"{FILTER}{name}", value) for name, values in filters.items() for value in values]
-            following = f"{request.url.path}?{urlencode([*fixed.items(), *named])}"
+            following = queries.following_path(request.url.path, [*fixed.items(), *named])
         document = {
             "timezone": zone.key,
             "from": days.first,
             "to": days.last,
+            "archivedDays": archived,
             "items": [_item(row, caller) for row in found.items],
             "next": following,
         }
@@ -84,6 +94,19 @@ async def requests(
 
     with reads.questions.one(caller.token_id):
         return await reads.storing.in_thread(partial(answer))
+
+
+def _archived_days(connection: psycopg.Connection, days: Days, zone: ZoneInfo, caller: AccessToken) -> Sequence[date]:
+    """The days whose events are no longer all there: that none is found of them does not say that there was none."""
+    parts, arguments = bound_parts(caller.binding)
+    windows = [day_window(days.first + timedelta(days=number), zone) for number in range(days.count)]
+    asked = {
+        "days": [window.day for window in windows],
+        "firsts": [window.first for window in windows],
+        "ends": [window.end for window in windows],
+    }
+    query = composed("explore/select_archived_days", **parts)
+    return [day for (day,) in connection.execute(query, {**arguments, **asked})]
 
 
 def _item(row: Mapping[str, Any], caller: AccessToken) -> dict[str, Any]:
@@ -136,13 +159,14 @@ def _outcome_of(filters: Values) -> Outcome | None:
     raise queries.wrong(f"{FILTER}{_OUTCOME}", f"one of {', '.join(get_args(Outcome))}", queries.shown(",".join(given)))
 
 
-def _after(parameters: Mapping[str, str]) -> Place | None:
+def _after(parameters: Mapping[str, str], first: datetime, end: datetime) -> Place | None:
+    """The place of the cursor, which is within the days. Raises Problem (422)."""
     if (cursor := parameters.get("after")) is None:
         return None
     try:
-        moment, shown = queries.decoded_cursor(cursor, tuple[datetime, int])
-        if moment.tzinfo is None or not 0 <= shown <= _MAX_OF_A_MOMENT:
+        moment, digest = queries.decoded_cursor(cursor, tuple[datetime, bytes])
+        if moment.tzinfo is None or not first <= moment <= end:
             raise ValueError("no cursor of ours")
     except ValueError:
         raise queries.wrong("after", "the cursor that a page of this route gave", queries.shown(cursor)) from None
-    return Place(moment, shown)
+    return Place(moment, digest)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import psycopg
 from fastapi import APIRouter, Depends, Request
-from psycopg import sql as compose
 from starlette.responses import Response
 
 from usage_pipeline.access.tokens import AccessToken
@@ -16,10 +15,10 @@ from usage_pipeline.api import problems
 from usage_pipeline.api.auth import requires
 from usage_pipeline.api.explore import openapi
 from usage_pipeline.api.explore.answers import item_of
-from usage_pipeline.api.explore.parameters import USERS_SCOPE, Asked, asked_of, within
+from usage_pipeline.api.explore.parameters import USERS_SCOPE, Asked, asked_of
 from usage_pipeline.api.problems import Problem
-from usage_pipeline.api.usage.queries import parameters_of
-from usage_pipeline.api.usage.reading import Rows
+from usage_pipeline.api.usage import queries
+from usage_pipeline.api.usage.reading import Rows, bound_parts
 from usage_pipeline.api.usage.routes import Reads, json_response
 from usage_pipeline.explore.columns import columns_of
 from usage_pipeline.explore.limits import TooMuchToRead, expect_readable
@@ -29,7 +28,7 @@ from usage_pipeline.explore.sources import combinations
 from usage_pipeline.explore.statements import statement
 from usage_pipeline.explore.terms import DIMENSIONS, METRICS, TAG_PREFIX, dimension_of
 from usage_pipeline.rollups.daily import current_day
-from usage_pipeline.storage.sql import composed, load, relation
+from usage_pipeline.storage.sql import composed
 
 _STATUSES = problems.responses(401, 403, 422, 429, 500, 503)
 # A client that waits longer has gone, or asks again. A file is streamed for longer.
@@ -80,7 +79,7 @@ async def dimensions(request: Request, caller: BoundCaller) -> Response:
 
     A question is answered if one of the combinations has all its dimensions (`tag:*` is one tag), its grain and its metrics.
     """
-    parameters_of(request, ())
+    queries.parameters_of(request, ())
     reads: Reads = request.app.state.reads
     return await reads.storing.in_thread(partial(_dimensions, reads, caller))
 
@@ -94,7 +93,7 @@ def _page(request: Request, asked: Asked, found: Answer, reads: Reads, caller: A
     question = asked.question
     following = None
     if asked.skipped + len(found.rows) < found.all_rows:
-        following = f"{request.url.path}?{asked.path_query}"
+        following = queries.following_path(request.url.path, asked.following)
     days = question.compared_days
     document = {
         "asOf": shown_data_time(found.as_of, caller),
@@ -127,23 +126,15 @@ def _expect_readable(reads: Reads, question: Question) -> None:
 
 def _dimensions(reads: Reads, caller: AccessToken) -> Response:
     zone = reads.settings.timezone
-    bounds = within(caller.binding)
-    is_by_user = any(dimension.name == "user" for dimension, _ in bounds)
-    query = composed(
-        "explore/select_days",
-        source=relation(f"analytics.{'usage_user_daily' if is_by_user else 'usage_daily'}"),
-        within=compose.SQL("").join(
-            compose.SQL(" and {} = any({})").format(
-                compose.Identifier(dimension.columns[0]), compose.Placeholder(dimension.name)
-            )
-            for dimension, _ in bounds
-        ),
-    )
-    arguments = {dimension.name: list(values) for dimension, values in bounds}
+    parts, arguments = bound_parts(caller.binding)
+    bound = set(caller.binding.bounds.members) if caller.binding else set[str]()
     sees_all = USERS_SCOPE in caller.scopes
     with reads.storing.pool.connection() as connection:
-        [(first, last)] = connection.execute(query, arguments).fetchall()
-        tags = [tag for (tag,) in connection.execute(load("explore/select_tags"))] if sees_all else []
+        [(first, last)] = connection.execute(composed("explore/select_days", **parts), arguments).fetchall()
+        # Tags are rolled up by team: what else a token is bound to cannot be told apart by them.
+        has_tags = sees_all and bound <= {"team"}
+        query = composed("explore/select_tags", **parts)
+        tags = [tag for (tag,) in connection.execute(query, arguments)] if has_tags else []
         as_of = data_time_of(connection, current_day(zone), zone)
     known = [*DIMENSIONS, *filter(None, (dimension_of(f"{TAG_PREFIX}{tag}") for tag in tags))]
     document: Mapping[str, Any] = {
@@ -152,7 +143,7 @@ def _dimensions(reads: Reads, caller: AccessToken) -> Response:
                 "name": dimension.name,
                 "member": dimension.member,
                 "title": dimension.title,
-                "isAllowed": sees_all or not dimension.is_private or (dimension.name == "user" and is_by_user),
+                "isAllowed": sees_all or not dimension.is_private or (dimension.name == "user" and "user_id" in bound),
                 "canBeNone": dimension.can_be_none,
             }
             for dimension in known

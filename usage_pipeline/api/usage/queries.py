@@ -2,9 +2,10 @@
 
 import base64
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, Literal, TypeVar, get_args
+from urllib.parse import urlencode
 
 import msgspec
 from fastapi import Request
@@ -30,11 +31,16 @@ Place = TypeVar("Place")
 
 def parameters_of(request: Request, known: Collection[str]) -> dict[str, str]:
     """The parameters of the query, each given once. Raises Problem (422) for an unknown or repeated parameter."""
+    return each_once(request.query_params.multi_items(), known)
+
+
+def each_once(given: Iterable[tuple[str, str]], known: Collection[str], others: str = "") -> dict[str, str]:
+    """These parameters by name. `others` says which there are beside the known ones. Raises Problem (422)."""
     found: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
+    for name, value in given:
         if name not in known:
             expected = f"one of {', '.join(sorted(known))}" if known else "none"
-            raise wrong("parameter", expected, shown(name))
+            raise wrong("parameter", f"{expected}{others}", shown(name))
         if name in found:
             raise wrong(name, "it once", "it twice or more")
         found[name] = value
@@ -121,6 +127,11 @@ def decoded_cursor(given: str, kind: type[Place]) -> Place:
     padded = given.encode("ascii") + b"=" * (-len(given) % 4)
     # The errors of base64 and of msgspec are ValueErrors.
     return msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
+
+
+def following_path(path: str, parameters: Iterable[tuple[str, str]]) -> str:
+    """The path of the next page. What need not be escaped is not, so that it is hardly longer than the path that was asked."""
+    return f"{path}?{urlencode([*parameters], safe=':/@,')}"
 
 
 def wrong(name: str, expected: str, came: str) -> Problem:

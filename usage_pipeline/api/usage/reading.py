@@ -113,14 +113,22 @@ def bound_query(
     listing: Listing, arguments: Arguments, binding: Binding | None
 ) -> tuple[compose.Composed, dict[str, Any]]:
     """The listing's query and its arguments, for a binding or for all."""
+    parts, bounds = bound_parts(binding)
+    return composed(f"api/usage/select_{listing.query}", **parts), {**arguments, **bounds}
+
+
+def bound_parts(binding: Binding | None) -> tuple[dict[str, compose.Composable], dict[str, Any]]:
+    """Parts of a query, and their arguments: `usage`, the days of models that have the members of a binding, and `within`,
+    conditions to add to others.
+    """
     members = {} if binding is None else binding.bounds.members
-    query = composed(
-        f"api/usage/select_{listing.query}",
+    conditions = [
+        compose.SQL("\nand {} = any({})").format(compose.Identifier(name), compose.Placeholder(f"bound_{name}"))
+        for name in members
+    ]
+    parts: dict[str, compose.Composable] = {
         # The days of users are those of the models, told apart by one column more.
-        usage=relation(f"analytics.{'usage_user_daily' if 'user_id' in members else 'usage_daily'}"),
-        within=compose.SQL("").join(
-            compose.SQL("\nand {} = any({})").format(compose.Identifier(name), compose.Placeholder(f"bound_{name}"))
-            for name in members
-        ),
-    )
-    return query, {**arguments, **{f"bound_{name}": list(kept) for name, kept in members.items()}}
+        "usage": relation(f"analytics.{'usage_user_daily' if 'user_id' in members else 'usage_daily'}"),
+        "within": compose.SQL("").join(conditions),
+    }
+    return parts, {f"bound_{name}": list(kept) for name, kept in members.items()}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 import msgspec
 import redis.asyncio
@@ -272,8 +271,8 @@ def _page_response(
     following = None
     if has_more:
         # With the days as they were taken: "today" may be another on the next page.
-        query = urlencode({**parameters, **range_of_days, "after": queries.cursor_after(listing, rows[-1])})
-        following = f"{request.url.path}?{query}"
+        asked = {**parameters, **range_of_days, "after": queries.cursor_after(listing, rows[-1])}
+        following = queries.following_path(request.url.path, asked.items())
     body = {**range_of_days, "items": [_named(listing, row) for row in rows], "next": following}
     return json_response(body, {"Link": f'<{following}>; rel="next"'} if following else None)
 

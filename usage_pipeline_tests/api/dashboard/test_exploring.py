@@ -131,6 +131,13 @@ def test_why_it_changed_is_told_by_parts_that_add_up(browser: Browser) -> None:
     lead = str(browser.run("return document.querySelector('.lead').innerText"))
     before, now = [money(word) for word in lead.rstrip(".").split() if word.startswith("$")][-2:]
     assert abs(shown - (now - before)) < 0.05
+    browser.wait_for(f"Without requests whose cost is not known: 0 before, {UNPRICED} now")
+    assert "Known cost" not in str(browser.run("return document.querySelector('.bars').innerText"))
+
+
+def test_why_it_changed_is_not_told_as_zero_where_no_cost_is_known(browser: Browser) -> None:
+    browser.open("/?filter.provider=house")
+    browser.wait_for("Nothing to compare: no cost is known in the two periods.")
 
 
 def test_a_row_opens_its_single_requests_page_by_page_and_one_shows_all_that_is_known(

@@ -178,7 +178,7 @@ def compared_days(question: Mapping[str, Any]) -> tuple[date, date]:
     first, last = question["from"], question["to"]
     if question["compare"] == "previous":
         return first - (last - first) - timedelta(days=1), first - timedelta(days=1)
-    if (last + timedelta(days=1)).day == 1:
+    if first.day == 1 and (last + timedelta(days=1)).day == 1:
         return month_before(first), last.replace(day=1) - timedelta(days=1)
     return month_before(first), month_before(last)
 

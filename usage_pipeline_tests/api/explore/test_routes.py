@@ -199,3 +199,28 @@ def test_it_says_what_can_be_asked(explored: Explored, reader: httpx.Client, per
         groups += ["tag:project"] if "tag:*" in one["dimensions"] else []
         for grain in one["grains"]:
             explore(person, group_by=",".join(groups), grain=grain, metrics=",".join(one["metrics"]))
+
+
+def test_who_is_bound_is_told_of_its_own_tags(explored: Explored) -> None:
+    used = {name for event in explored.events if event["team"] == "team-1" for name in event.get("tags", {})}
+    assert "project" in used
+    explored.postgres.execute(
+        "insert into analytics.usage_tag_daily select (jsonb_populate_record(one, "
+        """'{"tag": "of others", "team": "others"}')).* from analytics.usage_tag_daily as one limit 1"""
+    )
+    try:
+
+        def tags(bounds: Bounds | None) -> set[str]:
+            client = explored.client("read", "users", bounds=bounds)
+            terms = client.get("/api/usage/explore/dimensions").raise_for_status().json()
+            return {one["name"] for one in terms["dimensions"] if one["name"].startswith("tag:")}
+
+        assert tags(None) == {"tag:project", "tag:of others"}
+        assert tags(Bounds(teams=("team-1",))) == {"tag:project"}
+        assert tags(Bounds(teams=("others",))) == {"tag:of others"}
+        assert tags(Bounds(teams=("nobody",))) == set()
+        # Tags are not rolled up by service or user.
+        assert tags(Bounds(services=("chat",))) == set()
+        assert tags(Bounds(teams=("team-1",), users=("user-1",))) == set()
+    finally:
+        explored.postgres.execute("delete from analytics.usage_tag_daily where tag = 'of others'")

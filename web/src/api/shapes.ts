@@ -74,7 +74,10 @@ export interface Change {
   costUsd: Money;
   changeUsd: Money;
   parts: Record<string, Money>;
-  [grouping: string]: Money | Record<string, Money>;
+  /** Requests that are in neither cost. */
+  previousUnpricedRequests: number;
+  unpricedRequests: number;
+  [grouping: string]: Money | number | Record<string, Money>;
 }
 
 export interface Changes {

@@ -1,4 +1,4 @@
-// "Why did it change?": the cost of two periods, and the five parts that their difference is made of.
+// "Why did it change?": the cost of two periods, and the six parts that their difference is made of.
 
 import { useAnswer } from "../api/answers";
 import { appendFilters } from "../api/explore";
@@ -10,14 +10,20 @@ import { useWorkspace } from "../workspace";
 import { Scroll } from "./scroll";
 import { Trouble } from "./trouble";
 
+// Nothing wherever the cost of all requests is known: then it is not shown.
+const COVERAGE = "coverageUsd";
 const PARTS = [
   { member: "volumeUsd", title: "Volume", hint: "more or fewer requests" },
   { member: "mixUsd", title: "Models", hint: "dearer or cheaper models than before" },
   { member: "tokensPerRequestUsd", title: "Tokens per request", hint: "longer or shorter prompts and answers" },
   { member: "cacheUsd", title: "Cache", hint: "more or less input read from a cache" },
   { member: "priceUsd", title: "Price", hint: "other prices for the same tokens" },
+  { member: COVERAGE, title: "Known cost", hint: "requests whose cost became known or unknown" },
 ];
 const SPLITS = ["team", "service", "provider"];
+
+const partsOf = (changes: Change[]) =>
+  PARTS.filter(({ member }) => member !== COVERAGE || changes.some((one) => numberOf(one.parts[member])));
 
 export function Changes() {
   const { view, catalogue, change } = useWorkspace();
@@ -52,7 +58,8 @@ export function Changes() {
 function Shown({ found }: { found: Found }) {
   const { total } = found;
   const change = numberOf(total.changeUsd);
-  if (change === null) return <p class="empty">Nothing to compare: no cost is known in one of the two periods.</p>;
+  if (change === null) return <p class="empty">Nothing to compare: no cost is known in the two periods.</p>;
+  const parts = partsOf([total, ...found.items]);
   const share = difference(numberOf(total.costUsd), numberOf(total.previousCostUsd), "usd");
   const [now, before] = [numberOf(total.costUsd), numberOf(total.previousCostUsd)];
   const digits = moneyDigits([now, before]);
@@ -62,23 +69,32 @@ function Shown({ found }: { found: Found }) {
       <p class="lead">
         Cost {verb}
         {change !== 0 && ` by ${formatted(Math.abs(change), "usd", digits)}`}
-        {share && ` (${share.text})`}, from {formatted(before, "usd", digits)} to {formatted(now, "usd", digits)}.
+        {share && ` (${share.text})`}, from {costText(before, digits)} to {costText(now, digits)}.
       </p>
+      {Boolean(total.previousUnpricedRequests || total.unpricedRequests) && (
+        <p class="note">
+          Without requests whose cost is not known: {formatted(total.previousUnpricedRequests, "requests")} before,{" "}
+          {formatted(total.unpricedRequests, "requests")} now.
+        </p>
+      )}
       <div class="changes">
-        <Bars parts={total.parts} />
-        {found.items.length > 0 && <Split items={found.items} />}
+        <Bars shown={parts} parts={total.parts} />
+        {found.items.length > 0 && <Split shown={parts} items={found.items} />}
       </div>
     </>
   );
 }
 
-function Bars({ parts }: { parts: Record<string, Money> }) {
-  const values = PARTS.map(({ member }) => numberOf(parts[member]) ?? 0);
+const costText = (value: number | null, digits: number): string =>
+  value === null ? "an unknown cost" : formatted(value, "usd", digits);
+
+function Bars({ shown, parts }: { shown: typeof PARTS; parts: Record<string, Money> }) {
+  const values = shown.map(({ member }) => numberOf(parts[member]) ?? 0);
   const most = Math.max(...values.map(Math.abs), Number.MIN_VALUE);
   const digits = moneyDigits(values);
   return (
     <dl class="bars">
-      {PARTS.map(({ member, title, hint }, place) => {
+      {shown.map(({ member, title, hint }, place) => {
         const value = values[place] ?? 0;
         const width = (50 * Math.abs(value)) / most;
         return (
@@ -105,7 +121,7 @@ function Bars({ parts }: { parts: Record<string, Money> }) {
 const signed = (value: number | null, digits: number): string =>
   value === null ? "–" : `${value > 0 ? "+" : value < 0 ? "−" : ""}${formatted(Math.abs(value), "usd", digits)}`;
 
-function Split({ items }: { items: Change[] }) {
+function Split({ shown, items }: { shown: typeof PARTS; items: Change[] }) {
   const { view, catalogue, change } = useWorkspace();
   const digits = moneyDigits(items.map((one) => numberOf(one.changeUsd)));
   return (
@@ -117,7 +133,7 @@ function Split({ items }: { items: Change[] }) {
             <th scope="col" class="number">
               Change
             </th>
-            {PARTS.map(({ title, hint }) => (
+            {shown.map(({ title, hint }) => (
               <th key={title} scope="col" class="number" title={hint}>
                 {title}
               </th>
@@ -140,7 +156,7 @@ function Split({ items }: { items: Change[] }) {
                   </button>
                 </th>
                 <td class="number">{signed(numberOf(one.changeUsd), digits)}</td>
-                {PARTS.map((part) => (
+                {shown.map((part) => (
                   <td key={part.member} class="number soft">
                     {signed(numberOf(one.parts[part.member]), digits)}
                   </td>

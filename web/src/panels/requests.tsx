@@ -3,8 +3,8 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { usePages } from "../api/answers";
 import { appendFilters } from "../api/explore";
-import type { UsageRequest, Value } from "../api/shapes";
-import { momentText } from "../days";
+import type { Page, UsageRequest, Value } from "../api/shapes";
+import { momentText, rangeText } from "../days";
 import { formatted, moneyDigits, numberOf, plain } from "../numbers";
 import type { Outcome } from "../state";
 import { useWorkspace } from "../workspace";
@@ -18,12 +18,17 @@ const OUTCOMES: { name: Outcome; title: string }[] = [
   { name: "ok", title: "Succeeded" },
 ];
 
+interface Found extends Page<UsageRequest> {
+  /** Of these days, some or all requests are no longer in the database. */
+  archivedDays: string[];
+}
+
 export function Requests() {
   const { view, catalogue, change } = useWorkspace();
   const card = useRef<HTMLElement>(null);
   const [shown, show] = useState<UsageRequest | null>(null);
   const isOpen = view.requests !== "";
-  const found = usePages<UsageRequest>(isOpen ? pathOf(view) : null);
+  const found = usePages<UsageRequest, Found>(isOpen ? pathOf(view) : null);
   useEffect(() => {
     if (isOpen) card.current?.scrollIntoView({ block: "start" });
   }, [isOpen, view.errorType, view.filters]);
@@ -71,10 +76,9 @@ export function Requests() {
       {isOpen && found.value && !found.items.length && found.more && (
         <p class="empty">None among the newest. The service looks for two seconds at a time.</p>
       )}
-      {isOpen && found.value && !found.items.length && !found.more && (
-        <p class="empty">
-          No single request fits. They are kept for a shorter time than their sums: choose later days, or fewer filters.
-        </p>
+      {isOpen && found.value && !found.items.length && !found.more && <p class="empty">No single request fits.</p>}
+      {isOpen && found.value && found.value.archivedDays.length > 0 && (
+        <p class="note">{archivedText(found.value.archivedDays)}</p>
       )}
       {isOpen && found.items.length > 0 && (
         <List items={found.items} show={show} timezone={catalogue.document.timezone} />
@@ -88,6 +92,12 @@ export function Requests() {
       {shown && <Details request={shown} close={() => show(null)} timezone={catalogue.document.timezone} />}
     </section>
   );
+}
+
+function archivedText(days: string[]): string {
+  const range = rangeText({ from: days[0] as string, to: days.at(-1) as string });
+  const which = days.length === 1 ? `Of ${range}` : `Of ${days.length} days with usage (${range})`;
+  return `${which}, some or all single requests are no longer in the database: they are kept for a shorter time than their sums.`;
 }
 
 function pathOf(view: ReturnType<typeof useWorkspace>["view"]): string {
