@@ -60,8 +60,8 @@ ASKED = (
     _Asked("180 days by month, distinct users", 180, "month", ("team",), ("distinct_users",), 2_000),
     # About as much as may be asked (`explore/limits.py`).
     _Asked("180 days by user", 180, "total", ("user",), _COST, 2_000),
-    _Asked("50 days by user and day", 50, "day", ("user",), _COST, 2_000),
-    _Asked("15 days by user and model", 15, "total", ("user", "model"), _COST, 2_000),
+    _Asked("45 days by user and day", 45, "day", ("user",), _COST, 2_000),
+    _Asked("13 days by user and model", 13, "total", ("user", "model"), _COST, 2_000),
     _Asked("80 days by day, API key and all", 80, "day", (*GROUP, "api_key"), _COST, 2_000),
     _Asked("180 days by day, percentiles", 180, "day", (), _PERCENTILES, 2_000),
     _Asked("180 days by team, percentiles", 180, "total", ("team",), _PERCENTILES, 2_000),

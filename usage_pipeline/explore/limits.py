@@ -15,7 +15,7 @@ from usage_pipeline.texts import counted
 # costs more than another, and a row that becomes one of the answer more than one that is only added.
 MAX_ROWS_READ = 4_000_000
 _WIDE = frozenset({"usage_user_daily", "usage_hourly"})
-_COST_OF_A_WIDE_ROW, _COST_OF_A_GROUP, _COST_OF_A_GROUP_OF_MANY_NAMES = 2.7, 3.0, 8.0
+_COST_OF_A_WIDE_ROW, _COST_OF_A_GROUP, _COST_OF_A_GROUP_OF_MANY_NAMES = 3.0, 3.4, 8.0
 _FEW_NAMES = 2
 _MANY_VALUED = frozenset({"user", "api_key", "tag"})
 # Of latencies as they are stored, 4 bytes each. Those of one group and value become one.
