@@ -14,8 +14,8 @@ from usage_pipeline.explore.statements import Statement, moments, statement
 from usage_pipeline.storage.sql import load
 
 # A question over many rows hashes them in memory, and is over before it would have been compiled. The planner takes millions of
-# latencies for thousands, and would sort them on disk. Roll-ups are in the order of their days, and on no disk that turns: to find
-# the days by the index beats reading all of them. A second process pays sooner than the planner thinks.
+# latencies for thousands, and would sort them on disk. Roll-ups are in the order of their days, and on no disk that turns: the
+# index finds the days sooner than a look at all of them. A second process pays sooner than the planner thinks.
 PLANNING = (
     "set local work_mem = '64MB'; set local jit = off; set local random_page_cost = 1.1; "
     "set local parallel_setup_cost = 100; set local parallel_tuple_cost = 0.01; "
