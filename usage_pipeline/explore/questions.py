@@ -57,7 +57,12 @@ class Question:
     def plan(self) -> Plan:
         """Raises CannotBeAnswered."""
         kept_to = [dimension for dimension, _ in (*self.filters, *self.within)]
-        return plan(self.grain, self.group_by, kept_to, self.metrics)
+        return plan(self.grain, self.group_by, kept_to, self.metrics, are_days_apart=self.are_days_apart)
+
+    @property
+    def are_days_apart(self) -> bool:
+        """Whether each day is a period. The last days of a longer month before are beside one day."""
+        return self.grain == "day" and self.compare != "month_before"
 
     @property
     def compared_days(self) -> Days | None:

@@ -80,10 +80,17 @@ class Plan:
     latencies: Source | None = None
 
 
-def plan(grain: Grain, grouped: Collection[Dimension], other: Collection[Dimension], metrics: Iterable[Metric]) -> Plan:
+def plan(
+    grain: Grain,
+    grouped: Collection[Dimension],
+    other: Collection[Dimension],
+    metrics: Iterable[Metric],
+    *,
+    are_days_apart: bool,
+) -> Plan:
     """The sources for groups by these dimensions, kept to values of `grouped` and `other` ones.
 
-    Raises CannotBeAnswered.
+    With `are_days_apart`, no two days are in one period. Raises CannotBeAnswered.
     """
     asked = tuple(metrics)
     families = {dimension.family for dimension in (*grouped, *other)}
@@ -98,7 +105,7 @@ def plan(grain: Grain, grouped: Collection[Dimension], other: Collection[Dimensi
         return _hourly(families, {dimension.family for dimension in grouped}, parts)
     sums = _first(_DAYS, families, needed, asked)
     # A group that is a row of the roll-up has its users and percentiles in it.
-    if grain == "day" and sums.families == {dimension.family for dimension in grouped}:
+    if are_days_apart and sums.families == {dimension.family for dimension in grouped}:
         parts = parts - sums.parts
     return Plan(
         sums,

@@ -154,7 +154,7 @@ def _percentiles(question: Question, source: Source) -> dict[str, compose.Compos
         for share, _ in shares
     )
     # Where each row is a group, its latencies are sorted and there once.
-    is_merged = question.grain != "day" or {dimension.family for dimension in question.group_by} != source.families
+    is_merged = not question.are_days_apart or {dimension.family for dimension in question.group_by} != source.families
     summed, grouped = "sum(counts.requests::float8)", "\n    group by numbered.number, counts.latency_ms"
     return {
         "shares": compose.Literal([share for share, _ in shares]),
