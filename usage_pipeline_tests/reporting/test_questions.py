@@ -170,10 +170,12 @@ def test_which_teams_spend_more(ask: Any, sent: Fortnight) -> None:
         assert (row["requests"], row["requests_before"]) == (len(now), len(before))
         assert is_near(row["cost_usd"], cost_of(now))
         assert is_near(row["cost_before_usd"], cost_of(before))
-        each = before.cost.sum() / len(before)
-        assert is_near(row["by_more_requests_usd"], (len(now) - len(before)) * each)
-        parts = row["by_more_requests_usd"] + row["by_dearer_requests_usd"]
-        assert float(parts) == pytest.approx(float(row["change_usd"]), abs=0.011)
+        # As if as large a share of the requests had had a known cost before as has now.
+        each, share = before.cost.mean(), now.cost.notna().mean()
+        assert is_near(row["by_more_requests_usd"], (len(now) - len(before)) * share * each)
+        assert is_near(row["by_dearer_requests_usd"], now.cost.notna().sum() * (now.cost.mean() - each))
+        parts = row["by_more_requests_usd"] + row["by_dearer_requests_usd"] + row["by_known_costs_usd"]
+        assert float(parts) == pytest.approx(float(row["change_usd"]), abs=0.016)
     changes = [row["change_usd"] for row in answers]
     assert changes == sorted(changes, reverse=True)
 
