@@ -14,11 +14,11 @@ _STEPS = ((Decimal(10) ** 12, "T"), (Decimal(10) ** 9, "B"), (Decimal(10) ** 6, 
 
 
 def amount(value: Decimal | None, *, signed: bool = False) -> str:
-    """US dollars: to the cent, small ones to four places, large ones to the dollar."""
+    """US dollars: to the cent, what is less to four places, large ones to the dollar."""
     if value is None:
         return _NOTHING
     size = abs(value)
-    places = 4 if 0 < size < Decimal("0.1") else 2 if size < 10_000 else 0
+    places = 4 if 0 < size < Decimal("0.01") else 2 if size < 10_000 else 0
     sign = ("−" if value < 0 else "+" if signed and value > 0 else "") if round(size, places) else ""
     return f"{sign}${size:,.{places}f}"
 
@@ -91,7 +91,8 @@ def message(contents: Contents) -> str:
         if parts:
             lines.append(f"Why the cost changed: {', '.join(parts)}")
     lines += [said for said in [unpriced(now["unpriced_requests"])] if said]
-    return without_mentions("\n".join(lines))
+    # Each line for itself: a line break in a name is told as one.
+    return "\n".join(map(without_mentions, lines))
 
 
 def _compared(shown: str, now: Any, shown_before: str, before: Any) -> str:

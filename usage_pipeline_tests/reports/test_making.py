@@ -291,6 +291,13 @@ def test_the_message_calls_nobody(rolled: Rolled) -> None:
         read_contents(rolled.postgres, OCTOBER, ZONE_INFO), teams=[Share("@everyone <!channel>", Decimal(5), None)]
     )
     said = message(named)
+    assert [line.partition(":")[0] for line in said.splitlines()[1:5]] == [
+        "Cost",
+        "Requests",
+        "Errors",
+        "Teams that cost most",
+    ]
+    assert "\\n" not in said
     assert "everyone" in said
     assert "@everyone" not in said
     assert "<!channel>" not in said

@@ -49,7 +49,7 @@ def test_lineage_of_views_goes_through_sums_unions_and_subqueries() -> None:
     assert views["usage_by_team"]["distinct_users"] == ["analytics.usage_user_daily.user_id"]
     assert views["errors_by_type"]["errors"] == ["analytics.usage_daily.errors", "analytics.usage_error_daily.errors"]
     assert views["charge_back"]["late_change_usd"] == ["ops.late_data.after", "ops.late_data.before"]
-    assert views["charge_back"]["cost_usd"] == ["analytics.usage_monthly.cost_usd"]
+    assert views["charge_back"]["cost_usd"] == ["analytics.usage_daily.cost_usd"]
     assert views["current_rankings"]["score"] == ["reporting.rankings.score"]
     assert len(views["rankings"]["score"]) == 6
 

@@ -1,6 +1,6 @@
 """Explore (contracts §11): usage by any grouping that a roll-up has, with comparisons, as JSON or as a file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -63,6 +63,7 @@ async def explore(request: Request, caller: BoundCaller) -> Response:
 
         def answer() -> Response:
             with reads.storing.pool.connection() as connection, answerable(connection, question):
+                _expect_known_tags(connection, question, reads.settings.tags)
                 found = read(connection, question, zone, asked.most, asked.skipped, QUESTION_SECONDS)
             return _page(request, asked, found, reads, caller)
 
@@ -121,7 +122,19 @@ def answerable(connection: psycopg.Connection, question: Question) -> Iterator[N
 
 def _expect_readable(reads: Reads, question: Question) -> None:
     with reads.storing.pool.connection() as connection, answerable(connection, question):
-        pass
+        _expect_known_tags(connection, question, reads.settings.tags)
+
+
+def _expect_known_tags(connection: psycopg.Connection, question: Question, rolled_up: Collection[str]) -> None:
+    """Raises Problem (422) for a tag that is not rolled up now, and never was: no usage is known by it."""
+    for dimension in (*question.group_by, *(dimension for dimension, _ in question.filters)):
+        tag = dimension.name.removeprefix(TAG_PREFIX)
+        if dimension.family != "tag" or tag in rolled_up:
+            continue
+        query = "select exists (select from analytics.usage_tag_daily where tag = %s)"
+        [(is_known,)] = connection.execute(query, (tag,)).fetchall()
+        if not is_known:
+            raise queries.wrong(queries.shown(dimension.name), "a tag of ROLLUP_TAGS", "one that is not rolled up")
 
 
 def _dimensions(reads: Reads, caller: AccessToken) -> Response:

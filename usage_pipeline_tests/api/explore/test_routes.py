@@ -80,6 +80,8 @@ def test_users_and_tags_need_a_scope_of_their_own(
         ({"group_by": "error_type", "metrics": "requests"}, "cannot-be-grouped", "only the metric errors"),
         ({"group_by": "user", "grain": "hour"}, "cannot-be-grouped", "grain=day or longer has it"),
         ({"metrics": "latency_p95_ms", "grain": "hour"}, "cannot-be-grouped", "group_by=team,service,provider,model"),
+        ({"group_by": "tag:projekt"}, "invalid-parameter", "'tag:projekt': expected a tag of ROLLUP_TAGS"),
+        ({"filter.tag:50%": "a", "format": "csv"}, "invalid-parameter", "expected a tag of ROLLUP_TAGS"),
         ({"group_by": "service,tag:project"}, "cannot-be-grouped", "a tag with team, provider and model only"),
     ],
 )

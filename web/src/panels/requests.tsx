@@ -76,7 +76,7 @@ export function Requests() {
       {isOpen && found.value && !found.items.length && found.more && (
         <p class="empty">None among the newest. The service looks for two seconds at a time.</p>
       )}
-      {isOpen && found.value && !found.items.length && !found.more && <p class="empty">No single request fits.</p>}
+      {isOpen && found.value && !found.items.length && !found.more && <p class="empty">No single request matches.</p>}
       {isOpen && found.value && found.value.archivedDays.length > 0 && (
         <p class="note">{archivedText(found.value.archivedDays)}</p>
       )}

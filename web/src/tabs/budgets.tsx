@@ -11,7 +11,9 @@ export function Budgets() {
   return (
     <section class="card" aria-labelledby="budgets-title" aria-busy={found.isLoading}>
       <header>
-        <h2 id="budgets-title">Budgets</h2>
+        <h2 id="budgets-title" class="unseen">
+          All budgets
+        </h2>
         <p class="note">The thin line is where the period ends at the present rate.</p>
       </header>
       {found.error ? <Trouble error={found.error} /> : null}
@@ -61,7 +63,8 @@ function One({ budget }: { budget: Budget }) {
         {forecast !== null && <span class="forecast" style={{ left: part(forecast) }} />}
       </div>
       <p>
-        <strong>{write(budget.used)}</strong> of {write(budget.limit)} ({share}), {write(budget.left)} left. Forecast:{" "}
+        <strong>{write(budget.used)}</strong> of {write(budget.limit)}
+        {budget.unit === "usd" ? "" : ` ${budget.unit}`} ({share}), {write(budget.left)} left. Forecast:{" "}
         {write(budget.forecast)}, <span class={verdict === "within the limit" ? "" : "bad"}>{verdict}</span>.
         {budget.unpricedRequests > 0 && ` Not in it: ${counted(budget.unpricedRequests, "request")} without a price.`}
       </p>
