@@ -33,4 +33,4 @@ where alert_id in (
     for update of alerts skip locked
 )
 returning
-    alert_id, pending, rule, severity, title, text, remedy, first_at, last_at, count, delivered_to;
+    alert_id, pending, rule, severity, title, text, remedy, first_at, last_at, count, delivered_to, told;

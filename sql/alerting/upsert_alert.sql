@@ -1,8 +1,8 @@
 -- Opens an alert, or counts on the open one. A message is due unless one went out within the cool-down, of this alert or of an
 -- earlier one with its key. The open row is looked at as it is under its lock: another evaluator may just have sent it.
-insert into ops.alerts as alerts (dedupe_key, rule, severity, title, text, remedy, pending)
+insert into ops.alerts as alerts (dedupe_key, rule, severity, title, text, remedy, told, pending)
 values (
-    %(dedupe_key)s, %(rule)s, %(severity)s, %(title)s, %(text)s, %(remedy)s,
+    %(dedupe_key)s, %(rule)s, %(severity)s, %(title)s, %(text)s, %(remedy)s, '{}',
     case
         when %(is_told)s and not exists (
             select 1
@@ -23,6 +23,8 @@ set
     pending = case
         when not %(is_told)s then alerts.pending
         when alerts.delivered_at is null then coalesce(alerts.pending, excluded.pending)
+        -- A channel that is new hears of what is open.
+        when not alerts.told @> %(channels)s::text[] then 'raised'
         when alerts.delivered_at > clock_timestamp() - %(cool_down)s::interval then alerts.pending
         else 'raised'
     end,

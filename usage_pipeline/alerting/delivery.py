@@ -37,16 +37,24 @@ class Courier:
         return cls(settings.alert_channels, settings.alert_timeout_seconds)
 
     def send(self, message: Message) -> Outcome:
-        """Logs the message, and sends it at the same time to all channels that do not have it yet."""
+        """Logs the message, and sends it at the same time to all channels that do not have it yet.
+
+        That an alert is over goes to those that were told of it.
+        """
         if not message.delivered_to:
             level = logging.WARNING if message.pending == "raised" else logging.INFO
             line = written(message).replace("\n", " ")
             _log.log(level, "alert %d (%s): %s: %s", message.alert_id, message.rule, titled(message), line)
-        if not self.channels:
+        wanted = [
+            (name, url)
+            for name, url in named(self.channels)
+            if message.pending == "raised" or message.told is None or name in message.told
+        ]
+        if not wanted:
             return Outcome((LOG_ONLY,), None)
         sending = [
             Sending(name, url, self.timeout_seconds)
-            for name, url in named(self.channels)
+            for name, url in wanted
             if name not in message.delivered_to and name not in self._down
         ]
         for one in sending:
@@ -56,10 +64,10 @@ class Courier:
                 self._down[one.name] = problem
                 _log.warning("alert %d: %s: %s; it is tried again", message.alert_id, one.name, problem)
         accepted = tuple(one.name for one in sending if one.name not in self._down)
-        return Outcome(accepted, self._error(accepted, message.delivered_to))
+        return Outcome(accepted, self._error([name for name, _ in wanted], {*accepted, *message.delivered_to}))
 
-    def _error(self, accepted: Collection[str], before: Collection[str]) -> str | None:
-        missing = [name for name, _ in named(self.channels) if name not in accepted and name not in before]
+    def _error(self, wanted: Collection[str], have_it: Collection[str]) -> str | None:
+        missing = [name for name in wanted if name not in have_it]
         return "; ".join(f"{name}: {self._down.get(name, 'not sent')}" for name in missing) or None
 
 

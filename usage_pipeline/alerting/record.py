@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from usage_pipeline.alerting.alert import Alert, Severity
+from usage_pipeline.alerting.channels import named
 from usage_pipeline.alerting.rules import Judgement, cool_down
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import load
@@ -36,7 +37,10 @@ _CLEARED_COUNTS_SECONDS = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message that this evaluator has claimed; `delivered_to` are channels that have it already."""
+    """A message that this evaluator has claimed; `delivered_to` are channels that have it already.
+
+    `told` are those that got the alert itself, to which that it is over is sent; None: all.
+    """
 
     alert_id: int
     pending: Kind
@@ -49,6 +53,7 @@ class Message:
     last_at: datetime
     count: int
     delivered_to: Sequence[str]
+    told: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +87,9 @@ def note_judgement(postgres: psycopg.Connection, judgement: Judgement, settings:
 def note_alerts(postgres: psycopg.Connection, alerts: Iterable[Alert], settings: Settings) -> int:
     """Opens alerts, and counts open ones again, in the order of their keys, so that two evaluators do not deadlock."""
     opened = 0
+    channels = [name for name, _ in named(settings.alert_channels)]
     for alert in sorted(alerts, key=lambda one: one.dedupe_key):
-        arguments = asdict(alert) | {"cool_down": cool_down(alert.rule, settings)}
+        arguments = asdict(alert) | {"cool_down": cool_down(alert.rule, settings), "channels": channels}
         row = postgres.execute(load("alerting/upsert_alert"), arguments).fetchone()
         opened += bool(row and row[0])
     return opened

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import redis
 from psycopg.types.json import Jsonb
+from pydantic import SecretStr
 from usage_recorder.recorder import Recorder
 
 from usage_pipeline.access.invitations import Person, invite, let_in_by_proxy
@@ -22,7 +23,7 @@ from usage_pipeline.merchants.aggregation import aggregate
 from usage_pipeline.reconciliation.comparison import reconcile
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
-from usage_pipeline_tests.rigs.alerts import Webhook, alert, told_at
+from usage_pipeline_tests.rigs.alerts import Webhook, alert, told_at, webhook
 from usage_pipeline_tests.rigs.clock import today
 
 NOTHING = OrchestrationFacts()
@@ -69,6 +70,41 @@ def test_dead_letters_are_told_once_and_said_to_be_over_when_none_is_open(
     for _ in range(2):
         evaluate_pipeline(alerting, NOTHING, {})
     assert hook.titles[1:] == ["Cleared: Dead letters of api_key: 1"]
+
+
+def test_a_channel_that_is_new_hears_of_what_is_open_and_not_of_the_end_of_what_it_never_heard_of(
+    settings: Settings, alerting: Settings, hook: Webhook, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    redis_client.hset("apikey:a:metrics", "total_requests", "many")
+    drain_once(settings)
+    for _ in range(2):
+        evaluate_pipeline(settings, NOTHING, {})
+    for _ in range(3):
+        evaluate_pipeline(alerting, NOTHING, {})
+    assert hook.titles == ["Dead letters of api_key: 1"]
+    with webhook() as newer:
+        urls = f"json://127.0.0.1:{hook.port}/,json://127.0.0.1:{newer.port}/"
+        both = alerting.model_copy(update={"alert_urls": SecretStr(urls)})
+        for _ in range(2):
+            evaluate_pipeline(both, NOTHING, {})
+        assert (len(hook.titles), newer.titles) == (1, ["Dead letters of api_key: 1"])
+        postgres.execute("update ops.dead_letters set replayed_at = now()")
+        for _ in range(2):
+            evaluate_pipeline(both, NOTHING, {})
+        assert hook.titles[1:] == newer.titles[1:] == ["Cleared: Dead letters of api_key: 1"]
+
+
+def test_the_end_of_an_alert_is_told_to_nobody_who_never_heard_of_it(
+    settings: Settings, alerting: Settings, hook: Webhook, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    redis_client.hset("apikey:a:metrics", "total_requests", "many")
+    drain_once(settings)
+    evaluate_pipeline(settings, NOTHING, {})
+    postgres.execute("update ops.dead_letters set replayed_at = now()")
+    for _ in range(2):
+        evaluate_pipeline(alerting, NOTHING, {})
+    assert hook.titles == []
+    assert open_rules(postgres) == []
 
 
 def test_counters_that_nobody_drains_are_told_and_a_drain_ends_it(
