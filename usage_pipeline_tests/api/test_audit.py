@@ -143,7 +143,8 @@ def test_a_file_of_several_processes_is_renamed_when_it_is_full(
         list(writers.map(write_many, "abc"))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["audit.jsonl", "audit.jsonl.1"]
     for file in tmp_path.iterdir():
-        assert file.stat().st_size < most_bytes + 3 * 100
+        # While the one that renames it is held up, the others write on. In all they write eight times as much.
+        assert file.stat().st_size < 4 * most_bytes
         assert all(set(line) == {"name", "number"} for line in lines_of(file))
 
 
