@@ -119,10 +119,11 @@ begin
 end
 $$;
 
+-- From days: a month is rolled up once a day, and until then would miss what was corrected today.
 create or replace view reporting.cost_changes as
 with each as (
     select
-        month_start,
+        date_trunc('month', usage_date::timestamp)::date as month_start,
         team,
         provider,
         model,
@@ -140,8 +141,8 @@ with each as (
             sum(input_image_tokens),
             sum(output_image_tokens)
         ] as counts
-    from analytics.usage_monthly
-    group by month_start, team, provider, model
+    from analytics.usage_daily
+    group by date_trunc('month', usage_date::timestamp)::date, team, provider, model
 ),
 pairs as (
     select
@@ -174,7 +175,7 @@ grouped as (
     from pairs
     cross join lateral analytics.compared_requests(before, after) as compared
     -- The month after the last one has nothing yet.
-    where month_start <= (select max(month_start) from analytics.usage_monthly)
+    where month_start <= (select max(usage_date) from analytics.usage_daily)
     window groups as (partition by month_start, team)
 ),
 summed as (

@@ -1,4 +1,4 @@
-"""Views of months read days; the statements are in the SQL file of that name."""
+"""Charge-back reads days; the statements are in the SQL file of that name."""
 
 from pathlib import Path
 
