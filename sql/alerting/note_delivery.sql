@@ -4,7 +4,7 @@ set
     claimed_until = null,
     attempts = attempts + 1,
     delivered_to = delivered_to || %(accepted)s::text[],
-    told = case when %(kind)s = 'raised' then told || %(accepted)s::text[] else told end,
+    told = case when %(kind)s = 'raised' then array(select distinct unnest(told || %(accepted)s::text[])) else told end,
     delivery_error = %(error)s,
     delivered_at = case
         when %(kind)s = 'raised' and cardinality(%(accepted)s::text[]) > 0 then clock_timestamp()
