@@ -18,7 +18,7 @@ from usage_pipeline.explore.limits import TooMuchToRead, expect_readable
 from usage_pipeline.explore.questions import Days, Order, Question
 from usage_pipeline.explore.reading import read
 from usage_pipeline.explore.sources import Grain
-from usage_pipeline.explore.terms import METRIC_BY_NAME, dimension_of
+from usage_pipeline.explore.terms import METRIC_BY_NAME, dimensions_of
 from usage_pipeline.rollups.window_tables import GROUP
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
@@ -42,8 +42,8 @@ class _Asked:
     def question(self, all_days: int) -> Question:
         last = FIRST_DAY + timedelta(days=all_days - 1)
         first = max(FIRST_DAY, last - timedelta(days=self.days - 1))
-        groups = tuple(found for name in self.group_by if (found := dimension_of(name)) is not None)
-        kept = tuple((found, (value,)) for name, value in self.filters if (found := dimension_of(name)) is not None)
+        groups = dimensions_of(*self.group_by)
+        kept = tuple((dimension, (value,)) for name, value in self.filters for dimension in dimensions_of(name))
         metrics = tuple(METRIC_BY_NAME[name] for name in self.metrics)
         order = Order(self.metrics[-1], True) if self.grain == "total" and groups else None
         return Question(Days(first, last), self.grain, groups, metrics, kept, order=order)

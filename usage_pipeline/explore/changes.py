@@ -11,7 +11,7 @@ from psycopg import sql as compose
 
 from usage_pipeline.explore.questions import Question
 from usage_pipeline.explore.statements import statement
-from usage_pipeline.explore.terms import METRIC_BY_NAME, Dimension, dimension_of
+from usage_pipeline.explore.terms import METRIC_BY_NAME, Dimension, dimensions_of
 from usage_pipeline.storage.sql import composed
 
 GROUPS = ("team", "service", "provider")
@@ -63,9 +63,8 @@ def changes_question(question: Question, group: Dimension | None) -> Question:
     """The question whose answer is split: by group, provider and model, over all of the days."""
     by = [group.name] if group else []
     names = [*by, *(name for name in ("provider", "model") if name not in by)]
-    dimensions = tuple(found for name in names if (found := dimension_of(name)) is not None)
     metrics = tuple(METRIC_BY_NAME[name] for name in _METRICS)
-    return replace(question, grain="total", group_by=dimensions, metrics=metrics)
+    return replace(question, grain="total", group_by=dimensions_of(*names), metrics=metrics)
 
 
 def changes(

@@ -57,6 +57,11 @@ def dimension_of(name: str) -> Dimension | None:
     return _BY_NAME.get(name)
 
 
+def dimensions_of(*names: str) -> tuple[Dimension, ...]:
+    """Those of these names, which are no tags. Raises KeyError."""
+    return tuple(_BY_NAME[name] for name in names)
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """What is measured. `expression` is one over sums of columns of the same names (`needs`), or over what its part gives.

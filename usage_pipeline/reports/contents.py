@@ -14,7 +14,7 @@ from usage_pipeline.explore.columns import columns_of
 from usage_pipeline.explore.questions import Question
 from usage_pipeline.explore.reading import COLUMNS_BEFORE_GROUPS, read_within, snapshot
 from usage_pipeline.explore.sources import Grain as AskedGrain
-from usage_pipeline.explore.terms import METRIC_BY_NAME, dimension_of
+from usage_pipeline.explore.terms import METRIC_BY_NAME, dimensions_of
 from usage_pipeline.exports.columns import Column
 from usage_pipeline.reports.report import Report
 from usage_pipeline.rollups.calendar import Grain, window_on
@@ -63,30 +63,13 @@ class Contents:
     change: Change | None
 
 
-@dataclass(frozen=True, slots=True)
-class TableColumn:
-    """A column of the table, as its files call it, and the columns of roll-ups that it is made of."""
-
-    name: str
-    kind: str
-    description: str
-    is_nullable: bool
-    sources: tuple[str, ...]
-
-
-def table_columns(grain: Grain) -> Sequence[TableColumn]:
-    """The columns of the table of a week or month."""
+def table_columns(grain: Grain) -> Sequence[tuple[Column, tuple[str, ...]]]:
+    """The columns of the table of a week or month, each with the columns of roll-ups that it is made of."""
     listed = _table_question(_any_report(grain))
     metrics = [METRIC_BY_NAME[name].needs for name in _LISTED]
     sources = [*((name,) for name in GROUP), *metrics, *metrics]
     return [
-        TableColumn(
-            column.shown_name,
-            column.kind,
-            column.description,
-            column.is_nullable,
-            tuple(f"analytics.usage_daily.{name}" for name in of_column),
-        )
+        (column, tuple(f"analytics.usage_daily.{name}" for name in of_column))
         for column, of_column in zip(columns_of(listed), sources, strict=True)
     ]
 
@@ -155,7 +138,7 @@ def _question(
     return Question(
         report.days,
         grain,
-        tuple(found for name in groups if (found := dimension_of(name)) is not None),
+        dimensions_of(*groups),
         tuple(METRIC_BY_NAME[name] for name in metrics),
         compare=report.compare if is_compared else None,
     )

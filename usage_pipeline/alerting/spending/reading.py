@@ -15,7 +15,7 @@ from usage_pipeline.budgets.store import budgets
 from usage_pipeline.explore.limits import TooMuchToRead, expect_readable
 from usage_pipeline.explore.questions import Days, Question
 from usage_pipeline.explore.reading import COLUMNS_BEFORE_GROUPS, data_time_of, read
-from usage_pipeline.explore.terms import METRIC_BY_NAME, dimension_of
+from usage_pipeline.explore.terms import METRIC_BY_NAME, dimensions_of
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import load
@@ -115,10 +115,8 @@ def _read_latencies(postgres: psycopg.Connection, settings: Settings, days: list
 
 def _rows(postgres: psycopg.Connection, settings: Settings, first: date, last: date, *metrics: str) -> Rows:
     """Metrics by team and day. Raises TooMuchToRead."""
-    team = dimension_of("team")
-    assert team is not None  # noqa: S101  # it is a dimension
     asked = tuple(METRIC_BY_NAME[name] for name in metrics)
-    question = Question(Days(first, last), "day", (team,), asked)
+    question = Question(Days(first, last), "day", dimensions_of("team"), asked)
     expect_readable(postgres, question)
     found: defaultdict[str, dict[date, Row]] = defaultdict(dict)
     for row in read(postgres, question, settings.timezone, _MOST_ROWS).rows:

@@ -10,7 +10,8 @@ import psycopg
 
 from usage_pipeline.explore.questions import Days, Order, Question, compared
 from usage_pipeline.explore.reading import COLUMNS_BEFORE_GROUPS, read
-from usage_pipeline.explore.terms import METRIC_BY_NAME, Dimension, dimension_of
+from usage_pipeline.explore.terms import METRIC_BY_NAME, Dimension, dimensions_of
+from usage_pipeline.rollups.calendar import month_of
 
 MOST_TEAMS = 1_000
 _METRICS = tuple(METRIC_BY_NAME[name] for name in ("requests", "cost_usd", "unpriced_requests"))
@@ -57,19 +58,12 @@ class Month:
         return _sum([line.before for line in self.lines])
 
 
-def month_of(first: date) -> Days:
-    """The whole month that begins on a day."""
-    return Days(first, (first + timedelta(days=32)).replace(day=1) - timedelta(days=1))
-
-
 def question_of(first: date, within: Within) -> Question:
     """The question whose answer is the month that begins on a day. `within` is what a bound token may see."""
-    team = dimension_of("team")
-    assert team is not None  # noqa: S101  # it is one of ours
     return Question(
-        month_of(first),
+        Days(first, month_of(first + timedelta(days=31)) - timedelta(days=1)),
         "total",
-        (team,),
+        dimensions_of("team"),
         _METRICS,
         within=within,
         order=Order("cost_usd", True),

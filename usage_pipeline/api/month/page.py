@@ -1,7 +1,7 @@
 """The page of a month: its table, the form to sign in, and what is said where there is neither."""
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from http import HTTPStatus
 from xml.etree.ElementTree import Element
@@ -41,7 +41,7 @@ def month_page(month: Month, as_of: datetime, today: date, zone: ZoneInfo, *, bo
             tag("p", tag("span", f"As of {_moment(as_of, zone)}"), class_="note"),
             class_="headline",
         ),
-        _links(first, today),
+        _links(month, today),
         tag(
             "section",
             _table(month) if month.lines else tag("p", "No usage in these two months.", class_="empty"),
@@ -110,8 +110,8 @@ def _notice(text: str) -> list[Element]:
     return [tag("p", f"{text[0].upper()}{text[1:].rstrip('.')}.", class_="notice", role="alert")] if text else []
 
 
-def _links(first: date, today: date) -> Element:
-    before, after = (first - timedelta(days=1)).replace(day=1), (first + timedelta(days=32)).replace(day=1)
+def _links(month: Month, today: date) -> Element:
+    before, after = month.days_before.first, month.days.until
     links: list[Child] = []
     if before.year >= FIRST_YEAR:
         links += [tag("a", f"← {_name(before)}", href=f"{PATH}?month={before:%Y-%m}"), " "]

@@ -47,6 +47,8 @@ def report_assets(partitions: Mapping[Grain, dg.TimeWindowPartitionsDefinition])
 
 
 def _report_asset(grain: Grain, partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
+    listed = table_columns(grain)
+
     @dg.asset(
         key=report_key(grain),
         deps=[dg.AssetKey(table.split(".")) for table in tables_read(grain)],
@@ -59,10 +61,8 @@ def _report_asset(grain: Grain, partitions: dg.TimeWindowPartitionsDefinition) -
         f"beside the {grain} before, and a page (PNG) with what it cost and why that changed. Its files are written to "
         "REPORTS_URL, and with SEND_REPORTS the newest one goes to ALERT_URLS, once.",
         metadata={
-            **column_schema(
-                Column(one.name, one.kind, one.is_nullable, one.description) for one in table_columns(grain)
-            ),
-            **column_lineage({one.name: one.sources for one in table_columns(grain)}),
+            **column_schema(Column(one.shown_name, one.kind, one.is_nullable, one.description) for one, _ in listed),
+            **column_lineage({one.shown_name: sources for one, sources in listed}),
         },
         retry_policy=IO_RETRY,
     )
