@@ -34,19 +34,25 @@ def window_partitions(settings: Settings) -> Mapping[Grain, dg.TimeWindowPartiti
     return {
         "hour": dg.HourlyPartitionsDefinition(start_date=f"{start}-00:00", timezone=zone),
         "day": daily_partitions(settings),
-        "week": dg.WeeklyPartitionsDefinition(
-            start_date=week_of(start).isoformat(), day_offset=1, timezone=zone, end_offset=1
-        ),
-        "month": dg.MonthlyPartitionsDefinition(start_date=month_of(start).isoformat(), timezone=zone, end_offset=1),
+        **_weeks_and_months(settings, end_offset=1),
     }
 
 
 def report_partitions(settings: Settings) -> Mapping[Grain, dg.TimeWindowPartitionsDefinition]:
     """Weeks and months that ended."""
+    return _weeks_and_months(settings, end_offset=0)
+
+
+def _weeks_and_months(settings: Settings, *, end_offset: int) -> dict[Grain, dg.TimeWindowPartitionsDefinition]:
+    """Up to so many that have not ended."""
     start, zone = settings.usage_start_date, settings.usage_timezone
     return {
-        "week": dg.WeeklyPartitionsDefinition(start_date=week_of(start).isoformat(), day_offset=1, timezone=zone),
-        "month": dg.MonthlyPartitionsDefinition(start_date=month_of(start).isoformat(), timezone=zone),
+        "week": dg.WeeklyPartitionsDefinition(
+            start_date=week_of(start).isoformat(), day_offset=1, timezone=zone, end_offset=end_offset
+        ),
+        "month": dg.MonthlyPartitionsDefinition(
+            start_date=month_of(start).isoformat(), timezone=zone, end_offset=end_offset
+        ),
     }
 
 
