@@ -16,11 +16,12 @@ create index on analytics.usage_events (user_id);
 create index on analytics.usage_events (service);
 create index on analytics.usage_events (model);
 -- Roll-ups and rankings read whole spans of time by team and service; both have few values, so that batches of 1,000 rows fill.
--- Users and models have many: TimescaleDB keeps min/max and bloom filters of indexed columns per batch for these.
+-- The names of the options are those of TimescaleDB 2.14, which newer ones take too.
+-- Users and models have many: newer ones keep min/max and bloom filters of indexed columns per batch for these.
 alter table analytics.usage_events set (
-    timescaledb.enable_columnstore,
-    timescaledb.segmentby = 'team, service',
-    timescaledb.orderby = 'event_time'
+    timescaledb.compress,
+    timescaledb.compress_segmentby = 'team, service',
+    timescaledb.compress_orderby = 'event_time'
 );
 
 alter table analytics.message_archives rename to message_archives_native;
@@ -35,9 +36,9 @@ select create_hypertable(
 create index on analytics.message_archives (event_id);
 create index on analytics.message_archives (user_id, event_time);
 alter table analytics.message_archives set (
-    timescaledb.enable_columnstore,
-    timescaledb.segmentby = 'service',
-    timescaledb.orderby = 'event_time'
+    timescaledb.compress,
+    timescaledb.compress_segmentby = 'service',
+    timescaledb.compress_orderby = 'event_time'
 );
 
 -- No policies: the lifecycle run compresses, drops and refreshes, since only it knows which roll-ups are complete.

@@ -1,4 +1,4 @@
--- What compressing a chunk of a hypertable did.
+-- What compressing a chunk of a hypertable did. The function has its name of TimescaleDB 2.14, which newer ones keep.
 select
     coalesce((
         select sum(numrows_pre_compression)
@@ -8,5 +8,5 @@ select
     ), 0)::bigint,
     coalesce(stats.before_compression_total_bytes, 0),
     coalesce(stats.after_compression_total_bytes, 0)
-from chunk_columnstore_stats(%(table)s::text::regclass) as stats
+from chunk_compression_stats(%(table)s::text::regclass) as stats
 where format('%%I.%%I', stats.chunk_schema, stats.chunk_name) = %(chunk)s;

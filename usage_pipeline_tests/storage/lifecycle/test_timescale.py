@@ -17,7 +17,8 @@ from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.chunks.partitions import Chunk
 from usage_pipeline.storage.lifecycle.timescale import whole_spans
 from usage_pipeline.storage.migrations import migrate
-from usage_pipeline.storage.timescale import is_hypertable
+from usage_pipeline.storage.timescale import is_hypertable, unfit
+from usage_pipeline_tests.rigs.waiting import wait_until
 from usage_pipeline_tests.storage.lifecycle_rig import (
     ARCHIVE_TABLE,
     EVENT_TABLE,
@@ -52,6 +53,26 @@ def test_the_aggregate_is_refreshed_in_whole_chunks_only() -> None:
         (MIDNIGHT + timedelta(days=5), MIDNIGHT + timedelta(days=6, hours=2))
     ]
     assert whole_spans(chunks, [], until=MIDNIGHT + timedelta(days=9))[2:] == []
+
+
+@pytest.mark.parametrize(
+    ("version", "license_", "why"),
+    [
+        ("2.13.1", "timescale", "TimescaleDB 2.13.1 is older than 2.14"),
+        ("1.7.5", None, "TimescaleDB 1.7.5 is older than 2.14"),
+        ("2.9.3", None, "TimescaleDB 2.9.3 is older than 2.14"),
+        ("2.28.3", "apache", "TimescaleDB 2.28.3 is under the Apache licence here"),
+        ("2.14.0", "timescale", None),
+        ("2.18.2", None, None),
+        ("2.30.0-dev", "timescale", None),
+        ("3.0.0", "timescale", None),
+    ],
+)
+def test_an_old_one_and_one_under_the_apache_licence_do_not_fit(
+    version: str, license_: str | None, why: str | None
+) -> None:
+    found = unfit(version, license_)
+    assert found is None if why is None else str(found).startswith(why)
 
 
 @pytest.fixture
@@ -111,6 +132,37 @@ def test_a_database_that_began_natively_stays_so(timescale_url: str, caplog: pyt
         connection.execute("create extension timescaledb")
         report = run_lifecycle(load_settings(database_url=timescale_url))
         assert report.strategy == "native partitions"
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["offered", "made by an administrator"])
+def test_under_the_apache_licence_events_are_native_and_the_log_says_why(
+    is_there: bool, timescale_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with psycopg.connect(timescale_url, autocommit=True) as connection:
+        # Only a server's configuration can say it, and only a session that has the extension knows the name.
+        connection.execute("create extension timescaledb")
+        connection.execute("alter system set timescaledb.license = 'apache'")
+        try:
+            connection.execute("select pg_reload_conf()")
+            wait_until(lambda: _license_of_a_new_session(timescale_url) == "apache", "new sessions are under it", 20)
+            if not is_there:
+                connection.execute("drop extension timescaledb")
+            migrate(timescale_url)
+            report = run_lifecycle(load_settings(database_url=timescale_url))
+        finally:
+            connection.execute("alter system reset timescaledb.license")
+            connection.execute("select pg_reload_conf()")
+    assert report.strategy == "native partitions"
+    said = [record.message for record in caplog.records if record.message.startswith("storage: ")]
+    assert len(said) == 1
+    assert "under the Apache licence here" in said[0]
+
+
+def _license_of_a_new_session(url: str) -> str:
+    with psycopg.connect(url) as connection:
+        [(found,)] = connection.execute("select current_setting('timescaledb.license', true)").fetchall()
+        return str(found)
 
 
 def test_complete_chunks_are_compressed_and_keep_their_rows(hyper: Settings, server: psycopg.Connection) -> None:
