@@ -30,6 +30,11 @@ def one_at_a_time(job: str, partition: str | None = None) -> dict[str, str]:
     return {_ONE_AT_A_TIME: job if partition is None else f"{job}/{partition}"}
 
 
+def because(reason: str) -> dict[str, str]:
+    """The tag that says why a sensor asks for a run. The list of runs shows it."""
+    return {"usage_pipeline/reason": reason}
+
+
 def _partitioned(*keys: dg.AssetKey) -> dg.AssetSelection:
     """Assets with their checks, except `is_fresh`, which has its own schedule."""
     return dg.AssetSelection.assets(*keys) - dg.AssetSelection.checks(*freshness_check_keys())

@@ -7,9 +7,9 @@ import msgspec
 import psycopg
 import redis
 
-from usage_pipeline.rollups.rankings import Ranking, lock_ranking, read_ranking
+from usage_pipeline.rollups.rankings import RANKINGS, Ranking, lock_ranking, read_ranking, replace_rankings
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import first_line
+from usage_pipeline.storage.postgres import first_line, is_connection_lost
 from usage_pipeline.storage.redis import RedisUnavailable
 from usage_pipeline.storage.redis_cluster import AnyRedis, server_or_cluster
 
@@ -54,6 +54,30 @@ def publish_current(
         except _REDIS_ERRORS as error:
             return first_line(error)
     return None
+
+
+def refresh_current(
+    connection: psycopg.Connection, *, settings: Settings, now: datetime | None = None
+) -> dict[str, str]:
+    """Ranks today so far, in every ranking, and publishes each. Returns what Redis did not take, by ranking, with the reason.
+
+    A ranking that fails keeps no other from being made; then the error of the first one is raised.
+    """
+    today = (now or datetime.now(UTC)).astimezone(settings.timezone).date()
+    refused: dict[str, str] = {}
+    failed: list[psycopg.Error] = []
+    for ranking in RANKINGS:
+        try:
+            replace_rankings(connection, ranking, [today], settings=settings)
+            if problem := publish_current(connection, ranking, [today], settings=settings, now=now):
+                refused[ranking.cache_key] = problem
+        except psycopg.Error as error:
+            if is_connection_lost(error):
+                raise
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return refused
 
 
 def _publish(ranking: Ranking, entries: Sequence[dict[str, object]], settings: Settings) -> None:

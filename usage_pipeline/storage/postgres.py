@@ -263,3 +263,16 @@ def is_connection_lost(error: BaseException) -> bool:
         return False
     # Without a state the error is the client's own: "the connection is closed". Class 08: the connection; 57P: the server.
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+
+
+def refused_for_good(error: BaseException) -> str | None:
+    """The sentence of a statement that would be refused again however often: its data (22), a constraint (23), or itself (42).
+
+    None for any other error. The classes are those of SQLSTATE.
+    """
+    if not isinstance(error, psycopg.Error) or not (error.sqlstate or "").startswith(("22", "23", "42")):
+        return None
+    # 42P01, 42703, 42883: a table, a column, a function.
+    is_missing = error.sqlstate in ("42P01", "42703", "42883")
+    hint = "; if the schema is older than this version, run: usage-pipeline migrate" if is_missing else ""
+    return f"PostgreSQL refused: {first_line(error)}{hint}"

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from usage_pipeline.rollups.daily import SourceGoneError
-from usage_pipeline.storage.postgres import PostgresUnavailable, first_line, is_connection_lost
+from usage_pipeline.storage.postgres import PostgresUnavailable, first_line, is_connection_lost, refused_for_good
 from usage_pipeline.storage.redis import RedisUnavailable
 from usage_pipeline.texts import counted
 
@@ -85,8 +85,10 @@ def _failure(failed: Mapping[str, Exception], tried: int) -> dg.Failure:
         f"{len(failed)} of {counted(tried, 'partition')} failed. The others are stored. {described}"
         + (f"; and {more} more" if more > 0 else ""),
         metadata={"failed_partitions": dg.MetadataValue.json(reasons)},
-        # Rows that are archived do not come back by waiting.
-        allow_retries=not all(isinstance(error, SourceGoneError) for error in failed.values()),
+        # Rows that are archived do not come back by waiting, and a statement that is refused for good is refused again.
+        allow_retries=not all(
+            isinstance(error, SourceGoneError) or refused_for_good(error) for error in failed.values()
+        ),
     )
 
 

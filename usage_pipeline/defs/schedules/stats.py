@@ -10,12 +10,12 @@ from usage_pipeline.defs.schedules.windows import default_status
 from usage_pipeline.rollups.due_windows import days_to_roll_up
 from usage_pipeline.settings import Settings
 
-# As long as their copies in Redis live.
-_EVERY_FIVE_MINUTES = "*/5 * * * *"
+# After the hourly roll-ups that they rank. Meanwhile the sensor `current_rankings` keeps today's, and their copies in Redis.
+_AFTER_THE_ROLL_UPS = "15 * * * *"
 
 
 def stats_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Yesterday's statistics by STATS_CRON_SCHEDULE, and the rankings of today every five minutes, in USAGE_TIMEZONE."""
+    """Yesterday's statistics by STATS_CRON_SCHEDULE, and the rankings of today every hour, in USAGE_TIMEZONE."""
     status, zone = default_status(settings.enable_job_scheduler), settings.timezone
 
     @dg.schedule(
@@ -40,11 +40,12 @@ def _ranking_schedule(settings: Settings, of_issues: bool) -> dg.ScheduleDefinit
     start = settings.stats_start_date if of_issues else settings.usage_start_date
 
     @dg.schedule(
-        name=f"{job.name}_every_five_minutes",
+        name=f"{job.name}_hourly",
         job=job,
         default_status=default_status(settings.enable_job_scheduler),
-        description="Ranks today so far, and writes the ranking to Redis. In the first hour of a day it also ranks yesterday.",
-        cron_schedule=_EVERY_FIVE_MINUTES,
+        description="Ranks today so far. In the first hour of a day it also ranks yesterday. Between its runs "
+        "the sensor `current_rankings` keeps today's up to date.",
+        cron_schedule=_AFTER_THE_ROLL_UPS,
         execution_timezone=settings.usage_timezone,
     )
     def today(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:

@@ -9,10 +9,11 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.daily import daily_key
 from usage_pipeline.defs.assets.snapshots import drained_metadata, output_keys
-from usage_pipeline.defs.jobs import daily_tables, one_at_a_time
+from usage_pipeline.defs.jobs import because, daily_tables, one_at_a_time
 from usage_pipeline.defs.sensors.late_stats import late_stats_sensor
 from usage_pipeline.defs.sensors.late_windows import late_windows_sensor
 from usage_pipeline.defs.sensors.missed import missed_partitions_sensor
+from usage_pipeline.defs.sensors.rankings import current_rankings_sensor
 from usage_pipeline.defs.sensors.turns import asked, take_turn
 from usage_pipeline.drain.rounds import METRICS_FAMILIES, TOKEN_FAMILIES, DrainImpossible, RoundReport, drain_once
 from usage_pipeline.rollups.daily import current_day, stale_days
@@ -32,7 +33,7 @@ DRAIN_SENSORS = ("drain_metrics", "drain_tokens")
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Two drain sensors with the intervals of contracts §5, and the sensors of late data and missed partitions."""
+    """Two drain sensors with the intervals of contracts §5, and the sensors of late data, missed partitions and rankings."""
     status = dg.DefaultSensorStatus.RUNNING if settings.enable_job_scheduler else dg.DefaultSensorStatus.STOPPED
     return [
         _drain_sensor(
@@ -55,6 +56,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         late_windows_sensor(settings, status),
         late_stats_sensor(settings, status),
         missed_partitions_sensor(settings, status),
+        current_rankings_sensor(settings, status),
     ]
 
 
@@ -138,7 +140,8 @@ def _late_days_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
                 run_key=f"{name}:{day.version}:{now:%Y%m%d%H}",
                 partition_key=day.usage_date.isoformat(),
                 asset_selection=[daily_key(day.family)],
-                tags=one_at_a_time(f"{daily_tables.name}/{day.family}", day.usage_date.isoformat()),
+                tags=one_at_a_time(f"{daily_tables.name}/{day.family}", day.usage_date.isoformat())
+                | because("counts of this day were drained after it was made"),
             )
             for name, day in ((name, wanted[name]) for name in turn.ids)
         ]

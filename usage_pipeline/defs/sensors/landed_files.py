@@ -8,6 +8,7 @@ from hashlib import sha256
 import dagster as dg
 
 from usage_pipeline.defs.assets.landing import LANDED_FILES, LANDING_TAG
+from usage_pipeline.defs.jobs import because
 from usage_pipeline.events.landing.faults import due_files
 from usage_pipeline.events.landing.folder import LandedFile, Landing, Look, folder_error
 from usage_pipeline.settings import Settings
@@ -86,6 +87,7 @@ def _request(files: list[LandedFile], now: float) -> dg.RunRequest:
     attempt = f"{now // _ASK_AGAIN_SECONDS:.0f}"
     digest = sha256("\n".join([attempt, *map(_name, files)]).encode()).hexdigest()
     config = {"ops": {LANDED_FILES.to_python_identifier(): {"config": {"addresses": [file.address for file in files]}}}}
+    why = because(f"{counted(len(files), 'complete file waits', 'complete files wait')} in the landing folder")
     return dg.RunRequest(
-        run_key=f"landed:{digest}", run_config=config, asset_selection=[LANDED_FILES], tags=LANDING_TAG
+        run_key=f"landed:{digest}", run_config=config, asset_selection=[LANDED_FILES], tags={**LANDING_TAG, **why}
     )

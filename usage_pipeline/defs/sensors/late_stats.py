@@ -11,7 +11,7 @@ import dagster as dg
 
 from usage_pipeline.defs.assets.issues import ISSUE_STATS_KEY
 from usage_pipeline.defs.assets.rankings import is_of_issues, ranking_key
-from usage_pipeline.defs.jobs import issue_stats, one_at_a_time, ranking_jobs
+from usage_pipeline.defs.jobs import because, issue_stats, one_at_a_time, ranking_jobs
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.rollups.rankings import RANKINGS
 from usage_pipeline.rollups.stale.dates import StaleDate, StaleRange, stale_dates, stale_ranges
@@ -83,6 +83,7 @@ def _requests(stale: list[StaleDate], now: datetime) -> Iterator[tuple[str, dg.R
             "dagster/asset_partition_range_start": found.first.isoformat(),
             "dagster/asset_partition_range_end": found.last.isoformat(),
             **one_at_a_time(job, partitions),
+            **because(f"what these dates count changed at {found.touched_at:%Y-%m-%d %H:%M:%S}Z, after they were made"),
         }
         yield run_key, dg.RunRequest(job_name=job, run_key=run_key, asset_selection=keys, tags=tags)
 

@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from usage_pipeline.defs.assets.windows import window_partition
-from usage_pipeline.defs.jobs import one_at_a_time, storage_lifecycle, window_jobs
+from usage_pipeline.defs.jobs import because, one_at_a_time, storage_lifecycle, window_jobs
 from usage_pipeline.defs.partitions.calendar import window_partitions
 from usage_pipeline.defs.sensors.turns import asked, take_turn
 from usage_pipeline.rollups.late_windows import stale_windows
 from usage_pipeline.rollups.window_tables import WINDOW_TABLES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect
+from usage_pipeline.texts import counted
 
 
 def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
@@ -47,11 +48,12 @@ def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> d
         for name in turn.ids:
             job, key = WINDOW_TABLES[wanted[name].window.grain].name, name.partition(":")[2]
             run_key = f"{name}:{versions[name]}:{hour}"
-            requests.append(
-                dg.RunRequest(job_name=job, run_key=run_key, partition_key=key, tags=one_at_a_time(job, key))
-            )
-        if any(one.is_archived for one in stale):
-            requests.append(dg.RunRequest(job_name=storage_lifecycle.name, run_key=f"restore:{hour}"))
+            why = because(f"its source changed at {wanted[name].touched_at:%Y-%m-%d %H:%M:%S}Z, after it was made")
+            tags = one_at_a_time(job, key) | why
+            requests.append(dg.RunRequest(job_name=job, run_key=run_key, partition_key=key, tags=tags))
+        if archived := [one.window for one in stale if one.is_archived]:
+            why = because(f"events of {counted(len(archived), 'late window')} must be read back from the archive")
+            requests.append(dg.RunRequest(job_name=storage_lifecycle.name, run_key=f"restore:{hour}", tags=why))
         return asked(context, turn, requests, "No past hour, day, week or month has changed.")
 
     return late_windows

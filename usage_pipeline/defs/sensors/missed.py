@@ -15,6 +15,7 @@ from usage_pipeline.defs.assets.reports import REPORT_GRAINS, report_key
 from usage_pipeline.defs.assets.windows import window_key
 from usage_pipeline.defs.checks.freshness import Partitioned, missed, partitioned_assets
 from usage_pipeline.defs.jobs import (
+    because,
     daily_tables,
     issue_stats,
     merchant_usage,
@@ -89,7 +90,7 @@ def missed_partitions_sensor(settings: Settings, status: dg.DefaultSensorStatus)
                     job_name=job,
                     partition_key=partition,
                     asset_selection=sorted(wanted[job, partition]),
-                    tags=one_at_a_time(job, partition),
+                    tags=one_at_a_time(job, partition) | because("no run has made it since it ended"),
                 )
             )
         return asked(context, turn, requests, "No past partition was missed.")

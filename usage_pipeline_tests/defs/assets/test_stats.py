@@ -224,11 +224,10 @@ SCHEDULED = [
     ("issue_stats_daily", "2026-10-26T03:00:00+01:00", ["2026-10-25"]),
     # Just after midnight in Vienna it is the evening before in UTC.
     ("issue_stats_daily", "2026-10-26T00:00:00+01:00", ["2026-10-25"]),
-    ("usage_rankings_every_five_minutes", "2026-10-25T23:55:00+01:00", ["2026-10-25"]),
-    ("usage_rankings_every_five_minutes", "2026-10-26T00:00:00+01:00", ["2026-10-25", "2026-10-26"]),
-    ("usage_rankings_every_five_minutes", "2026-10-26T00:55:00+01:00", ["2026-10-25", "2026-10-26"]),
-    ("usage_rankings_every_five_minutes", "2026-10-26T01:00:00+01:00", ["2026-10-26"]),
-    ("issue_ranking_every_five_minutes", "2026-10-26T00:30:00+01:00", ["2026-10-25", "2026-10-26"]),
+    ("usage_rankings_hourly", "2026-10-25T23:15:00+01:00", ["2026-10-25"]),
+    ("usage_rankings_hourly", "2026-10-26T00:15:00+01:00", ["2026-10-25", "2026-10-26"]),
+    ("usage_rankings_hourly", "2026-10-26T01:15:00+01:00", ["2026-10-26"]),
+    ("issue_ranking_hourly", "2026-10-26T00:15:00+01:00", ["2026-10-25", "2026-10-26"]),
 ]
 
 
@@ -244,7 +243,7 @@ def test_an_hour_that_comes_twice_has_runs_of_its_own() -> None:
         request.run_key
         for offset in ("+02:00", "+01:00")
         for request in requests_of(
-            "usage_rankings_every_five_minutes", f"2026-10-25T02:30:00{offset}", usage_timezone="Europe/Vienna"
+            "usage_rankings_hourly", f"2026-10-25T02:30:00{offset}", usage_timezone="Europe/Vienna"
         )
     }
     assert len(keys) == 2
@@ -254,8 +253,8 @@ def test_nothing_before_the_start_dates_is_asked_for() -> None:
     starts = {"stats_start_date": "2026-10-20", "usage_start_date": "2026-10-25"}
     for name, days in {
         "issue_stats_daily": {20: 0, 21: 1},
-        "issue_ranking_every_five_minutes": {19: 0, 20: 1},
-        "usage_rankings_every_five_minutes": {24: 0, 25: 1},
+        "issue_ranking_hourly": {19: 0, 20: 1},
+        "usage_rankings_hourly": {24: 0, 25: 1},
     }.items():
         for day, expected in days.items():
             assert len(requests_of(name, f"2026-10-{day}T03:00:00+00:00", **starts)) == expected

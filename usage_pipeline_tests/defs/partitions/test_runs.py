@@ -1,5 +1,6 @@
 """A range run with a partition that fails: its neighbours stand, only that one is red, and only that one is tried again."""
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import redis
 from usage_pipeline.defs.retries import IO_RETRY
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.postgres import connect
 from usage_pipeline_tests.rigs.clock import days_ago
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -197,3 +199,70 @@ def test_what_is_interrupted_is_not_tried_again(interrupt: type[BaseException]) 
     result = dg.materialize([interrupted], raise_on_error=False, run_config=QUIET)
     assert not result.success
     assert len(tries) == 1
+
+
+REFUSED = [
+    (
+        "select missing from usage.api_keys",
+        'PostgreSQL refused: column "missing" does not exist',
+        "usage-pipeline migrate",
+    ),
+    ("select 'x'::int", 'PostgreSQL refused: invalid input syntax for type integer: "x"', None),
+    (
+        "insert into usage.api_keys (api_key_id) values (null)",
+        'PostgreSQL refused: null value in column "api_key_id"',
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("statement", "headline", "hint"), REFUSED, ids=["42", "22", "23"])
+def test_what_postgresql_refuses_for_good_is_not_tried_again_and_its_sentence_is_the_headline(
+    settings: Settings, statement: str, headline: str, hint: str | None
+) -> None:
+    tries = []
+
+    @dg.asset(retry_policy=IO_RETRY)
+    def refused() -> None:
+        tries.append(1)
+        with closing(connect(settings)) as connection:
+            connection.execute(statement)
+
+    result = dg.materialize([refused], raise_on_error=False, run_config=QUIET)
+    assert not result.success
+    assert len(tries) == 1
+    described = failure(result).user_failure_data.description
+    assert described.startswith(headline)
+    assert (hint or "") in described
+    assert headline in failure(result).error.message
+
+
+def test_what_another_transaction_broke_is_tried_again() -> None:
+    tries = []
+
+    @dg.asset(retry_policy=IO_RETRY)
+    def broken_once() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise psycopg.errors.SerializationFailure("could not serialize access")
+
+    assert dg.materialize([broken_once], raise_on_error=False, run_config=QUIET).success
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize("partition", [None, str(BAD)])
+def test_days_of_a_table_that_is_not_as_it_should_be_are_tried_once(
+    settings: Settings,
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    postgres: psycopg.Connection,
+    redis_client: redis.Redis,
+    partition: str | None,
+) -> None:
+    store_deltas(settings, redis_client)
+    postgres.execute("alter table usage.api_key_daily rename column total_requests to another")
+    options = {} if partition is None else {"partition_key": partition, "tags": {}}
+    result = run(definitions, instance, "daily_tables", DAILY, **options)
+    assert not result.success
+    assert not [event for event in result.all_events if event.event_type_value == "STEP_RESTARTED"]
+    assert "does not exist" in failure(result).user_failure_data.description

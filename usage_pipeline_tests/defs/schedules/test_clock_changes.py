@@ -87,8 +87,8 @@ def faults(zone: str, moments: list[datetime]) -> list[str]:
         close = (change - HOUR / 2, change + 3 * HOUR / 2)
         for name, span in (
             ("usage_daily_hourly", around),
-            ("usage_rankings_every_five_minutes", close),
-            ("issue_ranking_every_five_minutes", close),
+            ("usage_rankings_hourly", close),
+            ("issue_ranking_hourly", close),
         ):
             for at, asked in ticks(known[name], *span):
                 of_day = partitions["day"].time_window_for_partition_key(f"{at.astimezone(of_zone):%F}")

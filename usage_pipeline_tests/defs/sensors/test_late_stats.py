@@ -67,7 +67,7 @@ def test_rankings_follow_a_late_event_and_a_late_issue_by_runs_for_exactly_their
     found = tick(definitions, instance)
     assert ranges(found) == [
         ("issue_ranking", {"popular_issues"}, str(late), str(days_ago(14))),
-        # Not of today: that ranking is made every five minutes.
+        # Not of today: a sensor keeps that ranking.
         ("usage_rankings", {"popular_api_keys"}, str(days_ago(3)), str(days_ago(1))),
     ]
     assert all(execute(definitions, instance, request) for request in found.run_requests or [])
