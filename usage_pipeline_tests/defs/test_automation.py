@@ -132,6 +132,7 @@ def test_a_closed_day_that_changes_becomes_a_run_for_exactly_that_day(
     [request] = tick(definitions, instance, "late_days").run_requests
     assert request.partition_key == days_ago(1).isoformat()
     assert request.asset_selection == [dg.AssetKey(["usage", "api_key_daily"])]
+    assert request.tags["usage_pipeline/reason"] == "counts of this day were drained after it was made"
     [again] = tick(definitions, instance, "late_days").run_requests
     assert again.run_key == request.run_key
     replace_day(postgres, DAILY_TABLES[0], days_ago(1), today=today())
