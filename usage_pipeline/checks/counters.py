@@ -113,13 +113,21 @@ def negative_faults(connection: psycopg.Connection, table: str, day_column: str,
 
 def day_completeness_faults(connection: psycopg.Connection, family: str, *, today: date, now: datetime) -> list[str]:
     """Past days that are not rolled up although they should be, and empty days of the last week between days with usage."""
-    arguments = {**_arguments(COUNTER_TABLES[family]), "today": today, "now": now}
-    overdue = connection.execute(load("checks/select_overdue_days"), arguments).fetchall()
     span = {"first_day": today - timedelta(days=EMPTY_DAYS_BACK), "last_day": today}
-    empty = connection.execute(load("checks/select_empty_days"), {**arguments, **span}).fetchall()
-    return [f"{day}: not rolled up since its counts changed at {at:%Y-%m-%d %H:%M}Z" for day, at in overdue] + [
-        f"{day}: no usage, but the days around it have some" for (day,) in empty
-    ]
+    arguments = {**_arguments(COUNTER_TABLES[family]), "today": today, **span}
+    empty = connection.execute(load("checks/select_empty_days"), arguments).fetchall()
+    return [
+        f"{day}: not rolled up since its counts changed at {at:%Y-%m-%d %H:%M}Z"
+        for day, at in overdue_days(connection, family, today=today, now=now)
+    ] + [f"{day}: no usage, but the days around it have some" for (day,) in empty]
+
+
+def overdue_days(
+    connection: psycopg.Connection, family: str, *, today: date, now: datetime
+) -> list[tuple[date, datetime]]:
+    """Past days that are not rolled up although they should be, each with the time at which its counts changed."""
+    arguments = {**_arguments(COUNTER_TABLES[family]), "today": today, "now": now}
+    return connection.execute(load("checks/select_overdue_days"), arguments).fetchall()
 
 
 def _arguments(tables: CounterTables) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline import values
-from usage_pipeline.drain.readings.backlog import read_backlog
+from usage_pipeline.drain.readings.backlog import Backlog, read_backlog
 from usage_pipeline.drain.rounds import TOKEN_FAMILIES
 from usage_pipeline.merchants.status import open_regressions
 from usage_pipeline.settings import Settings
@@ -68,23 +68,34 @@ def backlog_faults(settings: Settings, family: str, *, now: datetime | None = No
     """
     interval_ms = settings.api_token_sync_interval_ms if family in TOKEN_FAMILIES else settings.metrics_sync_interval_ms
     limit = 2 * interval_ms / 1000
-    [backlog] = [
-        one for one in read_backlog(settings, timeout_seconds=settings.redis_timeout_seconds) if one.family == family
-    ]
+    backlog, waits = _backlog(settings, family, now)
     faults = []
     if backlog.oldest_open_seconds > limit:
         faults.append(
             f"{counted(backlog.open_batches, 'batch is', 'batches are')} not finished, the oldest began "
             f"{backlog.oldest_open_seconds:.0f} s ago: its drain died, or PostgreSQL is away"
         )
+    return faults + [
+        f"{name}: has waited for at least {seconds:.0f} s; a drain is due every {interval_ms / 1000:g} s"
+        for name, seconds in waits
+        if seconds > limit
+    ]
+
+
+def backlog_age_seconds(settings: Settings, family: str, *, now: datetime | None = None) -> float:
+    """How long the oldest of what `backlog_faults` looks at has waited; 0 when nothing waits."""
+    backlog, waits = _backlog(settings, family, now)
+    return max([backlog.oldest_open_seconds, *(seconds for _, seconds in waits)])
+
+
+def _backlog(settings: Settings, family: str, now: datetime | None) -> tuple[Backlog, list[tuple[str, float]]]:
+    """What waits of a family, and how long some of its keys, or the first item of the queue, have waited."""
+    [backlog] = [
+        one for one in read_backlog(settings, timeout_seconds=settings.redis_timeout_seconds) if one.family == family
+    ]
     with translated_cluster_errors(), server_or_cluster(settings) as server:
         waits = _queue_waits(server, now or datetime.now(UTC)) if family == "event" else _key_waits(server, family)
-        for name, seconds in waits:
-            if seconds > limit:
-                faults.append(
-                    f"{name}: has waited for at least {seconds:.0f} s; a drain is due every {interval_ms / 1000:g} s"
-                )
-    return faults
+        return backlog, list(waits)
 
 
 def _key_waits(server: AnyRedis, family: str) -> Iterator[tuple[str, float]]:

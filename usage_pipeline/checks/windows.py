@@ -60,12 +60,18 @@ def overdue_window_faults(
     connection: psycopg.Connection, grain: calendar.Grain, now: datetime, time_zone: ZoneInfo
 ) -> list[str]:
     """Windows that ended two hours ago, and whose events changed more than two hours ago without a roll-up since."""
-    arguments = {"grain": grain, "now": now, "timezone": time_zone.key, "most": MOST_FAULTS}
-    rows = connection.execute(load("checks/select_overdue_windows"), arguments).fetchall()
     return [
         f"{calendar.window_at(grain, start, time_zone)}: not rolled up since its events changed at {at:%Y-%m-%d %H:%M}Z"
-        for start, at in rows
+        for start, at in overdue_windows(connection, grain, now, time_zone.key)
     ]
+
+
+def overdue_windows(
+    connection: psycopg.Connection, grain: calendar.Grain, now: datetime, time_zone: str
+) -> list[tuple[datetime, datetime]]:
+    """The starts of overdue windows, each with the time at which its events changed."""
+    arguments = {"grain": grain, "now": now, "timezone": time_zone, "most": MOST_FAULTS}
+    return connection.execute(load("checks/select_overdue_windows"), arguments).fetchall()
 
 
 def error_share_faults(connection: psycopg.Connection, first: date, last: date) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from usage_pipeline.checks import counters as counter_checks
-from usage_pipeline.checks import open_matters
+from usage_pipeline.checks import numbers, open_matters
 from usage_pipeline.checks.counters import COUNTER_TABLES
 from usage_pipeline.checks.landing import landing_faults
 from usage_pipeline.defs.assets.daily import daily_key
@@ -18,7 +18,7 @@ from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
 from usage_pipeline.defs.assets.redis_sources import source_key
 from usage_pipeline.defs.assets.snapshots import output_keys, snapshot_key
 from usage_pipeline.defs.assets.windows import EVENTS_KEY
-from usage_pipeline.defs.checks.results import CHECK_SECONDS, checked_spans, faults_result
+from usage_pipeline.defs.checks.results import CHECK_SECONDS, checked_spans, faults_result, of_all_spans
 from usage_pipeline.events.landing.dead_letters import KINDS
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
@@ -27,11 +27,14 @@ from usage_pipeline.storage.postgres import connect
 _ERROR, _WARNING = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 # Connection, first and last day, settings -> what is wrong. The connection is the domain's affair.
 Find = Callable[[Any, date, date, Settings], list[str]]
+Numbers = Callable[[Any, date, date, Settings], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A check of an asset. With `by_days` it looks at each span of days, else it looks once. `counts` are shown beside it."""
+    """A check of an asset. With `by_days` it looks at each span of days, else it looks once. `numbers` are told beside the
+    faults, of all days that it looked at.
+    """
 
     name: str
     description: str
@@ -39,7 +42,7 @@ class Rule:
     find: Find
     blocking: bool = False
     by_days: bool = False
-    counts: Callable[[Any], Mapping[str, int]] | None = None
+    numbers: Numbers | None = None
 
 
 def counter_asset_checks() -> list[dg.AssetChecksDefinition]:
@@ -70,6 +73,7 @@ def _of_days(family: str) -> list[Rule]:
             lambda connection, first, last, _: counter_checks.day_sum_faults(connection, family, first, last),
             blocking=True,
             by_days=True,
+            numbers=_rows(tables.daily.table),
         ),
         Rule(
             "no_negative_count",
@@ -80,6 +84,7 @@ def _of_days(family: str) -> list[Rule]:
             ),
             blocking=True,
             by_days=True,
+            numbers=_rows(tables.daily.table),
         ),
         Rule(
             "days_are_complete",
@@ -89,8 +94,19 @@ def _of_days(family: str) -> list[Rule]:
             lambda connection, _, __, settings: counter_checks.day_completeness_faults(
                 connection, family, today=current_day(settings.timezone), now=datetime.now(UTC)
             ),
+            numbers=lambda connection, _, __, settings: {
+                "age_seconds": numbers.overdue_day_seconds(
+                    connection, family, today=current_day(settings.timezone), now=datetime.now(UTC)
+                )
+            },
         ),
     ]
+
+
+def _rows(table: str) -> Numbers:
+    return lambda connection, first, last, _: {
+        "rows_looked_at": numbers.rows_of_days(connection, table, "usage_date", first, last)
+    }
 
 
 def _totals(family: str) -> Rule:
@@ -101,6 +117,7 @@ def _totals(family: str) -> Rule:
         _ERROR,
         lambda connection, *_: counter_checks.total_faults(connection, family),
         blocking=True,
+        numbers=lambda connection, *_: {"rows_looked_at": numbers.rows_of_totals(connection, family)},
     )
 
 
@@ -110,6 +127,7 @@ def _backlog(family: str) -> Rule:
         "No key or item has waited in Redis for more than two intervals of its drain.",
         _WARNING,
         lambda _, __, ___, settings: open_matters.backlog_faults(settings, family),
+        numbers=lambda _, __, ___, settings: {"age_seconds": open_matters.backlog_age_seconds(settings, family)},
     )
 
 
@@ -120,7 +138,7 @@ def _dead_letters(families: Sequence[str]) -> Rule:
         "NUMBER` what can be done. Those that somebody discarded are not open.",
         _WARNING,
         lambda connection, *_: open_matters.dead_letter_faults(connection, families),
-        counts=lambda connection: open_matters.dead_letter_counts(connection, families),
+        numbers=lambda connection, *_: open_matters.dead_letter_counts(connection, families),
     )
 
 
@@ -175,10 +193,10 @@ def _checks(asset: dg.AssetKey, rules: Sequence[Rule]) -> dg.AssetChecksDefiniti
                 rule = by_name[check.name]
                 asked = spans if rule.by_days else spans[-1:]
                 faults = [fault for first, last in asked for fault in rule.find(connection, first, last, settings)]
-                counts = rule.counts(connection) if rule.counts else {}
+                told = of_all_spans(rule.numbers(connection, *span, settings) for span in asked if rule.numbers)
                 # Two spans may tell the same.
                 yield faults_result(
-                    list(dict.fromkeys(faults)), name=rule.name, asset=asset, severity=rule.severity, counts=counts
+                    list(dict.fromkeys(faults)), name=rule.name, asset=asset, severity=rule.severity, numbers=told
                 )
 
     return checks

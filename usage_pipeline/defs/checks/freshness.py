@@ -33,6 +33,7 @@ from usage_pipeline.texts import counted
 IS_FRESH = "is_fresh"
 _HOURS = timedelta(hours=1)
 # Runs wait for each other, and a failed one is tried again within the hour.
+_UNTIL_ALL_SCHEDULES_CAME = 26 * _HOURS
 _GRACE: Mapping[Grain, timedelta] = {
     "hour": timedelta(minutes=30),
     "day": 2 * _HOURS,
@@ -116,13 +117,22 @@ def freshness_checks(settings: Settings) -> dg.AssetChecksDefinition:
     )
     def partitions_are_fresh(context: dg.AssetCheckExecutionContext):  # type: ignore[no-untyped-def]  # dagster reads it
         now = datetime.now(UTC)
+        is_new = _is_new(context.instance, now)
         for check in sorted(context.selected_asset_check_keys):
             one = known[check.asset_key]
             [last] = closed_windows(one.grain, now - one.grace, 1, settings.timezone)
             faults = [f"{key}: {said}" for key, said in missed(context.instance, one, [last]).items()]
-            if _made_at(context.instance, one.key, None) is None:
+            if not is_new and _made_at(context.instance, one.key, None) is None:
                 faults.append("no partition was made yet")
-            yield faults_result(faults, name=IS_FRESH, asset=one.key, severity=dg.AssetCheckSeverity.ERROR)
+            key = one.partition(last)
+            made = _made_at(context.instance, one.key, key) if key else None
+            yield faults_result(
+                faults,
+                name=IS_FRESH,
+                asset=one.key,
+                severity=dg.AssetCheckSeverity.ERROR,
+                numbers={"age_seconds": (now - made).total_seconds()} if made else {},
+            )
 
     return partitions_are_fresh
 
@@ -146,6 +156,12 @@ def missed(instance: dg.DagsterInstance, asset: Partitioned, windows: Sequence[W
         elif made < window.end:
             found[key] = f"was made at {made:%Y-%m-%d %H:%M}Z, before it ended at {window.end:%Y-%m-%d %H:%M}Z"
     return found
+
+
+def _is_new(instance: dg.DagsterInstance, now: datetime) -> bool:
+    """Whether the oldest run is from today: then no schedule has had its turn, and nothing is late."""
+    oldest = instance.get_run_records(limit=1, ascending=True)
+    return not oldest or now - oldest[0].create_timestamp.replace(tzinfo=UTC) < _UNTIL_ALL_SCHEDULES_CAME
 
 
 def _in_words(span: timedelta) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from usage_pipeline.checks.issues import issue_stat_faults, overdue_stat_faults
+from usage_pipeline.checks.numbers import rows_of_days
 from usage_pipeline.defs.assets.issues import ISSUE_STATS_KEY
 from usage_pipeline.defs.checks.results import CHECK_SECONDS, faults_result
 from usage_pipeline.defs.partitions.calendar import run_days
@@ -29,8 +30,10 @@ def follows_issues(context: dg.AssetCheckExecutionContext, settings: dg.Resource
     if days := run_days(context.run.tags):
         spans.append((min(days), max(days)))
     with closing(connect(settings, statement_seconds=CHECK_SECONDS)) as connection:
-        faults = overdue_stat_faults(connection, settings=settings, now=now)
+        faults, rows = overdue_stat_faults(connection, settings=settings, now=now), 0
         for first, last in spans:
             faults += issue_stat_faults(connection, first, last, settings=settings, now=now)
+            rows += rows_of_days(connection, ".".join(ISSUE_STATS_KEY.path), "date", first, last)
     # Two spans may tell the same.
-    return faults_result(list(dict.fromkeys(faults)), severity=dg.AssetCheckSeverity.ERROR)
+    faults = list(dict.fromkeys(faults))
+    return faults_result(faults, severity=dg.AssetCheckSeverity.ERROR, numbers={"rows_looked_at": rows})

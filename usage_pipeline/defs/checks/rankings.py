@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 import dagster as dg
 
+from usage_pipeline.checks.numbers import rows_of_days
 from usage_pipeline.checks.rankings import ranking_faults
 from usage_pipeline.defs.assets.rankings import ranking_key
 from usage_pipeline.defs.checks.results import CHECK_SECONDS, faults_result
@@ -32,7 +33,8 @@ def _check(ranking: Ranking) -> dg.AssetChecksDefinition:
         days = _days(context.run.tags, current_day(settings.timezone))
         with closing(connect(settings, statement_seconds=CHECK_SECONDS)) as connection:
             faults = ranking_faults(connection, ranking, days, settings=settings)
-        return faults_result(faults, severity=dg.AssetCheckSeverity.ERROR)
+            rows = rows_of_days(connection, ranking.table, "ranking_date", min(days), max(days))
+        return faults_result(faults, severity=dg.AssetCheckSeverity.ERROR, numbers={"rows_looked_at": rows})
 
     return has_no_gap
 

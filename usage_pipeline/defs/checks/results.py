@@ -1,6 +1,6 @@
 """What all checks share: the days that they look at, and the result that they show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from types import MappingProxyType
 
@@ -23,9 +23,10 @@ def faults_result(
     severity: dg.AssetCheckSeverity,
     name: str | None = None,
     asset: dg.AssetKey | None = None,
-    counts: Mapping[str, int] = MappingProxyType({}),
+    numbers: Mapping[str, float] = MappingProxyType({}),
 ) -> dg.AssetCheckResult:
-    """A result that passes without faults. Its metadata has `counts`, and a table of the first ten faults with keys and days.
+    """A result that passes without faults. Its metadata has the number of `mismatches`, other `numbers`, which Dagster plots
+    over time, and a table of the first ten faults with keys and days.
 
     A table, and no Markdown: faults have names from outside, which the web page would render with the rights of its user.
     """
@@ -39,8 +40,18 @@ def faults_result(
         passed=not faults,
         severity=severity,
         description=f"Problems found: {len(faults)}, see `found`." if faults else "Passed: no problem found.",
-        metadata={**counts, **({"found": found} if found else {})},
+        metadata={"mismatches": len(faults), **numbers, **({"found": found} if found else {})},
     )
+
+
+def of_all_spans(numbers: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The numbers of all spans of days together: rows add up, and of ages the longest counts."""
+    together: dict[str, float] = {}
+    for one in numbers:
+        for name, number in one.items():
+            before = together.get(name, 0)
+            together[name] = max(before, number) if name == "age_seconds" else before + number
+    return together
 
 
 def checked_spans(tags: Mapping[str, str], today: date) -> list[tuple[date, date]]:

@@ -1,6 +1,6 @@
 """Asset checks of hours, days, weeks and months. Each looks at the last days and at the days of its run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -10,8 +10,9 @@ import dagster as dg
 from usage_pipeline.checks import costs as cost_checks
 from usage_pipeline.checks import windows as window_checks
 from usage_pipeline.checks.counters import negative_faults
+from usage_pipeline.checks.numbers import overdue_window_seconds, rows_of_days
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
-from usage_pipeline.defs.checks.results import CHECK_SECONDS, checked_spans, faults_result
+from usage_pipeline.defs.checks.results import CHECK_SECONDS, checked_spans, faults_result, of_all_spans
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.calendar import GRAINS, Grain
 from usage_pipeline.rollups.daily import current_day
@@ -21,6 +22,7 @@ from usage_pipeline.storage.postgres import connect
 
 # Connection, first and last day, settings -> what is wrong. The connection is the domain's affair.
 Find = Callable[[Any, date, date, Settings], list[str]]
+Numbers = Callable[[Any, date, date, Settings], Mapping[str, float]]
 
 
 def window_asset_checks() -> list[dg.AssetChecksDefinition]:
@@ -54,6 +56,7 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
             lambda connection, first, last, settings: window_checks.hour_gap_faults(
                 connection, first, last, settings.timezone, datetime.now(UTC)
             ),
+            numbers=_overdue_age("hour"),
         ),
         _check(
             window_key("day"),
@@ -124,6 +127,7 @@ def window_asset_checks() -> list[dg.AssetChecksDefinition]:
                 f"Every {grain} that ended two hours ago or earlier was made with all its events.",
                 warning,
                 _overdue(grain),
+                numbers=_overdue_age(grain),
             )
             # Hours have `no_gaps`.
             for grain in GRAINS[1:]
@@ -159,6 +163,20 @@ def _overdue(grain: Grain) -> Find:
     )
 
 
+def _rows(asset: dg.AssetKey) -> Numbers:
+    """How many rows of its own table were looked at. Events have none of their own: how many there are, their days tell."""
+    table = next((WINDOW_TABLES[grain] for grain in GRAINS if window_key(grain) == asset), WINDOW_TABLES["day"])
+    return lambda connection, first, last, _: {
+        "rows_looked_at": rows_of_days(connection, table.table, table.column, first, last)
+    }
+
+
+def _overdue_age(grain: Grain) -> Numbers:
+    return lambda connection, _, __, settings: {
+        "age_seconds": overdue_window_seconds(connection, grain, datetime.now(UTC), settings.usage_timezone)
+    }
+
+
 def _check(
     asset: dg.AssetKey,
     name: str,
@@ -167,18 +185,18 @@ def _check(
     find: Find,
     *,
     blocking: bool = False,
+    numbers: Numbers | None = None,
 ) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=asset, name=name, description=description, blocking=blocking)
     def window_check(
         context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> dg.AssetCheckResult:
+        told = numbers or _rows(asset)
+        spans = checked_spans(context.run.tags, current_day(settings.timezone))
         with closing(connect(settings, statement_seconds=CHECK_SECONDS)) as connection:
-            found = [
-                fault
-                for first, last in checked_spans(context.run.tags, current_day(settings.timezone))
-                for fault in find(connection, first, last, settings)
-            ]
+            found = [fault for span in spans for fault in find(connection, *span, settings)]
+            together = of_all_spans(told(connection, *span, settings) for span in spans)
         # Two spans may tell the same.
-        return faults_result(list(dict.fromkeys(found)), severity=severity)
+        return faults_result(list(dict.fromkeys(found)), severity=severity, numbers=together)
 
     return window_check

@@ -14,6 +14,7 @@ from usage_pipeline.defs.sensors.late_stats import late_stats_sensor
 from usage_pipeline.defs.sensors.late_windows import late_windows_sensor
 from usage_pipeline.defs.sensors.missed import missed_partitions_sensor
 from usage_pipeline.defs.sensors.rankings import current_rankings_sensor
+from usage_pipeline.defs.sensors.starts import first_looks_sensor
 from usage_pipeline.defs.sensors.turns import asked, take_turn
 from usage_pipeline.drain.rounds import METRICS_FAMILIES, TOKEN_FAMILIES, DrainImpossible, RoundReport, drain_once
 from usage_pipeline.rollups.daily import current_day, stale_days
@@ -33,7 +34,7 @@ DRAIN_SENSORS = ("drain_metrics", "drain_tokens")
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Two drain sensors with the intervals of contracts §5, and the sensors of late data, missed partitions and rankings."""
+    """Two drain sensors with the intervals of contracts §5, and those of late data, missed partitions, rankings and starts."""
     status = dg.DefaultSensorStatus.RUNNING if settings.enable_job_scheduler else dg.DefaultSensorStatus.STOPPED
     return [
         _drain_sensor(
@@ -57,6 +58,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         late_stats_sensor(settings, status),
         missed_partitions_sensor(settings, status),
         current_rankings_sensor(settings, status),
+        first_looks_sensor(status),
     ]
 
 

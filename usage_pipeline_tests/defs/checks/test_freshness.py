@@ -124,6 +124,8 @@ def test_the_freshness_job_tells_which_partition_is_missing(
     one = of(DAILY, settings)
     [last] = closed_windows("day", NOW - one.grace, 1, settings.timezone)
     maker.make(DAILY, str(last.day), last.first)
+    # Else the installation would be new.
+    instance.run_storage.add_historical_run(dg.DagsterRun("of_before"), NOW - timedelta(days=2))
     result = definitions.resolve_job_def("freshness").execute_in_process(instance=instance, run_config=QUIET)
     found = {one.asset_key: one for one in result.get_asset_check_evaluations()}
     assert len(found) == len(partitioned_assets(settings))
@@ -132,7 +134,17 @@ def test_the_freshness_job_tells_which_partition_is_missing(
     assert others == {("no partition was made yet",)}
     maker.make(DAILY, str(last.day), NOW)
     result = definitions.resolve_job_def("freshness").execute_in_process(instance=instance, run_config=QUIET)
-    assert [one.asset_key for one in result.get_asset_check_evaluations() if one.passed] == [DAILY]
+    [fresh] = [one for one in result.get_asset_check_evaluations() if one.passed]
+    assert fresh.asset_key == DAILY
+    assert fresh.metadata["age_seconds"].value == pytest.approx(0, abs=1)
+    assert fresh.metadata["mismatches"].value == 0
+
+
+def test_in_a_new_installation_nothing_is_late(definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    result = definitions.resolve_job_def("freshness").execute_in_process(instance=instance, run_config=QUIET)
+    found = result.get_asset_check_evaluations()
+    assert len(found) == len(partitioned_assets(load_settings()))
+    assert all(one.passed for one in found)
 
 
 def missed_tick(definitions: dg.Definitions, instance: dg.DagsterInstance) -> dict[tuple[str, str], dg.RunRequest]:
@@ -160,7 +172,7 @@ def test_days_that_a_closed_daemon_left_out_become_runs_until_they_are_made(
     again = missed_tick(definitions, instance)
     assert [one.run_key for one in again.values()] == [one.run_key for one in requests.values()], "once an hour"
     for (job, partition), request in requests.items():
-        assert request.tags["usage_pipeline/one_at_a_time"] == f"{job}/{partition}"
+        assert request.tags[".dagster/usage_pipeline_one_at_a_time"] == f"{job}/{partition}"
         assert (
             definitions.resolve_job_def(job)
             .execute_in_process(

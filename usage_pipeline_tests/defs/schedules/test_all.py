@@ -16,7 +16,7 @@ from usage_pipeline.definitions import build_definitions
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline_tests.rigs.places import PROJECT
 
-TAG = "usage_pipeline/one_at_a_time"
+TAG = ".dagster/usage_pipeline_one_at_a_time"
 AT = datetime(2026, 3, 1, 0, 10, tzinfo=UTC)
 KEYS = 100_000
 
