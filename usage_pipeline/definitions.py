@@ -35,6 +35,7 @@ from usage_pipeline.defs.schedules.all import schedules
 from usage_pipeline.defs.sensors.alerts import alert_sensors
 from usage_pipeline.defs.sensors.drains import sensors
 from usage_pipeline.defs.sensors.landed_files import landed_files_sensor
+from usage_pipeline.defs.switched_off import schedules_off, sensors_off
 from usage_pipeline.defs.views import reporting_views
 from usage_pipeline.settings import Settings, load_settings
 
@@ -71,6 +72,10 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             *report_assets(report_partitions(settings)),
         ]
         assets += reporting_views(assets)
+    timed = schedules(settings)
+    watching = [*sensors(settings), landed_files_sensor(settings), *alert_sensors()]
+    if not settings.enable_job_scheduler:
+        timed, watching = schedules_off(timed), sensors_off(watching)
     return dg.Definitions(
         assets=with_table_facts(with_freshness_policies(asset) for asset in assets),
         asset_checks=[
@@ -81,8 +86,8 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             freshness_checks(settings),
         ],
         jobs=JOBS,
-        schedules=schedules(settings),
-        sensors=[*sensors(settings), landed_files_sensor(settings), *alert_sensors(settings)],
+        schedules=timed,
+        sensors=watching,
         resources=resources,
         # Our jobs are short: in one process a run takes half the time of one process per step.
         executor=dg.in_process_executor,

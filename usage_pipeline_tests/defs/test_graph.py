@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from usage_pipeline.definitions import build_definitions
+from usage_pipeline.defs.switched_off import SAID
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 from usage_pipeline_tests.rigs.places import PROJECT
@@ -188,6 +190,26 @@ def test_schedules_and_sensors_run_on_their_own_unless_switched_off(is_enabled: 
     found = {sensor.default_status.value for sensor in repository.sensor_defs}
     found |= {schedule.default_status.value for schedule in repository.schedule_defs}
     assert found == {"RUNNING" if is_enabled else "STOPPED"}
+
+
+def test_what_is_switched_off_stays_so_whoever_turns_it_on_and_says_why(instance: dg.DagsterInstance) -> None:
+    """To turn one on in the UI only means that the daemon evaluates its ticks."""
+    on, off = (
+        build_definitions({"settings": load_settings(enable_job_scheduler=is_enabled)}).get_repository_def()
+        for is_enabled in (True, False)
+    )
+    assert [one.name for one in off.sensor_defs] == [one.name for one in on.sensor_defs]
+    assert [(one.name, one.cron_schedule) for one in off.schedule_defs] == [
+        (one.name, one.cron_schedule) for one in on.schedule_defs
+    ]
+    with (
+        dg.build_sensor_context(instance=instance, repository_def=off) as of_sensor,
+        dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.now(UTC)) as of_schedule,
+    ):
+        ticks = [one.evaluate_tick(of_sensor) for one in off.sensor_defs]
+        ticks += [one.evaluate_tick(of_schedule) for one in off.schedule_defs]
+    assert {tick.skip_message for tick in ticks} == {SAID}
+    assert not any(tick.run_requests for tick in ticks)
 
 
 def test_merchant_aggregation_has_a_switch_of_its_own() -> None:

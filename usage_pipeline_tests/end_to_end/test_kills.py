@@ -16,10 +16,11 @@ STORED = "select coalesce(sum(total_requests), 0)::int from usage.api_keys where
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[DagsterSystem]:
-    """One for all tests of this file, with one code server. Schedules would take the cores: the drains' sensor is started."""
+    """One for all tests of this file, with one code server. Schedules would take the cores: only a drain is on, later."""
     # As often as a test can wait for; everything else is as the project has it.
     adapt = [("  poll_interval_seconds: 30", "  poll_interval_seconds: 2")]
-    with running_system(shares_code_server=True, adapt=adapt, ENABLE_JOB_SCHEDULER="false") as system:
+    with running_system(shares_code_server=True, adapt=adapt) as system:
+        system.silence()
         yield system
 
 

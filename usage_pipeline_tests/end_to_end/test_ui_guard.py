@@ -49,7 +49,8 @@ Promise.all([image, report, socket, sent("no-cors", "text/plain; application/jso
 @pytest.fixture(scope="module")
 def system() -> Iterator[DagsterSystem]:
     """One for all tests of this file. Nothing runs by itself: a sensor that is on was turned on by somebody."""
-    with running_system(shares_code_server=True, ENABLE_JOB_SCHEDULER="false") as system:
+    with running_system(shares_code_server=True) as system:
+        system.silence()
         yield system
 
 

@@ -1,4 +1,4 @@
-"""All schedules. Each is on by default, unless ENABLE_JOB_SCHEDULER is false."""
+"""All schedules. Each is on by default."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,19 +17,20 @@ from usage_pipeline.defs.jobs import (
 from usage_pipeline.defs.schedules.checks import check_schedules
 from usage_pipeline.defs.schedules.reports import report_schedules
 from usage_pipeline.defs.schedules.stats import stats_schedules
-from usage_pipeline.defs.schedules.windows import default_status, window_schedules
+from usage_pipeline.defs.schedules.windows import window_schedules
 from usage_pipeline.settings import Settings
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """All schedules: counters, Redis sources, storage lifecycle, windows of events, reports, statistics, rankings, checks."""
     cron, timezone = settings.aggregation_cron, settings.usage_timezone
-    is_on = settings.enable_job_scheduler
 
     @dg.schedule(
         name="merchant_usage_hourly",
         job=merchant_usage,
-        default_status=default_status(is_on and settings.enable_usage_aggregation),
+        default_status=dg.DefaultScheduleStatus.RUNNING
+        if settings.enable_usage_aggregation
+        else dg.DefaultScheduleStatus.STOPPED,
         description="Stores the merchant counters of today and yesterday, and those of earlier days that grew since "
         "(USAGE_AGGREGATION_INTERVAL).",
         cron_schedule=cron,
@@ -41,7 +42,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     @dg.schedule(
         name="daily_tables_hourly",
         job=daily_tables,
-        default_status=default_status(is_on),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Makes today and yesterday again in usage/*_daily. The sensor `late_days` handles older days that change.",
         cron_schedule=cron,
         execution_timezone=timezone,
@@ -52,7 +53,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     observe = dg.ScheduleDefinition(
         name="observe_sources_hourly",
         job=observe_sources,
-        default_status=default_status(is_on),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Counts the keys and items that wait in Redis.",
         cron_schedule=cron,
         execution_timezone=timezone,
@@ -60,7 +61,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     lifecycle = dg.ScheduleDefinition(
         name="storage_lifecycle_daily",
         job=storage_lifecycle,
-        default_status=default_status(is_on),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Creates partitions for the next days, and archives and drops old ones, after the roll-ups of the night.",
         cron_schedule="30 4 * * *",
         execution_timezone=timezone,
@@ -68,7 +69,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     pruning = dg.ScheduleDefinition(
         name="history_daily",
         job=history,
-        default_status=default_status(is_on),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Removes old runs and events from Dagster's own history (RUN_HISTORY_DAYS, EVENT_HISTORY_DAYS).",
         cron_schedule="15 5 * * *",
         execution_timezone=timezone,
@@ -76,7 +77,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     posts = dg.ScheduleDefinition(
         name="external_posts_hourly",
         job=external_posts,
-        default_status=default_status(is_on),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Fetches the posts of the external API (EXTERNAL_POST_IDS).",
         cron_schedule="40 * * * *",
         execution_timezone=timezone,

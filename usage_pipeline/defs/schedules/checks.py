@@ -3,18 +3,16 @@
 import dagster as dg
 
 from usage_pipeline.defs.jobs import counter_checks, freshness, reconcile
-from usage_pipeline.defs.schedules.windows import default_status
 from usage_pipeline.settings import Settings
 
 
 def check_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """Each runs once an hour, not at the time of the roll-ups or of another. Other checks run with their assets."""
-    status = default_status(settings.enable_job_scheduler)
     return [
         dg.ScheduleDefinition(
             name=f"{job.name}_hourly",
             job=job,
-            default_status=status,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
             description=job.description,
             cron_schedule=cron,
             execution_timezone=settings.usage_timezone,

@@ -8,7 +8,6 @@ from usage_pipeline.defs.assets.reports import REPORT_GRAINS
 from usage_pipeline.defs.assets.windows import window_partition
 from usage_pipeline.defs.jobs import one_at_a_time, report_jobs
 from usage_pipeline.defs.partitions.calendar import report_partitions
-from usage_pipeline.defs.schedules.windows import default_status
 from usage_pipeline.rollups.calendar import Grain
 from usage_pipeline.rollups.due_windows import closed_windows
 from usage_pipeline.settings import Settings
@@ -28,7 +27,7 @@ def _report_schedule(grain: Grain, settings: Settings) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"report_of_{grain}",
         job=job,
-        default_status=default_status(settings.enable_job_scheduler),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description=f"Makes the report of the {grain} that ended.",
         cron_schedule=_CRONS[grain],
         execution_timezone=settings.usage_timezone,

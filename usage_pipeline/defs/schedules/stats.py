@@ -6,7 +6,6 @@ from datetime import date, datetime, timedelta
 import dagster as dg
 
 from usage_pipeline.defs.jobs import issue_stats, one_at_a_time, ranking_jobs
-from usage_pipeline.defs.schedules.windows import default_status
 from usage_pipeline.rollups.due_windows import days_to_roll_up
 from usage_pipeline.settings import Settings
 
@@ -16,12 +15,12 @@ _AFTER_THE_ROLL_UPS = "15 * * * *"
 
 def stats_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """Yesterday's statistics by STATS_CRON_SCHEDULE, and the rankings of today every hour, in USAGE_TIMEZONE."""
-    status, zone = default_status(settings.enable_job_scheduler), settings.timezone
+    zone = settings.timezone
 
     @dg.schedule(
         name="issue_stats_daily",
         job=issue_stats,
-        default_status=status,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Counts yesterday's issues and comments (STATS_CRON_SCHEDULE).",
         cron_schedule=settings.stats_cron_schedule,
         execution_timezone=settings.usage_timezone,
@@ -42,7 +41,7 @@ def _ranking_schedule(settings: Settings, of_issues: bool) -> dg.ScheduleDefinit
     @dg.schedule(
         name=f"{job.name}_hourly",
         job=job,
-        default_status=default_status(settings.enable_job_scheduler),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Ranks today so far. In the first hour of a day it also ranks yesterday. Between its runs "
         "the sensor `current_rankings` keeps today's up to date.",
         cron_schedule=_AFTER_THE_ROLL_UPS,

@@ -20,14 +20,9 @@ _WEEK_AFTER_ITS_DAY = "20 0 * * *"
 _MONTH_AFTER_ITS_DAY = "25 0 * * *"
 
 
-def default_status(is_enabled: bool) -> dg.DefaultScheduleStatus:
-    return dg.DefaultScheduleStatus.RUNNING if is_enabled else dg.DefaultScheduleStatus.STOPPED
-
-
 def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """One schedule for each grain, in USAGE_TIMEZONE. The sensor `late_windows` handles windows that change after their end."""
     partitions, zone = window_partitions(settings), settings.timezone
-    status = default_status(settings.enable_job_scheduler)
 
     def requests(context: dg.ScheduleEvaluationContext, grain: Grain, windows: list[Window]) -> Iterator[dg.RunRequest]:
         for window in windows:
@@ -40,7 +35,7 @@ def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     @dg.schedule(
         name="usage_hourly_after_the_hour",
         job=window_jobs["hour"],
-        default_status=status,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Rolls up the last hour that ended.",
         cron_schedule=_AFTER_THE_HOUR,
         execution_timezone=settings.usage_timezone,
@@ -51,7 +46,7 @@ def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     @dg.schedule(
         name="usage_daily_hourly",
         job=window_jobs["day"],
-        default_status=status,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Rolls up today so far. In the first hour after midnight it also rolls up yesterday.",
         cron_schedule=_DAY_AFTER_ITS_HOUR,
         execution_timezone=settings.usage_timezone,
@@ -68,7 +63,7 @@ def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     @dg.schedule(
         name="usage_weekly_daily",
         job=window_jobs["week"],
-        default_status=status,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Rolls up the week that yesterday is in: the running week, or on Mondays the week that just ended.",
         cron_schedule=_WEEK_AFTER_ITS_DAY,
         execution_timezone=settings.usage_timezone,
@@ -79,7 +74,7 @@ def window_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     @dg.schedule(
         name="usage_monthly_daily",
         job=window_jobs["month"],
-        default_status=status,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Rolls up the month that yesterday is in: the running month, or on the 1st the month that just ended.",
         cron_schedule=_MONTH_AFTER_ITS_DAY,
         execution_timezone=settings.usage_timezone,

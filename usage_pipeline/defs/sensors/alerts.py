@@ -15,17 +15,16 @@ from usage_pipeline.settings import Settings
 _EVALUATION_SECONDS = 29
 
 
-def alert_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Both sensors are on by default, unless ENABLE_JOB_SCHEDULER is false."""
-    status = dg.DefaultSensorStatus.RUNNING if settings.enable_job_scheduler else dg.DefaultSensorStatus.STOPPED
-    return [_evaluation(status), _failed_runs(status)]
+def alert_sensors() -> list[dg.SensorDefinition]:
+    """Both sensors are on by default."""
+    return [_evaluation(), _failed_runs()]
 
 
-def _evaluation(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def _evaluation() -> dg.SensorDefinition:
     @dg.sensor(
         name="alerts",
         minimum_interval_seconds=_EVALUATION_SECONDS,
-        default_status=status,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Looks at runs, ticks, backlog, Redis, dead letters and usage, and sends alerts to ALERT_URLS "
         "(docs/alerts.md). /healthz reports the time since its last tick as last_tick_age_seconds.",
     )
@@ -47,10 +46,10 @@ def _evaluation(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     return alerts
 
 
-def _failed_runs(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def _failed_runs() -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="failed_runs",
-        default_status=status,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Sends an alert at once when a run failed. The sensor `alerts` sends a message when the alert clears.",
     )
     def failed_runs(context: dg.RunFailureSensorContext, settings: dg.ResourceParam[Settings]) -> None:

@@ -35,14 +35,12 @@ DRAIN_SENSORS = ("drain_metrics", "drain_tokens")
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
     """Two drain sensors with the intervals of contracts §5, and those of late data, missed partitions, rankings and starts."""
-    status = dg.DefaultSensorStatus.RUNNING if settings.enable_job_scheduler else dg.DefaultSensorStatus.STOPPED
     return [
         _drain_sensor(
             settings,
             "drain_metrics",
             METRICS_FAMILIES,
             settings.metrics_sync_interval_ms,
-            status,
             "Moves counts of API keys and providers, and request events, from Redis to PostgreSQL (METRICS_SYNC_INTERVAL_MS).",
         ),
         _drain_sensor(
@@ -50,15 +48,14 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             "drain_tokens",
             TOKEN_FAMILIES,
             settings.api_token_sync_interval_ms,
-            status,
             "Moves counts of API tokens from Redis to PostgreSQL (API_TOKEN_SYNC_INTERVAL_MS).",
         ),
-        _late_days_sensor(status),
-        late_windows_sensor(settings, status),
-        late_stats_sensor(settings, status),
-        missed_partitions_sensor(settings, status),
-        current_rankings_sensor(settings, status),
-        first_looks_sensor(status),
+        _late_days_sensor(),
+        late_windows_sensor(settings),
+        late_stats_sensor(settings),
+        missed_partitions_sensor(settings),
+        current_rankings_sensor(settings),
+        first_looks_sensor(),
     ]
 
 
@@ -67,7 +64,6 @@ def _drain_sensor(
     name: str,
     families: Sequence[str],
     interval_ms: int,
-    status: dg.DefaultSensorStatus,
     description: str,
 ) -> dg.SensorDefinition:
     keys = [key for family in families for key in output_keys(family)]
@@ -76,7 +72,7 @@ def _drain_sensor(
         name=name,
         asset_selection=keys,
         minimum_interval_seconds=max(1, interval_ms // 1000 - _LESS_THAN_A_LOOP_SECONDS),
-        default_status=status,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description=description,
     )
     def drain_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -117,12 +113,12 @@ def _drain_sensor(
     return drain_sensor
 
 
-def _late_days_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def _late_days_sensor() -> dg.SensorDefinition:
     @dg.sensor(
         name="late_days",
         asset_selection=[daily_key(family) for family in ("api_key", "provider", "token")],
         minimum_interval_seconds=30,
-        default_status=status,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Makes past days again when more counts of the day were drained after it was made.",
     )
     def late_days(

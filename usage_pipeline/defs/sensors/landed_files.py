@@ -27,9 +27,7 @@ def landed_files_sensor(settings: Settings) -> dg.SensorDefinition:
         name="landed_files",
         asset_selection=[LANDED_FILES],
         minimum_interval_seconds=9,
-        default_status=dg.DefaultSensorStatus.RUNNING
-        if settings.enable_job_scheduler and settings.landing_url
-        else dg.DefaultSensorStatus.STOPPED,
+        default_status=dg.DefaultSensorStatus.RUNNING if settings.landing_url else dg.DefaultSensorStatus.STOPPED,
         description="Reads files of usage events from LANDING_URL when they are complete: two looks found them unchanged.",
     )
     def landed_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

@@ -30,7 +30,7 @@ _JOBS = {
 }
 
 
-def late_stats_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def late_stats_sensor(settings: Settings) -> dg.SensorDefinition:
     """The sensor `late_stats`. Its cursor has the run keys that it asked for and that are still wanted."""
     starts = {
         **dict.fromkeys(_JOBS, settings.stats_start_date),
@@ -41,7 +41,7 @@ def late_stats_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.
         name="late_stats",
         jobs=[issue_stats, *ranking_jobs.values()],
         minimum_interval_seconds=_INTERVAL_SECONDS,
-        default_status=status,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Makes past dates of issue statistics and rankings again when what they count changed, oldest first.",
     )
     def late_stats(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

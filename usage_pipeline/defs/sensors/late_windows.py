@@ -16,7 +16,7 @@ from usage_pipeline.storage.postgres import PostgresUnavailable, connect
 from usage_pipeline.texts import counted
 
 
-def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def late_windows_sensor(settings: Settings) -> dg.SensorDefinition:
     """The sensor `late_windows`. If the events of a window are archived, a lifecycle run reads them back first."""
     partitions = window_partitions(settings)
 
@@ -24,7 +24,7 @@ def late_windows_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> d
         name="late_windows",
         jobs=[*window_jobs.values(), storage_lifecycle],
         minimum_interval_seconds=30,
-        default_status=status,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Makes past hours, days, weeks and months again when their events changed, oldest first.",
     )
     def late_windows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

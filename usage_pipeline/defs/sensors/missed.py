@@ -44,7 +44,7 @@ _JOBS = {
 }
 
 
-def missed_partitions_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def missed_partitions_sensor(settings: Settings) -> dg.SensorDefinition:
     """Looks every five minutes. If a run did not help, it asks for the partition again later, ever more rarely."""
     reports = report_partitions(settings)
     assets = [
@@ -68,7 +68,7 @@ def missed_partitions_sensor(settings: Settings, status: dg.DefaultSensorStatus)
             *ranking_jobs.values(),
         ],
         minimum_interval_seconds=_INTERVAL_SECONDS,
-        default_status=status,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Makes past hours, days, weeks and months, and their reports, that no run has made since they ended.",
     )
     def missed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult:

@@ -16,13 +16,13 @@ _INTERVAL_SECONDS = 296
 _STATEMENT_SECONDS = 8.0
 
 
-def current_rankings_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def current_rankings_sensor(settings: Settings) -> dg.SensorDefinition:
     """The sensor `current_rankings`. A run for it would be a process of seconds for a query of milliseconds."""
 
     @dg.sensor(
         name="current_rankings",
         minimum_interval_seconds=_INTERVAL_SECONDS,
-        default_status=status,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Ranks today so far and writes the rankings to Redis, without runs. Hourly runs materialize them.",
     )
     def current_rankings(context: dg.SensorEvaluationContext) -> dg.SkipReason:

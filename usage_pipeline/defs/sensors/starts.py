@@ -12,14 +12,14 @@ _INTERVAL_SECONDS = 56
 _PAUSE_SECONDS = 900
 
 
-def first_looks_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def first_looks_sensor() -> dg.SensorDefinition:
     """The sensor `first_looks`. Its cursor is the time of its last tick: without one, or after a pause, it asks for runs."""
 
     @dg.sensor(
         name="first_looks",
         jobs=[*JOBS],
         minimum_interval_seconds=_INTERVAL_SECONDS,
-        default_status=status,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Observes the sources and runs the hourly checks once after a start, and after a pause of 15 minutes.",
     )
     def first_looks(context: dg.SensorEvaluationContext) -> dg.SensorResult:

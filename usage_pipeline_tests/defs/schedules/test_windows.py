@@ -146,8 +146,7 @@ def test_windows_whose_events_are_archived_ask_for_the_lifecycle_and_wait(
         (window.first, window.end),
     )
 
-    status = dg.DefaultSensorStatus.RUNNING
-    requests = tick(late_windows_sensor(settings, status), instance, settings).run_requests
+    requests = tick(late_windows_sensor(settings), instance, settings).run_requests
     other = str(DAY + timedelta(days=1))
     assert [(request.job_name, (request.partition_key or "")[:10]) for request in requests] == [
         ("usage_daily", other),

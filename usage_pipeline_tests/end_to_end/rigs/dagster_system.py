@@ -211,6 +211,12 @@ class DagsterSystem:
 
         wait_until(stays_off, "schedules and sensors that stay off")
 
+    def silence(self) -> None:
+        """Turns off all schedules and sensors, and waits for the end of the runs that they have asked for."""
+        self.turn_off()
+        under_way = ["NOT_STARTED", "QUEUED", "STARTING", "STARTED"]
+        wait_until(lambda: not self.runs(statuses=under_way), "the end of all runs")
+
     def _turn_off_once(self, names: Sequence[str]) -> bool:
         """Whether there was something to turn off, or a tick was under way."""
         found = self.ask(_SWITCHES, repository=LOCATION)["repositoryOrError"]
