@@ -51,7 +51,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
         raise TypeError(f"expected resource `settings` to be Settings, came {type(settings).__name__}")
     days = daily_partitions(settings)
     with warnings.catch_warnings():
-        # Observable sources and backfill policies are still beta; both are what we want, so their notice is only noise.
+        # Observable sources, backfill policies and code references are still beta. We want them, so their notice is only noise.
         warnings.simplefilter("ignore", dg.BetaWarning)
         assets: list[dg.AssetsDefinition | dg.AssetSpec] = [
             redis_sources(),
@@ -72,12 +72,13 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
             *report_assets(report_partitions(settings)),
         ]
         assets += reporting_views(assets)
+        described = dg.with_source_code_references(with_table_facts(with_freshness_policies(asset) for asset in assets))
     timed = schedules(settings)
     watching = [*sensors(settings), landed_files_sensor(settings), *alert_sensors()]
     if not settings.enable_job_scheduler:
         timed, watching = schedules_off(timed), sensors_off(watching)
     return dg.Definitions(
-        assets=with_table_facts(with_freshness_policies(asset) for asset in assets),
+        assets=described,
         asset_checks=[
             *window_asset_checks(),
             *ranking_asset_checks(),

@@ -6,8 +6,9 @@ from typing import Any
 
 import dagster as dg
 
+from usage_pipeline.defs.tags import tags_of
 from usage_pipeline.rollups.lineage import COLUMN_LINEAGE
-from usage_pipeline.storage.catalog import Column, stored_catalog
+from usage_pipeline.storage.catalog import Column, Table, stored_catalog
 from usage_pipeline.storage.table_profile import Profile, nullable
 
 OWNERS = ["team:data-platform"]
@@ -21,7 +22,7 @@ def table_metadata(table: str) -> dict[str, Any]:
 def with_table_facts(
     assets: Iterable[dg.AssetsDefinition | dg.AssetSpec],
 ) -> Sequence[dg.AssetsDefinition | dg.AssetSpec]:
-    """The assets, each with the comment of its table, its columns, and where the columns come from.
+    """The assets, each with tags, the comment of its table, its columns, and where the columns come from.
 
     The definition carries these, not each materialization: they are the same for all, and larger than the rest.
     """
@@ -36,7 +37,14 @@ def _with_table_facts(spec: dg.AssetSpec) -> dg.AssetSpec:
         facts = {"table_comment": table.comment, **column_schema(table.columns)}
     if lineage:
         facts |= column_lineage(lineage)
-    return spec.merge_attributes(metadata=facts)
+    return spec.merge_attributes(metadata=facts, tags=tags_of(spec.key, _column_names(spec, table)))
+
+
+def _column_names(spec: dg.AssetSpec, table: Table | None) -> list[str]:
+    if table:
+        return [column.name for column in table.columns]
+    schema = spec.metadata.get("dagster/column_schema")
+    return [column.name for column in schema.columns] if isinstance(schema, dg.TableSchema) else []
 
 
 def column_schema(columns: Iterable[Column]) -> dict[str, Any]:

@@ -39,6 +39,26 @@ VIEWS = {key for key in KEYS if key.path[0] == "reporting"}
 UNTRACED = {dg.AssetKey(["reporting", name]) for name in ("current_day", "late_corrections")}
 
 
+def test_every_asset_has_tags_and_those_that_python_makes_say_where_in_the_code() -> None:
+    for key in KEYS:
+        node = GRAPH.get(key)
+        assert set(node.tags) >= {"domain", "cadence", "pii"}, key
+        if node.is_executable and key not in DAY_PART_KEYS:
+            [reference] = node.metadata["dagster/code_references"].code_references
+            assert Path(reference.file_path).is_file()
+    holders = {key.to_user_string(): GRAPH.get(key).tags["pii"] for key in KEYS if GRAPH.get(key).tags["pii"] != "none"}
+    # By hand: what tables have of people.
+    assert holders["analytics/usage_events"] == "texts"
+    assert holders["analytics/usage_user_daily"] == holders["reporting/usage_by_user"] == "user_ids"
+    assert holders["redis/event_queue"] == "user_ids"
+    # What else a writer sent.
+    assert holders["snapshots/request_events"] == "texts"
+    assert holders["app/issues"] == "user_ids"
+    assert not {"usage/api_keys", "analytics/usage_daily", "reporting/usage_by_team", "redis/api_key_metrics"} & set(
+        holders
+    )
+
+
 @pytest.mark.parametrize("key", KEYS, ids=dg.AssetKey.to_user_string)
 def test_an_asset_says_whose_it_is_where_it_is_stored_and_what_each_column_means(key: dg.AssetKey) -> None:
     node = GRAPH.get(key)
