@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from usage_pipeline.defs.assets.windows import window_partition
-from usage_pipeline.defs.jobs import daily_tables, issue_stats, merchant_usage, ranking_jobs, window_jobs
+from usage_pipeline.defs.jobs import because, daily_tables, issue_stats, merchant_usage, ranking_jobs, window_jobs
 from usage_pipeline.defs.partitions.calendar import window_partitions
 from usage_pipeline.rollups.calendar import GRAINS, day_window, hour_window, hours_of, month_of, week_of, window_on
 from usage_pipeline.settings import Settings
@@ -40,7 +40,11 @@ def materialize_days(
         return all(
             _succeeded(
                 defs.resolve_job_def(name).execute_in_process(
-                    tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
+                    tags={
+                        "dagster/asset_partition_range_start": first,
+                        "dagster/asset_partition_range_end": last,
+                        **because("made by the demo"),
+                    },
                     instance=instance,
                     run_config=_QUIET,
                     raise_on_error=False,
