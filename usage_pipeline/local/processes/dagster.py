@@ -21,7 +21,7 @@ import httpx
 import usage_pipeline
 from usage_pipeline.local.processes.children import Child, start_child
 from usage_pipeline.local.servers.ports import LONGEST_SOCKET_PATH, LOOPBACK
-from usage_pipeline.storage.postgres import system_authorities
+from usage_pipeline.storage.connecting.database import system_authorities
 
 LOCATION = "usage_pipeline"
 UNREACHABLE = "unreachable"
