@@ -9,15 +9,17 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from usage_pipeline.storage.catalog import SCHEMAS
 from usage_pipeline.storage.chunks.partitions import ensure_partitions_ahead
 from usage_pipeline.storage.connecting.database import Database
-from usage_pipeline.storage.postgres import PostgresUnavailable, connect_to
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect_to, first_line
 from usage_pipeline.storage.roles.analyst import end_long_transactions
 from usage_pipeline.storage.roles.grants import set_grants
+from usage_pipeline.storage.schema_version import VERSION_SCHEMA, VERSION_TABLE
 from usage_pipeline.storage.sql import load, sql_folder
 from usage_pipeline.storage.time_zones import expect_same_zone, expect_time_zone
 from usage_pipeline.storage.timescale import offer_extension
@@ -59,7 +61,8 @@ def migrate(database: Database | str, *, time_zone: str | None = None) -> str:
                         expect_same_zone(single, time_zone, today=datetime.now(UTC).date())
                     offer_extension(single)
                 _upgrade(config, connection, database)
-                version = MigrationContext.configure(connection).get_current_revision()
+                versions = {"version_table": VERSION_TABLE, "version_table_schema": VERSION_SCHEMA}
+                version = MigrationContext.configure(connection, opts=versions).get_current_revision()
                 connection.commit()
                 with connect_to(database) as single:
                     set_grants(single)
@@ -86,6 +89,12 @@ def _upgrade(config: Config, connection: Connection, database: Database) -> None
         try:
             command.upgrade(config, "head")
             return
+        except CommandError as error:
+            connection.rollback()
+            raise PostgresUnavailable(
+                f"the schema of the database has a version that this usage-pipeline does not know ({first_line(error)}); "
+                "it is of a newer usage-pipeline: install that one"
+            ) from None
         except DBAPIError as error:
             connection.rollback()
             if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):

@@ -13,6 +13,7 @@ from psycopg import sql
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.postgres import create_database
 from usage_pipeline.storage.migrations import migrate
+from usage_pipeline.storage.postgres import PostgresUnavailable
 
 SCHEMAS = ["app", "raw", "usage", "analytics", "stats", "reporting", "ops"]
 
@@ -57,6 +58,15 @@ def test_two_processes_at_once_migrate_once(empty_database_url: str) -> None:
     assert [process.returncode for process in processes] == [0, 0], answers
     assert len({version for version, _ in answers}) == 1
     assert ("ops", "sync_batches") in tables(empty_database_url)
+
+
+def test_a_schema_of_a_newer_version_is_refused_in_one_line(database_url: str, postgres: psycopg.Connection) -> None:
+    postgres.execute("update public.usage_pipeline_version set version_num = '9999'")
+    with pytest.raises(
+        PostgresUnavailable, match=r"does not know \(.*9999.*\); it is of a newer usage-pipeline"
+    ) as problem:
+        migrate(database_url)
+    assert "\n" not in str(problem.value)
 
 
 def test_every_schema_table_and_column_is_explained(postgres: psycopg.Connection) -> None:
