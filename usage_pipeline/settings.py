@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     )
     dagster_postgres_url: DagsterStorageUrl | None = Field(
         default=None,
-        description="PostgreSQL database of Dagster's own storage. Give it a database of its own.",
+        description="PostgreSQL database of Dagster's own storage. Give it a database of its own, or that of `DATABASE_URL`.",
     )
 
     metrics_sync_interval_ms: int = Field(

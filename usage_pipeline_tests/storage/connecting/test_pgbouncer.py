@@ -1,14 +1,18 @@
 """PgBouncer in session mode is as good as the server itself; in the other modes it is refused, in one line that says why."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
 import redis
 
 from usage_pipeline.drain.rounds import DrainImpossible, drain_once
+from usage_pipeline.history.storage import connect_storage, expect_known_storage
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.windows import replace_window
@@ -18,11 +22,11 @@ from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect
 from usage_pipeline_tests.rigs.commands import run_command
 from usage_pipeline_tests.rigs.events import event
+from usage_pipeline_tests.rigs.history import History, open_history
 from usage_pipeline_tests.rigs.service import EVENTS_PATH, new_token, serving
 from usage_pipeline_tests.storage.connecting.pgbouncer import pgbouncer, through
 
 SHARING = r"expected a session of our own, .* pool_mode = session"
-Pooled = Callable[..., Settings]
 
 
 @pytest.fixture(params=["session"])
@@ -151,3 +155,19 @@ def test_a_pooler_that_is_changed_under_us_is_seen_by_the_next_connection(
         connect(changed).close()
         with pytest.raises(PostgresUnavailable, match=SHARING):
             connect(changed)
+
+
+def test_dagsters_storage_and_its_pruning_work_in_session_mode(servers: LocalServers, tmp_path: Path) -> None:
+    with open_history(servers, tmp_path / "home") as history, pgbouncer(servers.postgres, "session") as port:
+        url = through(port, history.storage_url)
+        storage = {"postgres_url": url.replace("postgresql://", "postgresql+psycopg2://")}
+        home = tmp_path / "pooled"
+        home.mkdir()
+        (home / "dagster.yaml").write_text(
+            json.dumps({"storage": {"postgres": storage}, "telemetry": {"enabled": False}})
+        )
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            run_id = History(instance, history.connection, url).run("plain")
+            assert instance.get_run_by_id(run_id) is not None
+        with closing(connect_storage(load_settings(dagster_postgres_url=url))) as connection:
+            expect_known_storage(connection, run_id)

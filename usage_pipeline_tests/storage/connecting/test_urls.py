@@ -14,9 +14,11 @@ from usage_pipeline.history.storage import connect_storage
 from usage_pipeline.local.processes.dagster import for_dagster
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import free_port
+from usage_pipeline.local.servers.postgres import create_database, start_postgres, stop_postgres
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline_tests.rigs.commands import run_command
+from usage_pipeline_tests.rigs.places import servers_folder
 from usage_pipeline_tests.rigs.service import serving
 
 
@@ -50,6 +52,29 @@ def test_several_hosts_are_tried_by_every_process(
     assert postgres.execute("select total_requests from usage.api_keys").fetchall() == [(3,)]
     with serving(many) as service:
         assert service.client.get("/healthz").json()["database"] == "up"
+
+
+def test_a_host_that_may_not_be_written_to_is_passed_over(
+    servers: LocalServers, settings: Settings, redis_client: redis.Redis, postgres: psycopg.Connection
+) -> None:
+    """As a standby is: the drain and the service find the primary behind it."""
+    with servers_folder() as folder:
+        try:
+            other = start_postgres(folder / "postgres", durable=False)
+            create_database(other, postgres.info.dbname)
+            with psycopg.connect(other.url("postgres"), autocommit=True) as administrator:
+                administrator.execute("alter system set default_transaction_read_only = on")
+                administrator.execute("select pg_reload_conf()")
+            places = ",".join(quote(str(each.socket_folder), safe="") for each in (other, servers.postgres))
+            url = f"postgresql://postgres@{places}/{postgres.info.dbname}"
+            many = load_settings(database_url=url, redis_url=settings.redis_dsn.get_secret_value())
+            redis_client.hset("apikey:key:metrics", "total_requests", 3)
+            drain_once(many)
+            assert postgres.execute("select total_requests from usage.api_keys").fetchall() == [(3,)]
+            with serving(many) as service:
+                assert service.client.get("/healthz").json()["database"] == "up"
+        finally:
+            stop_postgres(folder / "postgres")
 
 
 def test_dagster_gets_several_hosts_as_its_library_reads_them(hosts: Callable[[str], str]) -> None:
