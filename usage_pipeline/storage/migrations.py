@@ -122,5 +122,7 @@ def _note_time_zone(connection: psycopg.Connection, time_zone: str) -> None:
 
 def _transactional(database: Database) -> psycopg.Connection:
     connection = connect_to(database)
+    # A migration takes as long as it takes, and so does the one that it waits for.
+    connection.execute(load("storage/lift_limits"))
     connection.autocommit = False
     return connection

@@ -39,7 +39,10 @@ class Database:
     @classmethod
     def of_dagster(cls, settings: Settings, url: str) -> "Database":
         """That of Dagster's storage. Where its user is that of DATABASE_URL and has no password in the URL, it has the same."""
-        usage, storage = conninfo_to_dict(settings.database_url.get_secret_value()), conninfo_to_dict(url)
+        try:
+            usage, storage = conninfo_to_dict(settings.database_url.get_secret_value()), conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            return cls(url, settings.connect_timeout_seconds)  # connecting says that it cannot be read
         is_same = usage.get("user") == storage.get("user") and not storage.get("password")
         return cls(url, settings.connect_timeout_seconds, changing_password(settings) if is_same else None)
 
