@@ -4,8 +4,8 @@ import logging
 
 import psycopg
 
+from usage_pipeline.storage import schema_version
 from usage_pipeline.storage.postgres import first_line
-from usage_pipeline.storage.schema_version import is_migrated
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ def offer_extension(connection: psycopg.Connection) -> None:
     """
     if is_installed(connection) or not _is_preloaded(connection):
         return
-    if is_migrated(connection):
+    if _is_migrated(connection):
         log.info("storage: TimescaleDB is there, but this database began with native partitions, and keeps them")
         return
     try:
@@ -50,3 +50,7 @@ def _is_preloaded(connection: psycopg.Connection) -> bool:
     preloaded = connection.execute("select setting from pg_settings where name = 'shared_preload_libraries'").fetchone()
     is_named = preloaded is not None and "timescaledb" in preloaded[0]
     return is_named and connection.execute(available).fetchone() is not None
+
+
+def _is_migrated(connection: psycopg.Connection) -> bool:
+    return schema_version.is_migrated(connection)
