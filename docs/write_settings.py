@@ -17,6 +17,8 @@ PAGE = Path(__file__).parent / "settings.md"
 _GROUPS = {
     "Where PostgreSQL and Redis are": (
         "database_url",
+        "database_password_command",
+        "database_password_file",
         "redis_url",
         "redis_host",
         "redis_port",

@@ -1,6 +1,7 @@
 """Types for settings with a rule. Pure. A value that breaks its rule raises a ValueError that says what was expected."""
 
 import re
+import shlex
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from usage_pipeline.server_urls import (
     dagster_storage_url_fault,
@@ -102,6 +103,20 @@ def _without_a_driver(url: SecretStr, fault_of: Callable[[str], str | None]) -> 
     if fault := fault_of(plain):
         raise ValueError(fault)
     return SecretStr(plain)
+
+
+def _or_none(text: object) -> object:
+    """As compose passes on a variable that is not set."""
+    return None if isinstance(text, str) and not text.strip() else text
+
+
+def _is_a_command(command: SecretStr | None) -> SecretStr | None:
+    try:
+        if command is None or shlex.split(command.get_secret_value()):
+            return command
+    except ValueError:
+        pass
+    raise ValueError("expected a program and its arguments, with every quotation mark closed, came another text")
 
 
 def _is_a_redis_url(url: SecretStr) -> SecretStr:
@@ -241,6 +256,8 @@ TimeZoneName = Annotated[str, AfterValidator(_is_a_time_zone)]
 CronExpression = Annotated[str, AfterValidator(_is_a_cron_expression)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_is_a_postgresql_url)]
 DagsterStorageUrl = Annotated[SecretStr, AfterValidator(_is_a_dagster_storage_url)]
+PasswordCommand = Annotated[SecretStr | None, BeforeValidator(_or_none), AfterValidator(_is_a_command)]
+PasswordFile = Annotated[str | None, BeforeValidator(_or_none)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_is_a_redis_url)]
 HostName = Annotated[str, AfterValidator(_is_a_host_name)]
 PlainHttpUrl = Annotated[str, AfterValidator(_is_a_plain_http_url)]

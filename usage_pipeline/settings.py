@@ -26,6 +26,8 @@ from usage_pipeline.setting_types import (
     HostName,
     HostNames,
     Networks,
+    PasswordCommand,
+    PasswordFile,
     PlainHttpUrl,
     PostgresUrl,
     PostNumbers,
@@ -62,6 +64,17 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("DATABASE_URL", "DB_URL"),
         description="PostgreSQL database of the usage tables, as a `postgresql://` URL.",
     )
+    database_password_command: PasswordCommand = Field(
+        default=None,
+        description="Program that prints the password of `DATABASE_URL`, for passwords that expire, such as "
+        "`aws rds generate-db-auth-token …`. Words are split as in a shell, but no shell runs it. It is run for the first "
+        "connection of a process, and again when a login fails.",
+    )
+    database_password_file: PasswordFile = Field(
+        default=None,
+        description="File that holds the password of `DATABASE_URL`. It is read for the first connection of a process, and "
+        "again when a login fails.",
+    )
     db_pool_size: int = Field(
         default=10,
         ge=1,
@@ -84,7 +97,7 @@ class Settings(BaseSettings):
     )
     dagster_postgres_url: DagsterStorageUrl | None = Field(
         default=None,
-        description="PostgreSQL database of Dagster's own storage. Give it a database of its own.",
+        description="PostgreSQL database of Dagster's own storage. Give it a database of its own, or that of `DATABASE_URL`.",
     )
 
     metrics_sync_interval_ms: int = Field(
@@ -380,6 +393,13 @@ class Settings(BaseSettings):
                 f"expected a day after {moved}, around which the clocks of {zone} move by a part of an hour"
             )
         return start
+
+    @field_validator("database_password_file")
+    @classmethod
+    def _password_has_one_source(cls, file: str | None, checked: ValidationInfo) -> str | None:
+        if file is not None and checked.data.get("database_password_command") is not None:
+            raise ValueError("expected this or DATABASE_PASSWORD_COMMAND, came both")
+        return file
 
     @field_validator("send_reports")
     @classmethod

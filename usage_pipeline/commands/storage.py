@@ -20,9 +20,10 @@ archive_app = typer.Typer(no_args_is_help=True, help="Old data in Parquet files:
 def migrate(as_json: AsJson = False) -> None:
     """Bring the database schema to the newest version. It is safe to run twice, and from two processes at once."""
     from usage_pipeline.storage import migrations
+    from usage_pipeline.storage.connecting.database import Database
 
     settings = load_settings()
-    version = migrations.migrate(settings.database_url.get_secret_value(), time_zone=settings.usage_timezone)
+    version = migrations.migrate(Database.of_usage(settings), time_zone=settings.usage_timezone)
     print_json({"success": True, "version": version}) if as_json else say(f"Schema version {version}.")
 
 

@@ -267,6 +267,11 @@ def _translated_errors() -> Iterator[None]:
     except psycopg.errors.ObjectNotInPrerequisiteState as error:
         # Of ops.expect_time_zone: a rezone began meanwhile.
         raise DrainImpossible(f"{first_line(error)}; the next drain recovers what is claimed") from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DrainImpossible(
+            f"the role of DATABASE_URL may not drain: {first_line(error)}; take usage_drain or the owner of the database, or "
+            "let the owner run: usage-pipeline migrate"
+        ) from None
     except psycopg.ProgrammingError as error:
         raise DrainImpossible(
             f"the schema is missing or old: {first_line(error)}; run: usage-pipeline migrate"

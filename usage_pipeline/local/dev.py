@@ -28,6 +28,7 @@ from usage_pipeline.local.processes.stop_signals import StopRequestedError, Stop
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import LOOPBACK, first_free_port, is_listening
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.storage.connecting.database import Database
 from usage_pipeline.storage.postgres import first_line
 from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable, client
 from usage_pipeline.texts import visible
@@ -167,10 +168,10 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
         mark = str(folder)
         if stop_left_overs(mark):
             _say("Stopped what an earlier start had left running.")
-        database_url = settings.database_url.get_secret_value() if "database_url" in given else servers.database_url
+        database = Database.of_usage(settings) if "database_url" in given else servers.database_url
         if not servers.has_redis:
             _expect_redis(settings)
-        _migrate(database_url, settings.usage_timezone, signals)
+        _migrate(database, settings.usage_timezone, signals)
 
         home = folder / "dagster"
         code_socket = stack.enter_context(private_socket(home))
@@ -178,7 +179,7 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
         storage = settings.dagster_postgres_url
         environment = child_environment(
             home,
-            database_url=database_url,
+            database_url=database if isinstance(database, str) else database.url,
             redis_url=servers.redis_url if servers.has_redis else settings.redis_dsn.get_secret_value(),
             dagster_postgres_url=for_dagster(storage.get_secret_value()) if storage else servers.dagster_postgres_url,
         )
@@ -241,12 +242,12 @@ def line_to_paste(urls: Mapping[str, str]) -> str:
     return f"source {shlex.quote(str(activate))} && {exports}" if is_in_one else exports
 
 
-def _migrate(database_url: str, time_zone: str, signals: StopSignals) -> None:
+def _migrate(database: Database | str, time_zone: str, signals: StopSignals) -> None:
     from usage_pipeline.storage.migrations import migrate
 
     # A signal may interrupt this: each migration is a transaction, and a server that does not answer may take minutes to fail.
     with signals.interruptible():
-        migrate(database_url, time_zone=time_zone)
+        migrate(database, time_zone=time_zone)
 
 
 def _say(text: str, *, to_errors: bool = False) -> None:

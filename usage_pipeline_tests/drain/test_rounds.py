@@ -17,6 +17,7 @@ from usage_pipeline.drain.sources.barrier import ServerFacts
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline_tests.drain.rig import Writer, assert_at_rest, stored
+from usage_pipeline_tests.rigs.service import as_role
 
 
 @pytest.fixture
@@ -44,6 +45,20 @@ def test_nothing_is_claimed_while_postgresql_is_away(
     assert one_line_of(problem).startswith("PostgreSQL does not answer: ")
     assert one_line_of(problem).endswith("; nothing is claimed, the counters wait in Redis")
     assert sorted(redis_client.keys()) == before
+
+
+def test_a_role_without_rights_is_told_of_its_rights_and_not_of_an_old_schema(
+    settings: Settings, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    Writer(redis_client).write("api_key", ["a"])
+    postgres.execute("create role nobody_yet login")
+    try:
+        with pytest.raises(DrainImpossible) as problem:
+            drain_once(as_role(settings, "nobody_yet"))
+    finally:
+        postgres.execute("drop role nobody_yet")
+    assert one_line_of(problem).startswith("the role of DATABASE_URL may not drain: permission denied for ")
+    assert one_line_of(problem).endswith("or let the owner run: usage-pipeline migrate")
 
 
 def test_a_server_that_cannot_be_written_to_is_as_good_as_away(

@@ -125,7 +125,7 @@ def test_a_second_migration_changes_nothing_and_everything_is_explained(
 def test_a_database_that_began_natively_stays_so(timescale_url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with psycopg.connect(timescale_url, autocommit=True) as connection:
-        connection.execute("create table public.alembic_version (version_num varchar(32) not null primary key)")
+        connection.execute("create table public.usage_pipeline_version (version_num varchar(32) not null primary key)")
         migrate(timescale_url)
         assert not is_hypertable(connection, EVENT_TABLE)
         assert "began with native partitions, and keeps them" in caplog.text

@@ -24,11 +24,12 @@ class PreparedServer:
         return f"{scheme}://{role}:{PASSWORD}@/{database}?host={self.postgres.socket_folder}"
 
 
-def prepare_server(postgres: RunningPostgres) -> PreparedServer:
+def prepare_server(postgres: RunningPostgres, administrator: str = "postgres") -> PreparedServer:
     """Runs the script as an administrator does. It may run again."""
     environment = {
         "PATH": f"{programs_of(postgres)}{os.pathsep}{os.environ['PATH']}",
         "PGHOST": str(postgres.socket_folder),
+        "POSTGRES_USER": administrator,
         "USAGE_DB_PASSWORD": PASSWORD,
         "USAGE_API_DB_PASSWORD": PASSWORD,
         "USAGE_DRAIN_DB_PASSWORD": PASSWORD,
