@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
+from usage_pipeline.commands.options import AsJson, UsageError, past_date
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.texts import counted
@@ -54,13 +54,14 @@ def restore_day(
 ) -> None:
     """Read the archived rows of a day back into their tables. They stay there for 24 hours, or until RETENTION_DAYS
     removes them."""
+    from usage_pipeline.rollups.daily import current_day
     from usage_pipeline.storage.archives.files import restore
     from usage_pipeline.storage.archives.manifest import archives_of_day
     from usage_pipeline.storage.archives.store import ArchiveDamaged
     from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()
-    wanted = parsed_date("DAY", day)
+    wanted = past_date("DAY", day, today=current_day(settings.timezone))
     restored, failed = [], []
     with closing(connect(settings)) as connection:
         found = archives_of_day(connection, wanted, settings.timezone)

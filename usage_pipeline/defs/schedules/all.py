@@ -19,6 +19,7 @@ from usage_pipeline.defs.schedules.reports import report_schedules
 from usage_pipeline.defs.schedules.stats import stats_schedules
 from usage_pipeline.defs.schedules.windows import default_status, window_schedules
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.lifecycle.run import SCHEDULE as LIFECYCLE_SCHEDULE
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -62,7 +63,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         job=storage_lifecycle,
         default_status=default_status(is_on),
         description="Creates partitions for the next days, and archives and drops old ones, after the roll-ups of the night.",
-        cron_schedule="30 4 * * *",
+        cron_schedule=LIFECYCLE_SCHEDULE,
         execution_timezone=timezone,
     )
     pruning = dg.ScheduleDefinition(
