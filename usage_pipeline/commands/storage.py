@@ -1,5 +1,6 @@
 """`usage-pipeline migrate`, `archive` and `erase-user`: the schema, archived partitions, and erasure of a user."""
 
+import logging
 from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -19,10 +20,15 @@ archive_app = typer.Typer(no_args_is_help=True, help="Old data in Parquet files:
 
 def migrate(as_json: AsJson = False) -> None:
     """Bring the database schema to the newest version. It is safe to run twice, and from two processes at once."""
+    from usage_pipeline.status.postgres_parts import start_faults
     from usage_pipeline.storage import migrations
+    from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()
     version = migrations.migrate(settings.database_url.get_secret_value(), time_zone=settings.usage_timezone)
+    with closing(connect(settings)) as connection:
+        for fault in start_faults(connection, settings):
+            logging.getLogger(__name__).warning("%s", fault)
     print_json({"success": True, "version": version}) if as_json else say(f"Schema version {version}.")
 
 

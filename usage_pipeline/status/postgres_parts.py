@@ -109,7 +109,7 @@ def freshness_part(connection: psycopg.Connection, settings: Settings) -> Part:
     behind = [f"{table} {waiting:,}" for table, _, waiting in rows if waiting]
     if behind:
         shown = ", ".join(behind[:_MOST_TITLES]) + (
-            f" and {len(behind) - _MOST_TITLES} more" if len(behind) > 3 else ""
+            f" and {len(behind) - _MOST_TITLES} more" if len(behind) > _MOST_TITLES else ""
         )
         return Part("freshness", "look", f"closed hours, days, weeks or months that wait: {shown}", facts)
     days: list[date] = [day for table, day, _ in rows if day and table.startswith(("usage.", "analytics.usage_daily"))]
@@ -119,10 +119,18 @@ def freshness_part(connection: psycopg.Connection, settings: Settings) -> Part:
 
 
 def starts_part(connection: psycopg.Connection, settings: Settings) -> Part:
+    facts = {"usage_start": settings.usage_start_date, "stats_start": settings.stats_start_date}
+    if faults := start_faults(connection, settings):
+        return Part("start dates", "look", "; ".join(faults), {**facts, "faults": faults})
+    usual = f"usage from {settings.usage_start_date}, issues from {settings.stats_start_date}"
+    return Part("start dates", "ok", usual, {**facts, "faults": []})
+
+
+def start_faults(connection: psycopg.Connection, settings: Settings) -> list[str]:
+    """A sentence for each start date that is after stored days, of which there are no partitions then."""
     starts = {"usage_start": settings.usage_start_date, "stats_start": settings.stats_start_date}
     [(usage_day, stats_day)] = connection.execute(load("status/select_days_before"), starts).fetchall()
-    facts = {**starts, "oldest_usage_day_before": usage_day, "oldest_stats_day_before": stats_day}
-    said = [
+    return [
         f"{name} is {start}, and {day} is stored: days before it are never made again"
         for name, start, day in (
             ("USAGE_START_DATE", settings.usage_start_date, usage_day),
@@ -130,8 +138,6 @@ def starts_part(connection: psycopg.Connection, settings: Settings) -> Part:
         )
         if day is not None
     ]
-    usual = f"usage from {settings.usage_start_date}, issues from {settings.stats_start_date}"
-    return Part("start dates", "look" if said else "ok", "; ".join(said) or usual, facts)
 
 
 def lifecycle_part(connection: psycopg.Connection, settings: Settings) -> Part:

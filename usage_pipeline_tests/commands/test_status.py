@@ -54,7 +54,7 @@ def test_what_needs_somebody_is_named(
     postgres.execute(
         "insert into ops.touched_days (family, usage_date, version, rolled_version) values ('api_key', %s, 2, 1)"
         " on conflict (family, usage_date) do update set version = 2, rolled_version = 1",
-        (days_ago(800),),
+        (days_ago(60),),
     )
     key = f"usage:m:{today()}:orders"
     redis_client.set(key, 7)
@@ -66,7 +66,8 @@ def test_what_needs_somebody_is_named(
     parts = json.loads(done.stdout)["parts"]
     assert parts["dead_letters"]["by_family"] == {"api_key": 1}
     assert parts["to_decide"]["open_regressions"] == 1
-    assert parts["start_dates"]["oldest_usage_day_before"] == str(days_ago(800))
+    [fault] = parts["start_dates"]["faults"]
+    assert fault.startswith(f"USAGE_START_DATE is {days_ago(30)}, and {days_ago(60)} is stored: ")
     assert [
         one["windows_waiting"] for one in parts["freshness"]["tables"] if one["table"] == "usage.api_key_daily"
     ] == [1]
@@ -74,7 +75,9 @@ def test_what_needs_somebody_is_named(
         assert parts[name]["state"] == "look"
     shown = run("status", COLUMNS="80", USAGE_START_DATE=str(days_ago(30))).stdout
     assert "usage-pipeline dead-letters list" in shown
-    assert f"USAGE_START_DATE is {days_ago(30)}, and {days_ago(800)} is stored" in shown
+    assert fault in shown
+    assert fault in run("migrate", USAGE_START_DATE=str(days_ago(30))).stderr
+    assert "START_DATE" not in run("migrate").stderr
 
 
 def test_an_evicting_redis_is_told(run: Run, redis_client: redis.Redis) -> None:
