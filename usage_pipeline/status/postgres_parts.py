@@ -20,7 +20,7 @@ from usage_pipeline.status.part import Part, size, span
 from usage_pipeline.status.schema import schema_version
 from usage_pipeline.storage.chunks.partitions import chunks
 from usage_pipeline.storage.chunks.tables import EVENT_TABLES
-from usage_pipeline.storage.lifecycle.run import SCHEDULE
+from usage_pipeline.storage.lifecycle.report import SCHEDULE
 from usage_pipeline.storage.sql import load
 from usage_pipeline.storage.timescale import is_hypertable
 from usage_pipeline.texts import counted, shortened

@@ -19,7 +19,7 @@ from usage_pipeline.defs.schedules.reports import report_schedules
 from usage_pipeline.defs.schedules.stats import stats_schedules
 from usage_pipeline.defs.schedules.windows import default_status, window_schedules
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.lifecycle.run import SCHEDULE as LIFECYCLE_SCHEDULE
+from usage_pipeline.storage.lifecycle.report import SCHEDULE as LIFECYCLE_SCHEDULE
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:

@@ -25,8 +25,6 @@ from usage_pipeline.storage.timescale import is_hypertable
 
 log = logging.getLogger(__name__)
 
-# When it is due, in USAGE_TIMEZONE: after the roll-ups of the night.
-SCHEDULE = "30 4 * * *"
 _REGISTRY_BATCH = 10_000
 # A registry that is larger than this many batches is emptied by the runs that follow.
 _REGISTRY_BATCHES = 1_000
