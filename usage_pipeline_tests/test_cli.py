@@ -93,7 +93,7 @@ def test_aggregate_answers_as_the_contract_says(run: Run, redis_client: redis.Re
 def test_status_and_accept_reset(run: Run, redis_client: redis.Redis) -> None:
     key = f"usage:m:{today()}:orders"
     redis_client.incrby(key, 7)
-    assert json.loads(run("status", "--json").stdout)["missing_count"] == 1
+    assert json.loads(run("merchants", "status", "--json").stdout)["missing_count"] == 1
     run("aggregate", "--date", str(today()))
     shown = run("status", str(today())).stdout
     assert "last aggregated" in shown
@@ -142,7 +142,7 @@ def test_migrate_says_the_version(run: Run) -> None:
         (["dead-letters", "replay", "4242"], {}, "no dead letter has the number 4242"),
         (["dead-letters", "replay", "--family", "nope"], {}, "--family: expected one of api_key, "),
         (["dead-letters", "list", "--family", "nope"], {}, "--family: expected one of api_key, "),
-        (["drain"], {"REDIS_HOST": "", "REDIS_URL": ""}, "REDIS_HOST: "),
+        (["drain"], {"REDIS_HOST": "h:6380", "REDIS_URL": ""}, "REDIS_HOST: "),
         (["drain", "--once", "--watch"], {}, "expected --once or --watch"),
         (["drain"], {"METRICS_SYNC_INTERVAL_MS": "soon"}, "METRICS_SYNC_INTERVAL_MS: "),
         (["drain"], {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, "nothing is claimed"),

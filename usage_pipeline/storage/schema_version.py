@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import suppress
 
 import psycopg
 from sqlalchemy import Connection, text
@@ -24,6 +25,22 @@ def take_over_version_table(connection: Connection) -> None:
     if versions and all(map(_OUR_VERSION.fullmatch, versions)):
         connection.exec_driver_sql(load("storage/rename_version_table"))
         log.info("storage: public.alembic_version was ours, and is now %s.%s", VERSION_SCHEMA, VERSION_TABLE)
+
+
+def stored_version(connection: psycopg.Connection) -> str | None:
+    """The version of our schema in the database; None where it has none."""
+    with suppress(psycopg.errors.UndefinedTable):
+        return _only(connection, "select version_num from public.usage_pipeline_version")
+    # Until the next `migrate` renames it.
+    with suppress(psycopg.errors.UndefinedTable):
+        found = _only(connection, "select version_num from public.alembic_version")
+        return found if found and _OUR_VERSION.fullmatch(found) else None
+    return None
+
+
+def _only(connection: psycopg.Connection, query: str) -> str | None:
+    row = connection.execute(query).fetchone()
+    return None if row is None else str(row[0])
 
 
 def is_migrated(connection: psycopg.Connection) -> bool:
