@@ -31,9 +31,9 @@ FIRST_START = date(1990, 1, 1)
 MAX_POST_ID = 2**31 - 1
 MAX_POSTS = 1_000
 # Five fields of numbers, ranges, lists, steps and English names: the daemon and CronSim read these in the same way.
+_CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
 # The largest step of minutes, hours, days, months, days of the week.
 _STEPS = (59, 23, 30, 11, 6)
-_CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
 # An origin as browsers send it: lower case, no path, no slash at the end.
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
