@@ -144,7 +144,8 @@ def test_on_a_newer_schema_a_command_that_fails_says_so(
     for call in (["alerts"], ["migrate"]):
         status, _, errors = called(call, capfd)
         assert status == 2
-        assert "version 9999, which this usage-pipeline does not know" in errors
+        assert "this usage-pipeline does not know" in errors
+        assert "9999" in errors
 
 
 @pytest.mark.parametrize("seed", range(3))
