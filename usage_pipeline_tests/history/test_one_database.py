@@ -63,7 +63,13 @@ def test_both_work_in_one_database_and_history_is_pruned_there(
         settings = load_settings(database_url=url, dagster_postgres_url=url)
         with connect_storage(settings) as storage:
             limits = HistoryLimits(run_days=30, event_days=7)
-            prune_history(storage, limits, run_id=new, delete_run=instance.delete_run)
+            prune_history(
+                storage,
+                limits,
+                run_id=new,
+                delete_run=instance.delete_run,
+                delete_logs=lambda run_id: instance.compute_log_manager.delete_logs(prefix=[run_id]),
+            )
         assert [run.run_id for run in instance.get_runs()] == [new] != [old]
     # Each upgrades again, and leaves the other's alone.
     assert migrate(url) == version
