@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, Field, SecretStr
+from usage_recorder import sentinel
 
 from usage_pipeline.server_urls import (
     dagster_storage_url_fault,
@@ -18,6 +19,7 @@ from usage_pipeline.server_urls import (
     is_a_place,
     postgres_url_fault,
     redis_url_fault,
+    sentinel_url_fault,
 )
 from usage_pipeline.values import Malformed, numbers
 
@@ -106,9 +108,9 @@ def _without_a_driver(url: SecretStr, fault_of: Callable[[str], str | None]) -> 
 
 def _is_a_redis_url(url: SecretStr) -> SecretStr:
     text = url.get_secret_value().strip()
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("expected a URL that begins with redis://, rediss:// or unix://")
-    if fault := redis_url_fault(text):
+    if not text.startswith(("redis://", "rediss://", "unix://", *sentinel.SCHEMES)):
+        raise ValueError("expected a URL that begins with redis://, rediss://, unix:// or redis+sentinel://")
+    if fault := (sentinel_url_fault if sentinel.is_sentinel(text) else redis_url_fault)(text):
         raise ValueError(fault)
     return SecretStr(text)
 

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.responses import Response
+from usage_recorder import sentinel
 
 from usage_pipeline.alerting.record import HEARTBEAT
 from usage_pipeline.api import problems
@@ -156,8 +157,7 @@ async def _ask_postgres(settings: Settings, heartbeat: Heartbeat) -> None:
 
 
 async def _ask_redis(settings: Settings) -> None:
-    client = redis.asyncio.Redis.from_url(
-        settings.redis_dsn.get_secret_value(), protocol=2, socket_timeout=PART_SECONDS
-    )
+    pool = sentinel.async_pool(settings.redis_dsn.get_secret_value(), protocol=2, socket_timeout=PART_SECONDS)
+    client = redis.asyncio.Redis.from_pool(pool)
     async with client:
         await client.ping()
