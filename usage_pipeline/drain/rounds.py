@@ -83,6 +83,7 @@ def drain_once(
     with _translated_errors(), ExitStack() as stack:
         scan_every = _intervals(settings) if budget_seconds < float("inf") else None
         drains = stack.enter_context(_open_drains(settings, scan_every))
+        drains.tell_eviction()
         started = time.monotonic()
         busy: list[str] = []
 
@@ -127,13 +128,17 @@ def watch(
     It holds the locks of the families all the time, so the sensor of the code location drains nothing meanwhile. If a server
     is away, that is logged once, and the server is tried again until it is back.
     """
-    complaint = ""
+    complaint, has_begun = "", False
     while not should_stop.is_set():
         try:
             with _translated_errors(), _open_drains(settings, _intervals(settings)) as drains, ExitStack() as locks:
                 for name in families:
                     if not locks.enter_context(drains.store.lock(name, wait_seconds=_RETRY_SECONDS)):
                         raise DrainImpossible(f"another drainer works on {name}; this one waits for it")
+                if not has_begun:
+                    # Each start says it; what changes afterwards is told once.
+                    drains.tell_eviction(anew=True)
+                    has_begun = True
                 if complaint:
                     log.info("drain: goes on")
                     complaint = ""
@@ -158,6 +163,7 @@ def _watch_connected(
         ready = [name for name in families if due[name] <= started]
         limits = _limits(settings, should_stop.is_set, started + settings.drain_budget_seconds)
         drains.check()
+        drains.tell_eviction()
         reports = drain_in_turns(ready, limits, drains.run)
         drains.publish_quotas_when_due()
         on_round(RoundReport(reports, [], time.monotonic() - started))
@@ -237,6 +243,19 @@ class _Drains:
         self.postgres.execute("select 1")
         self.claiming.plan_anew()
         self.releasing.plan_anew()
+
+    def tell_eviction(self, *, anew: bool = False) -> None:
+        """Logs that Redis may delete counters, or no longer. Redis remembers what was said, since each tick begins anew."""
+        warning = self.claiming.facts.eviction.warning
+        told = b"" if anew else (self.redis.get(names.TOLD_EVICTION) or b"")
+        if warning.encode() == told:
+            return
+        if warning:
+            log.warning("drain: %s", warning)
+        elif told:
+            log.info("drain: Redis deletes no counters any more (maxmemory-policy noeviction, or no maxmemory)")
+        with suppress(redis.OutOfMemoryError):
+            self.redis.set(names.TOLD_EVICTION, warning)
 
     def publish_quotas_when_due(self) -> None:
         # A full Redis must not fail a round whose drains succeeded. It has room again soon, and a later round publishes.

@@ -14,6 +14,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.servers.supported import postgres_fault
 from usage_pipeline.storage.sql import load
 from usage_pipeline.storage.time_zones import TimeZoneRefused, expect_time_zone
 
@@ -114,6 +115,8 @@ def connect_to(
     try:
         connection = _InterruptibleConnection.connect(url, **connection_options(url, timeout_seconds))
         try:
+            if fault := postgres_fault(connection.info.server_version):
+                raise PostgresUnavailable(f"PostgreSQL: {fault}")
             prepare_session(connection, lock_seconds=lock_seconds, statement_seconds=statement_seconds)
         except BaseException:
             connection.close()
@@ -136,6 +139,7 @@ async def connect_async(settings: Settings, *, statement_seconds: float = 0) -> 
     url = settings.database_url.get_secret_value()
     connection = await psycopg.AsyncConnection.connect(url, **connection_options(url, settings.connect_timeout_seconds))
     try:
+        _expect_supported(connection.info.server_version)
         found = await connection.execute(load("storage/set_session"), _session(0, statement_seconds))
         set_to = await found.fetchall()
         found = await connection.execute(load("storage/select_session"), {"names": [name for name, _ in set_to]})
@@ -185,8 +189,9 @@ def prepare_session(connection: psycopg.Connection, *, lock_seconds: float = 0, 
     and commits that are durable, since what is committed is deleted from Redis. Limits of 0 stay as the server has them.
 
     It sets them after connecting, because poolers refuse or drop what is asked for at the start. Raises
-    psycopg.OperationalError when a setting does not hold.
+    psycopg.OperationalError when a setting does not hold, or the server is older than those that we support.
     """
+    _expect_supported(connection.info.server_version)
     set_to = connection.execute(load("storage/set_session"), _session(lock_seconds, statement_seconds)).fetchall()
     names = [name for name, _ in set_to]
     _expect_held(set_to, connection.execute(load("storage/select_session"), {"names": names}).fetchall())
@@ -214,6 +219,11 @@ def _session(lock_seconds: float, statement_seconds: float) -> dict[str, list[st
     limits = {"lock_timeout": lock_seconds, "statement_timeout": statement_seconds}
     wanted = _SESSION | {name: _milliseconds(seconds) for name, seconds in limits.items() if seconds}
     return {"names": list(wanted), "values": list(wanted.values())}
+
+
+def _expect_supported(server_version: int) -> None:
+    if fault := postgres_fault(server_version):
+        raise psycopg.OperationalError(fault)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -121,13 +121,6 @@ class _ParserOfMany(_HiredisParser):
         return replies
 
 
-def is_cluster_node(server: "redis.Redis | PinnedConnection") -> bool:
-    """Whether the server says that it is part of a Redis Cluster."""
-    if isinstance(server, PinnedConnection):
-        return b"cluster_enabled:1" in server.call("INFO", "cluster")
-    return bool(server.info("cluster")["cluster_enabled"])
-
-
 class PinnedConnection:
     """One connection to one Redis server that is never silently replaced.
 
