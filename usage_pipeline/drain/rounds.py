@@ -83,7 +83,7 @@ def drain_once(
     with _translated_errors(), ExitStack() as stack:
         scan_every = _intervals(settings) if budget_seconds < float("inf") else None
         drains = stack.enter_context(_open_drains(settings, scan_every))
-        drains.tell_eviction()
+        drains.tell_of_server()
         started = time.monotonic()
         busy: list[str] = []
 
@@ -137,7 +137,7 @@ def watch(
                         raise DrainImpossible(f"another drainer works on {name}; this one waits for it")
                 if not has_begun:
                     # Each start says it; what changes afterwards is told once.
-                    drains.tell_eviction(anew=True)
+                    drains.tell_of_server(anew=True)
                     has_begun = True
                 if complaint:
                     log.info("drain: goes on")
@@ -163,7 +163,7 @@ def _watch_connected(
         ready = [name for name in families if due[name] <= started]
         limits = _limits(settings, should_stop.is_set, started + settings.drain_budget_seconds)
         drains.check()
-        drains.tell_eviction()
+        drains.tell_of_server()
         reports = drain_in_turns(ready, limits, drains.run)
         drains.publish_quotas_when_due()
         on_round(RoundReport(reports, [], time.monotonic() - started))
@@ -244,18 +244,20 @@ class _Drains:
         self.claiming.plan_anew()
         self.releasing.plan_anew()
 
-    def tell_eviction(self, *, anew: bool = False) -> None:
-        """Logs that Redis may delete counters, or no longer. Redis remembers what was said, since each tick begins anew."""
-        warning = self.claiming.facts.eviction.warning
-        told = b"" if anew else (self.redis.get(names.TOLD_EVICTION) or b"")
-        if warning.encode() == told:
+    def tell_of_server(self, *, anew: bool = False) -> None:
+        """Logs what is wrong with Redis as it is set up, and when that is over. Redis remembers it, since ticks begin anew."""
+        wrong = [text for text in (self.claiming.plan.warning, self.claiming.facts.eviction.warning) if text]
+        told = [] if anew else _text(self.redis.get(names.TOLD)).splitlines()
+        if wrong == told:
             return
-        if warning:
-            log.warning("drain: %s", warning)
-        elif told:
-            log.info("drain: Redis deletes no counters any more (maxmemory-policy noeviction, or no maxmemory)")
+        for text in wrong:
+            if text not in told:
+                log.warning("drain: %s", text)
+        for text in told:
+            if text not in wrong:
+                log.info("drain: this is over: %s", text)
         with suppress(redis.OutOfMemoryError):
-            self.redis.set(names.TOLD_EVICTION, warning)
+            self.redis.set(names.TOLD, "\n".join(wrong))
 
     def publish_quotas_when_due(self) -> None:
         # A full Redis must not fail a round whose drains succeeded. It has room again soon, and a later round publishes.
@@ -264,14 +266,16 @@ class _Drains:
                 publish_quotas(self.postgres, self.redis)
 
 
+def _text(value: bytes | str | None) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
+
+
 @contextmanager
 def _open_drains(settings: Settings, scan_every: Mapping[str, float] | None) -> Iterator[_Drains]:
     with ExitStack() as stack:
         # PostgreSQL first: without it nothing may be claimed.
         connection = stack.enter_context(closing(connect(settings)))
         pooled, claiming, releasing = stack.enter_context(open_sources(settings, settings.drain_barrier, scan_every))
-        if claiming.plan.warning:
-            log.warning("%s", claiming.plan.warning)
         store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=process_name())
         yield _Drains(connection, pooled, claiming, releasing, store, settings.api_token_sync_interval_ms)
 

@@ -35,13 +35,15 @@ class ServerFacts:
     has_snapshots: bool
     is_cluster: bool = False
     eviction: Eviction = field(default_factory=lambda: Eviction("noeviction"))
+    # It says that it is no cluster, and refuses a command on keys of two slots: a proxy stands before shards.
+    is_sharded: bool = False
     # Whether the server told what the others are about; a user may not be allowed to ask.
     is_known: bool = True
 
     @property
     def keeps_each_answer(self) -> bool:
         """Whether what it answered is on disk already, and it is alone: a restart of it forgets nothing."""
-        return self.has_aof and self.fsyncs_always and not self.replicas and not self.is_cluster
+        return self.has_aof and self.fsyncs_always and not (self.replicas or self.is_cluster or self.is_sharded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,12 @@ def plan_barrier(facts: ServerFacts, chosen: Barrier) -> BarrierPlan:
         return BarrierPlan(replicas=facts.replicas, local_fsyncs=1)
     if chosen == "age":
         return BarrierPlan(minimum_age_ms=_EVERYSEC_LOSS_MS)
+    if facts.is_sharded:
+        return BarrierPlan(
+            minimum_age_ms=_EVERYSEC_LOSS_MS,
+            warning="Redis is a proxy before shards: it answers CROSSSLOT, and says that it is no cluster. The drain takes one "
+            "key at a time, and stores what it claimed 3 s later, since a proxy cannot say what all shards have on disk.",
+        )
     if not facts.is_known:
         return BarrierPlan(
             minimum_age_ms=_EVERYSEC_LOSS_MS,
