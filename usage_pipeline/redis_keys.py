@@ -13,6 +13,8 @@ KEY_LAYOUT_READ = 1
 CLAIMS = b"usage_pipeline:claim:"
 # Written before a barrier, so that it has something to wait for.
 BARRIER = "usage_pipeline:barrier"
+# What the drain's log said last of the server: that it may delete counters, or has no barrier.
+TOLD = f"{NAMESPACE}told"
 # Set of the scopes whose budgets are published, so that one that was removed is found again.
 BUDGET_SCOPES = f"{NAMESPACE}budget_scopes"
 

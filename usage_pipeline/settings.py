@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     redis_url: RedisUrl | None = Field(
         default=None,
         description="Redis server that the API servers write to, as a `redis://`, `rediss://` or `unix://` URL; "
-        "or any one node of a Redis Cluster.",
+        "or any one node of a Redis Cluster; or the sentinels that know it, as `redis+sentinel://HOST:PORT,HOST:PORT/NAME/DB` "
+        "(docs/operations.md).",
     )
     redis_host: HostName = Field(
         default="127.0.0.1", description="Host of Redis. Used only when `REDIS_URL` is not set."

@@ -159,6 +159,8 @@ def _facts(
         facts = replace(facts, backlog=backlog, redis=load)
         # The more often we see the odometers, the less can be lost unseen.
         asked.answer("odometers", lambda: _unless_redis_is_away(lambda: reading.see_odometers(settings)))
+        eviction = asked.answer("eviction", lambda: _unless_redis_is_away(lambda: reading.read_eviction(settings)))
+        facts = replace(facts, eviction=eviction)
     fallen = asked.answer("fallen_odometers", lambda: reading.read_fallen_odometers(postgres, now))
     unreadable = asked.answer("unreadable_odometers", lambda: reading.read_unreadable_odometers(postgres, now))
     facts = replace(facts, fallen_odometers=fallen, unreadable_odometers=unreadable)

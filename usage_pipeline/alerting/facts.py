@@ -10,6 +10,7 @@ from decimal import Decimal
 from usage_pipeline.alerting.abnormal_usage import UsageHour
 from usage_pipeline.alerting.spending.days import TeamDay
 from usage_pipeline.budgets.standing import Standing
+from usage_pipeline.storage.servers.eviction import Eviction
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,7 @@ class PipelineFacts:
     orchestration: OrchestrationFacts | None = None
     backlog: tuple[BacklogAge, ...] | None = None
     redis: RedisLoad | None = None
+    eviction: Eviction | None = None
     aggregations: tuple[Aggregation, ...] | None = None
     dead_letters: tuple[OpenDeadLetters, ...] | None = None
     regressions: tuple[OpenRegressions, ...] | None = None

@@ -30,6 +30,7 @@ from usage_pipeline.alerting.run_rules import failed_drains, failed_runs, failed
 from usage_pipeline.alerting.spending.budgets import reached_budgets
 from usage_pipeline.alerting.spending.days import abnormal_days
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.servers.eviction import Eviction
 from usage_pipeline.texts import counted
 
 # Backlogs are looked at every half a minute: two intervals of 5 s cannot be told apart from a drain that is on its way.
@@ -122,6 +123,19 @@ def _surges(redis: RedisLoad, settings: Settings) -> Iterator[Alert]:
             f"Redis: {'; '.join(findings)}. The usual size is the median of the last hour.",
             "If drains keep up (no other alert), find the writer that sends more. A full Redis refuses writers, and an "
             "eviction policy other than noeviction loses counters. The alert also clears when the new size lasts.",
+        )
+
+
+def _evicts(eviction: Eviction, _: Settings) -> Iterator[Alert]:
+    if eviction.loses_keys:
+        yield Alert(
+            "redis-evicts",
+            "redis-evicts",
+            "failure",
+            "Redis may delete counters",
+            f"{eviction.warning}.",
+            "`redis-cli config set maxmemory-policy noeviction`, and the same in its configuration (managed servers: in their "
+            "parameter group). A full Redis then refuses writers, who notice; raise maxmemory for them (docs/operations.md).",
         )
 
 
@@ -315,6 +329,7 @@ RULES = (
     Rule("long-run", "orchestration", long_runs),
     Rule("backlog-age", "backlog", _old_backlogs),
     Rule("redis-surge", "redis", _surges),
+    Rule("redis-evicts", "eviction", _evicts, 24),
     Rule("empty-aggregation", "aggregations", _empty_aggregations, 24),
     Rule("abnormal-usage", "usage_hours", _abnormal_usage, 24),
     Rule("dead-letters", "dead_letters", _dead_letters, 24),

@@ -298,7 +298,9 @@ def test_watching_notices_a_barrier_that_has_become_necessary(
         )
     finally:
         redis_client.config_set("appendfsync", "always")
-    assert left_claimed[:2] == [0, 1]
+    # From 7.2 on Redis says when its file is synced; before, the drain leaves young claims to the next round.
+    waits_by_age = [int(part) for part in redis_client.info("server")["redis_version"].split(".")] < [7, 2]
+    assert left_claimed[:2] == [0, int(waits_by_age)]
     assert stored(postgres, "api_key") == writer.written
 
 
