@@ -32,11 +32,6 @@ class ServerFacts:
     has_snapshots: bool
     is_cluster: bool = False
 
-    @property
-    def keeps_each_answer(self) -> bool:
-        """Whether what it answered is on disk already, and it is alone: a restart of it forgets nothing."""
-        return self.has_aof and self.fsyncs_always and not self.replicas and not self.is_cluster
-
 
 @dataclass(frozen=True, slots=True)
 class BarrierPlan:
