@@ -1,10 +1,8 @@
 """The rules of contracts §7 as pure functions: facts in, alerts out. docs/alerts.md lists their thresholds."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
 from typing import Any
 
 from usage_recorder.keys import recorded
@@ -40,7 +38,8 @@ LEAST_SURGE_KEYS = 50_000
 _FULL_SHARE = 0.9
 # Merchants may well be quiet in the first hours of a day.
 _HOURS_UNTIL_TODAY_COUNTS = 6.0
-_MOST_ALERTS_OF_A_RULE = 20
+# One that comes back is another incident, and told as such; but what comes and goes all the time is not told each time.
+RECURRENCE = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Judgement:
 class Rule:
     """A rule: the part of the facts that it needs, its alerts, and how many cool-downs pass before one is sent again.
 
-    None is sent again within `least_pause`. `most` of its alerts are told at a time.
+    None is sent again within `least_pause`, not even after it was over.
     """
 
     name: str
@@ -63,7 +62,6 @@ class Rule:
     alerts: Callable[[Any, Settings], Iterator[Alert]]
     repeat_factor: int = 1
     least_pause: timedelta = timedelta(0)
-    most: int = _MOST_ALERTS_OF_A_RULE
 
 
 def evaluate(facts: PipelineFacts, settings: Settings) -> Judgement:
@@ -75,7 +73,7 @@ def evaluate(facts: PipelineFacts, settings: Settings) -> Judgement:
         if part is None:
             continue
         judged.add(rule.name)
-        alerts += islice(rule.alerts(part, settings), rule.most)
+        alerts += rule.alerts(part, settings)
     return Judgement(tuple(alerts), frozenset(judged))
 
 
@@ -84,6 +82,12 @@ def cool_down(rule: str, settings: Settings) -> timedelta:
     usual = timedelta(minutes=settings.alert_cool_down_minutes)
     known = next((known for known in RULES if known.name == rule), None)
     return usual if known is None else max(usual * known.repeat_factor, known.least_pause)
+
+
+def recurrence(rule: str, settings: Settings) -> timedelta:
+    """For how long after an alert of that rule was told no other one of the same matter is told."""
+    known = next((known for known in RULES if known.name == rule), None)
+    return max(min(RECURRENCE, cool_down(rule, settings)), known.least_pause if known else timedelta(0))
 
 
 def _old_backlogs(found: Sequence[BacklogAge], _: Settings) -> Iterator[Alert]:
@@ -327,8 +331,8 @@ RULES = (
     Rule("expiring-token-keys", "expiring_tokens", _expiring_tokens),
     # Once: not again before it ends.
     Rule("token-ends-soon", "ending_tokens", _ending_tokens, 24 * 14),
-    # Once a period, of which a month is the longest. All of them: one that is not told would pass for one that is over.
-    Rule("budget", "budgets", reached_budgets, least_pause=timedelta(days=32), most=sys.maxsize),
+    # Once a period, of which a month is the longest.
+    Rule("budget", "budgets", reached_budgets, least_pause=timedelta(days=32)),
     # Once for each day.
-    Rule("abnormal-day", "team_days", abnormal_days, least_pause=timedelta(days=32), most=sys.maxsize),
+    Rule("abnormal-day", "team_days", abnormal_days, least_pause=timedelta(days=32)),
 )
