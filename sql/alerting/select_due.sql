@@ -51,7 +51,7 @@ with due as (
       and tellings.channel = any(%(channels)s)
 )
 select
-    channel, kind, alert_id, rule, severity, title, text, remedy, link, first_at, last_at, count, was_told,
+    channel, kind, alert_id, rule, severity, title, text, remedy, link, ending, first_at, last_at, count, was_told,
     is_new, attempts
 from due
 order by

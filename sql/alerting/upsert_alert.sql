@@ -1,10 +1,10 @@
 -- Opens an alert, or counts on the open one. What is still silent of an earlier one with its key stays silent.
 insert into ops.alerts as alerts (
-    dedupe_key, rule, severity, title, text, remedy, link, size, is_told, repeat_after, recur_after,
+    dedupe_key, rule, severity, title, text, remedy, link, ending, size, is_told, repeat_after, recur_after,
     snoozed_at, snoozed_by, snoozed_until
 )
 select
-    %(dedupe_key)s, %(rule)s, %(severity)s, %(title)s, %(text)s, %(remedy)s, %(link)s, %(size)s, %(is_told)s,
+    %(dedupe_key)s, %(rule)s, %(severity)s, %(title)s, %(text)s, %(remedy)s, %(link)s, %(ending)s, %(size)s, %(is_told)s,
     %(repeat_after)s, %(recur_after)s, snoozed.snoozed_at, snoozed.snoozed_by, snoozed.snoozed_until
 from (select) as one
 left join lateral (
@@ -22,6 +22,7 @@ set
     text = excluded.text,
     remedy = excluded.remedy,
     link = excluded.link,
+    ending = excluded.ending,
     size = excluded.size,
     is_told = excluded.is_told,
     repeat_after = excluded.repeat_after,

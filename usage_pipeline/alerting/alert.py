@@ -13,6 +13,7 @@ class Alert:
     """One matter that a person must look at: what happened, with numbers, and what to do.
 
     With `is_told` false it is noted, but no message is sent: another alert says the same and more. `link`: where to look at it.
+    `ending`: what is said when it is not found any more.
     `size`: how much of it there is; at twice of what was told it is told again.
     """
 
@@ -24,6 +25,7 @@ class Alert:
     remedy: str
     is_told: bool = True
     link: str | None = None
+    ending: str = "This is over."
     size: int | None = None
 
     def __post_init__(self) -> None:

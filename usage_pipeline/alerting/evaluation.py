@@ -1,7 +1,7 @@
 """One evaluation, from facts to messages. It takes seconds, and any number of processes may evaluate at once."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -11,7 +11,6 @@ import psycopg
 import redis
 
 from usage_pipeline.alerting import reading, record, usage_hours
-from usage_pipeline.alerting.abnormal_usage import UsageHour, is_abnormal
 from usage_pipeline.alerting.alert import Alert
 from usage_pipeline.alerting.facts import BacklogAge, OrchestrationFacts, PipelineFacts, RedisLoad, Unanswered
 from usage_pipeline.alerting.memory import Memory
@@ -117,7 +116,7 @@ def _was_told(kept: Mapping[str, Any] | None, channel: str, now: datetime, pause
 
 def _due(number: int, alert: Alert, channel: str, at: datetime) -> Due:
     """An alert that has no row in ops.alerts; its number is its place."""
-    said = (alert.title, alert.text, alert.remedy, alert.link)
+    said = (alert.title, alert.text, alert.remedy, alert.link, alert.ending)
     return Due(
         channel, "raised", number, alert.rule, alert.severity, *said, first_at=at, last_at=at, count=1, was_told=False
     )
@@ -141,6 +140,8 @@ def _facts(
     settings: Settings, postgres: psycopg.Connection, orchestration: OrchestrationFacts, memory: Memory, now: datetime
 ) -> tuple[PipelineFacts, Memory]:
     asked = _Questions()
+    red, memory = memory.after_checks(orchestration.failed_checks)
+    orchestration = replace(orchestration, failed_checks=red)
     facts = PipelineFacts(
         orchestration=orchestration,
         aggregations=asked.answer("aggregations", lambda: reading.read_aggregations(postgres, settings, now)),
@@ -150,6 +151,7 @@ def _facts(
         uncertain=asked.answer("uncertain", lambda: reading.read_uncertain(postgres, now)),
         expiring_tokens=asked.answer("expiring_tokens", lambda: reading.read_expiring_tokens(postgres)),
         ending_tokens=asked.answer("ending_tokens", lambda: reading.read_ending_tokens(postgres, now)),
+        broken_files=asked.answer("broken_files", lambda: reading.read_broken_files(postgres, now)),
     )
     found = asked.answer("redis", lambda: _unless_redis_is_away(lambda: _redis_facts(settings, postgres, memory, now)))
     if found is not None:
@@ -170,7 +172,7 @@ def _facts(
         facts = replace(facts, team_days=days)
     hours = usage_hours.due_hours(memory.judged_hour, now)
     if hours:
-        judged = asked.answer("usage_hours", lambda: _judged_hours(settings, postgres, hours))
+        judged = asked.answer("usage_hours", lambda: usage_hours.judged_hours(postgres, settings, hours))
         if judged is not None:
             facts = replace(facts, usage_hours=judged)
             memory = replace(memory, judged_hour=hours[-1].isoformat())
@@ -195,21 +197,6 @@ def _redis_facts(
     memory = memory.after_waiting(found.waiting, now.timestamp())
     load = memory.load(found.sample, found.most_memory_bytes)
     return memory.ages(found.waiting, now.timestamp()), load, memory.after_sample(found.sample)
-
-
-def _judged_hours(settings: Settings, postgres: psycopg.Connection, hours: Sequence[datetime]) -> tuple[UsageHour, ...]:
-    """The last hour; and of those that were missed, what is abnormal in them."""
-    usage_hours.store_hours(postgres, hours, time_zone=settings.usage_timezone)
-    missed = hours[-usage_hours.MOST_JUDGED_HOURS : -1]
-    return (
-        *(
-            one
-            for hour in missed
-            for one in usage_hours.read_hour(postgres, settings, hour)
-            if is_abnormal(one, settings)
-        ),
-        *usage_hours.read_hour(postgres, settings, hours[-1]),
-    )
 
 
 def _judged_days(

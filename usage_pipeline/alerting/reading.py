@@ -10,6 +10,7 @@ from psycopg.rows import class_row
 
 from usage_pipeline.alerting.facts import (
     Aggregation,
+    BrokenFile,
     EndingToken,
     ExpiringTokenKeys,
     FallenOdometers,
@@ -124,6 +125,12 @@ def read_expiring_tokens(postgres: psycopg.Connection) -> tuple[ExpiringTokenKey
 def read_ending_tokens(postgres: psycopg.Connection, now: datetime) -> tuple[EndingToken, ...]:
     with postgres.cursor(row_factory=class_row(EndingToken)) as cursor:
         return tuple(cursor.execute(load("alerting/select_ending_tokens"), {"now": now}).fetchall())
+
+
+def read_broken_files(postgres: psycopg.Connection, now: datetime) -> tuple[BrokenFile, ...]:
+    with postgres.cursor(row_factory=class_row(BrokenFile)) as cursor:
+        arguments = {"since": now - timedelta(days=7)}
+        return tuple(cursor.execute(load("alerting/select_broken_files"), arguments).fetchall())
 
 
 def read_aggregations(

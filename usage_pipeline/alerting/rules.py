@@ -9,6 +9,7 @@ from usage_recorder.keys import recorded
 
 from usage_pipeline.alerting.abnormal_usage import UsageHour, judge
 from usage_pipeline.alerting.alert import Alert
+from usage_pipeline.alerting.asset_rules import broken_files, failed_checks, stale_assets
 from usage_pipeline.alerting.facts import (
     Aggregation,
     BacklogAge,
@@ -24,7 +25,14 @@ from usage_pipeline.alerting.facts import (
     UncertainBatches,
     UnreadableOdometers,
 )
-from usage_pipeline.alerting.run_rules import failed_drains, failed_runs, failed_ticks, long_runs
+from usage_pipeline.alerting.run_rules import (
+    failed_drains,
+    failed_runs,
+    failed_schedules,
+    failed_ticks,
+    long_runs,
+    stuck_runs,
+)
 from usage_pipeline.alerting.spending.budgets import reached_budgets
 from usage_pipeline.alerting.spending.days import abnormal_days
 from usage_pipeline.settings import Settings
@@ -44,7 +52,7 @@ RECURRENCE = timedelta(minutes=15)
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The alerts of the facts. `judged` are the rules that had facts: their other open alerts are over."""
+    """The alerts of the facts. `judged` are the rules that had all of their facts: their other open alerts are over."""
 
     alerts: tuple[Alert, ...]
     judged: frozenset[str]
@@ -72,7 +80,8 @@ def evaluate(facts: PipelineFacts, settings: Settings) -> Judgement:
         part = getattr(facts, rule.part)
         if part is None:
             continue
-        judged.add(rule.name)
+        if facts.orchestration is None or rule.name not in facts.orchestration.partly:
+            judged.add(rule.name)
         alerts += rule.alerts(part, settings)
     return Judgement(tuple(alerts), frozenset(judged))
 
@@ -158,6 +167,7 @@ def _dead_letters(found: Sequence[OpenDeadLetters], _: Settings) -> Iterator[Ale
             f"`usage-pipeline dead-letters list --family {letters.family}` says why each was refused, and `usage-pipeline "
             "dead-letters show NUMBER` what can be done with it. Correct the writer. Then replay what should count, and "
             "discard what should not: the alert clears when none is open.",
+            size=letters.count,
         )
 
 
@@ -177,6 +187,7 @@ def _regressions(found: Sequence[OpenRegressions], _: Settings) -> Iterator[Aler
             "`usage-pipeline counters accept-restore` keeps the stored values and goes on from there. If somebody changed "
             'them (refunds, cancelled orders), `usage-pipeline counters accept-correction --reason "..."` stores what they '
             "read. Each command leaves alone what looks like another case.",
+            size=one.count,
         )
 
 
@@ -209,6 +220,7 @@ def _fallen_odometers(found: Sequence[FallenOdometers], _: Settings) -> Iterator
             "Keep Redis from starting with an old file (docs/operations.md, Redis lost, or an old snapshot). The next hourly "
             "reconciliation shows what is missing and what was counted twice: `select * from ops.reconciliation where "
             "forgotten > 0`. What was recorded in the half minute before the loss may be in neither number.",
+            ending="A day has passed, or what was lost is back.",
         )
 
 
@@ -252,6 +264,8 @@ def _uncertain_batches(found: Sequence[UncertainBatches], _: Settings) -> Iterat
             "If Redis came back from an old snapshot, or from a replica that was behind, compare ops.sync_batches where "
             "is_uncertain with the logs of the writers (docs/exactly-once.md). Otherwise do nothing: the alert clears a day "
             "later.",
+            ending="No batch of the last day is uncertain. Those of before stay as they are.",
+            size=one.count,
         )
 
 
@@ -313,10 +327,15 @@ def _mb(size: int) -> str:
 
 
 RULES = (
-    Rule("failed-run", "orchestration", failed_runs),
+    Rule("failed-run", "orchestration", failed_runs, 24),
     Rule("failed-drains", "orchestration", failed_drains),
     Rule("failed-ticks", "orchestration", failed_ticks),
+    Rule("failed-schedule", "orchestration", failed_schedules, 24),
     Rule("long-run", "orchestration", long_runs),
+    Rule("stuck-run", "orchestration", stuck_runs),
+    Rule("failed-check", "orchestration", failed_checks, 24),
+    Rule("stale-asset", "orchestration", stale_assets, 24),
+    Rule("broken-file", "broken_files", broken_files, 24),
     Rule("backlog-age", "backlog", _old_backlogs),
     Rule("redis-surge", "redis", _surges),
     Rule("empty-aggregation", "aggregations", _empty_aggregations, 24),

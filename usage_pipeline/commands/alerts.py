@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
     from usage_pipeline.alerting.record import OpenAlert
 
-alerts_app = typer.Typer(
-    invoke_without_command=True, help="Open alerts: what is wrong, what to do, and who has taken it on."
-)
+alerts_app = typer.Typer(invoke_without_command=True)
 Keys = Annotated[
     list[str],
     typer.Argument(metavar="KEY...", help="Number or key of an open alert, as `usage-pipeline alerts` shows it."),
@@ -34,11 +32,16 @@ _LONGEST = timedelta(days=30)
 
 @alerts_app.callback()
 def alerts(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the open alerts, oldest first, and what to do about each."""
-    if context.invoked_subcommand is not None:
-        if as_json:
-            raise UsageError(f"--json: expected it after `{context.invoked_subcommand}`")
-        return
+    """Open alerts: what is wrong, what to do, and who has taken it on. Without a command it lists them."""
+    if context.invoked_subcommand is None:
+        list_open(as_json)
+    elif as_json:
+        raise UsageError(f"--json: expected it after `{context.invoked_subcommand}`")
+
+
+@alerts_app.command("list")
+def list_open(as_json: AsJson = False) -> None:
+    """List the open alerts, oldest first, and what to do about each. `usage-pipeline alerts` does the same."""
     from usage_pipeline.alerting.record import open_alerts
     from usage_pipeline.storage.postgres import connect
 

@@ -17,8 +17,10 @@ from usage_recorder.recorder import Recorder
 
 from usage_pipeline.access.invitations import Person, invite, let_in_by_proxy
 from usage_pipeline.access.tokens import create_token, revoke_token
+from usage_pipeline.alerting.abnormal_usage import is_abnormal
 from usage_pipeline.alerting.evaluation import RecordUnavailable, alert_now, alert_without_record, evaluate_pipeline
 from usage_pipeline.alerting.facts import FailingTicks, OrchestrationFacts
+from usage_pipeline.alerting.usage_hours import judged_hours
 from usage_pipeline.cli import app
 from usage_pipeline.commands.options import UsageError
 from usage_pipeline.drain.rounds import drain_once
@@ -309,6 +311,24 @@ def test_a_token_used_far_more_than_ever_is_told_after_the_hour_and_over_with_th
     postgres.execute("delete from ops.usage_hours where hour_start = %s and family = 'token'", (hour,))
     evaluate_pipeline(alerting, NOTHING, {})
     assert open_rules(postgres) == []
+
+
+def test_a_leak_that_goes_on_is_not_over_because_it_entered_its_own_history(
+    alerting: Settings, postgres: psycopg.Connection
+) -> None:
+    begun = datetime(2026, 3, 10, tzinfo=UTC)
+    write_hours(postgres, "token", "leaked", {begun - number * HOUR: 10 for number in range(1, 61)})
+    for number in range(72):
+        hour = begun + number * HOUR
+        write_hours(postgres, "token", "leaked", {hour: 10_000})
+        [judged] = judged_hours(postgres, alerting, [hour])
+        assert is_abnormal(judged, alerting), f"hour {number}"
+    write_hours(postgres, "token", "leaked", {begun + 72 * HOUR: 12, begun + 73 * HOUR: 10_000})
+    assert judged_hours(postgres, alerting, [begun + 72 * HOUR]) == (), "it is not even busy"
+    [judged] = judged_hours(postgres, alerting, [begun + 73 * HOUR])
+    assert is_abnormal(judged, alerting), "it began again"
+    # The history ends some day. Then what goes on is what is usual.
+    assert len(judged.history) == 61
 
 
 def test_an_hour_that_ended_while_alerts_were_off_is_judged(

@@ -17,9 +17,14 @@ from usage_pipeline.alerting.sending.channels import Channel
 from usage_pipeline.alerting.sending.dispatch import send_due
 from usage_pipeline.alerting.sending.messages import Message, titled
 from usage_pipeline.settings import Settings
-from usage_pipeline_tests.rigs.alerts import age, alert
+from usage_pipeline_tests.rigs.alerts import age
+from usage_pipeline_tests.rigs.alerts import alert as alert_of
 
-RULES = frozenset({"failed-run", "dead-letters", "budget"})
+RULES = frozenset({"long-run", "dead-letters", "budget"})
+
+
+def alert(key: str = "a", rule: str = "long-run") -> Alert:
+    return alert_of(key, rule)
 
 
 def judged(*alerts: Alert) -> Judgement:
@@ -74,7 +79,7 @@ def test_an_alert_is_sent_once_repeated_after_its_cool_down_and_said_to_be_over_
     assert postgres.execute("select count, cleared_at is null from ops.alerts").fetchall() == [(4, False)]
 
 
-@pytest.mark.parametrize("rule", ["failed-run", "dead-letters"])
+@pytest.mark.parametrize("rule", ["long-run", "dead-letters"])
 def test_what_comes_back_after_its_end_is_another_incident_and_told_as_such_but_not_each_time(
     settings: Settings, postgres: psycopg.Connection, rule: str
 ) -> None:
@@ -101,7 +106,7 @@ def test_a_rule_may_tell_a_matter_once_in_a_longer_time(settings: Settings, post
 
 def test_alerts_of_rules_without_facts_stay_open(settings: Settings, postgres: psycopg.Connection) -> None:
     record.note_judgement(postgres, judged(alert(), alert("b", "dead-letters")), settings)
-    record.note_judgement(postgres, Judgement((), frozenset({"failed-run"})), settings)
+    record.note_judgement(postgres, Judgement((), frozenset({"long-run"})), settings)
     assert [one.rule for one in record.open_alerts(postgres)] == ["dead-letters"]
 
 
@@ -123,8 +128,8 @@ def test_what_somebody_took_on_is_not_repeated_until_it_has_grown_or_comes_back(
 ) -> None:
     there, one = Carrier(), replace(alert(), size=3)
     step(postgres, settings, there, one)
-    assert record.acknowledge(postgres, "failed-run:a", "ann@desk")
-    assert not record.acknowledge(postgres, "failed-run:b", "ann@desk")
+    assert record.acknowledge(postgres, "long-run:a", "ann@desk")
+    assert not record.acknowledge(postgres, "long-run:b", "ann@desk")
     age(postgres, 500)
     assert step(postgres, settings, there, one) == []
     [shown] = record.open_alerts(postgres)
@@ -144,7 +149,7 @@ def test_what_is_snoozed_is_silent_until_then_and_its_end_is_told_once(
 ) -> None:
     there, one = Carrier(), replace(alert(), size=3)
     step(postgres, settings, there, one)
-    assert record.snooze(postgres, "failed-run:a", timedelta(hours=2), "ann@desk")
+    assert record.snooze(postgres, "long-run:a", timedelta(hours=2), "ann@desk")
     age(postgres, 100)
     assert step(postgres, settings, there, replace(one, size=100)) == []
     assert step(postgres, settings, there) == [CLEARED]
@@ -261,7 +266,7 @@ def test_what_comes_one_by_one_is_told_at_once_and_then_together(
 def test_a_message_says_how_many_and_names_some(settings: Settings, postgres: psycopg.Connection) -> None:
     record.note_judgement(postgres, judged(*(alert(f"{number:02}") for number in range(30))), settings)
     [message] = [Message(tuple(due.due(postgres, ["a"])))]
-    assert titled(message) == "[usage_pipeline] 30 alerts of failed-run: Title of 00, and 29 more"
+    assert titled(message) == "[usage_pipeline] 30 alerts of long-run: Title of 00, and 29 more"
 
 
 def test_channels_whose_sender_died_are_sent_to_by_another_after_a_while(
@@ -352,7 +357,7 @@ def test_old_alerts_are_forgotten_and_open_ones_are_not(settings: Settings, post
 
 @pytest.mark.parametrize("text", ["nul \0", "surrogates \ud800 \udfff", "x" * 200_000])
 def test_no_text_stops_all_alerts(settings: Settings, postgres: psycopg.Connection, text: str) -> None:
-    odd = Alert("failed-run", f"failed-run:{text[:100]}", "failure", text, text, text, link=text, size=1)
+    odd = Alert("long-run", f"long-run:{text[:100]}", "failure", text, text, text, link=text, size=1)
     there = Carrier()
     assert ("raised", "Title of a") in step(postgres, settings, there, odd, alert())
     assert len(step(postgres, settings, there)) == 2

@@ -43,6 +43,7 @@ comment on column ops.alert_tellings.attempts is 'How often it did not take the 
 
 alter table ops.alerts
     add column link text,
+    add column ending text not null default 'This is over.',
     add column size bigint,
     add column is_told boolean not null default true,
     add column repeat_after interval not null default '1 hour',
@@ -66,6 +67,7 @@ alter table ops.alerts
     drop column delivery_error;
 create index on ops.alerts (dedupe_key, alert_id);
 comment on column ops.alerts.link is 'Where to look at it in the UI; null: DAGSTER_UI_URL is not set, or there is no such place';
+comment on column ops.alerts.ending is 'What is said when it is not found any more';
 comment on column ops.alerts.size is 'How much of it there is, such as dead letters; null: it has no size';
 comment on column ops.alerts.is_told is 'False: another alert says the same and more';
 comment on column ops.alerts.repeat_after is 'After which time it is told again while it is open';

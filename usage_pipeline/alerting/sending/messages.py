@@ -38,6 +38,7 @@ class Due:
     text: str
     remedy: str
     link: str | None
+    ending: str
     first_at: datetime
     last_at: datetime
     count: int
@@ -114,7 +115,7 @@ def written(message: Message, most: int = MOST_LENGTH) -> str:
     if message.kind == "cleared":
         times = f"{counted(first.count, 'time')} in {counted(round(minutes), 'minute')}"
         news = "" if first.was_told else "You were not told while it lasted. "
-        return shortened(f"This is over. It was found {times}. {news}The alert was: {text}", most)
+        return shortened(f"{first.ending} It was found {times}. {news}The alert was: {text}", most)
     lasting = f" (for {counted(round(minutes), 'minute')} now)" if minutes >= 1 else ""
     advice = _advice(message)
     left = most - length(lasting + advice)
@@ -127,7 +128,7 @@ def _listed(message: Message, most: int) -> str:
     """A line for each of the first ones, and how many more there are."""
     is_over = message.kind == "cleared"
     advice = "" if is_over else _advice(message)
-    begin = "These are over:" if is_over else "All of these are open:"
+    begin = "These are not found any more:" if is_over else "All of these are open:"
     rest = len(message.alerts) - _MOST_NAMED
     end = f"\nand {rest} more: `usage-pipeline alerts` lists what is open." if rest > 0 else ""
     left = most - length(begin + end + advice)

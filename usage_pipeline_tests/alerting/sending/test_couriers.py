@@ -16,7 +16,7 @@ SECRET = "T0K3N/hunter2"
 
 
 def message(kind: Kind = "raised", link: str | None = None) -> Message:
-    said = ("failed-run", "failure", "Run failed", "Run r1 failed: 3 errors", "Re-execute it", link)
+    said = ("failed-run", "failure", "Run failed", "Run r1 failed: 3 errors", "Re-execute it", link, "This is over.")
     return Message((Due("x", kind, 7, *said, AT, AT, 2, was_told=True),))  # type: ignore[arg-type]
 
 

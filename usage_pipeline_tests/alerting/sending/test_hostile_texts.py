@@ -210,7 +210,7 @@ def message(hostile: str, kind: Kind = "raised", times: int = 1) -> Message:
     alert = Alert(
         "abnormal-usage", f"abnormal-usage:{hostile}", "warning", f"{MARK} {hostile}", f"{MARK} {hostile}", REMEDY
     )
-    said = (alert.title, alert.text, alert.remedy, None)
+    said = (alert.title, alert.text, alert.remedy, None, alert.ending)
     due = Due("x", kind, 7, alert.rule, alert.severity, *said, first_at=AT, last_at=AT, count=2, was_told=True)
     return Message((due,) * times)
 

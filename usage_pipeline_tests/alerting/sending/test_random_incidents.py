@@ -22,7 +22,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.alerts import age
 
 # What docs/alerts.md promises, in minutes.
-REPEATED = {"failed-run": 60, "dead-letters": 24 * 60}
+REPEATED = {"long-run": 60, "dead-letters": 24 * 60}
 RECURS, GROWS = 15, 15
 # A channel that was away is tried after 15 minutes at most, and what a rule has too much of waits five.
 LATEST = 15 + 5 + 6
