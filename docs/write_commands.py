@@ -46,6 +46,7 @@ _GROUPS = {
         "erase-user",
     ),
     "Issues": ("load issues", "stats"),
+    "Alerts": ("alerts list", "alerts ack", "alerts snooze"),
     "The Dagster UI": ("ui-password",),
 }
 # What the help has no room for.
@@ -91,7 +92,7 @@ _NOTES = {
     "load events": "See [files.md](files.md).",
     "load issues": "See [issues.md](issues.md).",
     "stats": "It makes what the asset `stats/daily_issue_stats` makes, without Dagster.",
-    "alerts": "See [alerts.md](alerts.md).",
+    "alerts list": "See [alerts.md](alerts.md).",
     "ui-password": "It prints a line for `deploy/.env` or a shell: keep its single quotes. Leave them out in a Kubernetes "
     "secret. See [the Dagster UI](operations.md#the-dagster-ui).",
 }

@@ -48,6 +48,11 @@ def open_batches(family: str) -> str:
     return f"{NAMESPACE}open:{family}"
 
 
+def settled_batches(family: str) -> str:
+    """Hash batch id -> identity of the Redis server that settled it; written after the deletion of its claims."""
+    return f"{NAMESPACE}settled:{family}"
+
+
 def scan_pause(what: str) -> str:
     """Exists while a scan of all keys for `what` is not due yet. Its value names the process that scanned last."""
     return f"{NAMESPACE}scanned:{what}"

@@ -332,6 +332,11 @@ class Settings(BaseSettings):
         "separated by commas, such as `10.0.0.5,10.1.0.0/16`.",
     )
 
+    dagster_ui_url: PlainHttpUrl | None = Field(
+        default=None,
+        description="Address of the Dagster UI, such as `https://dagster.example.com`: alerts link to it. `usage-pipeline dev` "
+        "sets its own. When it is not set, alerts have no links.",
+    )
     alert_urls: AlertUrls | None = Field(
         default=None,
         description="Where alerts are sent, separated by commas: Apprise URLs, or `http(s)://` addresses that take JSON. "

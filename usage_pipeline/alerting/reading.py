@@ -10,6 +10,7 @@ from psycopg.rows import class_row
 
 from usage_pipeline.alerting.facts import (
     Aggregation,
+    BrokenFile,
     EndingToken,
     ExpiringTokenKeys,
     FallenOdometers,
@@ -36,8 +37,6 @@ MOST_COUNTED = 100_000
 _REDIS_SECONDS = 2.0
 # A note of expiring keys counts for so long: two rounds of scans, which may be five minutes apart.
 _NOTE_SECONDS = 600
-# As many as are told.
-MOST_ENDING_TOKENS = 20
 _REASON_LENGTH = 300
 
 
@@ -133,9 +132,13 @@ def read_expiring_tokens(postgres: psycopg.Connection) -> tuple[ExpiringTokenKey
 
 def read_ending_tokens(postgres: psycopg.Connection, now: datetime) -> tuple[EndingToken, ...]:
     with postgres.cursor(row_factory=class_row(EndingToken)) as cursor:
-        return tuple(
-            cursor.execute(load("alerting/select_ending_tokens"), {"now": now, "most": MOST_ENDING_TOKENS}).fetchall()
-        )
+        return tuple(cursor.execute(load("alerting/select_ending_tokens"), {"now": now}).fetchall())
+
+
+def read_broken_files(postgres: psycopg.Connection, now: datetime) -> tuple[BrokenFile, ...]:
+    with postgres.cursor(row_factory=class_row(BrokenFile)) as cursor:
+        arguments = {"since": now - timedelta(days=7)}
+        return tuple(cursor.execute(load("alerting/select_broken_files"), arguments).fetchall())
 
 
 def read_aggregations(

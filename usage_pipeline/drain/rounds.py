@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import psycopg
 import redis
@@ -187,22 +188,16 @@ class _Drains:
 
     def run(self, name: str, limits: DrainLimits) -> DrainReport:
         server = self.claiming.facts.identity
-        is_uncertain = self.servers.get(name) != server and self.store.flag_forgettable(name, server)
+        is_uncertain = self.servers.get(name) != server and self.store.flag_forgettable(
+            name, server, partial(self.claiming.settled, name)
+        )
         self.servers[name] = server
         if is_uncertain and self._is_news(name, server):
-            # The ledger flags both, since nothing proves that it is the same server with the same data.
-            if self.claiming.facts.keeps_each_answer:
-                log.info(
-                    "drain: %s: Redis was started again; it had each answer on disk, so nothing counts twice unless somebody "
-                    "put an older file in place; batches around the start are flagged",
-                    name,
-                )
-            else:
-                log.warning(
-                    "drain: %s: Redis is another server than before; batches around the change are flagged: they may "
-                    "count twice",
-                    name,
-                )
+            log.warning(
+                "drain: %s: Redis was started again or is another server, and does not know the end of what was drained; "
+                "batches around the change are flagged: they may count twice",
+                name,
+            )
         if name == EVENT.name:
             report = QueueDrain(self.releasing, self.store, limits).run(is_uncertain=is_uncertain)
         else:

@@ -40,11 +40,6 @@ class ServerFacts:
     # Whether the server told what the others are about; a user may not be allowed to ask.
     is_known: bool = True
 
-    @property
-    def keeps_each_answer(self) -> bool:
-        """Whether what it answered is on disk already, and it is alone: a restart of it forgets nothing."""
-        return self.has_aof and self.fsyncs_always and not (self.replicas or self.is_cluster or self.is_sharded)
-
 
 @dataclass(frozen=True, slots=True)
 class BarrierPlan:

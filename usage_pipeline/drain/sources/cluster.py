@@ -119,8 +119,11 @@ class ClusterSource:
     def open_batch(self, family: str, batch_id: str) -> None:
         self._owner(names.open_batches(family)).open_batch(family, batch_id)
 
-    def settle_batch(self, family: str, batch_id: str) -> None:
-        self._owner(names.open_batches(family)).settle_batch(family, batch_id)
+    def settle_batch(self, family: str, batch_id: str, *, is_stored: bool = False) -> None:
+        self._owner(names.open_batches(family)).settle_batch(family, batch_id, is_stored=is_stored)
+
+    def settled(self, family: str, batch_ids: Sequence[str]) -> dict[str, str]:
+        return self._owner(names.open_batches(family)).settled(family, batch_ids)
 
     def open_batches(self, family: str) -> list[OpenBatch]:
         return self._owner(names.open_batches(family)).open_batches(family)

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 # Keys in one send: enough that Redis seldom syncs its file, but so few that it serves writers in between (4 µs a key).
 _KEYS_PER_SEND = 1_000
 _KEYS_PER_UNLINK = 2_500
+# Notes of settled batches: more than any drain settles in FORGETFUL_SECONDS (store.py).
+_MOST_SETTLED, _SETTLED_BETWEEN_LOOKS = 2_000, 500
 
 # Exact: see scripts.RENAME.
 _MEMORY_USAGE, _EXACT = (b"MEMORY", b"USAGE"), (b"SAMPLES", b"0")
@@ -64,6 +66,7 @@ class RedisSource(KeySearch):
         self._is_sharded = not tag and self._refuses_two_slots()
         self._barrier: Barrier = barrier
         self._refused: list[bytes] = []
+        self._settled = 0
         self.facts: ServerFacts
         self.plan: BarrierPlan
         self.plan_anew()
@@ -89,9 +92,32 @@ class RedisSource(KeySearch):
         except redis.OutOfMemoryError:
             log.warning("Redis has no memory left for notes of batches; the drain of %s goes on without them", family)
 
-    def settle_batch(self, family: str, batch_id: str) -> None:
-        """Removes the note of a batch that is done."""
-        self._connection.call("HDEL", names.open_batches(family), batch_id)
+    def settle_batch(self, family: str, batch_id: str, *, is_stored: bool = False) -> None:
+        """Removes the note of a batch that is done. If it was stored, and its claims deleted, notes which server did that.
+
+        Redis keeps what it was told in its order, or forgets the end of it. If the server that the batch was claimed from wrote
+        this note, then whoever has the note, be it started again or another one, has claim and deletion as well: nothing of
+        the batch can come back. (In a cluster the note says nothing of other primaries.)
+        """
+        commands: list[tuple[Any, ...]] = [(b"HDEL", names.open_batches(family), batch_id)]
+        if is_stored and not self.facts.is_cluster:
+            settled = names.settled_batches(family)
+            commands.append((b"HSET", settled, batch_id, self.facts.identity))
+            if self._settled % _SETTLED_BETWEEN_LOOKS == 0:
+                old = sorted(self._connection.call("HKEYS", settled))[:-_MOST_SETTLED]
+                commands += [(b"HDEL", settled, *old)] if old else []
+            self._settled += 1
+        for reply in self._connection.pipeline(commands):
+            # A full Redis refuses the note: then the batch is flagged if Redis changes within a minute.
+            if isinstance(reply, redis.ResponseError) and not isinstance(reply, redis.OutOfMemoryError):
+                raise reply
+
+    def settled(self, family: str, batch_ids: Sequence[str]) -> dict[str, str]:
+        """Of these batches those that are noted as settled here, and the server that settled each."""
+        if self.facts.is_cluster:
+            return {}
+        notes = self._connection.call("HMGET", names.settled_batches(family), *batch_ids)
+        return {batch_id: note.decode() for batch_id, note in zip(batch_ids, notes, strict=True) if note is not None}
 
     def open_batches(self, family: str) -> list[OpenBatch]:
         flat = self._connection.call("HGETALL", names.open_batches(family))

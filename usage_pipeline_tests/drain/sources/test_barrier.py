@@ -1,7 +1,6 @@
 """Which barrier a server gets, and whether it holds back what is not durable."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import redis
@@ -151,14 +150,3 @@ def test_a_replica_that_is_not_there_makes_the_barrier_fall_short(
 ) -> None:
     monkeypatch.setattr("usage_pipeline.drain.sources.barrier._TIMEOUT_MS", 10)
     assert not pass_barrier(pinned, BarrierPlan(replicas=1))
-
-
-@pytest.mark.parametrize(
-    ("has_aof", "fsyncs_always", "replicas", "keeps"),
-    [(True, True, 0, True), (True, False, 0, False), (False, True, 0, False), (True, True, 1, False)],
-)
-def test_only_a_single_server_with_each_answer_on_disk_forgets_nothing(
-    has_aof: bool, fsyncs_always: bool, replicas: int, keeps: bool
-) -> None:
-    found = ServerFacts("run repl", (7, 4, 1), replicas, has_aof, fsyncs_always, True)
-    assert (found.keeps_each_answer, replace(found, is_cluster=True).keeps_each_answer) == (keeps, False)
