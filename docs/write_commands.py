@@ -15,7 +15,7 @@ from usage_pipeline.cli import app
 PAGE = Path(__file__).parent / "commands.md"
 _GROUPS = {
     "This machine": ("dev", "demo", "migrate"),
-    "How everything is": ("status", "alerts"),
+    "How everything is": ("status", "alerts list", "alerts ack", "alerts snooze"),
     "Counters in Redis": (
         "drain",
         "aggregate",
@@ -46,7 +46,6 @@ _GROUPS = {
         "erase-user",
     ),
     "Issues": ("load issues", "stats"),
-    "Alerts": ("alerts list", "alerts ack", "alerts snooze"),
     "The Dagster UI": ("ui-password",),
 }
 # What the help has no room for.

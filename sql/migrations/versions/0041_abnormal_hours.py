@@ -1,11 +1,11 @@
-"""Alerts: who was told what, and who acknowledged or snoozed it; the statements are in the SQL file of that name."""
+"""Alerts: hours of abnormal usage; the statements are in the SQL file of that name."""
 
 from pathlib import Path
 
 from alembic import op
 
-revision = "0042"
-down_revision = "0039"
+revision = "0041"
+down_revision = "0040"
 
 
 def upgrade() -> None:
