@@ -81,6 +81,7 @@ _GROUPS = {
     "Reports": ("reports_url", "send_reports"),
     "Alerts": (
         "alert_urls",
+        "dagster_ui_url",
         "alert_timeout_seconds",
         "alert_cool_down_minutes",
         "alert_long_run_seconds",

@@ -15,6 +15,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+from usage_recorder import sentinel
 
 from usage_pipeline.server_urls import (
     dagster_storage_url_fault,
@@ -22,6 +23,7 @@ from usage_pipeline.server_urls import (
     is_a_place,
     postgres_url_fault,
     redis_url_fault,
+    sentinel_url_fault,
 )
 from usage_pipeline.values import Malformed, numbers
 
@@ -135,9 +137,9 @@ def _is_a_command(command: SecretStr | None) -> SecretStr | None:
 
 def _is_a_redis_url(url: SecretStr) -> SecretStr:
     text = url.get_secret_value().strip()
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("expected a URL that begins with redis://, rediss:// or unix://")
-    if fault := redis_url_fault(text):
+    if not text.startswith(("redis://", "rediss://", "unix://", *sentinel.SCHEMES)):
+        raise ValueError("expected a URL that begins with redis://, rediss://, unix:// or redis+sentinel://")
+    if fault := (sentinel_url_fault if sentinel.is_sentinel(text) else redis_url_fault)(text):
         raise ValueError(fault)
     return SecretStr(text)
 

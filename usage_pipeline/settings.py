@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     redis_url: RedisUrl | None = Field(
         default=None,
         description="Redis server that the API servers write to, as a `redis://`, `rediss://` or `unix://` URL; "
-        "or any one node of a Redis Cluster.",
+        "or any one node of a Redis Cluster; or the sentinels that know it, as `redis+sentinel://HOST:PORT,HOST:PORT/NAME/DB` "
+        "(docs/operations.md).",
     )
     redis_host: HostName = Field(
         default="127.0.0.1", description="Host of Redis. Used only when `REDIS_URL` is not set."
@@ -331,6 +332,11 @@ class Settings(BaseSettings):
         "separated by commas, such as `10.0.0.5,10.1.0.0/16`.",
     )
 
+    dagster_ui_url: PlainHttpUrl | None = Field(
+        default=None,
+        description="Address of the Dagster UI, such as `https://dagster.example.com`: alerts link to it. `usage-pipeline dev` "
+        "sets its own. When it is not set, alerts have no links.",
+    )
     alert_urls: AlertUrls | None = Field(
         default=None,
         description="Where alerts are sent, separated by commas: Apprise URLs, or `http(s)://` addresses that take JSON. "

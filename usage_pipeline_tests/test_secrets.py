@@ -216,6 +216,7 @@ def conninfo_fails(url: str) -> bool:
 
 # What a command needs of a parameter before it asks for its settings, where a 1 does not do.
 _NEEDED = {
+    ("alerts", "snooze", "span"): "2h",
     ("", "", "first"): "2026-01-01",
     ("", "", "last"): "2026-01-01",
     ("budgets", "set", "scope"): "all",

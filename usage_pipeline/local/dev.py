@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import redis
@@ -188,12 +188,15 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
             "LANDING_URL": settings.landing_url or str(folder / "landing"),
             "REPORTS_URL": settings.reports_url or str(folder / "reports"),
         }
+        # Known before the code server starts: its sensors write links to the UI.
+        port = _free_port(wanted.port)
+        environment["DAGSTER_UI_URL"] = settings.dagster_ui_url or f"http://{LOOPBACK}:{port}"
         environment |= folders
         (folder / "landing").mkdir(exist_ok=True)
         dagster = DagsterProcesses(project, home, folder / "logs", environment, mark)
         launch = _Launch(dagster, servers, signals)
         stack.callback(launch.stop)
-        launch.start(wanted, code_socket=code_socket)
+        launch.start(replace(wanted, port=port), code_socket=code_socket)
         # A URL that somebody set may hold a password, so it is not printed.
         urls = _embedded_urls(servers, is_database_given="database_url" in given)
         urls |= {name: url for name, url in folders.items() if name.lower() not in given}

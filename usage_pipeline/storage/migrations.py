@@ -20,6 +20,7 @@ from usage_pipeline.storage.postgres import PostgresUnavailable, connect_to, fir
 from usage_pipeline.storage.roles.analyst import end_long_transactions
 from usage_pipeline.storage.roles.grants import set_grants
 from usage_pipeline.storage.schema_version import VERSION_SCHEMA, VERSION_TABLE
+from usage_pipeline.storage.servers.supported import NEWEST_POSTGRES, is_untried_postgres
 from usage_pipeline.storage.sql import load, sql_folder
 from usage_pipeline.storage.time_zones import expect_same_zone, expect_time_zone
 from usage_pipeline.storage.timescale import offer_extension
@@ -57,6 +58,10 @@ def migrate(database: Database | str, *, time_zone: str | None = None) -> str:
             try:
                 # On a connection of its own: the extension is loaded once a session begins.
                 with connect_to(database) as single:
+                    if is_untried_postgres(single.info.server_version):
+                        log.info(
+                            "migrate: this PostgreSQL is newer than %d, the newest that was tried", NEWEST_POSTGRES
+                        )
                     if time_zone is not None:
                         expect_same_zone(single, time_zone, today=datetime.now(UTC).date())
                     offer_extension(single)

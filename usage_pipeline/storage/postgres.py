@@ -24,6 +24,7 @@ from usage_pipeline.storage.connecting.session import (
     milliseconds,
     wanted,
 )
+from usage_pipeline.storage.servers.supported import UnsupportedServer, expect_supported_postgres
 from usage_pipeline.storage.sql import load
 from usage_pipeline.storage.time_zones import TimeZoneRefused, expect_time_zone
 
@@ -135,7 +136,7 @@ def connect_to(database: Database, *, lock_seconds: float = 0, statement_seconds
     _expect_readable(database.url)
     try:
         return _begin(_Connection, database, lock_seconds=lock_seconds, statement_seconds=statement_seconds)
-    except (PasswordUnavailable, SharedSession) as error:
+    except (PasswordUnavailable, SharedSession, UnsupportedServer) as error:
         raise PostgresUnavailable(f"PostgreSQL: {error}") from None
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise PostgresUnavailable(f"PostgreSQL does not answer: {first_line(error)}") from None
@@ -162,6 +163,7 @@ def _begin(
     """Logs in and sets the session. Raises psycopg.Error."""
     connection = _log_in(kind, database)
     try:
+        expect_supported_postgres(connection.info.server_version)
         # A pooler may take a client for which it has no server, and let it wait.
         with connection.answering_within(database.timeout_seconds):
             asked = wanted(lock_seconds=lock_seconds, statement_seconds=statement_seconds)
@@ -224,6 +226,7 @@ async def connect_async(settings: Settings, *, statement_seconds: float = 0) -> 
     database = Database.of_usage(settings)
     connection = await _log_in_async(database)
     try:
+        expect_supported_postgres(connection.info.server_version)
         async with asyncio.timeout(database.timeout_seconds + _LOOK_SECONDS):
             found = await connection.execute(load(_SET), wanted(statement_seconds=statement_seconds))
             session = begun(await found.fetchall(), connection.info.backend_pid)

