@@ -77,3 +77,10 @@ def test_an_older_snapshot_that_is_drained_as_it_is_counts_again_what_it_had(sta
     assert outcome.uncertain == {*DELTAS, "event"}
     # As much is lost as is doubled here: their sums hide each other, and the alert of Redis alone tells.
     assert {family: outcome.missing[family] for family in DELTAS} == dict.fromkeys(DELTAS, 0)
+
+
+def test_an_empty_redis_loses_what_was_not_drained_and_nothing_else(stage: Stage, tmp_path: Path) -> None:
+    outcome = played(stage, tmp_path, "PostgreSQL alone, Redis empty", is_in_the_middle=False)
+    assert outcome.lost == outcome.missing == not_in(outcome, *FAMILIES)
+    assert outcome.doubled == NONE
+    assert {"missing-usage", "redis-went-back"} <= outcome.alerts
