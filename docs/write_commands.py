@@ -15,10 +15,11 @@ from usage_pipeline.cli import app
 PAGE = Path(__file__).parent / "commands.md"
 _GROUPS = {
     "This machine": ("dev", "demo", "migrate"),
+    "How everything is": ("status", "alerts"),
     "Counters in Redis": (
         "drain",
         "aggregate",
-        "status",
+        "merchants status",
         "counters accept-reset",
         "counters accept-restore",
         "counters accept-correction",
@@ -45,7 +46,6 @@ _GROUPS = {
         "erase-user",
     ),
     "Issues": ("load issues", "stats"),
-    "Alerts": ("alerts",),
     "The Dagster UI": ("ui-password",),
 }
 # What the help has no room for.
@@ -58,7 +58,9 @@ _NOTES = {
     "drain": "With `--watch` it works without Dagster. While it runs, the drain sensors only report to Dagster "
     "what it did. See [exactly-once.md](exactly-once.md).",
     "aggregate": "It only reads Redis. To do it twice changes nothing.",
-    "status": "It is about merchant counters only. For everything else see `usage-pipeline alerts`, the UI and `/healthz`.",
+    "status": "It takes less than a second. With `--json`, `parts` has each line as `state`, `said` and its numbers. "
+    "`status DATE` is the older form of `merchants status DATE`, and goes on with a hint.",
+    "merchants status": "It compares Redis with what is stored for that day.",
     "counters accept-reset": "Use it when the alert [counter-regression](alerts.md#counter-regression) is open and Redis "
     "really lost the counters. Status 1: some are left open, and the reason says why.",
     "counters accept-restore": "Use it when the alert [counter-regression](alerts.md#counter-regression) is open and Redis "
@@ -101,10 +103,14 @@ run it again. -->
 `usage-pipeline COMMAND --help` prints the options and the first sentences in the terminal. Commands read the
 [settings](settings.md) from the environment: in a second terminal, first paste the line that `usage-pipeline dev` prints.
 
-- Each command that prints a result takes `--json`, and then prints one JSON document.
+- Each command that ends by itself takes `--json`, and then prints one JSON document (`drain --watch`: one a round). `dev` and
+  `api` run until they are stopped, and write a log to standard error.
 - Exit status: **0** done; **1** some items failed, and the command lists them; **2** the command or a setting is wrong, or a
-  server does not answer. The reason is one line on standard error.
-- Dates are days of `USAGE_TIMEZONE`, as `YYYY-MM-DD`.
+  server does not answer; **130** Ctrl-C; **141** the reader of the output went away, as `head` does. The reason is one line on
+  standard error.
+- A line "this is a bug" names a file with the traceback, in the folder for temporary files. It has lines of code, no values.
+- Dates are days of `USAGE_TIMEZONE`, as `YYYY-MM-DD` and in no other form. A range has at most 3,660 days.
+- An id is never broken in a table: where the terminal is too narrow, each row becomes a block of lines.
 """
 
 

@@ -93,8 +93,9 @@ _HEAD = """# Settings
 <!-- Written by docs/write_settings.py from usage_pipeline/settings.py. Change the text there, and run it again. -->
 
 A setting is an environment variable. Each process reads the settings once, when it starts: restart it after a change.
-When a value is wrong, the process prints one line that names the variable, and stops. That line never repeats the value,
-because it may be a secret.
+When a value is wrong, the process prints one line that names the variable, and stops. That line repeats numbers, single
+words and dates; any other value may be a secret. A variable that is set but empty, as compose writes `${X:-}`, is the same as
+one that is not set.
 
 - All processes need the same addresses of PostgreSQL and Redis, and the same `USAGE_TIMEZONE`.
 - A yes-or-no setting takes `true` or `false`.

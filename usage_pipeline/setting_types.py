@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from ipaddress import ip_network
-from typing import Annotated
+from ipaddress import ip_address, ip_network
+from typing import Annotated, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from usage_pipeline.server_urls import (
     dagster_storage_url_fault,
@@ -21,17 +24,25 @@ from usage_pipeline.server_urls import (
 )
 from usage_pipeline.values import Malformed, numbers
 
+# No counter and no issue of anybody is older.
+FIRST_START = date(1990, 1, 1)
 # The external API numbers the posts. Clients hold the number in 32 bits.
 MAX_POST_ID = 2**31 - 1
 MAX_POSTS = 1_000
 # Five fields of numbers, ranges, lists, steps and English names: the daemon and CronSim read these in the same way.
+# The largest step of minutes, hours, days, months, days of the week.
+_STEPS = (59, 23, 30, 11, 6)
 _CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
 # An origin as browsers send it: lower case, no path, no slash at the end.
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
-_HEADER_NAME = r"^[A-Za-z0-9-]+$"
+_HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,100}")
 # The cost is limited: each try of a stranger takes 128 * r * 2**ln bytes.
 _SCRYPT_HASH = re.compile(r"\$scrypt\$ln=1[0-7],r=8,p=[1-9]\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}")
+# What can be no password: a number, perhaps with its unit, or letters alone. Nothing else is repeated.
+_HARMLESS = re.compile(
+    r"[+-]?[0-9][0-9_.,]{0,18}(e[+-]?[0-9]{1,3})?[A-Za-z%]{0,2}|[A-Za-z]{1,10}|[0-9]{4}-[0-9]{2}-[0-9]{2}"
+)
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9]*s?://\S+")
 _LEAST_SECRET_CHARACTERS = 16
 # Each is stored for each day; and names are as long as those of events.
@@ -77,7 +88,10 @@ def odd_change(zone: ZoneInfo, since: date) -> date | None:
 
 def _is_a_cron_expression(expression: str) -> str:
     try:
-        if not _CRON.fullmatch(expression):
+        # Python reads a step that is larger than its field, and Dagster takes another one in its place.
+        steps = [re.findall(r"/([0-9]+)", field) for field in expression.split(" ") if field]
+        is_sound = all(1 <= int(step) <= most for most, found in zip(_STEPS, steps, strict=False) for step in found)
+        if not _CRON.fullmatch(expression) or not is_sound:
             raise CronSimError
         CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
     except CronSimError:
@@ -113,11 +127,44 @@ def _is_a_redis_url(url: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
+def _is_a_start(value: object) -> object:
+    """A day YYYY-MM-DD. pydantic also reads seconds since 1970, and Python 20240101 and 2024-W01-1."""
+    found = None
+    if isinstance(value, str):
+        with suppress(ValueError):
+            found = date.fromisoformat(value)
+        if found is None or found.isoformat() != value:
+            raise ValueError(f"expected a day YYYY-MM-DD, came {_shown(value)}")
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        found = value
+    if found is None:
+        raise ValueError("expected a day YYYY-MM-DD, came another value")
+    if found < FIRST_START:
+        raise ValueError(f"expected a day from {FIRST_START} on, came {found}")
+    return found
+
+
+def _is_a_header_name(text: str) -> str:
+    if not _HEADER_NAME.fullmatch(text):
+        raise ValueError("expected the name of a header such as X-Forwarded-User, came another text")
+    return text
+
+
 def _is_a_host_name(text: str) -> str:
+    if _is_ipv6(text):
+        return f"[{text}]"
     if not is_a_host(text):
         # Not repeated: it may be a whole URL with a password.
         raise ValueError("expected the name or the address of a host alone, without a password or a port")
     return text
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        # A zone, such as that of fe80::1%eth0, cannot stand in a URL of Redis.
+        return "%" not in text and ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def _is_a_plain_http_url(url: str) -> str:
@@ -227,6 +274,13 @@ def split_urls(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in _BEFORE_A_URL.split(text) if part.strip(" ,"))
 
 
+def _is_utf_8(secret: SecretStr) -> SecretStr:
+    # Bytes of the environment that are none come as lone surrogates, which no client can send.
+    if any("\ud800" <= one <= "\udfff" for one in secret.get_secret_value()):
+        raise ValueError("expected text in UTF-8, came other bytes")
+    return secret
+
+
 def _is_a_bearer_secret(secret: SecretStr) -> SecretStr:
     text = secret.get_secret_value()
     if len(text) < _LEAST_SECRET_CHARACTERS or not text.isascii() or not text.isprintable() or " " in text:
@@ -237,6 +291,7 @@ def _is_a_bearer_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
+PlainSecret = Annotated[SecretStr, AfterValidator(_is_utf_8)]
 TimeZoneName = Annotated[str, AfterValidator(_is_a_time_zone)]
 CronExpression = Annotated[str, AfterValidator(_is_a_cron_expression)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_is_a_postgresql_url)]
@@ -253,6 +308,55 @@ AttributeNames = Annotated[str, AfterValidator(_are_attribute_names)]
 TagNames = Annotated[str, AfterValidator(_are_tag_names)]
 HostNames = Annotated[str, AfterValidator(_are_host_names)]
 UiPasswordHash = Annotated[SecretStr, AfterValidator(_is_a_password_hash)]
-HeaderName = Annotated[str, Field(pattern=_HEADER_NAME)]
+HeaderName = Annotated[str, AfterValidator(_is_a_header_name)]
+StartDate = Annotated[date, BeforeValidator(_is_a_start)]
 Networks = Annotated[str, AfterValidator(_are_networks)]
 EvenInterval = Annotated[int, AfterValidator(_divides_an_hour_or_a_day)]
+
+
+def fault_of(found: ErrorDetails, field: FieldInfo | None) -> str:
+    """One of pydantic's errors about a setting in our words: what was expected and, where it can be no secret, what came."""
+    kind, said = found["type"], found["msg"]
+    if kind == "value_error":
+        return said.removeprefix("Value error, ")
+    limits = found.get("ctx", {})
+    if kind == "string_unicode":
+        return "expected text in UTF-8, came other bytes"
+    if kind in ("too_short", "string_too_short"):
+        return f"expected at least {limits['min_length']} characters, came fewer"
+    if kind in ("too_long", "string_too_long"):
+        return f"expected at most {limits['max_length']:,} characters, came more"
+    wanted = None if field is None else _wanted(field)
+    if wanted is None:
+        return "expected another value"
+    return f"expected {wanted}, came {_shown(found['input'])}{_why(field)}"
+
+
+def _wanted(field: FieldInfo) -> str | None:
+    kind = field.annotation
+    if kind is bool:
+        return "true or false"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if kind not in (int, float):
+        return None
+    least, above, most = (_limit(field, name) for name in ("ge", "gt", "le"))
+    bounds = "" if most is None else f" from {least} to {most}" if least else f" above {above} and up to {most}"
+    return f"a {'whole ' if kind is int else ''}number{bounds}"
+
+
+def _limit(field: FieldInfo, name: str) -> str | None:
+    found = next((getattr(one, name) for one in field.metadata if hasattr(one, name)), None)
+    return None if found is None else f"{found:,}"
+
+
+def _why(field: FieldInfo | None) -> str:
+    more = field.json_schema_extra if field is not None else None
+    return f"; {more['why']}" if isinstance(more, dict) and "why" in more else ""
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    if _HARMLESS.fullmatch(text):
+        return repr(text)
+    return f"a number of {len(text)} digits" if text.isdigit() else "another text"

@@ -1,5 +1,6 @@
 """Every environment variable and tunable, once (contracts §5). Nothing here does I/O; `load_settings` reads the environment."""
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Literal
@@ -27,12 +28,15 @@ from usage_pipeline.setting_types import (
     HostNames,
     Networks,
     PlainHttpUrl,
+    PlainSecret,
     PostgresUrl,
     PostNumbers,
     RedisUrl,
+    StartDate,
     TagNames,
     TimeZoneName,
     UiPasswordHash,
+    fault_of,
     listed,
     odd_change,
     split_urls,
@@ -44,6 +48,8 @@ class SettingsError(ValueError):
     """A setting is missing or wrong; the message is one line that names the variable."""
 
 
+# A shorter text would be found in half of all words.
+_LEAST_SECRET = 4
 # A bulk request or a landed document may decompress to so many times MAX_GZIP_SIZE.
 MAX_EXPANSION = 20
 Barrier = Literal["auto", "none", "wait", "waitaof", "age"]
@@ -55,7 +61,9 @@ class Settings(BaseSettings):
     Connection URLs are secrets: they print as `**********`, and only `.get_secret_value()` reveals them.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     database_url: PostgresUrl = Field(
         default=SecretStr("postgresql://postgres@127.0.0.1:5432/usage"),
@@ -79,7 +87,7 @@ class Settings(BaseSettings):
     redis_port: int = Field(
         default=6379, ge=1, le=65535, description="Port of Redis. Used only when `REDIS_URL` is not set."
     )
-    redis_password: SecretStr | None = Field(
+    redis_password: PlainSecret | None = Field(
         default=None, description="Password of Redis. Used only when `REDIS_URL` is not set."
     )
     dagster_postgres_url: DagsterStorageUrl | None = Field(
@@ -90,14 +98,16 @@ class Settings(BaseSettings):
     metrics_sync_interval_ms: int = Field(
         default=5_000,
         ge=100,
+        le=86_400_000,
         description="Milliseconds between two drains of API keys, storage providers and request events.",
     )
     api_token_sync_interval_ms: int = Field(
-        default=60_000, ge=100, description="Milliseconds between two drains of API tokens."
+        default=60_000, ge=100, le=86_400_000, description="Milliseconds between two drains of API tokens."
     )
     usage_aggregation_interval: EvenInterval = Field(
         default=3_600_000,
         ge=60_000,
+        le=86_400_000,
         description="Milliseconds between two aggregations of merchant counters: "
         "whole minutes that divide an hour, or whole hours that divide a day.",
     )
@@ -118,11 +128,11 @@ class Settings(BaseSettings):
         description="Time zone in which a day begins and ends, as an IANA name such as `Europe/Vienna`. "
         "After a change, run `usage-pipeline rezone`.",
     )
-    usage_start_date: date = Field(
+    usage_start_date: StartDate = Field(
         default=date(2025, 1, 1),
         description="First daily partition of usage. A usage event with an older time is refused.",
     )
-    stats_start_date: date = Field(
+    stats_start_date: StartDate = Field(
         default=date(2015, 1, 1),
         description="First daily partition of issue statistics. Issues are often older than usage.",
     )
@@ -178,7 +188,7 @@ class Settings(BaseSettings):
         description="Folder or fsspec address for the files of weekly and monthly reports. When it is not set, they are only "
         "pictures in the Dagster UI, and sent with `SEND_REPORTS`.",
     )
-    erasure_secret: SecretStr | None = Field(
+    erasure_secret: PlainSecret | None = Field(
         default=None,
         min_length=32,
         description="With it, a person who is erased again gets the same pseudonym, so months count one person as one. "
@@ -191,7 +201,7 @@ class Settings(BaseSettings):
         "429, 503), and the guard before the Dagster UI one for each of its refusals. "
         "At 64 MB it is renamed to `….1`. When it is not set, the lines go to standard error.",
     )
-    session_key: SecretStr | None = Field(
+    session_key: PlainSecret | None = Field(
         default=None,
         min_length=32,
         description="Signs what the HTTP service keeps in Redis and must be able to believe: copies of tokens. At least 32 "
@@ -331,7 +341,7 @@ class Settings(BaseSettings):
         "An alert that a day cannot change waits 24 times as long.",
     )
     alert_long_run_seconds: int = Field(
-        default=300, ge=1, description="A run that takes more seconds than this raises an alert."
+        default=300, ge=1, le=604_800, description="A run that takes more seconds than this raises an alert."
     )
     alert_redis_growth: float = Field(
         default=2.0,
@@ -346,11 +356,12 @@ class Settings(BaseSettings):
         description="An hour of usage is abnormal from this many robust standard deviations above the usual.",
     )
     alert_usage_floor: int = Field(
-        default=100, ge=1, description="With fewer uses than this, an hour is never abnormal."
+        default=100, ge=1, le=10**12, description="With fewer uses than this, an hour is never abnormal."
     )
     heartbeat_seconds: int = Field(
         default=180,
         ge=30,
+        le=86_400,
         description="When the alert sensor gives no sign of life for so many seconds, "
         "`/healthz` says that the scheduler is down.",
     )
@@ -362,7 +373,11 @@ class Settings(BaseSettings):
     )
     drain_chunk_keys: int = Field(default=5_000, ge=1, le=100_000, description="The most keys in one batch of a drain.")
     drain_budget_seconds: float = Field(
-        default=20.0, gt=0, le=600, description="Seconds that one drain in a sensor tick may take."
+        default=20.0,
+        gt=0,
+        le=50,
+        json_schema_extra={"why": "Dagster gives up a sensor's tick after 60 seconds"},
+        description="Seconds that one drain in a sensor tick may take.",
     )
     connect_timeout_seconds: float = Field(
         default=3.0, gt=0, le=60, description="Seconds for a connection to PostgreSQL or Redis."
@@ -370,6 +385,15 @@ class Settings(BaseSettings):
     redis_timeout_seconds: float = Field(
         default=30.0, gt=0, le=600, description="Seconds for one answer from Redis to the drain."
     )
+
+    @field_validator("usage_start_date", "stats_start_date")
+    @classmethod
+    def _has_begun(cls, start: date, checked: ValidationInfo) -> date:
+        # Before it there is no partition, so nothing would ever be made.
+        today = datetime.now(ZoneInfo(checked.data.get("usage_timezone") or "UTC")).date()
+        if start > today:
+            raise ValueError(f"expected a day up to today, {today}, came {start}")
+        return start
 
     @field_validator("usage_start_date")
     @classmethod
@@ -483,8 +507,10 @@ class Settings(BaseSettings):
 def load_settings(**overrides: object) -> Settings:
     """The settings from the environment, with `overrides` (field names) on top.
 
-    Raises SettingsError: one line, naming each wrong variable and what was expected. Values are not repeated, since
-    some are secrets. Also raises it if the installed recorder writes keys that the drain cannot read.
+    A variable that is set but empty, as compose writes `${X:-}`, is the same as one that is not set.
+
+    Raises SettingsError: one line, naming each wrong variable and what was expected. Values are repeated only where they can be
+    no secret. Also raises it if the installed recorder writes keys that the drain cannot read.
     """
     if keys.KEY_LAYOUT != KEY_LAYOUT_READ:
         raise SettingsError(
@@ -494,7 +520,21 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
-        found = error.errors(include_input=False, include_context=False)
-        problems = [f"{str(one['loc'][0]).upper()}: {one['msg'].removeprefix('Value error, ')}" for one in found]
+        problems = [
+            f"{str(one['loc'][0]).upper()}: {fault_of(one, Settings.model_fields.get(str(one['loc'][0]).lower()))}"
+            for one in error.errors(include_url=False)
+        ]
     # Outside of `except`: pydantic's error holds the values, and nobody should find it behind this one.
     raise SettingsError("; ".join(problems))
+
+
+def secret_values(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Secrets in these variables: whole values, and the passwords in URLs. The longest first, so that none is left in part."""
+    found = set[str]()
+    for name, field in Settings.model_fields.items():
+        names = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else [name.upper()]
+        for value in filter(None, (environment.get(str(one)) for one in names)):
+            if field.annotation is not None and "SecretStr" in str(field.annotation):
+                found.add(value)
+            found.add(value.partition("://")[2].rpartition("@")[0].partition(":")[2])
+    return tuple(sorted((one for one in found if len(one) >= _LEAST_SECRET), key=len, reverse=True))

@@ -142,7 +142,7 @@ def test_migrate_says_the_version(run: Run) -> None:
         (["dead-letters", "replay", "4242"], {}, "no dead letter has the number 4242"),
         (["dead-letters", "replay", "--family", "nope"], {}, "--family: expected one of api_key, "),
         (["dead-letters", "list", "--family", "nope"], {}, "--family: expected one of api_key, "),
-        (["drain"], {"REDIS_HOST": "", "REDIS_URL": ""}, "REDIS_HOST: "),
+        (["drain"], {"REDIS_HOST": "h:6380", "REDIS_URL": ""}, "REDIS_HOST: "),
         (["drain", "--once", "--watch"], {}, "expected --once or --watch"),
         (["drain"], {"METRICS_SYNC_INTERVAL_MS": "soon"}, "METRICS_SYNC_INTERVAL_MS: "),
         (["drain"], {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, "nothing is claimed"),

@@ -42,7 +42,7 @@ LAYERS = (
             "odometers",
             "plots",
         ),
-        *("reconciliation", "reports", "rollups"),
+        *("reconciliation", "reports", "rollups", "status"),
     ),
     ("storage",),
     ("bindings", "log_lines", "process", "redis_keys", "server_urls", "setting_types", "settings", "texts", "values"),

@@ -33,7 +33,6 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
         ("DATABASE_URL", "s3cret"),
         ("DAGSTER_POSTGRES_URL", "s3cret"),
         ("REDIS_URL", "http://:s3cret@host"),
-        ("REDIS_HOST", ""),
         ("REDIS_HOST", "redis://:s3cret@host"),
         ("REDIS_HOST", ":s3cret@host"),
         ("REDIS_HOST", "host:6379"),
@@ -51,14 +50,21 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
         ("ENABLE_JOB_SCHEDULER", "2"),
         ("USAGE_TIMEZONE", "Mars/Olympus"),
         ("USAGE_TIMEZONE", "../etc/passwd"),
-        ("USAGE_TIMEZONE", ""),
         ("USAGE_TIMEZONE", "Factory"),
         ("USAGE_TIMEZONE", "localtime"),
         ("USAGE_TIMEZONE", "right/UTC"),
         ("USAGE_TIMEZONE", "Australia/Lord_Howe"),
         ("USAGE_START_DATE", "yesterday"),
         ("STATS_START_DATE", "2015"),
-        ("STATS_CRON_SCHEDULE", ""),
+        ("USAGE_START_DATE", "0001-01-01"),
+        ("USAGE_START_DATE", "2999-01-01"),
+        ("USAGE_START_DATE", "0"),
+        ("STATS_START_DATE", "1735689600"),
+        ("STATS_START_DATE", "20240101"),
+        ("STATS_START_DATE", "2024-W01-1"),
+        ("STATS_CRON_SCHEDULE", "*/61 * * * *"),
+        ("STATS_CRON_SCHEDULE", "0 */25 * * *"),
+        ("STATS_CRON_SCHEDULE", "0 3 */40 * *"),
         ("STATS_CRON_SCHEDULE", "daily"),
         ("STATS_CRON_SCHEDULE", "@daily"),
         ("STATS_CRON_SCHEDULE", "0 3 * *"),
@@ -77,10 +83,10 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
         ("DRAIN_BARRIER", "maybe"),
         ("DRAIN_CHUNK_KEYS", "0"),
         ("DRAIN_BUDGET_SECONDS", "0"),
+        ("DRAIN_BUDGET_SECONDS", "60"),
         ("CONNECT_TIMEOUT_SECONDS", "nan"),
         ("REDIS_TIMEOUT_SECONDS", "-1"),
         ("BODY_TIMEOUT_SECONDS", "0"),
-        ("EXTERNAL_API_BASE_URL", ""),
         ("EXTERNAL_API_BASE_URL", "ftp://s3cret"),
         ("EXTERNAL_API_BASE_URL", "https://user:s3cret@host"),
         ("EXTERNAL_API_BASE_URL", "https://s3cret@host"),
@@ -115,7 +121,6 @@ def test_the_defaults_are_those_of_the_contracts() -> None:
         ("EXTERNAL_API_TIMEOUT", "60001"),
         ("EXTERNAL_API_MAX_RETRIES", "0"),
         ("EXTERNAL_API_MAX_RETRIES", "11"),
-        ("EXTERNAL_POST_IDS", ""),
         ("EXTERNAL_POST_IDS", "0"),
         ("EXTERNAL_POST_IDS", "1-1001"),
     ],
@@ -212,7 +217,9 @@ def test_a_url_of_redis_that_its_client_reads_without_a_doubt_stays_as_it_is(url
     assert load_settings(redis_url=f"{url}\n").redis_dsn.get_secret_value() == url, "as files of secrets end"
 
 
-@pytest.mark.parametrize("host", ["cache", "cache.example.com.", "10.0.0.1", "[::1]", "my_cache-1", "höst"])
+@pytest.mark.parametrize(
+    "host", ["cache", "cache.example.com.", "10.0.0.1", "[::1]", "::1", "2001:db8::5", "my_cache-1", "höst"]
+)
 def test_a_host_of_redis_may_be_a_name_or_an_address(host: str) -> None:
     settings = load_settings(redis_host=host)
     assert redis.ConnectionPool.from_url(settings.redis_dsn.get_secret_value()).connection_kwargs["port"] == 6379

@@ -1,4 +1,6 @@
--- The next runs that are over for long, by their number, with what is to go: the whole run, its details, or nothing. Runs in progress are never among them.
+-- The next runs that are over for long, by their number, with what is to go: the whole run, its details and
+-- compute logs, its details, or nothing. Runs in progress are never among them. The event that says where the logs are goes with
+-- them, so that they are not looked for every day again.
 with ended as (
     select
         runs.id,
@@ -17,6 +19,12 @@ select
     ended.run_id,
     case
         when ended.ended_at < %(runs_before)s and kept_runs.run_id is null then 'run'
+        when ended.ended_at < %(runs_before)s and exists (
+            select
+            from event_logs
+            where event_logs.run_id = ended.run_id
+              and event_logs.dagster_event_type = 'LOGS_CAPTURED'
+        ) then 'logs'
         when ended.ended_at < %(runs_before)s then 'details'
         when ended.ended_at < %(events_before)s and ended.status = 'SUCCESS' then 'details'
         else 'nothing'

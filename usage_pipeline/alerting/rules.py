@@ -137,8 +137,8 @@ def _empty_aggregations(found: Sequence[Aggregation], _: Settings) -> Iterator[A
             "warning",
             "The aggregation of merchant counters found nothing",
             f"The last aggregation found no counter in Redis for {days}. Stored rows stay as they are.",
-            "Find out whether merchants are quiet, their writers are down, or Redis lost its keys (`usage-pipeline status`). "
-            "If nobody counts merchants, set ENABLE_USAGE_AGGREGATION=false.",
+            "Find out whether merchants are quiet, their writers are down, or Redis lost its keys "
+            "(`usage-pipeline merchants status`). If nobody counts merchants, set ENABLE_USAGE_AGGREGATION=false.",
         )
 
 
@@ -167,8 +167,8 @@ def _regressions(found: Sequence[OpenRegressions], _: Settings) -> Iterator[Aler
             f"{counted(one.count, 'counter')} fell, or came back after a loss: Redis lost or brought back another state, or "
             f"somebody changed what is counted. The latest is {one.metric_type} of {one.merchant_id} on {one.day}. "
             "The stored values stay.",
-            f"`usage-pipeline status {one.day}` lists the counters of that day. If Redis lost them (they began at zero "
-            "again), `usage-pipeline counters accept-reset` adds what was counted since then. If Redis came back with an "
+            f"`usage-pipeline merchants status {one.day}` lists the counters of that day. If Redis lost them (they began at "
+            "zero again), `usage-pipeline counters accept-reset` adds what was counted since then. If Redis came back with an "
             "earlier state, or with one that was lost (an old snapshot, a replica that was behind, the right file again), "
             "`usage-pipeline counters accept-restore` keeps the stored values and goes on from there. If somebody changed "
             'them (refunds, cancelled orders), `usage-pipeline counters accept-correction --reason "..."` stores what they '

@@ -1,6 +1,7 @@
 """What is served over HTTP: `usage-pipeline api` runs our service, `ui-password` makes the hash for the Dagster UI."""
 
 import logging
+import socket
 import sys
 from typing import Annotated
 
@@ -26,7 +27,26 @@ def api(
 
     if note := unset_servers(load_settings()):
         logging.getLogger(__name__).info("%s.", note)
+    _expect_free(host, port)
     serve(host=host, port=port, workers=workers)
+
+
+def _expect_free(host: str, port: int) -> None:
+    """Raises UsageError where nobody could listen. The web server would say so in a log, and end with a status of its own."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "no name of a host"
+        raise UsageError(f"--host: expected a name or address of this machine, came {host!r}: {said}") from None
+    family, kind, protocol, _, address = found[0]
+    try:
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        raise UsageError(
+            f"--host and --port: expected an address of this machine with a free port, came {host} and {port}: {error.strerror}"
+        ) from None
 
 
 def ui_password(as_json: AsJson = False) -> None:

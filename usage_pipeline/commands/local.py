@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 
 def dev(
-    port: Annotated[int, typer.Option(help="Port of the Dagster UI. If it is taken, the next free port.")] = 3000,
-    api_port: Annotated[int, typer.Option(help="Port of the HTTP service. If it is taken, the next free port.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the Dagster UI. If it is taken, the next free port.")
+    ] = 3000,
+    api_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the HTTP service. If it is taken, the next free port.")
+    ] = 8000,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="The Dagster UI shows everything, but cannot change anything.")
     ] = False,

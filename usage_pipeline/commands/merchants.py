@@ -1,4 +1,4 @@
-"""`usage-pipeline aggregate`, `status` and `counters`: the commands for merchant counters (contracts §1.4)."""
+"""`usage-pipeline aggregate`, `merchants` and `counters`: the commands for merchant counters (contracts §1.4)."""
 
 from dataclasses import asdict
 from datetime import date, timedelta
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usage_pipeline.commands.options import AsJson, UsageError, chosen_days, chosen_range, parsed_date
+from usage_pipeline.commands.options import AsJson, UsageError, chosen_days, chosen_range, parsed_date, past_date
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.texts import counted
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from usage_pipeline.merchants.regressions import Decision, Filters
     from usage_pipeline.merchants.status import DayStatus
 
+merchants_app = typer.Typer(no_args_is_help=True, help="Stored usage of merchants.")
 counters_app = typer.Typer(
     no_args_is_help=True, help="Decide about merchant counters that Redis has other than they were."
 )
@@ -61,7 +62,13 @@ def aggregate(
     raise typer.Exit(0 if report.is_success else 1)
 
 
-def status(
+@merchants_app.callback()
+def merchants() -> None:
+    """Stored usage of merchants."""
+
+
+@merchants_app.command("status")
+def merchants_status(
     day: Annotated[str | None, typer.Argument(metavar="[DATE]", help="Default: today.")] = None, as_json: AsJson = False
 ) -> None:
     """Show the stored merchant usage of a day: when it was read from Redis, from how many keys, and what is missing."""
@@ -69,7 +76,8 @@ def status(
     from usage_pipeline.rollups.daily import current_day
 
     settings = load_settings()
-    found = day_status(settings, current_day(settings.timezone) if day is None else parsed_date("DATE", day))
+    today = current_day(settings.timezone)
+    found = day_status(settings, today if day is None else past_date("DATE", day, today=today))
     if as_json:
         print_json(asdict(found))
         return
@@ -102,7 +110,7 @@ def accept_reset(
     from usage_pipeline.merchants.regressions import accept_resets
 
     filters = _filters(merchant, day, metric, is_sure=sure)
-    _print_decisions(accept_resets(load_settings(), filters, reason=reason, is_sure=sure), "resets", as_json)
+    _print_decisions(accept_resets(load_settings(), filters, reason=reason, is_sure=sure), "resets", filters, as_json)
 
 
 @counters_app.command("accept-restore")
@@ -122,7 +130,9 @@ def accept_restore(
     from usage_pipeline.merchants.regressions import accept_restores
 
     filters = _filters(merchant, day, metric, is_sure=sure)
-    _print_decisions(accept_restores(load_settings(), filters, reason=reason, is_sure=sure), "restores", as_json)
+    _print_decisions(
+        accept_restores(load_settings(), filters, reason=reason, is_sure=sure), "restores", filters, as_json
+    )
 
 
 @counters_app.command("accept-correction")
@@ -142,7 +152,9 @@ def accept_correction(
     from usage_pipeline.merchants.regressions import accept_corrections
 
     filters = _filters(merchant, day, metric, is_sure=sure)
-    _print_decisions(accept_corrections(load_settings(), filters, reason=reason, is_sure=sure), "corrections", as_json)
+    _print_decisions(
+        accept_corrections(load_settings(), filters, reason=reason, is_sure=sure), "corrections", filters, as_json
+    )
 
 
 def _days(settings: Settings, day: str | None, first: str | None, last: str | None) -> list[date]:
@@ -150,8 +162,8 @@ def _days(settings: Settings, day: str | None, first: str | None, last: str | No
 
     today = current_day(settings.timezone)
     start, end = chosen_range(day, first, last, default=today - timedelta(days=1))
-    if end > today and day is not None:
-        raise UsageError(f"--date: expected a date up to today, {today}, came {end}")
+    if day is not None:
+        past_date("--date", day, today=today)
     return chosen_days(start, end, today=today)
 
 
@@ -192,8 +204,16 @@ def _filters(merchant: str | None, day: str | None, metric: str | None, *, is_su
     return Filters(merchant, None if day is None else parsed_date("--date", day), metric)
 
 
-def _print_decisions(decisions: "list[Decision]", name: str, as_json: bool) -> None:
-    """Prints what became of each regression. Exits with status 1 if one was left open."""
+def _print_decisions(decisions: "list[Decision]", name: str, filters: "Filters", as_json: bool) -> None:
+    """Prints what became of each regression. Exits with status 1 if one was left open.
+
+    Raises UsageError when those that were named are none.
+    """
+    named = [str(one) for one in (filters.merchant_id, filters.day, filters.metric_type) if one is not None]
+    if named and not decisions:
+        raise UsageError(
+            f"no open regression is of {', '.join(named)}; `usage-pipeline merchants status DATE` lists those of a day"
+        )
     is_done = all(one.outcome != "left_open" for one in decisions)
     if as_json:
         print_json({"success": is_done, name: [asdict(one) for one in decisions]})

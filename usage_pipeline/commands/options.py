@@ -7,9 +7,12 @@ from typing import Annotated
 import typer
 
 from usage_pipeline.settings import Settings
+from usage_pipeline.texts import shortened
 
 # The most days of a range: ten years.
 MOST_DAYS = 3_660
+_FIRST, _LAST = date(1900, 1, 1), date(2999, 12, 31)
+_SHOWN = 60
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
@@ -66,7 +69,18 @@ def parsed_date(name: str, text: str) -> date:
         found = None
     # Python also reads 20240101 and 2024-W01-1.
     if found is None or found.isoformat() != text:
-        raise UsageError(f"{name}: expected a date YYYY-MM-DD, came {text!r}")
+        raise UsageError(f"{name}: expected a date YYYY-MM-DD, came {shortened(text, _SHOWN)!r}")
+    # No clock reaches further in every time zone.
+    if not _FIRST <= found <= _LAST:
+        raise UsageError(f"{name}: expected a date from {_FIRST} to {_LAST}, came {found}")
+    return found
+
+
+def past_date(name: str, text: str, *, today: date) -> date:
+    """As `parsed_date`, and not to come: of such a day there is nothing yet. Raises UsageError."""
+    found = parsed_date(name, text)
+    if found > today:
+        raise UsageError(f"{name}: expected a date up to today, {today}, came {found}")
     return found
 
 

@@ -25,6 +25,12 @@ _LEAST_TEXT_WIDTH = 20
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # Rich would end the process with the status of a command that failed in part.
+        raise
+
+
 def print_json(document: Any) -> None:
     """Prints one JSON document. Sets are sorted; types that JSON does not know are written as text.
 
@@ -34,13 +40,15 @@ def print_json(document: Any) -> None:
     def known(value: Any) -> Any:
         return sorted(value) if isinstance(value, set) else list(value) if isinstance(value, map) else str(value)
 
-    text = json.dumps(document, default=known, ensure_ascii=False)
+    # Elsewhere than in UTF-8, an escape of JSON is what every reader turns back.
+    is_any_letter = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(document, default=known, ensure_ascii=not is_any_letter)
     print(_UNPRINTABLE.sub(lambda one: one[0] if one[0].isprintable() else json.dumps(one[0])[1:-1], text))
 
 
 def say(text: str, *, to_errors: bool = False) -> None:
     """Prints one line. Not with `:m:` of a key such as usage:m:2026-11-28:orders as the emoji of that name."""
-    Console(stderr=to_errors, soft_wrap=True).print(visible(text), markup=False, highlight=False, emoji=False)
+    _Console(stderr=to_errors, soft_wrap=True).print(visible(text), markup=False, highlight=False, emoji=False)
 
 
 def print_document(text: str) -> None:
@@ -61,10 +69,10 @@ def print_table(
         return
     say(title)
     shown = [_Column.of(name, [row[place] for row in rows], name in to_copy) for place, name in enumerate(columns)]
-    console = Console()
+    console = _Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         # A file or a program has no width.
-        console = Console(width=max(80, _width(column.widest for column in shown)))
+        console = _Console(width=max(80, _width(column.widest for column in shown)))
     if _width(column.widest for column in shown) > console.width:
         shown = [column for column in shown if any(cell.plain for cell in column.cells)]
     if _width(column.least for column in shown) > console.width:
@@ -130,7 +138,7 @@ def _cell(value: Any) -> Text:
 @contextmanager
 def progress(is_quiet: bool) -> Iterator[Callable[[str], None]]:
     """Shows one line that changes, on a terminal only, and not when standard output has JSON."""
-    console = Console(stderr=True)
+    console = _Console(stderr=True)
     if is_quiet or not console.is_terminal:
         yield lambda _: None
         return

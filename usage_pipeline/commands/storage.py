@@ -1,12 +1,13 @@
 """`usage-pipeline migrate`, `archive` and `erase-user`: the schema, archived partitions, and erasure of a user."""
 
+import logging
 from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usage_pipeline.commands.options import AsJson, UsageError, parsed_date
+from usage_pipeline.commands.options import AsJson, UsageError, past_date
 from usage_pipeline.commands.output import print_json, print_table, say
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.texts import counted
@@ -19,10 +20,15 @@ archive_app = typer.Typer(no_args_is_help=True, help="Old data in Parquet files:
 
 def migrate(as_json: AsJson = False) -> None:
     """Bring the database schema to the newest version. It is safe to run twice, and from two processes at once."""
+    from usage_pipeline.status.postgres_parts import start_faults
     from usage_pipeline.storage import migrations
+    from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()
     version = migrations.migrate(settings.database_url.get_secret_value(), time_zone=settings.usage_timezone)
+    with closing(connect(settings)) as connection:
+        for fault in start_faults(connection, settings):
+            logging.getLogger(__name__).warning("%s", fault)
     print_json({"success": True, "version": version}) if as_json else say(f"Schema version {version}.")
 
 
@@ -54,13 +60,14 @@ def restore_day(
 ) -> None:
     """Read the archived rows of a day back into their tables. They stay there for 24 hours, or until RETENTION_DAYS
     removes them."""
+    from usage_pipeline.rollups.daily import current_day
     from usage_pipeline.storage.archives.files import restore
     from usage_pipeline.storage.archives.manifest import archives_of_day
     from usage_pipeline.storage.archives.store import ArchiveDamaged
     from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()
-    wanted = parsed_date("DAY", day)
+    wanted = past_date("DAY", day, today=current_day(settings.timezone))
     restored, failed = [], []
     with closing(connect(settings)) as connection:
         found = archives_of_day(connection, wanted, settings.timezone)

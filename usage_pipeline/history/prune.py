@@ -52,6 +52,7 @@ class Removed:
 
     runs: int = 0
     runs_slimmed: int = 0
+    logs_of_kept_runs: int = 0
     event_rows: int = 0
     check_executions: int = 0
     bytes: int = 0
@@ -72,6 +73,7 @@ class HistoryReport:
 class _Pruning:
     connection: psycopg.Connection
     delete_run: Callable[[str], None]
+    delete_logs: Callable[[str], None]
     parameters: dict[str, Any]
     deadline: float
     removed: Removed = field(default_factory=Removed)
@@ -91,11 +93,13 @@ def prune_history(
     *,
     run_id: str,
     delete_run: Callable[[str], None],
+    delete_logs: Callable[[str], None],
     now: datetime | None = None,
 ) -> HistoryReport:
     """Prunes the storage of `connection` (autocommit) in small batches. `run_id` is the run that does this.
 
-    `delete_run` removes a run with all its rows, as Dagster does. It is safe to repeat, beside a daemon, and after a crash at
+    `delete_run` removes a run with all its rows and logs, as Dagster does, and `delete_logs` the logs of a run that stays. It
+    is safe to repeat, beside a daemon, and after a crash at
     any point. Raises AlreadyPruning, and UnknownStorage before anything is removed.
     """
     expect_known_storage(connection, run_id)
@@ -117,7 +121,7 @@ def prune_history(
             # Without a zone, as Dagster stores its times: they are UTC.
             "before": events_before.replace(tzinfo=None),
         }
-        pruning = _Pruning(connection, delete_run, parameters, started + limits.budget_seconds)
+        pruning = _Pruning(connection, delete_run, delete_logs, parameters, started + limits.budget_seconds)
         is_complete = _prune_runs(pruning) and _prune_reports(pruning) and _prune_checks(pruning)
         after = _measure(connection)
     finally:
@@ -135,13 +139,20 @@ def _prune_runs(pruning: _Pruning) -> bool:
         if not found:
             return True
         after = found[-1][0]
+        # The logs go first: until then a crash leaves the event that says where they are.
+        bare = [run_id for _, run_id, what in found if what == "logs"]
+        for run_id in bare:
+            if pruning.is_late:
+                return False
+            pruning.delete_logs(run_id)
+            pruning.removed.logs_of_kept_runs += 1
+        pruning.removed.runs_slimmed += _delete_events(pruning, bare, whole=False, logs=True)
         slim = [run_id for _, run_id, what in found if what == "details"]
         doomed = [run_id for _, run_id, what in found if what == "run"]
-        if slim and _delete_events(pruning, slim, whole=False):
-            pruning.removed.runs_slimmed += len(slim)
+        pruning.removed.runs_slimmed += _delete_events(pruning, slim, whole=False)
         if doomed:
             # The run itself goes last: until then a crash leaves a run that the next day finds again, and no rows without one.
-            _delete_events(pruning, doomed, whole=True)
+            _delete_events(pruning, doomed, whole=True, logs=True)
         for run_id in doomed:
             if pruning.is_late:
                 return False
@@ -150,11 +161,12 @@ def _prune_runs(pruning: _Pruning) -> bool:
     return False
 
 
-def _delete_events(pruning: _Pruning, run_ids: list[str], *, whole: bool) -> int:
-    rows, size = pruning.one("history/delete_run_events", run_ids=run_ids, whole=whole)
+def _delete_events(pruning: _Pruning, run_ids: list[str], *, whole: bool, logs: bool = False) -> int:
+    """Returns of how many runs there were any."""
+    runs, rows, size = pruning.one("history/delete_run_events", run_ids=run_ids, whole=whole, logs=logs)
     pruning.removed.event_rows += rows
     pruning.removed.bytes += size
-    return int(rows)
+    return int(runs)
 
 
 def _prune_reports(pruning: _Pruning) -> bool:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from usage_pipeline.plots.fonts import drawable
 from usage_pipeline.texts import shortened
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def draw_lines(title: str, times: Sequence[datetime], lines: Mapping[str, Sequen
     figure, axes = _empty(title)
     for color, (name, values) in zip(COLORS, lines.items(), strict=False):
         points = [float("nan") if value is None else value for value in values]
-        axes.plot(list(times), points, color=color, linewidth=2.2, marker="o", markersize=3.5, label=name)  # type: ignore[arg-type]  # its stub knows no datetimes
+        axes.plot(list(times), points, color=color, linewidth=2.2, marker="o", markersize=3.5, label=drawable(name))  # type: ignore[arg-type]  # its stub knows no datetimes
     axes.legend(loc="upper left", ncols=len(lines), frameon=False, labelcolor=INK, fontsize=10)
     axes.margins(y=0.25)
     return _png(figure, axes)
@@ -48,11 +49,13 @@ def draw_lines(title: str, times: Sequence[datetime], lines: Mapping[str, Sequen
 
 def draw_ranking(title: str, entries: Sequence[tuple[str, float]]) -> bytes:
     """Horizontal bars, the best on top, each with its name and score."""
+    # Before the axes, whose ticks are written in the fonts that are in use when they are made.
+    names = [_no_formula(drawable(shortened(name, _NAME_LENGTH))) for name, _ in entries]
     figure, axes = _empty(title, height=0.8 + 0.3 * len(entries))
     places = range(len(entries))
     scores = [score for _, score in entries]
     axes.barh(list(places), scores, color=["#9db8e3" if place else COLORS[0] for place in places], height=0.7)
-    axes.set_yticks(list(places), [_no_formula(shortened(name, _NAME_LENGTH)) for name, _ in entries], color=INK)
+    axes.set_yticks(list(places), names, color=INK)
     axes.invert_yaxis()
     for place, score in enumerate(scores):
         axes.annotate(f"{score:,.0f}", (score, place), (4, 0), textcoords="offset points", va="center", color=INK)

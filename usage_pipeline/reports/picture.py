@@ -6,6 +6,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from usage_pipeline.plots.drawing import COLORS, GRID, INK, PAPER, SOFT_INK, png_of
+from usage_pipeline.plots.fonts import drawable
 from usage_pipeline.reports.contents import Contents, Share, added
 from usage_pipeline.reports.words import amount, count, difference, parts_of, share_of, unpriced
 from usage_pipeline.texts import shortened
@@ -82,7 +83,7 @@ def _days(axes: "Axes", contents: Contents) -> None:
     for name, color, costs in _stacks(contents):
         heights = [float(cost) for cost in costs]
         # The space keeps a name that begins with `_` in the legend.
-        axes.bar(places, heights, bottom=below, color=color, width=0.82, label=f" {shortened(name, 30)}")
+        axes.bar(places, heights, bottom=below, color=color, width=0.82, label=f" {drawable(shortened(name, 30))}")
         below = [one + other for one, other in zip(below, heights, strict=True)]
     axes.set_title("Cost of each day by team", loc="left", color=INK, fontsize=_NORMAL + 1, fontweight="bold", pad=36)
     if contents.costs_by_day:
@@ -192,7 +193,7 @@ def _write(
     align: str = "left",
 ) -> None:
     axes.text(
-        *(left, top, text),
+        *(left, top, drawable(text)),
         fontsize=size,
         color=color,
         fontweight=weight,

@@ -67,6 +67,7 @@ def prune(history: History, runs: dict[str, str], **limits: float) -> HistoryRep
         HistoryLimits(**{"run_days": 30, "event_days": 7, **limits}),  # type: ignore[arg-type]
         run_id=runs["today"],
         delete_run=history.instance.delete_run,
+        delete_logs=lambda run_id: history.instance.compute_log_manager.delete_logs(prefix=[run_id]),
     )
 
 
@@ -118,8 +119,30 @@ def test_a_kept_run_keeps_how_it_ended_and_why_and_the_newest_events_of_its_part
     assert kinds("failed_range")["STEP_FAILURE"] == 1
     # Of the last month: a success loses its details only, a failure nothing.
     assert "STEP_START" not in kinds("last_month")
+    assert "LOGS_CAPTURED" in kinds("last_month"), "so that the UI finds its logs"
     assert "STEP_START" in kinds("failed_last_month")
     assert "STEP_START" in kinds("today")
+
+
+def test_the_compute_logs_of_a_run_that_stays_go_with_its_days(servers: LocalServers, tmp_path: Path) -> None:
+    with open_history(servers, tmp_path / "home") as history:
+        files = {}
+        for age in ("old", "last_month", "today"):
+            run_id = history.run("days", {"old": "2026-01-01", "last_month": "2026-01-02"}.get(age, "2026-01-03"))
+            path = Path(history.instance.storage_directory()) / run_id / "compute_logs" / "step.out"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("what the step printed")
+            files[age] = run_id, path
+            history.age({"old": 30, "last_month": 20}.get(age, 0))
+        runs = {age: run_id for age, (run_id, _) in files.items()}
+        report = prune(history, runs)
+        assert (report.removed.runs, report.removed.logs_of_kept_runs) == (0, 1)
+        assert {age: path.exists() for age, (_, path) in files.items()} == {
+            "old": False,
+            "last_month": True,
+            "today": True,
+        }
+        assert prune(history, runs).removed.logs_of_kept_runs == 0
 
 
 def test_of_reports_without_a_run_the_newest_stays(pruned: tuple[History, dict[str, str], HistoryReport]) -> None:
@@ -192,7 +215,7 @@ def test_a_crash_between_the_rows_of_a_run_and_the_run_leaves_nothing_behind(
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            prune_history(history.connection, LIMITS, run_id=runs["today"], delete_run=crash)
+            prune_history(history.connection, LIMITS, run_id=runs["today"], delete_run=crash, delete_logs=crash)
         assert history.instance.get_run_by_id(runs["old"]) is not None
         assert prune(history, runs).removed.runs == 1
         assert history.statuses(anew=True) == before

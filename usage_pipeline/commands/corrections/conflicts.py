@@ -39,7 +39,8 @@ def list_all(
 
     settings = load_settings()
     with closing(connect(settings)) as connection:
-        found = list_conflicts(connection, with_decided=decided, limit=limit)
+        found = list_conflicts(connection, with_decided=decided, limit=limit + 1)
+        more, found = len(found) > limit, found[:limit]
         differ = differences(connection, found, settings)
     if as_json:
         documents = [
@@ -48,7 +49,7 @@ def list_all(
             | {"other_payload": one.other_payload.decode(errors="backslashreplace")}
             for one in found
         ]
-        print_json({"conflicts": documents})
+        print_json({"conflicts": documents, "has_more": more})
         return
     rows = [
         (
@@ -64,7 +65,7 @@ def list_all(
         for one in found
     ]
     print_table(
-        counted(len(found), "conflict"),
+        f"The first {counted(limit, 'conflict')} (--limit)" if more else counted(len(found), "conflict"),
         ["number", "kind", "event", "source", "came", "first", "outcome", "differs in"],
         rows,
     )

@@ -19,6 +19,7 @@ from usage_pipeline.defs.schedules.reports import report_schedules
 from usage_pipeline.defs.schedules.stats import stats_schedules
 from usage_pipeline.defs.schedules.windows import window_schedules
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.lifecycle.report import SCHEDULE as LIFECYCLE_SCHEDULE
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -63,7 +64,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         job=storage_lifecycle,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Creates partitions for the next days, and archives and drops old ones, after the roll-ups of the night.",
-        cron_schedule="30 4 * * *",
+        cron_schedule=LIFECYCLE_SCHEDULE,
         execution_timezone=timezone,
     )
     pruning = dg.ScheduleDefinition(

@@ -1,8 +1,11 @@
 """Prices of one's own as a CSV file: read and checked as a whole, and written so that they can be read again."""
 
 import csv
+import os
 import re
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -51,6 +54,9 @@ def read_own_prices(path: Path) -> dict[OwnPrice, int]:
     by_key: dict[object, int] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
+            if stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty():
+                # Some devices have no end.
+                raise PriceTableError(f"{path}: expected a CSV file in UTF-8, came a device")
             for line, row in _rows(file, faults):
                 if row.key in by_key:
                     faults.append(
@@ -92,14 +98,13 @@ def moment(name: str, text: str | None) -> datetime | None:
     """A time with its offset, or a date, which begins at midnight UTC; None for no text. Raises Malformed."""
     if not text:
         return None
-    try:
-        return datetime.combine(date.fromisoformat(text), time(0), UTC)
-    except ValueError:
-        pass
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
+    # Python also reads 20240101 and 2024-W01-1, with or without a time.
+    at = None
+    with suppress(ValueError):
+        day = date.fromisoformat(text[:10])
+        if day.isoformat() == text:
+            return datetime.combine(day, time(0), UTC)
+        at = datetime.fromisoformat(text) if day.isoformat() == text[:10] else None
     if at is None or at.tzinfo is None:
         raise Malformed(
             f"{name}: expected a date YYYY-MM-DD, from midnight UTC, or a time with its offset such as "

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+# When a run is due, in USAGE_TIMEZONE: after the roll-ups of the night.
+SCHEDULE = "30 4 * * *"
+
 
 @dataclass(frozen=True, slots=True)
 class Packed:

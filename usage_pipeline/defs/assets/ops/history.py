@@ -33,13 +33,18 @@ def dagster_history(context: dg.AssetExecutionContext, settings: dg.ResourcePara
     limits = HistoryLimits(settings.run_history_days, settings.event_history_days)
     instance = context.instance
 
+    def delete_logs(run_id: str) -> None:
+        instance.compute_log_manager.delete_logs(prefix=[run_id])
+
     def delete_run(run_id: str) -> None:
         instance.delete_run(run_id)
-        instance.compute_log_manager.delete_logs(prefix=[run_id])
+        delete_logs(run_id)
 
     try:
         with closing(connect_storage(settings)) as connection:
-            report = prune_history(connection, limits, run_id=context.run.run_id, delete_run=delete_run)
+            report = prune_history(
+                connection, limits, run_id=context.run.run_id, delete_run=delete_run, delete_logs=delete_logs
+            )
     except (UnknownStorage, AlreadyPruning) as problem:
         raise dg.Failure(str(problem), allow_retries=False) from None
     context.add_output_metadata(_metadata(report))
@@ -51,6 +56,7 @@ def _metadata(report: HistoryReport) -> dict[str, Any]:
         "dagster/row_count": report.after.event_rows,
         "removed_runs": removed.runs,
         "slimmed_runs": removed.runs_slimmed,
+        "removed_logs_of_kept_runs": removed.logs_of_kept_runs,
         "removed_event_rows": removed.event_rows,
         "removed_check_executions": removed.check_executions,
         "removed_bytes": removed.bytes,

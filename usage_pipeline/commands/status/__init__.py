@@ -1,0 +1,1 @@
+"""`usage-pipeline status`: how everything is, on one screen."""
