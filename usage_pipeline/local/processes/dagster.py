@@ -156,8 +156,10 @@ def child_environment(home: Path, *, database_url: str, redis_url: str, dagster_
         "DAGSTER_POSTGRES_URL": dagster_postgres_url,
         "DAGSTER_HOME": str(home),
         "PYTHONUNBUFFERED": "1",
-        # Otherwise a file in the working directory, such as `queue.py`, would be imported in place of a library.
+        # Otherwise a file in the working directory, such as `queue.py`, would be imported in place of a library. Dagster takes
+        # the first place of imports for that directory, and leaves it out when it loads definitions: it shall be no other.
         "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH")))),
         **EVENT_BATCHES,
     }
 
