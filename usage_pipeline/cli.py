@@ -12,7 +12,7 @@ import typer.main
 
 from usage_pipeline.commands.access.invite import invite
 from usage_pipeline.commands.access.tokens import tokens_app
-from usage_pipeline.commands.alerts import alerts
+from usage_pipeline.commands.alerts import alerts_app
 from usage_pipeline.commands.api import api, ui_password
 from usage_pipeline.commands.budgets.app import budgets_app
 from usage_pipeline.commands.corrections.conflicts import conflicts_app
@@ -51,7 +51,6 @@ for command in (
     recost,
     rezone,
     stats,
-    alerts,
     erase_user,
     ui_password,
 ):
@@ -67,6 +66,7 @@ app.add_typer(archive_app, name="archive")
 app.add_typer(load_app, name="load")
 app.add_typer(prices_app, name="prices")
 app.add_typer(budgets_app, name="budgets")
+app.add_typer(alerts_app, name="alerts")
 
 
 def main() -> None:

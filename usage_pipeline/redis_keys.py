@@ -13,6 +13,8 @@ KEY_LAYOUT_READ = 1
 CLAIMS = b"usage_pipeline:claim:"
 # Written before a barrier, so that it has something to wait for.
 BARRIER = "usage_pipeline:barrier"
+# What the drain's log said last of the server: that it may delete counters, or has no barrier.
+TOLD = f"{NAMESPACE}told"
 # Set of the scopes whose budgets are published, so that one that was removed is found again.
 BUDGET_SCOPES = f"{NAMESPACE}budget_scopes"
 
@@ -44,6 +46,11 @@ def ranking_filler(cache_key: str) -> str:
 def open_batches(family: str) -> str:
     """Hash batch id -> identity of the Redis server that it was claimed from; written before the first rename."""
     return f"{NAMESPACE}open:{family}"
+
+
+def settled_batches(family: str) -> str:
+    """Hash batch id -> identity of the Redis server that settled it; written after the deletion of its claims."""
+    return f"{NAMESPACE}settled:{family}"
 
 
 def scan_pause(what: str) -> str:

@@ -74,6 +74,26 @@ def redis_url_fault(url: str) -> str | None:
     return None
 
 
+def sentinel_url_fault(url: str) -> str | None:
+    """What is wrong with a `redis+sentinel://` URL, or None."""
+    from usage_recorder import sentinel
+
+    if fault := _text_fault(url):
+        return fault
+    if "#" in url:
+        return f"expected no #, came one; {_HOW_TO_WRITE}"
+    user, _, places = url.partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")
+    if "@" in user or "@" in url.partition("?")[0].replace(f"{user}@", "", 1):
+        return f"expected one @, before the hosts, came another one; {_HOW_TO_WRITE}"
+    if not all(is_a_place(place) for place in places.split(",")):
+        return f"expected HOST:PORT of each sentinel, with a comma between two, came another text; {_HOW_TO_WRITE}"
+    try:
+        asked = sentinel.read(url)
+    except ValueError as error:
+        return str(error)
+    return redis_url_fault(asked.server_url) or redis_url_fault(asked.sentinel_url)
+
+
 def is_a_place(text: str) -> bool:
     """Whether a text is a host with or without a port, and without a user."""
     host, port = _parted(text)

@@ -1,6 +1,7 @@
 """Types for settings with a rule. Pure. A value that breaks its rule raises a ValueError that says what was expected."""
 
 import re
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -14,6 +15,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+from usage_recorder import sentinel
 
 from usage_pipeline.server_urls import (
     dagster_storage_url_fault,
@@ -21,6 +23,7 @@ from usage_pipeline.server_urls import (
     is_a_place,
     postgres_url_fault,
     redis_url_fault,
+    sentinel_url_fault,
 )
 from usage_pipeline.values import Malformed, numbers
 
@@ -30,9 +33,9 @@ FIRST_START = date(1990, 1, 1)
 MAX_POST_ID = 2**31 - 1
 MAX_POSTS = 1_000
 # Five fields of numbers, ranges, lists, steps and English names: the daemon and CronSim read these in the same way.
+_CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
 # The largest step of minutes, hours, days, months, days of the week.
 _STEPS = (59, 23, 30, 11, 6)
-_CRON = re.compile(r"([0-9*,/-]|[A-Za-z]{3})+( +([0-9*,/-]|[A-Za-z]{3})+){4}")
 # An origin as browsers send it: lower case, no path, no slash at the end.
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
@@ -118,11 +121,25 @@ def _without_a_driver(url: SecretStr, fault_of: Callable[[str], str | None]) -> 
     return SecretStr(plain)
 
 
+def _or_none(text: object) -> object:
+    """As compose passes on a variable that is not set."""
+    return None if isinstance(text, str) and not text.strip() else text
+
+
+def _is_a_command(command: SecretStr | None) -> SecretStr | None:
+    try:
+        if command is None or shlex.split(command.get_secret_value()):
+            return command
+    except ValueError:
+        pass
+    raise ValueError("expected a program and its arguments, with every quotation mark closed, came another text")
+
+
 def _is_a_redis_url(url: SecretStr) -> SecretStr:
     text = url.get_secret_value().strip()
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("expected a URL that begins with redis://, rediss:// or unix://")
-    if fault := redis_url_fault(text):
+    if not text.startswith(("redis://", "rediss://", "unix://", *sentinel.SCHEMES)):
+        raise ValueError("expected a URL that begins with redis://, rediss://, unix:// or redis+sentinel://")
+    if fault := (sentinel_url_fault if sentinel.is_sentinel(text) else redis_url_fault)(text):
         raise ValueError(fault)
     return SecretStr(text)
 
@@ -296,6 +313,8 @@ TimeZoneName = Annotated[str, AfterValidator(_is_a_time_zone)]
 CronExpression = Annotated[str, AfterValidator(_is_a_cron_expression)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_is_a_postgresql_url)]
 DagsterStorageUrl = Annotated[SecretStr, AfterValidator(_is_a_dagster_storage_url)]
+PasswordCommand = Annotated[SecretStr | None, BeforeValidator(_or_none), AfterValidator(_is_a_command)]
+PasswordFile = Annotated[str | None, BeforeValidator(_or_none)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_is_a_redis_url)]
 HostName = Annotated[str, AfterValidator(_is_a_host_name)]
 PlainHttpUrl = Annotated[str, AfterValidator(_is_a_plain_http_url)]

@@ -27,6 +27,8 @@ from usage_pipeline.setting_types import (
     HostName,
     HostNames,
     Networks,
+    PasswordCommand,
+    PasswordFile,
     PlainHttpUrl,
     PlainSecret,
     PostgresUrl,
@@ -70,6 +72,17 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("DATABASE_URL", "DB_URL"),
         description="PostgreSQL database of the usage tables, as a `postgresql://` URL.",
     )
+    database_password_command: PasswordCommand = Field(
+        default=None,
+        description="Program that prints the password of `DATABASE_URL`, for passwords that expire, such as "
+        "`aws rds generate-db-auth-token …`. Words are split as in a shell, but no shell runs it. It is run for the first "
+        "connection of a process, and again when a login fails.",
+    )
+    database_password_file: PasswordFile = Field(
+        default=None,
+        description="File that holds the password of `DATABASE_URL`. It is read for the first connection of a process, and "
+        "again when a login fails.",
+    )
     db_pool_size: int = Field(
         default=10,
         ge=1,
@@ -79,7 +92,8 @@ class Settings(BaseSettings):
     redis_url: RedisUrl | None = Field(
         default=None,
         description="Redis server that the API servers write to, as a `redis://`, `rediss://` or `unix://` URL; "
-        "or any one node of a Redis Cluster.",
+        "or any one node of a Redis Cluster; or the sentinels that know it, as `redis+sentinel://HOST:PORT,HOST:PORT/NAME/DB` "
+        "(docs/operations.md).",
     )
     redis_host: HostName = Field(
         default="127.0.0.1", description="Host of Redis. Used only when `REDIS_URL` is not set."
@@ -92,7 +106,7 @@ class Settings(BaseSettings):
     )
     dagster_postgres_url: DagsterStorageUrl | None = Field(
         default=None,
-        description="PostgreSQL database of Dagster's own storage. Give it a database of its own.",
+        description="PostgreSQL database of Dagster's own storage. Give it a database of its own, or that of `DATABASE_URL`.",
     )
 
     metrics_sync_interval_ms: int = Field(
@@ -318,6 +332,11 @@ class Settings(BaseSettings):
         "separated by commas, such as `10.0.0.5,10.1.0.0/16`.",
     )
 
+    dagster_ui_url: PlainHttpUrl | None = Field(
+        default=None,
+        description="Address of the Dagster UI, such as `https://dagster.example.com`: alerts link to it. `usage-pipeline dev` "
+        "sets its own. When it is not set, alerts have no links.",
+    )
     alert_urls: AlertUrls | None = Field(
         default=None,
         description="Where alerts are sent, separated by commas: Apprise URLs, or `http(s)://` addresses that take JSON. "
@@ -404,6 +423,13 @@ class Settings(BaseSettings):
                 f"expected a day after {moved}, around which the clocks of {zone} move by a part of an hour"
             )
         return start
+
+    @field_validator("database_password_file")
+    @classmethod
+    def _password_has_one_source(cls, file: str | None, checked: ValidationInfo) -> str | None:
+        if file is not None and checked.data.get("database_password_command") is not None:
+            raise ValueError("expected this or DATABASE_PASSWORD_COMMAND, came both")
+        return file
 
     @field_validator("send_reports")
     @classmethod

@@ -29,7 +29,7 @@ from pydantic import AliasChoices
 
 from usage_pipeline.local.processes.children import stop_left_overs
 from usage_pipeline.local.servers.both import LocalServers
-from usage_pipeline.local.servers.postgres import RunningPostgres, create_database, stop_postgres
+from usage_pipeline.local.servers.postgres import RunningPostgres, copy_database, create_database, stop_postgres
 from usage_pipeline.local.servers.redis import stop_left_over_redis
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.migrations import migrate
@@ -103,8 +103,7 @@ class Databases:
 
     def _make(self) -> str:
         name = f"test_{uuid.uuid4().hex}"
-        create = sql.SQL("create database {} template {} strategy file_copy")
-        self._execute(create.format(sql.Identifier(name), sql.Identifier(_TEMPLATE)))
+        copy_database(self._server, _TEMPLATE, name)
         return name
 
     def _execute(self, command: sql.Composed) -> None:

@@ -93,7 +93,7 @@ def test_aggregate_answers_as_the_contract_says(run: Run, redis_client: redis.Re
 def test_status_and_accept_reset(run: Run, redis_client: redis.Redis) -> None:
     key = f"usage:m:{today()}:orders"
     redis_client.incrby(key, 7)
-    assert json.loads(run("status", "--json").stdout)["missing_count"] == 1
+    assert json.loads(run("merchants", "status", "--json").stdout)["missing_count"] == 1
     run("aggregate", "--date", str(today()))
     shown = run("status", str(today())).stdout
     assert "last aggregated" in shown

@@ -28,6 +28,7 @@ from usage_recorder.recorder import Recorder
 from usage_pipeline.cli import app, main
 from usage_pipeline.events.landing.folder import Landing, folder_error
 from usage_pipeline.settings import Settings, SettingsError, load_settings
+from usage_pipeline.storage.connecting.database import Database
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, connect_to
 from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable, client
@@ -198,7 +199,7 @@ def test_clients_that_are_given_a_url_themselves_do_not_show_it_either() -> None
             partial(client, settings),
         ]
         if conninfo_fails(other):
-            works += [partial(connect_to, other, timeout_seconds=2), partial(migrate, other)]
+            works += [partial(connect_to, Database(other, 2)), partial(migrate, other)]
         for work in works:
             texts = tried(work, (ValueError, TypeError, RedisUnavailable, PostgresUnavailable))
             shown += [(given, other, work) for text in texts if cores_in(text)]
@@ -215,6 +216,7 @@ def conninfo_fails(url: str) -> bool:
 
 # What a command needs of a parameter before it asks for its settings, where a 1 does not do.
 _NEEDED = {
+    ("alerts", "snooze", "span"): "2h",
     ("", "", "first"): "2026-01-01",
     ("", "", "last"): "2026-01-01",
     ("budgets", "set", "scope"): "all",

@@ -13,5 +13,4 @@ where
     and expires_at > %(now)s
     and expires_at <= %(now)s + least(interval '14 days', (expires_at - created_at) / 4)
     and expires_at >= created_at + interval '2 days'
-order by expires_at, token_prefix
-limit %(most)s;
+order by expires_at, token_prefix;

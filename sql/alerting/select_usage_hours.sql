@@ -1,4 +1,5 @@
--- The busiest keys and tokens of an hour, each with its hours before as an array: from its first one on, idle ones are zeros.
+-- The busiest keys and tokens of an hour, each with its hours before as an array: from its first one on, idle ones are zeros, and
+-- those that were abnormal are left out.
 with busiest as (
     select family, id, hour_start, uses
     from ops.usage_hours
@@ -17,7 +18,7 @@ select
 from busiest
 cross join lateral (
     select coalesce(
-        array_agg(hours.uses)
+        array_agg(hours.uses) filter (where not hours.is_abnormal)
             || array_fill(0::bigint, array[greatest(
                 0,
                 (extract(epoch from %(hour)s::timestamptz - min(hours.hour_start)) / 3600)::integer - count(*)::integer

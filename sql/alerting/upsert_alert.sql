@@ -1,41 +1,32 @@
--- Opens an alert, or counts on the open one. A message is due unless one went out within the cool-down, of this alert or of an
--- earlier one with its key. The open row is looked at as it is under its lock: another evaluator may just have sent it.
-insert into ops.alerts as alerts (dedupe_key, rule, severity, title, text, remedy, told, pending)
-values (
-    %(dedupe_key)s, %(rule)s, %(severity)s, %(title)s, %(text)s, %(remedy)s, '{}',
-    case
-        when %(is_told)s and not exists (
-            select 1
-            from ops.alerts as earlier
-            where earlier.dedupe_key = %(dedupe_key)s
-              and earlier.delivered_at > clock_timestamp() - %(cool_down)s::interval
-        ) then 'raised'
-    end
+-- Opens an alert, or counts on the open one. What is still silent of an earlier one with its key stays silent.
+insert into ops.alerts as alerts (
+    dedupe_key, rule, severity, title, text, remedy, link, ending, size, is_told, repeat_after, recur_after,
+    snoozed_at, snoozed_by, snoozed_until
 )
+select
+    %(dedupe_key)s, %(rule)s, %(severity)s, %(title)s, %(text)s, %(remedy)s, %(link)s, %(ending)s, %(size)s, %(is_told)s,
+    %(repeat_after)s, %(recur_after)s, snoozed.snoozed_at, snoozed.snoozed_by, snoozed.snoozed_until
+from (select) as one
+left join lateral (
+    select earlier.snoozed_at, earlier.snoozed_by, earlier.snoozed_until
+    from ops.alerts as earlier
+    where earlier.dedupe_key = %(dedupe_key)s
+      and earlier.snoozed_until > clock_timestamp()
+    order by earlier.alert_id desc
+    limit 1
+) as snoozed on true
 on conflict (dedupe_key) where cleared_at is null do update
 set
     severity = excluded.severity,
     title = excluded.title,
     text = excluded.text,
     remedy = excluded.remedy,
+    link = excluded.link,
+    ending = excluded.ending,
+    size = excluded.size,
+    is_told = excluded.is_told,
+    repeat_after = excluded.repeat_after,
+    recur_after = excluded.recur_after,
     last_at = clock_timestamp(),
-    count = alerts.count + 1,
-    pending = case
-        when not %(is_told)s then alerts.pending
-        when alerts.delivered_at is null then coalesce(alerts.pending, excluded.pending)
-        -- A channel that is new hears of what is open.
-        when not alerts.told @> %(channels)s::text[] then 'raised'
-        when alerts.delivered_at > clock_timestamp() - %(cool_down)s::interval then alerts.pending
-        else 'raised'
-    end,
-    -- A repetition goes to all channels again, one that has not begun yet, that is, and that nobody is sending.
-    delivered_to = case
-        when %(is_told)s
-            and alerts.delivered_at <= clock_timestamp() - %(cool_down)s::interval
-            and coalesce(alerts.claimed_until < clock_timestamp(), true)
-            then '{}'
-        else alerts.delivered_to
-    end,
-    attempts = case when alerts.pending is null then 0 else alerts.attempts end,
-    next_try_at = case when alerts.pending is null then clock_timestamp() else alerts.next_try_at end
+    count = alerts.count + 1
 returning (xmax = 0) as is_new;

@@ -13,6 +13,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.concurrency import run_in_threadpool
+from usage_recorder import sentinel
 
 from usage_pipeline.access.lookups import TokenLookups
 from usage_pipeline.access.revocations import Connect, Revocations
@@ -70,13 +71,14 @@ class TokenCache:
 
         It calls `on_lookup` for each look-up, with whether the cache had the token.
         """
-        writer = redis.Redis.from_url(
+        pool = sentinel.pool(
             settings.redis_dsn.get_secret_value(),
             protocol=2,
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
+        writer = redis.Redis.from_pool(pool)
         # The other connections of the pool are for requests whose token is known.
         lookups = TokenLookups(max(1, settings.db_pool_size // 4))
         return cls(settings, cache, writer, connect, lookups, on_lookup, clock)

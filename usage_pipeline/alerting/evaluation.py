@@ -1,9 +1,7 @@
 """One evaluation, from facts to messages. It takes seconds, and any number of processes may evaluate at once."""
 
 import logging
-import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -13,29 +11,27 @@ import psycopg
 import redis
 
 from usage_pipeline.alerting import reading, record, usage_hours
-from usage_pipeline.alerting.abnormal_usage import UsageHour, is_abnormal
 from usage_pipeline.alerting.alert import Alert
-from usage_pipeline.alerting.delivery import Courier
 from usage_pipeline.alerting.facts import BacklogAge, OrchestrationFacts, PipelineFacts, RedisLoad, Unanswered
 from usage_pipeline.alerting.memory import Memory
 from usage_pipeline.alerting.rules import cool_down, evaluate
+from usage_pipeline.alerting.sending.couriers import Courier
+from usage_pipeline.alerting.sending.dispatch import send_due
+from usage_pipeline.alerting.sending.due import forget_channels
+from usage_pipeline.alerting.sending.messages import Due, messages_of
 from usage_pipeline.alerting.spending import reading as spending
 from usage_pipeline.alerting.spending.days import TeamDay
 from usage_pipeline.budgets.publishing import publish, why_not_published
-from usage_pipeline.process import process_name
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line, is_mended_by_time
 from usage_pipeline.storage.redis import RedisUnavailable
 
-# A tick of a sensor has a minute in all.
-_SENDING_SECONDS = 25.0
-_MESSAGES_AT_ONCE = 20
 # No question of an evaluation takes longer, whatever state the database is in.
 _STATEMENT_TIMEOUT = "20s"
 _KEPT_DAYS = 180
 _log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
-# What was sent while PostgreSQL was away, by dedupe key: {"sent_at": epoch seconds, "alert": {…}}.
+# What was sent while PostgreSQL was away, by dedupe key: {"told_at": {channel: epoch seconds}, "alert": {…}}.
 Unrecorded = Mapping[str, Mapping[str, Any]]
 
 
@@ -62,23 +58,26 @@ def evaluate_pipeline(settings: Settings, orchestration: OrchestrationFacts, unr
     now = datetime.now(UTC)
     with _record(settings) as postgres:
         for one in unrecorded.values():
-            sent_at = datetime.fromtimestamp(one["sent_at"], UTC)
-            record.note_sent_before(postgres, Alert(**one["alert"]), sent_at)
+            told_at = {channel: datetime.fromtimestamp(at, UTC) for channel, at in one.get("told_at", {}).items()}
+            record.note_sent_before(postgres, Alert(**one["alert"]), told_at, settings)
         memory = _remembered(postgres)
         facts, memory = _facts(settings, postgres, orchestration, memory, now)
         judgement = evaluate(facts, settings)
         opened, cleared = record.note_judgement(postgres, judgement, settings)
         # Before sending: a channel that stalls says nothing about the scheduler.
         record.beat(postgres, record.HEARTBEAT, memory.as_json())
-        sent, failed = _send_due(settings, postgres)
+        sent, failed = send_due(postgres, Courier.of(settings))
         return Evaluated(len(judgement.alerts), opened, cleared, sent, failed)
 
 
 def alert_now(settings: Settings, alert: Alert) -> None:
-    """Notes and sends one alert without waiting for the next evaluation. Raises RecordUnavailable."""
+    """Notes one alert, and sends it without waiting for the next evaluation. Raises RecordUnavailable.
+
+    If its rule has just told another one, it waits: many that come one by one are told together.
+    """
     with _record(settings) as postgres:
         record.note_alerts(postgres, [alert], settings)
-        _send_due(settings, postgres)
+        send_due(postgres, Courier.of(settings), most_lately=1)
 
 
 def alert_without_record(
@@ -88,16 +87,39 @@ def alert_without_record(
 
     The first evaluation that reaches PostgreSQL notes the alerts that were sent here, and later sends that they are over.
     """
-    now = time.time()
-    kept = {key: dict(one) for key, one in unrecorded.items()}
+    now = datetime.now(UTC)
+    kept = {key: {**one, "told_at": {**one["told_at"]}} for key, one in unrecorded.items() if "told_at" in one}
     courier = Courier.of(settings)
-    for alert in evaluate(PipelineFacts(orchestration=orchestration), settings).alerts:
-        before = kept.get(alert.dedupe_key)
-        if before and now - before["sent_at"] < cool_down(alert.rule, settings).total_seconds():
-            continue
-        if courier.send(_message(alert, datetime.fromtimestamp(now, UTC))).accepted:
-            kept[alert.dedupe_key] = {"sent_at": now, "alert": asdict(alert)}
+    alerts = {
+        alert.dedupe_key: alert for alert in evaluate(PipelineFacts(orchestration=orchestration), settings).alerts
+    }
+    for channel in courier.channels:
+        due = [
+            _due(number, alert, channel.key, now)
+            for number, alert in enumerate(alerts.values())
+            if not _was_told(kept.get(alert.dedupe_key), channel.key, now, cool_down(alert.rule, settings))
+        ]
+        for message in messages_of(due, {}):
+            if courier.send({channel.key: message})[channel.key] is not None:
+                break
+            for number in message.alert_ids:
+                alert = [*alerts.values()][number]
+                one = kept.setdefault(alert.dedupe_key, {"told_at": {}, "alert": asdict(alert)})
+                one["told_at"][channel.key] = now.timestamp()
     return kept
+
+
+def _was_told(kept: Mapping[str, Any] | None, channel: str, now: datetime, pause: timedelta) -> bool:
+    told_at = kept["told_at"].get(channel) if kept else None
+    return told_at is not None and now.timestamp() - told_at < pause.total_seconds()
+
+
+def _due(number: int, alert: Alert, channel: str, at: datetime) -> Due:
+    """An alert that has no row in ops.alerts; its number is its place."""
+    said = (alert.title, alert.text, alert.remedy, alert.link, alert.ending)
+    return Due(
+        channel, "raised", number, alert.rule, alert.severity, *said, first_at=at, last_at=at, count=1, was_told=False
+    )
 
 
 @contextmanager
@@ -114,35 +136,12 @@ def _record(settings: Settings) -> Iterator[psycopg.Connection]:
         ) from None
 
 
-def _message(alert: Alert, at: datetime) -> record.Message:
-    """The message of an alert that has no row in ops.alerts, and so no number."""
-    said = (alert.title, alert.text, alert.remedy)
-    return record.Message(
-        0, "raised", alert.rule, alert.severity, *said, first_at=at, last_at=at, count=1, delivered_to=()
-    )
-
-
-def _send_due(settings: Settings, postgres: psycopg.Connection) -> tuple[int, int]:
-    """Sends the messages that are due, within _SENDING_SECONDS. Returns how many all channels got, and how many not."""
-    courier, deadline = Courier.of(settings), time.monotonic() + _SENDING_SECONDS
-    # Two sensors of one process are two senders.
-    name = f"{process_name()}:{secrets.token_hex(4)}"
-    sent = failed = 0
-    for message in record.claim_messages(postgres, name, most=_MESSAGES_AT_ONCE):
-        if time.monotonic() > deadline:
-            record.note_delivery(postgres, message, name, (), "the evaluation had no time left to send it")
-            failed += 1
-            continue
-        outcome = courier.send(message)
-        record.note_delivery(postgres, message, name, outcome.accepted, outcome.error)
-        sent, failed = (sent + 1, failed) if outcome.error is None else (sent, failed + 1)
-    return sent, failed
-
-
 def _facts(
     settings: Settings, postgres: psycopg.Connection, orchestration: OrchestrationFacts, memory: Memory, now: datetime
 ) -> tuple[PipelineFacts, Memory]:
     asked = _Questions()
+    red, memory = memory.after_checks(orchestration.failed_checks)
+    orchestration = replace(orchestration, failed_checks=red)
     facts = PipelineFacts(
         orchestration=orchestration,
         aggregations=asked.answer("aggregations", lambda: reading.read_aggregations(postgres, settings, now)),
@@ -152,6 +151,7 @@ def _facts(
         uncertain=asked.answer("uncertain", lambda: reading.read_uncertain(postgres, now)),
         expiring_tokens=asked.answer("expiring_tokens", lambda: reading.read_expiring_tokens(postgres)),
         ending_tokens=asked.answer("ending_tokens", lambda: reading.read_ending_tokens(postgres, now)),
+        broken_files=asked.answer("broken_files", lambda: reading.read_broken_files(postgres, now)),
     )
     found = asked.answer("redis", lambda: _unless_redis_is_away(lambda: _redis_facts(settings, postgres, memory, now)))
     if found is not None:
@@ -159,6 +159,8 @@ def _facts(
         facts = replace(facts, backlog=backlog, redis=load)
         # The more often we see the odometers, the less can be lost unseen.
         asked.answer("odometers", lambda: _unless_redis_is_away(lambda: reading.see_odometers(settings)))
+        eviction = asked.answer("eviction", lambda: _unless_redis_is_away(lambda: reading.read_eviction(settings)))
+        facts = replace(facts, eviction=eviction)
     fallen = asked.answer("fallen_odometers", lambda: reading.read_fallen_odometers(postgres, now))
     unreadable = asked.answer("unreadable_odometers", lambda: reading.read_unreadable_odometers(postgres, now))
     facts = replace(facts, fallen_odometers=fallen, unreadable_odometers=unreadable)
@@ -172,11 +174,12 @@ def _facts(
         facts = replace(facts, team_days=days)
     hours = usage_hours.due_hours(memory.judged_hour, now)
     if hours:
-        judged = asked.answer("usage_hours", lambda: _judged_hours(settings, postgres, hours))
+        judged = asked.answer("usage_hours", lambda: usage_hours.judged_hours(postgres, settings, hours))
         if judged is not None:
             facts = replace(facts, usage_hours=judged)
             memory = replace(memory, judged_hour=hours[-1].isoformat())
             record.forget_alerts(postgres, now - timedelta(days=_KEPT_DAYS))
+            forget_channels(postgres, now - timedelta(days=_KEPT_DAYS))
     return replace(facts, unanswered=tuple(asked.unanswered)), memory
 
 
@@ -196,21 +199,6 @@ def _redis_facts(
     memory = memory.after_waiting(found.waiting, now.timestamp())
     load = memory.load(found.sample, found.most_memory_bytes)
     return memory.ages(found.waiting, now.timestamp()), load, memory.after_sample(found.sample)
-
-
-def _judged_hours(settings: Settings, postgres: psycopg.Connection, hours: Sequence[datetime]) -> tuple[UsageHour, ...]:
-    """The last hour; and of those that were missed, what is abnormal in them."""
-    usage_hours.store_hours(postgres, hours, time_zone=settings.usage_timezone)
-    missed = hours[-usage_hours.MOST_JUDGED_HOURS : -1]
-    return (
-        *(
-            one
-            for hour in missed
-            for one in usage_hours.read_hour(postgres, settings, hour)
-            if is_abnormal(one, settings)
-        ),
-        *usage_hours.read_hour(postgres, settings, hours[-1]),
-    )
 
 
 def _judged_days(

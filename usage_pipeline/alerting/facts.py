@@ -10,17 +10,19 @@ from decimal import Decimal
 from usage_pipeline.alerting.abnormal_usage import UsageHour
 from usage_pipeline.alerting.spending.days import TeamDay
 from usage_pipeline.budgets.standing import Standing
+from usage_pipeline.storage.servers.eviction import Eviction
 
 
 @dataclass(frozen=True, slots=True)
 class FailedRun:
-    """A run that failed. No later run of the same job and target has succeeded since."""
+    """A run that failed, of a job or (without one) of assets. What it was to make was not made since."""
 
     run_id: str
     job: str
     target: str
     failed_at: datetime
     error: str
+    assets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,46 @@ class SlowRun:
     job: str
     target: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StuckRun:
+    """A run that has not begun, how long it has waited, and its status in Dagster."""
+
+    run_id: str
+    job: str
+    target: str
+    status: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTick:
+    """A schedule whose newest tick failed: what it should have started was not started."""
+
+    name: str
+    failed_at: datetime
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedCheck:
+    """An asset check whose newest result is red, and what it found. `since`: when it was first seen red, of late."""
+
+    asset: str
+    check: str
+    is_error: bool
+    found: str
+    partition: str | None
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StaleAsset:
+    """An asset without partitions that is older than its freshness policy allows, and since when."""
+
+    asset: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +87,16 @@ class FailingTicks:
 
 @dataclass(frozen=True, slots=True)
 class OrchestrationFacts:
-    """What Dagster knows."""
+    """What Dagster knows. Of the rules `partly` not all was looked at: what they do not find is not over."""
 
     failed_runs: tuple[FailedRun, ...] = ()
     slow_runs: tuple[SlowRun, ...] = ()
     ticks: tuple[FailingTicks, ...] = ()
+    stuck_runs: tuple[StuckRun, ...] = ()
+    failed_ticks: tuple[FailedTick, ...] = ()
+    failed_checks: tuple[FailedCheck, ...] = ()
+    stale_assets: tuple[StaleAsset, ...] = ()
+    partly: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +225,21 @@ class EndingToken:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokenFile:
+    """A landed file that was read in part or not at all; no file of its name was read since."""
+
+    address: str
+    broken_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineFacts:
     """All that one evaluation knows."""
 
     orchestration: OrchestrationFacts | None = None
     backlog: tuple[BacklogAge, ...] | None = None
     redis: RedisLoad | None = None
+    eviction: Eviction | None = None
     aggregations: tuple[Aggregation, ...] | None = None
     dead_letters: tuple[OpenDeadLetters, ...] | None = None
     regressions: tuple[OpenRegressions, ...] | None = None
@@ -193,6 +249,7 @@ class PipelineFacts:
     uncertain: tuple[UncertainBatches, ...] | None = None
     expiring_tokens: tuple[ExpiringTokenKeys, ...] | None = None
     ending_tokens: tuple[EndingToken, ...] | None = None
+    broken_files: tuple[BrokenFile, ...] | None = None
     usage_hours: tuple[UsageHour, ...] | None = None
     budgets: tuple[Standing, ...] | None = None
     team_days: tuple[TeamDay, ...] | None = None

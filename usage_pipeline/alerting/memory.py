@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from statistics import median
 from typing import Any
 
-from usage_pipeline.alerting.facts import BacklogAge, RedisLoad
+from usage_pipeline.alerting.facts import BacklogAge, FailedCheck, RedisLoad
 
 # One sample a minute; a median of fewer than ten would follow a surge too soon.
 SAMPLES = 60
@@ -39,7 +39,7 @@ class Sample:
 class Memory:
     """Since when each family waits, the samples of Redis, and the last hour and day of usage that were judged (ISO).
 
-    `waiting_days` are earlier days that are not judged yet: they were not rolled up.
+    `waiting_days` are earlier days that are not judged yet: they were not rolled up. `red_since`: since when each check is red.
     """
 
     waiting_since: Mapping[str, float] = field(default_factory=dict)
@@ -47,6 +47,7 @@ class Memory:
     judged_hour: str = ""
     judged_day: str = ""
     waiting_days: tuple[str, ...] = ()
+    red_since: Mapping[str, float] = field(default_factory=dict)
 
     def after_waiting(self, looks: Iterable[Waiting], now: float) -> "Memory":
         """The memory after a look at what waits. A waiting key has no time stamp. If something waits at two looks and no batch
@@ -72,6 +73,14 @@ class Memory:
             for look in looks
         )
 
+    def after_checks(self, found: Iterable[FailedCheck]) -> tuple[tuple[FailedCheck, ...], "Memory"]:
+        """The checks that are red, each since it was first seen so, and the memory of that."""
+        red = tuple(
+            replace(one, since=datetime.fromtimestamp(self.red_since.get(_name(one), one.since.timestamp()), UTC))
+            for one in found
+        )
+        return red, replace(self, red_since={_name(one): one.since.timestamp() for one in red})
+
     def after_sample(self, sample: Sample) -> "Memory":
         if self.samples and sample.at - self.samples[-1].at < _SAMPLE_SECONDS:
             return self
@@ -93,6 +102,7 @@ class Memory:
             "judged_hour": self.judged_hour,
             "judged_day": self.judged_day,
             "waiting_days": [*self.waiting_days],
+            "red_since": dict(self.red_since),
         }
 
     @classmethod
@@ -111,4 +121,9 @@ class Memory:
             judged_hour,
             judged_day,
             waiting_days,
+            {check: float(at) for check, at in document.get("red_since", {}).items()},
         )
+
+
+def _name(check: FailedCheck) -> str:
+    return f"{check.asset}:{check.check}"

@@ -10,6 +10,7 @@ from psycopg.rows import class_row
 
 from usage_pipeline.alerting.facts import (
     Aggregation,
+    BrokenFile,
     EndingToken,
     ExpiringTokenKeys,
     FallenOdometers,
@@ -27,6 +28,8 @@ from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis_cluster import primaries, server_or_cluster, translated_cluster_errors
+from usage_pipeline.storage.servers.eviction import Eviction, read_evictions
+from usage_pipeline.storage.servers.redis_facts import read_info
 from usage_pipeline.storage.sql import load
 
 # More open ones are not counted.
@@ -34,8 +37,6 @@ MOST_COUNTED = 100_000
 _REDIS_SECONDS = 2.0
 # A note of expiring keys counts for so long: two rounds of scans, which may be five minutes apart.
 _NOTE_SECONDS = 600
-# As many as are told.
-MOST_ENDING_TOKENS = 20
 _REASON_LENGTH = 300
 
 
@@ -72,6 +73,12 @@ def interval_seconds(settings: Settings, family: str) -> float:
     """How often that family is drained."""
     in_ms = settings.api_token_sync_interval_ms if family in TOKEN_FAMILIES else settings.metrics_sync_interval_ms
     return in_ms / 1000
+
+
+def read_eviction(settings: Settings) -> Eviction | None:
+    """Whether Redis deletes keys when it is full; None when it does not tell. Raises as `read_redis`."""
+    found = read_evictions(settings.with_redis_timeout(_REDIS_SECONDS))
+    return None if found.policy is None else found
 
 
 def read_dead_letters(postgres: psycopg.Connection) -> tuple[OpenDeadLetters, ...]:
@@ -125,9 +132,13 @@ def read_expiring_tokens(postgres: psycopg.Connection) -> tuple[ExpiringTokenKey
 
 def read_ending_tokens(postgres: psycopg.Connection, now: datetime) -> tuple[EndingToken, ...]:
     with postgres.cursor(row_factory=class_row(EndingToken)) as cursor:
-        return tuple(
-            cursor.execute(load("alerting/select_ending_tokens"), {"now": now, "most": MOST_ENDING_TOKENS}).fetchall()
-        )
+        return tuple(cursor.execute(load("alerting/select_ending_tokens"), {"now": now}).fetchall())
+
+
+def read_broken_files(postgres: psycopg.Connection, now: datetime) -> tuple[BrokenFile, ...]:
+    with postgres.cursor(row_factory=class_row(BrokenFile)) as cursor:
+        arguments = {"since": now - timedelta(days=7)}
+        return tuple(cursor.execute(load("alerting/select_broken_files"), arguments).fetchall())
 
 
 def read_aggregations(
@@ -153,9 +164,10 @@ def _size(settings: Settings) -> tuple[int, int, int]:
 
 
 def _sum_of(servers: Sequence[redis.Redis]) -> tuple[int, int, int]:
-    memory = [server.info("memory") for server in servers]
+    # 0 where INFO is refused: then only the number of keys is watched.
+    memory = [read_info(server, "memory") for server in servers]
     return (
-        sum(int(one["used_memory"]) for one in memory),
+        sum(int(one.get("used_memory", 0)) for one in memory),
         sum(int(one.get("maxmemory", 0)) for one in memory),
         sum(int(server.dbsize()) for server in servers),
     )

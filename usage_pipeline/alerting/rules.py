@@ -1,16 +1,15 @@
 """The rules of contracts §7 as pure functions: facts in, alerts out. docs/alerts.md lists their thresholds."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
 from typing import Any
 
 from usage_recorder.keys import recorded
 
 from usage_pipeline.alerting.abnormal_usage import UsageHour, judge
 from usage_pipeline.alerting.alert import Alert
+from usage_pipeline.alerting.asset_rules import broken_files, failed_checks, stale_assets
 from usage_pipeline.alerting.facts import (
     Aggregation,
     BacklogAge,
@@ -26,10 +25,18 @@ from usage_pipeline.alerting.facts import (
     UncertainBatches,
     UnreadableOdometers,
 )
-from usage_pipeline.alerting.run_rules import failed_drains, failed_runs, failed_ticks, long_runs
+from usage_pipeline.alerting.run_rules import (
+    failed_drains,
+    failed_runs,
+    failed_schedules,
+    failed_ticks,
+    long_runs,
+    stuck_runs,
+)
 from usage_pipeline.alerting.spending.budgets import reached_budgets
 from usage_pipeline.alerting.spending.days import abnormal_days
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.servers.eviction import Eviction
 from usage_pipeline.texts import counted
 
 # Backlogs are looked at every half a minute: two intervals of 5 s cannot be told apart from a drain that is on its way.
@@ -40,12 +47,13 @@ LEAST_SURGE_KEYS = 50_000
 _FULL_SHARE = 0.9
 # Merchants may well be quiet in the first hours of a day.
 _HOURS_UNTIL_TODAY_COUNTS = 6.0
-_MOST_ALERTS_OF_A_RULE = 20
+# One that comes back is another incident, and told as such; but what comes and goes all the time is not told each time.
+RECURRENCE = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The alerts of the facts. `judged` are the rules that had facts: their other open alerts are over."""
+    """The alerts of the facts. `judged` are the rules that had all of their facts: their other open alerts are over."""
 
     alerts: tuple[Alert, ...]
     judged: frozenset[str]
@@ -55,7 +63,7 @@ class Judgement:
 class Rule:
     """A rule: the part of the facts that it needs, its alerts, and how many cool-downs pass before one is sent again.
 
-    None is sent again within `least_pause`. `most` of its alerts are told at a time.
+    None is sent again within `least_pause`, not even after it was over.
     """
 
     name: str
@@ -63,7 +71,6 @@ class Rule:
     alerts: Callable[[Any, Settings], Iterator[Alert]]
     repeat_factor: int = 1
     least_pause: timedelta = timedelta(0)
-    most: int = _MOST_ALERTS_OF_A_RULE
 
 
 def evaluate(facts: PipelineFacts, settings: Settings) -> Judgement:
@@ -74,8 +81,9 @@ def evaluate(facts: PipelineFacts, settings: Settings) -> Judgement:
         part = getattr(facts, rule.part)
         if part is None:
             continue
-        judged.add(rule.name)
-        alerts += islice(rule.alerts(part, settings), rule.most)
+        if facts.orchestration is None or rule.name not in facts.orchestration.partly:
+            judged.add(rule.name)
+        alerts += rule.alerts(part, settings)
     return Judgement(tuple(alerts), frozenset(judged))
 
 
@@ -84,6 +92,12 @@ def cool_down(rule: str, settings: Settings) -> timedelta:
     usual = timedelta(minutes=settings.alert_cool_down_minutes)
     known = next((known for known in RULES if known.name == rule), None)
     return usual if known is None else max(usual * known.repeat_factor, known.least_pause)
+
+
+def recurrence(rule: str, settings: Settings) -> timedelta:
+    """For how long after an alert of that rule was told no other one of the same matter is told."""
+    known = next((known for known in RULES if known.name == rule), None)
+    return max(min(RECURRENCE, cool_down(rule, settings)), known.least_pause if known else timedelta(0))
 
 
 def _old_backlogs(found: Sequence[BacklogAge], _: Settings) -> Iterator[Alert]:
@@ -125,6 +139,19 @@ def _surges(redis: RedisLoad, settings: Settings) -> Iterator[Alert]:
         )
 
 
+def _evicts(eviction: Eviction, _: Settings) -> Iterator[Alert]:
+    if eviction.loses_keys:
+        yield Alert(
+            "redis-evicts",
+            "redis-evicts",
+            "failure",
+            "Redis may delete counters",
+            f"{eviction.warning}.",
+            "`redis-cli config set maxmemory-policy noeviction`, and the same in its configuration (managed servers: in their "
+            "parameter group). A full Redis then refuses writers, who notice; raise maxmemory for them (docs/operations.md).",
+        )
+
+
 def _empty_aggregations(found: Sequence[Aggregation], _: Settings) -> Iterator[Alert]:
     empty = [one for one in found if one.keys_found == 0]
     past = [one for one in empty if not one.is_of_today or one.hours_into_day >= _HOURS_UNTIL_TODAY_COUNTS]
@@ -154,6 +181,7 @@ def _dead_letters(found: Sequence[OpenDeadLetters], _: Settings) -> Iterator[Ale
             f"`usage-pipeline dead-letters list --family {letters.family}` says why each was refused, and `usage-pipeline "
             "dead-letters show NUMBER` what can be done with it. Correct the writer. Then replay what should count, and "
             "discard what should not: the alert clears when none is open.",
+            size=letters.count,
         )
 
 
@@ -173,6 +201,7 @@ def _regressions(found: Sequence[OpenRegressions], _: Settings) -> Iterator[Aler
             "`usage-pipeline counters accept-restore` keeps the stored values and goes on from there. If somebody changed "
             'them (refunds, cancelled orders), `usage-pipeline counters accept-correction --reason "..."` stores what they '
             "read. Each command leaves alone what looks like another case.",
+            size=one.count,
         )
 
 
@@ -205,6 +234,7 @@ def _fallen_odometers(found: Sequence[FallenOdometers], _: Settings) -> Iterator
             "Keep Redis from starting with an old file (docs/operations.md, Redis lost, or an old snapshot). The next hourly "
             "reconciliation shows what is missing and what was counted twice: `select * from ops.reconciliation where "
             "forgotten > 0`. What was recorded in the half minute before the loss may be in neither number.",
+            ending="A day has passed, or what was lost is back.",
         )
 
 
@@ -248,6 +278,8 @@ def _uncertain_batches(found: Sequence[UncertainBatches], _: Settings) -> Iterat
             "If Redis came back from an old snapshot, or from a replica that was behind, compare ops.sync_batches where "
             "is_uncertain with the logs of the writers (docs/exactly-once.md). Otherwise do nothing: the alert clears a day "
             "later.",
+            ending="No batch of the last day is uncertain. Those of before stay as they are.",
+            size=one.count,
         )
 
 
@@ -309,12 +341,18 @@ def _mb(size: int) -> str:
 
 
 RULES = (
-    Rule("failed-run", "orchestration", failed_runs),
+    Rule("failed-run", "orchestration", failed_runs, 24),
     Rule("failed-drains", "orchestration", failed_drains),
     Rule("failed-ticks", "orchestration", failed_ticks),
+    Rule("failed-schedule", "orchestration", failed_schedules, 24),
     Rule("long-run", "orchestration", long_runs),
+    Rule("stuck-run", "orchestration", stuck_runs),
+    Rule("failed-check", "orchestration", failed_checks, 24),
+    Rule("stale-asset", "orchestration", stale_assets, 24),
+    Rule("broken-file", "broken_files", broken_files, 24),
     Rule("backlog-age", "backlog", _old_backlogs),
     Rule("redis-surge", "redis", _surges),
+    Rule("redis-evicts", "eviction", _evicts, 24),
     Rule("empty-aggregation", "aggregations", _empty_aggregations, 24),
     Rule("abnormal-usage", "usage_hours", _abnormal_usage, 24),
     Rule("dead-letters", "dead_letters", _dead_letters, 24),
@@ -327,8 +365,8 @@ RULES = (
     Rule("expiring-token-keys", "expiring_tokens", _expiring_tokens),
     # Once: not again before it ends.
     Rule("token-ends-soon", "ending_tokens", _ending_tokens, 24 * 14),
-    # Once a period, of which a month is the longest. All of them: one that is not told would pass for one that is over.
-    Rule("budget", "budgets", reached_budgets, least_pause=timedelta(days=32), most=sys.maxsize),
+    # Once a period, of which a month is the longest.
+    Rule("budget", "budgets", reached_budgets, least_pause=timedelta(days=32)),
     # Once for each day.
-    Rule("abnormal-day", "team_days", abnormal_days, least_pause=timedelta(days=32), most=sys.maxsize),
+    Rule("abnormal-day", "team_days", abnormal_days, least_pause=timedelta(days=32)),
 )

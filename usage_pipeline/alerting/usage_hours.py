@@ -7,7 +7,7 @@ import psycopg
 from psycopg import sql as compose
 from psycopg.rows import class_row
 
-from usage_pipeline.alerting.abnormal_usage import HISTORY_HOURS, UsageHour
+from usage_pipeline.alerting.abnormal_usage import HISTORY_HOURS, UsageHour, is_abnormal
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.sql import composed, load, relation
 
@@ -48,6 +48,26 @@ def store_hours(postgres: psycopg.Connection, hours: Sequence[datetime], *, time
             postgres.execute(composed("alerting/replace_usage_hours", **names), {**arguments, "family": family})
     if hours:
         postgres.execute(load("alerting/delete_usage_hours"), {"before": hours[-1] - timedelta(days=15)})
+
+
+def judged_hours(postgres: psycopg.Connection, settings: Settings, hours: Sequence[datetime]) -> tuple[UsageHour, ...]:
+    """Stores these hours. Returns the last one, and of those that were missed what is abnormal in them.
+
+    What is abnormal is marked, hour by hour: it is no part of the history by which later hours are judged.
+    """
+    store_hours(postgres, hours, time_zone=settings.usage_timezone)
+    found: list[UsageHour] = []
+    for hour in hours[-MOST_JUDGED_HOURS:]:
+        read = [*read_hour(postgres, settings, hour)]
+        abnormal = [one for one in read if is_abnormal(one, settings)]
+        marked = {
+            "families": [one.family for one in abnormal],
+            "ids": [one.id for one in abnormal],
+            "hours": [one.hour_start for one in abnormal],
+        }
+        postgres.execute(load("alerting/mark_abnormal_hours"), marked)
+        found += read if hour == hours[-1] else abnormal
+    return tuple(found)
 
 
 def read_hour(postgres: psycopg.Connection, settings: Settings, hour: datetime) -> Iterator[UsageHour]:

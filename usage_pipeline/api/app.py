@@ -115,13 +115,15 @@ def create_app(settings: Settings) -> FastAPI:
         # Half of the connections: the others are for what is answered at once.
         questions = Places(max(1, settings.db_pool_size // 2), "questions", "ask again later")
         app.state.reads = usage.Reads(settings, storing, downloads, recorder, cache, questions)
-        app.state.checks = service.Checks(settings)
+        app.state.checks = checks = service.Checks(settings)
         app.state.openapi_document = documentation.OpenapiDocument(app)
         app.state.exposition = Exposition(metrics, PipelineMetrics(settings))
         app.state.posts = PostDesk(settings, storing.pool, metrics)
+        telling = asyncio.create_task(checks.tell_eviction())
         try:
             yield
         finally:
+            telling.cancel()
             await app.state.posts.close()
             await uses.close()
             await rankings_read.close()

@@ -5,17 +5,14 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import TypeVar
 
 import psycopg
-from psycopg.rows import TupleRow
-from psycopg_pool import ConnectionPool
 
 from usage_pipeline.api.places import Places
 from usage_pipeline.api.problems import unavailable
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.postgres import connection_options, first_line, is_mended_by_time, prepare_session
+from usage_pipeline.storage.postgres import connection_pool, first_line, is_mended_by_time
 
 # Requests that are received or wait for a thread, for each connection: more are turned away at once, before their body is read.
 REQUESTS_PER_CONNECTION = 6
@@ -32,18 +29,7 @@ class Storing:
     """A pool of DB_POOL_SIZE connections, opened when needed, and as many threads."""
 
     def __init__(self, settings: Settings) -> None:
-        self.pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
-            settings.database_url.get_secret_value(),
-            min_size=0,
-            max_size=settings.db_pool_size,
-            open=False,
-            check=ConnectionPool.check_connection,
-            timeout=settings.connect_timeout_seconds,
-            # Then the next request tries anew, instead of waiting for the next of ever longer pauses.
-            reconnect_timeout=settings.connect_timeout_seconds,
-            kwargs=connection_options(settings.database_url.get_secret_value(), settings.connect_timeout_seconds),
-            configure=partial(prepare_session, statement_seconds=STATEMENT_SECONDS),
-        )
+        self.pool = connection_pool(settings, most=settings.db_pool_size, statement_seconds=STATEMENT_SECONDS)
         self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="storing")
         self._keeping: set[asyncio.Task[None]] = set()
         # One for each request, from before its body is read until it is answered and its thread has ended.

@@ -15,6 +15,7 @@ from usage_pipeline.drain.rounds import TOKEN_FAMILIES
 from usage_pipeline.merchants.status import open_regressions
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis_cluster import AnyRedis, server_or_cluster, translated_cluster_errors
+from usage_pipeline.storage.servers.eviction import read_evictions
 from usage_pipeline.storage.sql import load
 from usage_pipeline.texts import counted
 
@@ -41,6 +42,15 @@ def dead_letter_counts(connection: psycopg.Connection, families: Sequence[str]) 
     arguments = {"families": list(families), "most": _MOST_COUNTED}
     rows = connection.execute(load("drain/count_dead_letters"), arguments).fetchall()
     return {"open": sum(row[1] for row in rows), "discarded": sum(row[2] for row in rows)}
+
+
+def eviction_faults(settings: Settings) -> list[str]:
+    """That Redis may delete counters when its memory is full, or does not tell whether it would.
+
+    Raises redis.RedisError, RedisUnavailable or OSError when Redis does not answer.
+    """
+    warning = read_evictions(settings).warning
+    return [warning] if warning else []
 
 
 def regression_faults(connection: psycopg.Connection) -> list[str]:

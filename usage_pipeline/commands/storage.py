@@ -22,10 +22,11 @@ def migrate(as_json: AsJson = False) -> None:
     """Bring the database schema to the newest version. It is safe to run twice, and from two processes at once."""
     from usage_pipeline.status.postgres_parts import start_faults
     from usage_pipeline.storage import migrations
+    from usage_pipeline.storage.connecting.database import Database
     from usage_pipeline.storage.postgres import connect
 
     settings = load_settings()
-    version = migrations.migrate(settings.database_url.get_secret_value(), time_zone=settings.usage_timezone)
+    version = migrations.migrate(Database.of_usage(settings), time_zone=settings.usage_timezone)
     with closing(connect(settings)) as connection:
         for fault in start_faults(connection, settings):
             logging.getLogger(__name__).warning("%s", fault)

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from usage_pipeline.defs.assets.windows import window_partition
-from usage_pipeline.defs.jobs import daily_tables, issue_stats, merchant_usage, ranking_jobs, window_jobs
+from usage_pipeline.defs.jobs import because, daily_tables, issue_stats, merchant_usage, ranking_jobs, window_jobs
 from usage_pipeline.defs.partitions.calendar import window_partitions
 from usage_pipeline.rollups.calendar import GRAINS, day_window, hour_window, hours_of, month_of, week_of, window_on
 from usage_pipeline.settings import Settings
@@ -45,6 +45,7 @@ def materialize_days(
                     tags={
                         "dagster/asset_partition_range_start": first,
                         "dagster/asset_partition_range_end": last,
+                        **because("made by the demo"),
                         **_LAUNCHED_BY,
                     },
                     instance=instance,

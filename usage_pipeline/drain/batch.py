@@ -139,6 +139,11 @@ def new_batch_id(claimed_ms: int) -> str:
     return f"{claimed_ms:013d}-{secrets.token_hex(5)}"
 
 
+def claim_of(batch_id: str) -> str:
+    """The batch of the claim: a page of the event queue is a batch in the ledger, and all pages of a queue are one claim."""
+    return batch_id.partition("/")[0]
+
+
 def claimed_ms(batch_id: str) -> int:
     """The claim time in a batch id, in epoch milliseconds.
 

@@ -23,6 +23,7 @@ from usage_pipeline.drain.batch import (
     Part,
     TooLarge,
     WrongType,
+    claim_of,
     dead_letter,
     new_batch_id,
 )
@@ -188,7 +189,7 @@ class QueueDrain:
 
     def _recover(self) -> None:
         servers = {batch.batch_id: batch.server for batch in self._source.open_batches(EVENT.name)}
-        unsettled = {*servers, *(page.partition("/")[0] for page in self._store.unreleased(EVENT.name))}
+        unsettled = {*servers, *(claim_of(page) for page in self._store.unreleased(EVENT.name))}
         if self._source.finds_claims(EVENT):
             unsettled.update(self._source.claimed_keys(EVENT))
         for batch_id in sorted(unsettled):
@@ -274,7 +275,7 @@ class QueueDrain:
         self._has_moved = True
         if self._source.release(batch_id, [EVENT_QUEUE]):
             self._store.mark_released(self._unreleased_pages(batch_id))
-            self._source.settle_batch(EVENT.name, batch_id)
+            self._source.settle_batch(EVENT.name, batch_id, is_stored=True)
 
     def _unreleased_pages(self, batch_id: str) -> list[str]:
         return [page for page in self._store.unreleased(EVENT.name) if page.startswith(f"{batch_id}/")]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import psycopg
 import redis
@@ -83,6 +84,7 @@ def drain_once(
     with _translated_errors(), ExitStack() as stack:
         scan_every = _intervals(settings) if budget_seconds < float("inf") else None
         drains = stack.enter_context(_open_drains(settings, scan_every))
+        drains.tell_of_server()
         started = time.monotonic()
         busy: list[str] = []
 
@@ -127,13 +129,17 @@ def watch(
     It holds the locks of the families all the time, so the sensor of the code location drains nothing meanwhile. If a server
     is away, that is logged once, and the server is tried again until it is back.
     """
-    complaint = ""
+    complaint, has_begun = "", False
     while not should_stop.is_set():
         try:
             with _translated_errors(), _open_drains(settings, _intervals(settings)) as drains, ExitStack() as locks:
                 for name in families:
                     if not locks.enter_context(drains.store.lock(name, wait_seconds=_RETRY_SECONDS)):
                         raise DrainImpossible(f"another drainer works on {name}; this one waits for it")
+                if not has_begun:
+                    # Each start says it; what changes afterwards is told once.
+                    drains.tell_of_server(anew=True)
+                    has_begun = True
                 if complaint:
                     log.info("drain: goes on")
                     complaint = ""
@@ -158,6 +164,7 @@ def _watch_connected(
         ready = [name for name in families if due[name] <= started]
         limits = _limits(settings, should_stop.is_set, started + settings.drain_budget_seconds)
         drains.check()
+        drains.tell_of_server()
         reports = drain_in_turns(ready, limits, drains.run)
         drains.publish_quotas_when_due()
         on_round(RoundReport(reports, [], time.monotonic() - started))
@@ -181,22 +188,16 @@ class _Drains:
 
     def run(self, name: str, limits: DrainLimits) -> DrainReport:
         server = self.claiming.facts.identity
-        is_uncertain = self.servers.get(name) != server and self.store.flag_forgettable(name, server)
+        is_uncertain = self.servers.get(name) != server and self.store.flag_forgettable(
+            name, server, partial(self.claiming.settled, name)
+        )
         self.servers[name] = server
         if is_uncertain and self._is_news(name, server):
-            # The ledger flags both, since nothing proves that it is the same server with the same data.
-            if self.claiming.facts.keeps_each_answer:
-                log.info(
-                    "drain: %s: Redis was started again; it had each answer on disk, so nothing counts twice unless somebody "
-                    "put an older file in place; batches around the start are flagged",
-                    name,
-                )
-            else:
-                log.warning(
-                    "drain: %s: Redis is another server than before; batches around the change are flagged: they may "
-                    "count twice",
-                    name,
-                )
+            log.warning(
+                "drain: %s: Redis was started again or is another server, and does not know the end of what was drained; "
+                "batches around the change are flagged: they may count twice",
+                name,
+            )
         if name == EVENT.name:
             report = QueueDrain(self.releasing, self.store, limits).run(is_uncertain=is_uncertain)
         else:
@@ -238,11 +239,30 @@ class _Drains:
         self.claiming.plan_anew()
         self.releasing.plan_anew()
 
+    def tell_of_server(self, *, anew: bool = False) -> None:
+        """Logs what is wrong with Redis as it is set up, and when that is over. Redis remembers it, since ticks begin anew."""
+        wrong = [text for text in (self.claiming.plan.warning, self.claiming.facts.eviction.warning) if text]
+        told = [] if anew else _text(self.redis.get(names.TOLD)).splitlines()
+        if wrong == told:
+            return
+        for text in wrong:
+            if text not in told:
+                log.warning("drain: %s", text)
+        for text in told:
+            if text not in wrong:
+                log.info("drain: this is over: %s", text)
+        with suppress(redis.OutOfMemoryError):
+            self.redis.set(names.TOLD, "\n".join(wrong))
+
     def publish_quotas_when_due(self) -> None:
         # A full Redis must not fail a round whose drains succeeded. It has room again soon, and a later round publishes.
         with suppress(redis.OutOfMemoryError):
             if self.redis.set(names.scan_pause("quotas"), process_name(), nx=True, ex=_PUBLISH_QUOTAS_SECONDS):
                 publish_quotas(self.postgres, self.redis)
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
 
 
 @contextmanager
@@ -251,8 +271,6 @@ def _open_drains(settings: Settings, scan_every: Mapping[str, float] | None) -> 
         # PostgreSQL first: without it nothing may be claimed.
         connection = stack.enter_context(closing(connect(settings)))
         pooled, claiming, releasing = stack.enter_context(open_sources(settings, settings.drain_barrier, scan_every))
-        if claiming.plan.warning:
-            log.warning("%s", claiming.plan.warning)
         store = UsageStore(connection, usage_timezone=settings.usage_timezone, drained_by=process_name())
         yield _Drains(connection, pooled, claiming, releasing, store, settings.api_token_sync_interval_ms)
 
@@ -267,6 +285,11 @@ def _translated_errors() -> Iterator[None]:
     except psycopg.errors.ObjectNotInPrerequisiteState as error:
         # Of ops.expect_time_zone: a rezone began meanwhile.
         raise DrainImpossible(f"{first_line(error)}; the next drain recovers what is claimed") from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DrainImpossible(
+            f"the role of DATABASE_URL may not drain: {first_line(error)}; take usage_drain or the owner of the database, or "
+            "let the owner run: usage-pipeline migrate"
+        ) from None
     except psycopg.ProgrammingError as error:
         raise DrainImpossible(
             f"the schema is missing or old: {first_line(error)}; run: usage-pipeline migrate"

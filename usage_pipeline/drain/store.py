@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql as compose
 from usage_recorder.keys import EVENT_QUEUE
 
-from usage_pipeline.drain.batch import Batch, Content, DeadLetter, Origin, Page, dead_letter
+from usage_pipeline.drain.batch import Batch, Content, DeadLetter, Origin, Page, claim_of, dead_letter
 from usage_pipeline.drain.families import Family
 from usage_pipeline.storage.chunks.partitions import ensure_partitions
 from usage_pipeline.storage.postgres import waiting_for_locks
@@ -190,14 +190,23 @@ class UsageStore:
         """Marks these batches as released: their keys are gone from Redis, and that is durable."""
         self._connection.execute(load("drain/release_sync_batches"), {"batch_ids": list(batch_ids)})
 
-    def flag_forgettable(self, family: str, server: str) -> bool:
-        """Whether the family was last drained from another Redis server than this one. False if it never was drained.
+    def flag_forgettable(self, family: str, server: str, settled: Callable[[Sequence[str]], Mapping[str, str]]) -> bool:
+        """Whether another Redis server than this one, from which the family was last drained, may have known more than this.
 
-        Flags the last batches from the other server as uncertain: if a fail-over forgot their claims, their counters are live
-        again and will be counted twice.
+        False if it never was drained, or if this server knows all of the last batches from others as `settled` by the server
+        that they were claimed from: then it is that one, started again, or a replica that had all of it. Flags the others as
+        uncertain: if a fail-over forgot their claims, their counters are live again and will be counted twice.
         """
         arguments = {"family": family, "redis_server": server, "seconds": FORGETFUL_SECONDS}
-        return self._connection.execute(load("drain/flag_sync_batches"), arguments).fetchone() is not None
+        found = self._connection.execute(load("drain/select_forgettable_batches"), arguments).fetchall()
+        if not found:
+            return False
+        known = settled(sorted({claim_of(batch_id) for batch_id, *_ in found}))
+        unsettled = [row for row in found if known.get(claim_of(row[0])) != row[1]]
+        flagged = [batch_id for batch_id, _, is_uncertain, _ in unsettled if not is_uncertain]
+        if flagged:
+            self._connection.execute(load("drain/flag_sync_batches"), {"batch_ids": flagged})
+        return any(is_latest_elsewhere for *_, is_latest_elsewhere in unsettled)
 
     def note_expiring_tokens(self, looked_at: int, expiring: int, shortest_seconds: float) -> None:
         """Notes, for the alerts, that a drain found token keys that were about to expire."""

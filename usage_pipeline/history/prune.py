@@ -99,8 +99,9 @@ def prune_history(
     """Prunes the storage of `connection` (autocommit) in small batches. `run_id` is the run that does this.
 
     `delete_run` removes a run with all its rows and logs, as Dagster does, and `delete_logs` the logs of a run that stays. It
-    is safe to repeat, beside a daemon, and after a crash at
-    any point. Raises AlreadyPruning, and UnknownStorage before anything is removed.
+    is safe to repeat, beside a daemon, and after a crash at any point.
+
+    Raises AlreadyPruning, and UnknownStorage before anything is removed.
     """
     expect_known_storage(connection, run_id)
     now, started = now or datetime.now(UTC), time.monotonic()

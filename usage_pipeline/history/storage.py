@@ -4,7 +4,8 @@ import psycopg
 
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.catalog import Column
-from usage_pipeline.storage.postgres import connect
+from usage_pipeline.storage.connecting.database import Database
+from usage_pipeline.storage.postgres import LOCK_SECONDS, connect_to
 from usage_pipeline.storage.sql import load
 
 # Alembic revisions of Dagster's storage whose tables were looked at: where another one derives statuses from, nobody knows yet.
@@ -54,7 +55,8 @@ def connect_storage(settings: Settings) -> psycopg.Connection:
         raise UnknownStorage(
             "expected DAGSTER_POSTGRES_URL to name Dagster's storage, came nothing; nothing was removed"
         )
-    return connect(settings.model_copy(update={"database_url": settings.dagster_postgres_url}))
+    storage = Database.of_dagster(settings, settings.dagster_postgres_url.get_secret_value())
+    return connect_to(storage, lock_seconds=LOCK_SECONDS)
 
 
 def expect_known_storage(connection: psycopg.Connection, run_id: str) -> None:

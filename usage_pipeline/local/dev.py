@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import redis
@@ -28,6 +28,7 @@ from usage_pipeline.local.second_terminal import line_to_paste, names_to_repeat,
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import LOOPBACK, first_free_port, is_listening
 from usage_pipeline.settings import Settings, load_settings
+from usage_pipeline.storage.connecting.database import Database
 from usage_pipeline.storage.postgres import first_line
 from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable, client
 from usage_pipeline.texts import visible
@@ -173,10 +174,10 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
         mark = str(folder)
         if stop_left_overs(mark):
             _say("Stopped what an earlier start had left running.")
-        database_url = settings.database_url.get_secret_value() if "database_url" in given else servers.database_url
+        database = Database.of_usage(settings) if "database_url" in given else servers.database_url
         if not servers.has_redis:
             _expect_redis(settings)
-        _migrate(database_url, settings.usage_timezone, signals)
+        _migrate(database, settings.usage_timezone, signals)
 
         home = folder / "dagster"
         code_socket = stack.enter_context(private_socket(home))
@@ -184,7 +185,7 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
         storage = settings.dagster_postgres_url
         environment = child_environment(
             home,
-            database_url=database_url,
+            database_url=database if isinstance(database, str) else database.url,
             redis_url=servers.redis_url if servers.has_redis else settings.redis_dsn.get_secret_value(),
             dagster_postgres_url=for_dagster(storage.get_secret_value()) if storage else servers.dagster_postgres_url,
         )
@@ -193,17 +194,23 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
             "LANDING_URL": settings.landing_url or str(folder / "landing"),
             "REPORTS_URL": settings.reports_url or str(folder / "reports"),
         }
-        start = first_partition(database_url, settings)
-        environment |= folders | {"USAGE_START_DATE": str(start)}
+        # Known before the code server starts: its sensors write links to the UI.
+        port = _free_port(wanted.port)
+        # Commands in another terminal need them like the processes here.
+        shared = folders | {
+            "DAGSTER_UI_URL": settings.dagster_ui_url or f"http://{LOOPBACK}:{port}",
+            "USAGE_START_DATE": str(first_partition(database, settings)),
+        }
+        environment |= shared
         (folder / "landing").mkdir(exist_ok=True)
         dagster = DagsterProcesses(home, folder / "logs", environment, mark)
         launch = _Launch(dagster, servers, signals)
         stack.callback(launch.stop)
-        launch.start(wanted, code_socket=code_socket)
+        launch.start(replace(wanted, port=port), code_socket=code_socket)
         ours = _embedded_urls(servers, is_database_given="database_url" in given)
-        ours |= {name: url for name, url in folders.items() if name.lower() not in given}
+        ours |= {name: value for name, value in shared.items() if name.lower() not in given}
         _say("In another terminal, paste this line first:")
-        _say(line_to_paste(ours | {"USAGE_START_DATE": str(start)} | settings_to_repeat(settings)))
+        _say(line_to_paste(ours | settings_to_repeat(settings)))
         if secret := names_to_repeat(settings):
             _say(f"Then set there as here, since they may hold passwords: {', '.join(secret)}")
         _say(f"Logs are in {dagster.logs}. Ctrl-C stops everything.")
@@ -237,12 +244,12 @@ def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[st
     return urls
 
 
-def _migrate(database_url: str, time_zone: str, signals: StopSignals) -> None:
+def _migrate(database: Database | str, time_zone: str, signals: StopSignals) -> None:
     from usage_pipeline.storage.migrations import migrate
 
     # A signal may interrupt this: each migration is a transaction, and a server that does not answer may take minutes to fail.
     with signals.interruptible():
-        migrate(database_url, time_zone=time_zone)
+        migrate(database, time_zone=time_zone)
 
 
 def _say(text: str, *, to_errors: bool = False) -> None:

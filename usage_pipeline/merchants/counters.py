@@ -16,8 +16,9 @@ from usage_pipeline import values
 from usage_pipeline.drain.batch import DeadLetter
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, first_line, is_mended_by_time
-from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client, is_cluster_node
+from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client
 from usage_pipeline.storage.redis_cluster import ClusterReader, cluster_client, translated_cluster_errors
+from usage_pipeline.storage.servers.redis_facts import is_cluster_node
 from usage_pipeline.values import Malformed
 
 # A server, or a whole cluster.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 
-from usage_pipeline.alerting.channels import Sending, Text, named, shortened
+from usage_pipeline.alerting.sending.channels import Sending, Text, named, shortened
 from usage_pipeline.reports.contents import Contents
 from usage_pipeline.reports.files import Files
 from usage_pipeline.reports.report import Report

@@ -2,13 +2,14 @@
 
 from datetime import UTC, datetime
 
-import redis
-
 from usage_pipeline.alerting.reading import interval_seconds
 from usage_pipeline.drain.readings.backlog import Backlog, read_backlog
 from usage_pipeline.settings import Settings
 from usage_pipeline.status.part import Part, size, span
 from usage_pipeline.storage.redis_cluster import primaries, server_or_cluster, translated_cluster_errors
+from usage_pipeline.storage.servers.eviction import read_eviction, worst
+from usage_pipeline.storage.servers.redis_facts import read_info
+from usage_pipeline.storage.servers.versions import redis_server
 from usage_pipeline.texts import counted
 
 SECONDS = 1.5
@@ -17,27 +18,20 @@ _LEAST_LATE_SECONDS = 60.0
 
 
 def server_part(settings: Settings) -> Part:
-    try:
-        with translated_cluster_errors(), server_or_cluster(settings.with_redis_timeout(SECONDS)) as pooled:
-            found = [one.info() for one in primaries(pooled)]
-    except redis.exceptions.NoPermissionError:
-        return Part("Redis", "look", "answers; its user may not call INFO, so nothing more is known")
-    version = str(found[0].get("valkey_version") or found[0].get("redis_version"))
-    name = "Valkey " if "valkey_version" in found[0] else ""
-    used = sum(int(one["used_memory"]) for one in found)
-    most = sum(int(one.get("maxmemory", 0)) for one in found)
-    policy = str(found[0].get("maxmemory_policy", "unknown"))
-    facts = {
-        "version": version,
-        "primaries": len(found),
-        "memory_bytes": used,
-        "max_memory_bytes": most,
-        "policy": policy,
-    }
-    said = f"{name}{version}, {size(used)}{f' of {size(most)}' if most else ' (no limit)'}, {policy}"
-    if len(found) > 1:
-        said += f", {len(found)} primaries"
-    if most and policy not in ("noeviction", "unknown"):
+    with translated_cluster_errors(), server_or_cluster(settings.with_redis_timeout(SECONDS)) as pooled:
+        servers = primaries(pooled)
+        named, memories = redis_server(servers[0]), [read_info(one, "memory") for one in servers]
+        eviction = worst(read_eviction(one, memory) for one, memory in zip(servers, memories, strict=True))
+    said = f"{'Valkey ' if named.name == 'Valkey' else ''}{named.version or 'of an unknown version'}"
+    facts: dict[str, object] = {"version": named.version, "primaries": len(servers), "policy": eviction.policy}
+    if not all(memories):
+        return Part("Redis", "look", f"{said}; its user may not call INFO, so nothing more is known", facts)
+    used, most = (sum(int(one.get(name, 0)) for one in memories) for name in ("used_memory", "maxmemory"))
+    facts |= {"memory_bytes": used, "max_memory_bytes": most}
+    said += f", {size(used)}{f' of {size(most)}' if most else ' (no limit)'}, {eviction.policy or 'unknown policy'}"
+    if len(servers) > 1:
+        said += f", {len(servers)} primaries"
+    if eviction.loses_keys:
         return Part("Redis", "look", f"{said}: it throws counters away when full; set noeviction", facts)
     if most and used > 0.9 * most:
         return Part("Redis", "look", f"{said}: nearly full", facts)

@@ -1,13 +1,15 @@
 """The version of the schema in the database, beside the newest one that this installation knows."""
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.connecting.database import Database
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect_to
-from usage_pipeline.storage.sql import load, sql_folder
+from usage_pipeline.storage.schema_version import stored_version
+from usage_pipeline.storage.sql import sql_folder
 
 # A look after another error must not take long.
 _LOOK_SECONDS = 3.0
@@ -37,18 +39,14 @@ class SchemaVersion:
 
 
 def schema_version(connection: psycopg.Connection) -> SchemaVersion:
-    try:
-        found = connection.execute(load("status/select_schema_version")).fetchone()
-    except psycopg.errors.UndefinedTable:
-        found = None
-    return SchemaVersion(None if found is None else found[0], max(_known_versions()))
+    return SchemaVersion(stored_version(connection), max(_known_versions()))
 
 
 def schema_fault(settings: Settings) -> str | None:
     """The fault of the schema, by a connection of its own. None also when PostgreSQL does not answer."""
     try:
-        url = settings.database_url.get_secret_value()
-        with closing(connect_to(url, timeout_seconds=_LOOK_SECONDS, statement_seconds=_LOOK_SECONDS)) as connection:
+        database = replace(Database.of_usage(settings), timeout_seconds=_LOOK_SECONDS)
+        with closing(connect_to(database, statement_seconds=_LOOK_SECONDS)) as connection:
             return schema_version(connection).fault
     except (PostgresUnavailable, psycopg.Error):
         return None

@@ -1,19 +1,30 @@
 """Connections to PostgreSQL, and the meaning of their errors."""
 
+import asyncio
 import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, TypeVar
+from contextlib import closing, contextmanager, suppress
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
-from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool
 
 from usage_pipeline.settings import Settings
+from usage_pipeline.storage.connecting.database import Database
+from usage_pipeline.storage.connecting.passwords import PasswordUnavailable
+from usage_pipeline.storage.connecting.session import (
+    Session,
+    SharedSession,
+    begun,
+    expect_held,
+    expect_own_server,
+    milliseconds,
+    wanted,
+)
+from usage_pipeline.storage.servers.supported import UnsupportedServer, expect_supported_postgres
 from usage_pipeline.storage.sql import load
 from usage_pipeline.storage.time_zones import TimeZoneRefused, expect_time_zone
 
@@ -21,32 +32,20 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-APPLICATION_NAME = "usage_pipeline"
 # Whoever holds a lock for longer is stuck: its run has failed, and so should those that wait for it.
-_LOCK_SECONDS = 300.0
-_SESSION = {
-    "default_transaction_isolation": "read committed",
-    "timezone": "UTC",
-    "client_encoding": "UTF8",
-    "datestyle": "ISO, YMD",
-    "intervalstyle": "postgres",
-    "synchronous_commit": "on",
-}
+LOCK_SECONDS = 300.0
 _CANCEL_SECONDS = 5.0
-# Where Debian, Red Hat, SUSE, and Alpine and macOS keep the certificates of all authorities that the system knows.
-_SYSTEM_AUTHORITIES = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-)
+_SET, _LOOK = "storage/set_session", "storage/select_session"
+# A second connection says within this time on which servers it was, statement by statement.
+_LOOK_SECONDS = 2.0
+_LOOKS = 3
 
 
 class PostgresUnavailable(Exception):
     """PostgreSQL does not answer. Nothing was changed. The message is one line without secrets."""
 
 
-class _InterruptibleConnection(psycopg.Connection):
+class _Connection(psycopg.Connection):
     """A connection that stays usable after any interrupt: the server stops the running statement.
 
     psycopg does that for KeyboardInterrupt and SystemExit only. Dagster cancels a run with its own exception. Then the server
@@ -54,9 +53,29 @@ class _InterruptibleConnection(psycopg.Connection):
     in progress".
     """
 
+    _patience_seconds: float | None = None
+
+    @classmethod
+    def log_in(cls, url: str, **options: Any) -> Self:
+        """A connection as the server makes it."""
+        return super().connect(url, **options)
+
+    @contextmanager
+    def answering_within(self, seconds: float) -> Iterator[None]:
+        """Inside this block each answer comes within this time, or psycopg.OperationalError is raised: then close it."""
+        self._patience_seconds = seconds
+        try:
+            yield
+        finally:
+            self._patience_seconds = None
+
     def wait(self, gen: PQGen[Result], *arguments: Any, **options: Any) -> Result:
+        if self._patience_seconds is not None:
+            options.setdefault("timeout", self._patience_seconds)
         try:
             return super().wait(gen, *arguments, **options)
+        except psycopg.errors._WaitTimeout:
+            raise _no_answer(float(options.get("timeout") or 0)) from None
         except (Exception, KeyboardInterrupt, SystemExit):
             raise
         except BaseException:
@@ -77,20 +96,26 @@ class _InterruptibleConnection(psycopg.Connection):
             self.close()
 
 
+class _PooledConnection(_Connection):
+    """One of a pool, which makes connections by this method of their class."""
+
+    @classmethod
+    def connect(  # type: ignore[override]  # of the pool only
+        cls, conninfo: str, *, database: Database, statement_seconds: float, connect_timeout: float | None = None
+    ) -> _Connection:
+        """Opens a connection as `storage.postgres.connect` does; the time that the pool would give it is that of `database`."""
+        return _begin(cls, database, statement_seconds=statement_seconds)
+
+
 def connect(settings: Settings, *, statement_seconds: float = 0, any_time_zone: bool = False) -> psycopg.Connection:
-    """A new autocommit connection with a session of ours (`prepare_session`); the caller closes it.
+    """A new autocommit connection with a session of ours (`connecting/session.py`); the caller closes it.
 
     It waits for a lock for at most five minutes. A statement may take `statement_seconds` (0: as long as the server allows).
 
-    Raises PostgresUnavailable when it reaches no writable server within `connect_timeout_seconds`, or cannot read the URL; and,
-    unless `any_time_zone`, when the days of the database are not in USAGE_TIMEZONE.
+    Raises PostgresUnavailable when it reaches no writable server within `connect_timeout_seconds`, cannot read the URL, or gets
+    no session of its own from a pooler; and, unless `any_time_zone`, when the days of the database are not in USAGE_TIMEZONE.
     """
-    connection = connect_to(
-        settings.database_url.get_secret_value(),
-        timeout_seconds=settings.connect_timeout_seconds,
-        lock_seconds=_LOCK_SECONDS,
-        statement_seconds=statement_seconds,
-    )
+    connection = connect_to(Database.of_usage(settings), lock_seconds=LOCK_SECONDS, statement_seconds=statement_seconds)
     try:
         if not any_time_zone:
             expect_time_zone(connection, settings.usage_timezone)
@@ -106,21 +131,86 @@ def connect(settings: Settings, *, statement_seconds: float = 0, any_time_zone: 
     return connection
 
 
-def connect_to(
-    url: str, *, timeout_seconds: float, lock_seconds: float = 0, statement_seconds: float = 0
-) -> psycopg.Connection:
-    """As `connect`, for a URL and with other limits (0: what the server has)."""
-    _expect_readable(url)
+def connect_to(database: Database, *, lock_seconds: float = 0, statement_seconds: float = 0) -> psycopg.Connection:
+    """As `connect`, for any database and with other limits (0: what the server has)."""
+    _expect_readable(database.url)
     try:
-        connection = _InterruptibleConnection.connect(url, **connection_options(url, timeout_seconds))
-        try:
-            prepare_session(connection, lock_seconds=lock_seconds, statement_seconds=statement_seconds)
-        except BaseException:
-            connection.close()
-            raise
+        return _begin(_Connection, database, lock_seconds=lock_seconds, statement_seconds=statement_seconds)
+    except (PasswordUnavailable, SharedSession, UnsupportedServer) as error:
+        raise PostgresUnavailable(f"PostgreSQL: {error}") from None
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise PostgresUnavailable(f"PostgreSQL does not answer: {first_line(error)}") from None
+
+
+def connection_pool(settings: Settings, *, most: int, statement_seconds: float) -> ConnectionPool[psycopg.Connection]:
+    """A closed pool of up to `most` connections as `connect` makes them, which opens each when it is needed."""
+    return ConnectionPool(
+        min_size=0,
+        max_size=most,
+        open=False,
+        check=ConnectionPool.check_connection,
+        timeout=settings.connect_timeout_seconds,
+        # Then the next request tries anew, instead of waiting for the next of ever longer pauses.
+        reconnect_timeout=settings.connect_timeout_seconds,
+        connection_class=_PooledConnection,
+        kwargs={"database": Database.of_usage(settings), "statement_seconds": statement_seconds},
+    )
+
+
+def _begin(
+    kind: type["_Connection"], database: Database, *, lock_seconds: float = 0, statement_seconds: float = 0
+) -> "_Connection":
+    """Logs in and sets the session. Raises psycopg.Error."""
+    connection = _log_in(kind, database)
+    try:
+        expect_supported_postgres(connection.info.server_version)
+        # A pooler may take a client for which it has no server, and let it wait.
+        with connection.answering_within(database.timeout_seconds):
+            asked = wanted(lock_seconds=lock_seconds, statement_seconds=statement_seconds)
+            session = begun(connection.execute(load(_SET), asked).fetchall(), connection.info.backend_pid)
+            if session.is_pooled:
+                _expect_own_server(session, database)
+                names = {"names": list(session.set_to)}
+                expect_held(session, connection.execute(load(_LOOK), names).fetchall())
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _log_in(kind: type["_Connection"], database: Database) -> "_Connection":
+    """A connection as the server makes it. A password that is refused is asked for again, once."""
+    password = database.password.current() if database.password else None
+    try:
+        return kind.log_in(database.url, **database.options(password))
+    except psycopg.OperationalError as error:
+        if database.password is None or password is None or not database.may_be_refused(error):
+            raise
+        instead = database.password.another_than(password)
+        if instead is None:
+            raise
+    return kind.log_in(database.url, **database.options(instead))
+
+
+# Which URLs gave sessions of our own, by a pooler. What is changed there later is seen by the marks of sessions.
+_not_sharing: set[str] = set()
+
+
+def _expect_own_server(session: Session, database: Database) -> None:
+    """Looks once in a process, by a second connection, whether a pooler shares its servers. Raises SharedSession.
+
+    The second one may get no server, when all are taken: then nothing is known, and the next connection looks again.
+    """
+    if database.url in _not_sharing:
+        return
+    try:
+        with closing(_log_in(_Connection, database)) as another, another.answering_within(_LOOK_SECONDS):
+            pids = [another.execute("select pg_backend_pid()").fetchall()[0][0] for _ in range(_LOOKS)]
+    except psycopg.OperationalError as error:
+        log.debug("PostgreSQL: no second server to compare with: %s", first_line(error))
+        return
+    expect_own_server(session, pids)
+    _not_sharing.add(database.url)
 
 
 def _expect_readable(url: str) -> None:
@@ -133,63 +223,41 @@ def _expect_readable(url: str) -> None:
 
 async def connect_async(settings: Settings, *, statement_seconds: float = 0) -> psycopg.AsyncConnection:
     """As `connect`, for asyncio, and without a limit on the waiting for locks. Raises psycopg.Error."""
-    url = settings.database_url.get_secret_value()
-    connection = await psycopg.AsyncConnection.connect(url, **connection_options(url, settings.connect_timeout_seconds))
+    database = Database.of_usage(settings)
+    connection = await _log_in_async(database)
     try:
-        found = await connection.execute(load("storage/set_session"), _session(0, statement_seconds))
-        set_to = await found.fetchall()
-        found = await connection.execute(load("storage/select_session"), {"names": [name for name, _ in set_to]})
-        _expect_held(set_to, await found.fetchall())
+        expect_supported_postgres(connection.info.server_version)
+        async with asyncio.timeout(database.timeout_seconds + _LOOK_SECONDS):
+            found = await connection.execute(load(_SET), wanted(statement_seconds=statement_seconds))
+            session = begun(await found.fetchall(), connection.info.backend_pid)
+            if session.is_pooled:
+                await asyncio.to_thread(_expect_own_server, session, database)
+                found = await connection.execute(load(_LOOK), {"names": list(session.set_to)})
+                expect_held(session, await found.fetchall())
+    except TimeoutError:
+        await connection.close()
+        raise _no_answer(database.timeout_seconds) from None
     except BaseException:
         await connection.close()
         raise
     return connection
 
 
-def connection_options(url: str, timeout_seconds: float) -> dict[str, Any]:
-    """What every connection of ours asks libpq for, beside `url`. A `ConnectionPool` takes it as `kwargs`."""
-    return system_authorities(url) | {
-        "autocommit": True,
-        "connect_timeout": max(2, round(timeout_seconds)),
-        "application_name": APPLICATION_NAME,
-        "keepalives_idle": 30,
-        # A standby answers too, but stores nothing: what is claimed would only wait.
-        "target_session_attrs": "read-write",
-    }
-
-
-def system_authorities(url: str) -> dict[str, str]:
-    """What to say instead of `sslrootcert=system`; empty when `url` does not say so, or when the libraries find it themselves.
-
-    The OpenSSL in the wheels of psycopg and psycopg2 looks for the system's authorities where it was built, where no other
-    machine has any. SSL_CERT_FILE and SSL_CERT_DIR, which it heeds, stay the operator's choice.
-    """
+async def _log_in_async(database: Database) -> psycopg.AsyncConnection:
+    password = await asyncio.to_thread(database.password.current) if database.password else None
     try:
-        asked = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        return {}  # connecting says what is wrong with it
-    # With `system` libpq verifies in full, and refuses to do less.
-    if asked.get("sslrootcert") != "system" or asked.get("sslmode", "verify-full") != "verify-full":
-        return {}
-    file = next((file for file in _SYSTEM_AUTHORITIES if Path(file).is_file()), None)
-    if file is None or "SSL_CERT_FILE" in os.environ or "SSL_CERT_DIR" in os.environ:
-        return {}
-    return {"sslrootcert": file, "sslmode": "verify-full"}
+        return await psycopg.AsyncConnection.connect(database.url, **database.options(password))
+    except psycopg.OperationalError as error:
+        if database.password is None or password is None or not database.may_be_refused(error):
+            raise
+        instead = await asyncio.to_thread(database.password.another_than, password)
+        if instead is None:
+            raise
+    return await psycopg.AsyncConnection.connect(database.url, **database.options(instead))
 
 
-def prepare_session(connection: psycopg.Connection, *, lock_seconds: float = 0, statement_seconds: float = 0) -> None:
-    """Sets what our transactions rely on, whatever the server, the database, the role or a pooler has set.
-
-    The isolation level, since a lock is often taken before the look that it protects; the time zone, since bounds of
-    partitions are read in it; the encoding, since COPY gets bytes; the styles of dates and intervals, which psycopg reads;
-    and commits that are durable, since what is committed is deleted from Redis. Limits of 0 stay as the server has them.
-
-    It sets them after connecting, because poolers refuse or drop what is asked for at the start. Raises
-    psycopg.OperationalError when a setting does not hold.
-    """
-    set_to = connection.execute(load("storage/set_session"), _session(lock_seconds, statement_seconds)).fetchall()
-    names = [name for name, _ in set_to]
-    _expect_held(set_to, connection.execute(load("storage/select_session"), {"names": names}).fetchall())
+def _no_answer(seconds: float) -> psycopg.OperationalError:
+    return psycopg.OperationalError(f"no answer within {seconds:g} s; is every server of a pooler taken?")
 
 
 @contextmanager
@@ -200,7 +268,7 @@ def waiting_for_locks(connection: psycopg.Connection, seconds: float) -> Iterato
     """
     [[before]] = connection.execute("select current_setting('lock_timeout')").fetchall()
     set_limit = "select set_config('lock_timeout', %s, false)"
-    connection.execute(set_limit, (_milliseconds(seconds),))
+    connection.execute(set_limit, (milliseconds(seconds),))
     try:
         yield
     finally:
@@ -208,26 +276,6 @@ def waiting_for_locks(connection: psycopg.Connection, seconds: float) -> Iterato
         is_usable = connection.info.transaction_status is not TransactionStatus.INERROR
         if is_usable and not connection.closed and not connection.broken:
             connection.execute(set_limit, (before,))
-
-
-def _session(lock_seconds: float, statement_seconds: float) -> dict[str, list[str]]:
-    limits = {"lock_timeout": lock_seconds, "statement_timeout": statement_seconds}
-    wanted = _SESSION | {name: _milliseconds(seconds) for name, seconds in limits.items() if seconds}
-    return {"names": list(wanted), "values": list(wanted.values())}
-
-
-def _milliseconds(seconds: float) -> str:
-    # 0 would be no limit at all.
-    return f"{max(1, round(seconds * 1000))}ms"
-
-
-def _expect_held(set_to: list[TupleRow], held: list[TupleRow]) -> None:
-    for (name, wanted), (_, came) in zip(sorted(set_to), sorted(held), strict=True):
-        if wanted != came:
-            raise psycopg.OperationalError(
-                f"expected the session to keep {name} = {wanted}, came {came}; does a pooler change the server between two "
-                "statements?"
-            )
 
 
 def first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from usage_recorder import sentinel
 from usage_recorder.outage import Outage
 
 from usage_pipeline.settings import Settings
@@ -86,8 +87,9 @@ class QuickRedis:
     @classmethod
     def of(cls, settings: Settings) -> "QuickRedis":
         """A client with its own pool, whose callers wait for a connection. It sends nothing yet."""
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
+        pool = sentinel.async_pool(
             settings.redis_dsn.get_secret_value(),
+            is_blocking=True,
             max_connections=MAX_CONNECTIONS,
             protocol=2,
             # _in_time limits a whole command; redis-py's own clock does not know how busy the event loop is.

@@ -12,6 +12,7 @@ import redis
 from redis._parsers.hiredis import NOT_ENOUGH_DATA, _HiredisParser
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from usage_recorder import sentinel
 
 from usage_pipeline.settings import Settings
 from usage_pipeline.texts import counted
@@ -65,13 +66,15 @@ def client(settings: Settings) -> redis.Redis:
     Raises RedisUnavailable when it cannot read the URL. It sends nothing yet.
     """
     with suppress(ValueError):
-        return redis.Redis.from_url(
-            settings.redis_dsn.get_secret_value(),
-            protocol=2,
-            decode_responses=False,
-            socket_timeout=settings.redis_timeout_seconds,
-            socket_connect_timeout=settings.connect_timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
+        return redis.Redis.from_pool(
+            sentinel.pool(
+                settings.redis_dsn.get_secret_value(),
+                protocol=2,
+                decode_responses=False,
+                socket_timeout=settings.redis_timeout_seconds,
+                socket_connect_timeout=settings.connect_timeout_seconds,
+                retry=Retry(NoBackoff(), 0),
+            )
         )
     # redis-py's error shows what it took for the port: a part of the password.
     raise RedisUnavailable("Redis: REDIS_URL cannot be read")
@@ -116,13 +119,6 @@ class _ParserOfMany(_HiredisParser):
                 raise reply
             replies.append(reply)
         return replies
-
-
-def is_cluster_node(server: "redis.Redis | PinnedConnection") -> bool:
-    """Whether the server says that it is part of a Redis Cluster."""
-    if isinstance(server, PinnedConnection):
-        return b"cluster_enabled:1" in server.call("INFO", "cluster")
-    return bool(server.info("cluster")["cluster_enabled"])
 
 
 class PinnedConnection:

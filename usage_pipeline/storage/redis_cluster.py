@@ -13,7 +13,8 @@ from redis.retry import Retry
 from usage_recorder.slot_owners import KeyCommand, send_to_owners
 
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client, is_cluster_node
+from usage_pipeline.storage.redis import Command, PinnedConnection, RedisUnavailable, client
+from usage_pipeline.storage.servers.redis_facts import is_cluster_node
 
 _log = logging.getLogger(__name__)
 # What reads and writes single keys does not care which of both it has.

@@ -34,10 +34,7 @@ def expect_same_zone(connection: psycopg.Connection, name: str, *, today: date) 
     try:
         rows = connection.execute(load("storage/select_utc_offsets"), {"moments": moments, "timezone": name}).fetchall()
     except psycopg.errors.InvalidParameterValue:
-        raise TimeZoneRefused(
-            f"USAGE_TIMEZONE: expected a time zone that the PostgreSQL server knows, came {name}; "
-            "take another name of the zone, or install the server's time zone files (tzdata-legacy)"
-        ) from None
+        raise _unknown(name) from None
     zone = ZoneInfo(name)
     for moment, seconds in rows:
         if moment.astimezone(zone).utcoffset() != timedelta(seconds=seconds):
@@ -66,11 +63,22 @@ def in_time_zone(connection: psycopg.Connection, name: str) -> Iterator[None]:
 def expect_time_zone(connection: psycopg.Connection, name: str) -> None:
     """Raises TimeZoneRefused when the days of the database are in another zone, or are being made again.
 
+    And when the server does not know the zone, as after a change of its image, whose time zone files lack old names.
+
     On an autocommit connection. A database without our schema, or with an older one, has no such rule yet.
     """
     try:
-        connection.execute("select ops.expect_time_zone(%s)", (name,))
+        connection.execute("select ops.expect_time_zone(%(zone)s), now() at time zone %(zone)s", {"zone": name})
+    except psycopg.errors.InvalidParameterValue:
+        raise _unknown(name) from None
     except psycopg.errors.ObjectNotInPrerequisiteState as refused:
         raise TimeZoneRefused(refused.diag.message_primary or str(refused)) from None
     except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
         return
+
+
+def _unknown(name: str) -> TimeZoneRefused:
+    return TimeZoneRefused(
+        f"USAGE_TIMEZONE: expected a time zone that the PostgreSQL server knows, came {name}; "
+        "take another name of the zone, or install the server's time zone files (tzdata-legacy)"
+    )

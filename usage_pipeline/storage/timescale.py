@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import psycopg
 
+from usage_pipeline.storage import schema_version
 from usage_pipeline.storage.postgres import first_line
 from usage_pipeline.storage.sql import load
 
@@ -88,5 +89,4 @@ def _is_preloaded(connection: psycopg.Connection) -> bool:
 
 
 def _is_migrated(connection: psycopg.Connection) -> bool:
-    [(table,)] = connection.execute("select to_regclass('public.alembic_version')").fetchall()
-    return table is not None
+    return schema_version.is_migrated(connection)

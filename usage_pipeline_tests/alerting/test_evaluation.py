@@ -12,14 +12,20 @@ import pytest
 import redis
 from psycopg.types.json import Jsonb
 from pydantic import SecretStr
+from typer.testing import CliRunner, Result
 from usage_recorder.recorder import Recorder
 
 from usage_pipeline.access.invitations import Person, invite, let_in_by_proxy
 from usage_pipeline.access.tokens import create_token, revoke_token
+from usage_pipeline.alerting.abnormal_usage import is_abnormal
 from usage_pipeline.alerting.evaluation import RecordUnavailable, alert_now, alert_without_record, evaluate_pipeline
 from usage_pipeline.alerting.facts import FailingTicks, OrchestrationFacts
+from usage_pipeline.alerting.usage_hours import judged_hours
+from usage_pipeline.cli import app
+from usage_pipeline.commands.options import UsageError
 from usage_pipeline.drain.rounds import drain_once
 from usage_pipeline.merchants.aggregation import aggregate
+from usage_pipeline.process import user_name
 from usage_pipeline.reconciliation.comparison import reconcile
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
@@ -307,6 +313,24 @@ def test_a_token_used_far_more_than_ever_is_told_after_the_hour_and_over_with_th
     assert open_rules(postgres) == []
 
 
+def test_a_leak_that_goes_on_is_not_over_because_it_entered_its_own_history(
+    alerting: Settings, postgres: psycopg.Connection
+) -> None:
+    begun = datetime(2026, 3, 10, tzinfo=UTC)
+    write_hours(postgres, "token", "leaked", {begun - number * HOUR: 10 for number in range(1, 61)})
+    for number in range(72):
+        hour = begun + number * HOUR
+        write_hours(postgres, "token", "leaked", {hour: 10_000})
+        [judged] = judged_hours(postgres, alerting, [hour])
+        assert is_abnormal(judged, alerting), f"hour {number}"
+    write_hours(postgres, "token", "leaked", {begun + 72 * HOUR: 12, begun + 73 * HOUR: 10_000})
+    assert judged_hours(postgres, alerting, [begun + 72 * HOUR]) == (), "it is not even busy"
+    [judged] = judged_hours(postgres, alerting, [begun + 73 * HOUR])
+    assert is_abnormal(judged, alerting), "it began again"
+    # The history ends some day. Then what goes on is what is usual.
+    assert len(judged.history) == 61
+
+
 def test_an_hour_that_ended_while_alerts_were_off_is_judged(
     alerting: Settings, hook: Webhook, postgres: psycopg.Connection, redis_client: redis.Redis
 ) -> None:
@@ -341,10 +365,9 @@ def test_a_webhook_that_fails_is_tried_again_by_a_later_evaluation(
     hook.status = 200
     again = OrchestrationFacts(ticks=(FailingTicks("late_days", 3, "why", False),))
     evaluate_pipeline(alerting, again, {})
-    assert hook.titles == ["late_days failed 3 times in a row"], "the other one waits for its time"
-    postgres.execute("update ops.alerts set next_try_at = now(), cleared_at = null where rule = 'failed-run'")
-    alert_now(alerting, alert())
-    assert hook.titles == ["late_days failed 3 times in a row", "Title of a"]
+    # What is new is tried at once, and the channel takes it. So it also hears of what is over meanwhile.
+    assert hook.titles == ["late_days failed 3 times in a row", "Cleared: Title of a"]
+    assert "You were not told while it lasted" in hook.received[1]["message"]
 
 
 def test_without_postgresql_failing_drains_are_told_once_noted_later_and_said_to_be_over(
@@ -415,17 +438,58 @@ def test_one_part_that_cannot_be_read_is_told_and_silences_no_other(
     ]
 
 
-def test_the_command_lists_what_is_open(
-    alerting: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from usage_pipeline.commands.alerts import alerts
-
+@pytest.fixture
+def here(alerting: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """For commands, which read the environment."""
     monkeypatch.setenv("DATABASE_URL", alerting.database_url.get_secret_value())
-    alert_now(alerting, alert())
-    alerts(as_json=True)
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert [(one["rule"], one["title"]) for one in document["alerts"]] == [("failed-run", "Title of a")]
-    alerts()
-    said = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "80")
+    return alerting
+
+
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["alerts", *arguments])
+
+
+def test_the_command_lists_what_is_open_with_keys_that_can_be_copied_at_80_columns(here: Settings) -> None:
+    key = "very-long-" * 12
+    alert_now(here, alert(key))
+    document: dict[str, Any] = json.loads(command("--json").stdout)
+    assert [(one["rule"], one["title"]) for one in document["alerts"]] == [("failed-run", f"Title of {key}")]
+    said = command().stdout
     assert "1 open alert\n" in said
-    assert "Remedy of a" in said
+    assert f"Key: failed-run:{key}\n" in said
+    assert f"Remedy of {key}" in said
+
+
+def test_commands_take_alerts_on_and_make_them_silent_and_say_who_and_when(here: Settings) -> None:
+    for key in "ab":
+        alert_now(here, alert(key))
+    assert "failed-run:a is acknowledged." in command("ack", "failed-run:a").stdout
+    number = json.loads(command("--json").stdout)["alerts"][1]["alert_id"]
+    assert json.loads(command("snooze", str(number), "--for", "2h", "--json").stdout) == {
+        "success": True,
+        "snoozed": [str(number)],
+        "not_open": [],
+    }
+    first, second = json.loads(command("--json").stdout)["alerts"]
+    assert first["acknowledged_by"] == second["snoozed_by"] == user_name()
+    assert (first["acknowledged_at"] is None, second["is_snoozed"]) == (False, True)
+    assert f"acknowledged by {user_name()}" in " ".join(command().stdout.split()).replace("│ ", "")
+
+
+@pytest.mark.parametrize("arguments", [["ack"], ["snooze", "--for", "2h"]])
+def test_a_key_that_is_not_open_is_one_line_and_status_1_and_the_others_are_done(
+    here: Settings, arguments: list[str]
+) -> None:
+    alert_now(here, alert("a"))
+    done = command(*arguments, "failed-run:a", "nothing", "99999999999999999999999", "\ud800")
+    assert done.exit_code == 1
+    assert done.stderr.count("expected the number or key of an open alert") == 3
+    assert json.loads(command("--json").stdout)["alerts"][0]["acknowledged_at" if len(arguments) == 1 else "snoozed_at"]
+
+
+@pytest.mark.parametrize("span", ["", "2", "0h", "-1h", "2 h", "31d", "9999999h", "2w", "١h", "1.5h"])
+def test_a_time_that_is_none_is_refused(here: Settings, span: str) -> None:
+    found = command("snooze", "1", f"--for={span}")
+    assert isinstance(found.exception, UsageError)
+    assert "expected a time such as 30m" in str(found.exception)

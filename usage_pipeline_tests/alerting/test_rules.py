@@ -24,7 +24,7 @@ from usage_pipeline.alerting.facts import (
     SlowRun,
     UncertainBatches,
 )
-from usage_pipeline.alerting.rules import RULES, cool_down, evaluate
+from usage_pipeline.alerting.rules import RULES, cool_down, evaluate, recurrence
 from usage_pipeline.alerting.spending.days import TeamDay
 from usage_pipeline.budgets.budget import budget_of
 from usage_pipeline.budgets.standing import Standing
@@ -200,18 +200,28 @@ def test_thresholds_are_settings(settings: dict[str, float], facts: PipelineFact
 def test_only_rules_whose_facts_are_known_are_judged() -> None:
     assert evaluate(PipelineFacts(), load_settings()).judged == frozenset()
     judged = evaluate(PipelineFacts(orchestration=OrchestrationFacts(), dead_letters=()), load_settings()).judged
-    assert judged == {"failed-run", "failed-drains", "failed-ticks", "long-run", "dead-letters"}
+    assert judged == {rule.name for rule in RULES if rule.part == "orchestration"} | {"dead-letters"}
+    partly = OrchestrationFacts(partly=frozenset({"failed-run"}))
+    assert "failed-run" not in evaluate(PipelineFacts(orchestration=partly), load_settings()).judged
 
 
-def test_a_flood_of_one_rule_is_cut() -> None:
+def test_all_of_a_flood_is_open_since_what_is_left_out_would_pass_for_over() -> None:
     flood = tuple(replace(FAILED, target=str(number)) for number in range(500))
-    assert len(evaluate(runs(failed_runs=flood), load_settings()).alerts) == 20
+    assert len(evaluate(runs(failed_runs=flood), load_settings()).alerts) == 500
 
 
 def test_what_a_day_does_not_change_is_repeated_once_a_day() -> None:
     settings: Settings = load_settings(alert_cool_down_minutes=30)
-    assert cool_down("failed-run", settings) == timedelta(minutes=30)
+    assert cool_down("long-run", settings) == timedelta(minutes=30)
     assert cool_down("dead-letters", settings) == timedelta(hours=12)
+
+
+def test_what_comes_back_is_told_after_minutes_whatever_repetition_waits_for() -> None:
+    for minutes, pause in ((30, 15), (5, 5)):
+        settings = load_settings(alert_cool_down_minutes=minutes)
+        assert recurrence("long-run", settings) == timedelta(minutes=pause)
+    assert recurrence("dead-letters", load_settings()) == timedelta(minutes=15)
+    assert recurrence("budget", load_settings()) > timedelta(days=31)
 
 
 def test_every_rule_has_its_heading_in_the_documentation() -> None:

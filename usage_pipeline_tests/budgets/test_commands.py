@@ -56,7 +56,7 @@ def test_a_budget_is_set_listed_and_removed(
     assert run("budgets", "remove", "search").stdout == 'Budget "search" is removed.\n'
     assert redis_client.keys("usage_pipeline:budget*") == [b"usage_pipeline:budget:as_of"]
     again = run("budgets", "remove", "search")
-    assert (again.returncode, again.stdout) == (0, 'No budget has the name "search": nothing to remove.\n')
+    assert (again.returncode, again.stderr) == (1, 'No budget has the name "search": nothing to remove.\n')
     assert json.loads(run("budgets", "list", "--json").stdout) == {"budgets": []}
     assert run("budgets", "list").stdout == "0 budgets.\n"
 

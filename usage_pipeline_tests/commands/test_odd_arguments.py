@@ -1,5 +1,6 @@
 """Every command with every odd argument, on no database, an empty, an old and a dying one: a line, and never a traceback."""
 
+import json
 import random
 import sys
 import uuid
@@ -17,6 +18,7 @@ from usage_pipeline.settings import Settings
 from usage_pipeline_tests.commands.cutting_proxy import CuttingProxy
 from usage_pipeline_tests.commands.every_command import FILES, Command, called, every_command
 from usage_pipeline_tests.commands.old_schema import migrate_up_to
+from usage_pipeline_tests.rigs.clock import days_ago
 
 # They serve until they are stopped; their own tests have odd ports and hosts.
 SERVING = ("dev", "demo", "api")
@@ -47,6 +49,13 @@ def _files_and_nothing_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def on(monkeypatch: pytest.MonkeyPatch, database_url: str, redis_url: str, **variables: str) -> None:
     for name, value in {"DATABASE_URL": database_url, "REDIS_URL": redis_url, **variables}.items():
         monkeypatch.setenv(name, value)
+
+
+def any_call(command: Command, chance: random.Random) -> list[str]:
+    """As it should be called, or with an odd value of one of its parameters."""
+    if not command.parameters or chance.random() < 0.6:
+        return command.call()
+    return command.call(chance.choice(command.parameters), chance.choice(ODD))
 
 
 def expect_a_line(call: list[str], found: tuple[int, str, str]) -> None:
@@ -112,11 +121,11 @@ def test_on_an_older_schema_a_command_works_or_says_what_to_run(
 ) -> None:
     migrate_up_to(new_database, version)
     on(monkeypatch, new_database, redis_url)
-    told = 0
+    chance, told = random.Random(version), 0
     for command in ASKING:
         if str(command) in MIGRATING:
             continue
-        call = command.call()
+        call = any_call(command, chance)
         found = called(call, capfd)
         expect_a_line(call, found)
         told += "usage-pipeline migrate" in found[1] + found[2]
@@ -129,13 +138,14 @@ def test_on_a_newer_schema_a_command_that_fails_says_so(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    postgres.execute("update public.alembic_version set version_num = '9999'")
+    postgres.execute("update public.usage_pipeline_version set version_num = '9999'")
     postgres.execute("drop table ops.alerts cascade")
     on(monkeypatch, settings.database_url.get_secret_value(), settings.redis_dsn.get_secret_value())
     for call in (["alerts"], ["migrate"]):
         status, _, errors = called(call, capfd)
         assert status == 2
-        assert "version 9999, which this usage-pipeline does not know" in errors
+        assert "this usage-pipeline does not know" in errors
+        assert "9999" in errors
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -152,5 +162,50 @@ def test_a_server_that_dies_in_the_middle_is_a_line(
         on(monkeypatch, proxy.url(str(database)), settings.redis_dsn.get_secret_value())
         for command in ASKING:
             proxy.after_bytes = round(10 ** chance.uniform(1.5, 5))
-            call = command.call()
+            call = any_call(command, chance)
             expect_a_line(call, called(call, capfd))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "dead-letters replay 4242",
+        "dead-letters replay --family nope",
+        "dead-letters list --source nope",
+        "dead-letters show 4242",
+        "dead-letters discard 4242 --reason r",
+        "conflicts accept 4242 --reason r",
+        "conflicts dismiss 4242 --reason r",
+        "events void 0f0e1c2a-6f2b-4b7e-9d5c-3a1f5b8e7c11 --reason r",
+        "counters adjust api_key nope --field total_requests --by 1 --day YESTERDAY --reason r",
+        "counters adjust merchant nope --field orders --by 1 --day YESTERDAY --reason r",
+        "counters accept-reset --merchant nope",
+        "counters accept-restore --date YESTERDAY",
+        "counters accept-correction --metric nope --reason r",
+        "tokens revoke nope",
+        "budgets remove nope",
+        "prices show nope nope",
+        "erase-user nope",
+        "archive restore 2999-01-01",
+        "aggregate --date 2999-01-01",
+        "aggregate --from 1926-01-01 --to 2026-11-28",
+        "merchants status 2999-01-01",
+        "stats --date 2999-01-01",
+        "recost --from 2999-01-01 --to 2999-01-01",
+        "recost --from 1926-01-01 --to 2026-01-01",
+        "load issues nothing.csv",
+        "prices import nothing.csv",
+        "events replace nothing.csv --reason r",
+    ],
+)
+def test_no_command_succeeds_at_nothing(
+    call: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    on(monkeypatch, settings.database_url.get_secret_value(), settings.redis_dsn.get_secret_value())
+    arguments = call.replace("YESTERDAY", str(days_ago(1))).split()
+    found = called(arguments, capfd)
+    expect_a_line(arguments, found)
+    assert found[0] != 0, found
+    status, output, _ = called([*arguments, "--json"], capfd)
+    assert status == found[0]
+    assert status == 2 or json.loads(output).get("success") is not True

@@ -47,7 +47,7 @@ def nobody_says_where_authorities_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def system_knows(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usage_pipeline.storage.postgres._SYSTEM_AUTHORITIES", (str(authority.file),))
+    monkeypatch.setattr("usage_pipeline.storage.connecting.database._SYSTEM_AUTHORITIES", (str(authority.file),))
 
 
 @pytest.fixture(scope="module")

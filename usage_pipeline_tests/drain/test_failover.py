@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import redis
 
+from usage_pipeline import redis_keys as names
 from usage_pipeline.drain import store as usage_store
 from usage_pipeline.drain.protocol import BarrierFellShort
 from usage_pipeline.drain.rounds import drain_once
@@ -227,7 +228,8 @@ def test_a_batch_that_the_former_servers_drainer_commits_late_is_flagged_too(
     pair.fail_over()
     Writer(redis_client).write("api_key", ["a"])
     drain_once(settings, ["api_key"])
-    # As if that row had been committed just now.
+    # As if that row had been committed just now: then nobody had settled it.
+    redis_client.delete(names.settled_batches("api_key"))
     postgres.execute("update ops.sync_batches set is_uncertain = false where batch_id = %s", (early,))
     drain_once(settings, ["api_key"])
     assert uncertain(postgres)[early]

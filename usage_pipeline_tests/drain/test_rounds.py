@@ -13,10 +13,10 @@ from usage_recorder import keys as recorder_keys
 
 from usage_pipeline import redis_keys as names
 from usage_pipeline.drain.rounds import DrainImpossible, RoundReport, drain_once, drain_until_empty, watch
-from usage_pipeline.drain.sources.barrier import ServerFacts
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.postgres import connect
 from usage_pipeline_tests.drain.rig import Writer, assert_at_rest, stored
+from usage_pipeline_tests.rigs.service import as_role
 
 
 @pytest.fixture
@@ -44,6 +44,20 @@ def test_nothing_is_claimed_while_postgresql_is_away(
     assert one_line_of(problem).startswith("PostgreSQL does not answer: ")
     assert one_line_of(problem).endswith("; nothing is claimed, the counters wait in Redis")
     assert sorted(redis_client.keys()) == before
+
+
+def test_a_role_without_rights_is_told_of_its_rights_and_not_of_an_old_schema(
+    settings: Settings, postgres: psycopg.Connection, redis_client: redis.Redis
+) -> None:
+    Writer(redis_client).write("api_key", ["a"])
+    postgres.execute("create role nobody_yet login")
+    try:
+        with pytest.raises(DrainImpossible) as problem:
+            drain_once(as_role(settings, "nobody_yet"))
+    finally:
+        postgres.execute("drop role nobody_yet")
+    assert one_line_of(problem).startswith("the role of DATABASE_URL may not drain: permission denied for ")
+    assert one_line_of(problem).endswith("or let the owner run: usage-pipeline migrate")
 
 
 def test_a_server_that_cannot_be_written_to_is_as_good_as_away(
@@ -283,7 +297,9 @@ def test_watching_notices_a_barrier_that_has_become_necessary(
         )
     finally:
         redis_client.config_set("appendfsync", "always")
-    assert left_claimed[:2] == [0, 1]
+    # From 7.2 on Redis says when its file is synced; before, the drain leaves young claims to the next round.
+    waits_by_age = [int(part) for part in redis_client.info("server")["redis_version"].split(".")] < [7, 2]
+    assert left_claimed[:2] == [0, int(waits_by_age)]
     assert stored(postgres, "api_key") == writer.written
 
 
@@ -335,21 +351,12 @@ def test_watching_waits_for_whatever_time_mends(
     assert_at_rest(redis_client, postgres, "api_key")
 
 
-@pytest.mark.parametrize(
-    ("keeps_each_answer", "level", "text"),
-    [(False, logging.WARNING, "another server than before"), (True, logging.INFO, "nothing counts twice unless")],
-)
 def test_another_server_is_said_once_however_many_ticks_find_nothing_to_drain(
     settings: Settings,
     redis_client: redis.Redis,
     postgres: psycopg.Connection,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    keeps_each_answer: bool,
-    level: int,
-    text: str,
 ) -> None:
-    monkeypatch.setattr(ServerFacts, "keeps_each_answer", keeps_each_answer)
     Writer(redis_client).write("api_key", ["a"])
     drain_once(settings, ["api_key"])
     said = []
@@ -359,5 +366,5 @@ def test_another_server_is_said_once_however_many_ticks_find_nothing_to_drain(
         with caplog.at_level(logging.INFO, "usage_pipeline"):
             for _ in range(3):
                 drain_once(settings, ["api_key"])
-        said.append(sum(record.levelno == level and text in record.message for record in caplog.records))
+        said.append(sum("does not know the end" in message for message in caplog.messages))
     assert said == [1, 2]

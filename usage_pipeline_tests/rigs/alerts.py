@@ -4,8 +4,11 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import psycopg
 
 from usage_pipeline.alerting.alert import Alert
 from usage_pipeline.settings import Settings, load_settings
@@ -16,6 +19,8 @@ class Webhook:
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
+        self.targets: list[str] = []
+        self.authorizations: list[str | None] = []
         self.status = 200
         self.is_stalling = False
         self.let_go = threading.Event()
@@ -25,12 +30,22 @@ class Webhook:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                hook.targets.append(self.path)
+                hook.authorizations.append(self.headers["Authorization"])
                 hook.asked.set()
                 if hook.is_stalling:
                     hook.let_go.wait(30)
                 if hook.status == 200:
                     hook.received.append(json.loads(body))
                 self.send_response(hook.status)
+                if hook.status in (301, 302):
+                    self.send_header("Location", self.path)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                hook.targets.append(self.path)
+                self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -71,3 +86,14 @@ def told_at(hook: Webhook, settings: Settings) -> Settings:
 
 def alert(key: str = "a", rule: str = "failed-run") -> Alert:
     return Alert(rule, f"{rule}:{key}", "failure", f"Title of {key}", f"Text of {key}", f"Remedy of {key}")
+
+
+def age(postgres: psycopg.Connection, minutes: float) -> None:
+    """As if everything about alerts had been so much earlier."""
+    for table, columns in {
+        "ops.alerts": ["first_at", "last_at", "cleared_at", "acknowledged_at", "snoozed_at", "snoozed_until"],
+        "ops.alert_tellings": ["owed_at", "raised_at", "cleared_at"],
+        "ops.alert_channels": ["next_try_at", "claimed_until", "seen_at"],
+    }.items():
+        changes = ", ".join(f"{column} = {column} - %(span)s" for column in columns)
+        postgres.execute(f"update {table} set {changes}".encode(), {"span": timedelta(minutes=minutes)})

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -13,6 +14,8 @@ from psycopg import sql
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.postgres import create_database
 from usage_pipeline.storage.migrations import migrate
+from usage_pipeline.storage.postgres import PostgresUnavailable
+from usage_pipeline_tests.rigs.waiting import wait_until
 
 SCHEMAS = ["app", "raw", "usage", "analytics", "stats", "reporting", "ops"]
 
@@ -57,6 +60,36 @@ def test_two_processes_at_once_migrate_once(empty_database_url: str) -> None:
     assert [process.returncode for process in processes] == [0, 0], answers
     assert len({version for version, _ in answers}) == 1
     assert ("ops", "sync_batches") in tables(empty_database_url)
+
+
+def test_a_limit_of_the_role_does_not_end_a_migration_that_takes_or_waits_longer(
+    database_url: str, postgres: psycopg.Connection
+) -> None:
+    postgres.execute(
+        sql.SQL("alter database {} set statement_timeout = '500ms'").format(sql.Identifier(postgres.info.dbname))
+    )
+    waiting = """
+        select from pg_stat_activity
+        where wait_event = 'advisory' and datname = current_database() and clock_timestamp() > query_start + interval '700 ms'
+    """
+    # As another process does that migrates.
+    postgres.execute("select pg_advisory_lock(7120001)")
+    with ThreadPoolExecutor(1) as threads:
+        migrated = threads.submit(migrate, database_url)
+        try:
+            wait_until(lambda: migrated.done() or postgres.execute(waiting).fetchall(), "it waits beyond the limit", 30)
+        finally:
+            postgres.execute("select pg_advisory_unlock(7120001)")
+        assert migrated.result(60) != "none"
+
+
+def test_a_schema_of_a_newer_version_is_refused_in_one_line(database_url: str, postgres: psycopg.Connection) -> None:
+    postgres.execute("update public.usage_pipeline_version set version_num = '9999'")
+    with pytest.raises(
+        PostgresUnavailable, match=r"does not know \(.*9999.*\); it is of a newer usage-pipeline"
+    ) as problem:
+        migrate(database_url)
+    assert "\n" not in str(problem.value)
 
 
 def test_every_schema_table_and_column_is_explained(postgres: psycopg.Connection) -> None:

@@ -14,9 +14,7 @@ from psycopg import sql
 
 from usage_pipeline.api.storing import STATEMENT_SECONDS, Storing
 from usage_pipeline.settings import Settings
-from usage_pipeline.storage import postgres as module
 from usage_pipeline.storage.postgres import (
-    PostgresUnavailable,
     connect,
     connect_async,
     is_mended_by_time,
@@ -181,19 +179,6 @@ def test_options_of_the_url_stay(settings: Settings) -> None:
     with closing(connect(changed)) as connection:
         assert connection.execute("show work_mem").fetchall() == [("7MB",)]
         assert connection.execute("show timezone").fetchall() == [("UTC",)]
-
-
-def test_a_setting_that_does_not_hold_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = module.load
-
-    def as_another_session(name: str) -> str:
-        return (
-            "select name, 'another' from unnest(%(names)s::text[]) as name" if "select_session" in name else load(name)
-        )
-
-    monkeypatch.setattr(module, "load", as_another_session)
-    with pytest.raises(PostgresUnavailable, match=r"expected the session to keep client_encoding = UTF8, came another"):
-        connect(settings)
 
 
 def test_a_limit_on_locks_is_afterwards_what_it_was_before(settings: Settings) -> None:

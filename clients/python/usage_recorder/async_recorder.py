@@ -12,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from usage_recorder import commands as record_commands
+from usage_recorder import sentinel
 from usage_recorder.budget import BudgetAnswer
 from usage_recorder.calls import Build, Options, Recording
 from usage_recorder.commands import Command, Family
@@ -44,7 +45,7 @@ class AsyncRecorder(Recording[Awaitable[bool], Awaitable[Optional[str]]]):
         retry = Retry(NoBackoff(), 0)
         pool = None
         with suppress(ValueError):
-            pool = redis.asyncio.BlockingConnectionPool.from_url(url, **bounded(timeout_seconds), retry=retry)
+            pool = sentinel.async_pool(url, is_blocking=True, **bounded(timeout_seconds), retry=retry)
         if pool is None:
             raise ValueError(EXPECTED_A_URL)
         recorder = cls(redis.asyncio.Redis.from_pool(pool), **options)

@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
 
     `on_failure` is called with each failure (what, reason); what it raises is logged. `most_kept` and `most_kept_bytes` bound
     what waits while Redis does not take records. `spool` is the path of a file that has it too, in case this process is killed.
+    `is_sharded`: Redis is a proxy before shards, which answers CROSSSLOT; records have one step for each slot, as in a cluster.
     """
 
     timezone: ZoneInfo
@@ -46,6 +47,7 @@ class Options(TypedDict, total=False):
     on_failure: Callable[[str, Reason], None]
     most_kept: int
     most_kept_bytes: int
+    is_sharded: bool
     spool: str | os.PathLike[str]
 
 
@@ -59,6 +61,7 @@ class Recording(ABC, Generic[Outcome, EventOutcome]):
     """
 
     def __init__(self, is_cluster: bool, **options: Unpack[Options]) -> None:
+        is_cluster = is_cluster or options.get("is_sharded", False)
         self._timezone = options.get("timezone", UTC)
         if not isinstance(self._timezone, tzinfo):
             # Later it would end in the caller's requests.

@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from usage_recorder import commands as record_commands
+from usage_recorder import sentinel
 from usage_recorder.budget import UNKNOWN_BUDGET, BudgetAnswer
 from usage_recorder.calls import Build, Options, Recording
 from usage_recorder.commands import Command, Family, WrongArgumentError
@@ -32,8 +33,8 @@ MAX_CONNECTIONS = 50
 FLUSH_SECONDS = 2.0
 EXPECTED_A_URL = (
     # redis-py's own error shows what it took for the port: a part of the password.
-    "expected a redis://, rediss:// or unix:// URL, came one that cannot be read; write / ? # @ [ ] in the password as "
-    "%2F %3F %23 %40 %5B %5D"
+    "expected a redis://, rediss://, unix:// or redis+sentinel:// URL, came one that cannot be read; write / ? # @ [ ] in "
+    "the password as %2F %3F %23 %40 %5B %5D"
 )
 
 
@@ -183,7 +184,7 @@ def sync_client(url: str, timeout_seconds: float) -> redis.Redis:
     retry = Retry(NoBackoff(), 0)
     pool = None
     with suppress(ValueError):
-        pool = redis.BlockingConnectionPool.from_url(url, **bounded(timeout_seconds), retry=retry)
+        pool = sentinel.pool(url, is_blocking=True, **bounded(timeout_seconds), retry=retry)
     if pool is None:
         raise ValueError(EXPECTED_A_URL)
     return redis.Redis.from_pool(pool)

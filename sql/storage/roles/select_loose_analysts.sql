@@ -5,7 +5,15 @@ with analysts as (
     join pg_roles as analyst on analyst.rolname = %(role)s
     where login.rolcanlogin
       and not login.rolsuper
-      and pg_has_role(login.oid, analyst.oid, 'member')
+      -- Since version 16, who made a role is a member of it that may give it to others, and nothing else.
+      and (
+          pg_has_role(login.oid, analyst.oid, 'usage')
+          or pg_has_role(
+              login.oid,
+              analyst.oid,
+              case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end
+          )
+      )
       -- Whoever made the role may be a member of it.
       and login.rolname <> current_user
 )

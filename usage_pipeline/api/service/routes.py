@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.responses import Response
+from usage_recorder import sentinel
 
 from usage_pipeline.alerting.record import HEARTBEAT
 from usage_pipeline.api import problems
@@ -23,6 +24,7 @@ from usage_pipeline.api.answers.negotiation import prefers_html
 from usage_pipeline.api.dashboard.routes import dashboard
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect_async, first_line
+from usage_pipeline.storage.servers.eviction import Eviction, eviction_of
 from usage_pipeline.storage.sql import load
 
 # Each part is asked for at most so long, and the answer serves everyone who asks within a second: the route needs no token.
@@ -40,6 +42,10 @@ class Health(BaseModel):
     status: Literal["ok", "unavailable"] = Field(description="ok when all parts are up")
     database: Up = Field(description="PostgreSQL answers and can be written to")
     redis: Up = Field(description="Redis answers")
+    redis_may_delete_counters: bool | None = Field(
+        description="Whether Redis deletes keys when its memory is full (a maxmemory-policy other than noeviction, with a "
+        "maxmemory); null: it is down, or does not tell"
+    )
     scheduler: Literal["up", "down", "off"] = Field(
         description="down: the Dagster daemon has shown no sign of life for HEARTBEAT_SECONDS, though it once did; "
         "off: there never was one, or ENABLE_JOB_SCHEDULER is false, or the database is down"
@@ -79,14 +85,31 @@ class Checks:
         self._lock = asyncio.Lock()
         self._health: Health | None = None
         self._found_at = 0.0
+        self._told = ""
+
+    async def tell_eviction(self) -> bool | None:
+        """Whether Redis may delete counters. Logs it when that has changed, and at first if it is bad."""
+        try:
+            async with asyncio.timeout(PART_SECONDS):
+                found = await _ask_eviction(self._settings)
+        except (redis.RedisError, OSError, TimeoutError):
+            return None  # whether it is down is another question
+        if found.warning != self._told:
+            if found.warning:
+                _log.warning("%s", found.warning)
+            else:
+                _log.info("Redis deletes no counters any more (maxmemory-policy noeviction, or no maxmemory)")
+            self._told = found.warning
+        return None if found.policy is None else found.loses_keys
 
     async def health(self) -> Health:
         async with self._lock:
             if self._health is None or time.monotonic() - self._found_at > _KEPT_SECONDS:
                 heartbeat = Heartbeat()
-                database, cache = await asyncio.gather(
+                database, cache, may_delete = await asyncio.gather(
                     _asked("PostgreSQL", _ask_postgres(self._settings, heartbeat)),
                     _asked("Redis", _ask_redis(self._settings)),
+                    self.tell_eviction(),
                 )
                 scheduler = heartbeat.state(self._settings)
                 is_ok = (database, cache) == ("up", "up") and scheduler != "down"
@@ -94,6 +117,7 @@ class Checks:
                     status="ok" if is_ok else "unavailable",
                     database=database,
                     redis=cache,
+                    redis_may_delete_counters=may_delete,
                     scheduler=scheduler,
                     last_tick_age_seconds=heartbeat.age_seconds,
                     timestamp=datetime.now(UTC),
@@ -156,8 +180,19 @@ async def _ask_postgres(settings: Settings, heartbeat: Heartbeat) -> None:
 
 
 async def _ask_redis(settings: Settings) -> None:
-    client = redis.asyncio.Redis.from_url(
-        settings.redis_dsn.get_secret_value(), protocol=2, socket_timeout=PART_SECONDS
-    )
-    async with client:
+    async with _redis_of(settings) as client:
         await client.ping()
+
+
+async def _ask_eviction(settings: Settings) -> Eviction:
+    """Of the server in REDIS_URL alone: the drain looks at all of a cluster."""
+    async with _redis_of(settings) as client:
+        with suppress(redis.ResponseError):
+            info = {name: str(value) for name, value in (await client.info("memory")).items()}
+            return eviction_of(info)
+    return Eviction(None)
+
+
+def _redis_of(settings: Settings) -> redis.asyncio.Redis:
+    pool = sentinel.async_pool(settings.redis_dsn.get_secret_value(), protocol=2, socket_timeout=PART_SECONDS)
+    return redis.asyncio.Redis.from_pool(pool)

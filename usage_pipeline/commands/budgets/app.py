@@ -100,7 +100,7 @@ def list_all(as_json: AsJson = False) -> None:
 
 @budgets_app.command("remove")
 def remove(name: Name, as_json: AsJson = False) -> None:
-    """Remove a budget. Its alerts are over then. To do it twice changes nothing."""
+    """Remove a budget. Its alerts are over then. Status 1: no budget has that name."""
     from usage_pipeline.budgets.store import remove_budget
     from usage_pipeline.storage.postgres import connect
 
@@ -110,9 +110,12 @@ def remove(name: Name, as_json: AsJson = False) -> None:
         is_removed = remove_budget(connection, name)
         _stand(settings, connection, before)
     if as_json:
-        print_json({"success": True, "removed": is_removed})
+        print_json({"success": is_removed, "removed": is_removed})
+    elif is_removed:
+        say(f'Budget "{name}" is removed.')
     else:
-        say(f'Budget "{name}" is removed.' if is_removed else f'No budget has the name "{name}": nothing to remove.')
+        say(f'No budget has the name "{name}": nothing to remove.', to_errors=True)
+    raise typer.Exit(0 if is_removed else 1)
 
 
 def _scopes(connection: "psycopg.Connection") -> set[str]:

@@ -66,7 +66,10 @@ def replace(
     from usage_pipeline.events.corrections.events import Wanted
 
     sender = None if source is None else values.identifier_text("--source", source)
-    _correct([Wanted(reason, event=item) for item in _items(file)], reason, as_json, sender=sender)
+    items = _items(file)
+    if not items:
+        raise UsageError(f"{file}: expected at least one event, came none")
+    _correct([Wanted(reason, event=item) for item in items], reason, as_json, sender=sender)
 
 
 def _items(file: Path) -> list[bytes]:

@@ -51,7 +51,9 @@ def counter_asset_checks() -> list[dg.AssetChecksDefinition]:
     for family in COUNTER_TABLES:
         found.append(_checks(daily_key(family), _of_days(family)))
         found.append(_checks(output_keys(family)[1], [_totals(family)]))
-        found.append(_checks(source_key(family), [_backlog(family)]))
+        # One server has all of them: told of the first alone.
+        of_redis = [_keeps_all()] if family == "api_key" else []
+        found.append(_checks(source_key(family), [_backlog(family), *of_redis]))
         found.append(_checks(snapshot_key(family), [_dead_letters([family])]))
     return [
         *found,
@@ -128,6 +130,15 @@ def _backlog(family: str) -> Rule:
         _WARNING,
         lambda _, __, ___, settings: open_matters.backlog_faults(settings, family),
         numbers=lambda _, __, ___, settings: {"age_seconds": open_matters.backlog_age_seconds(settings, family)},
+    )
+
+
+def _keeps_all() -> Rule:
+    return Rule(
+        "redis_keeps_all",
+        "Redis deletes no counters when its memory is full: its `maxmemory-policy` is `noeviction`, or it has no `maxmemory`.",
+        _WARNING,
+        lambda _, __, ___, settings: open_matters.eviction_faults(settings),
     )
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from usage_pipeline.alerting.evaluation import RecordUnavailable, alert_now, alert_without_record, evaluate_pipeline
+from usage_pipeline.alerting.facts import OrchestrationFacts
 from usage_pipeline.alerting.run_rules import failed_run
 from usage_pipeline.defs.sensors.alert_facts import failed_run_of, orchestration_facts
 from usage_pipeline.defs.sensors.drains import DRAIN_SENSORS
@@ -25,13 +26,13 @@ def _evaluation() -> dg.SensorDefinition:
         name="alerts",
         minimum_interval_seconds=_EVALUATION_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Looks at runs, ticks, backlog, Redis, dead letters and usage, and sends alerts to ALERT_URLS "
-        "(docs/alerts.md). /healthz reports the time since its last tick as last_tick_age_seconds.",
+        description="Looks at runs, ticks, checks, freshness, backlog, Redis, dead letters and usage, and sends alerts to "
+        "ALERT_URLS (docs/alerts.md). /healthz reports the time since its last tick as last_tick_age_seconds.",
     )
     def alerts(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult:
         # What was sent while PostgreSQL was away.
         unrecorded = json.loads(context.cursor or "{}")
-        facts = orchestration_facts(context.instance, _names(context), DRAIN_SENSORS, datetime.now(UTC))
+        facts = _orchestration_facts(context)
         try:
             found = evaluate_pipeline(settings, facts, unrecorded)
         except RecordUnavailable as problem:
@@ -55,7 +56,7 @@ def _failed_runs() -> dg.SensorDefinition:
     def failed_runs(context: dg.RunFailureSensorContext, settings: dg.ResourceParam[Settings]) -> None:
         run = failed_run_of(context.instance, context.dagster_run, datetime.now(UTC))
         try:
-            alert_now(settings, failed_run(run))
+            alert_now(settings, failed_run(run, settings))
         except RecordUnavailable as problem:
             # The other sensor finds the same run, and can do without the record.
             context.log.warning(str(problem))
@@ -63,6 +64,18 @@ def _failed_runs() -> dg.SensorDefinition:
     return failed_runs
 
 
-def _names(context: dg.SensorEvaluationContext) -> set[str]:
-    repository = context.repository_def
-    return {one.name for one in repository.sensor_defs} if repository else set()
+def _orchestration_facts(context: dg.SensorEvaluationContext) -> OrchestrationFacts:
+    """About all that this code location has."""
+    repository, now = context.repository_def, datetime.now(UTC)
+    if repository is None:
+        return orchestration_facts(context.instance, (), DRAIN_SENSORS, now)
+    graph = repository.asset_graph
+    return orchestration_facts(
+        context.instance,
+        {one.name for one in repository.sensor_defs},
+        DRAIN_SENSORS,
+        now,
+        schedules={one.name for one in repository.schedule_defs},
+        checks=graph.asset_check_keys,
+        assets_with_policy={key for key in graph.get_all_asset_keys() if graph.get(key).freshness_policy is not None},
+    )

@@ -16,6 +16,7 @@ from usage_pipeline.drain.families import FAMILIES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.redis import PinnedConnection
 from usage_pipeline.storage.redis_cluster import AnyRedis, primaries, server_or_cluster, translated_cluster_errors
+from usage_pipeline.storage.servers.redis_facts import read_info
 from usage_pipeline.storage.sql import load
 
 _SCAN_COUNT = 10_000
@@ -74,7 +75,7 @@ def read_sources(settings: Settings) -> list[SourceReading]:
             if family := _family_of(name):
                 (claimed if is_claim else live)[family] += 1
         live["event"] = int(pooled.llen("event_queue")) if pooled.type("event_queue") == b"list" else live["event"]
-        memory = sum(int(server.info("memory")["used_memory"]) for server in servers)
+        memory = sum(int(read_info(server, "memory").get("used_memory", 0)) for server in servers)
         seconds, microseconds = servers[0].time()
         now_ms = seconds * 1000 + microseconds // 1000
         return [_reading(pooled, family, live[family], claimed[family], memory, now_ms) for family in live]

@@ -4,13 +4,16 @@ DRAIN_BARRIER names the barrier, or leaves the choice to what the server says of
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import redis
 
 from usage_pipeline.redis_keys import BARRIER
 from usage_pipeline.settings import Barrier
-from usage_pipeline.storage.redis import PinnedConnection
+from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable
+from usage_pipeline.storage.servers.eviction import Eviction, read_eviction
+from usage_pipeline.storage.servers.redis_facts import read_hello, read_info
+from usage_pipeline.storage.servers.supported import redis_fault
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +34,11 @@ class ServerFacts:
     fsyncs_always: bool
     has_snapshots: bool
     is_cluster: bool = False
-
-    @property
-    def keeps_each_answer(self) -> bool:
-        """Whether what it answered is on disk already, and it is alone: a restart of it forgets nothing."""
-        return self.has_aof and self.fsyncs_always and not self.replicas and not self.is_cluster
+    eviction: Eviction = field(default_factory=lambda: Eviction("noeviction"))
+    # It says that it is no cluster, and refuses a command on keys of two slots: a proxy stands before shards.
+    is_sharded: bool = False
+    # Whether the server told what the others are about; a user may not be allowed to ask.
+    is_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,19 @@ class BarrierPlan:
 
 
 def read_facts(connection: PinnedConnection) -> ServerFacts:
-    """Asks the server of the pinned connection. Where CONFIG is forbidden, it assumes the cautious answer."""
-    info = _parse_info(connection.call("INFO"))
+    """Asks the server of the pinned connection. Where CONFIG or INFO are forbidden, it assumes the cautious answer.
+
+    Raises RedisUnavailable for a replica, and for a server that is older than those that we support.
+    """
+    info = read_info(connection, "default")
+    hello = read_hello(connection) if not info else {}
+    version = _numbers(info.get("redis_version") or hello.get("version", ""))
+    if fault := redis_fault(version):
+        raise RedisUnavailable(f"Redis: {fault}")
+    if "slave" in (info.get("role"), hello.get("role")) or hello.get("role") == "replica":
+        raise RedisUnavailable(
+            "Redis: expected a primary, came a replica, which takes no writes; name the primary in REDIS_URL"
+        )
     settings: dict[bytes, bytes] = {}
     for name in ("appendfsync", "save"):
         try:
@@ -63,12 +77,14 @@ def read_facts(connection: PinnedConnection) -> ServerFacts:
         settings.update(zip(answer[::2], answer[1::2], strict=True))
     return ServerFacts(
         identity=f"{info.get('run_id', '?')} {info.get('master_replid', '?')}",
-        version=tuple(int(part) for part in info.get("redis_version", "0").split(".") if part.isdigit()),
+        version=version,
         replicas=int(info.get("connected_slaves", "0")),
         has_aof=info.get("aof_enabled") == "1",
         fsyncs_always=settings.get(b"appendfsync") == b"always",
         has_snapshots=settings.get(b"save", b"unknown") != b"",
-        is_cluster=info.get("cluster_enabled") == "1",
+        is_cluster=info.get("cluster_enabled") == "1" or hello.get("mode") == "cluster",
+        eviction=read_eviction(connection, info),
+        is_known=bool(info),
     )
 
 
@@ -82,6 +98,18 @@ def plan_barrier(facts: ServerFacts, chosen: Barrier) -> BarrierPlan:
         return BarrierPlan(replicas=facts.replicas, local_fsyncs=1)
     if chosen == "age":
         return BarrierPlan(minimum_age_ms=_EVERYSEC_LOSS_MS)
+    if facts.is_sharded:
+        return BarrierPlan(
+            minimum_age_ms=_EVERYSEC_LOSS_MS,
+            warning="Redis is a proxy before shards: it answers CROSSSLOT, and says that it is no cluster. The drain takes one "
+            "key at a time, and stores what it claimed 3 s later, since a proxy cannot say what all shards have on disk.",
+        )
+    if not facts.is_known:
+        return BarrierPlan(
+            minimum_age_ms=_EVERYSEC_LOSS_MS,
+            warning="Redis refuses INFO to this user, so nobody knows whether it has replicas or an append-only file. The "
+            "drain stores what it claimed 3 s later, and waits for no replica. Allow +info, or set DRAIN_BARRIER.",
+        )
     if facts.has_aof and not facts.fsyncs_always:
         if facts.version >= (7, 2):
             return BarrierPlan(replicas=facts.replicas, local_fsyncs=1)
@@ -113,6 +141,5 @@ def pass_barrier(connection: PinnedConnection, plan: BarrierPlan, key: str = BAR
     return True
 
 
-def _parse_info(text: bytes) -> dict[str, str]:
-    pairs = (line.partition(":") for line in text.decode(errors="replace").splitlines() if not line.startswith("#"))
-    return {name: value.strip() for name, _, value in pairs}
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -29,6 +29,7 @@ from usage_pipeline.storage.redis_cluster import (
     cluster_client,
     translated_cluster_errors,
 )
+from usage_pipeline.storage.servers.eviction import worst
 
 Argument = TypeVar("Argument")
 Answer = TypeVar("Answer")
@@ -80,7 +81,8 @@ class ClusterSource:
         for source in self.primaries:
             # The note of an open batch names the cluster. The next drain compares that name, whichever primary has the note.
             source.facts = replace(source.facts, identity=identity)
-        self.facts = self.primaries[0].facts
+        eviction = worst(source.facts.eviction for source in self.primaries)
+        self.facts = replace(self.primaries[0].facts, eviction=eviction)
         self.plan = _strictest(source.plan for source in self.primaries)
 
     def now_ms(self) -> int:
@@ -117,8 +119,11 @@ class ClusterSource:
     def open_batch(self, family: str, batch_id: str) -> None:
         self._owner(names.open_batches(family)).open_batch(family, batch_id)
 
-    def settle_batch(self, family: str, batch_id: str) -> None:
-        self._owner(names.open_batches(family)).settle_batch(family, batch_id)
+    def settle_batch(self, family: str, batch_id: str, *, is_stored: bool = False) -> None:
+        self._owner(names.open_batches(family)).settle_batch(family, batch_id, is_stored=is_stored)
+
+    def settled(self, family: str, batch_ids: Sequence[str]) -> dict[str, str]:
+        return self._owner(names.open_batches(family)).settled(family, batch_ids)
 
     def open_batches(self, family: str) -> list[OpenBatch]:
         return self._owner(names.open_batches(family)).open_batches(family)

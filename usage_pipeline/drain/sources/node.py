@@ -5,7 +5,7 @@ search.py finds the keys.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any
 
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 # Keys in one send: enough that Redis seldom syncs its file, but so few that it serves writers in between (4 µs a key).
 _KEYS_PER_SEND = 1_000
 _KEYS_PER_UNLINK = 2_500
+# Notes of settled batches: more than any drain settles in FORGETFUL_SECONDS (store.py).
+_MOST_SETTLED, _SETTLED_BETWEEN_LOOKS = 2_000, 500
 
 # Exact: see scripts.RENAME.
 _MEMORY_USAGE, _EXACT = (b"MEMORY", b"USAGE"), (b"SAMPLES", b"0")
@@ -61,15 +63,17 @@ class RedisSource(KeySearch):
         self, client: redis.Redis, barrier: Barrier, tag: str = "", scan_every: Mapping[str, float] | None = None
     ) -> None:
         super().__init__(PinnedConnection(client), tag, scan_every)
+        self._is_sharded = not tag and self._refuses_two_slots()
         self._barrier: Barrier = barrier
         self._refused: list[bytes] = []
+        self._settled = 0
         self.facts: ServerFacts
         self.plan: BarrierPlan
         self.plan_anew()
 
     def plan_anew(self) -> None:
         """Asks the server again, and chooses the barrier: a replica may have come since the last time."""
-        self.facts = read_facts(self._connection)
+        self.facts = replace(read_facts(self._connection), is_sharded=self._is_sharded)
         self.plan = plan_barrier(self.facts, self._barrier)
 
     def now_ms(self) -> int:
@@ -88,9 +92,32 @@ class RedisSource(KeySearch):
         except redis.OutOfMemoryError:
             log.warning("Redis has no memory left for notes of batches; the drain of %s goes on without them", family)
 
-    def settle_batch(self, family: str, batch_id: str) -> None:
-        """Removes the note of a batch that is done."""
-        self._connection.call("HDEL", names.open_batches(family), batch_id)
+    def settle_batch(self, family: str, batch_id: str, *, is_stored: bool = False) -> None:
+        """Removes the note of a batch that is done. If it was stored, and its claims deleted, notes which server did that.
+
+        Redis keeps what it was told in its order, or forgets the end of it. If the server that the batch was claimed from wrote
+        this note, then whoever has the note, be it started again or another one, has claim and deletion as well: nothing of
+        the batch can come back. (In a cluster the note says nothing of other primaries.)
+        """
+        commands: list[tuple[Any, ...]] = [(b"HDEL", names.open_batches(family), batch_id)]
+        if is_stored and not self.facts.is_cluster:
+            settled = names.settled_batches(family)
+            commands.append((b"HSET", settled, batch_id, self.facts.identity))
+            if self._settled % _SETTLED_BETWEEN_LOOKS == 0:
+                old = sorted(self._connection.call("HKEYS", settled))[:-_MOST_SETTLED]
+                commands += [(b"HDEL", settled, *old)] if old else []
+            self._settled += 1
+        for reply in self._connection.pipeline(commands):
+            # A full Redis refuses the note: then the batch is flagged if Redis changes within a minute.
+            if isinstance(reply, redis.ResponseError) and not isinstance(reply, redis.OutOfMemoryError):
+                raise reply
+
+    def settled(self, family: str, batch_ids: Sequence[str]) -> dict[str, str]:
+        """Of these batches those that are noted as settled here, and the server that settled each."""
+        if self.facts.is_cluster:
+            return {}
+        notes = self._connection.call("HMGET", names.settled_batches(family), *batch_ids)
+        return {batch_id: note.decode() for batch_id, note in zip(batch_ids, notes, strict=True) if note is not None}
 
     def open_batches(self, family: str) -> list[OpenBatch]:
         flat = self._connection.call("HGETALL", names.open_batches(family))
@@ -188,9 +215,7 @@ class RedisSource(KeySearch):
         """
         deleted, is_refused = 0, False
         for some in _chunks(names.claims(batch_id, held), _KEYS_PER_UNLINK):
-            # In a cluster the keys of one command must share a slot.
-            commands = [(b"UNLINK", name) for name in some] if self.facts.is_cluster else [(b"UNLINK", *some)]
-            for reply in self._connection.pipeline(commands):
+            for reply in self._connection.pipeline(self._unlink_commands(some)):
                 if isinstance(reply, SLOT_ELSEWHERE):
                     is_refused = True
                 elif isinstance(reply, redis.ResponseError):
@@ -207,8 +232,10 @@ class RedisSource(KeySearch):
 
     def delete_token_caches(self, token_prefixes: Sequence[str]) -> None:
         """Deletes the cached copies of tokens whose totals changed (contracts §1.3, §1.7)."""
-        for some in _chunks(token_prefixes, _KEYS_PER_SEND):
-            self._connection.call("UNLINK", *(names.token_cache(prefix) for prefix in some))
+        for some in _chunks([names.token_cache(prefix).encode() for prefix in token_prefixes], _KEYS_PER_SEND):
+            for reply in self._connection.pipeline(self._unlink_commands(some)):
+                if isinstance(reply, redis.ResponseError):
+                    raise reply
 
     def announce(self, family: Family, live: Sequence[bytes]) -> None:
         """Adds keys to the set of announced keys again, which `announced_keys` had emptied."""
@@ -267,9 +294,21 @@ class RedisSource(KeySearch):
                 break
         return contents
 
+    def _refuses_two_slots(self) -> bool:
+        """Whether two keys of different slots are too many for one command: in a cluster, and behind a proxy of shards."""
+        command = ("EVAL", "return 1", 2, names.BARRIER, recorder_keys.EVENT_QUEUE)
+        return isinstance(self._connection.pipeline([command])[0], redis.exceptions.ClusterCrossSlotError)
+
+    @property
+    def _is_one_key_at_a_time(self) -> bool:
+        """The keys of one command must share a slot. A key and its claim share one; two keys may not."""
+        return self.facts.is_cluster or self.facts.is_sharded
+
+    def _unlink_commands(self, held: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+        return [(b"UNLINK", name) for name in held] if self._is_one_key_at_a_time else [(b"UNLINK", *held)]
+
     def _keys_per_script(self) -> int:
-        """In a cluster the keys of one script must share a slot. A key and its claim share one; two keys may not."""
-        return 1 if self.facts.is_cluster else _KEYS_PER_SEND
+        return 1 if self._is_one_key_at_a_time else _KEYS_PER_SEND
 
     def _rename_commands(self, current: Sequence[bytes], claimed: Sequence[bytes], room: Room) -> bytes:
         pairs = [name for pair in zip(bulk_strings(current), bulk_strings(claimed), strict=True) for name in pair]

@@ -17,11 +17,12 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 import httpx
+from psycopg.conninfo import conninfo_to_dict
 
 import usage_pipeline
 from usage_pipeline.local.processes.children import Child, start_child
 from usage_pipeline.local.servers.ports import LONGEST_SOCKET_PATH, LOOPBACK
-from usage_pipeline.storage.postgres import system_authorities
+from usage_pipeline.storage.connecting.database import system_authorities
 
 LOCATION = "usage_pipeline"
 UNREACHABLE = "unreachable"
@@ -165,15 +166,32 @@ def child_environment(home: Path, *, database_url: str, redis_url: str, dagster_
 
 
 def for_dagster(url: str) -> str:
-    """`url` for the storage of Dagster, whose library is psycopg2.
+    """`url` for the storage of Dagster, whose library is psycopg2, and which SQLAlchemy reads.
 
-    To SQLAlchemy 2.1 a bare `postgresql://` means psycopg 3, which Dagster cannot use.
+    To SQLAlchemy 2.1 a bare `postgresql://` means psycopg 3, which Dagster cannot use; and several hosts it takes as parameters
+    only. libpq reads them there, too.
     """
-    scheme, separator, rest = url.partition("://")
+    scheme, _, rest = url.partition("://")
     if scheme not in ("postgresql", "postgres"):
         return url
-    if instead := system_authorities(url):
-        address, _, query = rest.partition("?")
+    address, _, query = rest.partition("?")
+    instead = _hosts(url) | system_authorities(url)
+    if "host" in instead:
+        user, at, _ = address.rpartition("@")
+        address = f"{user}{at}/{address.rpartition('@')[2].partition('/')[2]}"
+    if instead:
         others = [(name, value) for name, value in parse_qsl(query, keep_blank_values=True) if name not in instead]
-        rest = f"{address}?{urlencode([*others, *instead.items()])}"
-    return f"postgresql+psycopg2{separator}{rest}"
+        query = urlencode([*others, *instead.items()])
+    return f"postgresql+psycopg2://{address}{'?' if query else ''}{query}"
+
+
+def _hosts(url: str) -> dict[str, str]:
+    """The parameters that name several hosts, each with its port; empty for one host."""
+    parts = conninfo_to_dict(url)
+    hosts = str(parts.get("host", "")).split(",")
+    if len(hosts) == 1:
+        return {}
+    # libpq takes one port for all.
+    ports = str(parts.get("port", "")).split(",")
+    ports *= len(hosts) if len(ports) == 1 else 1
+    return {"host": ",".join(hosts), "port": ",".join(port or "5432" for port in ports)}

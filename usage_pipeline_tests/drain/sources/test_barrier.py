@@ -1,13 +1,13 @@
 """Which barrier a server gets, and whether it holds back what is not durable."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import redis
 
 from usage_pipeline.drain.sources.barrier import BarrierPlan, ServerFacts, pass_barrier, plan_barrier, read_facts
-from usage_pipeline.storage.redis import PinnedConnection
+from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable
+from usage_pipeline.storage.servers.eviction import Eviction
 
 
 def facts(
@@ -98,8 +98,35 @@ def test_a_barrier_holds_when_enough_confirm_what_was_just_written(
 def test_facts_without_config_are_the_cautious_ones() -> None:
     info = b"# Server\r\nredis_version:7.4.1\r\nrun_id:r\r\nmaster_replid:m\r\nconnected_slaves:1\r\naof_enabled:1\r\n"
     connection = ScriptedConnection({"INFO": info, "CONFIG": redis.ResponseError("unknown command 'CONFIG'")})
-    assert read_facts(connection) == ServerFacts("r m", (7, 4, 1), 1, True, False, True)
+    found = read_facts(connection)
+    assert found == ServerFacts("r m", (7, 4, 1), 1, True, False, True, eviction=Eviction(None))
     assert plan_barrier(read_facts(connection), "auto") == BarrierPlan(replicas=1, local_fsyncs=1)
+
+
+def test_facts_without_info_and_config_are_unknown_and_every_claim_waits() -> None:
+    refused = redis.exceptions.NoPermissionError("this user has no permissions")
+    hello = [b"server", b"redis", b"version", b"7.4.1", b"mode", b"standalone", b"role", b"master", b"modules", []]
+    found = read_facts(ScriptedConnection({"INFO": refused, "CONFIG": refused, "HELLO": hello}))
+    assert (found.is_known, found.version, found.eviction.policy) == (False, (7, 4, 1), None)
+    plan = plan_barrier(found, "auto")
+    assert (plan.replicas, plan.local_fsyncs, plan.minimum_age_ms) == (0, 0, 3_000)
+    assert "Allow +info" in (plan.warning or "")
+    assert plan_barrier(found, "wait") == BarrierPlan(replicas=1)
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        (
+            b"redis_version:6.0.16\r\nrole:master\r\n",
+            "Redis: expected Redis 6.2 or newer, or Valkey, came Redis 6.0.16",
+        ),
+        (b"redis_version:7.4.1\r\nrole:slave\r\n", "Redis: expected a primary, came a replica"),
+    ],
+)
+def test_an_old_server_and_a_replica_are_refused_in_one_line(info: bytes, said: str) -> None:
+    with pytest.raises(RedisUnavailable, match=f"^{said}"):
+        read_facts(ScriptedConnection({"INFO": info}))
 
 
 @pytest.fixture
@@ -123,14 +150,3 @@ def test_a_replica_that_is_not_there_makes_the_barrier_fall_short(
 ) -> None:
     monkeypatch.setattr("usage_pipeline.drain.sources.barrier._TIMEOUT_MS", 10)
     assert not pass_barrier(pinned, BarrierPlan(replicas=1))
-
-
-@pytest.mark.parametrize(
-    ("has_aof", "fsyncs_always", "replicas", "keeps"),
-    [(True, True, 0, True), (True, False, 0, False), (False, True, 0, False), (True, True, 1, False)],
-)
-def test_only_a_single_server_with_each_answer_on_disk_forgets_nothing(
-    has_aof: bool, fsyncs_always: bool, replicas: int, keeps: bool
-) -> None:
-    found = ServerFacts("run repl", (7, 4, 1), replicas, has_aof, fsyncs_always, True)
-    assert (found.keeps_each_answer, replace(found, is_cluster=True).keeps_each_answer) == (keeps, False)

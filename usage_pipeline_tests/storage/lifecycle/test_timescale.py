@@ -5,7 +5,7 @@ They need such a server: TIMESCALEDB_URL, a superuser's URL; each test makes a d
 
 import logging
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -125,7 +125,7 @@ def test_a_second_migration_changes_nothing_and_everything_is_explained(
 def test_a_database_that_began_natively_stays_so(timescale_url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with psycopg.connect(timescale_url, autocommit=True) as connection:
-        connection.execute("create table public.alembic_version (version_num varchar(32) not null primary key)")
+        connection.execute("create table public.usage_pipeline_version (version_num varchar(32) not null primary key)")
         migrate(timescale_url)
         assert not is_hypertable(connection, EVENT_TABLE)
         assert "began with native partitions, and keeps them" in caplog.text
@@ -228,9 +228,11 @@ def test_old_chunks_go_once_they_are_rolled_up_and_their_counts_stay(
 
 
 def test_the_hourly_counts_answer_up_to_now(hyper: Settings, server: psycopg.Connection) -> None:
-    store_events(server, hyper, NOW - timedelta(minutes=2), {}, {"status_code": 404})
+    # A refresh takes whole hours, so both are of the running one.
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    store_events(server, hyper, hour, {}, {"status_code": 404})
     run_lifecycle(hyper)
-    store_events(server, hyper, NOW - timedelta(minutes=1), {})
+    store_events(server, hyper, hour, {})
     assert server.execute(f"select sum(requests), sum(errors) from {COUNTS}").fetchall() == [(3, 1)]
     # An event for an hour that was refreshed shows with the next refresh.
     store_events(server, hyper, day(2), {})

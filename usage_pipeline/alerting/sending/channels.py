@@ -7,19 +7,24 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import scrypt
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from pydantic import SecretStr
+
+from usage_pipeline.alerting.sending.webhooks import Webhook, is_plain
 
 if TYPE_CHECKING:
     import apprise
 
 # They write whole addresses, at some level.
 _TALKATIVE = ("apprise", "urllib3")
+_SALT = b"usage_pipeline: channels of alerts"
 # As much as a person reads. Many services take less.
 MOST_LENGTH = 3_000
 _TITLE_LENGTH = 250
@@ -39,12 +44,40 @@ class Text:
     files: Sequence[Path] = ()
 
 
-def named(channels: Sequence[SecretStr]) -> list[tuple[str, SecretStr]]:
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A channel: a key by which it is known wherever it stands, a name that tells no secret, such as `1 (slack)`, its address.
+
+    Without an address it is the log.
+    """
+
+    key: str
+    name: str
+    url: SecretStr | None = field(default=None, repr=False)
+
+
+def known(urls: Sequence[SecretStr]) -> list[Channel]:
+    """The channels of ALERT_URLS, each address once."""
+    found: dict[str, Channel] = {}
+    for number, url in enumerate(urls, start=1):
+        key = channel_key(url.get_secret_value())
+        found.setdefault(key, Channel(key, f"{number} ({_kind_of(url)})", url))
+    return [*found.values()]
+
+
+def named(urls: Sequence[SecretStr]) -> list[tuple[str, SecretStr]]:
     """Each channel with a name that tells no secret, such as `1 (slack)`."""
-    return [
-        (f"{number} ({url.get_secret_value().partition('://')[0].lower()})", url)
-        for number, url in enumerate(channels, start=1)
-    ]
+    return [(f"{number} ({_kind_of(url)})", url) for number, url in enumerate(urls, start=1)]
+
+
+@lru_cache(maxsize=256)
+def channel_key(address: str) -> str:
+    """The key of an address. It is stored, and an address may hold a password that could be guessed: so the hash is slow."""
+    return scrypt(address.encode(errors="surrogatepass"), salt=_SALT, n=2**14, r=8, p=1, dklen=15).hex()
+
+
+def _kind_of(url: SecretStr) -> str:
+    return url.get_secret_value().partition("://")[0].lower()
 
 
 def shortened(text: str, most: int) -> str:
@@ -128,14 +161,11 @@ def _channel(url: str, timeout_seconds: float) -> Any:
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     limits = {"cto": f"{timeout_seconds:g}", "rto": f"{timeout_seconds:g}"}
-    parts = urlsplit(url)
-    if parts.scheme.lower() in ("http", "https"):
+    if is_plain(url):
         # Slack, Discord and others are known by the addresses that they hand out.
-        if (native := apprise.Apprise.instantiate(url)) is not None:
-            return native
-        url = f"{'jsons' if parts.scheme.lower() == 'https' else 'json'}://{url.partition('://')[2]}"
-    if "cto=" not in parts.query:
-        url += ("&" if parts.query else "?") + urlencode(limits)
+        return apprise.Apprise.instantiate(url) or Webhook(url, timeout_seconds)
+    if "cto=" not in url:
+        url += ("&" if "?" in url else "?") + urlencode(limits)
     return apprise.Apprise.instantiate(url)
 
 

@@ -1,0 +1,1 @@
+"""How connections to PostgreSQL begin: through poolers, with passwords that change, to several hosts, under odd roles."""
