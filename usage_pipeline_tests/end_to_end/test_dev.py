@@ -234,7 +234,7 @@ def test_a_signal_in_the_middle_of_the_start_leaves_nothing(
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("postgresql://u:p@h/d?x=1", "postgresql+psycopg2://u:p@h/d?x=1"),
+        ("postgresql://u:p@h/d?sslmode=require", "postgresql+psycopg2://u:p@h/d?sslmode=require"),
         ("postgres://h/d", "postgresql+psycopg2://h/d"),
         ("postgresql+psycopg2://h/d", "postgresql+psycopg2://h/d"),
     ],
