@@ -5,7 +5,7 @@ UV := .local/uv/bin/uv
 RUN := .venv/bin/
 PAGE := usage_pipeline/api/dashboard/built/index.html
 
-.PHONY: help setup demo test e2e timescale matrix torture fuzz lint lint-deploy defs bench clean
+.PHONY: help setup demo test e2e image timescale matrix torture fuzz lint lint-deploy defs bench clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,12 +42,18 @@ PYTEST := $(RUN)pytest --dist loadfile --numprocesses 3
 
 # The files in their order: those with few tests take longest, and would come last, when only one process has work left.
 test: setup lint  ## check types and style, and run the tests on real servers (about ten minutes)
-	$(PYTEST) --no-loadscope-reorder --ignore usage_pipeline_tests/end_to_end
+	$(PYTEST) --no-loadscope-reorder --ignore usage_pipeline_tests/end_to_end --ignore usage_pipeline_tests/deploy/image
 
 # Through the whole of it: the launcher, the web server and its GraphQL, the daemon, HTTP clients that are killed. Files with
 # many tests first: here they take longest.
 e2e: setup  ## run the tests of the whole system: web server, daemon, kills, a browser (about ten minutes)
 	$(PYTEST) usage_pipeline_tests/end_to_end
+
+# By Debian's buildah and podman, as root, and without a registry: what others' images give is made by debootstrap. All of it is in
+# a folder that is deleted at the end; with KEEP=FOLDER it stays, and the next time takes less.
+image: setup  ## build deploy/Dockerfile, and run in containers what compose describes (about ten minutes)
+	@$(RUN)python -m usage_pipeline_tests.deploy.image
+	USAGE_PIPELINE_IMAGE_FOLDER="$(KEEP)" $(RUN)pytest usage_pipeline_tests/deploy/image
 
 timescale: setup  ## run the tests of hypertables on the server of TIMESCALEDB_URL, which is told as a superuser's
 	@test -n "$$TIMESCALEDB_URL" || { echo "TIMESCALEDB_URL: expected the URL of a server with TimescaleDB preloaded, came none" >&2; exit 2; }

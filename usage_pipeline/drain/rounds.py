@@ -36,6 +36,8 @@ ALL_FAMILIES = METRICS_FAMILIES + TOKEN_FAMILIES
 
 _PUBLISH_QUOTAS_SECONDS = 60
 _RETRY_SECONDS = 2.0
+# An interval may be an hour, and who watches the worker wants to know sooner. A lost connection is noticed by then, too.
+_BEAT_SECONDS = 60.0
 
 
 class DrainImpossible(Exception):
@@ -123,11 +125,14 @@ def watch(
     *,
     should_stop: threading.Event,
     on_round: Callable[[RoundReport], None],
+    on_beat: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Drains again and again, each family at its interval, until `should_stop` is set. It finishes the batch in hand.
 
     It holds the locks of the families all the time, so the sensor of the code location drains nothing meanwhile. If a server
     is away, that is logged once, and the server is tried again until it is back.
+
+    `on_beat` is called after each try, and at least once a minute in between: with what hinders the drain, or with nothing.
     """
     complaint, has_begun = "", False
     while not should_stop.is_set():
@@ -143,11 +148,12 @@ def watch(
                 if complaint:
                     log.info("drain: goes on")
                     complaint = ""
-                _watch_connected(settings, drains, families, should_stop, on_round)
+                _watch_connected(settings, drains, families, should_stop, on_round, on_beat)
         except DrainImpossible as problem:
             if str(problem) != complaint:
                 complaint = str(problem)
                 log.warning("drain: %s", complaint)
+            on_beat(complaint)
             should_stop.wait(_RETRY_SECONDS)
 
 
@@ -157,6 +163,7 @@ def _watch_connected(
     families: Sequence[str],
     should_stop: threading.Event,
     on_round: Callable[[RoundReport], None],
+    on_beat: Callable[[str], None],
 ) -> None:
     due, intervals = dict.fromkeys(families, 0.0), _intervals(settings)
     while not should_stop.is_set():
@@ -165,12 +172,14 @@ def _watch_connected(
         limits = _limits(settings, should_stop.is_set, started + settings.drain_budget_seconds)
         drains.check()
         drains.tell_of_server()
-        reports = drain_in_turns(ready, limits, drains.run)
-        drains.publish_quotas_when_due()
-        on_round(RoundReport(reports, [], time.monotonic() - started))
+        if ready:
+            reports = drain_in_turns(ready, limits, drains.run)
+            drains.publish_quotas_when_due()
+            on_round(RoundReport(reports, [], time.monotonic() - started))
+        on_beat("")
         for name in ready:
             due[name] = started + intervals[name]
-        should_stop.wait(max(0.0, min(due.values()) - time.monotonic()))
+        should_stop.wait(min(_BEAT_SECONDS, max(0.0, min(due.values()) - time.monotonic())))
 
 
 @dataclass(frozen=True, slots=True)

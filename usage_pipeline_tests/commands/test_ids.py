@@ -68,7 +68,7 @@ def texts(document: object, names: set[str]) -> Iterator[str]:
         (["conflicts", "list"], {"event_conflict_id", "event_id"}),
         (["budgets", "list"], {"name"}),
     ],
-    ids=str,
+    ids=["tokens", "dead letters", "conflicts", "budgets"],
 )
 def test_ids_are_whole_at_80_columns(filled: Run, command: list[str], names: set[str]) -> None:
     ids = set(texts(json.loads(filled(*command, "--json").stdout), names))

@@ -140,7 +140,7 @@ def test_each_part_in_kubernetes_has_a_secret_of_its_own() -> None:
             asked.setdefault(source["secretRef"]["name"], set()).add(where.rpartition(": ")[2])
     assert {name: (users[name], parts) for name, parts in asked.items()} == {
         "usage-pipeline-api": ("usage_api", {"api"}),
-        "usage-pipeline-drain": ("usage_drain", {"aggregate"}),
+        "usage-pipeline-drain": ("usage_drain", {"aggregate", "drain"}),
         "usage-pipeline-migrate": ("usage_pipeline", {"migrate"}),
     }
     [values] = documents(HELM)
@@ -195,6 +195,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 def test_every_command_exists_with_its_options() -> None:
     ours = typer.main.get_command(app)
     installed = {point.name for point in entry_points(group="console_scripts")} | {Path(sys.executable).name, "python"}
+    # Of the shell, for a health check.
+    installed.add("test")
     seen = set()
     for where, (program, *arguments) in commands():
         assert program in installed, f"{where}: {program}"
@@ -266,10 +268,40 @@ def test_services_are_contained() -> None:
             assert "emptyDir" not in mapping or mapping["emptyDir"]["sizeLimit"], named(path)
 
 
-def test_what_serves_stays_up_while_nodes_are_emptied() -> None:
-    deployment, _, budget = documents(DEPLOY / "kubernetes" / "api.yaml")
-    assert budget["spec"]["selector"] == deployment["spec"]["selector"]
-    assert budget["spec"]["minAvailable"] < deployment["spec"]["replicas"]
+def test_each_service_of_compose_that_stays_has_a_health_check() -> None:
+    stay = {name for name, service in all_services() if service.get("restart") == "unless-stopped"}
+    assert {"postgres", "redis", "code", "daemon", "webserver", "api", "drain", "celery-worker"} <= stay
+    found = dict(all_services()) | services(COMPOSE)
+    assert {name for name in stay if "healthcheck" not in found[name]} == set()
+
+
+def test_each_pod_that_stays_has_probes() -> None:
+    [values] = documents(HELM)
+    [code] = values["dagster-user-deployments"]["deployments"]
+    found = {"code": code, "webserver": values["dagsterWebserver"], "daemon": values["dagsterDaemon"]}
+    for path in MANIFESTS:
+        for one in documents(path):
+            if one["kind"] == "Deployment":
+                [found[named(path)]] = one["spec"]["template"]["spec"]["containers"]
+    assert {"kubernetes/api.yaml", "kubernetes/drain.yaml"} < set(found)
+    for name, one in found.items():
+        # Nobody waits for the daemon.
+        wanted = {"livenessProbe"} if name == "daemon" else {"livenessProbe", "readinessProbe", "startupProbe"}
+        assert wanted <= set(one), name
+        stuck = one["livenessProbe"]
+        assert stuck["periodSeconds"] * stuck["failureThreshold"] >= 120, f"{name}: a restart cuts what is in hand"
+
+
+def test_the_worker_drains_unless_it_is_left_out() -> None:
+    """The sensor is its watcher: both are there, and nothing waits for the worker."""
+    found = services(COMPOSE)
+    assert "profiles" not in found["drain"]
+    assert not [name for name, one in found.items() if "drain" in one.get("depends_on", {})]
+    [deployment] = documents(DEPLOY / "kubernetes" / "drain.yaml")
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == found["drain"]["command"]
+    # A new one would not be ready while the old one has the locks.
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
 
 
 def test_each_exception_of_checkov_has_a_reason_and_make_runs_both_tools() -> None:

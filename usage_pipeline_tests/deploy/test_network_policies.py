@@ -1,46 +1,15 @@
 """Who may connect to whom in Kubernetes, for each pod of our manifests and of Dagster's chart."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from usage_pipeline_tests.rigs.deployment_files import DEPLOY, documents, mappings
+from usage_pipeline_tests.deploy.pods import CHART, PODS, STRANGER, Labels, selects
+from usage_pipeline_tests.rigs.deployment_files import DEPLOY, documents
 
 POLICIES = documents(DEPLOY / "kubernetes" / "network-policies.yaml")
 [VALUES] = documents(DEPLOY / "helm" / "values.yaml")
-Labels = Mapping[str, str]
-# As templates of the chart and its run launcher (dagster_k8s) label them.
-CHART: Mapping[str, Labels] = {
-    "code": {"app.kubernetes.io/name": "dagster-user-deployments", "component": "user-deployments"},
-    "webserver": {"app.kubernetes.io/name": "dagster", "component": "dagster-webserver"},
-    "webserver-read-only": {"app.kubernetes.io/name": "dagster", "component": "dagster-webserver-read-only"},
-    "daemon": {"app.kubernetes.io/name": "dagster", "component": "dagster-daemon"},
-    "run": {"app.kubernetes.io/name": "dagster", "app.kubernetes.io/component": "run_worker"},
-}
-
-
-def ours() -> Iterator[tuple[str, Labels]]:
-    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")):
-        for document in documents(path):
-            for one in mappings(document):
-                if "containers" in one.get("spec", {}) and "metadata" in one:
-                    labels = one["metadata"]["labels"]
-                    yield labels["app.kubernetes.io/component"], labels
-
-
-PODS: Mapping[str, Labels] = {**CHART, **dict(ours())}
-STRANGER: Labels = {"app": "anything"}
-
-
-def selects(selector: Mapping[str, Any], labels: Labels) -> bool:
-    """By the rules of LabelSelector; an empty one selects every pod."""
-    assert set(selector) <= {"matchLabels", "matchExpressions"}
-    expressions = selector.get("matchExpressions", [])
-    assert all(one["operator"] == "In" for one in expressions)
-    return all(labels.get(name) == value for name, value in selector.get("matchLabels", {}).items()) and all(
-        labels.get(one["key"]) in one["values"] for one in expressions
-    )
 
 
 def policies_of(labels: Labels, kind: str) -> list[dict[str, Any]]:
@@ -72,7 +41,7 @@ def may_connect(source: Labels, target: Labels, port: int) -> bool:
 
 
 def test_every_pod_is_closed_in_both_directions_unless_something_opens_it() -> None:
-    assert {"api", "migrate", "aggregate"} <= set(PODS)
+    assert {"api", "migrate", "aggregate", "drain"} <= set(PODS)
     for name, labels in {**PODS, "any": STRANGER}.items():
         for kind in ("Ingress", "Egress"):
             assert policies_of(labels, kind), f"{name}: {kind}"

@@ -303,6 +303,42 @@ def test_watching_notices_a_barrier_that_has_become_necessary(
     assert stored(postgres, "api_key") == writer.written
 
 
+def test_watching_gives_a_sign_of_life_between_rounds_that_are_far_apart(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usage_pipeline.drain.rounds._BEAT_SECONDS", 0.01)
+    should_stop, rounds, beats = threading.Event(), list[RoundReport](), list[str]()
+
+    def on_beat(problem: str) -> None:
+        beats.append(problem)
+        if len(beats) == 5:
+            should_stop.set()
+
+    an_hour = settings.model_copy(update={"metrics_sync_interval_ms": 3_600_000})
+    watch(an_hour, ["api_key"], should_stop=should_stop, on_round=rounds.append, on_beat=on_beat)
+    assert beats == [""] * 5
+    assert len(rounds) == 1
+
+
+def test_watching_gives_a_sign_of_life_that_says_what_hinders_it(
+    settings: Settings, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usage_pipeline.drain.rounds._RETRY_SECONDS", 0.01)
+    postgres.execute("select pg_advisory_lock(hashtext('drain'), hashtext('api_key'))")
+    should_stop, beats = threading.Event(), list[str]()
+
+    def on_beat(problem: str) -> None:
+        beats.append(problem)
+        if len(beats) == 2:
+            postgres.execute("select pg_advisory_unlock(hashtext('drain'), hashtext('api_key'))")
+        if not problem:
+            should_stop.set()
+
+    watch(settings, ["api_key"], should_stop=should_stop, on_round=lambda _: None, on_beat=on_beat)
+    assert set(beats[:2]) == {"another drainer works on api_key; this one waits for it"}
+    assert beats[-1] == ""
+
+
 def session_turns_read_only(connection: psycopg.Connection) -> None:
     """As after a fail-over: the server that was the primary takes no more writes."""
     connection.execute("set default_transaction_read_only = on")

@@ -18,7 +18,7 @@ from usage_pipeline.local.processes.children import stop_left_overs
 from usage_pipeline.local.servers.ports import free_port
 from usage_pipeline.local.servers.postgres import stop_postgres
 from usage_pipeline.local.servers.redis import stop_left_over_redis
-from usage_pipeline_tests.deploy.wheels import build_wheel, copy_what_the_image_is_made_of
+from usage_pipeline_tests.deploy.installation.wheels import build_wheel, copy_what_the_image_is_made_of
 from usage_pipeline_tests.rigs.places import PROJECT
 
 UV = PROJECT / ".local" / "uv" / "bin" / "uv"

@@ -70,7 +70,7 @@ class Composed:
 
     def wait_until_healthy(self, service: str, child: Child, *, timeout_seconds: float = 120, **variables: str) -> None:
         """Asks by the health check of the service, as Docker would."""
-        kind, *test = _service(service)["healthcheck"]["test"]
+        kind, *test = composed_service(service)["healthcheck"]["test"]
         command = ["sh", "-c", *test] if kind == "CMD-SHELL" else test
         command = [self._localized(service, argument) for argument in command]
 
@@ -89,11 +89,11 @@ class Composed:
         return f"http://{LOOPBACK}:{self.ports[service]}"
 
     def _command(self, service: str) -> list[str]:
-        return [self._localized(service, argument) for argument in _service(service)["command"]]
+        return [self._localized(service, argument) for argument in composed_service(service)["command"]]
 
     def _environment(self, service: str) -> dict[str, str]:
         """The image's and the service's variables and no others, so that what compose forgets is missing here, too."""
-        given = {"DAGSTER_HOME": "/opt/dagster/home", "PYTHONUNBUFFERED": "1"} | _service(service).get(
+        given = {"DAGSTER_HOME": "/opt/dagster/home", "PYTHONUNBUFFERED": "1"} | composed_service(service).get(
             "environment", {}
         )
         # Without a value it comes from deploy/.env, which is not here.
@@ -111,6 +111,7 @@ class Composed:
         return text.replace(_PORTS[service], str(self.ports[service])) if service in _PORTS else text
 
 
-def _service(name: str) -> dict[str, Any]:
+def composed_service(name: str) -> dict[str, Any]:
+    """A service of compose, with Celery's file laid over the first."""
     base, celery = services(COMPOSE).get(name, {}), services(CELERY_COMPOSE).get(name, {})
     return base | celery | {"environment": base.get("environment", {}) | celery.get("environment", {})}

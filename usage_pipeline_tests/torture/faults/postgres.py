@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import psycopg
 
-from usage_pipeline.storage.postgres import APPLICATION_NAME
+from usage_pipeline.storage.connecting.database import APPLICATION_NAME
 from usage_pipeline_tests.rigs.waiting import wait_until
 from usage_pipeline_tests.torture.arena import Arena, Outcome, arena
 from usage_pipeline_tests.torture.servers import Stage

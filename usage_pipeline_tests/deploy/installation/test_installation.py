@@ -7,7 +7,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-from usage_pipeline_tests.deploy.wheels import COPIED, build_wheel, copy_what_the_image_is_made_of
+from usage_pipeline_tests.deploy.installation.wheels import COPIED, build_wheel, copy_what_the_image_is_made_of
 from usage_pipeline_tests.rigs.places import PROJECT
 
 BUILT = "usage_pipeline/api/dashboard/built"
