@@ -14,18 +14,24 @@ setup: .venv/.installed $(PAGE)  ## install everything that the other targets ne
 
 # uv itself comes from the package index into a virtual environment of its own, so that only Python is needed beforehand.
 $(UV):
-	$(PYTHON) -m venv .local/uv
-	.local/uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@command -v $(PYTHON) >/dev/null || { echo "expected Python at $(PYTHON), came nothing. Try: make setup PYTHON=PATH" >&2; exit 2; }
+	@$(PYTHON) check_python.py
+	@echo "make setup: uv, which installs the rest (a few seconds)"
+	@$(PYTHON) -m venv .local/uv
+	@.local/uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
 
 # Compiled here: the dozen processes of the first `dev` or `e2e` would each do it meanwhile.
 .venv/.installed: pyproject.toml clients/python/pyproject.toml uv.lock | $(UV)
-	UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON)
-	touch $@
+	@$(PYTHON) check_python.py
+	@echo "make setup: 200 packages into .venv (a minute the first time, seconds later)"
+	@UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --frozen --compile-bytecode --python $(PYTHON)
+	@touch $@
 
 # The page of the HTTP service, from its TypeScript: 15 seconds the first time, then two.
 $(PAGE): $(shell find web -type f -not -path "*/node_modules/*") | .venv/.installed
-	$(RUN)python web/build.py
-	touch $@
+	@echo "make setup: the page of the HTTP service (15 seconds the first time, two later)"
+	@$(RUN)python web/build.py
+	@touch $@
 
 demo: setup  ## write traffic while drains run, and compare what was written with what is stored
 	$(RUN)usage-pipeline demo

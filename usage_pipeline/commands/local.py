@@ -27,6 +27,10 @@ def dev(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="The Dagster UI shows everything, but cannot change anything.")
     ] = False,
+    worker: Annotated[
+        bool,
+        typer.Option("--worker", help="A process of its own drains all the time, and the drain sensors watch it."),
+    ] = False,
 ) -> None:
     """Run everything on this machine: PostgreSQL, Redis, the Dagster UI and daemon, and the HTTP service.
 
@@ -34,7 +38,7 @@ def dev(
     """
     from usage_pipeline.local.dev import run_dev
 
-    raise typer.Exit(run_dev(port=port, api_port=api_port, read_only=read_only))
+    raise typer.Exit(run_dev(port=port, api_port=api_port, read_only=read_only, worker=worker))
 
 
 # As a shell has it for a program that Ctrl-C ended.
@@ -145,7 +149,7 @@ def _print_demo(result: "DemoResult", folder: Path) -> None:
     for finding in result.findings:
         say(f"- {finding}")
     if folder.resolve() == _FOLDER.resolve():
-        say("Next: `usage-pipeline dev` shows these data in the Dagster UI. README.md says what to look at.")
+        say("Next: `usage-pipeline dev` shows these data in the Dagster UI and on the dashboard.")
     else:
         say(f"The data are in {folder}. `dev` does not show them: it uses .local of the folder in which you start it.")
 

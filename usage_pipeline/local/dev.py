@@ -3,16 +3,16 @@
 It stops everything that it started, and nothing else.
 """
 
-import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import redis
 
+from usage_pipeline.local.first_partition import first_partition
 from usage_pipeline.local.processes.children import Child, stop_children, stop_left_overs
 from usage_pipeline.local.processes.dagster import (
     UNREACHABLE,
@@ -22,9 +22,9 @@ from usage_pipeline.local.processes.dagster import (
     location_problem,
     prepare_home,
     private_socket,
-    project_folder,
 )
 from usage_pipeline.local.processes.stop_signals import StopRequestedError, StopSignals
+from usage_pipeline.local.second_terminal import line_to_paste, names_to_repeat, settings_to_repeat
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import LOOPBACK, first_free_port, is_listening
 from usage_pipeline.settings import Settings, load_settings
@@ -50,6 +50,7 @@ def run_dev(
     folder: Path = Path(".local"),
     module: str = "usage_pipeline.definitions",
     read_only: bool = False,
+    worker: bool = False,
     **settings_overrides: object,
 ) -> int:
     """Runs everything on this machine until SIGINT, SIGTERM or a closed terminal. Returns the exit status, 0 or 1.
@@ -58,14 +59,15 @@ def run_dev(
     is embedded, with its data in `folder`. Archives, landed files and reports are there, too, unless ARCHIVE_URL, LANDING_URL
     and REPORTS_URL are set. Dagster's storage is DAGSTER_POSTGRES_URL, or embedded. The UI gets `port` and the HTTP service
     `api_port`, or the next free port. `module` holds the definitions. With `read_only`, nobody can launch, stop or switch
-    anything in the UI, but sensors and schedules run. Call it in the main thread.
+    anything in the UI, but sensors and schedules run. With `worker`, a process of its own drains all the time, and the drain
+    sensors report for it. Unless USAGE_START_DATE is set, partitions begin where data begin. Call it in the main thread.
 
-    Raises SettingsError, AccountError, AlreadyRunningError, NoCheckoutError, PostgresServerError or RedisServerError if it
-    cannot start, after it has stopped what it had started.
+    Raises SettingsError, AccountError, AlreadyRunningError, PostgresServerError or RedisServerError if it cannot start, after
+    it has stopped what it had started.
     """
     with StopSignals() as signals:
         try:
-            wanted = _Wanted(port, api_port, module, read_only)
+            wanted = _Wanted(port, api_port, module, read_only, worker)
             _run(load_settings(**settings_overrides), folder.resolve(), wanted, signals)
         except StopRequestedError:
             pass
@@ -88,6 +90,7 @@ class _Wanted:
     api_port: int
     module: str
     read_only: bool
+    worker: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ class _Launch:
     children: list[Child] = field(default_factory=list)
 
     def start(self, wanted: _Wanted, *, code_socket: Path) -> None:
-        """Starts the four processes, and returns when UI and HTTP service answer. `children` has each as soon as it runs."""
+        """Starts the processes, and returns when UI and HTTP service answer. `children` has each as soon as it runs."""
         deadline = time.monotonic() + _UI_TIMEOUT_SECONDS
         self.children.append(self.dagster.start_code_server(wanted.module, code_socket))
         port = _free_port(wanted.port)
@@ -117,6 +120,10 @@ class _Launch:
         self.children.append(self.dagster.start_api(api_port))
         self._wait_until(lambda: is_listening(api_port), deadline)
         _say(f"HTTP is at http://{LOOPBACK}:{api_port} (dashboard; documentation: /docs)")
+        if wanted.worker:
+            # Last: what comes before it, the drain sensors drain.
+            self.children.append(self.dagster.start_worker())
+            _say(f"A worker drains all the time; its log is {self.children[-1].log}")
 
     def run_until_stopped(self) -> None:
         """Waits until a signal comes. Raises StartError if a process ends by itself."""
@@ -154,7 +161,6 @@ class _Launch:
 
 
 def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals) -> None:
-    project = project_folder()
     given = settings.model_fields_set
     with ExitStack() as stack:
         servers = stack.enter_context(
@@ -175,7 +181,7 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
 
         home = folder / "dagster"
         code_socket = stack.enter_context(private_socket(home))
-        prepare_home(home, project, code_socket=code_socket)
+        prepare_home(home, code_socket=code_socket)
         storage = settings.dagster_postgres_url
         environment = child_environment(
             home,
@@ -190,21 +196,23 @@ def _run(settings: Settings, folder: Path, wanted: _Wanted, signals: StopSignals
         }
         # Known before the code server starts: its sensors write links to the UI.
         port = _free_port(wanted.port)
-        environment["DAGSTER_UI_URL"] = settings.dagster_ui_url or f"http://{LOOPBACK}:{port}"
-        environment |= folders
+        # Commands in another terminal need them like the processes here.
+        shared = folders | {
+            "DAGSTER_UI_URL": settings.dagster_ui_url or f"http://{LOOPBACK}:{port}",
+            "USAGE_START_DATE": str(first_partition(database, settings)),
+        }
+        environment |= shared
         (folder / "landing").mkdir(exist_ok=True)
-        dagster = DagsterProcesses(project, home, folder / "logs", environment, mark)
+        dagster = DagsterProcesses(home, folder / "logs", environment, mark)
         launch = _Launch(dagster, servers, signals)
         stack.callback(launch.stop)
         launch.start(replace(wanted, port=port), code_socket=code_socket)
-        # A URL that somebody set may hold a password, so it is not printed.
-        urls = _embedded_urls(servers, is_database_given="database_url" in given)
-        urls |= {name: url for name, url in folders.items() if name.lower() not in given}
-        if urls:
-            # Without the zone of these processes, every command there would be refused.
-            zone = {"USAGE_TIMEZONE": settings.usage_timezone} if "usage_timezone" in given else {}
-            _say("In another terminal, paste this line first:")
-            _say(line_to_paste(urls | zone))
+        ours = _embedded_urls(servers, is_database_given="database_url" in given)
+        ours |= {name: value for name, value in shared.items() if name.lower() not in given}
+        _say("In another terminal, paste this line first:")
+        _say(line_to_paste(ours | settings_to_repeat(settings)))
+        if secret := names_to_repeat(settings):
+            _say(f"Then set there as here, since they may hold passwords: {', '.join(secret)}")
         _say(f"Logs are in {dagster.logs}. Ctrl-C stops everything.")
         launch.run_until_stopped()
 
@@ -234,15 +242,6 @@ def _embedded_urls(servers: LocalServers, *, is_database_given: bool) -> dict[st
     if servers.has_redis:
         urls["REDIS_URL"] = servers.redis_url
     return urls
-
-
-def line_to_paste(urls: Mapping[str, str]) -> str:
-    """A line for a shell. With it the shell finds this `usage-pipeline`, its Python, and the servers and folders of `urls`."""
-    exports = "export " + " ".join(f"{name}={shlex.quote(url)}" for name, url in urls.items())
-    activate = Path(sys.prefix) / "bin" / "activate"
-    # Without a virtual environment, the shell finds the command where it found this one.
-    is_in_one = sys.prefix != sys.base_prefix and activate.exists()
-    return f"source {shlex.quote(str(activate))} && {exports}" if is_in_one else exports
 
 
 def _migrate(database: Database | str, time_zone: str, signals: StopSignals) -> None:

@@ -45,9 +45,12 @@ def test_without_json_the_token_alone_is_on_standard_output(run: Run) -> None:
     assert made.stdout.startswith("upt_")
     assert len(made.stdout.split()) == 1
     [note] = made.stderr.strip().splitlines()
-    assert note.startswith('Made token "loader" (id ')
-    assert note.endswith("The token itself is the line on standard output; it is not shown again.")
+    assert note.startswith('Made token "loader". The secret is the line on standard output, from upt_ to its end')
+    assert "shown this once" in note
     assert made.stdout.strip() not in note
+    [token] = json.loads(run("tokens", "list", "--json").stdout)["tokens"]
+    assert f"Its first part, {token['token_prefix']}, is no secret" in note
+    assert token["token_id"] not in note, "which would pass for the secret where that is in a variable"
 
 
 def test_a_token_ends_when_its_maker_says(run: Run, postgres: psycopg.Connection) -> None:

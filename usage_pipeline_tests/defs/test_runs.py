@@ -220,3 +220,5 @@ def test_a_run_of_the_demo_that_fails_is_told_and_one_that_is_stopped_stops_the_
         assert not materialize_days(defs, settings, **span, home=tmp_path)
     told = [record.message for record in caplog.records if record.name == "usage_pipeline.defs.run_now"]
     assert told == ([] if is_stopped else ["broken: ValueError: nothing to divide"])
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert {one.tags["user"] for one in instance.get_runs()} == {"demo"}, "as the UI names who launched it"

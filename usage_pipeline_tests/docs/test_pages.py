@@ -85,6 +85,11 @@ def test_the_readme_is_short() -> None:
     assert max(map(len, lines)) <= 160
 
 
+def test_the_readme_has_no_date_that_grows_old() -> None:
+    """An event of a fixed day is refused one day, and a fixed range is empty for most readers."""
+    assert re.findall(r"\b20\d\d-\d\d", (PROJECT / "README.md").read_text(encoding="utf-8")) == []
+
+
 @pytest.mark.parametrize("name", ["settings", "commands"])
 def test_a_page_that_a_program_writes_is_current(name: str) -> None:
     program = f"write_{name}.py"

@@ -1,6 +1,7 @@
 """How keys become rows: values of every kind, ids with colons, unknown fields, and what is refused."""
 
 import json
+import sys
 from datetime import UTC, datetime
 from random import Random
 
@@ -137,6 +138,8 @@ def test_a_malformed_provider_is_refused_with_its_reason(key: bytes, value: list
 
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
+# From 3.14 on, Python limits the depth of recursion by the room on the stack, so the decoder passes over more levels.
+READS_DEEP = sys.version_info >= (3, 14)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         (b'{"usageCount": 1, "x": 1e400000}', "value: expected JSON members that can be stored"),
         (b'{"usageCount": 1, "x": %s}' % (b"9" * 200_000), "value: expected JSON members that can be stored"),
         (b'{"usageCount": 1, "x": %s}' % DEEP, "value: expected"),
-        (b'{"usageCount": %s}' % DEEP, "value: expected"),
+        (b'{"usageCount": %s}' % DEEP, "usageCount: expected" if READS_DEEP else "value: expected"),
     ],
     ids=lambda value: repr(value[:40]),
 )

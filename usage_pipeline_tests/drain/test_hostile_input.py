@@ -154,6 +154,8 @@ def provider_cases() -> Iterator[Case]:
 
 
 NO_TOKEN = "value: expected {usageCount, lastUsedAt, instanceId} as JSON, came "
+# From 3.14 on, Python limits the depth of recursion by the room on the stack, so the decoder passes over more levels.
+NO_COUNT = "usageCount: expected an integer, came "
 NO_ISO = "lastUsedAt: expected an ISO-8601 time, came "
 NO_MEMBERS = "value: expected JSON members that can be stored, came "
 TOKENS: list[tuple[bytes, str]] = [
@@ -180,7 +182,7 @@ TOKENS: list[tuple[bytes, str]] = [
     (b'{"usageCount":-1}', "usageCount: expected 0 to 9223372036854775807 (bigint), came -1"),
     (b'{"usageCount":9223372036854775808}', "usageCount: expected 0 to 9223372036854775807 (bigint), came 92233"),
     (b'{"usageCount":%s}' % (b"9" * 5_000), "usageCount: expected an integer, came "),
-    (b'{"usageCount":%s}' % (b"[" * 100_000 + b"]" * 100_000), NO_TOKEN),
+    (b'{"usageCount":%s}' % (b"[" * 100_000 + b"]" * 100_000), NO_TOKEN if sys.version_info < (3, 14) else NO_COUNT),
     (b'{"usageCount":1,"lastUsedAt":%d}' % NOW_MS, NO_ISO),
     (b'{"usageCount":1,"lastUsedAt":"soon"}', NO_ISO),
     (b'{"usageCount":1,"lastUsedAt":"2025-01-01"}', NO_ISO),

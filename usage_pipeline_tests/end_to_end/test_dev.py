@@ -4,7 +4,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ import psutil
 import psycopg
 import pytest
 
-from usage_pipeline.local.dev import line_to_paste
 from usage_pipeline.local.processes.children import MARK
 from usage_pipeline.local.processes.dagster import for_dagster
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import free_port
+from usage_pipeline_tests.rigs.clock import days_ago
 
 DEFINITIONS = """
 import dagster as dg
@@ -34,7 +33,7 @@ import sys
 from pathlib import Path
 from usage_pipeline.local.dev import run_dev
 sys.exit(run_dev(
-    folder=Path({folder!r}), module={module!r}, port={port}, api_port={api_port}, read_only={read_only}
+    folder=Path({folder!r}), module={module!r}, port={port}, api_port={api_port}, read_only={read_only}, worker={worker}
 ))
 """
 LAUNCH = """mutation { launchRun(executionParams: { selector: { repositoryLocationName: "usage_pipeline",
@@ -51,10 +50,15 @@ def start_dev(folder: Path, tmp_path: Path, launch: Callable[..., Any]) -> Calla
     (modules / "tiny_definitions.py").write_text(DEFINITIONS)
 
     def start(
-        *, port: int | None = None, module: str = "tiny_definitions", read_only: bool = False, **environment: str
+        *,
+        port: int | None = None,
+        module: str = "tiny_definitions",
+        read_only: bool = False,
+        worker: bool = False,
+        **environment: str,
     ) -> Any:
         ports = {"port": port or free_port(), "api_port": free_port()}
-        code = DEV.format(folder=str(folder), module=module, read_only=read_only, **ports)
+        code = DEV.format(folder=str(folder), module=module, read_only=read_only, worker=worker, **ports)
         return launch(code, PYTHONPATH=str(modules), **environment)
 
     return start
@@ -96,12 +100,12 @@ def assert_nobody_else_reaches_the_code_server(folder: Path) -> None:
     assert path.parent.stat().st_mode & 0o077 == 0
 
 
-def asked_in_another_terminal(line: str) -> str:
-    """The database that a shell with nothing but the pasted line reaches, by the Python that it finds then."""
-    code = "import os, psycopg; print(psycopg.connect(os.environ['DATABASE_URL']).info.dbname)"
+def asked_in_another_terminal(line: str, command: str) -> str:
+    """What a command says in a shell with nothing but the pasted line, in another folder."""
     done = subprocess.run(
-        ["bash", "-c", f'{line}\ncommand -v usage-pipeline >&2 && python -c "{code}"'],
+        ["bash", "-c", f"{line}\n{command}"],
         env={"PATH": "/usr/bin:/bin"},
+        cwd="/",
         capture_output=True,
         text=True,
         timeout=60,
@@ -135,7 +139,12 @@ def test_ui_answers_then_ctrl_c_stops_everything_and_a_killed_dev_is_cleaned_up(
     assert launched(url) == "UnauthorizedError"
     api = second.wait_for(r"HTTP is at (\S+)")[1]
     assert httpx.get(f"{api}/healthz").json()["status"] == "ok"
-    assert asked_in_another_terminal(second.wait_for(r"paste this line first:\n(.+)\n")[1]) == "usage"
+    line = second.wait_for(r"paste this line first:\n(.+)\n")[1]
+    asked = "import os, psycopg; print(psycopg.connect(os.environ['DATABASE_URL']).info.dbname)"
+    assert asked_in_another_terminal(line, f'python -c "{asked}"') == "usage"
+    assert f"USAGE_START_DATE={days_ago(180)}" in line, "where events are taken from, since nothing is stored"
+    starts = [process.environ().get("USAGE_START_DATE") for process in _children(folder)]
+    assert set(starts) == {str(days_ago(180))}
     second.process.send_signal(signal.SIGINT)
     assert second.wait() == 0, second.output
     assert "Traceback" not in second.output
@@ -157,6 +166,10 @@ def test_a_child_that_ends_by_itself_is_reported_and_the_rest_is_stopped(
     assert not (folder / "redis").exists()
     line = dev.wait_for(r"paste this line first:\n(.+)\n")[1]
     assert "LANDING_URL=" in line
+    assert (
+        "Then set there as here, since they may hold passwords: DAGSTER_POSTGRES_URL, DATABASE_URL, REDIS_URL"
+        in dev.output
+    )
     assert not set(urls) & set(re.findall(r"(\w+)=", line)), "what was set may hold a password"
     daemon = next(process for process in _children(folder) if "dagster-daemon" in process.cmdline())
     log = folder / "logs" / "daemon.log"
@@ -183,6 +196,28 @@ def test_a_redis_that_is_named_and_does_not_answer_is_told_and_nothing_is_left(
     assert _children(folder) == []
 
 
+def test_with_a_worker_counters_arrive_without_any_sensor_and_ctrl_c_lets_it_finish(
+    folder: Path, start_dev: Callable[..., Any]
+) -> None:
+    dev = start_dev(worker=True, USAGE_TIMEZONE="Europe/Vienna")
+    log = Path(dev.wait_for(r"A worker drains all the time; its log is (.+)\n")[1])
+    line = dev.wait_for(r"paste this line first:\n(.+)\n")[1]
+    write = (
+        "import os, redis; redis.Redis.from_url(os.environ['REDIS_URL']).hset('apikey:me:metrics', 'total_requests', 3)"
+    )
+    asked_in_another_terminal(line, f'python -c "{write}"')
+    stored = "import os, psycopg; print(*psycopg.connect(os.environ['DATABASE_URL']).execute('{0}').fetchall())"
+    stored = stored.format("select api_key_id, total_requests from usage.api_keys")
+    dev.wait_until(
+        lambda: asked_in_another_terminal(line, f'python -c "{stored}"') == "('me', 3)", "the counter is stored"
+    )
+    assert "USAGE_TIMEZONE=Europe/Vienna" in line, "commands without it would be refused"
+    dev.process.send_signal(signal.SIGINT)
+    assert dev.wait() == 0, dev.output
+    assert "drain: stopped" in log.read_text()
+    assert _children(folder) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_middle_of_the_start_leaves_nothing(
     folder: Path, start_dev: Callable[..., Any], number: signal.Signals
@@ -199,18 +234,10 @@ def test_a_signal_in_the_middle_of_the_start_leaves_nothing(
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("postgresql://u:p@h/d?x=1", "postgresql+psycopg2://u:p@h/d?x=1"),
+        ("postgresql://u:p@h/d?sslmode=require", "postgresql+psycopg2://u:p@h/d?sslmode=require"),
         ("postgres://h/d", "postgresql+psycopg2://h/d"),
         ("postgresql+psycopg2://h/d", "postgresql+psycopg2://h/d"),
     ],
 )
 def test_dagster_storage_gets_a_driver(url: str, expected: str) -> None:
     assert for_dagster(url) == expected
-
-
-def test_outside_a_virtual_environment_nothing_is_activated(monkeypatch: pytest.MonkeyPatch) -> None:
-    urls = {"REDIS_URL": "redis://127.0.0.1:1/0", "LANDING_URL": "/my files/landing"}
-    exports = "export REDIS_URL=redis://127.0.0.1:1/0 LANDING_URL='/my files/landing'"
-    assert line_to_paste(urls) == f"source {sys.prefix}/bin/activate && {exports}"
-    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
-    assert line_to_paste(urls) == exports

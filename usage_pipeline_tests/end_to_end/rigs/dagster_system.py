@@ -20,12 +20,12 @@ import psycopg
 import redis
 
 from usage_pipeline.local.processes.children import MARK, Child, start_child, stop_children, stop_left_overs
-from usage_pipeline.local.processes.dagster import child_environment, prepare_home, project_folder
+from usage_pipeline.local.processes.dagster import child_environment, prepare_home
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.local.servers.ports import LOOPBACK, free_port, is_listening
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline_tests.rigs import waiting
-from usage_pipeline_tests.rigs.places import servers_folder
+from usage_pipeline_tests.rigs.places import PROJECT, servers_folder
 
 TIMEOUT_SECONDS = 120
 # Looks in a row, a tenth of a second apart.
@@ -75,8 +75,8 @@ class DagsterSystem:
         self.folder, self.servers = folder, servers
         self.home = folder / "dagster"
         self._code_socket = folder / "grpc.sock" if shares_code_server else None
-        prepare_home(self.home, project_folder(), code_socket=self._code_socket)
-        self._workspace = (self.home if shares_code_server else project_folder()) / "workspace.yaml"
+        prepare_home(self.home, code_socket=self._code_socket)
+        self._workspace = (self.home if shares_code_server else PROJECT) / "workspace.yaml"
         urls = {"database_url": servers.database_url, "redis_url": servers.redis_url}
         environment = child_environment(self.home, **urls, dagster_postgres_url=servers.dagster_postgres_url)
         # Whoever runs the tests may have settings of their own; here these count.
@@ -289,7 +289,7 @@ class DagsterSystem:
             [sys.executable, "-m", module, *arguments],
             mark=str(self.folder),
             environment=self._environment | settings,
-            folder=project_folder(),
+            folder=PROJECT,
             log=self.folder / "logs" / f"{name}-{time.monotonic_ns()}.log",
         )
 

