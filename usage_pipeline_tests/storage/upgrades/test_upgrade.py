@@ -11,6 +11,8 @@ import psycopg
 import pytest
 import redis
 
+from usage_pipeline.alerting.evaluation import evaluate_pipeline
+from usage_pipeline.alerting.facts import OrchestrationFacts
 from usage_pipeline.events.ingest.batches import EVENTS, ingest
 from usage_pipeline.local.servers.both import LocalServers
 from usage_pipeline.rollups.calendar import day_window, hour_window
@@ -246,6 +248,10 @@ def test_everything_works_on_the_upgraded_database(
         ("merchants", "status"),
     ):
         assert_ran(run_command(new, *command))
+    # An alert that was open goes on, and does not begin anew.
+    evaluate_pipeline(new, OrchestrationFacts(), {})
+    alerts = "select first_at, cleared_at from ops.alerts where dedupe_key = 'dead-letters:event'"
+    assert connection.execute(alerts).fetchall() == [(filled.at, None)]
     archived = run_lifecycle(new).archived
     # The day of the API keys waits: one of its batches is not released.
     assert {one.table for one in archived} == {

@@ -366,8 +366,15 @@ class Filled:
             **letter,
         )
         alert = {"severity": "warning", "title": "t", "text": "t", "remedy": "r", "first_at": at, "last_at": at}
-        self.put("ops.alerts", dedupe_key="open", rule="dead-letters", delivered_at=at, delivered_to=["0"], **alert)
-        self.put("ops.alerts", dedupe_key="over", rule="backlog", delivered_at=at, cleared_at=at, **alert)
+        self.put(
+            "ops.alerts",
+            dedupe_key="dead-letters:event",
+            rule="dead-letters",
+            delivered_at=at,
+            delivered_to=["0"],
+            **alert,
+        )
+        self.put("ops.alerts", dedupe_key="backlog:event", rule="backlog", delivered_at=at, cleared_at=at, **alert)
         self.put(
             "ops.reconciliation",
             family="api_key",
