@@ -13,25 +13,24 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 from urllib.parse import quote, unquote
 
 import psycopg
 import pytest
-import typer.main
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 from usage_recorder.async_recorder import AsyncRecorder
 from usage_recorder.recorder import Recorder
 
-from usage_pipeline.cli import app, main
+from usage_pipeline.cli import main
 from usage_pipeline.events.landing.folder import Landing, folder_error
 from usage_pipeline.settings import Settings, SettingsError, load_settings
 from usage_pipeline.storage.connecting.database import Database
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.postgres import PostgresUnavailable, connect, connect_to
 from usage_pipeline.storage.redis import PinnedConnection, RedisUnavailable, client
+from usage_pipeline_tests.commands.every_command import FILES, every_command
 
 COUNT = 10_000
 SEEDS = range(8)
@@ -214,48 +213,18 @@ def conninfo_fails(url: str) -> bool:
     return False
 
 
-# What a command needs of a parameter before it asks for its settings, where a 1 does not do.
-_NEEDED = {
-    ("alerts", "snooze", "span"): "2h",
-    ("", "", "first"): "2026-01-01",
-    ("", "", "last"): "2026-01-01",
-    ("budgets", "set", "scope"): "all",
-    ("budgets", "set", "period"): "day",
-    ("budgets", "set", "unit"): "usd",
-    ("counters", "adjust", "family"): "api_key",
-    ("counters", "adjust", "field"): "total_requests",
-    ("counters", "adjust", "day"): "2026-01-01",
-    ("events", "void", "ids"): "0f0e1c2a-6f2b-4b7e-9d5c-3a1f5b8e7c11",
-}
-
-
 def commands() -> list[list[str]]:
-    """Every command, with a value for each argument and option that it needs."""
-    found = []
-    waiting: list[tuple[list[str], Any]] = [([], typer.main.get_command(app))]
-    while waiting:
-        words, command = waiting.pop()
-        if subcommands := getattr(command, "commands", None):
-            waiting += [([*words, name], one) for name, one in subcommands.items()]
-            continue
-        for parameter in command.params:
-            if parameter.required:
-                value = _NEEDED.get((*words[:2], parameter.name), _NEEDED.get(("", "", parameter.name), "1"))
-                words += [*parameter.opts[:1], value] if parameter.param_type_name == "option" else [value]
-        found.append(words)
-        if words[:2] == ["dead-letters", "discard"]:
-            words.append("1")
-        if words[:2] == ["tokens", "create"]:
-            words.append("--never-expires")
-    # The demo has servers of its own, whatever the settings say, and a hash needs none.
-    return sorted(words for words in found if words not in (["demo"], ["ui-password"]))
+    """Every command, with what it needs. The demo has servers of its own, whatever the settings say, and a hash needs none."""
+    return [one.call() for one in every_command() if one.words not in (("demo",), ("ui-password",))]
 
 
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
 def test_a_command_with_a_url_that_cannot_be_read_says_so_in_one_line(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: object
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
     for name, value in (
         ("DATABASE_URL", "postgresql://u:zq7wkv%zzXVTQJR@127.0.0.1:1/usage"),
         ("DATABASE_URL", "postgresql://u:zq7wkv XVTQJR@127.0.0.1:1/usage"),

@@ -16,6 +16,7 @@ from usage_pipeline_tests.rigs.clock import days_ago
 SECONDS = 30
 # What a command needs of a parameter before it looks at anything else, where a 1 does not do.
 _NEEDED = {
+    ("alerts", "snooze", "span"): "2h",
     ("", "", "first"): "2026-01-01",
     ("", "", "last"): "2026-01-01",
     ("budgets", "set", "scope"): "all",
