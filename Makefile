@@ -5,7 +5,7 @@ UV := .local/uv/bin/uv
 RUN := .venv/bin/
 PAGE := usage_pipeline/api/dashboard/built/index.html
 
-.PHONY: help setup demo test e2e image timescale matrix torture fuzz lint lint-deploy defs bench clean
+.PHONY: help setup demo test e2e image timescale matrix torture restore-drill fuzz lint lint-deploy defs bench clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ matrix: setup  ## run tests on PostgreSQL 14 to 18, Redis 6.2, 7, 8 and Valkey (
 torture: setup  ## kill a thousand drains under load, and compare both sides (about an hour)
 	$(RUN)python -m usage_pipeline_tests.events.pricing.random_usage --usages 100000
 	$(RUN)python -m usage_pipeline_tests.torture
+
+restore-drill: setup  ## restore back-ups of different moments, and print what is lost and doubled (about ten minutes)
+	$(RUN)python -m usage_pipeline_tests.restore
 
 # Atheris is 33 MB, and nothing else needs it.
 fuzz: setup  ## look for input that breaks a parser or a route (about two hours)

@@ -17,8 +17,8 @@ from usage_pipeline.local.servers.postgres import create_database
 from usage_pipeline.settings import Settings
 from usage_pipeline_tests.commands.cutting_proxy import CuttingProxy
 from usage_pipeline_tests.commands.every_command import FILES, Command, called, every_command
-from usage_pipeline_tests.commands.old_schema import migrate_up_to
 from usage_pipeline_tests.rigs.clock import days_ago
+from usage_pipeline_tests.storage.old_schema import migrate_up_to
 
 # They serve until they are stopped; their own tests have odd ports and hosts.
 SERVING = ("dev", "demo", "api")

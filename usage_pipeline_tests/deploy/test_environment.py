@@ -61,7 +61,7 @@ NEEDS: Mapping[str, set[str]] = {
     "failed_runs": DATABASE,
 }
 # They come with a default that is no place, or are for whoever wants them.
-NO_PLACES = {"EXTERNAL_API_BASE_URL", "ALERT_URLS"}
+NO_PLACES = {"EXTERNAL_API_BASE_URL", "ALERT_URLS", "DAGSTER_UI_URL"}
 
 
 def test_the_table_has_every_job_and_sensor_and_every_place() -> None:

@@ -18,11 +18,7 @@ from usage_pipeline.settings import load_settings
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.schema_version import is_migrated
 from usage_pipeline_tests.rigs.history import History
-
-OLD_NAME = """
-    alter table public.usage_pipeline_version rename to alembic_version;
-    alter table public.alembic_version rename constraint usage_pipeline_version_pkc to alembic_version_pkc;
-"""
+from usage_pipeline_tests.storage.old_schema import OLD_NAME_OF_VERSIONS
 
 
 @pytest.fixture
@@ -84,7 +80,7 @@ def test_our_table_of_versions_gets_its_own_name_once(
 ) -> None:
     url = servers.postgres.url(name)
     version = migrate(url)
-    database.execute(OLD_NAME)
+    database.execute(OLD_NAME_OF_VERSIONS)
     assert is_migrated(database)
     assert migrate(url) == version
     assert database.execute("select version_num from public.usage_pipeline_version").fetchall() == [(version,)]

@@ -1,6 +1,5 @@
 """An upgrade of a database that has issues: whose is what, and which days are made again."""
 
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime
@@ -8,46 +7,27 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
 
 from usage_pipeline.checks.issues import issue_stat_faults
 from usage_pipeline.issues.load import LoadReport, load_issues
 from usage_pipeline.local.servers.both import LocalServers
-from usage_pipeline.local.servers.postgres import create_database
 from usage_pipeline.rollups.rankings import RANKINGS, read_ranking
 from usage_pipeline.rollups.stale.dates import stale_dates
 from usage_pipeline.settings import load_settings
 from usage_pipeline.storage.migrations import migrate
-from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.rigs.clock import today
 from usage_pipeline_tests.rigs.issues import comment_frame, issue_frame, made_up_file, row_versions, write_issues
-
-REVISION = "0015"
+from usage_pipeline_tests.storage.old_schema import before, old_database
 
 
 @pytest.fixture
 def older(servers: LocalServers) -> Iterator[tuple[str, psycopg.Connection]]:
     """A database before the migration: its URL, and a connection."""
-    name = f"older_{uuid.uuid4().hex}"
-    create_database(servers.postgres, name)
-    url = servers.postgres.url(name)
-    config = Config()
-    config.set_main_option("script_location", str(sql_folder() / "migrations"))
-    before = ScriptDirectory.from_config(config).get_revision(REVISION).down_revision
-    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, str(before))
-        connection.commit()
-    engine.dispose()
-    with closing(psycopg.connect(url, autocommit=True)) as postgres:
+    with (
+        old_database(servers.postgres, before("0015")) as url,
+        closing(psycopg.connect(url, autocommit=True)) as postgres,
+    ):
         yield url, postgres
-    with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as connection:
-        connection.execute(f"drop database {name} with (force)")
 
 
 def load_as_before(postgres: psycopg.Connection, path: Path) -> None:
@@ -92,9 +72,9 @@ def test_what_was_loaded_before_is_known_as_such_and_comments_of_applications_ar
     frame = issue_frame(path)
     query = "select count(*) from app.comments where loaded_number is not null"
     assert postgres.execute(query).fetchone() == (frame["comments"].sum(),)
-    before = row_versions(postgres, "app.issues"), row_versions(postgres, "app.comments")
+    rows = row_versions(postgres, "app.issues"), row_versions(postgres, "app.comments")
     assert load_issues(postgres, path) == LoadReport(len(frame), 0, 0, 0, 0, 0, 0, 0, ())
-    assert (row_versions(postgres, "app.issues"), row_versions(postgres, "app.comments")) == before
+    assert (row_versions(postgres, "app.issues"), row_versions(postgres, "app.comments")) == rows
     # No comment is the loader's that it did not make, so none of these goes.
     none = write_issues(
         tmp_path / "b.csv", *(line.rsplit(",", 2)[0] + ",0,0" for line in path.read_text().splitlines()[1:])

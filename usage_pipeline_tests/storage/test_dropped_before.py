@@ -6,15 +6,8 @@ from datetime import datetime, timedelta
 
 import psycopg
 import pytest
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from psycopg import sql
-from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
 
 from usage_pipeline.local.servers.both import LocalServers
-from usage_pipeline.local.servers.postgres import create_database
 from usage_pipeline.rollups.calendar import hour_window
 from usage_pipeline.rollups.daily import DAILY_TABLES, replace_day
 from usage_pipeline.rollups.windows import replace_window
@@ -23,28 +16,14 @@ from usage_pipeline.storage.chunks.dropped import dropped_spans
 from usage_pipeline.storage.chunks.partitions import ensure_chunks, ensure_partitions
 from usage_pipeline.storage.migrations import migrate
 from usage_pipeline.storage.postgres import connect
-from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.storage.lifecycle_rig import MIDNIGHT, NOW
-from usage_pipeline_tests.storage.old_schema import let_code_make_partitions
+from usage_pipeline_tests.storage.old_schema import before, let_code_make_partitions, old_database
 
 EVENTS = "analytics.usage_events"
 RAW = "raw.api_key_deltas"
 # Hours and days that had 50 requests. Of GONE no row is left. Late rows came for LATE and are not rolled up; they were for
 # REPLACED, of which only they are stored. The rows of WHOLE are there. FILED is in a file, where a late row came.
 GONE, LATE, REPLACED, WHOLE, FILED = (MIDNIGHT - timedelta(days=days, hours=-12) for days in (40, 30, 20, 10, 8))
-
-
-def migrate_to_before(url: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(sql_folder() / "migrations"))
-    before = ScriptDirectory.from_config(config).get_revision("0011").down_revision
-    assert isinstance(before, str)
-    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, before)
-        connection.commit()
-    engine.dispose()
 
 
 def store(connection: psycopg.Connection, hour: datetime, *, rolled: int, rows: int, is_stale: bool) -> None:
@@ -77,18 +56,14 @@ def store(connection: psycopg.Connection, hour: datetime, *, rolled: int, rows: 
 
 
 @pytest.fixture
-def before(servers: LocalServers) -> Iterator[Settings]:
-    name = f"before_{uuid.uuid4().hex}"
-    create_database(servers.postgres, name)
-    url = servers.postgres.url(name)
-    migrate_to_before(url)
-    yield load_settings(database_url=url)
-    with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+def older(servers: LocalServers) -> Iterator[Settings]:
+    """A database that has no marks yet."""
+    with old_database(servers.postgres, before("0011")) as url:
+        yield load_settings(database_url=url)
 
 
-def test_what_was_dropped_before_there_were_marks_gets_one_where_that_is_certain(before: Settings) -> None:
-    with connect(before) as connection:
+def test_what_was_dropped_before_there_were_marks_gets_one_where_that_is_certain(older: Settings) -> None:
+    with connect(older) as connection:
         store(connection, GONE, rolled=50, rows=0, is_stale=False)
         store(connection, LATE, rolled=50, rows=1, is_stale=True)
         store(connection, REPLACED, rolled=1, rows=1, is_stale=True)
@@ -100,8 +75,8 @@ def test_what_was_dropped_before_there_were_marks_gets_one_where_that_is_certain
             "select name, %s, %s, name, 50, 1, 'x' from unnest(%s::text[]) as name",
             (midnight, midnight + timedelta(days=1), [EVENTS, RAW]),
         )
-    migrate(before.database_url.get_secret_value())
-    with connect(before) as connection:
+    migrate(older.database_url.get_secret_value())
+    with connect(older) as connection:
         spans = dropped_spans(connection, EVENTS)
         assert [any(start <= at < end for start, end in spans) for at in (GONE, LATE, REPLACED, WHOLE, FILED)] == [
             *(True, True, False, False, False)
@@ -110,7 +85,7 @@ def test_what_was_dropped_before_there_were_marks_gets_one_where_that_is_certain
         assert dropped_spans(connection, "raw.token_deltas") == []
 
         def rolled(at: datetime) -> tuple[int, int]:
-            hour = replace_window(connection, hour_window(at, before.timezone), settings=before, now=NOW)
+            hour = replace_window(connection, hour_window(at, older.timezone), settings=older, now=NOW)
             day = replace_day(connection, DAILY_TABLES[0], at.date(), today=NOW.date())
             return int(hour.sums["requests"]), day.sums["total_requests"]
 
@@ -118,9 +93,9 @@ def test_what_was_dropped_before_there_were_marks_gets_one_where_that_is_certain
             assert [rolled(at) for at in (GONE, LATE, REPLACED, WHOLE)] == [(50, 50), (51, 51), (1, 1), (3, 3)]
 
 
-def test_a_database_that_never_dropped_anything_gets_no_mark(before: Settings) -> None:
-    with connect(before) as connection:
+def test_a_database_that_never_dropped_anything_gets_no_mark(older: Settings) -> None:
+    with connect(older) as connection:
         store(connection, WHOLE, rolled=2, rows=2, is_stale=False)
-    migrate(before.database_url.get_secret_value())
-    with connect(before) as connection:
+    migrate(older.database_url.get_secret_value())
+    with connect(older) as connection:
         assert connection.execute("select count(*) from ops.dropped_spans").fetchall() == [(0,)]

@@ -1,6 +1,5 @@
 """A database of the version before, with events as they were stored then: they mean what the rules say now."""
 
-import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -9,16 +8,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from alembic import command
-from alembic.config import Config
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
 
 from usage_pipeline.events.ingest.batches import ARCHIVES, EVENTS, ingest
 from usage_pipeline.local.servers.both import LocalServers
-from usage_pipeline.local.servers.postgres import create_database
 from usage_pipeline.rollups.calendar import day_window
 from usage_pipeline.rollups.dropped.run import run_lifecycle
 from usage_pipeline.rollups.late_windows import stale_windows
@@ -29,10 +23,9 @@ from usage_pipeline.storage.archives.manifest import archives
 from usage_pipeline.storage.archives.store import ArchiveStore
 from usage_pipeline.storage.chunks.partitions import ensure_chunks
 from usage_pipeline.storage.migrations import migrate
-from usage_pipeline.storage.sql import sql_folder
 from usage_pipeline_tests.rigs.events import archive, as_items, list_cost, total_tokens
 from usage_pipeline_tests.rigs.windows import event_at, window_rows
-from usage_pipeline_tests.storage.old_schema import let_code_make_partitions
+from usage_pipeline_tests.storage.old_schema import let_code_make_partitions, old_database
 
 NOW = datetime.now(UTC)
 AT = datetime(NOW.year, NOW.month, NOW.day, 10, 30, tzinfo=UTC) - timedelta(days=40)
@@ -57,20 +50,8 @@ OLD_ARCHIVE = "eebb86213cdd34fe0bebfe7274f42846"
 @pytest.fixture
 def old(servers: LocalServers) -> Iterator[str]:
     """The URL of a database at revision 0010."""
-    name = f"old_{uuid.uuid4().hex}"
-    create_database(servers.postgres, name)
-    url = servers.postgres.url(name)
-    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
-    with engine.connect() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(sql_folder() / "migrations"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, BEFORE)
-        connection.commit()
-    engine.dispose()
-    yield url
-    with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+    with old_database(servers.postgres, BEFORE) as url:
+        yield url
 
 
 def store_as_before(

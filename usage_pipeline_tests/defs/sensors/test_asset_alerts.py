@@ -46,6 +46,8 @@ def test_red_checks_of_freshness_are_one_message_and_over_when_they_are_green(
     alerting: Settings, hook: Webhook, instance: dg.DagsterInstance
 ) -> None:
     """All of an empty instance, as the schedule looks at them."""
+    # Else the installation would be new, and nothing late.
+    instance.run_storage.add_historical_run(dg.DagsterRun("of_before"), datetime.now(UTC) - timedelta(days=2))
     definitions = build_definitions({"settings": alerting})
     result = definitions.resolve_job_def("freshness").execute_in_process(
         instance=instance, resources={"settings": alerting}

@@ -1,43 +1,22 @@
 """A database of the release before, which knew prices of input and output alone."""
 
-import uuid
 from collections.abc import Iterator
 
 import psycopg
 import pytest
-from alembic import command
-from alembic.config import Config
-from psycopg import sql
-from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
 
 from usage_pipeline.events.pricing.lookups import add_lookups
 from usage_pipeline.events.pricing.prices import package_version
 from usage_pipeline.local.servers.both import LocalServers
-from usage_pipeline.local.servers.postgres import create_database
 from usage_pipeline.storage.migrations import migrate
-from usage_pipeline.storage.sql import sql_folder
-
-BEFORE = "0022"
+from usage_pipeline_tests.storage.old_schema import before, old_database
 
 
 @pytest.fixture
 def old(servers: LocalServers) -> Iterator[str]:
     """The URL of a database at the revision before own prices."""
-    name = f"old_{uuid.uuid4().hex}"
-    create_database(servers.postgres, name)
-    url = servers.postgres.url(name)
-    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
-    with engine.connect() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(sql_folder() / "migrations"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, BEFORE)
-        connection.commit()
-    engine.dispose()
-    yield url
-    with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+    with old_database(servers.postgres, before("0023")) as url:
+        yield url
 
 
 def test_models_of_the_installed_package_are_looked_up_again_and_other_versions_stay(old: str) -> None:
