@@ -131,7 +131,8 @@ def test_commands_print_only_through_the_one_place_that_does_so() -> None:
     elsewhere = [
         f"{path.name}:{node.lineno}"
         for path in sorted(COMMANDS.rglob("*.py"))
-        if path.name != "output.py"
+        # The boundary of errors says its one line, and keeps the traceback of a bug, by itself.
+        if path.name not in ("output.py", "errors.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("print", "echo", "Console", "write")
         # A new token: our own characters, and nothing else on the line.

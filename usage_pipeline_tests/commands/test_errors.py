@@ -211,7 +211,8 @@ def test_wrong_usage_is_one_line(
 
 
 def test_a_group_without_a_command_prints_its_help(capfd: pytest.CaptureFixture[str]) -> None:
-    for group in sorted({one.words[:-1] for one in every_command()}):
+    # `alerts` alone lists them.
+    for group in sorted({one.words[:-1] for one in every_command()} - {("alerts",)}):
         status, output, told = called(list(group), capfd)
         assert status == 2
         assert "Usage: usage-pipeline" in output + told
