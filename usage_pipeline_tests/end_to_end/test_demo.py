@@ -189,9 +189,19 @@ def left_running(folder: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             works_here = Path(process.cwd()).is_relative_to(folder)
-            if (works_here or process.environ().get(MARK) == str(folder)) and process.pid != os.getpid():
+            is_of_it = works_here or process.environ().get(MARK) == str(folder)
+            if is_of_it and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+    return found
+
+
+def names_of(processes: list[psutil.Process]) -> set[str]:
+    """Of those that have not ended meanwhile."""
+    names = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            names.add(process.name())
+    return names
 
 
 def kill_all(processes: list[psutil.Process]) -> None:
@@ -218,7 +228,7 @@ def test_the_demo_compares_only_what_it_wrote_after_demos_and_a_dev_that_were_ki
     first = launch(DEMO.format(folder=str(folder)))
     first.wait_for("writing and draining: [1-9]", timeout_seconds=300)
     first.kill()
-    assert {process.name() for process in left_running(folder)} & {"postgres", "redis-server"}
+    assert names_of(left_running(folder)) & {"postgres", "redis-server"}
     check(run_demo(folder, "--trace", trace))
     assert left_running(folder) == []
 
