@@ -1,10 +1,9 @@
 """Asset checks of the counters: one step for each asset, which looks at the last days and at the days of its run."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Any
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -18,16 +17,13 @@ from usage_pipeline.defs.assets.merchants import MERCHANT_USAGE_KEY
 from usage_pipeline.defs.assets.redis_sources import source_key
 from usage_pipeline.defs.assets.snapshots import output_keys, snapshot_key
 from usage_pipeline.defs.assets.windows import EVENTS_KEY
-from usage_pipeline.defs.checks.results import CHECK_SECONDS, checked_spans, faults_result, of_all_spans
+from usage_pipeline.defs.checks.results import CHECK_SECONDS, Find, Numbers, checked_spans, faults_result, of_all_spans
 from usage_pipeline.events.landing.dead_letters import KINDS
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
 
 _ERROR, _WARNING = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
-# Connection, first and last day, settings -> what is wrong. The connection is the domain's affair.
-Find = Callable[[Any, date, date, Settings], list[str]]
-Numbers = Callable[[Any, date, date, Settings], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,18 @@
 """What all checks share: the days that they look at, and the result that they show."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from types import MappingProxyType
+from typing import Any
 
 import dagster as dg
 
 from usage_pipeline.defs.partitions.calendar import run_days
+from usage_pipeline.settings import Settings
 
+# Connection, first and last day, settings -> what is wrong, and numbers to tell. The connection is the domain's affair.
+Find = Callable[[Any, date, date, Settings], list[str]]
+Numbers = Callable[[Any, date, date, Settings], Mapping[str, float]]
 # A check reads: one that takes longer than this is worth a look, and keeps others waiting.
 CHECK_SECONDS = 300
 _RECENT_DAYS = 3

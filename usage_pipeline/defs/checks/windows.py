@@ -1,6 +1,5 @@
 """Asset checks of hours, days, weeks and months. Each looks at the last days and at the days of its run."""
 
-from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -12,17 +11,13 @@ from usage_pipeline.checks import windows as window_checks
 from usage_pipeline.checks.counters import negative_faults
 from usage_pipeline.checks.numbers import overdue_window_seconds, rows_of_days
 from usage_pipeline.defs.assets.windows import EVENTS_KEY, window_key
-from usage_pipeline.defs.checks.results import CHECK_SECONDS, checked_spans, faults_result, of_all_spans
+from usage_pipeline.defs.checks.results import CHECK_SECONDS, Find, Numbers, checked_spans, faults_result, of_all_spans
 from usage_pipeline.rollups import calendar
 from usage_pipeline.rollups.calendar import GRAINS, Grain
 from usage_pipeline.rollups.daily import current_day
 from usage_pipeline.rollups.window_tables import MOST_TAG_VALUES, WINDOW_TABLES
 from usage_pipeline.settings import Settings
 from usage_pipeline.storage.postgres import connect
-
-# Connection, first and last day, settings -> what is wrong. The connection is the domain's affair.
-Find = Callable[[Any, date, date, Settings], list[str]]
-Numbers = Callable[[Any, date, date, Settings], Mapping[str, float]]
 
 
 def window_asset_checks() -> list[dg.AssetChecksDefinition]:
